@@ -1,0 +1,58 @@
+"""What passes between the data, the objectives and the loop: one batch in, one output out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+
+@dataclass(slots=True)
+class Batch:
+    """A micro-batch: images, and the keys from which all randomness of each sample is derived."""
+
+    images: Tensor  # B C H W: uint8, uint16 or float from the loader; float32 inside an objective
+    keys: Tensor  # B int64: hash(seed, epoch, sample, view)
+    labels: Tensor | None = None  # B, or B classes once mixed
+    valid: Tensor | None = None  # B bool: False for filler rows of a rank that has run out in evaluation
+    step: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on a device."""
+        return pytree.tree_map_only(Tensor, lambda x: x.to(device, non_blocking=non_blocking), self)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (called by torch's loader)."""
+        return pytree.tree_map_only(Tensor, lambda x: x.pin_memory(), self)
+
+    def with_images(self, images: Tensor) -> Batch:
+        """The same batch with other images."""
+        return replace(self, images=images)
+
+
+@dataclass(slots=True)
+class Output:
+    """What an objective gives back for one micro-batch."""
+
+    loss: Tensor  # scalar, with gradient
+    metrics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
+    per_sample: dict[str, Tensor] = field(default_factory=dict)  # B each, detached
+    features: Tensor | None = None  # B D, detached
+
+
+def _register(cls: type[Any]) -> None:
+    assert is_dataclass(cls)
+    names = tuple(item.name for item in fields(cls))
+    pytree.register_pytree_node(
+        cls,
+        lambda value: ([getattr(value, name) for name in names], None),
+        lambda children, _: cls(*children),
+        serialized_type_name=f"mrp.{cls.__name__}",
+    )
+
+
+_register(Batch)
+_register(Output)

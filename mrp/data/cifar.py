@@ -1,0 +1,145 @@
+"""CIFAR-10 and CIFAR-100 from their binary versions, read inside the archive or from the folder it extracts to."""
+
+from __future__ import annotations
+
+import gzip
+import tarfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError
+
+_SIDE = 32
+_PIXELS = 3 * _SIDE * _SIDE
+_GZIP = b"\x1f\x8b"
+_NAMES_LIMIT = 1 << 16  # bytes of a list of class names
+
+
+class Records(NamedTuple):
+    """One split: images N H W C, labels, and what the labels are called."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+class _Version(NamedTuple):
+    """How one of the two data sets lies in its files."""
+
+    archive: str
+    folder: str
+    pickled: str  # the folder of the Python version
+    names: str
+    num_classes: int
+    label_bytes: int  # the last is the label wanted: CIFAR-100 puts the coarse one before it
+    rows: dict[str, dict[str, int]]  # split -> file -> number of images
+
+    def check(self, where: object, name: str, size: int, split: str) -> None:
+        """Refuse a file that is not of its one right size."""
+        rows = self.rows[split].get(name)
+        right = size <= _NAMES_LIMIT if rows is None else size == rows * (self.label_bytes + _PIXELS)
+        if not right:
+            wanted = f"at most {_NAMES_LIMIT}" if rows is None else rows * (self.label_bytes + _PIXELS)
+            raise ConfigError(f"{where}: {size} bytes where {wanted} are expected; it is damaged, download it again")
+
+
+_VERSIONS = (
+    _Version(
+        "cifar-10-binary.tar.gz",
+        "cifar-10-batches-bin",
+        "cifar-10-batches-py",
+        "batches.meta.txt",
+        10,
+        1,
+        {"train": {f"data_batch_{n}.bin": 10_000 for n in range(1, 6)}, "test": {"test_batch.bin": 10_000}},
+    ),
+    _Version(
+        "cifar-100-binary.tar.gz",
+        "cifar-100-binary",
+        "cifar-100-python",
+        "fine_label_names.txt",
+        100,
+        2,
+        {"train": {"train.bin": 50_000}, "test": {"test.bin": 10_000}},
+    ),
+)
+_ARCHIVES = " or ".join(version.archive for version in _VERSIONS)
+
+
+def read(path: Path, split: Literal["train", "test"]) -> Records | None:
+    """The split that an archive or a folder holds, or None where a folder is no CIFAR folder."""
+    if path.is_file():
+        return _parse(path, *_read_archive(path, split), split)
+    for version in _VERSIONS:
+        for folder in (path, path / version.folder):
+            if any((folder / name).is_file() for files in version.rows.values() for name in files):
+                return _parse(folder, version, _read_folder(folder, version, split), split)
+        if path.name == version.pickled or (path / version.pickled).is_dir():
+            raise _pickled(path, version)
+    return None
+
+
+def _read_folder(folder: Path, version: _Version, split: str) -> dict[str, bytes]:
+    found = {}
+    for file in (folder / name for name in (*version.rows[split], version.names)):
+        if file.is_file():
+            version.check(file, file.name, file.stat().st_size, split)
+            found[file.name] = file.read_bytes()
+    return found
+
+
+def _read_archive(path: Path, split: str) -> tuple[_Version, dict[str, bytes]]:
+    """Only the expected members are read, and the stream to its end, for there stands gzip's checksum."""
+    with path.open("rb") as file:
+        if file.read(2) != _GZIP:
+            raise ConfigError(f"{path}: neither a folder of images nor {_ARCHIVES}; give one of these")
+    version, found, where = None, dict[str, bytes](), str(path)
+    try:
+        with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                where = f"{path}: {member.name}"
+                top, name = PurePosixPath(member.name).parts[0], PurePosixPath(member.name).name
+                version = next((version for version in _VERSIONS if top in (version.folder, version.pickled)), None)
+                if version is None:
+                    raise ConfigError(f"{where}: does not belong to {_ARCHIVES}; give one of these")
+                if top == version.pickled:
+                    raise _pickled(path, version)
+                if name in (*version.rows[split], version.names) and (content := tar.extractfile(member)) is not None:
+                    version.check(where, name, member.size, split)
+                    found[name] = content.read()
+            while stream.read(1 << 20):
+                pass
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ConfigError(f"{where}: the archive is cut short or damaged here ({error}); download it again") from None
+    assert version is not None, "tarfile refuses an archive without members"
+    return version, found
+
+
+def _parse(path: Path, version: _Version, found: dict[str, bytes], split: str) -> Records:
+    missing = [name for name in (*version.rows[split], version.names) if name not in found]
+    if missing:
+        raise ConfigError(f"{path}: '{missing[0]}' is missing; download {version.archive} again")
+    classes = tuple(found[version.names].decode("utf-8", "replace").split())
+    if len(classes) != version.num_classes:
+        raise ConfigError(
+            f"{path}: '{version.names}' has {len(classes)} names, not {version.num_classes}; download it again"
+        )
+    parts = []
+    for name in version.rows[split]:
+        part = np.frombuffer(found[name], np.uint8).reshape(-1, version.label_bytes + _PIXELS)
+        if (label := part[:, version.label_bytes - 1].max()) >= version.num_classes:
+            raise ConfigError(f"{path}: '{name}' has the label {label}; it is damaged, download it again")
+        parts.append(part)
+    records = np.concatenate(parts)
+    images = records[:, version.label_bytes :].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
+    return Records(images, records[:, version.label_bytes - 1].astype(np.int64), classes)
+
+
+def _pickled(path: Path, version: _Version) -> ConfigError:
+    return ConfigError(
+        f"{path}: the Python version of CIFAR is pickled, and reading it could run code; take {version.archive}"
+    )

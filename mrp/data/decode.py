@@ -1,0 +1,137 @@
+"""From the bytes of an image file to pixels: what a damaged file holds is an error, never a guess.
+
+The format is told from the content, not from the name. JPEG goes through libjpeg-turbo in strict mode, since Pillow
+says nothing about a damaged scan; PNG has its checksums verified first for the same reason.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+import torch
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, UnidentifiedImageError
+from torch import Tensor
+
+Pixels = NDArray[np.uint8 | np.uint16]  # H W C
+
+_FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
+_LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
+_EXIF = b"Exif\0\0"
+
+
+class DecodeError(ValueError):
+    """An image that cannot be read: one line that says why."""
+
+
+def decode(data: bytes | Pixels, channels: int) -> Tensor:
+    """The upright pixels (C H W; uint8, or uint16 where the file holds 16 bits) with the wanted number of channels.
+
+    Grey is replicated to RGB, RGB becomes luma, and alpha is dropped unless four channels are wanted. Colour of 16 bits
+    a channel is read in 8, as Pillow does.
+    """
+    if isinstance(data, np.ndarray):
+        array, orientation = data, 1
+    else:
+        array, orientation = _decode_jpeg(data, channels) if data[:2] == b"\xff\xd8" else _decode_other(data, channels)
+    image = torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1)
+    return _upright(image, orientation)
+
+
+def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
+            raise DecodeError(_too_large(f"{width} x {height} pixels"))
+        wanted = "CMYK" if space == "CMYK" else "GRAY" if channels == 1 else "RGB"
+        array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, wanted, strict=True)
+    except DecodeError:
+        raise
+    except ValueError as error:
+        raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
+    if space == "CMYK":  # by Adobe's custom the inks of a JPEG are stored inverted
+        array = np.array(Image.fromarray(255 - array, "CMYK").convert("RGB"))
+    return array, _orientation(data)
+
+
+def _orientation(data: bytes) -> int:
+    """How a JPEG's EXIF says that it was turned; damaged EXIF says nothing, for it is not the picture."""
+    start = data.find(_EXIF, 0, 1 << 16)
+    if start < 0:
+        return 1
+    exif = Image.Exif()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            exif.load(data[start : start + (1 << 16)])
+            return int(exif.get(ExifTags.Base.Orientation, 1))
+        except Exception:  # whatever Pillow's parser stumbles over
+            return 1
+
+
+def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            if image.format == "PNG":
+                image.verify()  # checks every checksum, and leaves the image unusable
+                image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            array = _array(image, channels)
+            return array, int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        except DecodeError:
+            raise
+        except UnidentifiedImageError:
+            raise DecodeError(f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}") from None
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise DecodeError(_too_large(str(error).partition(",")[0])) from None
+        except Exception as error:  # on damaged files Pillow raises almost anything
+            raise DecodeError(f"damaged image: {_one_line(error)}") from None
+
+
+def _array(image: Image.Image, channels: int) -> Pixels:
+    image.load()
+    if image.mode.startswith("I"):
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() > 0xFFFF:
+            raise DecodeError("pixels of 32 bits; save the image with 8 or 16 bits a channel")
+        return values.astype(np.uint16)[..., None]
+    if image.mode == "F":
+        raise DecodeError("floating-point pixels; save the image with 8 or 16 bits a channel")
+    if channels == 4 and image.has_transparency_data:
+        mode = "RGBA"
+    else:
+        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
+    pixels: NDArray[np.uint8] = np.array(image.convert(mode))
+    return pixels[..., None] if mode == "L" else pixels
+
+
+def _with_channels(array: Pixels, channels: int) -> Pixels:
+    given = array.shape[2]
+    if given == channels:
+        return array
+    if (given, channels) == (1, 3):
+        return np.repeat(array, 3, axis=2)
+    if (given, channels) == (3, 1):
+        luma = (array.astype(np.uint32) @ _LUMA + np.uint32(1 << 15)) >> np.uint32(16)
+        return luma.astype(array.dtype)[..., None]
+    raise DecodeError(f"{given} channels where {channels} are wanted; set data.channels to {given}")
+
+
+def _upright(image: Tensor, orientation: int) -> Tensor:
+    """Undo what EXIF calls the orientation: 5 to 8 exchange the axes, and then some are mirrored."""
+    image = image.transpose(1, 2) if 5 <= orientation <= 8 else image
+    mirrored = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation)
+    return image.flip(mirrored) if mirrored else image
+
+
+def _too_large(size: str) -> str:
+    return f"{size}: more than {Image.MAX_IMAGE_PIXELS} pixels could be an attack on the memory; make the image smaller"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,225 @@
+"""From places in the order to batches in memory, by worker processes that hold no state.
+
+A worker is handed the number of a batch and computes the rest, so there is no position to save, and neither the number
+of workers nor that of ranks changes a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing import get_context
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mrp.batch import Batch
+from mrp.config import ConfigError
+from mrp.data.augment import View
+from mrp.data.decode import DecodeError, decode
+from mrp.data.order import Ints, Order, keys, share
+from mrp.data.sources import Source
+
+_AHEAD = 2  # batches that each worker prepares before they are asked for
+
+
+class Loader:
+    """One rank's share of the global batches, from any step to any other."""
+
+    def __init__(
+        self,
+        source: Source,
+        order: Order,
+        view: View,
+        *,
+        group: int,
+        micro_batch: int,
+        rank: int,
+        world: int,
+        workers: int,
+        pin_memory: bool,
+    ) -> None:
+        assert order.batch % group == group % (micro_batch * world) == 0, "derived when the run was resolved"
+        self.accumulation = order.batch // (micro_batch * world)
+        places = share(order.batch, group, rank, world).reshape(self.accumulation, micro_batch)
+        self._span = _Span(range(0))
+        dataset = _Dataset(source, view, _Steps(order, places))
+        self._open = partial(_torch_loader, dataset, self._span, workers, pin_memory, persistent=True)
+        self._batches = self._open()
+
+    def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
+        """The micro-batches of each optimizer step; one span at a time."""
+        self._span.numbers = range(start * self.accumulation, stop * self.accumulation)
+        micro_batches = _received(self._batches)
+        for _ in range(start, stop):
+            yield [next(micro_batches) for _ in range(self.accumulation)]
+
+    def close(self) -> None:
+        """Let the worker processes go; another span would start new ones."""
+        self._batches = self._open()
+
+
+class EvalLoader:
+    """Each sample exactly once over all ranks, in batches of one shape and of one number on every rank."""
+
+    def __init__(
+        self, source: Source, view: View, *, batch: int, rank: int, world: int, workers: int, pin_memory: bool
+    ) -> None:
+        each = -(-len(source) // world)
+        start = min(rank * each, len(source))
+        plan = _Once(start, min(start + each, len(source)), batch)
+        self._span = _Span(range(-(-each // batch)))
+        self._batches = _torch_loader(_Dataset(source, view, plan), self._span, workers, pin_memory, persistent=False)
+
+    def __len__(self) -> int:
+        return len(self._span)
+
+    def __iter__(self) -> Iterator[Batch]:
+        return _received(self._batches)
+
+
+class _Rows(NamedTuple):
+    """What a batch consists of."""
+
+    samples: Ints
+    keys: Ints
+    valid: Tensor | None
+    step: int
+
+
+class _Plan(Protocol):
+    """The batches by number."""
+
+    def rows(self, number: int) -> _Rows: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Training: micro-step after micro-step."""
+
+    order: Order
+    places: Ints  # accumulation, micro-batch
+
+    def rows(self, number: int) -> _Rows:
+        step, part = divmod(number, len(self.places))
+        slots = self.order.slots(step, self.places[part])
+        return _Rows(slots.samples, slots.keys, None, step)
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """Evaluation: a slice of the data from its start to its end."""
+
+    start: int
+    stop: int
+    batch: int
+
+    def rows(self, number: int) -> _Rows:
+        first = self.start + number * self.batch
+        samples = np.arange(first, max(first, min(first + self.batch, self.stop)))
+        valid = torch.arange(self.batch) < len(samples)
+        return _Rows(samples, keys(0, 0, samples), valid, 0)
+
+
+class _Fault(NamedTuple):
+    """What a worker sends in place of a batch that it cannot make: one line, where an exception would be forty."""
+
+    message: str
+
+
+class _Dataset(Dataset[Batch | _Fault]):
+    """Batches made from nothing but their number."""
+
+    def __init__(self, source: Source, view: View, plan: _Plan) -> None:
+        self.source, self.view, self.plan = source, view, plan
+
+    def __getitem__(self, number: int) -> Batch | _Fault:
+        rows = self.plan.rows(number)
+        try:
+            pairs = [self._read(*pair) for pair in zip(rows.samples.tolist(), rows.keys.tolist(), strict=True)]
+        except ConfigError as error:
+            return _Fault(str(error))
+        count = len(pairs) if rows.valid is None else len(rows.valid)
+        images = _stack([image for image, _ in pairs], (count, self.view.channels, *self.view.size))
+        labels = _filled([label for _, label in pairs], count) if self.source.classes else None
+        return Batch(images, _filled(rows.keys, count), labels, rows.valid, torch.tensor(rows.step))
+
+    def _read(self, sample: int, key: int) -> tuple[Tensor, int]:
+        try:
+            data, label = self.source.read(sample)
+            return self.view(decode(data, self.view.channels), key), label
+        except DecodeError as error:
+            fault = str(error)
+        except OSError as error:
+            fault = f"cannot be read: {error.strerror or error}"
+        raise ConfigError(f"{self.source.where(sample)}: {fault}; mend or remove it")
+
+
+def _stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """One tensor of this shape, with zeros where images are lacking; among images of 16 bits all get 16."""
+    deep = any(image.dtype == torch.uint16 for image in images)
+    out = torch.zeros(shape, dtype=torch.uint16 if deep else torch.uint8)
+    for row, image in zip(out, images, strict=False):
+        row.copy_(image if image.dtype == out.dtype else image.int() * 257)
+    return out
+
+
+def _filled(values: Ints | list[int], count: int) -> Tensor:
+    out = torch.zeros(count, dtype=torch.int64)
+    out[: len(values)] = torch.as_tensor(values)
+    return out
+
+
+class _Span(Sampler[int]):
+    """The numbers to go through next; workers that live on are given new ones by changing it."""
+
+    def __init__(self, numbers: range) -> None:
+        self.numbers = numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+
+def _torch_loader(
+    dataset: _Dataset, span: _Span, workers: int, pin_memory: bool, *, persistent: bool
+) -> DataLoader[Any]:
+    """Torch's loader with one batch an item; its own generator leaves the global one alone.
+
+    Workers come from a fork server, which is started without CUDA or threads; torch gives each of them one thread.
+    """
+    options: dict[str, Any] = {}
+    if workers:
+        get_context("forkserver").set_forkserver_preload([__name__])  # import torch once, not in each worker
+        options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=span,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        **options,
+    )
+
+
+def _received(batches: DataLoader[Any]) -> Iterator[Batch]:
+    """The batches, or what went wrong with them in one line."""
+    try:
+        for batch in batches:
+            if isinstance(batch, _Fault):
+                raise ConfigError(batch.message)
+            yield batch
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker (pid"):
+            raise
+        raise ConfigError(
+            "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
+            "container); take fewer workers or a smaller micro-batch"
+        ) from None

@@ -1,0 +1,134 @@
+"""Which sample comes at which place of which global batch, and from which key its randomness derives.
+
+All of it is arithmetic on (size, batch, seed): nothing is stored, nothing depends on rank or worker, and a set of
+a billion samples costs no more memory than one of ten.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError
+
+VERSION = 1  # part of a run's identity: raise it whenever any number below could come out differently
+
+Ints = NDArray[np.int64]
+Words = NDArray[np.uint64]
+_ROUNDS = 6
+
+
+class Slots(NamedTuple):
+    """The samples of a slice of one global batch, the epoch each belongs to, and their keys."""
+
+    samples: Ints
+    epochs: Ints
+    keys: Ints
+
+
+def mix(words: Words) -> Words:
+    """A bijective 64-bit hash (splitmix64's finaliser): every input bit moves every output bit."""
+    words = words.copy()
+    words ^= words >> np.uint64(30)
+    words *= np.uint64(0xBF58476D1CE4E5B9)
+    words ^= words >> np.uint64(27)
+    words *= np.uint64(0x94D049BB133111EB)
+    words ^= words >> np.uint64(31)
+    return words
+
+
+def fold(*parts: int | Ints | Words) -> Words:
+    """Hash integers (or arrays of them, broadcast together) into 64-bit words, in order."""
+    state = np.zeros(1, np.uint64)
+    for part in parts:
+        if isinstance(part, (int, np.integer)):
+            word = np.array([int(part) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+        else:
+            word = part.astype(np.uint64)
+        state = mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ mix(word))
+    return state
+
+
+def keys(seed: int, epochs: Ints | int, samples: Ints, view: int = 0) -> Ints:
+    """One non-negative key a sample: all of its randomness (crop, flip, mask, drop path) comes from it."""
+    return (fold(seed, epochs, samples, view) >> np.uint64(1)).astype(np.int64)
+
+
+def permute(positions: Ints, size: int, *key: int | Ints) -> Ints:
+    """A keyed bijection of [0, size): a Feistel network over a power of four, walked until it lands inside."""
+    half = max(1, ((size - 1).bit_length() + 1) // 2)
+    low = np.uint64((1 << half) - 1)
+    shift = np.uint64(half)
+    round_keys = [np.broadcast_to(fold(*key, index), positions.shape) for index in range(_ROUNDS)]
+    out = positions.astype(np.uint64)
+    pending = np.ones(out.shape, bool)
+    while pending.any():
+        left, right = out[pending] >> shift, out[pending] & low
+        for round_key in round_keys:
+            left, right = right, left ^ (mix(right ^ round_key[pending]) & low)
+        out[pending] = left << shift | right
+        pending = out >= size
+    return out.astype(np.int64)
+
+
+def share(batch: int, group: int, rank: int, world: int) -> Ints:
+    """The places of the global batch that one rank takes, in the order in which it takes them.
+
+    The batch is cut into groups, and a rank takes a contiguous slice of each. A group is the whole batch, or, where
+    samples act on each other within a micro-step, the micro-step: then the same samples meet on any number of ranks.
+    """
+    return np.arange(batch, dtype=np.int64).reshape(batch // group, world, group // world)[:, rank].reshape(-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The endless sequence of global batches over one data set: each epoch is a fresh permutation."""
+
+    size: int
+    batch: int
+    seed: int
+    tail: Literal["drop", "continuous"] = "drop"
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or self.size < self.batch:
+            raise ConfigError(
+                f"batch: {self.batch} samples are asked for at once but the data holds {self.size}; "
+                f"give a batch of at most {self.size}"
+            )
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Steps in one epoch; with the continuous tail an epoch may end inside a batch."""
+        return self.size // self.batch if self.tail == "drop" else self.size / self.batch
+
+    @property
+    def dropped(self) -> int:
+        """Samples left out of each epoch (others each time), because they do not fill a batch."""
+        return self.size % self.batch if self.tail == "drop" else 0
+
+    def slots(self, step: int, places: Ints | None = None) -> Slots:
+        """What stands at these places (default: all) of global batch `step`."""
+        places = np.arange(self.batch, dtype=np.int64) if places is None else places
+        if self.tail == "drop":
+            epoch, step_in_epoch = divmod(step, self.size // self.batch)
+            positions = step_in_epoch * self.batch + places
+            epochs = np.full_like(places, epoch)
+        else:
+            epochs, positions = np.divmod(step * self.batch + places, self.size)
+        samples = permute(positions, self.size, self.seed, epochs) if self.shuffle else positions
+        return Slots(samples, epochs, keys(self.seed, epochs, samples))
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Where the run stands after `step` optimizer steps: for people and checks, never needed to go on."""
+        epoch = step // max(1, self.size // self.batch) if self.tail == "drop" else step * self.batch // self.size
+        return {
+            "order_version": VERSION,
+            "seed": self.seed,
+            "epoch": epoch,
+            "consumed": step * self.batch,
+            "batch": self.batch,
+        }

@@ -1,0 +1,1 @@
+"""Measuring what a backbone has learned: frozen features, and what can be read out of them."""

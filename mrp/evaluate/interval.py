@@ -1,0 +1,28 @@
+"""How far an accuracy counted on finitely many samples can be trusted."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+Z_95 = 1.959963984540054  # the two-sided 95 % quantile of the normal distribution
+
+
+class Interval(NamedTuple):
+    """A proportion, and the bounds between which the true one lies with 95 % confidence."""
+
+    accuracy: float
+    low: float
+    high: float
+
+
+def wilson(correct: int, num: int) -> Interval:
+    """Wilson's score interval: unlike the normal one it never leaves [0, 1] and has a width at 0 and at 1."""
+    assert 0 <= correct <= num, (correct, num)
+    if num == 0:
+        raise ValueError("an accuracy needs at least one test sample; the test set is empty")
+    share, slack = correct / num, Z_95**2 / num
+    centre = (share + slack / 2) / (1 + slack)
+    half = math.sqrt(share * (1 - share) * slack + slack**2 / 4) / (1 + slack)
+    # At 0 and 1 a bound meets the proportion exactly; rounding must not push it past.
+    return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))

@@ -1,0 +1,155 @@
+"""The linear probe: how well a linear classifier reads the classes off frozen features.
+
+Multinomial logistic regression by L-BFGS on standardised features. It is convex, so there is one answer and no recipe
+to tune; its one free number, the L2 strength, is chosen on a held-out part of the training set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mrp.evaluate.interval import wilson
+
+STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+HELD_OUT = 0.2  # of each class of the training set
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """The test accuracy with its 95 % interval, and how it came about; its fields go straight to JSON."""
+
+    accuracy: float
+    low: float
+    high: float
+    l2: float
+    train_accuracy: float
+    held_out: dict[str, float]  # accuracy on the held-out part for each L2 strength
+    num_train: int
+    num_test: int
+
+
+class Coordinates(NamedTuple):
+    """The affine map to the coordinates in which the probe is fitted: standardised, then along the principal axes.
+
+    The penalty does not see the rotation, so the answer is that of plain standardisation, but correlated features no
+    longer slow L-BFGS down.
+    """
+
+    mean: Tensor  # D
+    axes: Tensor  # D D
+
+    @classmethod
+    def of(cls, train: Tensor) -> Coordinates:
+        """Those of a training set; a feature that is constant up to rounding vanishes."""
+        exact = train.double()
+        mean, deviation = exact.mean(dim=0), exact.std(dim=0, correction=0)
+        scale = deviation.where(deviation > 1e-6 * mean.abs(), torch.inf).reciprocal()
+        standard = (exact - mean) * scale
+        return cls(mean, scale[:, None] * torch.linalg.eigh(standard.T @ standard).eigenvectors)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        return (features.double() - self.mean) @ self.axes
+
+
+def measure(
+    train: Tensor,  # N D
+    train_labels: Tensor,  # N
+    test: Tensor,  # M D
+    test_labels: Tensor,  # M
+    strengths: Sequence[float] = STRENGTHS,
+) -> Probe:
+    """Choose the L2 strength without looking at the test set, fit on all of the training set, count on the test set."""
+    classes, targets = torch.unique(train_labels, return_inverse=True)
+    if len(classes) < 2:
+        raise ValueError(f"a linear probe needs at least two classes; every training label is {int(classes[0])}")
+    coordinates = Coordinates.of(train)
+    inputs = coordinates(train)
+    l2, held_out, start = _choose(inputs, targets, strengths)
+    weights = fit(inputs, targets, l2, start)
+    # A class that was never trained on stays in the count: it is a mistake like any other.
+    correct = int((classes[predict(coordinates(test), weights)] == test_labels).sum())
+    return Probe(
+        *wilson(correct, len(test)),
+        l2=l2,
+        train_accuracy=_accuracy(inputs, targets, weights),
+        held_out={f"{strength:g}": accuracy for strength, accuracy in held_out.items()},
+        num_train=len(train),
+        num_test=len(test),
+    )
+
+
+def split(targets: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Indices to fit on and to hold out: the same share of each class, at least one of a class that has two samples."""
+    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
+    order = order[targets[order].argsort(stable=True)]  # class by class, shuffled within each
+    counts = targets.bincount()
+    quota = (counts * HELD_OUT).round().long().clamp_min(1).where(counts > 1, 0)
+    first = counts.cumsum(0) - counts  # where each class begins
+    held_out = torch.arange(len(order), device=order.device) < (first + quota)[targets[order]]
+    return order[~held_out], order[held_out]
+
+
+def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: int = 500, chunk: int = 2048) -> Tensor:
+    """Minimise mean cross-entropy + l2 / 2 ||W||^2 from `start` (D+1 classes); the last row, the bias, is free."""
+    parts = list(zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True))
+    # The curvature along each input, taken as independent: dividing it out makes the problem nearly round.
+    softness = sum(_softness(rows, start) for rows, _ in parts) / len(inputs)
+    curvature = F.pad(inputs.square().mean(dim=0) * softness + l2, (0, 1), value=softness)  # D+1
+    scale = curvature.clamp_min(1e-12).rsqrt()[:, None]
+    free = (start / scale).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [free], max_iter=iterations, tolerance_grad=1e-5, tolerance_change=0.0, line_search_fn="strong_wolfe"
+    )
+
+    def loss() -> float:
+        optimizer.zero_grad()
+        penalty = l2 / 2 * (free * scale)[:-1].square().sum()
+        penalty.backward()  # type: ignore[no-untyped-call]
+        total = penalty.item()
+        for rows, answers in parts:  # a chunk at a time, so that the logits of all samples never exist at once
+            part = F.cross_entropy(_logits(rows, free * scale), answers, reduction="sum") / len(inputs)
+            part.backward()  # type: ignore[no-untyped-call]
+            total += part.item()
+        return total
+
+    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    return free.detach() * scale
+
+
+def predict(inputs: Tensor, weights: Tensor) -> Tensor:
+    """The most likely class of each row of inputs."""
+    return _logits(inputs, weights).argmax(dim=1)
+
+
+def _choose(inputs: Tensor, targets: Tensor, strengths: Sequence[float]) -> tuple[float, dict[float, float], Tensor]:
+    """The best strength (the stronger of equals), every strength's held-out accuracy, and the best one's weights."""
+    fitting, held_out = split(targets)
+    if len(held_out) == 0:
+        raise ValueError("a linear probe needs two training samples of some class, to choose its L2 strength")
+    weights = inputs.new_zeros(inputs.shape[1] + 1, int(targets.max()) + 1)
+    found: list[tuple[float, float, Tensor]] = []
+    for l2 in sorted(strengths, reverse=True):  # from strong to weak, each starting where the last one ended
+        weights = fit(inputs[fitting], targets[fitting], l2, weights)
+        found.append((l2, _accuracy(inputs[held_out], targets[held_out], weights), weights))
+    l2, _, weights = max(found, key=lambda item: item[1])
+    return l2, {l2: accuracy for l2, accuracy, _ in found}, weights
+
+
+def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
+    return torch.addmm(weights[-1], inputs, weights[:-1])
+
+
+def _softness(inputs: Tensor, weights: Tensor) -> float:
+    """The curvature p (1 - p) of the cross-entropy, averaged over classes and summed over rows."""
+    shares = _logits(inputs, weights).softmax(dim=1)
+    return float((shares * (1 - shares)).mean(dim=1).sum())
+
+
+def _accuracy(inputs: Tensor, targets: Tensor, weights: Tensor) -> float:
+    return float((predict(inputs, weights) == targets).double().mean())

@@ -1,0 +1,77 @@
+"""Several processes on one machine, for those who do not need torchrun: started together, ended together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+
+_GRACE = 10.0  # seconds between asking the other processes to end and ending them
+
+
+def launch(processes: int, arguments: Sequence[str]) -> int:
+    """Run this command line in N ranks; the first failure ends all, and its exit code is ours."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    words = _without_processes(arguments)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    children = [
+        subprocess.Popen([sys.executable, "-m", "mrp", *words], env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(processes)
+    ]
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, lambda received, _: _tell(children, received))
+    try:
+        return _wait(children)
+    except KeyboardInterrupt:  # the terminal has told the children too
+        return _wait(children) or 130
+    finally:
+        _end(children)
+
+
+def _without_processes(arguments: Sequence[str]) -> list[str]:
+    """The command line for one rank."""
+    words, skip = [], False
+    for word in arguments:
+        if skip or word.startswith("--processes="):
+            skip = False
+        elif word == "--processes":
+            skip = True
+        else:
+            words.append(word)
+    return words
+
+
+def _wait(children: list[subprocess.Popen[bytes]]) -> int:
+    while True:
+        codes = [child.poll() for child in children]
+        failed = [code for code in codes if code]
+        if failed:
+            return failed[0] if failed[0] > 0 else 128 - failed[0]
+        if None not in codes:
+            return 0
+        time.sleep(0.05)
+
+
+def _tell(children: list[subprocess.Popen[bytes]], number: int) -> None:
+    for child in children:
+        if child.poll() is None:
+            child.send_signal(number)
+
+
+def _end(children: list[subprocess.Popen[bytes]]) -> None:
+    _tell(children, signal.SIGTERM)
+    deadline = time.monotonic() + _GRACE
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()

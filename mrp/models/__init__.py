@@ -1,0 +1,1 @@
+"""The shared backbone, the masks, and the decoders."""

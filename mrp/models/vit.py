@@ -1,0 +1,188 @@
+"""The one backbone: timm's VisionTransformer, its parameter names, and the two functions that serve every method."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from pydantic import Field, model_validator
+from timm.layers import resample_abs_pos_embed
+from timm.models import create_model, list_models
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mrp.config import ConfigError, Node
+
+_SHAPE = ("width", "depth", "heads", "patch")
+
+
+class Config(Node):
+    """`backbone:`: a size of timm's by name, or by width, depth, heads and patch; the image's size is the data's."""
+
+    name: str | None = None
+    width: int | None = Field(None, gt=0)
+    depth: int | None = Field(None, gt=0)
+    heads: int | None = Field(None, gt=0)
+    patch: int | tuple[int, int] | None = None
+    mlp_ratio: float = Field(4.0, gt=0)
+    positions: Literal["sincos", "learned"] = "sincos"
+    class_token: bool = True
+    registers: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.name is None:
+            missing = [key for key in _SHAPE if getattr(self, key) is None]
+            if missing:
+                raise ConfigError(f"give a name (such as vit_base_patch16_224), or also: {', '.join(missing)}")
+            assert self.width and self.heads
+            if self.width % self.heads:
+                raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
+        else:
+            given = [key for key in ("width", "depth", "heads") if getattr(self, key) is not None]
+            if given:
+                raise ConfigError(f"name: {self.name} already says its {', '.join(given)}; remove the name or those keys")
+            known = list_models(module="vision_transformer")
+            if self.name not in known:
+                near = difflib.get_close_matches(self.name, known, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else "for example vit_base_patch16_224"
+                raise ConfigError(f"unknown backbone '{self.name}'; {hint}")
+        return self
+
+
+def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionTransformer:
+    """Make the backbone for images of this size; its weights are drawn from torch's generator."""
+    options: dict[str, Any] = {
+        "img_size": image_size,
+        "in_chans": channels,
+        "num_classes": 0,
+        "mlp_ratio": config.mlp_ratio,
+        "class_token": config.class_token,
+        "reg_tokens": config.registers,
+        "global_pool": "token" if config.class_token else "avg",
+        "fc_norm": False,
+    }
+    if config.patch is not None:
+        options["patch_size"] = config.patch
+    if config.name is None:
+        vit = VisionTransformer(embed_dim=config.width, depth=config.depth, num_heads=config.heads, **options)
+    else:
+        if "mlp_ratio" not in config.model_fields_set:
+            del options["mlp_ratio"]
+        vit = create_model(config.name, pretrained=False, **options)
+    patch = vit.patch_embed.patch_size
+    if image_size[0] % patch[0] or image_size[1] % patch[1]:
+        raise ConfigError(
+            f"data.size {image_size[0]}x{image_size[1]} is not a multiple of the patch {patch[0]}x{patch[1]}; "
+            f"the nearest that is: {_nearest(image_size[0], patch[0])}x{_nearest(image_size[1], patch[1])}"
+        )
+    initialise(vit)
+    if config.positions == "sincos" and vit.pos_embed is not None:
+        with torch.no_grad():
+            vit.pos_embed.copy_(sincos(vit.embed_dim, grid(vit), num_prefix_positions(vit)))
+        vit.pos_embed.requires_grad_(False)
+    return vit
+
+
+def _nearest(size: int, patch: int) -> int:
+    return max(1, round(size / patch)) * patch
+
+
+def initialise(module: nn.Module) -> None:
+    """MAE's initial weights: Xavier-uniform matrices (the patch embedding as one), zero biases, N(0, .02) tokens."""
+    for name, child in module.named_modules():
+        if isinstance(child, nn.Linear):
+            nn.init.xavier_uniform_(child.weight)
+            if child.bias is not None:
+                nn.init.zeros_(child.bias)
+        elif name.endswith("patch_embed.proj"):
+            assert isinstance(child, nn.Conv2d)
+            nn.init.xavier_uniform_(child.weight.view(child.weight.shape[0], -1))
+    for name, parameter in module.named_parameters():
+        if name.rpartition(".")[2] in {"cls_token", "reg_token", "mask_token", "pos_embed"}:
+            nn.init.normal_(parameter, std=0.02)
+
+
+def sincos(width: int, grid_size: tuple[int, int], num_prefix: int = 0) -> Tensor:
+    """Fixed 2-D positions: the column in the first half of the channels, the row in the second, zeros for the prefix."""
+    if width % 4:
+        raise ConfigError(f"positions: sincos needs a width that is a multiple of 4, not {width}; or use positions: learned")
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid_size), indexing="ij")
+    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]
+    patches = torch.cat([function(angle) for angle in angles for function in (torch.sin, torch.cos)], dim=1)
+    return torch.cat([patches.new_zeros(num_prefix, width), patches])[None].float()  # 1 P+N D
+
+
+def grid(vit: VisionTransformer) -> tuple[int, int]:
+    """Rows and columns of patches."""
+    rows, columns = vit.patch_embed.grid_size
+    return rows, columns
+
+
+def num_prefix_positions(vit: VisionTransformer) -> int:
+    """How many leading entries of the position table belong to prefix tokens."""
+    return 0 if vit.no_embed_class else vit.num_prefix_tokens
+
+
+def embed(vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones."""
+    tokens = vit.patch_embed(images)  # B N D
+    if mask_token is not None:
+        assert mask is not None
+        tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
+    if vit.pos_embed is not None:
+        tokens = tokens + vit.pos_embed[:, num_prefix_positions(vit) :]
+    return tokens
+
+
+class Encoded(NamedTuple):
+    """The encoder's output (prefix tokens first) and, where asked for, every block's."""
+
+    tokens: Tensor  # B P+V D
+    layers: list[Tensor]
+
+
+def encode(vit: VisionTransformer, tokens: Tensor, layers: bool = False) -> Encoded:
+    """Put the prefix tokens in front, run the blocks and the norm, on whichever patch tokens are given."""
+    tokens = vit.norm_pre(_with_prefix(vit, tokens))
+    outputs = []
+    for block in vit.blocks:
+        if vit.grad_checkpointing and torch.is_grad_enabled():
+            tokens = checkpoint(block, tokens, use_reentrant=False)
+        else:
+            tokens = block(tokens)
+        if layers:
+            outputs.append(tokens)
+    return Encoded(vit.norm(tokens), outputs)
+
+
+def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
+    prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+    if not prefix:
+        return tokens
+    front = torch.cat(prefix, dim=1)
+    if vit.pos_embed is not None and not vit.no_embed_class:
+        front = front + vit.pos_embed[:, : vit.num_prefix_tokens]
+    return torch.cat([front.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)  # B P+N D
+
+
+def pool(vit: VisionTransformer, tokens: Tensor) -> Tensor:
+    """One vector an image: the class token, or the mean of the patch tokens where there is none."""
+    return tokens[:, 0] if vit.has_class_token else tokens[:, vit.num_prefix_tokens :].mean(1)  # B D
+
+
+def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tuple[int, int]) -> dict[str, Tensor]:
+    """A backbone's weights from another grid of patches, made to fit this one: only its positions change."""
+    state = dict(state)
+    if vit.pos_embed is None or grid(vit) == grid_size:
+        return state
+    if vit.pos_embed.requires_grad:
+        prefix = num_prefix_positions(vit)
+        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(grid(vit)), list(grid_size), prefix)
+    else:
+        state["pos_embed"] = vit.pos_embed.detach().clone()
+    return state

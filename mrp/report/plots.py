@@ -1,0 +1,61 @@
+"""Curves of a run, drawn from the metrics it has written."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+LINE = "#1f5f8b"
+FAINT = "#a9c7db"
+
+
+def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a metrics file, one JSON object a line; a last line torn by a kill is left out."""
+    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    records: list[dict[str, Any]] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not a JSON object; remove this line") from None
+    return records
+
+
+def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
+    """Draw loss and learning rate against the step as a PNG."""
+    records = read_metrics(metrics_path)
+    steps = np.array([record["step"] for record in records])
+    losses = np.array([float(record["loss"]) for record in records])  # a non-finite loss is written as text
+    finite = np.isfinite(losses)
+    if not finite.any():
+        raise ValueError(f"{metrics_path}: no loss has been written yet; plot after the first log point")
+    figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    smooth = smoothed(losses[finite])
+    upper.plot(steps[finite], losses[finite], color=FAINT, linewidth=1, label="each log point")
+    upper.plot(steps[finite], smooth, color=LINE, linewidth=2, label=f"smoothed, at the end {smooth[-1]:.4g}")
+    upper.set_ylabel("loss")
+    upper.legend(frameon=False)
+    lower.plot(steps, [record["lr"] for record in records], color=LINE, linewidth=1.5)
+    lower.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
+    lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+    for panel in (upper, lower):
+        panel.grid(color="#e6e6e6", linewidth=0.8)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right"]].set_visible(False)
+        panel.margins(x=0.01)
+    figure.savefig(out_path, format="png")
+
+
+def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The mean over a centred window of about a twentieth of the curve, narrower at its ends: no lag, no padding."""
+    reach = math.ceil(len(values) / 40)
+    window = np.ones(2 * reach + 1)
+    return np.convolve(values, window)[reach:-reach] / np.convolve(np.ones_like(values), window)[reach:-reach]

@@ -1,0 +1,172 @@
+"""The whole typed tree of one run, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field, SerializeAsAny
+
+import mrp
+from mrp import objectives
+from mrp.config import ConfigError, Duration, Node, build, compose
+from mrp.data.sources import Config as Data
+from mrp.models.vit import Config as Backbone
+from mrp.models.vit import build as build_backbone
+from mrp.objectives._helpers import Objective
+from mrp.train.checkpoint import Config as Checkpoint
+from mrp.train.cost import Cost
+from mrp.train.cost import measure as measure_cost
+from mrp.train.optim import Config as Optimizer
+from mrp.train.step import Precision, Prepare, Step
+from mrp.train.tracker import Config as Track
+
+
+class Machine(Node):
+    """`machine:`: what does not change results."""
+
+    workers: int = Field(4, ge=0)  # decoding processes a rank; 0 decodes in the training process
+    compile: Literal["auto", "yes", "no"] = "auto"  # auto: on CUDA
+    deterministic: bool = False  # bitwise equal results on CUDA too, more slowly
+    micro_batch: int | Literal["auto"] = "auto"  # images a process takes through the model at once
+    checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+
+
+def _objective(value: Any) -> Any:
+    """The section of whichever objective it names."""
+    if isinstance(value, Node):
+        return value
+    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
+        raise ValueError(f"a section with a name is needed, such as {{name: mae}}; known: {', '.join(objectives.names())}")
+    return _objective_config(value["name"]).model_validate(dict(value))
+
+
+def _objective_config(name: str) -> type[Node]:
+    config: type[Node] = objectives.find(name).Config
+    if not name.endswith(".py"):
+        return config
+    widened = {"__annotations__": {"name": str}, "name": name, "__module__": __name__}
+    return type(config.__name__, (config,), widened)  # a file's own objective keeps its path as its name
+
+
+def _objective_keys(value: Any) -> type[Node] | None:
+    try:
+        return _objective_config(value["name"])
+    except (ConfigError, KeyError, TypeError):
+        return None
+
+
+class Run(Node):
+    """One run. Sections that change results come first; `checkpoint`, `track` and `machine` do not."""
+
+    objective: Annotated[SerializeAsAny[Node], BeforeValidator(_objective)] = Field(
+        json_schema_extra={"choose": _objective_keys}  # type: ignore[dict-item]
+    )
+    backbone: Backbone
+    data: Data
+    batch: int = Field(gt=0)  # over all processes
+    length: Duration
+    optim: Optimizer
+    precision: Precision = "bf16"
+    seed: int = Field(0, ge=0)
+    checkpoint: Checkpoint = Checkpoint()
+    track: Track = Track()
+    machine: Machine = Machine()
+
+    @property
+    def name(self) -> str:
+        """The objective's name."""
+        name: str = getattr(self.objective, "name")  # noqa: B009 -- every objective's options have one, of its own type
+        return name
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, defaults included, as plain data."""
+        return self.model_dump(mode="json")
+
+    def identity(self, data: str) -> dict[str, Any]:
+        """What decides the results: the resolved tree without the machine's part, the data by content, not by place."""
+        kept = {key: value for key, value in self.resolved().items() if key not in {"checkpoint", "track", "machine"}}
+        kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in {"train", "test"}}
+        return kept
+
+    def build_step(self) -> Step:
+        """The model with its initial weights, which the seed alone decides."""
+        torch.manual_seed(self.seed)
+        backbone = build_backbone(self.backbone, self.data.shape, self.data.channels)
+        backbone.set_grad_checkpointing(self.machine.checkpointing)
+        objective: Objective = objectives.find(self.name).Objective(self.objective, backbone)
+        return Step(Prepare(self.data.mean, self.data.std), objective, self.precision)
+
+    def cost(self) -> Cost:
+        """Parameters, FLOPs and memory, counted on shapes."""
+        with torch.device("meta"):
+            step = self.build_step()
+        return measure_cost(step, self.data.channels, self.data.shape)
+
+    def plan(self, steps_per_epoch: float, processes: int, memory: int) -> Plan:
+        """The numbers that follow from the data's size and the machine."""
+        if self.batch % processes:
+            raise ConfigError(
+                f"batch: {self.batch} is not a multiple of the {processes} processes; "
+                f"the nearest that is: {max(1, round(self.batch / processes)) * processes}"
+            )
+        share = self.batch // processes
+        micro_batch = self.machine.micro_batch
+        if micro_batch == "auto":
+            micro_batch = self.cost().micro_batch(share, memory)
+        elif share % micro_batch:
+            raise ConfigError(
+                f"machine.micro_batch: {micro_batch} does not divide the {share} images that each of {processes} "
+                "processes takes of a batch; use a divisor, or auto"
+            )
+        steps = self.length.steps(steps_per_epoch, self.batch)
+        warmup = self.optim.warmup.steps(steps_per_epoch, self.batch)
+        if warmup > steps:
+            raise ConfigError(f"optim.warmup: {self.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps)")
+        return Plan(
+            steps_per_epoch=steps_per_epoch,
+            steps=steps,
+            warmup=warmup,
+            checkpoint_every=max(1, self.checkpoint.every.steps(steps_per_epoch, self.batch)),
+            peak_lr=self.optim.peak_lr(self.batch),
+            processes=processes,
+            micro_batch=micro_batch,
+            accumulation=share // micro_batch,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a configuration comes to on this data and these processes."""
+
+    steps_per_epoch: float
+    steps: int
+    warmup: int
+    checkpoint_every: int
+    peak_lr: float
+    processes: int
+    micro_batch: int
+    accumulation: int
+
+
+def recipes() -> Path:
+    """The folder of the recipes that come with mrp: inside an installed package, or beside it in a checkout."""
+    inside = Path(mrp.__file__).parent / "configs"
+    return inside if inside.is_dir() else Path(mrp.__file__).parent.parent / "configs"
+
+
+def find_recipe(name: str) -> Path:
+    """A file by its path, or one of our recipes by its name (`demo`, `demo.yaml` or `configs/demo.yaml`)."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = recipes() / (path.name if path.suffix else f"{path.name}.yaml")
+    return known if known.is_file() and path.parent.name in {"", "configs"} else path
+
+
+def load(name: str | Path, overrides: Iterable[str] = ()) -> Run:
+    """Read a run from a file, or from one of our recipes."""
+    return build(Run, compose(name, overrides, find_recipe))

@@ -1,0 +1,131 @@
+"""Checkpoints: safetensors and JSON in a folder that appears whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from mrp.config import ConfigError, Duration, Node
+
+_PREFIX = "step-"
+_UNFINISHED = ".unfinished-"
+
+
+class Config(Node):
+    """`checkpoint:`; the last one is always written, and `keep` counts from the newest."""
+
+    every: Duration = Duration(1, "epochs")
+    keep: int = Field(3, gt=0)
+
+
+class Checkpoint(NamedTuple):
+    """A whole checkpoint on disk."""
+
+    step: int
+    folder: Path
+
+    def weights(self) -> dict[str, Tensor]:
+        """The trained module's tensors."""
+        return _load(self.folder / "model.safetensors")
+
+    def optimizer(self) -> dict[str, Tensor]:
+        """The optimizer's tensors, named by parameter."""
+        return _load(self.folder / "optimizer.safetensors")
+
+    def state(self) -> dict[str, Any]:
+        """Everything that is not a tensor."""
+        return json.loads((self.folder / "state.json").read_text())  # type: ignore[no-any-return]
+
+
+def newest(run: Path) -> Checkpoint | None:
+    """The last whole checkpoint of a run."""
+    found = [
+        Checkpoint(int(folder.name.removeprefix(_PREFIX)), folder)
+        for folder in (run / "checkpoints").glob(f"{_PREFIX}*")
+        if folder.name.removeprefix(_PREFIX).isdigit()
+    ]
+    return max(found, default=None)
+
+
+def save(run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int) -> None:
+    """Write a checkpoint under another name, flush it to the disk, rename it, and only then drop the oldest."""
+    parent = run / "checkpoints"
+    final = parent / f"{_PREFIX}{step:08d}"
+    unfinished = parent / f"{_UNFINISHED}{final.name}"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for leftover in parent.glob(f"{_UNFINISHED}*"):
+            shutil.rmtree(leftover)
+        unfinished.mkdir()
+        save_file(_contiguous(module.state_dict()), unfinished / "model.safetensors")
+        save_file(_contiguous(_optimizer_tensors(module, optimizer)), unfinished / "optimizer.safetensors")
+        (unfinished / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+        for path in (*unfinished.iterdir(), unfinished):
+            _flush(path)
+        if final.exists():
+            shutil.rmtree(final)
+        unfinished.rename(final)
+        _flush(parent)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise ConfigError(_refusal(run, step, error)) from error
+    for old in sorted(parent.glob(f"{_PREFIX}*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def restore(found: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+    """Load weights and optimizer state in place; the step to go on from."""
+    module.load_state_dict(found.weights())
+    tensors = found.optimizer()
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            prefix = f"{name}/"
+            optimizer.state[parameter] = {
+                key.removeprefix(prefix): tensor.to(parameter.device) for key, tensor in tensors.items() if key.startswith(prefix)
+            }
+    return found.step
+
+
+def _optimizer_tensors(module: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}/{key}": tensor
+        for name, parameter in module.named_parameters()
+        for key, tensor in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def _contiguous(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; remove its folder to go on from the checkpoint before it") from None
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _refusal(run: Path, step: int, error: Exception) -> str:
+    full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "os error 28" in str(error)
+    reason = "no space left on the device" if full else str(error)
+    last = newest(run)
+    kept = f"that of step {last.step} is whole" if last else "there is none before it"
+    return f"{run}: the checkpoint of step {step} could not be written: {reason}; {kept}; mend it and run the same command again"

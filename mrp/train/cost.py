@@ -1,0 +1,82 @@
+"""What a training step costs, counted on shapes alone: no memory is taken and nothing is computed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
+
+from mrp.batch import Batch
+
+_OVERHEAD = 1.2  # of what the count cannot see: workspaces, fragmentation, the allocator's rounding
+_SHARE = 0.85  # of a device's memory that a run may plan to fill
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """The size of a model and the work of one image."""
+
+    parameters: int
+    trainable: int
+    forward_flops: int  # an image
+    activation_bytes: int  # an image, kept for the backward pass
+
+    @property
+    def training_flops(self) -> int:
+        """Forward and backward of one image (the backward pass is twice the forward)."""
+        return 3 * self.forward_flops
+
+    def memory(self, micro_batch: int) -> int:
+        """An estimate of the bytes of a training process: weights, gradients, two moments, activations."""
+        state = 4 * (self.parameters + 3 * self.trainable)
+        return int(state + _OVERHEAD * micro_batch * self.activation_bytes)
+
+    def micro_batch(self, share: int, memory: int) -> int:
+        """The most images at once that divide a rank's share of the batch and fit into this much memory (at least one)."""
+        divisors = [size for size in range(share, 0, -1) if share % size == 0]
+        return next((size for size in divisors if self.memory(size) <= _SHARE * memory), 1)
+
+
+def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
+    """Run a step that was built on the meta device, with tensors that have shapes but no content, and count."""
+    parameters = list(step.parameters())
+    (flops, fewer), (more_flops, more) = _count(step, channels, size, 2), _count(step, channels, size, 4)
+    return Cost(
+        parameters=sum(parameter.numel() for parameter in parameters),
+        trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+        forward_flops=(more_flops - flops) // 2,
+        activation_bytes=(more - fewer) // 2,
+    )
+
+
+def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -> tuple[int, int]:
+    """FLOPs of the forward pass, and bytes that it keeps for the backward pass."""
+    saved: dict[int, Tensor] = {}
+
+    def remember(tensor: Tensor) -> Tensor:
+        saved[tensor.untyped_storage()._cdata] = tensor  # held, so that no later storage takes its address
+        return tensor
+
+    with FakeTensorMode():
+        weights = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
+            for name, tensor in (*step.named_parameters(), *step.named_buffers())
+        }
+        keys = torch.zeros(images, dtype=torch.int64)
+        batch = Batch(torch.zeros(images, channels, *size), keys, labels=keys)
+        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(remember, lambda tensor: tensor):
+            functional_call(step, weights, (batch,))
+        return counter.get_total_flops(), sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+
+
+def device_memory(device: torch.device, processes: int) -> int:
+    """Bytes that one training process may count on: its GPU's, or its part of the host's."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes

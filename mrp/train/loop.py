@@ -1,0 +1,173 @@
+"""The one training loop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import Tensor
+
+from mrp.batch import Batch, Output
+from mrp.config import ConfigError
+from mrp.data.augment import View
+from mrp.data.loader import Loader
+from mrp.data.order import Order, fold
+from mrp.data.sources import open_source
+from mrp.run import Plan, Run
+from mrp.train import checkpoint, optim
+from mrp.train.cost import device_memory
+from mrp.train.folder import claim
+from mrp.train.guard import Guard, NonFinite
+from mrp.train.progress import Progress
+from mrp.train.step import Step
+from mrp.train.tracker import Tracker
+
+
+def train(run: Run, folder: Path) -> None:
+    """Train to the end of the run, from its newest checkpoint if it has one."""
+    accelerator = start(run)
+    source = open_source(run.data.train, "train")
+    order = Order(len(source), run.batch, run.seed, run.data.tail)
+    plan = run.plan(order.steps_per_epoch, accelerator.num_processes, device_memory(accelerator.device, accelerator.num_processes))
+    lock = claim(folder, run.resolved(), run.identity(source.identity)) if accelerator.is_main_process else None
+    accelerator.wait_for_everyone()
+
+    step = run.build_step().to(accelerator.device)
+    optimizer = optim.build(run.optim, step)
+    found = checkpoint.newest(folder)
+    done = checkpoint.restore(found, step, optimizer) if found else 0
+    announce(accelerator, run, plan, order, folder, done)
+    if done >= plan.steps:
+        return
+
+    if run.machine.compile == "yes" or run.machine.compile == "auto" and accelerator.device.type == "cuda":
+        step.compile(dynamic=False)
+    model = accelerator.prepare_model(step)
+    guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
+    loader = Loader(
+        source, order, View(run.data, train=True),
+        group=run.batch, micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,
+        workers=run.machine.workers, pin_memory=accelerator.device.type == "cuda",
+    )  # fmt: skip
+    tracker = Tracker(run.track, folder, run.resolved(), done) if accelerator.is_main_process else None
+    progress = Progress(plan.steps, done, run.batch, quiet=not accelerator.is_main_process)
+
+    def save(at: int) -> None:
+        if accelerator.is_main_process:
+            checkpoint.save(folder, at, step, optimizer, {"data": order.state(at)}, run.checkpoint.keep)
+        accelerator.wait_for_everyone()
+
+    with contextlib.ExitStack() as closing:
+        for each in (loader, progress, *([tracker] if tracker else [])):
+            closing.callback(each.close)
+        for number, micro_batches in enumerate(loader.steps(done, plan.steps), start=done):
+            seed_step(run.seed, number, accelerator.process_index)
+            set_lr(optimizer, run.optim.lr_at(number, plan.steps, plan.warmup, run.batch))
+            output = accumulate(accelerator, model, micro_batches)
+            norm = clip(step, run.optim.clip)
+            moved = guard.check(number, output.loss, norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            step.after_step(number, moved)
+
+            done = number + 1
+            saving = done % plan.checkpoint_every == 0 or done == plan.steps
+            if (incident := guard.incident(now=saving)) is not None:
+                save(incident)
+                raise NonFinite(explain(incident, folder))
+            if done % run.track.every == 0 or done == plan.steps:
+                values = measure(accelerator, output, norm)
+                values |= {"lr": optimizer.param_groups[0]["lr"], "epoch": done / plan.steps_per_epoch}
+                values |= {"images_per_second": progress.rate(done)}
+                progress.show(done, values["loss"])
+                if tracker:
+                    tracker.log(done, values)
+            if saving:
+                save(done)
+
+
+def start(run: Run) -> Accelerator:
+    """Join the other processes; accelerate places and wraps, and decides nothing that the recipe decides."""
+    chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if chosen not in {"no", run.precision}:
+        raise ConfigError(
+            f"precision: the recipe says {run.precision}, but accelerate was configured with mixed_precision={chosen}; "
+            f"set 'mixed_precision: no' there, or give precision={'bf16' if chosen == 'bf16' else 'fp32'}"
+        )
+    for variable, ours in (("GRADIENT_ACCUMULATION_STEPS", "machine.micro_batch"), ("DYNAMO_BACKEND", "machine.compile")):
+        if os.environ.get(f"ACCELERATE_{variable}", "no").lower() not in {"no", "1"}:
+            raise ConfigError(f"ACCELERATE_{variable} is set, which {ours} decides; unset it")
+    if run.machine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
+    return Accelerator(mixed_precision="no", kwargs_handlers=[wrapping])
+
+
+def announce(accelerator: Accelerator, run: Run, plan: Plan, order: Order, folder: Path, done: int) -> None:
+    """Say what is about to happen, once."""
+    share = f"{plan.processes} x {plan.micro_batch} x {plan.accumulation}"
+    where = f"from step {done}" if done else "from the start"
+    accelerator.print(
+        f"{run.name} on {order.size:,} images: {plan.steps:,} steps of {run.batch} "
+        f"(processes x images x accumulation: {share}), peak lr {plan.peak_lr:.3g}, {run.precision}, on {accelerator.device}"
+    )
+    if order.dropped:
+        accelerator.print(f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)")
+    if done >= plan.steps:
+        accelerator.print(f"{folder}: complete already, at step {done}")
+    else:
+        accelerator.print(f"{folder}: {where}")
+
+
+def accumulate(accelerator: Accelerator, model: torch.nn.Module, micro_batches: list[Batch]) -> Output:
+    """The gradient of one global batch, synchronised once; the output holds means over the micro-batches."""
+    outputs = []
+    for index, batch in enumerate(micro_batches, start=1):
+        last = index == len(micro_batches)
+        with contextlib.nullcontext() if last else accelerator.no_sync(model):
+            output: Output = model(batch.to(accelerator.device, non_blocking=True))
+            accelerator.backward(output.loss / len(micro_batches))
+        outputs.append(output)
+    return Output(
+        loss=torch.stack([output.loss.detach() for output in outputs]).mean(),
+        metrics={name: torch.stack([output.metrics[name] for output in outputs]).mean() for name in outputs[0].metrics},
+    )
+
+
+def clip(step: Step, limit: float | None) -> Tensor:
+    """The norm of the whole gradient, cut to the limit where there is one."""
+    parameters = [parameter for parameter in step.parameters() if parameter.grad is not None]
+    if limit is None:
+        return torch.nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    return torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+
+def measure(accelerator: Accelerator, output: Output, norm: Tensor) -> dict[str, float]:
+    """The step's metrics as numbers, over all processes: here the host waits for the device."""
+    values = torch.stack([value.float() for value in output.metrics.values()])
+    means = accelerator.reduce(values, "mean").tolist()
+    return dict(zip(output.metrics, means, strict=True)) | {"gradient_norm": float(norm)}
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group this learning rate, times its own scale if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout draws from torch's generator: seeded by position, so that nothing needs saving."""
+    torch.manual_seed(int(fold(seed, step, rank)[0] >> 1))
+
+
+def explain(incident: int, folder: Path) -> str:
+    """What the user learns of a non-finite step."""
+    return (
+        f"{folder}: the loss or the gradient of step {incident} is not finite; the weights before it are saved as "
+        f"checkpoint {incident}; lower optim.lr, set optim.clip, or use precision=fp32"
+    )

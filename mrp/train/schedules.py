@@ -1,0 +1,12 @@
+"""How a value moves over training."""
+
+from __future__ import annotations
+
+import math
+
+
+def half_cosine(at: float, total: float, warmup: float, peak: float, floor: float = 0.0) -> float:
+    """Linear warm-up from zero, then half a cosine from the peak to the floor; time in steps or in epochs alike."""
+    if at < warmup:
+        return peak * at / warmup
+    return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (at - warmup) / (total - warmup)))

@@ -1,0 +1,58 @@
+"""What is compiled and wrapped for many processes: raw batch in, output out."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+
+Precision = Literal["bf16", "fp32"]
+
+_FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+
+
+class Prepare(nn.Module):
+    """Raw images to normalised float32; mean and std are buffers, so that they travel with the weights."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Pixels in units of their standard deviation."""
+        images = images.float() / _FULL_SCALE.get(images.dtype, 1.0)
+        return (images - self.mean) / self.std
+
+    def undo(self, images: Tensor) -> Tensor:
+        """Normalised images back to [0, 1], for pictures."""
+        return (images * self.std + self.mean).clamp(0, 1)
+
+
+class Step(nn.Module):
+    """Normalisation and the objective under one precision; training and evaluation both go through its forward."""
+
+    def __init__(self, prepare: Prepare, objective: nn.Module, precision: Precision) -> None:
+        super().__init__()
+        self.prepare = prepare
+        self.objective = objective
+        self.precision = precision
+
+    def forward(self, batch: Batch, features: bool = False) -> Output:
+        """The objective's output, or only the features of the whole images."""
+        images = self.prepare(batch.images)
+        batch = batch.with_images(images)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            if not features:
+                return cast(Output, self.objective(batch))
+            return Output(loss=images.new_zeros(()), features=self.objective.features(batch).float())
+
+    def after_step(self, step: int, moved: Tensor) -> None:
+        """Tell the objective that the optimizer has been called; `moved` (on the device) is False if it was held back."""
+        self.objective.after_step(step, moved)

@@ -1,0 +1,134 @@
+"""Where the numbers of a run go: always a JSON-lines file, and TensorBoard or Weights & Biases by one setting."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from mrp.config import ConfigError, Node
+
+METRICS = "metrics.jsonl"
+
+
+class Config(Node):
+    """`track:`, a tracker's name or a section."""
+
+    name: Literal["none", "tensorboard", "wandb"] = "none"
+    every: int = Field(10, gt=0)  # steps between two log points
+    project: str = "mrp"
+    mode: Literal["online", "offline"] = "online"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Sink(Protocol):
+    """Something that shows scalars."""
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Show the values of a step."""
+
+    def close(self) -> None:
+        """Hand over what is still held."""
+
+
+class Tracker:
+    """Writes one line a log point; on resume the lines after the checkpoint's step are cut, so none appears twice."""
+
+    def __init__(self, config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
+        self.path = folder / METRICS
+        cut(self.path, resumed_at)
+        self._file = self.path.open("a", encoding="utf-8")
+        self._sinks = _open_sinks(config, folder, resolved, resumed_at)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Record the values of a step; JSON has no NaN, so a non-finite value becomes text."""
+        line = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        self._file.write(json.dumps({"step": step, **line}) + "\n")
+        self._file.flush()
+        for sink in self._sinks:
+            sink.log(step, values)
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        for sink in self._sinks:
+            sink.close()
+
+
+def cut(path: Path, step: int) -> None:
+    """Drop the lines after `step`, and a line torn by a kill, in one atomic replacement."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (json.JSONDecodeError, KeyError, TypeError):
+            continue
+    replacement = path.with_suffix(".tmp")
+    replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    os.replace(replacement, path)
+
+
+def _open_sinks(config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> list[Sink]:
+    match config.name:
+        case "tensorboard":
+            return [_TensorBoard(folder, resumed_at)]
+        case "wandb":
+            return [_Wandb(config, folder, resolved)]
+        case "none":
+            return []
+
+
+class _TensorBoard:
+    def __init__(self, folder: Path, resumed_at: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError("track: tensorboard is not installed; 'pip install tensorboard', or track: none") from None
+        purge = resumed_at + 1 if resumed_at else None
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+
+    def close(self) -> None:
+        self._writer.close()  # type: ignore[no-untyped-call]
+
+
+class _Wandb:
+    def __init__(self, config: Config, folder: Path, resolved: dict[str, Any]) -> None:
+        try:
+            import wandb
+        except ImportError:
+            raise ConfigError("track: wandb is not installed; 'pip install wandb', or track: none") from None
+        name = folder / "wandb_id.txt"  # one id a run folder: a resumed run goes on in the same place
+        if not name.exists():
+            name.write_text(wandb.util.generate_id())
+        self._run = wandb.init(
+            project=config.project,
+            name=folder.name,
+            id=name.read_text().strip(),
+            resume="allow",
+            mode=config.mode,
+            dir=str(folder),
+            config=resolved,
+            settings=wandb.Settings(silent=True),
+        )
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self._run.log(values, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
