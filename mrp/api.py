@@ -20,6 +20,7 @@ from mrp.data.sources import Source, open_source
 from mrp.evaluate import features as extraction
 from mrp.evaluate import knn
 from mrp.evaluate import probe as linear
+from mrp.evaluate.processes import Accelerator, join
 from mrp.objectives._helpers import Objective
 from mrp.run import Run
 from mrp.run import load as load_run
@@ -115,7 +116,7 @@ def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
     for name, source in (("train", train), ("test", test)):
         if not source.classes:
             raise ConfigError(f"{folder}: data.{name} has no labels, so features cannot be judged by accuracy")
-    processes = extraction.join()
+    processes = join()
     results: dict[str, dict[str, Any]] = {}
     for name, model in (("trained", load(folder)), ("untrained", untrained(folder))):
         module = model.module.to(processes.device)
@@ -127,7 +128,7 @@ def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
     return results
 
 
-def features(module: Step, source: Source, run: Run, processes: extraction.Accelerator) -> extraction.Features:
+def features(module: Step, source: Source, run: Run, processes: Accelerator) -> extraction.Features:
     """The features of every image of a source, as evaluation sees it."""
     loader = EvalLoader(
         source, View(run.data, train=False), batch=_BATCH, rank=processes.process_index, world=processes.num_processes,

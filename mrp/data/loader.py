@@ -55,8 +55,12 @@ class Loader:
         """The micro-batches of each optimizer step; one span at a time."""
         self._span.numbers = range(start * self.accumulation, stop * self.accumulation)
         micro_batches = _received(self._batches)
-        for _ in range(start, stop):
-            yield [next(micro_batches) for _ in range(self.accumulation)]
+        try:
+            for _ in range(start, stop):
+                yield [next(micro_batches) for _ in range(self.accumulation)]
+        except ConfigError:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Let the worker processes go; another span would start new ones."""
@@ -216,10 +220,12 @@ def _received(batches: DataLoader[Any]) -> Iterator[Batch]:
             if isinstance(batch, _Fault):
                 raise ConfigError(batch.message)
             yield batch
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker (pid"):
-            raise
+    except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+            raise  # the others are what is met when a worker dies with a batch half handed over
         raise ConfigError(
             "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
             "container); take fewer workers or a smaller micro-batch"
         ) from None
+    finally:
+        del batches  # or the traceback keeps the workers, and collecting them as a cycle takes torch five seconds

@@ -22,11 +22,6 @@ class Features:
     keys: Tensor  # N int64
 
 
-def join() -> Accelerator:
-    """The processes that evaluate together."""
-    return Accelerator(mixed_precision="no")
-
-
 def extract(
     step: nn.Module, loader: Iterable[Batch], accelerator: Accelerator, num_samples: int | None = None
 ) -> Features:

@@ -54,6 +54,7 @@ class Coordinates(NamedTuple):
         return cls(mean, scale[:, None] * torch.linalg.eigh(standard.T @ standard).eigenvectors)
 
     def __call__(self, features: Tensor) -> Tensor:
+        """Map features (N D) to inputs of the probe (N D, float64)."""
         return (features.double() - self.mean) @ self.axes
 
 
@@ -110,15 +111,15 @@ def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: i
     def loss() -> float:
         optimizer.zero_grad()
         penalty = l2 / 2 * (free * scale)[:-1].square().sum()
-        penalty.backward()  # type: ignore[no-untyped-call]
+        penalty.backward()
         total = penalty.item()
         for rows, answers in parts:  # a chunk at a time, so that the logits of all samples never exist at once
             part = F.cross_entropy(_logits(rows, free * scale), answers, reduction="sum") / len(inputs)
-            part.backward()  # type: ignore[no-untyped-call]
+            part.backward()
             total += part.item()
         return total
 
-    optimizer.step(loss)  # type: ignore[no-untyped-call]
+    optimizer.step(loss)
     return free.detach() * scale
 
 

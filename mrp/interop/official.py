@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,16 @@ def read(path: Path) -> dict[str, Any]:
 
 def mae(path: Path) -> dict[str, Tensor]:
     """The weights of an official MAE (or U-MAE) pretraining checkpoint, under the names of `objectives.mae`."""
-    weights = read(path)
-    weights = weights.get("model", weights)
+    content = read(path)
+    return rename_mae(content.get("model", content))
+
+
+def rename_mae(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The official names of MAE's parameters as ours; what we do not know is an error, never dropped."""
     renamed = {}
     for name, tensor in weights.items():
-        for pattern, replacement in _MAE:
-            new, found = re.subn(f"^{pattern}$", replacement, name)
-            if found:
-                renamed[new] = tensor
-                break
+        new = next((re.sub(f"^{old}$", ours, name) for old, ours in _MAE if re.fullmatch(old, name)), None)
+        if new is None:
+            raise ValueError(f"'{name}' is not a parameter of MAE as officially released; is this another kind of checkpoint?")
+        renamed[new] = tensor
     return renamed

@@ -12,7 +12,7 @@ from torch import Tensor
 CELL = 160  # pixels that the longer side of a small image is magnified to, about
 GAP = 6  # pixels between cells
 HEADER = 26  # pixels above the first row, for the titles
-DPI = 100
+DPI = 128  # a power of two: a size in inches is then exact, and no row of pixels is lost
 GREY = 0.5
 
 
@@ -62,5 +62,5 @@ def _write_grid(columns: dict[str, Tensor], out_path: str | Path) -> None:
     figure.figimage(page.numpy())
     for index, title in enumerate(columns):
         middle = GAP + index * step + (step - GAP) / 2
-        figure.text(middle / width, 1 - HEADER / 2 / height, title, ha="center", va="center", fontsize=10)
+        figure.text(middle / width, 1 - HEADER / 2 / height, title, ha="center", va="center", fontsize=8)
     figure.savefig(out_path, format="png")

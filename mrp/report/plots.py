@@ -37,13 +37,14 @@ def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
     if not finite.any():
         raise ValueError(f"{metrics_path}: no loss has been written yet; plot after the first log point")
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     smooth = smoothed(losses[finite])
-    upper.plot(steps[finite], losses[finite], color=FAINT, linewidth=1, label="each log point")
+    marker = "." if len(smooth) < 30 else ""  # a line of few points, or of one, would not be seen
+    upper.plot(steps[finite], losses[finite], color=FAINT, linewidth=1, marker=marker, label="each log point")
     upper.plot(steps[finite], smooth, color=LINE, linewidth=2, label=f"smoothed, at the end {smooth[-1]:.4g}")
     upper.set_ylabel("loss")
     upper.legend(frameon=False)
-    lower.plot(steps, [record["lr"] for record in records], color=LINE, linewidth=1.5)
+    lower.plot(steps, [record["lr"] for record in records], color=LINE, linewidth=1.5, marker=marker)
     lower.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for panel in (upper, lower):

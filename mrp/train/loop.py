@@ -17,6 +17,7 @@ from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.order import Order, fold
 from mrp.data.sources import open_source
+from mrp.evaluate.processes import join
 from mrp.run import Plan, Run
 from mrp.train import checkpoint, optim
 from mrp.train.cost import device_memory
@@ -29,44 +30,49 @@ from mrp.train.tracker import Tracker
 
 def train(run: Run, folder: Path) -> None:
     """Train to the end of the run, from its newest checkpoint if it has one."""
-    accelerator = start(run)
-    source = open_source(run.data.train, "train")
-    order = Order(len(source), run.batch, run.seed, run.data.tail)
-    plan = run.plan(order.steps_per_epoch, accelerator.num_processes, device_memory(accelerator.device, accelerator.num_processes))
-    lock = claim(folder, run.resolved(), run.identity(source.identity)) if accelerator.is_main_process else None
-    accelerator.wait_for_everyone()
-
-    step = run.build_step().to(accelerator.device)
-    optimizer = optim.build(run.optim, step)
-    found = checkpoint.newest(folder)
-    done = checkpoint.restore(found, step, optimizer) if found else 0
-    announce(accelerator, run, plan, order, folder, done)
-    if done >= plan.steps:
-        return
-
-    if run.machine.compile == "yes" or run.machine.compile == "auto" and accelerator.device.type == "cuda":
-        step.compile(dynamic=False)
-    model = accelerator.prepare_model(step)
-    guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
-    loader = Loader(
-        source, order, View(run.data, train=True),
-        group=run.batch, micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,
-        workers=run.machine.workers, pin_memory=accelerator.device.type == "cuda",
-    )  # fmt: skip
-    tracker = Tracker(run.track, folder, run.resolved(), done) if accelerator.is_main_process else None
-    progress = Progress(plan.steps, done, run.batch, quiet=not accelerator.is_main_process)
-
-    def save(at: int) -> None:
-        if accelerator.is_main_process:
-            checkpoint.save(folder, at, step, optimizer, {"data": order.state(at)}, run.checkpoint.keep)
+    with contextlib.ExitStack() as closing:
+        accelerator = start(run)
+        main = accelerator.is_main_process
+        source = open_source(run.data.train, "train")
+        order = Order(len(source), run.batch, run.seed, run.data.tail)
+        memory = device_memory(accelerator.device, accelerator.num_processes)
+        plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
+        if main:
+            closing.enter_context(claim(folder, run.resolved(), run.identity(source.identity)))
         accelerator.wait_for_everyone()
 
-    with contextlib.ExitStack() as closing:
-        for each in (loader, progress, *([tracker] if tracker else [])):
-            closing.callback(each.close)
+        step = run.build_step().to(accelerator.device)
+        optimizer = optim.build(run.optim, step)
+        found = checkpoint.newest(folder)
+        done = checkpoint.restore(found, step, optimizer) if found else 0
+        accelerator.print(announcement(run, plan, order, accelerator.device, folder, done))
+        if done >= plan.steps:
+            return
+
+        if run.machine.compile == "yes" or run.machine.compile == "auto" and accelerator.device.type == "cuda":
+            step.compile(dynamic=False)
+        model = accelerator.prepare_model(step)
+        guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
+        loader = Loader(
+            source, order, View(run.data, train=True),
+            group=run.batch, micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,
+            workers=run.machine.workers, pin_memory=accelerator.device.type == "cuda",
+        )  # fmt: skip
+        closing.callback(loader.close)
+        progress = Progress(plan.steps, done, run.batch, quiet=not main)
+        closing.callback(progress.close)
+        tracker = Tracker(run.track, folder, run.resolved(), done) if main else None
+        if tracker:
+            closing.callback(tracker.close)
+
+        def save(at: int) -> None:
+            if main:
+                checkpoint.save(folder, at, step, optimizer, {"data": order.state(at)}, run.checkpoint.keep)
+            accelerator.wait_for_everyone()
+
         for number, micro_batches in enumerate(loader.steps(done, plan.steps), start=done):
             seed_step(run.seed, number, accelerator.process_index)
-            set_lr(optimizer, run.optim.lr_at(number, plan.steps, plan.warmup, run.batch))
+            optim.set_lr(optimizer, run.optim.lr_at(number, plan.steps, plan.warmup, run.batch))
             output = accumulate(accelerator, model, micro_batches)
             norm = clip(step, run.optim.clip)
             moved = guard.check(number, output.loss, norm)
@@ -104,24 +110,23 @@ def start(run: Run) -> Accelerator:
     if run.machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    wrapping = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
-    return Accelerator(mixed_precision="no", kwargs_handlers=[wrapping])
+    wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    return join(wrapping)
 
 
-def announce(accelerator: Accelerator, run: Run, plan: Plan, order: Order, folder: Path, done: int) -> None:
-    """Say what is about to happen, once."""
-    share = f"{plan.processes} x {plan.micro_batch} x {plan.accumulation}"
-    where = f"from step {done}" if done else "from the start"
-    accelerator.print(
-        f"{run.name} on {order.size:,} images: {plan.steps:,} steps of {run.batch} "
-        f"(processes x images x accumulation: {share}), peak lr {plan.peak_lr:.3g}, {run.precision}, on {accelerator.device}"
-    )
+def announcement(run: Run, plan: Plan, order: Order, device: torch.device, folder: Path, done: int) -> str:
+    """What is about to happen, in a few lines."""
+    lines = [
+        f"{run.name} on {order.size:,} images: {plan.steps:,} steps of {run.batch} (processes x images x accumulation: "
+        f"{plan.processes} x {plan.micro_batch} x {plan.accumulation}), peak lr {plan.peak_lr:.3g}, {run.precision}, on {device}"
+    ]
     if order.dropped:
-        accelerator.print(f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)")
+        lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
     if done >= plan.steps:
-        accelerator.print(f"{folder}: complete already, at step {done}")
+        lines += [f"{folder}: complete already, at step {done}"]
     else:
-        accelerator.print(f"{folder}: {where}")
+        lines += [f"{folder}: from {f'step {done}' if done else 'the start'}"]
+    return "\n".join(lines)
 
 
 def accumulate(accelerator: Accelerator, model: torch.nn.Module, micro_batches: list[Batch]) -> Output:
@@ -152,12 +157,6 @@ def measure(accelerator: Accelerator, output: Output, norm: Tensor) -> dict[str,
     values = torch.stack([value.float() for value in output.metrics.values()])
     means = accelerator.reduce(values, "mean").tolist()
     return dict(zip(output.metrics, means, strict=True)) | {"gradient_norm": float(norm)}
-
-
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group this learning rate, times its own scale if it has one."""
-    for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

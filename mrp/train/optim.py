@@ -47,3 +47,9 @@ def build(config: Config, module: nn.Module) -> torch.optim.Optimizer:
     """A fused AdamW: it alone can be told on the device, without asking the host, to leave everything as it is."""
     parameters = groups(module, config.weight_decay)
     return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Give every group this learning rate, times its own scale if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)

@@ -1,0 +1,58 @@
+# `make` lists the targets. PYTHON chooses the interpreter of a new .venv; ARGS goes to pytest:
+#   make setup PYTHON=python3.12        make test ARGS="-k mae -x"
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.setup
+# An existing .venv keeps its Python unless PYTHON was given.
+VERSION = `$(if $(filter file,$(origin PYTHON)),$(BIN)/python -V 2>/dev/null ||) $(PYTHON) -V 2>&1`
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint type bench golden clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):[^#]*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "  make %-8s %s\n", $$1, $$2 }'
+
+# The stamp holds what .venv was made from. It says "installing" meanwhile, so that an interrupted one starts afresh.
+setup: ## Create or renew .venv with mrp and its pinned dependencies (about two minutes; no work if it is up to date)
+	@version="$(VERSION)"; \
+	case "$$version" in "Python 3.11."* | "Python 3.12."* | "Python 3.13."*) ;; *) \
+		echo "mrp needs Python 3.11, 3.12 or 3.13, but $(PYTHON) says '$$version': try make setup PYTHON=python3.12" >&2; \
+		exit 1 ;; esac; \
+	sum=`cat pyproject.toml constraints.txt | cksum`; \
+	stamp=`cat $(STAMP) 2>/dev/null`; \
+	sound=`test "$$($(BIN)/python -V 2>&1)" = "$$version" && $(BIN)/pip -V 2>/dev/null | grep -F "$(CURDIR)/$(VENV)/"`; \
+	if [ "$$sound" ] && [ "$$stamp" = "$$version $$sum" ]; then exit 0; fi; \
+	if [ -z "$$sound" ] || [ "$$stamp" = installing ]; then \
+		rm -rf $(VENV) && $(PYTHON) -m venv $(VENV) && version=`$(BIN)/python -V` || exit 1; \
+	fi; \
+	echo "Installing mrp and its dependencies into $(VENV) ($$version): about two minutes the first time"; \
+	trap 'exit 130' INT TERM; \
+	echo installing > $(STAMP); \
+	$(BIN)/python -m pip install -qq -c constraints.txt -e '.[dev]' || { rm -f $(STAMP); exit 1; }; \
+	echo "$$version $$sum" > $(STAMP); \
+	echo "Ready: $(BIN)/mrp --help"
+
+demo: setup ## Pretrain, probe and draw a small run on a CPU
+	@$(BIN)/mrp demo
+
+test: setup ## Run the tests
+	@$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+
+lint: setup ## Check style and formatting
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+type: setup ## Check types
+	@$(BIN)/mypy
+
+bench: setup ## Measure the training step and the data loader
+	@$(foreach tool,$(wildcard tools/bench_step.py tools/bench_data.py),$(BIN)/python $(tool) &&) true
+
+golden: setup ## Write the expected files of the golden tests anew (read the diff before you commit it)
+	@$(BIN)/python tools/golden.py
+
+clean: ## Remove what was built and the demo's run, but neither .venv nor other runs
+	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs/demo
+	@find mrp tests tools -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,86 @@
+"""What every test stands on: no network, no caches of this user, no leftovers of a launcher, repeatable properties."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+OFFLINE = {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "WANDB_MODE": "offline",
+    "WANDB_SILENT": "true",
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",  # the same sums in the same order on every machine, and room for a second process
+    "TOKENIZERS_PARALLELISM": "false",
+    # The processes that a test starts have no guard: their downloads meet a closed port.
+    "http_proxy": "http://127.0.0.1:9",
+    "https_proxy": "http://127.0.0.1:9",
+    "no_proxy": "localhost,127.0.0.1,::1",
+}
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "NODE_RANK", "MASTER_ADDR", "MASTER_PORT")
+LAUNCHERS = ("ACCELERATE_", "FSDP_", "SLURM_", "TORCHELASTIC_")
+THIS_MACHINE = ("localhost", "::1", "0.0.0.0", "::", "", socket.gethostname())
+
+hypothesis.settings.register_profile("mrp", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("mrp")
+
+
+class NetworkError(Exception):
+    """A test reached for the network."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name in list(os.environ):
+        if name in LAUNCHER or name.startswith(LAUNCHERS) or name.lower().endswith("_proxy"):
+            del os.environ[name]
+    os.environ.update(OFFLINE | {name.upper(): OFFLINE[name] for name in OFFLINE if name.endswith("_proxy")})
+    caches = tempfile.TemporaryDirectory(prefix="mrp-tests-")
+    config.add_cleanup(caches.cleanup)
+    os.environ.update(HF_HOME=caches.name, TORCH_HOME=caches.name)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the GPU skip themselves where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        for item in marked:
+            item.add_marker(pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Only this machine answers: a hidden download fails at its first look-up."""
+
+    def check(host: Any) -> None:
+        name = host.decode() if isinstance(host, bytes) else host
+        if name is not None and name not in THIS_MACHINE and not name.startswith("127."):
+            raise NetworkError(f"a test reached for {name}; tests use nothing but this machine")
+
+    def guarded(original: Any) -> Any:
+        def connect(self: socket.socket, address: Any) -> Any:
+            if self.family in (socket.AF_INET, socket.AF_INET6):
+                check(address[0])
+            return original(self, address)
+
+        return connect
+
+    look_up = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, **options: Any) -> Any:
+        check(host)
+        return look_up(host, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
+        patch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
+        patch.setattr(socket, "getaddrinfo", getaddrinfo)
+        yield

@@ -1,0 +1,236 @@
+"""Whatever the file is, the pixels are right or there is an error."""
+
+import io
+import struct
+import warnings
+from contextlib import suppress
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from mrp.data.decode import DecodeError, decode
+
+HEIGHT, WIDTH = 40, 56
+ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
+RGB = np.stack([ROWS * 6, COLUMNS * 4, (ROWS + COLUMNS) * 2], -1).astype(np.uint8)
+NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+DEEP = (ROWS * 1600 + COLUMNS).astype(np.uint16)
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    image.save(out, kind, **options)
+    return out.getvalue()
+
+
+def by_pillow(data: bytes, mode: str = "RGB") -> torch.Tensor:
+    with Image.open(io.BytesIO(data)) as image:
+        array = np.array(ImageOps.exif_transpose(image).convert(mode))
+    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> int:
+    assert a.shape == b.shape
+    return int((a.int() - b.int()).abs().max())
+
+
+@pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_lossless_formats(kind: str, channels: int) -> None:
+    data = encoded(Image.fromarray(RGB), kind)
+    image = decode(data, channels)
+    assert image.dtype == torch.uint8
+    assert distance(image, by_pillow(data, "RGB" if channels == 3 else "L")) == 0
+
+
+@pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("WEBP", {}), ("GIF", {})])
+def test_other_formats(kind: str, options: dict[str, object]) -> None:
+    data = encoded(Image.fromarray(RGB), kind, **options)
+    assert distance(decode(data, 3), by_pillow(data)) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
+def test_jpeg(options: dict[str, object]) -> None:
+    data = encoded(Image.fromarray(RGB), "JPEG", **options)
+    assert distance(decode(data, 3), by_pillow(data)) <= 2
+    assert distance(decode(data, 1), by_pillow(data, "L")) <= 2
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_grey_becomes_three_equal_channels(kind: str) -> None:
+    data = encoded(Image.fromarray(RGB[..., 0]), kind)
+    image = decode(data, 3)
+    assert image.shape == (3, HEIGHT, WIDTH)
+    assert (image == image[:1]).all()
+    assert distance(image[:1], decode(data, 1)) == 0
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_cmyk(kind: str) -> None:
+    data = encoded(Image.fromarray(RGB).convert("CMYK"), kind, **({"quality": 95} if kind == "JPEG" else {}))
+    image = decode(data, 3)
+    assert distance(image, by_pillow(data)) <= 2
+    assert distance(image, torch.from_numpy(RGB).permute(2, 0, 1)) <= 12
+
+
+def test_alpha_is_dropped_unless_four_channels_are_wanted() -> None:
+    alpha = np.concatenate([RGB, (COLUMNS[..., None] * 4).astype(np.uint8)], -1)
+    data = encoded(Image.fromarray(alpha), "PNG")
+    assert distance(decode(data, 3), torch.from_numpy(RGB).permute(2, 0, 1)) == 0
+    assert distance(decode(data, 4), torch.from_numpy(alpha).permute(2, 0, 1)) == 0
+    grey = encoded(Image.fromarray(alpha).convert("LA"), "PNG")
+    assert distance(decode(grey, 1), by_pillow(grey, "L")) == 0
+
+
+@pytest.mark.parametrize("options", [{}, {"transparency": 0}, {"transparency": b"\x00\x80"}])
+def test_palette(options: dict[str, object]) -> None:
+    image = Image.fromarray(RGB).quantize(16)
+    data = encoded(image, "PNG", **options)
+    assert distance(decode(data, 3), torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)) == 0
+
+
+def test_black_and_white() -> None:
+    data = encoded(Image.fromarray(RGB).convert("1"), "PNG")
+    assert set(decode(data, 1).unique().tolist()) == {0, 255}
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
+def test_sixteen_bits_stay(kind: str) -> None:
+    data = encoded(Image.fromarray(DEEP), kind)
+    image = decode(data, 1)
+    assert image.dtype == torch.uint16
+    assert distance(image, torch.from_numpy(DEEP)[None]) == 0
+    assert decode(data, 3).shape == (3, HEIGHT, WIDTH)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation(kind: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    data = encoded(Image.fromarray(RGB), kind, exif=exif, **options)
+    image = decode(data, 3)
+    assert image.shape == ((3, HEIGHT, WIDTH) if orientation < 5 else (3, WIDTH, HEIGHT))
+    assert distance(image, by_pillow(data)) <= 2
+
+
+def test_damaged_exif_does_not_matter() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encoded(Image.fromarray(RGB), "JPEG", exif=exif)
+    start = data.index(b"Exif\0\0") + 6
+    for junk in (b"\xff" * 8, b"MM\0\x2a\0\0\xff\xff"):
+        assert decode(data[:start] + junk + data[start + 8 :], 3).shape == (3, HEIGHT, WIDTH)
+
+
+def damaged(data: bytes, how: str) -> bytes:
+    half = len(data) // 2
+    return {
+        "empty": b"",
+        "head only": data[:24],
+        "half": data[:half],
+        "last bytes lacking": data[:-20],
+        "zeros in the middle": data[:half] + bytes(200) + data[half + 200 :],
+        "text": b"<html>404 Not Found</html>",
+    }[how]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("how", ["empty", "head only", "half", "last bytes lacking", "zeros in the middle", "text"])
+def test_damage_is_an_error_of_one_line(kind: str, how: str) -> None:
+    data = encoded(Image.fromarray(NOISE), kind)
+    with pytest.raises(DecodeError) as error:
+        decode(damaged(data, how), 3)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "TIFF", "BMP", "PPM"])
+@pytest.mark.parametrize("how", ["head only", "half"])
+def test_what_is_cut_short_is_an_error(kind: str, how: str) -> None:
+    with pytest.raises(DecodeError):
+        decode(damaged(encoded(Image.fromarray(NOISE), kind), how), 3)
+
+
+@pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 95}])
+def test_a_progressive_scan_cut_short_is_an_error(options: dict[str, object]) -> None:
+    data = encoded(Image.fromarray(NOISE), "JPEG", **options)
+    for length in (len(data) // 2, len(data) * 9 // 10, len(data) - 2):
+        with pytest.raises(DecodeError, match="damaged JPEG"):
+            decode(data[:length], 3)
+
+
+SAMPLES = {
+    "JPEG": encoded(
+        Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
+    ),
+    "PNG": encoded(Image.fromarray(RGB), "PNG"),
+    "TIFF": encoded(Image.fromarray(RGB), "TIFF"),
+    "WEBP": encoded(Image.fromarray(RGB), "WEBP"),
+    "BMP": encoded(Image.fromarray(RGB), "BMP"),
+    "GIF": encoded(Image.fromarray(RGB), "GIF"),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kind=st.sampled_from(sorted(SAMPLES)),
+    position=st.floats(0, 1, exclude_max=True),
+    junk=st.binary(min_size=1, max_size=8),
+)
+def test_any_damage_gives_pixels_or_a_decode_error(kind: str, position: float, junk: bytes) -> None:
+    data = SAMPLES[kind]
+    start = int(position * len(data))
+    with suppress(DecodeError):
+        assert decode(data[:start] + junk + data[start + len(junk) :], 3).shape[0] == 3
+
+
+def test_arrays_pass_when_the_channels_agree() -> None:
+    many = np.zeros((5, 6, 7), np.uint16)
+    assert decode(many, 7).shape == (7, 5, 6)
+    grey: NDArray[np.uint8] = RGB[..., :1].copy()
+    assert distance(decode(grey, 3)[:1], torch.from_numpy(grey).permute(2, 0, 1)) == 0
+    assert distance(decode(RGB.copy(), 1), torch.from_numpy(np.array(Image.fromarray(RGB).convert("L")))[None]) == 0
+    white = np.full((2, 2, 3), 0xFFFF, np.uint16)
+    assert (decode(white, 1).int() == 0xFFFF).all()
+    with pytest.raises(DecodeError, match=r"7 channels where 3 are wanted; set data\.channels to 7"):
+        decode(many, 3)
+
+
+def test_colour_is_not_four_channels() -> None:
+    with pytest.raises(DecodeError, match="3 channels where 4 are wanted"):
+        decode(encoded(Image.fromarray(RGB), "JPEG"), 4)
+
+
+def test_unusual_depths_are_refused() -> None:
+    with pytest.raises(DecodeError, match="floating-point"):
+        decode(encoded(Image.fromarray(RGB[..., 0].astype(np.float32)), "TIFF"), 1)
+    with pytest.raises(DecodeError, match="32 bits"):
+        decode(encoded(Image.fromarray(np.full((4, 4), 70_000, np.int32)), "TIFF"), 1)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_a_decompression_bomb_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(RGB), kind)
+    for limit in (HEIGHT * WIDTH - 1, HEIGHT * WIDTH // 3):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
+        with pytest.raises(DecodeError, match="could be an attack"):
+            decode(data, 3)
+
+
+def test_a_program_in_an_image_is_not_run() -> None:
+    with pytest.raises(DecodeError, match="not an image that can be read"):
+        decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n", 3)
+
+
+def test_no_warning_escapes() -> None:
+    exif = struct.pack(">2sHIH", b"MM", 42, 8, 9)  # says nine entries and holds none
+    data = encoded(Image.fromarray(RGB), "PNG", exif=exif)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decode(data, 3)

@@ -1,0 +1,226 @@
+"""The same pixels for every number of ranks, workers and micro-batches; each sample once in evaluation; clean ends."""
+
+import io
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mrp.batch import Batch
+from mrp.config import ConfigError
+from mrp.data.augment import View
+from mrp.data.loader import EvalLoader, Loader
+from mrp.data.order import Order, keys
+from mrp.data.sources import Config, Source, open_source
+
+BATCH = 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        path = root / f"class{number % 3}" / f"{number:02}.{'png' if number % 4 else 'jpg'}"
+        path.parent.mkdir(exist_ok=True)
+        height, width = rng.integers(10, 40, 2)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    return root
+
+
+def view(train: bool = True, **options: Any) -> View:
+    return View(Config(**{"train": "digits", "size": 12, **options}), train)
+
+
+def loader(source: Source, *, coupled: bool = False, seed: int = 3, **options: Any) -> Loader:
+    options = {"micro_batch": BATCH, "rank": 0, "world": 1, "workers": 0, "pin_memory": False} | options
+    group = options["micro_batch"] * options["world"] if coupled else BATCH
+    return Loader(source, Order(len(source), BATCH, seed), view(), group=group, **options)
+
+
+def joined(batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
+    labels = [batch.labels for batch in batches if batch.labels is not None]
+    return (
+        torch.cat([batch.images for batch in batches]),
+        torch.cat([batch.keys for batch in batches]),
+        torch.cat(labels),
+    )
+
+
+def steps(source: Source, world: int, start: int, stop: int, **options: Any) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Each global batch of a span, put together from its ranks."""
+    ranks = [list(loader(source, rank=rank, world=world, **options).steps(start, stop)) for rank in range(world)]
+    if options.get("coupled"):
+        return [
+            joined([batch for micro in zip(*parts, strict=True) for batch in micro])
+            for parts in zip(*ranks, strict=True)
+        ]
+    return [joined([batch for part in parts for batch in part]) for parts in zip(*ranks, strict=True)]
+
+
+def same(a: list[tuple[Tensor, Tensor, Tensor]], b: list[tuple[Tensor, Tensor, Tensor]]) -> bool:
+    return all(torch.equal(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True))
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize(("world", "micro_batch"), [(1, 8), (2, 12), (2, 6), (3, 4), (4, 2)])
+def test_ranks_and_accumulation_change_nothing(folder: Path, world: int, micro_batch: int, coupled: bool) -> None:
+    source = open_source(str(folder), "train")
+    whole = steps(source, 1, 0, 4)
+    parts = steps(source, world, 0, 4, micro_batch=micro_batch, coupled=coupled)
+    assert same(whole, parts)
+
+
+def test_coupled_micro_steps_hold_the_same_samples_on_any_number_of_ranks(folder: Path) -> None:
+    source = open_source(str(folder), "train")
+    one = next(loader(source, coupled=True, micro_batch=12).steps(0, 1))
+    two = [next(loader(source, coupled=True, micro_batch=6, rank=rank, world=2).steps(0, 1)) for rank in (0, 1)]
+    assert len(one) == len(two[0]) == 2
+    for micro, *parts in zip(one, *two, strict=True):
+        assert torch.equal(micro.keys, torch.cat([part.keys for part in parts]))
+
+
+def test_workers_change_nothing_and_live_from_span_to_span(folder: Path) -> None:
+    source = open_source(str(folder), "train")
+    generator = torch.get_rng_state()
+    with_workers = loader(source, micro_batch=8, workers=2)
+    spans = [[joined(step) for step in with_workers.steps(start, start + 2)] for start in (0, 2)]
+    workers = {process.pid for process in multiprocessing.active_children()}
+    assert len(workers) == 2
+    abandoned = with_workers.steps(4, 9)
+    next(abandoned)
+    del abandoned
+    spans.append([joined(step) for step in with_workers.steps(4, 5)])
+    assert {process.pid for process in multiprocessing.active_children()} == workers
+    assert same([step for span in spans for step in span], steps(source, 1, 0, 5))
+    assert torch.equal(torch.get_rng_state(), generator)
+    with_workers.close()
+    assert not multiprocessing.active_children()
+
+
+def test_a_resumed_run_goes_on_where_it_was(folder: Path) -> None:
+    source = open_source(str(folder), "train")
+    assert same(steps(source, 1, 0, 6)[4:], steps(source, 2, 4, 6, micro_batch=3))
+
+
+def test_a_batch_says_what_it_is(folder: Path) -> None:
+    source = open_source(str(folder), "train")
+    first, *_ = loader(source, micro_batch=8).steps(5, 6)
+    assert [int(batch.step) for batch in first] == [5, 5, 5]
+    assert (first[0].images.shape, first[0].images.dtype) == ((8, 3, 12, 12), torch.uint8)
+    assert first[0].images.is_contiguous()
+    assert (first[0].step.shape, first[0].step.dtype) == ((), torch.int64)
+    assert first[0].valid is None
+    slots = Order(60, BATCH, 3).slots(5)
+    assert torch.cat([batch.keys for batch in first]).tolist() == slots.keys.tolist()
+    assert joined(first)[2].tolist() == [source.read(sample)[1] for sample in slots.samples.tolist()]
+    assert not list(loader(source).steps(5, 5))
+
+
+def test_without_classes_there_are_no_labels(tmp_path: Path) -> None:
+    for number in range(BATCH):
+        Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    source = open_source(str(tmp_path), "train")
+    assert next(loader(source).steps(0, 1))[0].labels is None
+    batches = EvalLoader(source, view(False), batch=5, rank=0, world=1, workers=0, pin_memory=False)
+    assert all(batch.labels is None for batch in batches)
+
+
+def evaluated(source: Source, batch: int, world: int, workers: int = 0) -> list[list[Batch]]:
+    loaders = [
+        EvalLoader(source, view(False), batch=batch, rank=rank, world=world, workers=workers, pin_memory=False)
+        for rank in range(world)
+    ]
+    ranks = [list(loader) for loader in loaders]
+    assert [len(rank) for rank in ranks] == [len(loader) for loader in loaders]
+    return ranks
+
+
+@pytest.mark.parametrize(("batch", "world"), [(60, 1), (7, 1), (16, 2), (7, 4), (1, 7), (100, 3), (5, 64)])
+def test_evaluation_sees_each_sample_once(folder: Path, batch: int, world: int) -> None:
+    source = open_source(str(folder), "test")
+    ranks = evaluated(source, batch, world)
+    assert len({len(rank) for rank in ranks}) == 1
+    batches = [one for rank in ranks for one in rank]
+    assert {one.images.shape for one in batches} == {(batch, 3, 12, 12)}
+    valid = torch.cat([one.valid for one in batches if one.valid is not None])
+    images, seen, labels = joined(batches)
+    assert seen[valid].tolist() == keys(0, 0, np.arange(60)).tolist()
+    assert labels[valid].tolist() == [source.read(sample)[1] for sample in range(60)]
+    assert not images[~valid].any()
+    whole = evaluated(source, 60, 1)[0][0].images
+    assert torch.equal(images[valid], whole)
+
+
+def test_evaluation_in_workers_is_the_same_and_they_end(folder: Path) -> None:
+    source = open_source(str(folder), "test")
+    for left, right in zip(evaluated(source, 16, 1)[0], evaluated(source, 16, 1, workers=2)[0], strict=True):
+        assert torch.equal(left.images, right.images)
+    assert not multiprocessing.active_children()
+
+
+def test_images_of_sixteen_bits_raise_their_neighbours(tmp_path: Path) -> None:
+    Image.fromarray(np.full((12, 12), 200, np.uint8)).save(tmp_path / "0.png")
+    Image.fromarray(np.full((12, 12), 54321, np.uint16)).save(tmp_path / "1.png")
+    source = open_source(str(tmp_path), "test")
+    batch, *_ = EvalLoader(source, view(False, channels=1), batch=3, rank=0, world=1, workers=0, pin_memory=False)
+    assert batch.images.dtype == torch.uint16
+    assert batch.images[:, 0, 0, 0].tolist() == [200 * 257, 54321, 0]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)).save(out, "JPEG")
+    for number in range(BATCH):
+        (tmp_path / f"{number:02}.jpg").write_bytes(out.getvalue()[: -100 if number == 17 else None])
+    source = open_source(str(tmp_path), "train")
+    with pytest.raises(ConfigError) as error:
+        list(loader(source, workers=workers).steps(0, 1))
+    assert str(error.value) == f"{tmp_path / '17.jpg'}: damaged JPEG: Premature end of JPEG file; mend or remove it"
+
+
+def test_a_vanished_image_is_named(tmp_path: Path) -> None:
+    for number in range(BATCH):
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{number}.png")
+    source = open_source(str(tmp_path), "train")
+    (tmp_path / "7.png").unlink()
+    with pytest.raises(ConfigError, match=r"7\.png: cannot be read: No such file or directory; mend or remove it"):
+        next(loader(source).steps(0, 1))
+
+
+def test_too_few_channels_are_named() -> None:
+    source = open_source("digits", "train")
+    batches = Loader(
+        source,
+        Order(len(source), 8, 0),
+        view(channels=4),
+        group=8,
+        micro_batch=8,
+        rank=0,
+        world=1,
+        workers=0,
+        pin_memory=False,
+    )
+    with pytest.raises(ConfigError, match=r"digits \(train\): image \d+: 1 channels where 4 are wanted"):
+        next(batches.steps(0, 1))
+
+
+def test_a_dead_worker_is_an_error_and_not_a_hang(folder: Path) -> None:
+    with_workers = loader(open_source(str(folder), "train"), workers=1)
+    batches = with_workers.steps(0, 1000)
+    next(batches)
+    (worker,) = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGKILL)
+    with pytest.raises(ConfigError, match=r"machine\.workers: a worker process of the loader died"):
+        list(batches)
+    with_workers.close()
+    assert not multiprocessing.active_children()

@@ -1,0 +1,108 @@
+"""The order is arithmetic: permutations, the same on any number of ranks, and with nothing to resume."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrp.data.order import Order, fold, keys, mix, permute, share
+
+SIZES = st.integers(1, 400)
+SEEDS = st.integers(0, 2**63 - 1)
+
+
+@st.composite
+def orders(draw: st.DrawFn) -> Order:
+    size = draw(SIZES)
+    return Order(size, draw(st.integers(1, size)), draw(SEEDS), draw(st.sampled_from(["drop", "continuous"])))
+
+
+@given(size=SIZES, seed=SEEDS, epoch=st.integers(0, 10**6))
+def test_permute_is_a_bijection(size: int, seed: int, epoch: int) -> None:
+    assert sorted(permute(np.arange(size), size, seed, epoch)) == list(range(size))
+
+
+@given(order=orders(), epoch=st.integers(0, 5))
+def test_drop_shows_no_sample_twice_in_an_epoch(order: Order, epoch: int) -> None:
+    order = Order(order.size, order.batch, order.seed, "drop")
+    steps = int(order.steps_per_epoch)
+    seen = np.concatenate([order.slots(epoch * steps + step).samples for step in range(steps)])
+    assert len(set(seen.tolist())) == len(seen) == order.size - order.dropped
+    assert set(order.slots(epoch * steps).epochs) == {epoch}
+
+
+@given(order=orders())
+def test_continuous_goes_through_every_epoch_whole(order: Order) -> None:
+    order = Order(order.size, order.batch, order.seed, "continuous")
+    slots = [order.slots(step) for step in range(-(-2 * order.size // order.batch))]
+    samples = np.concatenate([slot.samples for slot in slots])
+    epochs = np.concatenate([slot.epochs for slot in slots])
+    for epoch in (0, 1):
+        assert sorted(samples[epochs == epoch]) == list(range(order.size))
+
+
+@given(order=orders(), step=st.integers(0, 10**9), data=st.data())
+def test_a_place_holds_the_same_whoever_asks(order: Order, step: int, data: st.DataObject) -> None:
+    places = np.array(data.draw(st.lists(st.integers(0, order.batch - 1), min_size=1, max_size=20)))
+    whole, part = order.slots(step), order.slots(step, places)
+    for all_values, values in zip(whole, part, strict=True):
+        np.testing.assert_array_equal(all_values[places], values)
+
+
+@given(micro=st.integers(1, 4), world=st.integers(1, 4), accumulation=st.integers(1, 4), coupled=st.booleans())
+def test_ranks_share_the_batch(micro: int, world: int, accumulation: int, coupled: bool) -> None:
+    batch = micro * world * accumulation
+    group = micro * world if coupled else batch
+    shares = [share(batch, group, rank, world) for rank in range(world)]
+    assert sorted(np.concatenate(shares)) == list(range(batch))
+    if coupled:  # the same samples meet in a micro-step, however many ranks there are
+        met = np.stack([part.reshape(accumulation, micro) for part in shares], 1).reshape(accumulation, -1)
+        np.testing.assert_array_equal(met, np.arange(batch).reshape(accumulation, -1))
+    else:
+        assert all((np.diff(part) == 1).all() for part in shares)
+
+
+def test_epochs_and_seeds_give_other_orders() -> None:
+    first = Order(100, 10, seed=0)
+    assert first.slots(0).samples.tolist() != first.slots(10).samples.tolist()
+    assert first.slots(0).samples.tolist() != Order(100, 10, seed=1).slots(0).samples.tolist()
+    assert Order(100, 10, seed=0, shuffle=False).slots(1).samples.tolist() == list(range(10, 20))
+
+
+def test_keys_differ_in_all_that_they_are_made_of() -> None:
+    samples = np.arange(2000)
+    several = [keys(seed, epoch, samples, view) for seed in (0, 1) for epoch in (0, 1) for view in (0, 1)]
+    together = np.concatenate(several)
+    assert len(np.unique(together)) == len(together)
+    assert together.min() >= 0
+
+
+def test_every_place_is_reached_evenly() -> None:
+    first = np.array([permute(np.arange(1), 10, seed)[0] for seed in range(2000)])
+    assert np.bincount(first, minlength=10).min() > 140
+
+
+def test_the_numbers_of_this_version_stay() -> None:
+    """A change here changes every run's data: raise order.VERSION with it."""
+    assert mix(np.array([1], np.uint64)).tolist() == [6238072747940578789]
+    assert fold(1, 2, 3).tolist() == [13675598158741942980]
+    slots = Order(1000, 4, seed=7).slots(300)
+    assert slots.epochs.tolist() == [1] * 4
+    assert slots.samples.tolist() == [178, 988, 227, 332]
+    assert slots.keys.tolist() == [190187664853465457, 1044429787627009708, 1916776046633356456, 4864993123995297360]
+
+
+def test_a_billion_samples_cost_nothing() -> None:
+    samples = Order(10**9, 4096, seed=0).slots(123_456).samples
+    assert len(set(samples.tolist())) == 4096
+    assert samples.max() < 10**9
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ValueError, match="give a batch of at most 5"):
+        Order(5, 6, seed=0)
+
+
+def test_state_counts_steps() -> None:
+    assert Order(10, 4, 0).state(5) == {"order_version": 1, "seed": 0, "epoch": 2, "consumed": 20, "batch": 4}
+    assert Order(10, 4, 0, "continuous").state(4)["epoch"] == 1

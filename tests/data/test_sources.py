@@ -1,0 +1,180 @@
+"""Folders, digits and the `data:` section: what is read, and what is said when it cannot be."""
+
+import os
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrp.config import ConfigError, Tree, build
+from mrp.data.sources import Config, Source, open_source
+
+
+def picture(path: Path, value: int = 0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((4, 5, 3), value, np.uint8)).save(path)
+
+
+def labels(source: Source) -> list[int]:
+    return [source.read(index)[1] for index in range(len(source))]
+
+
+def names(source: Source, root: Path) -> list[str]:
+    return [os.path.relpath(source.where(index), root) for index in range(len(source))]
+
+
+def message(path: Path | str, split: Any = "train") -> str:
+    with pytest.raises(ConfigError) as error:
+        open_source(str(path), split)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_class_folders_give_labels(tmp_path: Path) -> None:
+    for name in ("dog/1.PNG", "cat/deep/er/2.jpeg", "cat/1.JPG", "cat/3.tiff", "cat-like/1.webp", ".hidden/1.png"):
+        picture(tmp_path / name)
+    (tmp_path / "cat" / ".DS_Store").write_bytes(b"")
+    picture(tmp_path / "cat" / ".thumb.png")
+    (tmp_path / "cat" / "notes.txt").write_text("no picture")
+    (tmp_path / "list.csv").write_text("no picture")
+    source = open_source(str(tmp_path), "train")
+    assert source.classes == ("cat", "cat-like", "dog")
+    assert names(source, tmp_path) == ["cat-like/1.webp", "cat/1.JPG", "cat/3.tiff", "cat/deep/er/2.jpeg", "dog/1.PNG"]
+    assert labels(source) == [1, 0, 0, 0, 2]
+    assert source.read(4)[0] == (tmp_path / "dog/1.PNG").read_bytes()
+
+
+def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
+    for name in ("b.png", "a.png", "\u00e9.png"):
+        picture(tmp_path / name)
+    source = open_source(str(tmp_path), "train")
+    assert source.classes == ()
+    assert names(source, tmp_path) == ["a.png", "b.png", "\u00e9.png"]
+    assert labels(source) == [-1, -1, -1]
+
+
+def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    os.rename(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff.png")
+    source = open_source(str(tmp_path), "train")
+    assert isinstance(source.read(0)[0], bytes)
+
+
+def test_a_class_folder_may_be_a_link_and_a_link_upwards_is_passed_over(tmp_path: Path) -> None:
+    picture(tmp_path / "elsewhere" / "1.png")
+    picture(tmp_path / "root" / "cat" / "1.png")
+    (tmp_path / "root" / "dog").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root" / "cat" / "up").symlink_to(tmp_path / "root")
+    source = open_source(str(tmp_path / "root"), "train")
+    assert source.classes == ("cat", "dog")
+    assert len(source) == 2
+
+
+def test_identity_is_that_of_the_content(tmp_path: Path) -> None:
+    for name in ("a/1.png", "b/1.png"):
+        picture(tmp_path / "here" / name)
+    first = open_source(str(tmp_path / "here"), "train").identity
+    (tmp_path / "here").rename(tmp_path / "there")
+    assert open_source(str(tmp_path / "there"), "train").identity == first
+    assert len(first) == 64
+    (tmp_path / "there/a/1.png").rename(tmp_path / "there/a/2.png")
+    renamed = open_source(str(tmp_path / "there"), "train").identity
+    with (tmp_path / "there/a/2.png").open("ab") as file:
+        file.write(b"more")
+    longer = open_source(str(tmp_path / "there"), "train").identity
+    assert len({first, renamed, longer}) == 3
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    assert "holds no images; files that count end in .jpg, .jpeg, .png" in message(tmp_path)
+    picture(tmp_path / "cat" / "1.png")
+    (tmp_path / "dog").mkdir()
+    assert message(tmp_path) == f"{tmp_path / 'dog'}: a class folder without images; remove it, or put its images there"
+    (tmp_path / "dog").rmdir()
+    picture(tmp_path / "stray.png")
+    assert "class folders ('cat') and also images outside of them ('stray.png')" in message(tmp_path)
+
+
+def test_a_folder_of_splits_is_not_a_folder_of_classes(tmp_path: Path) -> None:
+    for name in ("train/cat/1.png", "val/cat/1.png"):
+        picture(tmp_path / name)
+    assert (
+        message(tmp_path) == f"{tmp_path}: its folders (train, val) are splits, not classes; give {tmp_path / 'train'}"
+    )
+
+
+def test_a_broken_link_is_named(tmp_path: Path) -> None:
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    assert message(tmp_path).startswith(f"{tmp_path / 'gone.png'}: cannot be read: No such file")
+
+
+def test_what_does_not_exist(tmp_path: Path) -> None:
+    assert message("digit").endswith("'digits' comes with mrp; did you mean 'digits'?")
+    assert message("imagenet") == (
+        "data.train: 'imagenet' does not exist; give a folder of images or an archive of CIFAR; 'digits' comes with mrp"
+    )
+    assert message(tmp_path / "gone", "test") == (
+        f"data.test: '{tmp_path / 'gone'}' does not exist; give a folder of images or an archive of CIFAR"
+    )
+
+
+def test_digits() -> None:
+    train, test = open_source("digits", "train"), open_source("digits", "test")
+    assert (len(train), len(test)) == (1437, 360)
+    assert train.classes == tuple("0123456789")
+    assert np.ptp(np.bincount(labels(test))) <= 3
+    assert np.ptp(np.bincount(labels(train))) <= 10
+    image, _ = train.read(0)
+    assert isinstance(image, np.ndarray)
+    assert (image.shape, str(image.dtype), image.max()) == ((8, 8, 1), "uint8", 255)
+    assert train.where(3) == "digits (train): image 3"
+    assert open_source("digits", "train").identity == train.identity != test.identity
+    shown = [{np.asarray(source.read(index)[0]).tobytes() for index in range(len(source))} for source in (train, test)]
+    assert not shown[0] & shown[1]
+
+
+@pytest.mark.parametrize("kind", ["digits", "folder"])
+def test_sources_travel_to_workers(kind: str, tmp_path: Path) -> None:
+    picture(tmp_path / "a" / "1.png")
+    source = open_source("digits" if kind == "digits" else str(tmp_path), "train")
+    again = pickle.loads(pickle.dumps(source))
+    assert again.identity == source.identity
+    assert again.where(0) == source.where(0)
+    np.testing.assert_array_equal(again.read(0)[0], source.read(0)[0])
+
+
+def config(**values: Any) -> Config:
+    data = {"train": "digits", "size": 8, **values}
+    return build(Config, Tree(data, dict.fromkeys(data, "x.yaml")))
+
+
+def test_the_section_fills_in_what_follows_from_the_channels() -> None:
+    colour = config(size=[224, 192])
+    assert colour.shape == (224, 192)
+    assert (colour.mean, colour.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    grey = config(channels=1)
+    assert (grey.shape, grey.mean, grey.std) == ((8, 8), (0.5,), (0.25,))
+    assert config(channels=5, mean=0.4, std=[1]).mean == (0.4,) * 5
+    assert Config.model_validate(colour.model_dump()) == colour
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ({"mean": [0.5, 0.5]}, "x.yaml: mean: 2 numbers were given; allowed: one, or one for each of the 3 channels"),
+        ({"channels": 2, "std": [1] * 3}, "x.yaml: std: 3 numbers were given; allowed: one, or one for each of the 2 channels"),
+        ({"std": 0}, "x.yaml: std: [0.0] was given; allowed: numbers above 0"),
+        ({"size": 0}, "x.yaml: size: 0 was given; allowed: numbers from 1"),
+        ({"size": [8, -1]}, "x.yaml: size: (8, -1) was given; allowed: numbers from 1"),
+        ({"channels": 0}, "x.yaml: channels: 0 was given; allowed: numbers from 1"),
+        ({"tail": "dorp"}, "x.yaml: tail: 'dorp' was given; allowed: 'drop' or 'continuous'; did you mean 'drop'?"),
+        ({"sizes": 8}, "x.yaml: sizes: unknown key; did you mean 'size'?"),
+    ],
+)  # fmt: skip
+def test_mistakes_in_the_section_are_named(values: dict[str, Any], wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config(**values)
+    assert str(error.value) == wanted

@@ -1,0 +1,110 @@
+"""The probe against scikit-learn's logistic regression, and what it must not look at."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from mrp.evaluate import probe
+
+
+def data(count: int, seed: int, classes: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
+    """Overlapping classes in correlated features of very different scales, one of which is constant."""
+    random = torch.Generator().manual_seed(seed)
+    labels = torch.randint(classes, (count,), generator=random)
+    features = torch.randn(count, width, generator=random) + torch.nn.functional.one_hot(labels, width)
+    features = features @ torch.randn(width, width, generator=torch.Generator().manual_seed(99))
+    return torch.cat([features * 10 ** torch.linspace(-3, 3, width), torch.full((count, 1), 0.3)], dim=1), labels
+
+
+def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    images, labels = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(images))
+    features, targets = torch.from_numpy(images[order]).float(), torch.from_numpy(labels[order])
+    return features[:1400], targets[:1400], features[1400:], targets[1400:]
+
+
+@pytest.mark.parametrize("l2", [1e-1, 1e-3, 1e-5])
+def test_fit_agrees_with_scikit_learn(l2: float) -> None:
+    features, labels = data(300, seed=0)
+    coordinates = probe.Coordinates.of(features)
+    weights = probe.fit(coordinates(features), labels, l2, torch.zeros(8, 3, dtype=torch.float64), chunk=64)
+    found = torch.addmm(weights[-1], coordinates(features), weights[:-1]).softmax(dim=1)
+
+    standard = StandardScaler().fit_transform(features[:, :-1].double().numpy())
+    theirs = LogisticRegression(C=1 / (len(features) * l2), tol=1e-9, max_iter=10000).fit(standard, labels.numpy())
+    np.testing.assert_allclose(found.numpy(), theirs.predict_proba(standard), atol=1e-4)
+
+
+def test_digits() -> None:
+    train, train_labels, test, test_labels = digits()
+    found = probe.measure(train, train_labels, test, test_labels)
+    scaler = StandardScaler().fit(train.numpy())
+    theirs = LogisticRegression(C=1 / (1400 * found.l2), max_iter=10000)
+    theirs.fit(scaler.transform(train.numpy()), train_labels.numpy())
+    assert found.accuracy == pytest.approx(theirs.score(scaler.transform(test.numpy()), test_labels.numpy()), abs=0.006)
+    assert found.accuracy > 0.95
+    assert found.train_accuracy > 0.98
+    assert found.low < found.accuracy < found.high
+    assert (found.num_train, found.num_test) == (1400, 397)
+    assert list(found.held_out) == [f"{l2:g}" for l2 in probe.STRENGTHS]
+    best = max(found.held_out.values())
+    assert found.l2 == max(l2 for l2 in probe.STRENGTHS if found.held_out[f"{l2:g}"] == best)
+    assert probe.Probe(**json.loads(json.dumps(asdict(found)))) == found
+    assert probe.measure(train, train_labels, test, test_labels) == found
+
+
+def test_noise_calls_for_a_strong_penalty() -> None:
+    random = torch.Generator().manual_seed(0)
+    features, labels = torch.randn(120, 200, generator=random), torch.arange(120) % 2
+    features[:, 0] += labels
+    found = probe.measure(features, labels, features, labels)
+    assert found.l2 > 1e-3
+    assert found.held_out[f"{found.l2:g}"] > found.held_out["1e-06"]
+
+
+def test_the_test_set_is_only_counted() -> None:
+    features, labels = data(200, seed=0)
+    test, test_labels = data(100, seed=1)
+    found = probe.measure(features, labels, test, test_labels)
+    other = probe.measure(features, labels, 5 * test[:50] + 1, test_labels[:50].flip(0))
+    assert (other.l2, other.held_out, other.train_accuracy) == (found.l2, found.held_out, found.train_accuracy)
+
+
+def test_a_class_never_trained_on_counts_as_a_mistake() -> None:
+    features, labels = data(200, seed=0)
+    found = probe.measure(features, labels * 10, features, torch.where(labels == 2, 7, labels * 10))
+    seen = probe.measure(features, labels, features[labels < 2], labels[labels < 2])
+    assert found.accuracy * 200 == pytest.approx(seen.accuracy * seen.num_test)
+
+
+def test_collapsed_features_give_the_largest_class() -> None:
+    labels = torch.tensor([0] * 12 + [1] * 28)
+    found = probe.measure(torch.full((40, 5), 0.7), labels, torch.full((40, 5), 0.7), labels)
+    assert found.accuracy == pytest.approx(0.7)
+
+
+def test_split_takes_a_fifth_of_each_class() -> None:
+    targets = torch.tensor([0] * 50 + [1] * 10 + [2] * 2 + [3])[torch.randperm(63)]
+    fitting, held_out = probe.split(targets)
+    assert sorted(torch.cat([fitting, held_out]).tolist()) == list(range(63))
+    assert targets[held_out].bincount(minlength=4).tolist() == [10, 2, 1, 0]
+    again = probe.split(targets)
+    assert torch.equal(again[0], fitting)
+    assert torch.equal(again[1], held_out)
+
+
+def test_too_few_classes_or_samples() -> None:
+    features = torch.eye(4)
+    with pytest.raises(ValueError, match="at least two classes"):
+        probe.measure(features, torch.ones(4, dtype=torch.int64), features, torch.arange(4))
+    with pytest.raises(ValueError, match="two training samples"):
+        probe.measure(features, torch.arange(4), features, torch.arange(4))

@@ -1,0 +1,71 @@
+"""Two processes do what one does: the same samples, crops and masks, the same losses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mrp.cli import main
+from mrp.data.augment import View
+from mrp.data.loader import Loader
+from mrp.data.order import Order
+from mrp.data.sources import open_source
+from mrp.launch import launch
+from mrp.run import load
+
+RECIPE = [
+    "demo", "batch=64", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=32",
+    "objective.decoder.depth=1", "data.augment={name: crop, scale: [0.5, 1]}", "track.every=1",
+]  # fmt: skip
+
+
+def test_two_ranks_of_32_see_what_one_of_64_sees() -> None:
+    run = load(RECIPE[0], RECIPE[1:])
+    source = open_source("digits", "train")
+    order = Order(len(source), 64, run.seed)
+    objective = run.build_step().objective
+
+    def batches(world: int, micro_batch: int) -> list[list[object]]:
+        loaders = [
+            Loader(
+                source, order, View(run.data, train=True), group=64, micro_batch=micro_batch, rank=rank, world=world,
+                workers=0, pin_memory=False,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        ranks = [list(loader.steps(20, 24)) for loader in loaders]  # the end of one epoch and the start of the next
+        steps = [[batch for rank in ranks for batch in rank[step]] for step in range(4)]
+        return [
+            [torch.cat([batch.keys for batch in step]), torch.cat([batch.images for batch in step]),
+             torch.cat([batch.labels for batch in step]), torch.cat([objective.mask(batch.keys) for batch in step])]
+            for step in steps
+        ]  # fmt: skip
+
+    one = batches(1, 64)
+    for other in (batches(2, 32), batches(2, 16), batches(4, 8)):
+        assert all(torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True))
+    assert len({int(key) for step in one for key in step[0]}) == 4 * 64
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("one")
+    main(["pretrain", *RECIPE, "--run", str(folder)])
+    return folder
+
+
+def curve(folder: Path) -> np.ndarray:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return np.array([[line["step"], line["loss"], line["gradient_norm"]] for line in lines])
+
+
+@pytest.mark.parametrize("more", [[], ["machine.micro_batch=8"]], ids=["whole", "accumulated"])
+def test_two_processes_train_as_one(one_process: Path, tmp_path: Path, more: list[str]) -> None:
+    folder = tmp_path / "two"
+    assert launch(2, ["pretrain", *RECIPE, *more, "--run", str(folder), "--processes", "2"]) == 0
+    # Not the weights: a key's bias has no gradient but rounding, which Adam makes as large as any other.
+    np.testing.assert_allclose(curve(folder), curve(one_process), rtol=1e-5)

@@ -1,0 +1,95 @@
+"""A run may be killed at any instruction: run again, it ends where an undisturbed one ends, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+import time
+from pathlib import Path
+
+import pytest
+
+from mrp.cli import main
+from mrp.train import checkpoint
+
+STEPS = 60
+# Saves at every other step, so that a kill often falls into one; a flip, so that the keys decide the pixels.
+RECIPE = [
+    "pretrain", "demo", f"length={STEPS} steps", "optim.warmup=5 steps", "checkpoint.every=2 steps", "batch=64",
+    "objective.decoder.depth=1", "backbone.depth=2", "backbone.width=32", "data.augment={name: resize, flip: true}",
+    "track.every=1",
+]  # fmt: skip
+
+# Children are forked from a server that has imported torch already and runs no threads.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.verbs", "sklearn.datasets"])
+
+
+def start(folder: Path, *more: str) -> multiprocessing.process.BaseProcess:
+    process = CONTEXT.Process(target=main, args=([*RECIPE, *more, "--run", str(folder)],))
+    process.start()
+    return process
+
+
+def finish(folder: Path, *more: str) -> None:
+    process = start(folder, *more)
+    process.join()
+    assert process.exitcode == 0
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    assert found.step == STEPS
+    return {path.name: path.read_bytes() for path in found.folder.iterdir()}
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finish(folder)
+    return folder
+
+
+def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -> None:
+    generator = random.Random(20)
+    folder = tmp_path / "run"
+    kills, stops = 0, []
+    while kills < 6:
+        process = start(folder, *(["machine.workers=2"] if kills % 2 else []))
+        begin = checkpoint.newest(folder)
+        # Wait until it has come a little further than last time, then strike at a random moment.
+        target = (begin.step if begin else 0) + generator.randrange(2, 10)
+        while process.is_alive() and ((found := checkpoint.newest(folder)) is None or found.step < target):
+            time.sleep(0.001)
+        time.sleep(generator.random() * 0.03)
+        assert process.is_alive(), "the run ended before it could be killed six times"
+        process.kill()
+        process.join()
+        kills += 1
+        stops.append(target)
+    finish(folder)
+    assert content(folder) == content(undisturbed)
+    assert losses(folder) == losses(undisturbed)
+    assert not list((folder / "checkpoints").glob(".*"))
+
+
+def test_a_complete_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("checkpoints/**/*")}
+    main([*RECIPE, "--run", str(undisturbed)])
+    assert "complete already, at step 60" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("checkpoints/**/*")}
+    assert [step for step, _, _ in losses(undisturbed)] == list(range(1, STEPS + 1))
+
+
+def test_neither_workers_nor_the_pace_of_saving_change_anything(undisturbed: Path, tmp_path: Path) -> None:
+    finish(tmp_path / "run", "machine.workers=3", "checkpoint.every=1 epoch", "checkpoint.keep=1")
+    theirs, ours = content(undisturbed), content(tmp_path / "run")
+    assert ours == theirs
+    assert len(list((tmp_path / "run" / "checkpoints").iterdir())) == 1
