@@ -55,4 +55,4 @@ golden: setup ## Write the expected files of the golden tests anew (read the dif
 
 clean: ## Remove what was built and the demo's run, but neither .venv nor other runs
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs/demo
-	@find mrp tests tools -name __pycache__ -prune -exec rm -rf {} +
+	@find . -name $(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mrp.batch import Batch
@@ -21,6 +20,7 @@ from mrp.evaluate import features as extraction
 from mrp.evaluate import knn
 from mrp.evaluate import probe as linear
 from mrp.evaluate.processes import Accelerator, join
+from mrp.models.vit import VisionTransformer
 from mrp.objectives._helpers import Objective
 from mrp.run import Run
 from mrp.run import load as load_run
@@ -68,7 +68,9 @@ class Model:
     def _batch(self, images: Tensor, seed: int = 0) -> Batch:
         expected = (self.run.data.channels, *self.run.data.shape)
         if images.shape[1:] != expected:
-            raise ValueError(f"images of shape (count, {', '.join(map(str, expected))}) are expected, not {tuple(images.shape)}")
+            raise ValueError(
+                f"images of shape (count, {', '.join(map(str, expected))}) are expected, not {tuple(images.shape)}"
+            )
         device = self.module.prepare.mean.device
         numbers = torch.arange(len(images)).numpy()
         return Batch(images.to(device), torch.from_numpy(keys(seed, 0, numbers)).to(device))
@@ -80,7 +82,9 @@ def load(folder: str | Path) -> Model:
     run = read(folder)
     found = checkpoint.newest(folder)
     if found is None:
-        raise ConfigError(f"{folder}: has no checkpoint yet; 'mrp pretrain' writes the first after {run.checkpoint.every}")
+        raise ConfigError(
+            f"{folder}: has no checkpoint yet; 'mrp pretrain' writes the first after {run.checkpoint.every}"
+        )
     module = run.build_step()
     module.load_state_dict(found.weights())
     return Model(run, folder, found.step, module.eval())
@@ -100,14 +104,14 @@ def read(folder: Path) -> Run:
 
 
 def held_out(run: Run, count: int) -> Tensor:
-    """The first images that the run does not train on, as its model takes them (those of the training set if it has no other)."""
+    """The first test images as the model takes them; training images where the run has no others."""
     source = open_source(run.data.test, "test") if run.data.test else open_source(run.data.train, "train")
     loader = EvalLoader(source, View(run.data, train=False), batch=count, rank=0, world=1, workers=0, pin_memory=False)
     return next(iter(loader)).images[: len(source)]
 
 
 def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Linear probe and kNN on the features of the trained backbone and of the untrained one; written to the folder too."""
+    """Linear probe and kNN on the trained backbone's features and on the untrained one's, also written to the folder."""
     folder = Path(folder)
     run = read(folder)
     if run.data.test is None:
@@ -120,9 +124,9 @@ def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
     results: dict[str, dict[str, Any]] = {}
     for name, model in (("trained", load(folder)), ("untrained", untrained(folder))):
         module = model.module.to(processes.device)
-        found = [features(module, source, run, processes) for source in (train, test)]
-        pair = [tensor for part in found for tensor in (part.features, part.labels)]
-        results[name] = {"linear": asdict(linear.measure(*pair)), "knn": asdict(knn.measure(*pair)), "step": model.step}
+        seen, unseen = (features(module, source, run, processes) for source in (train, test))
+        rows = (seen.features, seen.labels, unseen.features, unseen.labels)
+        results[name] = {"linear": asdict(linear.measure(*rows)), "knn": asdict(knn.measure(*rows)), "step": model.step}
     if processes.is_main_process:
         (folder / PROBE).write_text(json.dumps(results, indent=1))
     return results

@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 
 _GRACE = 10.0  # seconds between asking the other processes to end and ending them
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
@@ -18,35 +19,22 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = _without_processes(arguments)
     threads = max(1, (os.cpu_count() or 1) // processes)
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    children = [
-        subprocess.Popen([sys.executable, "-m", "mrp", *words], env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(processes)
-    ]
-    for number in (signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, lambda received, _: _tell(children, received))
+    children: list[subprocess.Popen[bytes]] = []
+    before = {number: signal.signal(number, lambda received, _: _tell(children, received)) for number in _FORWARDED}
     try:
+        for rank in range(processes):
+            environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            children.append(subprocess.Popen([sys.executable, "-m", "mrp", *arguments], env=environment))
         return _wait(children)
     except KeyboardInterrupt:  # the terminal has told the children too
         return _wait(children) or 130
     finally:
         _end(children)
-
-
-def _without_processes(arguments: Sequence[str]) -> list[str]:
-    """The command line for one rank."""
-    words, skip = [], False
-    for word in arguments:
-        if skip or word.startswith("--processes="):
-            skip = False
-        elif word == "--processes":
-            skip = True
-        else:
-            words.append(word)
-    return words
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _wait(children: list[subprocess.Popen[bytes]]) -> int:

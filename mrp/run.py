@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 
 import mrp
 from mrp import objectives
-from mrp.config import ConfigError, Duration, Node, build, compose
+from mrp.config import ConfigError, Duration, Node, build, compose, nearest
+from mrp.data.order import Order
 from mrp.data.sources import Config as Data
 from mrp.models.vit import Config as Backbone
 from mrp.models.vit import build as build_backbone
@@ -31,7 +33,9 @@ class Machine(Node):
     workers: int = Field(4, ge=0)  # decoding processes a rank; 0 decodes in the training process
     compile: Literal["auto", "yes", "no"] = "auto"  # auto: on CUDA
     deterministic: bool = False  # bitwise equal results on CUDA too, more slowly
-    micro_batch: int | Literal["auto"] = "auto"  # images a process takes through the model at once
+    micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = (
+        "auto"  # images a process takes through the model at once
+    )
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
 
 
@@ -40,10 +44,16 @@ def _objective(value: Any) -> Any:
     if isinstance(value, Node):
         return value
     if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise ValueError(f"a section with a name is needed, such as {{name: mae}}; known: {', '.join(objectives.names())}")
-    return _objective_config(value["name"]).model_validate(dict(value))
+        raise ValueError(
+            f"a section with a name is needed, such as {{name: mae}}; known: {', '.join(objectives.names())}"
+        )
+    name: str = value["name"]
+    if name.endswith(".py"):
+        name = str(Path(name).absolute())  # so that the run's own copy of its configuration works from any folder
+    return _objective_config(name).model_validate({**value, "name": name})
 
 
+@cache
 def _objective_config(name: str) -> type[Node]:
     config: type[Node] = objectives.find(name).Config
     if not name.endswith(".py"):
@@ -71,7 +81,7 @@ class Run(Node):
     length: Duration
     optim: Optimizer
     precision: Precision = "bf16"
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
     checkpoint: Checkpoint = Checkpoint()
     track: Track = Track()
     machine: Machine = Machine()
@@ -106,6 +116,14 @@ class Run(Node):
             step = self.build_step()
         return measure_cost(step, self.data.channels, self.data.shape)
 
+    def order(self, size: int) -> Order:
+        """The order of a data set of this size."""
+        if size < self.batch:
+            raise ConfigError(
+                f"batch: {self.batch} images are asked for at once but the data holds {size}; give {size} or fewer"
+            )
+        return Order(size, self.batch, self.seed, self.data.tail)
+
     def plan(self, steps_per_epoch: float, processes: int, memory: int) -> Plan:
         """The numbers that follow from the data's size and the machine."""
         if self.batch % processes:
@@ -123,9 +141,13 @@ class Run(Node):
                 "processes takes of a batch; use a divisor, or auto"
             )
         steps = self.length.steps(steps_per_epoch, self.batch)
+        if steps < 1:
+            raise ConfigError(f"length: {self.length} is nothing to train; give at least 1 step")
         warmup = self.optim.warmup.steps(steps_per_epoch, self.batch)
         if warmup > steps:
-            raise ConfigError(f"optim.warmup: {self.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps)")
+            raise ConfigError(
+                f"optim.warmup: {self.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps)"
+            )
         return Plan(
             steps_per_epoch=steps_per_epoch,
             steps=steps,
@@ -164,7 +186,10 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     known = recipes() / (path.name if path.suffix else f"{path.name}.yaml")
-    return known if known.is_file() and path.parent.name in {"", "configs"} else path
+    if known.is_file() and path.parent.name in {"", "configs"}:
+        return known
+    hint = nearest(path.stem, (recipe.stem for recipe in recipes().glob("*.yaml")))
+    raise ConfigError(f"{name}: is neither a file nor a recipe that comes with mrp{hint}; 'mrp recipes' lists them")
 
 
 def load(name: str | Path, overrides: Iterable[str] = ()) -> Run:

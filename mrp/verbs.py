@@ -6,13 +6,11 @@ import argparse
 from pathlib import Path
 
 import torch
-import yaml
 from rich.console import Console
 from rich.table import Table
 
 from mrp import api
-from mrp.config import ConfigError
-from mrp.data.order import Order
+from mrp.config import ConfigError, dump
 from mrp.data.sources import open_source
 from mrp.run import Run, find_recipe, recipes
 from mrp.run import load as load_run
@@ -24,9 +22,10 @@ _PICTURES = 8  # images in the picture of reconstructions
 def config(options: argparse.Namespace) -> None:
     """Print the resolved tree, then what follows from it on this machine and data."""
     run = load_run(options.recipe, options.overrides)
-    print(yaml.safe_dump(run.resolved(), sort_keys=False, default_flow_style=None, width=120))
+    follows = derived(run, options.processes)
+    print(dump(run.resolved()))
     print("# what follows:")
-    for name, value in derived(run, options.processes).items():
+    for name, value in follows.items():
         print(f"#   {name + ':':<22} {value}")
 
 
@@ -46,15 +45,21 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         size = run.batch  # enough to plan the micro-batch
     else:
         lines["images"] = f"{size:,}"
-    order = Order(size, run.batch, run.seed, run.data.tail)
+    order = run.order(size)
     plan = run.plan(order.steps_per_epoch, processes, device_memory(device, processes))
     if "steps" not in lines:
-        lines["steps an epoch"] = f"{plan.steps_per_epoch:g}" + (f" ({order.dropped} images left out)" if order.dropped else "")
-        lines["steps"] = f"{plan.steps:,}, of which {plan.warmup:,} warm up; a checkpoint every {plan.checkpoint_every:,}"
+        lines["steps an epoch"] = f"{plan.steps_per_epoch:g}" + (
+            f" ({order.dropped} images left out)" if order.dropped else ""
+        )
+        lines["steps"] = (
+            f"{plan.steps:,}, of which {plan.warmup:,} warm up; a checkpoint every {plan.checkpoint_every:,}"
+        )
         lines["FLOPs of the run"] = f"{cost.training_flops * plan.steps * run.batch:.3g}"
     lines["processes"] = f"{plan.processes} ({device.type})"
     lines["micro-batch"] = f"{plan.micro_batch} images a process, accumulated {plan.accumulation} times"
-    lines["memory a process"] = f"about {cost.memory(plan.micro_batch) / 2**30:.2g} GiB (estimate; data workers not counted)"
+    lines["memory a process"] = (
+        f"about {cost.memory(plan.micro_batch) / 2**30:.2g} GiB (estimate; data workers not counted)"
+    )
     return lines
 
 

@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A name stands for what is beneath it too; `mrp` itself is `__init__`.
 FLOORS = (
-    "config batch models.masking train.schedules data.order data.manifest",
+    "config faults batch models.masking train.schedules data.order data.manifest",
     "models.vit models.decoder data.store data.decode",
     "objectives data train.step train.optim train.checkpoint train.guard train.tracker"
     " train.cost train.folder train.progress",
@@ -33,7 +33,7 @@ FLOORS = (
     "api lab",
     "cli verbs launch __main__ __init__ tools",
 )
-ROOMS = ("data", "evaluate", "interop", "report", "lab", "cli verbs launch __main__")
+ROOMS = ("config faults", "models", "data", "evaluate", "interop", "report", "lab", "cli verbs launch __main__")
 THIRD_PARTIES = {
     "accelerate": "train.loop evaluate launch",
     "matplotlib": "report lab",

@@ -6,10 +6,12 @@ of workers nor that of ranks changes a pixel.
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -209,8 +211,21 @@ def _torch_loader(
         num_workers=workers,
         pin_memory=pin_memory,
         generator=torch.Generator(),
+        worker_init_fn=_end_with_parent,
         **options,
     )
+
+
+def _end_with_parent(_: int) -> None:
+    """Have a worker die with a training process that is killed: torch only watches the fork server, which lives on."""
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _received(batches: DataLoader[Any]) -> Iterator[Batch]:

@@ -12,8 +12,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrp.config import ConfigError
-
 VERSION = 1  # part of a run's identity: raise it whenever any number below could come out differently
 
 Ints = NDArray[np.int64]
@@ -92,13 +90,6 @@ class Order:
     seed: int
     tail: Literal["drop", "continuous"] = "drop"
     shuffle: bool = True
-
-    def __post_init__(self) -> None:
-        if self.batch < 1 or self.size < self.batch:
-            raise ConfigError(
-                f"batch: {self.batch} samples are asked for at once but the data holds {self.size}; "
-                f"give a batch of at most {self.size}"
-            )
 
     @property
     def steps_per_epoch(self) -> float:

@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator as Accelerator
 
 from mrp.config import ConfigError
 

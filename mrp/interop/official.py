@@ -46,6 +46,8 @@ def rename_mae(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in weights.items():
         new = next((re.sub(f"^{old}$", ours, name) for old, ours in _MAE if re.fullmatch(old, name)), None)
         if new is None:
-            raise ValueError(f"'{name}' is not a parameter of MAE as officially released; is this another kind of checkpoint?")
+            raise ValueError(
+                f"'{name}' is not a parameter of MAE as officially released; is this another kind of checkpoint?"
+            )
         renamed[new] = tensor
     return renamed

@@ -25,7 +25,9 @@ class Transformer(nn.Module):
 
     positions: Tensor
 
-    def __init__(self, config: TransformerConfig, width: int, grid: tuple[int, int], num_prefix: int, outputs: int) -> None:
+    def __init__(
+        self, config: TransformerConfig, width: int, grid: tuple[int, int], num_prefix: int, outputs: int
+    ) -> None:
         super().__init__()
         if config.width % config.heads:
             raise ConfigError(f"objective.decoder: width {config.width} is not a multiple of heads {config.heads}")

@@ -35,7 +35,9 @@ def fold(keys: Tensor, *parts: int | Tensor) -> Tensor:
 def random_mask(keys: Tensor, num_patches: int, num_hidden: int, draw: int = 0) -> Tensor:
     """Hide exactly `num_hidden` patches of each image, every subset equally likely (MAE's masking)."""
     patch = torch.arange(num_patches, device=keys.device)
-    order = (fold(keys[:, None], draw, patch) * num_patches + patch).argsort(dim=1)  # no ties: no dependence on the sort
+    order = (fold(keys[:, None], draw, patch) * num_patches + patch).argsort(
+        dim=1
+    )  # no ties: no dependence on the sort
     mask = torch.zeros(order.shape, dtype=torch.bool, device=keys.device)
     return mask.scatter(1, order[:, :num_hidden], True)
 

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from timm.layers import resample_abs_pos_embed
 from timm.models import create_model, list_models
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import VisionTransformer as VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrp.config import ConfigError, Node
 
 _SHAPE = ("width", "depth", "heads", "patch")
+
+Side = Annotated[int, Field(gt=0)]
 
 
 class Config(Node):
@@ -26,7 +28,7 @@ class Config(Node):
     width: int | None = Field(None, gt=0)
     depth: int | None = Field(None, gt=0)
     heads: int | None = Field(None, gt=0)
-    patch: int | tuple[int, int] | None = None
+    patch: Side | tuple[Side, Side] | None = None
     mlp_ratio: float = Field(4.0, gt=0)
     positions: Literal["sincos", "learned"] = "sincos"
     class_token: bool = True
@@ -44,7 +46,9 @@ class Config(Node):
         else:
             given = [key for key in ("width", "depth", "heads") if getattr(self, key) is not None]
             if given:
-                raise ConfigError(f"name: {self.name} already says its {', '.join(given)}; remove the name or those keys")
+                raise ConfigError(
+                    f"name: {self.name} already says its {', '.join(given)}; remove the name or those keys"
+                )
             known = list_models(module="vision_transformer")
             if self.name not in known:
                 near = difflib.get_close_matches(self.name, known, n=3)
@@ -109,7 +113,9 @@ def initialise(module: nn.Module) -> None:
 def sincos(width: int, grid_size: tuple[int, int], num_prefix: int = 0) -> Tensor:
     """Fixed 2-D positions: the column in the first half of the channels, the row in the second, zeros for the prefix."""
     if width % 4:
-        raise ConfigError(f"positions: sincos needs a width that is a multiple of 4, not {width}; or use positions: learned")
+        raise ConfigError(
+            f"positions: sincos needs a width that is a multiple of 4, not {width}; or use positions: learned"
+        )
     frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
     rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid_size), indexing="ij")
     angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]
@@ -128,7 +134,9 @@ def num_prefix_positions(vit: VisionTransformer) -> int:
     return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
-def embed(vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def embed(
+    vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None
+) -> Tensor:
     """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones."""
     tokens = vit.patch_embed(images)  # B N D
     if mask_token is not None:

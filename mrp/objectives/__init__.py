@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import pkgutil
 import sys
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -30,19 +31,23 @@ def find(name: str) -> ModuleType:
     if name.endswith(".py"):
         return _checked(_from_file(Path(name)), name)
     if name not in names():
-        raise ConfigError(f"unknown objective '{name}'{nearest(name, names())}; known: {', '.join(names())}, or ./FILE.py")
+        raise ConfigError(
+            f"unknown objective '{name}'{nearest(name, names())}; known: {', '.join(names())}, or ./FILE.py"
+        )
     for point in entry_points(group=GROUP):
         if point.name == name:
             return _checked(point.load(), name)
     return _checked(importlib.import_module(f"{__name__}.{name}"), name)
 
 
+@cache
 def _from_file(path: Path) -> ModuleType:
     if not path.is_file():
         raise ConfigError(f"objective file '{path}' does not exist; a relative path starts at the current folder")
     name = f"mrp_objective_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)

@@ -7,12 +7,11 @@ from typing import NamedTuple
 
 import torch
 from einops import rearrange
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.models.vit import embed, encode, pool
+from mrp.models.vit import VisionTransformer, embed, encode, pool
 
 
 class Reconstruction(NamedTuple):

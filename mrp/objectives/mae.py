@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Literal
 
 from pydantic import Field
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
 from mrp.models.decoder import Transformer, TransformerConfig
 from mrp.models.masking import gather_tokens, random_mask, visible_places
-from mrp.models.vit import embed, encode, grid, pool
+from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
 from mrp.objectives import _helpers
 
 

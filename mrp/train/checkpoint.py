@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,24 +44,36 @@ class Checkpoint(NamedTuple):
 
     def state(self) -> dict[str, Any]:
         """Everything that is not a tensor."""
-        return json.loads((self.folder / "state.json").read_text())  # type: ignore[no-any-return]
+        path = self.folder / "state.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
+        except (OSError, ValueError) as error:
+            raise ConfigError(_unreadable(path, error)) from None
+
+
+def whole(run: Path) -> list[Checkpoint]:
+    """The whole checkpoints of a run, the oldest first; what else lies beside them is not ours."""
+    found = []
+    for folder in (run / "checkpoints").glob(f"{_PREFIX}*"):
+        if folder.is_dir() and (number := re.fullmatch(r"[0-9]+", folder.name.removeprefix(_PREFIX))):
+            found.append(Checkpoint(int(number[0]), folder))
+    return sorted(found)
 
 
 def newest(run: Path) -> Checkpoint | None:
     """The last whole checkpoint of a run."""
-    found = [
-        Checkpoint(int(folder.name.removeprefix(_PREFIX)), folder)
-        for folder in (run / "checkpoints").glob(f"{_PREFIX}*")
-        if folder.name.removeprefix(_PREFIX).isdigit()
-    ]
-    return max(found, default=None)
+    return max(whole(run), default=None)
 
 
-def save(run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int) -> None:
+def save(
+    run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any], keep: int
+) -> None:
     """Write a checkpoint under another name, flush it to the disk, rename it, and only then drop the oldest."""
     parent = run / "checkpoints"
     final = parent / f"{_PREFIX}{step:08d}"
     unfinished = parent / f"{_UNFINISHED}{final.name}"
+    if final.exists():
+        return  # the state that the run started from: it reached this step before
     try:
         parent.mkdir(parents=True, exist_ok=True)
         for leftover in parent.glob(f"{_UNFINISHED}*"):
@@ -69,18 +81,18 @@ def save(run: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimiz
         unfinished.mkdir()
         save_file(_contiguous(module.state_dict()), unfinished / "model.safetensors")
         save_file(_contiguous(_optimizer_tensors(module, optimizer)), unfinished / "optimizer.safetensors")
-        (unfinished / "state.json").write_text(json.dumps({"step": step, **state}, indent=1))
+        (unfinished / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
         for path in (*unfinished.iterdir(), unfinished):
             _flush(path)
-        if final.exists():
-            shutil.rmtree(final)
         unfinished.rename(final)
         _flush(parent)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise ConfigError(_refusal(run, step, error)) from error
-    for old in sorted(parent.glob(f"{_PREFIX}*"))[:-keep]:
-        shutil.rmtree(old)
+    for old in whole(run)[:-keep]:
+        gone = parent / f"{_UNFINISHED}{old.folder.name}"
+        old.folder.rename(gone)  # first, so that a kill leaves no half of a checkpoint under the name of a whole one
+        shutil.rmtree(gone)
 
 
 def restore(found: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
@@ -91,7 +103,9 @@ def restore(found: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimiz
         if parameter.requires_grad:
             prefix = f"{name}/"
             optimizer.state[parameter] = {
-                key.removeprefix(prefix): tensor.to(parameter.device) for key, tensor in tensors.items() if key.startswith(prefix)
+                key.removeprefix(prefix): tensor.to(parameter.device)
+                for key, tensor in tensors.items()
+                if key.startswith(prefix)
             }
     return found.step
 
@@ -112,7 +126,11 @@ def _load(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; remove its folder to go on from the checkpoint before it") from None
+        raise ConfigError(_unreadable(path, error)) from None
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    return f"{path}: cannot be read: {error}; remove {path.parent} to go on from the checkpoint before it"
 
 
 def _flush(path: Path) -> None:
@@ -124,8 +142,10 @@ def _flush(path: Path) -> None:
 
 
 def _refusal(run: Path, step: int, error: Exception) -> str:
-    full = getattr(error, "errno", None) in {errno.ENOSPC, errno.EDQUOT} or "os error 28" in str(error)
-    reason = "no space left on the device" if full else str(error)
+    number = re.search(r"os error (\d+)", str(error))  # how safetensors passes on what the system said
+    reason = os.strerror(int(number[1])) if number else getattr(error, "strerror", None) or str(error)
     last = newest(run)
     kept = f"that of step {last.step} is whole" if last else "there is none before it"
-    return f"{run}: the checkpoint of step {step} could not be written: {reason}; {kept}; mend it and run the same command again"
+    return (
+        f"{run}: the checkpoint of step {step} is not written: {reason}; {kept}; mend it and run the same command again"
+    )

@@ -13,36 +13,61 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 import mrp
-from mrp.config import ConfigError
+from mrp.config import ConfigError, dump
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
+_LOCK, _TEMPORARY = ".lock", ".tmp"
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "simplejpeg", "pydantic")
 
 
 def claim(folder: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> TextIO:
     """Write who this run is into its folder, or check that the folder is this run's; hold the lock that is returned."""
+    _check(folder, flat(identity))  # before anything is written into a folder that is not ours
+    lock = _lock(folder)
+    try:
+        _check(folder, flat(identity))
+        _write(folder / IDENTITY, json.dumps(flat(identity), indent=1))  # first: it makes the folder ours
+        _write(folder / CONFIG, dump(config))
+        _write(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _lock(folder: Path) -> TextIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        lock = (folder / _LOCK).open("w")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}; choose another with --run FOLDER") from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
         lock.close()
+        if not isinstance(error, BlockingIOError):
+            raise ConfigError(
+                f"{folder}: cannot be locked: {error.strerror}; choose a folder on another disk"
+            ) from None
         raise ConfigError(f"{folder}: another process is writing this run; wait for it, or use --run FOLDER") from None
-    known = folder / IDENTITY
-    if known.exists():
-        _compare(folder, json.loads(known.read_text()), flat(identity))
-    elif any(path.name != ".lock" for path in folder.iterdir()):
-        raise ConfigError(f"{folder}: is not empty and not a run of mrp; choose another folder with --run FOLDER")
-    _write(folder / CONFIG, yaml.safe_dump(dict(config), sort_keys=False, default_flow_style=None, width=120))
-    _write(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
-    _write(known, json.dumps(flat(identity), indent=1))
     return lock
+
+
+def _check(folder: Path, new: Mapping[str, Any]) -> None:
+    """Refuse a folder that holds another run, or something that is no run at all."""
+    known = folder / IDENTITY
+    if not folder.is_dir():
+        return
+    if not known.exists():
+        if any(path.name not in {_LOCK, IDENTITY + _TEMPORARY} for path in folder.iterdir()):
+            raise ConfigError(f"{folder}: is not empty and not a run of mrp; choose another folder with --run FOLDER")
+        return
+    try:
+        old = json.loads(known.read_text(encoding="utf-8"))
+        _compare(folder, old, new)
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
+        raise ConfigError(f"{known}: is damaged, so this run cannot be recognised; use --run FOLDER") from None
 
 
 def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -66,12 +91,18 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 def _write(path: Path, text: str) -> None:
     """Replace a small file in one step; a full disk leaves the old one."""
-    temporary = path.with_name(path.name + ".tmp")
+    temporary = path.with_name(path.name + _TEMPORARY)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be written: {error.strerror}; free some space, or use --run FOLDER") from None
+        temporary.unlink(missing_ok=True)
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror}; free some space, or use --run FOLDER"
+        ) from None
 
 
 def environment() -> dict[str, Any]:
@@ -100,7 +131,14 @@ def code_version() -> str:
     root = Path(mrp.__file__).parent.parent
     if not (root / ".git").exists():
         return mrp.__version__
-    git = ["git", "-C", str(root)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-    changes = subprocess.run([*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True)
-    return commit.stdout.strip() + ("+changes" if changes.stdout.strip() else "") or mrp.__version__
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return commit + ("+changes" if changes else "") or mrp.__version__
+
+
+def _git(root: Path, *words: str) -> str:
+    """What git answers; nothing where there is no git, or where it refuses."""
+    try:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True).stdout.strip()  # noqa: S607
+    except OSError:
+        return ""

@@ -34,7 +34,7 @@ def train(run: Run, folder: Path) -> None:
         accelerator = start(run)
         main = accelerator.is_main_process
         source = open_source(run.data.train, "train")
-        order = Order(len(source), run.batch, run.seed, run.data.tail)
+        order = run.order(len(source))
         memory = device_memory(accelerator.device, accelerator.num_processes)
         plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
         if main:
@@ -49,7 +49,7 @@ def train(run: Run, folder: Path) -> None:
         if done >= plan.steps:
             return
 
-        if run.machine.compile == "yes" or run.machine.compile == "auto" and accelerator.device.type == "cuda":
+        if run.machine.compile == "yes" or (run.machine.compile == "auto" and accelerator.device.type == "cuda"):
             step.compile(dynamic=False)
         model = accelerator.prepare_model(step)
         guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
@@ -104,7 +104,10 @@ def start(run: Run) -> Accelerator:
             f"precision: the recipe says {run.precision}, but accelerate was configured with mixed_precision={chosen}; "
             f"set 'mixed_precision: no' there, or give precision={'bf16' if chosen == 'bf16' else 'fp32'}"
         )
-    for variable, ours in (("GRADIENT_ACCUMULATION_STEPS", "machine.micro_batch"), ("DYNAMO_BACKEND", "machine.compile")):
+    for variable, ours in (
+        ("GRADIENT_ACCUMULATION_STEPS", "machine.micro_batch"),
+        ("DYNAMO_BACKEND", "machine.compile"),
+    ):
         if os.environ.get(f"ACCELERATE_{variable}", "no").lower() not in {"no", "1"}:
             raise ConfigError(f"ACCELERATE_{variable} is set, which {ours} decides; unset it")
     if run.machine.deterministic:
@@ -117,8 +120,9 @@ def start(run: Run) -> Accelerator:
 def announcement(run: Run, plan: Plan, order: Order, device: torch.device, folder: Path, done: int) -> str:
     """What is about to happen, in a few lines."""
     lines = [
-        f"{run.name} on {order.size:,} images: {plan.steps:,} steps of {run.batch} (processes x images x accumulation: "
-        f"{plan.processes} x {plan.micro_batch} x {plan.accumulation}), peak lr {plan.peak_lr:.3g}, {run.precision}, on {device}"
+        f"{run.name} on {order.size:,} images: {plan.steps:,} steps of {run.batch} "
+        f"(processes x images x accumulation: {plan.processes} x {plan.micro_batch} x {plan.accumulation}), "
+        f"peak lr {plan.peak_lr:.3g}, {run.precision}, on {device}"
     ]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]

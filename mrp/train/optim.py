@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -10,6 +10,8 @@ from torch import nn
 
 from mrp.config import Duration, Node
 from mrp.train.schedules import half_cosine
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Config(Node):
@@ -19,7 +21,7 @@ class Config(Node):
     lr: float = Field(gt=0)
     per: int | None = Field(None, gt=0)
     weight_decay: float = Field(0.05, ge=0)
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     warmup: Duration = Duration(0, "steps")
     min_lr: float = Field(0.0, ge=0)

@@ -54,5 +54,5 @@ class Step(nn.Module):
             return Output(loss=images.new_zeros(()), features=self.objective.features(batch).float())
 
     def after_step(self, step: int, moved: Tensor) -> None:
-        """Tell the objective that the optimizer has been called; `moved` (on the device) is False if it was held back."""
+        """Tell the objective that the optimizer was called; `moved` (on the device) is False if it was held back."""
         self.objective.after_step(step, moved)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -21,7 +24,7 @@ class Config(Node):
     name: Literal["none", "tensorboard", "wandb"] = "none"
     every: int = Field(10, gt=0)  # steps between two log points
     project: str = "mrp"
-    mode: Literal["online", "offline"] = "online"
+    mode: Literal["auto", "online", "offline"] = "auto"  # auto: what WANDB_MODE says, or online
 
     @model_validator(mode="before")
     @classmethod
@@ -44,23 +47,36 @@ class Tracker:
 
     def __init__(self, config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
         self.path = folder / METRICS
-        cut(self.path, resumed_at)
-        self._file = self.path.open("a", encoding="utf-8")
-        self._sinks = _open_sinks(config, folder, resolved, resumed_at)
+        with _writing(self.path):
+            self._sinks = _open_sinks(config, folder, resolved, resumed_at)
+            cut(self.path, resumed_at)
+            self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
         """Record the values of a step; JSON has no NaN, so a non-finite value becomes text."""
         line = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **line}) + "\n")
-        self._file.flush()
+        with _writing(self.path):
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+            self._file.flush()
         for sink in self._sinks:
             sink.log(step, values)
 
     def close(self) -> None:
         """Flush everything."""
-        self._file.close()
         for sink in self._sinks:
             sink.close()
+        with _writing(self.path):
+            self._file.close()
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror or error}; mend it and run the same command again"
+        ) from None
 
 
 def cut(path: Path, step: int) -> None:
@@ -68,7 +84,7 @@ def cut(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             if json.loads(line)["step"] <= step:
                 kept.append(line)
@@ -94,16 +110,18 @@ class _TensorBoard:
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise ConfigError("track: tensorboard is not installed; 'pip install tensorboard', or track: none") from None
-        purge = resumed_at + 1 if resumed_at else None
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=purge)  # type: ignore[no-untyped-call]
+            raise ConfigError(
+                "track: tensorboard is not installed; 'pip install tensorboard', or track: none"
+            ) from None
+        # What a killed run had written after the checkpoint (or before its first) is shown no more.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class _Wandb:
@@ -114,21 +132,25 @@ class _Wandb:
             raise ConfigError("track: wandb is not installed; 'pip install wandb', or track: none") from None
         name = folder / "wandb_id.txt"  # one id a run folder: a resumed run goes on in the same place
         if not name.exists():
-            name.write_text(wandb.util.generate_id())
-        self._run = wandb.init(
-            project=config.project,
-            name=folder.name,
-            id=name.read_text().strip(),
-            resume="allow",
-            mode=config.mode,
-            dir=str(folder),
-            config=resolved,
-            settings=wandb.Settings(silent=True),
-        )
+            name.write_text(secrets.token_hex(4))
+        try:
+            self._run = wandb.init(
+                project=config.project,
+                name=folder.resolve().name,
+                id=name.read_text().strip(),
+                resume="allow",
+                mode=None if config.mode == "auto" else config.mode,
+                dir=str(folder),
+                config=resolved,
+                settings=wandb.Settings(silent=True),
+            )
+        except wandb.Error as error:
+            raise ConfigError(
+                f"track: wandb does not start: {error}; track.mode=offline keeps the numbers here until 'wandb sync'"
+            ) from None
 
     def log(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
 
     def close(self) -> None:
         self._run.finish()
-

@@ -4,6 +4,8 @@ import io
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -185,6 +187,7 @@ def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) 
     with pytest.raises(ConfigError) as error:
         list(loader(source, workers=workers).steps(0, 1))
     assert str(error.value) == f"{tmp_path / '17.jpg'}: damaged JPEG: Premature end of JPEG file; mend or remove it"
+    assert not multiprocessing.active_children()
 
 
 def test_a_vanished_image_is_named(tmp_path: Path) -> None:
@@ -211,6 +214,32 @@ def test_too_few_channels_are_named() -> None:
     )
     with pytest.raises(ConfigError, match=r"digits \(train\): image \d+: 1 channels where 4 are wanted"):
         next(batches.steps(0, 1))
+
+
+ORPHANS = """
+import multiprocessing, os, signal, sys
+from mrp.data.augment import View
+from mrp.data.loader import Loader
+from mrp.data.order import Order
+from mrp.data.sources import Config, open_source
+
+if __name__ == "__main__":
+    source = open_source(sys.argv[1], "train")
+    order, view = Order(len(source), 8, 0), View(Config(train="", size=8), True)
+    loader = Loader(source, order, view, group=8, micro_batch=8, rank=0, world=1, workers=2, pin_memory=False)
+    next(loader.steps(0, 1000))
+    assert len(multiprocessing.active_children()) == 2
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_leaves_no_workers_behind(folder: Path, tmp_path: Path) -> None:
+    """They hold the run's standard output, so waiting for its end is waiting for theirs."""
+    (tmp_path / "run.py").write_text(ORPHANS)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(tmp_path / "run.py"), str(folder)]
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
 
 
 def test_a_dead_worker_is_an_error_and_not_a_hang(folder: Path) -> None:

@@ -1,7 +1,6 @@
 """The order is arithmetic: permutations, the same on any number of ranks, and with nothing to resume."""
 
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -96,11 +95,6 @@ def test_a_billion_samples_cost_nothing() -> None:
     samples = Order(10**9, 4096, seed=0).slots(123_456).samples
     assert len(set(samples.tolist())) == 4096
     assert samples.max() < 10**9
-
-
-def test_a_batch_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(ValueError, match="give a batch of at most 5"):
-        Order(5, 6, seed=0)
 
 
 def test_state_counts_steps() -> None:

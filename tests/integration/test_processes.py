@@ -47,7 +47,9 @@ def test_two_ranks_of_32_see_what_one_of_64_sees() -> None:
 
     one = batches(1, 64)
     for other in (batches(2, 32), batches(2, 16), batches(4, 8)):
-        assert all(torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True))
+        assert all(
+            torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
+        )
     assert len({int(key) for step in one for key in step[0]}) == 4 * 64
 
 

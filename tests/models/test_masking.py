@@ -12,7 +12,9 @@ KEYS = st.lists(st.integers(0, 2**63 - 1), min_size=1, max_size=8).map(torch.ten
 
 
 @given(KEYS, st.integers(2, 300), st.data())
-def test_exactly_so_many_are_hidden_and_rows_do_not_depend_on_each_other(keys: torch.Tensor, n: int, data: st.DataObject) -> None:
+def test_exactly_so_many_are_hidden_and_rows_do_not_depend_on_each_other(
+    keys: torch.Tensor, n: int, data: st.DataObject
+) -> None:
     hidden = data.draw(st.integers(1, n - 1))
     mask = masking.random_mask(keys, n, hidden)
     assert mask.dtype == torch.bool
@@ -32,7 +34,10 @@ def test_every_patch_and_every_pair_is_hidden_equally_often() -> None:
 
 def test_draws_and_neighbouring_keys_are_independent() -> None:
     keys = torch.arange(20_000)
-    masks = [masking.random_mask(keys + shift, 64, 48, draw).float().flatten() for shift, draw in ((0, 0), (1, 0), (0, 1), (2**40, 0))]
+    masks = [
+        masking.random_mask(keys + shift, 64, 48, draw).float().flatten()
+        for shift, draw in ((0, 0), (1, 0), (0, 1), (2**40, 0))
+    ]
     off_diagonal = torch.corrcoef(torch.stack(masks)) - torch.eye(4)
     assert off_diagonal.abs().max() < 5e-3
 
@@ -56,7 +61,6 @@ def test_the_numbers_never_change() -> None:
     """A change here changes every run: raise data.order.VERSION with it."""
     mask = masking.random_mask(torch.tensor([0, 1, 2**62 + 5]), 16, 12)
     assert [row.nonzero().flatten().tolist() for row in ~mask] == [[0, 4, 10, 15], [1, 2, 7, 14], [1, 3, 4, 8]]
-
 
 
 @given(KEYS, st.integers(2, 64), st.data())

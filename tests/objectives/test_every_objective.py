@@ -87,7 +87,9 @@ def test_masks_and_losses_follow_the_sample_not_its_place(name: str) -> None:
 
 
 def test_the_backbone_is_exported_under_timms_names(name: str) -> None:
-    run = make_run(name, backbone={"name": "vit_tiny_patch16_224", "width": None, "depth": None, "heads": None, "patch": 4})
+    run = make_run(
+        name, backbone={"name": "vit_tiny_patch16_224", "width": None, "depth": None, "heads": None, "patch": 4}
+    )
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=16, patch_size=4)
     theirs.load_state_dict(run.build_step().objective.backbone.state_dict(), strict=True)
 

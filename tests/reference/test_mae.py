@@ -51,7 +51,7 @@ def case(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Tens
 def test_loss_prediction_latent_and_gradients_agree(
     case: tuple[dict[str, Any], dict[str, Tensor], mae.Objective],
 ) -> None:
-    sizes, theirs, objective = case
+    _, theirs, objective = case
     kept = theirs["noise"].argsort(1)[:, : objective.num_visible]
     mask = torch.ones_like(theirs["noise"], dtype=torch.bool).scatter(1, kept, False)
     assert torch.equal(mask.float(), theirs["mask"])

@@ -1,0 +1,105 @@
+"""What a configuration comes to: steps, learning rate, micro-batch, identity."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mrp.config import ConfigError
+from mrp.run import Run, find_recipe, load, recipes
+
+GIB = 2**30
+
+
+def demo(*overrides: str) -> Run:
+    return load("demo", overrides)
+
+
+def test_steps_warm_up_and_checkpoints_follow_from_the_data() -> None:
+    plan = demo("length=4 epochs", "optim.warmup=1 epoch", "checkpoint.every=640 samples", "batch=64").plan(22, 1, GIB)
+    assert (plan.steps, plan.warmup, plan.checkpoint_every) == (88, 22, 10)
+
+
+def test_the_micro_batch_is_the_largest_divisor_that_fits() -> None:
+    run = demo("batch=96")
+    whole = run.plan(1, 1, 64 * GIB)
+    assert (whole.micro_batch, whole.accumulation) == (96, 1)
+    cost = run.cost()
+    tight = run.plan(1, 2, int(cost.memory(20) / 0.85))
+    assert (tight.micro_batch, tight.accumulation) == (16, 3)  # divisors of 48: 24 does not fit
+    assert run.plan(1, 1, 1).micro_batch == 1
+
+
+def test_a_micro_batch_that_is_asked_for_is_taken_or_refused() -> None:
+    run = demo("batch=96", "machine.micro_batch=12")
+    assert run.plan(1, 2, 1).accumulation == 4
+    with pytest.raises(ConfigError, match=r"machine.micro_batch: 12 does not divide the 32 images"):
+        run.plan(1, 3, 1)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "processes", "message"),
+    [
+        (["batch=100"], 3, r"batch: 100 is not a multiple of the 3 processes; the nearest that is: 99"),
+        (["length=1 epoch", "optim.warmup=2 epochs"], 1, r"optim.warmup: 2 epochs \(22 steps\) is longer than the run"),
+    ],
+)
+def test_plans_that_cannot_be(overrides: list[str], processes: int, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        demo(*overrides).plan(11, processes, GIB)
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"batch: 2000 .* the data holds 1437; give 1437 or fewer"):
+        demo("batch=2000").order(1437)
+
+
+def test_the_identity_is_what_changes_results_and_nothing_else() -> None:
+    base = demo().identity("abc")
+    for same in (
+        "machine.workers=3",
+        "machine.micro_batch=8",
+        "track=tensorboard",
+        "checkpoint.keep=9",
+        "data.test=null",
+    ):
+        assert demo(same).identity("abc") == base, same
+    for other in (
+        "seed=1",
+        "batch=64",
+        "precision=bf16",
+        "objective.mask_ratio=0.5",
+        "data.tail=continuous",
+        "optim.lr=1",
+    ):
+        assert demo(other).identity("abc") != base, other
+    assert demo().identity("abd") != base
+    assert demo("data.train=elsewhere").identity("abc") == base  # the data's content counts, not its place
+
+
+def test_the_seed_alone_decides_the_initial_weights() -> None:
+    first, second, other = demo().build_step(), demo().build_step(), demo("seed=1").build_step()
+    weight = "objective.backbone.blocks.0.attn.qkv.weight"
+    assert (first.state_dict()[weight] == second.state_dict()[weight]).all()
+    assert (first.state_dict()[weight] != other.state_dict()[weight]).any()
+
+
+@pytest.mark.parametrize("path", sorted(recipes().glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_recipe_is_sound_and_says_what_it_is(path: Path) -> None:
+    head = path.read_text().splitlines()
+    assert head[0].startswith("# ")
+    assert any(line.startswith("#   mrp ") for line in head), "its command"
+    run = load(path)
+    assert yaml.safe_load(yaml.safe_dump(run.resolved())) == run.resolved()
+    plan = run.plan(1000, 8, 80 * GIB)
+    assert plan.micro_batch * plan.accumulation * 8 == run.batch
+
+
+def test_a_recipe_is_found_by_name_from_anywhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("demo", "demo.yaml", "configs/demo.yaml"):
+        assert find_recipe(name).is_file()
+    (tmp_path / "demo").write_text("seed: 3")  # a user's own file comes first
+    assert find_recipe("demo") == Path("demo")

@@ -1,0 +1,84 @@
+"""Write the expected files of the golden tests anew: `make golden`, then read the diff before committing it.
+
+They pin what every recipe resolves to, and the first losses of every training method on the CPU: a change of either is
+a decision, never an accident.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+import yaml
+
+from mrp import objectives
+from mrp.config import Tree, build
+from mrp.data.augment import View
+from mrp.data.loader import Loader
+from mrp.data.sources import open_source
+from mrp.run import Run, load, recipes
+from mrp.train import optim
+
+FOLDER = Path(__file__).parent.parent / "tests" / "golden"
+STEPS = 12
+
+
+def resolved() -> dict[str, str]:
+    """Every recipe, fully resolved, as YAML."""
+    return {
+        path.stem: yaml.safe_dump(load(path).resolved(), sort_keys=False, default_flow_style=None, width=120)
+        for path in sorted(recipes().glob("*.yaml"))
+    }
+
+
+def losses(name: str) -> list[float]:
+    """The first losses of a method with its own defaults, on digits enlarged to 32 pixels."""
+    run = build(Run, Tree(_values(name), {}))
+    source = open_source(run.data.train, "train")
+    order = run.order(len(source))
+    loader = Loader(
+        source, order, View(run.data, train=True), group=run.batch, micro_batch=run.batch, rank=0, world=1, workers=0,
+        pin_memory=False,
+    )  # fmt: skip
+    step = run.build_step()
+    optimizer = optim.build(run.optim, step)
+    found = []
+    for number, (batch,) in enumerate(loader.steps(0, STEPS)):
+        torch.manual_seed(number)
+        optim.set_lr(optimizer, run.optim.lr_at(number, STEPS, 2, run.batch))
+        output = step(batch)
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        step.after_step(number, torch.tensor(True))
+        found.append(float(output.loss.detach()))
+    return found
+
+
+def _values(name: str) -> dict[str, object]:
+    return {
+        "objective": {"name": name},
+        "backbone": {"width": 48, "depth": 3, "heads": 4, "patch": 4},
+        "data": {"train": "digits", "size": 32, "channels": 1, "augment": {"name": "crop", "scale": [0.5, 1]}},
+        "batch": 16,
+        "length": f"{STEPS} steps",
+        "optim": {"lr": 1e-3},
+        "precision": "fp32",
+    }
+
+
+def main() -> None:
+    """Write everything."""
+    (FOLDER / "recipes").mkdir(parents=True, exist_ok=True)
+    for old in (FOLDER / "recipes").glob("*.yaml"):
+        old.unlink()
+    for name, text in resolved().items():
+        (FOLDER / "recipes" / f"{name}.yaml").write_text(text)
+    curves = {name: losses(name) for name in objectives.names()}
+    (FOLDER / "losses.json").write_text(json.dumps(curves, indent=1) + "\n")
+    print(f"written to {FOLDER}: {len(resolved())} recipes, {len(curves)} loss curves")
+
+
+if __name__ == "__main__":
+    main()
