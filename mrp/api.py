@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mrp.batch import Batch
+from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
@@ -54,7 +54,7 @@ class Model:
     def features(self, images: Tensor) -> Tensor:
         """One vector an image; images as uint8, uint16 or float in [0, 1], of the run's size."""
         with torch.no_grad():
-            output = self.module(self._batch(images), features=True)
+            output: Output = self.module(self._batch(images), features=True)
         assert output.features is not None
         return output.features
 
@@ -111,7 +111,7 @@ def held_out(run: Run, count: int) -> Tensor:
 
 
 def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Linear probe and kNN on the trained backbone's features and on the untrained one's, also written to the folder."""
+    """Linear probe and kNN on the features of the trained and the untrained backbone, also written to the folder."""
     folder = Path(folder)
     run = read(folder)
     if run.data.test is None:

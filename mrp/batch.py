@@ -22,11 +22,13 @@ class Batch:
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on a device."""
-        return pytree.tree_map_only(Tensor, lambda x: x.to(device, non_blocking=non_blocking), self)
+        moved: Batch = pytree.tree_map_only(Tensor, lambda x: x.to(device, non_blocking=non_blocking), self)
+        return moved
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (called by torch's loader)."""
-        return pytree.tree_map_only(Tensor, lambda x: x.pin_memory(), self)
+        pinned: Batch = pytree.tree_map_only(Tensor, lambda x: x.pin_memory(), self)
+        return pinned
 
     def with_images(self, images: Tensor) -> Batch:
         """The same batch with other images."""

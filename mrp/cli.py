@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from mrp.launch import launch
 
         sys.exit(launch(options.processes, words))
-    from mrp.config import ConfigError
+    from mrp.config import ConfigError, Stopped
 
     try:
         from mrp import verbs
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"mrp: error: {where}{error.strerror}; mend it and run the same command again", USER_ERROR)
     except KeyboardInterrupt:
         _leave("mrp: stopped; the same command goes on from the last checkpoint", STOPPED)
-    except RuntimeError as error:
-        if type(error).__name__ != "NonFinite":
-            _wait_if("RANK" in os.environ)
-            raise
+    except Stopped as error:
         _leave(f"mrp: stopped: {error}", INCIDENT)
+    except RuntimeError:
+        _wait_if("RANK" in os.environ)
+        raise
 
 
 def _leave(message: str, code: int) -> None:

@@ -17,16 +17,22 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic_core import core_schema
 
-from mrp.faults import COMMAND_LINE, describe, nearest
+from mrp.faults import describe, nearest
 
 __all__ = ["ConfigError", "Duration", "Node", "Tree", "build", "compose", "dump", "nearest", "parse"]
 
+COMMAND_LINE = "the command line"
+
 N = TypeVar("N", bound="Node")
-Origins = dict[str, str]  # dotted path -> where its value was written
+Origins = dict[str, str]  # dotted path ("" for the whole) -> where its value was written
 
 
 class ConfigError(ValueError):
     """Something the user can fix: one line that says what is wrong, where, and what to do."""
+
+
+class Stopped(RuntimeError):
+    """The run ended itself because going on would harm or waste it; what it had is saved."""
 
 
 class Node(BaseModel):
@@ -109,13 +115,14 @@ def parse(text: str, origin: str) -> Any:
 
 def dump(values: Mapping[str, Any]) -> str:
     """YAML that `parse` reads back to the same values, as will any other reader."""
-    style: dict[str, Any] = {"sort_keys": False, "default_flow_style": None, "width": 120, "allow_unicode": True}
-    return yaml.dump(dict(values), Dumper=_Dumper, **style)  # type: ignore[no-any-return]
+    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120))
 
 
 def compose(path: str | Path, overrides: Iterable[str] = (), find: Callable[[str], Path] = Path) -> Tree:
     """The values of a file on top of those of its bases, under the words of the command line."""
-    tree = _read(find(str(path)), find, ())
+    found = find(str(path))
+    tree = _read(found, find, ())
+    tree.origins[""] = str(found)
     for word in overrides:
         key, separator, text = word.partition("=")
         key = key.strip()

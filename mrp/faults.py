@@ -11,8 +11,6 @@ from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-COMMAND_LINE = "the command line"
-
 Place = tuple[int | str, ...]
 
 _PLAIN = (
@@ -92,10 +90,7 @@ def _is_tag(part: int | str) -> bool:
 def _origin(dotted: str, origins: Mapping[str, str]) -> str:
     while dotted and dotted not in origins:
         dotted = dotted.rpartition(".")[0]
-    if dotted:
-        return origins[dotted]
-    files = [name for name in dict.fromkeys(origins.values()) if name != COMMAND_LINE]
-    return files[-1] if files else "the configuration"
+    return origins.get(dotted, "the configuration")
 
 
 def _keys(cls: type[BaseModel], path: Place, values: Any) -> list[str]:

@@ -19,12 +19,16 @@ from mrp.data.sources import Config as Data
 from mrp.models.vit import Config as Backbone
 from mrp.models.vit import build as build_backbone
 from mrp.objectives._helpers import Objective
+from mrp.train.alarm import Config as Diagnose
 from mrp.train.checkpoint import Config as Checkpoint
 from mrp.train.cost import Cost
 from mrp.train.cost import measure as measure_cost
 from mrp.train.optim import Config as Optimizer
 from mrp.train.step import Precision, Prepare, Step
 from mrp.train.tracker import Config as Track
+
+
+_OF_THE_MACHINE = {"diagnose", "checkpoint", "track", "machine"}
 
 
 class Machine(Node):
@@ -70,7 +74,7 @@ def _objective_keys(value: Any) -> type[Node] | None:
 
 
 class Run(Node):
-    """One run. Sections that change results come first; `checkpoint`, `track` and `machine` do not."""
+    """One run. Sections that change results come first; `diagnose`, `checkpoint`, `track` and `machine` do not."""
 
     objective: Annotated[SerializeAsAny[Node], BeforeValidator(_objective)] = Field(
         json_schema_extra={"choose": _objective_keys}  # type: ignore[dict-item]
@@ -82,6 +86,7 @@ class Run(Node):
     optim: Optimizer
     precision: Precision = "bf16"
     seed: int = Field(0, ge=0, lt=2**63)
+    diagnose: Diagnose = Diagnose()
     checkpoint: Checkpoint = Checkpoint()
     track: Track = Track()
     machine: Machine = Machine()
@@ -98,7 +103,7 @@ class Run(Node):
 
     def identity(self, data: str) -> dict[str, Any]:
         """What decides the results: the resolved tree without the machine's part, the data by content, not by place."""
-        kept = {key: value for key, value in self.resolved().items() if key not in {"checkpoint", "track", "machine"}}
+        kept = {key: value for key, value in self.resolved().items() if key not in _OF_THE_MACHINE}
         kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in {"train", "test"}}
         return kept
 
@@ -153,6 +158,7 @@ class Run(Node):
             steps=steps,
             warmup=warmup,
             checkpoint_every=max(1, self.checkpoint.every.steps(steps_per_epoch, self.batch)),
+            diagnose_every=self.diagnose.every.steps(steps_per_epoch, self.batch) if self.diagnose.every else 0,
             peak_lr=self.optim.peak_lr(self.batch),
             processes=processes,
             micro_batch=micro_batch,
@@ -168,6 +174,7 @@ class Plan:
     steps: int
     warmup: int
     checkpoint_every: int
+    diagnose_every: int  # 0: never
     peak_lr: float
     processes: int
     micro_batch: int

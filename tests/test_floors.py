@@ -27,7 +27,7 @@ FLOORS = (
     "config faults batch models.masking train.schedules data.order data.manifest",
     "models.vit models.decoder data.store data.decode",
     "objectives data train.step train.optim train.checkpoint train.guard train.tracker"
-    " train.cost train.folder train.progress",
+    " train.alarm train.cost train.folder train.progress",
     "run evaluate interop",
     "train.loop report",
     "api lab",

@@ -58,7 +58,7 @@ _KINDS: dict[str, type[Crop] | type[Resize]] = {"crop": Crop, "resize": Resize}
 def _named(value: Any) -> Any:
     """Accept a bare name for an augmentation with its usual options, and refuse a name nobody knows."""
     value = {"name": value} if isinstance(value, str) else value
-    if isinstance(value, Mapping) and value.get("name") not in _KINDS:
+    if isinstance(value, Mapping) and value.get("name") not in tuple(_KINDS):
         given = f"'{value['name']}' is unknown" if "name" in value else "a name is missing"
         raise ValueError(f"{given}; allowed: {' or '.join(_KINDS)}{nearest(str(value.get('name', '')), _KINDS)}")
     return value

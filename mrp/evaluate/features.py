@@ -27,7 +27,7 @@ def extract(
 ) -> Features:
     """Run the wrapped module over a loader that gives each rank one contiguous slice; all ranks get all rows."""
     parts: list[list[Tensor]] = []
-    with _evaluating(step):
+    with evaluating(step):
         for batch in loader:
             # Gathered a batch at a time, so that no device ever holds the features of the whole data set.
             rows = accelerator.gather(_rows(step, batch.to(accelerator.device, non_blocking=True)))
@@ -59,7 +59,7 @@ def _check(found: Features, num_samples: int | None) -> None:
 
 
 @contextmanager
-def _evaluating(step: nn.Module) -> Iterator[None]:
+def evaluating(step: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every submodule is in the mode in which it was found."""
     modes = [(module, module.training) for module in step.modules()]
     step.eval()

@@ -8,10 +8,6 @@ import torch
 from torch import Tensor
 
 
-class NonFinite(RuntimeError):
-    """The run has stopped at a non-finite loss or gradient."""
-
-
 class Guard:
     """A flag on the device that, once set, freezes every update; the host reads it one step late.
 

@@ -12,17 +12,18 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import Tensor
 
 from mrp.batch import Batch, Output
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Stopped
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.order import Order, fold
 from mrp.data.sources import open_source
+from mrp.evaluate.diagnose import Diagnosis
 from mrp.evaluate.processes import join
 from mrp.run import Plan, Run
 from mrp.train import checkpoint, optim
 from mrp.train.cost import device_memory
 from mrp.train.folder import claim
-from mrp.train.guard import Guard, NonFinite
+from mrp.train.guard import Guard
 from mrp.train.progress import Progress
 from mrp.train.step import Step
 from mrp.train.tracker import Tracker
@@ -65,6 +66,9 @@ def train(run: Run, folder: Path) -> None:
         if tracker:
             closing.callback(tracker.close)
 
+        held_out = open_source(run.data.test, "test") if run.data.test else source
+        diagnosis = Diagnosis(run.diagnose, held_out, View(run.data, train=False), folder, accelerator)
+
         def save(at: int) -> None:
             if main:
                 checkpoint.save(folder, at, step, optimizer, {"data": order.state(at)}, run.checkpoint.keep)
@@ -81,19 +85,30 @@ def train(run: Run, folder: Path) -> None:
             step.after_step(number, moved)
 
             done = number + 1
-            saving = done % plan.checkpoint_every == 0 or done == plan.steps
-            if (incident := guard.incident(now=saving)) is not None:
+            last = done == plan.steps
+            saving = last or done % plan.checkpoint_every == 0
+            examining = plan.diagnose_every > 0 and (last or done % plan.diagnose_every == 0)
+            if (incident := guard.incident(now=saving or examining)) is not None:
                 save(incident)
-                raise NonFinite(explain(incident, folder))
-            if done % run.track.every == 0 or done == plan.steps:
+                raise Stopped(explain(incident, folder))
+            collapse = None
+            if examining or last or done % run.track.every == 0:
                 values = measure(accelerator, output, norm)
                 values |= {"lr": optimizer.param_groups[0]["lr"], "epoch": done / plan.steps_per_epoch}
                 values |= {"images_per_second": progress.rate(done)}
+                if examining:
+                    found, collapse = diagnosis.examine(model, done)
+                    values |= found
                 progress.show(done, values["loss"])
                 if tracker:
                     tracker.log(done, values)
-            if saving:
+            stopping = collapse is not None and run.diagnose.action == "stop"
+            if saving or stopping:
                 save(done)
+            if stopping:
+                raise Stopped(f"{folder}: {collapse}")
+            if collapse:
+                accelerator.print(f"warning: {collapse}")
 
 
 def start(run: Run) -> Accelerator:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,19 @@ from mrp.batch import Batch, Output
 Precision = Literal["bf16", "fp32"]
 
 _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
+
+
+class Objective(Protocol):
+    """What a step asks of a training method."""
+
+    def __call__(self, batch: Batch) -> Output:
+        """The loss of a micro-batch."""
+
+    def features(self, batch: Batch) -> Tensor:
+        """One vector an image."""
+
+    def after_step(self, step: int, moved: Tensor) -> None:
+        """The optimizer was called."""
 
 
 class Prepare(nn.Module):
@@ -38,7 +51,7 @@ class Prepare(nn.Module):
 class Step(nn.Module):
     """Normalisation and the objective under one precision; training and evaluation both go through its forward."""
 
-    def __init__(self, prepare: Prepare, objective: nn.Module, precision: Precision) -> None:
+    def __init__(self, prepare: Prepare, objective: Objective, precision: Precision) -> None:
         super().__init__()
         self.prepare = prepare
         self.objective = objective
@@ -50,7 +63,7 @@ class Step(nn.Module):
         batch = batch.with_images(images)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
-                return cast(Output, self.objective(batch))
+                return self.objective(batch)
             return Output(loss=images.new_zeros(()), features=self.objective.features(batch).float())
 
     def after_step(self, step: int, moved: Tensor) -> None:

@@ -1,0 +1,132 @@
+"""How a run's features fare while it trains, on the same held-out images every time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+from mrp.data.augment import View
+from mrp.data.decode import Pixels
+from mrp.data.loader import EvalLoader
+from mrp.data.order import keys
+from mrp.data.sources import Source
+from mrp.evaluate import geometry, knn
+from mrp.evaluate.features import evaluating
+from mrp.evaluate.processes import Accelerator
+from mrp.train.alarm import Alarm, Config, save_evidence
+
+_LARGEST_BATCH = 128
+_NEIGHBOURS = 10
+
+
+@dataclass(frozen=True)
+class First:
+    """The first samples of a source."""
+
+    source: Source
+    count: int
+
+    @property
+    def identity(self) -> str:
+        """That of the whole, and how much of it."""
+        return f"{self.source.identity}:{self.count}"
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Those of the whole."""
+        return self.source.classes
+
+    def __len__(self) -> int:
+        return self.count
+
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """A sample of the whole."""
+        return self.source.read(index)
+
+    def where(self, index: int) -> str:
+        """Its name in the whole."""
+        return self.source.where(index)
+
+
+class Diagnosis:
+    """Measures the wrapped model on one fixed set; every process takes its part and all get the result."""
+
+    def __init__(self, config: Config, source: Source, view: View, folder: Path, accelerator: Accelerator) -> None:
+        world = accelerator.num_processes
+        share = max(1, min(config.images, len(source)) // world)
+        batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
+        self._accelerator = accelerator
+        self._folder = folder
+        self._alarm = Alarm(config)
+        self._labelled = bool(source.classes)
+        self._loader = EvalLoader(
+            First(source, share * world), view, batch=batch, rank=accelerator.process_index, world=world, workers=0,
+            pin_memory=False,
+        )  # fmt: skip
+
+    def examine(self, model: nn.Module, step: int) -> tuple[dict[str, float], str | None]:
+        """The numbers for the metrics, and in one sentence the collapse that they show, if any; its evidence is kept."""
+        values, features = self.measure(model)
+        collapse = self._alarm.hear(values)
+        if collapse is None:
+            return values, None
+        place = self._folder / "alarms" / f"step-{step:08d}"
+        if self._accelerator.is_main_process:
+            save_evidence(place, values, features)
+        return values, f"the features have collapsed at step {step}: {collapse}; what was measured is in {place}"
+
+    def measure(self, model: nn.Module) -> tuple[dict[str, float], Tensor]:
+        """The numbers, and the features (of whole images) that they were read from."""
+        rows, scalars = [], []
+        with evaluating(model):
+            for batch in self._loader:
+                local, metrics = _rows(model, batch.to(self._accelerator.device))
+                rows.append([self._accelerator.gather(tensor).cpu() for tensor in local])
+                scalars.append(self._accelerator.reduce(metrics, "mean").cpu())
+        whole, first, second, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+        loss, variance = torch.stack(scalars).mean(0).tolist()
+        values = {
+            "rank_me": geometry.rank_me(whole),
+            "participation_ratio": geometry.participation_ratio(whole),
+            "feature_variance": geometry.feature_variance(whole),
+            "spread": _spread(whole),
+            "uniformity": geometry.gram_uniformity(first),
+            "alignment": geometry.alignment(first, second),
+            "loss": loss,
+        }
+        if variance > 0:
+            values["loss_over_variance"] = loss / variance
+        if self._labelled:
+            values["knn"] = _knn(whole, labels)
+        return {f"held_out/{name}": value for name, value in values.items()}, whole
+
+
+def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:
+    """Features of the whole images and under two masks each; the loss and the variance of its target."""
+    first: Output = model(batch)
+    other = torch.from_numpy(keys(1, 0, batch.keys.cpu().numpy())).to(batch.keys.device)
+    second: Output = model(replace(batch, keys=other))
+    whole: Output = model(batch, features=True)
+    assert whole.features is not None
+    masked = [output.features if output.features is not None else whole.features for output in (first, second)]
+    labels = torch.zeros_like(batch.keys) if batch.labels is None else batch.labels
+    zero = torch.zeros_like(first.loss)
+    metrics = torch.stack([first.loss.float(), first.metrics.get("target_variance", zero).float()])
+    return [whole.features.float(), *(features.float() for features in masked), labels], metrics
+
+
+def _spread(features: Tensor) -> float:
+    """The variance over images as a share of the mean square."""
+    features = features.double()
+    return float((features - features.mean(0)).square().sum() / features.square().sum().clamp_min(1e-300))
+
+
+def _knn(features: Tensor, labels: Tensor) -> float:
+    """The share of one half of the images that its neighbours in the other half name rightly."""
+    keys_, queries = features[::2], features[1::2]
+    found = knn.predict(keys_, labels[::2], queries, k=_NEIGHBOURS)
+    return float((found == labels[1::2]).double().mean())

@@ -1,0 +1,115 @@
+"""Diagnostics while a run goes on: in its metrics, alike on any number of processes, and an alarm that means it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mrp import api
+from mrp.cli import main
+from mrp.data.augment import View
+from mrp.data.sources import open_source
+from mrp.evaluate import geometry
+from mrp.evaluate.diagnose import Diagnosis
+from mrp.evaluate.processes import join
+from mrp.launch import launch
+from mrp.train.alarm import Config
+
+RECIPE = [
+    "demo", "length=20 steps", "optim.warmup=2 steps", "batch=64", "backbone.depth=2", "backbone.width=32",
+    "objective.decoder.depth=1", "diagnose.every=8 steps", "diagnose.images=128", "track.every=5",
+]  # fmt: skip
+
+# A method that has nothing to learn but a constant: its target is the same for every image.
+COLLAPSING = '''
+"""Learn to say the same of every image."""
+from typing import Literal
+from torch import nn
+from mrp.batch import Output
+from mrp.config import Node
+from mrp.models.vit import embed, encode, pool
+from mrp.objectives import _helpers
+
+class Config(Node):
+    name: Literal["constant"] = "constant"
+
+class Objective(_helpers.Objective):
+    def __init__(self, config, backbone):
+        super().__init__(backbone)
+
+    def forward(self, batch):
+        latent = pool(self.backbone, encode(self.backbone, embed(self.backbone, batch.images)).tokens)
+        loss = (latent.float() - latent.float().mean(0).detach()).square().mean()
+        return Output(loss=loss, metrics={"loss": loss.detach()}, features=latent.detach())
+'''
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("healthy")
+    main(["pretrain", *RECIPE, "--run", str(folder)])
+    return folder
+
+
+def test_the_numbers_stand_in_the_metrics_and_no_alarm_is_raised(healthy: Path) -> None:
+    found = {line["step"]: line for line in lines(healthy)}
+    assert list(found) == [5, 8, 10, 15, 16, 20]
+    examined = [step for step, line in found.items() if "held_out/rank_me" in line]
+    assert examined == [8, 16, 20]
+    assert 1 < found[20]["held_out/rank_me"] <= 32
+    assert 0 < found[20]["held_out/knn"] <= 1
+    assert 0 < found[20]["held_out/loss_over_variance"] < 1.5
+    assert not (healthy / "alarms").exists()
+
+
+def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
+    model = api.load(healthy)
+    source = open_source("digits", "test")
+    diagnosis = Diagnosis(Config(images=128), source, View(model.run.data, train=False), healthy, join())
+    values, features = diagnosis.measure(model.module)
+    again = model.features(torch.stack([torch.as_tensor(source.read(i)[0]).permute(2, 0, 1) for i in range(128)]))
+    assert torch.allclose(features, again, atol=1e-5)
+    assert values["held_out/rank_me"] == pytest.approx(geometry.rank_me(again), rel=1e-4)
+    assert values == pytest.approx({key: value for key, value in lines(healthy)[-1].items() if "held_out" in key}, rel=1e-4)
+
+
+def test_two_processes_measure_the_same(healthy: Path, tmp_path: Path) -> None:
+    assert launch(2, ["pretrain", *RECIPE, "--run", str(tmp_path / "two"), "--processes", "2"]) == 0
+    for ours, theirs in zip(lines(tmp_path / "two"), lines(healthy), strict=True):
+        for key, value in theirs.items():
+            if "held_out" in key:
+                assert ours[key] == pytest.approx(value, rel=2e-3), key
+
+
+@pytest.mark.parametrize("action", ["warn", "stop"])
+def test_the_alarm_is_raised_on_a_run_that_collapses(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    method = tmp_path / "constant.py"
+    method.write_text(COLLAPSING)
+    words = [f"objective={{name: {method}}}", "length=60 steps", "optim.lr=3e-3", f"diagnose.action={action}"]
+    recipe = [word for word in RECIPE if not word.startswith(("objective", "length"))]
+    folder = tmp_path / "run"
+    if action == "stop":
+        with pytest.raises(SystemExit) as stopped:
+            main(["pretrain", *recipe, *words, "--run", str(folder)])
+        assert stopped.value.code == 3
+    else:
+        main(["pretrain", *recipe, *words, "--run", str(folder)])
+    printed = capsys.readouterr()
+    assert "the features have collapsed at step" in printed.out + printed.err
+    (place,) = (folder / "alarms").iterdir()
+    evidence = json.loads((place / "diagnostics.json").read_text())
+    assert evidence["held_out/spread"] < 0.01
+    assert load_file(place / "features.safetensors")["features"].shape == (128, 32)
+    step = int(place.name.removeprefix("step-"))
+    assert (max(line["step"] for line in lines(folder)) == step) == (action == "stop")
+    found = api.load(folder)
+    assert found.step == (step if action == "stop" else 60)
