@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,6 @@ from mrp.data.sources import Source
 from mrp.evaluate import geometry, knn
 from mrp.evaluate.features import evaluating
 from mrp.evaluate.processes import Accelerator
-from mrp.train.alarm import Alarm, Config, save_evidence
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
@@ -55,29 +53,16 @@ class First:
 class Diagnosis:
     """Measures the wrapped model on one fixed set; every process takes its part and all get the result."""
 
-    def __init__(self, config: Config, source: Source, view: View, folder: Path, accelerator: Accelerator) -> None:
+    def __init__(self, source: Source, view: View, images: int, accelerator: Accelerator) -> None:
         world = accelerator.num_processes
-        share = max(1, min(config.images, len(source)) // world)
+        share = max(1, min(images, len(source)) // world)
         batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
         self._accelerator = accelerator
-        self._folder = folder
-        self._alarm = Alarm(config)
         self._labelled = bool(source.classes)
         self._loader = EvalLoader(
             First(source, share * world), view, batch=batch, rank=accelerator.process_index, world=world, workers=0,
             pin_memory=False,
         )  # fmt: skip
-
-    def examine(self, model: nn.Module, step: int) -> tuple[dict[str, float], str | None]:
-        """The numbers for the metrics, and in one sentence the collapse that they show, if any; its evidence is kept."""
-        values, features = self.measure(model)
-        collapse = self._alarm.hear(values)
-        if collapse is None:
-            return values, None
-        place = self._folder / "alarms" / f"step-{step:08d}"
-        if self._accelerator.is_main_process:
-            save_evidence(place, values, features)
-        return values, f"the features have collapsed at step {step}: {collapse}; what was measured is in {place}"
 
     def measure(self, model: nn.Module) -> tuple[dict[str, float], Tensor]:
         """The numbers, and the features (of whole images) that they were read from."""

@@ -7,6 +7,7 @@ back to 32 bits, because signed overflow is undefined in compiled CPU code. In a
 from __future__ import annotations
 
 import torch
+from einops import repeat
 from torch import Tensor
 
 _LOW = 0xFFFFFFFF
@@ -32,14 +33,100 @@ def fold(keys: Tensor, *parts: int | Tensor) -> Tensor:
     return state
 
 
-def random_mask(keys: Tensor, num_patches: int, num_hidden: int, draw: int = 0) -> Tensor:
+def random_mask(keys: Tensor, num_patches: int, num_hidden: int, draw: int | Tensor = 0) -> Tensor:
     """Hide exactly `num_hidden` patches of each image, every subset equally likely (MAE's masking)."""
     patch = torch.arange(num_patches, device=keys.device)
-    order = (fold(keys[:, None], draw, patch) * num_patches + patch).argsort(
-        dim=1
-    )  # no ties: no dependence on the sort
-    mask = torch.zeros(order.shape, dtype=torch.bool, device=keys.device)
-    return mask.scatter(1, order[:, :num_hidden], True)
+    return _first(fold(keys[:, None], _column(draw), patch), num_hidden)
+
+
+def unit_mask(
+    keys: Tensor, grid: tuple[int, int], unit: tuple[int, int], num_hidden: int, draw: int | Tensor = 0
+) -> Tensor:
+    """Hide exactly `num_hidden` units of `unit` patches each (SimMIM's masking; Xie et al., 2022)."""
+    rows, columns = grid[0] // unit[0], grid[1] // unit[1]
+    units = random_mask(keys, rows * columns, num_hidden, draw)
+    return repeat(units, "b (h w) -> b (h p w q)", h=rows, w=columns, p=unit[0], q=unit[1])
+
+
+def block_shapes(grid: tuple[int, int], smallest: int, largest: int, narrowest: float) -> Tensor:
+    """Every height and width that a block may have: as whole numbers, so that all devices draw the same ones.
+
+    BEiT draws the area uniformly and the logarithm of the aspect uniformly; together that is uniform over heights and
+    widths, and so is a draw from this list.
+    """
+    shapes = [
+        (height, width)
+        for height in range(1, grid[0] + 1)
+        for width in range(1, grid[1] + 1)
+        if smallest <= height * width <= largest and narrowest <= height / width <= 1 / narrowest
+    ]
+    return torch.tensor(shapes, dtype=torch.int64).reshape(-1, 2)
+
+
+def block_mask(
+    keys: Tensor, grid: tuple[int, int], shapes: Tensor, num_hidden: int, draw: int | Tensor = 0, candidates: int = 32
+) -> Tensor:
+    """Hide exactly `num_hidden` patches in blocks of these shapes (BEiT's masking; Bao et al., 2022).
+
+    Blocks are laid one after another until there are enough; of the last one, the patches nearest to its centre are
+    taken. All candidates are drawn at once, so there is nothing to wait for; should even they be too few, the rest is
+    drawn from the other patches.
+    """
+    draw = _column(draw)
+    block = torch.arange(candidates, device=keys.device)
+    height, width = shapes.to(keys.device)[_below(len(shapes), keys[:, None], draw, block, 0)].unbind(-1)  # B K
+    top = _below(grid[0] - height + 1, keys[:, None], draw, block, 1)
+    left = _below(grid[1] - width + 1, keys[:, None], draw, block, 2)
+    row, column = _places(grid, keys.device)
+    # Twice the distance to the centre, in units that make the block a square: whole numbers again.
+    below, right = (
+        2 * (row - top[..., None]) + 1 - height[..., None],
+        2 * (column - left[..., None]) + 1 - width[..., None],
+    )
+    distance = torch.maximum(below.abs() * width[..., None], right.abs() * height[..., None])  # B K N
+    inside = (below.abs() < height[..., None]) & (right.abs() < width[..., None])
+    farthest = 2 * (grid[0] + grid[1]) ** 2
+    rank = torch.where(inside, block[:, None] * farthest + distance, candidates * farthest).amin(1)  # B N
+    return _first((rank << 32) + fold(keys[:, None], draw, row * grid[1] + column, 3), num_hidden)
+
+
+def inverse_block_mask(
+    keys: Tensor, grid: tuple[int, int], block: int, num_blocks: int, num_hidden: int, draw: int | Tensor = 0
+) -> Tensor:
+    """Hide all but a few square blocks, mended to exactly `num_hidden` patches (data2vec 2; Baevski et al., 2023)."""
+    draw = _column(draw)
+    row, column = _places(grid, keys.device)
+    patch = row * grid[1] + column
+    centre = _below(len(patch), keys[:, None], draw, torch.arange(num_blocks, device=keys.device), 0)[
+        ..., None
+    ]  # B K 1
+    below, right = row - centre // grid[1] + block // 2, column - centre % grid[1] + block // 2
+    kept = ((below >= 0) & (below < block) & (right >= 0) & (right < block)).any(1)  # B N
+    return _first((kept.long() << 32) + fold(keys[:, None], draw, patch, 1), num_hidden)
+
+
+def _column(draw: int | Tensor) -> int | Tensor:
+    return draw[:, None] if isinstance(draw, Tensor) else draw
+
+
+def _below(limit: int | Tensor, *parts: Tensor | int) -> Tensor:
+    """A whole number from 0 to limit - 1 for each (key, part, ...)."""
+    keys, *rest = parts
+    assert isinstance(keys, Tensor)
+    return (fold(keys, *rest) * limit) >> 32
+
+
+def _places(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Row and column of every patch."""
+    patch = torch.arange(grid[0] * grid[1], device=device)
+    return patch // grid[1], patch % grid[1]
+
+
+def _first(rank: Tensor, count: int) -> Tensor:
+    """True for the `count` entries of each row that rank first; ties go to the earlier one, whatever the sort does."""
+    num = rank.shape[1]
+    order = (rank * num + torch.arange(num, device=rank.device)).argsort(dim=1)
+    return torch.zeros(rank.shape, dtype=torch.bool, device=rank.device).scatter(1, order[:, :count], True)
 
 
 def visible_places(mask: Tensor, num_visible: int) -> Tensor:

@@ -21,34 +21,45 @@ class Config(Node):
     images: int = Field(512, ge=8)
     action: Literal["warn", "stop"] = "warn"
     min_rank: float = Field(1.5, ge=0)  # RankMe; 1 is a single direction
-    min_spread: float = Field(0.01, ge=0)  # variance over images as a share of the mean square; 0 is a constant
+    min_spread: float = Field(1e-3, ge=0)  # variance over images as a share of the mean square; 0 is a constant
     max_loss_over_variance: float = Field(0.99, gt=0)  # 1 is what a constant feature reaches (Theorem 3.6)
     patience: int = Field(2, gt=0)  # times in a row that a threshold must be crossed
 
 
 class Alarm:
-    """Counts how often in a row each threshold was crossed; speaks once, when the patience is over."""
+    """Tells a run that has collapsed from one that has not yet begun to learn.
 
-    def __init__(self, config: Config) -> None:
+    Features of a fresh network are nearly constant, and MAE's stay so while it learns the mean image. So a crossed
+    threshold counts only once the value has been on the good side since warm-up, or in the second half of the run.
+    """
+
+    def __init__(self, config: Config, warmup: int, steps: int) -> None:
         self._config = config
+        self._warmup = warmup
+        self._half = steps / 2
+        self._good: set[str] = set()
         self._crossed: dict[str, int] = {}
 
-    def hear(self, values: Mapping[str, float]) -> str | None:
+    def hear(self, step: int, values: Mapping[str, float]) -> str | None:
         """What is wrong, in one sentence, at the moment at which it has lasted long enough."""
-        limits = {
-            "held_out/rank_me": (self._config.min_rank, "below"),
-            "held_out/spread": (self._config.min_spread, "below"),
-            "held_out/loss_over_variance": (self._config.max_loss_over_variance, "above"),
-        }
-        for name, (limit, side) in limits.items():
-            if name not in values:
+        found = None
+        for name, below, limit in (
+            ("held_out/rank_me", True, self._config.min_rank),
+            ("held_out/spread", True, self._config.min_spread),
+            ("held_out/loss_over_variance", False, self._config.max_loss_over_variance),
+        ):
+            if name not in values or step < self._warmup:
                 continue
             value = values[name]
-            crossed = not value > limit if side == "below" else not value < limit  # NaN crosses both
-            self._crossed[name] = self._crossed.get(name, 0) + 1 if crossed else 0
-            if self._crossed[name] == self._config.patience:
-                return f"{name} has been {value:.4g}, {side} {limit:g}, {self._config.patience} times in a row"
-        return None
+            if value > limit if below else value < limit:  # NaN is never good
+                self._good.add(name)
+                self._crossed[name] = 0
+            elif name in self._good or step > self._half:
+                self._crossed[name] = self._crossed.get(name, 0) + 1
+                if self._crossed[name] == self._config.patience:
+                    side = "below" if below else "above"
+                    found = f"{name} has been {value:.4g}, {side} {limit:g}, {self._config.patience} times in a row"
+        return found
 
 
 def save_evidence(place: Path, values: Mapping[str, float], features: Tensor) -> None:

@@ -39,7 +39,7 @@ def claim(folder: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) 
 def _lock(folder: Path) -> TextIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("w")
+        lock = (folder / _LOCK).open("a")
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror}; choose another with --run FOLDER") from None
     try:
@@ -66,7 +66,7 @@ def _check(folder: Path, new: Mapping[str, Any]) -> None:
     try:
         old = json.loads(known.read_text(encoding="utf-8"))
         _compare(folder, old, new)
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError):
+    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
         raise ConfigError(f"{known}: is damaged, so this run cannot be recognised; use --run FOLDER") from None
 
 
@@ -139,6 +139,7 @@ def code_version() -> str:
 def _git(root: Path, *words: str) -> str:
     """What git answers; nothing where there is no git, or where it refuses."""
     try:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True).stdout.strip()  # noqa: S607
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)  # noqa: S607
     except OSError:
         return ""
+    return done.stdout.strip() if done.returncode == 0 else ""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 from torch import Tensor
 
 from mrp.batch import Batch, Output
@@ -16,17 +16,18 @@ from mrp.config import ConfigError, Stopped
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.order import Order, fold
-from mrp.data.sources import open_source
+from mrp.data.sources import Source, open_source
 from mrp.evaluate.diagnose import Diagnosis
 from mrp.evaluate.processes import join
 from mrp.run import Plan, Run
 from mrp.train import checkpoint, optim
+from mrp.train.alarm import Alarm, save_evidence
 from mrp.train.cost import device_memory
 from mrp.train.folder import claim
 from mrp.train.guard import Guard
 from mrp.train.progress import Progress
 from mrp.train.step import Step
-from mrp.train.tracker import Tracker
+from mrp.train.tracker import METRICS, Tracker, read_lines
 
 
 def train(run: Run, folder: Path) -> None:
@@ -66,8 +67,7 @@ def train(run: Run, folder: Path) -> None:
         if tracker:
             closing.callback(tracker.close)
 
-        held_out = open_source(run.data.test, "test") if run.data.test else source
-        diagnosis = Diagnosis(run.diagnose, held_out, View(run.data, train=False), folder, accelerator)
+        watch = Watch(run, plan, folder, source, accelerator) if plan.diagnose_every else None
 
         def save(at: int) -> None:
             if main:
@@ -87,7 +87,7 @@ def train(run: Run, folder: Path) -> None:
             done = number + 1
             last = done == plan.steps
             saving = last or done % plan.checkpoint_every == 0
-            examining = plan.diagnose_every > 0 and (last or done % plan.diagnose_every == 0)
+            examining = watch is not None and (last or done % plan.diagnose_every == 0)
             if (incident := guard.incident(now=saving or examining)) is not None:
                 save(incident)
                 raise Stopped(explain(incident, folder))
@@ -96,19 +96,43 @@ def train(run: Run, folder: Path) -> None:
                 values = measure(accelerator, output, norm)
                 values |= {"lr": optimizer.param_groups[0]["lr"], "epoch": done / plan.steps_per_epoch}
                 values |= {"images_per_second": progress.rate(done)}
-                if examining:
-                    found, collapse = diagnosis.examine(model, done)
-                    values |= found
+                if watch and examining:
+                    examined, collapse = watch.examine(model, done)
+                    values |= examined
                 progress.show(done, values["loss"])
                 if tracker:
                     tracker.log(done, values)
-            stopping = collapse is not None and run.diagnose.action == "stop"
-            if saving or stopping:
+            if saving or collapse:
                 save(done)
-            if stopping:
-                raise Stopped(f"{folder}: {collapse}")
+            if collapse and run.diagnose.action == "stop":
+                raise Stopped(collapse)
             if collapse:
                 accelerator.print(f"warning: {collapse}")
+
+
+class Watch:
+    """Looks at the features of held-out images from time to time, and says when they have collapsed."""
+
+    def __init__(self, run: Run, plan: Plan, folder: Path, source: Source, accelerator: Accelerator) -> None:
+        held_out = open_source(run.data.test, "test") if run.data.test else source
+        self._diagnosis = Diagnosis(held_out, View(run.data, train=False), run.diagnose.images, accelerator)
+        self._alarm = Alarm(run.diagnose, plan.warmup, plan.steps)
+        self._folder = folder
+        self._accelerator = accelerator
+        for line in read_lines(folder / METRICS):  # what a run that is resumed has been through
+            self._alarm.hear(line["step"], line)
+
+    def examine(self, model: torch.nn.Module, step: int) -> tuple[dict[str, float], str | None]:
+        """The numbers for the metrics, and what is wrong with them; the first process decides for all."""
+        values, features = self._diagnosis.measure(model)
+        fault = [self._alarm.hear(step, values)]
+        broadcast_object_list(fault)
+        if fault[0] is None:
+            return values, None
+        place = self._folder / "alarms" / f"step-{step:08d}"
+        if self._accelerator.is_main_process:
+            save_evidence(place, values, features)
+        return values, f"{self._folder}: the features have collapsed at step {step}: {fault[0]}; evidence in {place}"
 
 
 def start(run: Run) -> Accelerator:

@@ -79,19 +79,26 @@ def _writing(path: Path) -> Iterator[None]:
         ) from None
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics file, if there is one; a line torn by a kill is passed over."""
+    found = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(values, dict) and "step" in values:
+            found.append(values)
+    return found
+
+
 def cut(path: Path, step: int) -> None:
-    """Drop the lines after `step`, and a line torn by a kill, in one atomic replacement."""
+    """Drop the lines after `step`, and what is torn, in one atomic replacement."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
     replacement = path.with_suffix(".tmp")
-    replacement.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+    kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+    replacement.write_text("".join(kept), encoding="utf-8")
     os.replace(replacement, path)
 
 

@@ -18,7 +18,6 @@ from mrp.evaluate import geometry
 from mrp.evaluate.diagnose import Diagnosis
 from mrp.evaluate.processes import join
 from mrp.launch import launch
-from mrp.train.alarm import Config
 
 RECIPE = [
     "demo", "length=20 steps", "optim.warmup=2 steps", "batch=64", "backbone.depth=2", "backbone.width=32",
@@ -74,12 +73,14 @@ def test_the_numbers_stand_in_the_metrics_and_no_alarm_is_raised(healthy: Path) 
 def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
     model = api.load(healthy)
     source = open_source("digits", "test")
-    diagnosis = Diagnosis(Config(images=128), source, View(model.run.data, train=False), healthy, join())
+    diagnosis = Diagnosis(source, View(model.run.data, train=False), 128, join())
     values, features = diagnosis.measure(model.module)
     again = model.features(torch.stack([torch.as_tensor(source.read(i)[0]).permute(2, 0, 1) for i in range(128)]))
     assert torch.allclose(features, again, atol=1e-5)
     assert values["held_out/rank_me"] == pytest.approx(geometry.rank_me(again), rel=1e-4)
-    assert values == pytest.approx({key: value for key, value in lines(healthy)[-1].items() if "held_out" in key}, rel=1e-4)
+    assert values == pytest.approx(
+        {key: value for key, value in lines(healthy)[-1].items() if "held_out" in key}, rel=1e-4
+    )
 
 
 def test_two_processes_measure_the_same(healthy: Path, tmp_path: Path) -> None:
@@ -91,7 +92,9 @@ def test_two_processes_measure_the_same(healthy: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
-def test_the_alarm_is_raised_on_a_run_that_collapses(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_alarm_is_raised_on_a_run_that_collapses(
+    action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     method = tmp_path / "constant.py"
     method.write_text(COLLAPSING)
     words = [f"objective={{name: {method}}}", "length=60 steps", "optim.lr=3e-3", f"diagnose.action={action}"]
@@ -105,9 +108,9 @@ def test_the_alarm_is_raised_on_a_run_that_collapses(action: str, tmp_path: Path
         main(["pretrain", *recipe, *words, "--run", str(folder)])
     printed = capsys.readouterr()
     assert "the features have collapsed at step" in printed.out + printed.err
-    (place,) = (folder / "alarms").iterdir()
+    place = min((folder / "alarms").iterdir())
     evidence = json.loads((place / "diagnostics.json").read_text())
-    assert evidence["held_out/spread"] < 0.01
+    assert min(evidence["held_out/spread"] / 1e-3, evidence["held_out/rank_me"] / 1.5) < 1
     assert load_file(place / "features.safetensors")["features"].shape == (128, 32)
     step = int(place.name.removeprefix("step-"))
     assert (max(line["step"] for line in lines(folder)) == step) == (action == "stop")

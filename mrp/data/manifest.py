@@ -1,0 +1,199 @@
+"""What a set of shards is: the manifest (JSON, read by people) and the index (one fixed-width record a sample)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MANIFEST, INDEX = "manifest.json", "index.bin"
+FORMAT, VERSION = "mrp-shards", 1
+
+RECORD = np.dtype(
+    [
+        ("offset", "<u8"),  # of the image's first byte in its shard
+        ("shard", "<u4"),
+        ("size", "<u4"),  # of the image in bytes
+        ("crc32", "<u4"),  # of these bytes
+        ("label", "<i4"),  # -1 where there is none
+        ("width", "<u4"),  # as stored, before EXIF turns it; 0 where the header could not be read
+        ("height", "<u4"),
+    ]
+)
+Records = NDArray[np.void]
+
+_SHARD_KEYS = {"name": str, "bytes": int, "sha256": str, "count": int}
+
+
+class ManifestError(ValueError):
+    """A manifest or an index that is not what it says it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One tar file."""
+
+    name: str
+    bytes: int
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """A whole set: its shards in the order of the index, and what was learned while they were made."""
+
+    shards: tuple[Shard, ...]
+    index_sha256: str
+    classes: tuple[str, ...] = ()
+    location: str = ""  # where the shards lie when it is not beside the manifest
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    notes: dict[str, Any] = field(default_factory=dict)  # how it was made, what was recovered or unreadable
+
+    @property
+    def count(self) -> int:
+        """Samples in all shards."""
+        return sum(shard.count for shard in self.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def identity(self) -> str:
+        """A sha256 of the content, whatever place it lies in and whatever was noted about it."""
+        content = [self.classes, self.index_sha256, [(shard.sha256, shard.count) for shard in self.shards]]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+    def dump(self) -> str:
+        """The manifest's text, sealed with a digest of itself."""
+        shards = [asdict(shard) for shard in self.shards]
+        index = {"file": INDEX, "sha256": self.index_sha256}
+        values = {
+            "format": FORMAT, "version": VERSION, "identity": self.identity, "count": self.count, "bytes": self.bytes,
+            "location": self.location, "mean": list(self.mean), "std": list(self.std), "notes": self.notes,
+            "index": index, "classes": list(self.classes), "shards": shards,
+        }  # fmt: skip
+        return json.dumps({"digest": _digest(values), **values}, indent=0, ensure_ascii=False)
+
+
+def _digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+def parse(text: bytes) -> Manifest:
+    """Read a manifest; one that was edited, or that names a file outside of its folder, is refused."""
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise ManifestError(f"not valid JSON: {error}") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise ManifestError(f"not a manifest of {FORMAT}")
+    if values.get("version") != VERSION:
+        raise ManifestError(f"made for version {values.get('version')} of the format; this is version {VERSION}")
+    digest = values.pop("digest", None)
+    if digest != _digest(values):
+        raise ManifestError("it was edited or damaged: its digest does not fit its content")
+    shards = tuple(_shard(entry) for entry in values["shards"])
+    return Manifest(
+        shards=shards,
+        index_sha256=values["index"]["sha256"],
+        classes=tuple(values["classes"]),
+        location=values["location"],
+        mean=tuple(values["mean"]),
+        std=tuple(values["std"]),
+        notes=values["notes"],
+    )
+
+
+def _shard(entry: Any) -> Shard:
+    if not isinstance(entry, dict) or any(not isinstance(entry.get(key), kind) for key, kind in _SHARD_KEYS.items()):
+        raise ManifestError(f"a shard's entry is not one: {str(entry)[:80]}")
+    check_name(entry["name"])
+    if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
+        raise ManifestError(f"{entry['name']}: '{entry['sha256'][:80]}' is no sha256")
+    return Shard(**{key: entry[key] for key in _SHARD_KEYS})
+
+
+def check_name(name: str) -> None:
+    """Refuse a name that would lead out of its folder, or to a program: names are paths, and nothing else."""
+    parts = PurePosixPath(name).parts
+    if not name or name.startswith(("/", "-")) or ".." in parts or re.search(r"[\x00-\x1f\\:|]", name):
+        raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
+
+
+def write(folder: Path, manifest: Manifest, records: Records) -> Manifest:
+    """Write the index, then the manifest that seals it; each appears whole or not at all."""
+    content = np.ascontiguousarray(records, RECORD)
+    sealed = Manifest(**{**_fields(manifest), "index_sha256": hashlib.sha256(content).hexdigest()})
+    atomic(folder / INDEX, memoryview(content).cast("B") if len(content) else b"")
+    atomic(folder / MANIFEST, sealed.dump().encode())
+    return sealed
+
+
+def _fields(manifest: Manifest) -> dict[str, Any]:
+    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
+
+
+def atomic(path: Path, content: bytes | memoryview) -> None:
+    """Replace a file in one step, flushed to the disk."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    with unfinished.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+class Index:
+    """The records of a set: mapped where they are scanned, read one by one where they are looked up.
+
+    A look-up by pread leaves no page of the index in a worker's memory, however many records it has looked up.
+    """
+
+    def __init__(self, path: Path, count: int) -> None:
+        self.path, self.count = path, count
+        size = path.stat().st_size
+        if size != count * RECORD.itemsize:
+            raise ManifestError(
+                f"{path.name}: {size} bytes where {count * RECORD.itemsize} are expected for {count} samples"
+            )
+        self._descriptor: int | None = None
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "count": self.count, "_descriptor": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __getitem__(self, number: int) -> Any:
+        if self._descriptor is None:
+            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        return np.frombuffer(os.pread(self._descriptor, RECORD.itemsize, number * RECORD.itemsize), RECORD)[0]
+
+    def __del__(self) -> None:
+        if getattr(self, "_descriptor", None) is not None:
+            os.close(self._descriptor)  # type: ignore[arg-type]
+
+    def mapped(self) -> Records:
+        """All records, as an array that lies on the disk."""
+        return np.memmap(self.path, RECORD, "r", shape=(self.count,)) if self.count else np.empty(0, RECORD)
+
+
+def sha256(path: Path) -> str:
+    """The sha256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

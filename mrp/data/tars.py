@@ -1,0 +1,111 @@
+"""Tar headers, read strictly: a cut or a flipped bit is an error that names the place, never an early end.
+
+Python's tarfile and most readers take a damaged header for the end of the archive, and the rest is silently lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+_BLOCK = 512
+_FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
+_NAME_LIMIT = 1 << 20  # bytes of an extended header
+
+
+class TarError(ValueError):
+    """A tar that is damaged, cut short, or holds what no shard may hold."""
+
+
+class Member(NamedTuple):
+    """A regular file of a tar."""
+
+    name: str
+    offset: int  # of its data
+    size: int
+
+
+class Bytes(Protocol):
+    """Bytes by position."""
+
+    def __call__(self, offset: int, size: int) -> bytes:
+        """Up to this many bytes from this position; fewer only at the end."""
+
+
+def members(read: Bytes, size: int, start: int = 0) -> Iterator[Member]:
+    """Every regular file between two positions, in order, each header checked by its sum."""
+    end, offset, long_name, extended = start + size, start, None, dict[str, str]()
+    if size % _BLOCK:
+        raise TarError(f"cut short: {size} bytes are no whole number of blocks")
+    while True:
+        header = read(offset, _BLOCK) if offset < end else b""
+        if len(header) < _BLOCK:
+            raise TarError(f"cut short at byte {offset}: the end mark is missing")
+        if not header.strip(b"\0"):
+            _check_end(read, offset, end)
+            return
+        name, length, kind = _fields(header, offset)
+        length = int(extended.get("size", length))
+        data = offset + _BLOCK
+        offset = data + -(-length // _BLOCK) * _BLOCK
+        if offset > end:
+            raise TarError(f"cut short: '{name}' at byte {data} has {length} bytes, and the file ends before them")
+        if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
+            if length > _NAME_LIMIT:
+                raise TarError(f"an extended header of {length} bytes at byte {data}")
+            if kind == _LONG_NAME:
+                long_name = read(data, length).rstrip(b"\0").decode("utf-8", "surrogateescape")
+            elif kind == _PAX:
+                extended = _pax(read(data, length), data)
+            continue
+        name = extended.get("path", long_name or name)
+        long_name, extended = None, {}
+        if kind in _FILE:
+            yield Member(name, data, length)
+        elif kind != _FOLDER:
+            raise TarError(f"'{name}' at byte {data} is a link or a device (type {kind!r}); shards hold files only")
+
+
+def _check_end(read: Bytes, offset: int, end: int) -> None:
+    """After the end mark there is nothing but zeros: a header that was zeroed is not the end."""
+    while offset < end:
+        block = read(offset, min(1 << 20, end - offset))
+        if not block or block.strip(b"\0"):
+            raise TarError(f"an end mark at byte {offset} with data after it: a header was zeroed, or two tars joined")
+        offset += len(block)
+
+
+def _fields(header: bytes, offset: int) -> tuple[str, int, bytes]:
+    try:
+        stored = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
+    except ValueError:
+        stored = -1
+    if stored != sum(header[:148]) + 8 * 32 + sum(header[156:]):
+        raise TarError(f"the header at byte {offset} is damaged: its sum does not fit")
+    name = header[:100].split(b"\0", 1)[0]
+    if header[257:262] == b"ustar" and header[345:346] != b"\0" and header[257:265] != b"ustar  \0":
+        name = header[345:500].split(b"\0", 1)[0] + b"/" + name
+    return name.decode("utf-8", "surrogateescape"), _number(header[124:136], offset), header[156:157]
+
+
+def _number(field: bytes, offset: int) -> int:
+    """An octal number, or GNU's binary one for eight gigabytes and more."""
+    if field[0] & 0x80:
+        return int.from_bytes(field, "big") & ~(0x80 << 88)
+    try:
+        return int(field.rstrip(b"\0 ") or b"0", 8)
+    except ValueError:
+        raise TarError(f"the header at byte {offset} has no readable size") from None
+
+
+def _pax(data: bytes, offset: int) -> dict[str, str]:
+    """The records of a POSIX extended header: 'length key=value' lines."""
+    found = {}
+    while data.strip(b"\0"):
+        length, _, _ = data.partition(b" ")
+        if not length.isdigit() or not 0 < int(length) <= len(data):
+            raise TarError(f"the extended header at byte {offset} is damaged")
+        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        data = data[int(length) :]
+    return found

@@ -1,0 +1,202 @@
+"""The command line: help that answers at once, examples that parse, and one line for whatever goes wrong."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mrp
+from mrp import cli, launch, verbs
+from mrp.config import ConfigError, Stopped
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "numpy", "pydantic", "yaml", "timm", "accelerate", "rich", "mrp.config", "mrp.verbs")
+
+
+def line(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
+    """The one line on stderr that a command ends with."""
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == code
+    error = capsys.readouterr().err
+    assert error.endswith("\n")
+    assert error.count("\n") == 1, error
+    return error.strip()
+
+
+def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    def fail(options: object) -> None:
+        raise error
+
+    monkeypatch.setattr(verbs, "config", fail)
+
+
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["pretrain", "--help"], ["pretrain"], ["pretrian"]], ids=str
+)
+def test_help_and_refusals_import_nothing_heavy(words: list[str]) -> None:
+    code = f"""
+import sys
+from mrp.cli import main
+try:
+    main({words})
+finally:
+    print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout or done.returncode == 2
+    assert done.stderr.splitlines()[-1] == ""
+
+
+@pytest.mark.parametrize("verb", cli._VERBS)
+def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    example = cli._VERBS[verb][1]
+    for words in (["--help"], [verb, "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(words)
+        assert caught.value.code == 0
+        assert f"  {example}" in capsys.readouterr().out
+    program, *words = example.split()
+    assert program == "mrp"
+    assert cli._read(words).verb == verb
+
+
+def test_every_verb_does_something() -> None:
+    assert all(callable(getattr(verbs, {"recipes": "list_recipes"}.get(verb, verb))) for verb in cli._VERBS)
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out == f"mrp {mrp.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "pretrain demo a=1 b=2 --run r --processes 3",
+        "pretrain --run r demo a=1 b=2 --processes=3",
+        "pretrain --run r --processes 3 demo a=1 b=2",
+        "pretrain demo a=1 --run r b=2 --processes 3",
+        "pretrain demo --processes 3 a=1 --run=r b=2",
+    ],
+)
+def test_values_may_stand_anywhere(words: str) -> None:
+    options = cli._read(words.split())
+    assert (options.recipe, options.overrides, options.run, options.processes) == ("demo", ["a=1", "b=2"], "r", 3)
+
+
+def test_one_command_leaves_nothing_to_the_next() -> None:
+    assert cli._read(["config", "demo", "--processes", "2", "a=1"]).overrides == ["a=1"]
+    assert cli._read(["config", "demo"]).overrides == []
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        ("", ["required: VERB", "see 'mrp --help'"]),
+        ("pretrian", ["no verb 'pretrian'", "did you mean 'pretrain'?"]),
+        ("zzz", ["no verb 'zzz'", "demo, pretrain, probe"]),
+        ("pretrain", ["required: recipe;", "see 'mrp pretrain --help'"]),
+        ("probe", ["required: RUN"]),
+        ("probe a b", ["mrp probe does not know b"]),
+        ("demo a=1", ["mrp demo does not know a=1"]),
+        ("pretrain demo --foo", ["mrp pretrain does not know --foo"]),
+        ("pretrain demo --proc 2", ["does not know --proc"]),  # were it taken for --processes, ranks would start ranks
+        ("pretrain demo --processes", ["--processes: expected one argument"]),
+        ("pretrain demo --processes 0", ["--processes: '0' was given; allowed: a number from 1"]),
+        ("pretrain demo --processes -1", ["--processes"]),
+        ("config demo --processes two", ["--processes: 'two' was given"]),
+    ],
+)
+def test_wrong_words_are_one_line(words: str, parts: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    text = line(capsys, 2, *words.split())
+    assert text.startswith("mrp: error: ")
+    assert all(part in text for part in parts), text
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (ConfigError("batch: 3 was given\n  allowed: 4"), 2, "mrp: error: batch: 3 was given allowed: 4"),
+        (FileNotFoundError(2, "No such file", "x.bin"), 2, "mrp: error: x.bin: No such file; mend it and run"),
+        (OSError(28, "No space left on device"), 2, "mrp: error: No space left on device; mend it and run"),
+        (Stopped("runs/x: the loss of step 3 is not finite"), 3, "mrp: stopped: runs/x: the loss of step 3"),
+        (KeyboardInterrupt(), 130, "mrp: stopped; the same command goes on from the last checkpoint"),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
+)
+def test_what_a_user_can_mend_is_one_line(
+    error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, error)
+    assert line(capsys, code, "config", "demo").startswith(text)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("a bug"), OSError("a bug"), AssertionError("a bug"), ValueError("a bug")]
+)
+def test_a_bug_of_ours_keeps_its_traceback(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    failing(monkeypatch, error)
+    with pytest.raises(type(error), match="a bug"):
+        cli.main(["config", "demo"])
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_of_several_processes_the_first_speaks(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    waits: list[float] = []
+
+    def leave(code: int) -> None:
+        raise SystemExit(code)
+
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setattr(cli.time, "sleep", waits.append)
+    monkeypatch.setattr(os, "_exit", leave)
+    failing(monkeypatch, ConfigError("batch: 3 was given"))
+    assert line(capsys, 2, "config", "demo") == "mrp: error: batch: 3 was given"
+    assert len(waits) == int(rank)
+    failing(monkeypatch, RuntimeError("connection closed by peer"))
+    with pytest.raises(RuntimeError, match="connection"):
+        cli.main(["config", "demo"])
+    assert len(waits) == int(rank) + 1, "what another process has caused is not reported at once"
+
+
+def test_ranks_do_not_start_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[object] = []
+
+    def start(*arguments: object) -> int:
+        started.append(arguments)
+        return 7
+
+    monkeypatch.setattr(launch, "launch", start)
+    monkeypatch.setattr(verbs, "pretrain", lambda options: started.append(options.processes))
+    words = ["pretrain", "demo", "--processes", "2"]
+    with pytest.raises(SystemExit) as caught:
+        cli.main(words)
+    assert caught.value.code == 7
+    monkeypatch.setenv("RANK", "1")
+    cli.main(words)
+    assert started == [(2, words), 2]
+
+
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    code = """
+import mrp, mrp.cli, types
+mrp.verbs = types.SimpleNamespace(config=lambda options: [print('x' * 99999) for _ in range(9)])
+mrp.cli.main(['config', 'demo'])
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    with process.stdout, process.stderr:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.wait() == 0

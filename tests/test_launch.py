@@ -1,0 +1,142 @@
+"""The launcher: ranks start together, end together, and leave nothing behind. The ranks here are small scripts."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Stands in for Python in `python -m mrp WORDS`: says who it is, then does what the test wants of its rank.
+RANK = """#!{python}
+import json, os, signal, sys, time
+rank = os.environ["RANK"]
+def note(text):
+    with open(f"{{rank}}.log", "a") as file:
+        file.write(text + "\\n")
+def told(number, frame):
+    note(signal.Signals(number).name)
+    if number == signal.SIGTERM:
+        sys.exit(5)
+signal.signal(signal.SIGTERM, told)
+signal.signal(signal.SIGUSR1, told)
+with open(f"{{rank}}.new", "w") as file:
+    json.dump({{"pid": os.getpid(), "words": sys.argv[1:], **os.environ}}, file)
+os.rename(f"{{rank}}.new", f"{{rank}}.json")
+def rest():
+    for _ in range(600):
+        time.sleep(0.1)
+{act}
+"""
+LAUNCHER = """
+import sys
+from mrp import launch
+sys.executable, launch._GRACE = {rank!r}, {grace}
+sys.exit(launch.launch(2, ["pretrain", "x", "--processes", "2"]))
+"""
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Start:
+    def start(act: str, grace: float = 20.0) -> subprocess.Popen[str]:
+        script = tmp_path / "rank.py"
+        script.write_text(RANK.format(python=sys.executable, act=act))
+        script.chmod(0o755)
+        code = LAUNCHER.format(rank=str(script), grace=grace)
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        return subprocess.Popen(
+            [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, start_new_session=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+
+    return start
+
+
+def ready(folder: Path) -> list[dict[str, object]]:
+    """What the two ranks say of themselves, once both run."""
+    files = [folder / "0.json", folder / "1.json"]
+    for _ in range(600):
+        if all(file.exists() for file in files):
+            return [json.loads(file.read_text()) for file in files]
+        time.sleep(0.05)
+    raise AssertionError("the ranks did not start")
+
+
+def end(launcher: subprocess.Popen[str], folder: Path) -> int:
+    """The launcher's exit code, after making sure that no rank outlives it."""
+    output, _ = launcher.communicate(timeout=30)
+    assert output == ""
+    for rank in ready(folder):
+        assert not Path(f"/proc/{rank['pid']}").exists()
+    return launcher.returncode
+
+
+def log(folder: Path, rank: int) -> list[str]:
+    path = folder / f"{rank}.log"
+    return path.read_text().split() if path.exists() else []
+
+
+def test_each_rank_gets_its_place_and_the_whole_command(start: Start, tmp_path: Path) -> None:
+    assert end(start(""), tmp_path) == 0
+    first, second = ready(tmp_path)
+    assert [first["RANK"], second["RANK"]] == ["0", "1"] == [first["LOCAL_RANK"], second["LOCAL_RANK"]]
+    assert first["WORLD_SIZE"] == second["WORLD_SIZE"] == first["LOCAL_WORLD_SIZE"] == "2"
+    assert first["MASTER_ADDR"] == "127.0.0.1"
+    assert first["MASTER_PORT"] == second["MASTER_PORT"]
+    assert int(str(first["MASTER_PORT"])) > 1023
+    assert first["words"] == second["words"] == ["-m", "mrp", "pretrain", "x", "--processes", "2"]
+
+
+@pytest.mark.parametrize(
+    ("act", "code"),
+    [
+        ("rest() if rank == '0' else sys.exit(7)", 7),
+        ("rest() if rank == '1' else sys.exit(2)", 2),
+        ("rest() if rank == '0' else os.kill(os.getpid(), signal.SIGKILL)", 128 + signal.SIGKILL),
+    ],
+)
+def test_a_failing_rank_ends_all_and_its_code_is_passed_on(start: Start, tmp_path: Path, act: str, code: int) -> None:
+    assert end(start(f"while not os.path.exists(f'{{1 - int(rank)}}.json'): time.sleep(0.01)\n{act}"), tmp_path) == code
+    assert sorted(log(tmp_path, 0) + log(tmp_path, 1)) == ["SIGTERM"]
+
+
+def test_one_that_ends_well_waits_for_the_others(start: Start, tmp_path: Path) -> None:
+    act = "if rank == '1':\n    time.sleep(0.5)\n    note('done')"
+    assert end(start(act), tmp_path) == 0
+    assert log(tmp_path, 1) == ["done"]
+
+
+def test_a_rank_that_does_not_listen_is_ended(start: Start, tmp_path: Path) -> None:
+    act = "if rank == '0':\n    signal.signal(signal.SIGTERM, signal.SIG_IGN)\n    note('deaf')\n    rest()\n"
+    act += "while not os.path.exists('0.log'): time.sleep(0.01)\nsys.exit(4)"
+    assert end(start(act, grace=0.3), tmp_path) == 4
+
+
+def test_signals_reach_every_rank(start: Start, tmp_path: Path) -> None:
+    launcher = start("rest()")
+    ready(tmp_path)
+    launcher.send_signal(signal.SIGUSR1)
+    while not (log(tmp_path, 0) and log(tmp_path, 1)):
+        time.sleep(0.02)
+    assert launcher.poll() is None, "a preemption notice is no end"
+    launcher.send_signal(signal.SIGTERM)
+    assert end(launcher, tmp_path) == 5
+    assert log(tmp_path, 0)[:2] == log(tmp_path, 1)[:2] == ["SIGUSR1", "SIGTERM"]
+
+
+def test_a_keyboard_interrupt_ends_all(start: Start, tmp_path: Path) -> None:
+    launcher = start("signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\nnote('ready')\nrest()")
+    while not (log(tmp_path, 0) and log(tmp_path, 1)):
+        time.sleep(0.02)
+    os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
+    assert end(launcher, tmp_path) == 130
