@@ -159,6 +159,7 @@ class Run(Node):
             warmup=warmup,
             checkpoint_every=max(1, self.checkpoint.every.steps(steps_per_epoch, self.batch)),
             diagnose_every=self.diagnose.every.steps(steps_per_epoch, self.batch) if self.diagnose.every else 0,
+            alarm_from=max(warmup, self.diagnose.after.steps(steps_per_epoch, self.batch)),
             peak_lr=self.optim.peak_lr(self.batch),
             processes=processes,
             micro_batch=micro_batch,
@@ -175,6 +176,7 @@ class Plan:
     warmup: int
     checkpoint_every: int
     diagnose_every: int  # 0: never
+    alarm_from: int
     peak_lr: float
     processes: int
     micro_batch: int

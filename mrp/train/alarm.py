@@ -19,6 +19,9 @@ class Config(Node):
 
     every: Duration | None = None  # null: never
     images: int = Field(512, ge=8)
+    # Features of a fresh network are nearly constant, and MAE's stay so for some hundred steps, while it learns the mean
+    # image: what is measured before this point, or before the end of warm-up, raises no alarm.
+    after: Duration = Duration(1000, "steps")
     action: Literal["warn", "stop"] = "warn"
     min_rank: float = Field(1.5, ge=0)  # RankMe; 1 is a single direction
     min_spread: float = Field(1e-3, ge=0)  # variance over images as a share of the mean square; 0 is a constant
@@ -27,38 +30,31 @@ class Config(Node):
 
 
 class Alarm:
-    """Tells a run that has collapsed from one that has not yet begun to learn.
+    """Counts how often in a row each threshold was crossed, from `start` on, and speaks when the patience is over."""
 
-    Features of a fresh network are nearly constant, and MAE's stay so while it learns the mean image. So a crossed
-    threshold counts only once the value has been on the good side since warm-up, or in the second half of the run.
-    """
-
-    def __init__(self, config: Config, warmup: int, steps: int) -> None:
+    def __init__(self, config: Config, start: int) -> None:
         self._config = config
-        self._warmup = warmup
-        self._half = steps / 2
-        self._good: set[str] = set()
+        self._start = start
         self._crossed: dict[str, int] = {}
 
     def hear(self, step: int, values: Mapping[str, float]) -> str | None:
         """What is wrong, in one sentence, at the moment at which it has lasted long enough."""
+        if step < self._start:
+            return None
         found = None
         for name, below, limit in (
             ("held_out/rank_me", True, self._config.min_rank),
             ("held_out/spread", True, self._config.min_spread),
             ("held_out/loss_over_variance", False, self._config.max_loss_over_variance),
         ):
-            if name not in values or step < self._warmup:
+            value = values.get(name)
+            if value is None:
                 continue
-            value = values[name]
-            if value > limit if below else value < limit:  # NaN is never good
-                self._good.add(name)
-                self._crossed[name] = 0
-            elif name in self._good or step > self._half:
-                self._crossed[name] = self._crossed.get(name, 0) + 1
-                if self._crossed[name] == self._config.patience:
-                    side = "below" if below else "above"
-                    found = f"{name} has been {value:.4g}, {side} {limit:g}, {self._config.patience} times in a row"
+            good = value > limit if below else value < limit  # NaN is never good
+            self._crossed[name] = 0 if good else self._crossed.get(name, 0) + 1
+            if self._crossed[name] == self._config.patience:
+                side = "below" if below else "above"
+                found = f"{name} has been {value:.4g}, {side} {limit:g}, {self._config.patience} times in a row"
         return found
 
 

@@ -116,7 +116,7 @@ class Watch:
     def __init__(self, run: Run, plan: Plan, folder: Path, source: Source, accelerator: Accelerator) -> None:
         held_out = open_source(run.data.test, "test") if run.data.test else source
         self._diagnosis = Diagnosis(held_out, View(run.data, train=False), run.diagnose.images, accelerator)
-        self._alarm = Alarm(run.diagnose, plan.warmup, plan.steps)
+        self._alarm = Alarm(run.diagnose, plan.alarm_from)
         self._folder = folder
         self._accelerator = accelerator
         for line in read_lines(folder / METRICS):  # what a run that is resumed has been through

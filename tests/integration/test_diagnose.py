@@ -20,8 +20,8 @@ from mrp.evaluate.processes import join
 from mrp.launch import launch
 
 RECIPE = [
-    "demo", "length=20 steps", "optim.warmup=2 steps", "batch=64", "backbone.depth=2", "backbone.width=32",
-    "objective.decoder.depth=1", "diagnose.every=8 steps", "diagnose.images=128", "track.every=5",
+    "demo", "length=60 steps", "optim.warmup=4 steps", "optim.lr=3e-3", "batch=64", "backbone.depth=2", "backbone.width=32",
+    "objective.decoder.depth=1", "diagnose.every=16 steps", "diagnose.images=128", "track.every=20",
 ]  # fmt: skip
 
 # A method that has nothing to learn but a constant: its target is the same for every image.
@@ -61,12 +61,12 @@ def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_numbers_stand_in_the_metrics_and_no_alarm_is_raised(healthy: Path) -> None:
     found = {line["step"]: line for line in lines(healthy)}
-    assert list(found) == [5, 8, 10, 15, 16, 20]
+    assert list(found) == [16, 20, 32, 40, 48, 60]
     examined = [step for step, line in found.items() if "held_out/rank_me" in line]
-    assert examined == [8, 16, 20]
-    assert 1 < found[20]["held_out/rank_me"] <= 32
-    assert 0 < found[20]["held_out/knn"] <= 1
-    assert 0 < found[20]["held_out/loss_over_variance"] < 1.5
+    assert examined == [16, 32, 48, 60]
+    assert 1 < found[60]["held_out/rank_me"] <= 32
+    assert 0 < found[60]["held_out/knn"] <= 1
+    assert 0 < found[60]["held_out/loss_over_variance"] < 1.5
     assert not (healthy / "alarms").exists()
 
 
@@ -97,8 +97,8 @@ def test_the_alarm_is_raised_on_a_run_that_collapses(
 ) -> None:
     method = tmp_path / "constant.py"
     method.write_text(COLLAPSING)
-    words = [f"objective={{name: {method}}}", "length=60 steps", "optim.lr=3e-3", f"diagnose.action={action}"]
-    recipe = [word for word in RECIPE if not word.startswith(("objective", "length"))]
+    words = [f"objective={{name: {method}}}", "diagnose.after=0 steps", f"diagnose.action={action}"]
+    recipe = [word for word in RECIPE if not word.startswith("objective")]
     folder = tmp_path / "run"
     if action == "stop":
         with pytest.raises(SystemExit) as stopped:
