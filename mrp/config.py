@@ -228,7 +228,7 @@ class Duration:
         )
 
     def __str__(self) -> str:
-        return f"{int(self.amount) if self.amount.is_integer() else self.amount} {self.unit}"
+        return f"{int(self.amount) if float(self.amount).is_integer() else self.amount} {self.unit}"
 
     def steps(self, steps_per_epoch: float, batch: int) -> int:
         """The same length in optimizer steps (at least one, unless it is zero)."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from typing import NamedTuple
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -25,6 +26,42 @@ _EXIF = b"Exif\0\0"
 
 class DecodeError(ValueError):
     """An image that cannot be read: one line that says why."""
+
+
+class Header(NamedTuple):
+    """What the first bytes of an image say of it."""
+
+    format: str  # as a file's ending: jpg, png, ...
+    width: int  # as stored, before EXIF turns it
+    height: int
+    grey: bool
+    inks: bool  # four inks (CMYK), which are turned into RGB
+
+
+def header(data: bytes) -> Header:
+    """The image's format and size without its pixels."""
+    if data[:2] == b"\xff\xd8":
+        try:
+            height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+        except ValueError as error:
+            raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
+        return Header("jpg", width, height, space == "Gray", space == "CMYK")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+                return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
+        except UnidentifiedImageError:
+            raise DecodeError(_unknown(data)) from None
+        except Exception as error:  # on damaged files Pillow raises almost anything
+            raise DecodeError(f"damaged image: {_one_line(error)}") from None
+
+
+def _unknown(data: bytes) -> str:
+    if not data:
+        return "a file without content"
+    return f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}"
 
 
 def decode(data: bytes | Pixels, channels: int) -> Tensor:
@@ -86,7 +123,7 @@ def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
         except DecodeError:
             raise
         except UnidentifiedImageError:
-            raise DecodeError(f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}") from None
+            raise DecodeError(_unknown(data)) from None
         except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise DecodeError(_too_large(str(error).partition(",")[0])) from None
         except Exception as error:  # on damaged files Pillow raises almost anything

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from einops import rearrange
 from timm.models import vision_transformer as timm
 from torch import Tensor, nn
 from torch.nn import functional
@@ -41,26 +42,36 @@ class Block(timm.Block):
         self.drop_path2 = DropPath(drop_path, branch=1)
 
     def forward(
-        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False, keys: Tensor | None = None
-    ) -> Tensor:
-        """The tokens after attention and feed-forward."""
-        return self.parts(x, attn_mask, keys)[0]
-
-    def parts(self, x: Tensor, attn_mask: Tensor | None, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output, and what the feed-forward part has added to it (data2vec 2's target)."""
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        keys: Tensor | None = None,
+        added: bool = False,
+    ) -> Any:
+        """The tokens after attention and feed-forward; with `added`, also what the latter has added (data2vec 2)."""
         x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask)), keys)
-        added = self.ls2(self.mlp(self.norm2(x)))
-        return x + self.drop_path2(added, keys), added
+        last = self.ls2(self.mlp(self.norm2(x)))
+        x = x + self.drop_path2(last, keys)
+        return (x, last) if added else x
 
 
 class PostNormBlock(Block):
     """The original transformer's order, each norm after its residual: data2vec 2's block (Baevski et al., 2023)."""
 
-    def parts(self, x: Tensor, attn_mask: Tensor | None, keys: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The output, and what the feed-forward part has added to it before the norm."""
+    def forward(
+        self,
+        x: Tensor,
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+        keys: Tensor | None = None,
+        added: bool = False,
+    ) -> Any:
+        """The tokens after attention and feed-forward; with `added`, also what the latter has added before the norm."""
         x = self.norm1(x + self.drop_path1(self.ls1(self.attn(x, attn_mask=attn_mask)), keys))
-        added = self.ls2(self.mlp(x))
-        return self.norm2(x + self.drop_path2(added, keys)), added
+        last = self.ls2(self.mlp(x))
+        x = self.norm2(x + self.drop_path2(last, keys))
+        return (x, last) if added else x
 
 
 class QueryValueLinear(nn.Linear):
@@ -85,7 +96,7 @@ class RelativeBias(nn.Module):
         num_offsets = (2 * grid[0] - 1) * (2 * grid[1] - 1)
         self.num_prefix = num_prefix
         self.relative_position_bias_table = nn.Parameter(torch.zeros(num_offsets + 3, num_heads))
-        index = nn.functional.pad(_offsets(grid), (num_prefix, 0, num_prefix, 0), value=num_offsets + 1)
+        index = functional.pad(_offsets(grid), (num_prefix, 0, num_prefix, 0), value=num_offsets + 1)
         index[:num_prefix] = num_offsets
         index[:num_prefix, :num_prefix] = num_offsets + 2
         self.register_buffer("relative_position_index", index, persistent=False)
@@ -107,3 +118,11 @@ def _offsets(grid: tuple[int, int]) -> Tensor:
     row, column = patch // columns, patch % columns
     down, right = row[:, None] - row + rows - 1, column[:, None] - column + columns - 1
     return down * (2 * columns - 1) + right  # N N
+
+
+def resample_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
+    """A table of `RelativeBias` for another grid: offsets are interpolated, the prefix's entries stay."""
+    size = [2 * side - 1 for side in old]
+    offsets = rearrange(table[:-3], "(h w) heads -> 1 heads h w", h=size[0], w=size[1])
+    resized = functional.interpolate(offsets, [2 * side - 1 for side in new], mode="bicubic", align_corners=False)
+    return torch.cat([rearrange(resized, "1 heads h w -> (h w) heads"), table[-3:]])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 import torch
 from pydantic import Field, model_validator
 from timm.layers import resample_abs_pos_embed
 from timm.models import create_model, list_models
+from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer as VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrp.config import ConfigError, Node
+from mrp.models.blocks import Block, PostNormBlock, QueryValueLinear, RelativeBias, resample_table
 
 _SHAPE = ("width", "depth", "heads", "patch")
 
@@ -30,9 +33,17 @@ class Config(Node):
     heads: int | None = Field(None, gt=0)
     patch: Side | tuple[Side, Side] | None = None
     mlp_ratio: float = Field(4.0, gt=0)
-    positions: Literal["sincos", "learned"] = "sincos"
+    positions: Literal["sincos", "learned", "none"] = "sincos"
     class_token: bool = True
     registers: int = Field(0, ge=0)
+    layer_scale: float | None = Field(None, gt=0)
+    drop_path: float = Field(0.0, ge=0, lt=1)  # of the last block; the first has none, between them it grows evenly
+    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    relative_bias: Literal["none", "shared", "per_block"] = "none"
+    qkv_bias: Literal["all", "query_value"] = "all"
+    norm: Literal["pre", "post"] = (
+        "pre"  # post: after each residual, and before the first block instead of after the last
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -40,7 +51,8 @@ class Config(Node):
             missing = [key for key in _SHAPE if getattr(self, key) is None]
             if missing:
                 raise ConfigError(f"give a name (such as vit_base_patch16_224), or also: {', '.join(missing)}")
-            assert self.width and self.heads
+            assert self.width is not None
+            assert self.heads is not None
             if self.width % self.heads:
                 raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
         else:
@@ -59,23 +71,11 @@ class Config(Node):
 
 def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionTransformer:
     """Make the backbone for images of this size; its weights are drawn from torch's generator."""
-    options: dict[str, Any] = {
-        "img_size": image_size,
-        "in_chans": channels,
-        "num_classes": 0,
-        "mlp_ratio": config.mlp_ratio,
-        "class_token": config.class_token,
-        "reg_tokens": config.registers,
-        "global_pool": "token" if config.class_token else "avg",
-        "fc_norm": False,
-    }
-    if config.patch is not None:
-        options["patch_size"] = config.patch
+    options = _options(config) | {"img_size": image_size, "in_chans": channels, "num_classes": 0}
     if config.name is None:
-        vit = VisionTransformer(embed_dim=config.width, depth=config.depth, num_heads=config.heads, **options)
+        options |= {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
+        vit = VisionTransformer(**options)
     else:
-        if "mlp_ratio" not in config.model_fields_set:
-            del options["mlp_ratio"]
         vit = create_model(config.name, pretrained=False, **options)
     patch = vit.patch_embed.patch_size
     if image_size[0] % patch[0] or image_size[1] % patch[1]:
@@ -83,12 +83,61 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionT
             f"data.size {image_size[0]}x{image_size[1]} is not a multiple of the patch {patch[0]}x{patch[1]}; "
             f"the nearest that is: {_nearest(image_size[0], patch[0])}x{_nearest(image_size[1], patch[1])}"
         )
+    _equip(vit, config)
     initialise(vit)
-    if config.positions == "sincos" and vit.pos_embed is not None:
+    if config.positions == "sincos":
         with torch.no_grad():
             vit.pos_embed.copy_(sincos(vit.embed_dim, grid(vit), num_prefix_positions(vit)))
         vit.pos_embed.requires_grad_(False)
     return vit
+
+
+def _options(config: Config) -> dict[str, Any]:
+    """What timm's constructor can do of it; what a name implies stays unless it is asked otherwise."""
+    options: dict[str, Any] = {
+        "class_token": config.class_token,
+        "reg_tokens": config.registers,
+        "global_pool": "token" if config.class_token else "avg",
+        "fc_norm": False,
+        "pos_embed": "none" if config.positions == "none" else "learn",
+        "final_norm": config.norm == "pre",
+        "block_fn": PostNormBlock if config.norm == "post" else Block,
+        "drop_path_rate": config.drop_path,
+        "attn_drop_rate": config.attention_dropout,
+    }
+    given = {"patch": "patch_size", "mlp_ratio": "mlp_ratio", "layer_scale": "init_values"}
+    options |= {theirs: getattr(config, ours) for ours, theirs in given.items() if ours in config.model_fields_set}
+    if config.name is not None and (own := _own_block(config.name)):
+        changed = config.model_fields_set & {"drop_path", "relative_bias", "qkv_bias", "norm"}
+        if changed:
+            raise ConfigError(
+                f"backbone.{min(changed)}: {config.name} is made of {own}, which has no such option; remove it"
+            )
+        del options["block_fn"]
+    return options
+
+
+@cache
+def _own_block(name: str) -> str | None:
+    """The kind of block that a name stands for, where it is not the usual one."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        kind = type(create_model(name).blocks[0])
+    return None if kind is TimmBlock else kind.__name__
+
+
+def _equip(vit: VisionTransformer, config: Config) -> None:
+    """Give it what timm's constructor cannot."""
+    if config.norm == "post":
+        vit.norm_pre = nn.LayerNorm(vit.embed_dim, eps=1e-6)
+    for layer, block in enumerate(vit.blocks):
+        if config.relative_bias == "per_block":
+            block.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, block.attn.num_heads)
+        if config.qkv_bias == "query_value":
+            block.attn.qkv = QueryValueLinear(vit.embed_dim, block.attn.qkv.out_features)
+        if isinstance(block, Block):
+            block.drop_path1.layer = block.drop_path2.layer = layer
+    if config.relative_bias == "shared":
+        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, vit.blocks[0].attn.num_heads)
 
 
 def _nearest(size: int, patch: int) -> int:
@@ -111,7 +160,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def sincos(width: int, grid_size: tuple[int, int], num_prefix: int = 0) -> Tensor:
-    """Fixed 2-D positions: the column in the first half of the channels, the row in the second, zeros for the prefix."""
+    """Fixed 2-D positions: the column in the first half of the channels, the row in the second; none for the prefix."""
     if width % 4:
         raise ConfigError(
             f"positions: sincos needs a width that is a multiple of 4, not {width}; or use positions: learned"
@@ -137,35 +186,54 @@ def num_prefix_positions(vit: VisionTransformer) -> int:
 def embed(
     vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones."""
+    """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones of each mask."""
     tokens = vit.patch_embed(images)  # B N D
     if mask_token is not None:
         assert mask is not None
-        tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), tokens)
+        views = tokens.repeat_interleave(len(mask) // len(tokens), dim=0)
+        tokens = torch.where(mask[..., None], mask_token.to(tokens.dtype), views)
     if vit.pos_embed is not None:
         tokens = tokens + vit.pos_embed[:, num_prefix_positions(vit) :]
     return tokens
 
 
 class Encoded(NamedTuple):
-    """The encoder's output (prefix tokens first) and, where asked for, every block's."""
+    """The encoder's output (prefix tokens first) and, where asked for, something of every block."""
 
     tokens: Tensor  # B P+V D
     layers: list[Tensor]
 
 
-def encode(vit: VisionTransformer, tokens: Tensor, layers: bool = False) -> Encoded:
-    """Put the prefix tokens in front, run the blocks and the norm, on whichever patch tokens are given."""
+def encode(
+    vit: VisionTransformer,
+    tokens: Tensor,
+    places: Tensor | None = None,
+    keys: Tensor | None = None,
+    layers: Literal["none", "output", "added"] = "none",
+) -> Encoded:
+    """Put the prefix tokens in front, run the blocks and the norm, on whichever patch tokens are given.
+
+    `places` says which patches they are, unless they are all. In training, stochastic depth draws from `keys` and
+    does nothing without them. Of every block, its output or what its feed-forward part has added is kept.
+    """
     tokens = vit.norm_pre(_with_prefix(vit, tokens))
-    outputs = []
+    shared = getattr(vit, "rel_pos_bias", None)
+    bias = None if shared is None else shared(places)
+    kept = []
     for block in vit.blocks:
+        own = getattr(block, "rel_pos_bias", None)
+        mask = bias if own is None else own(places)
+        more = (keys, layers == "added") if isinstance(block, Block) else ()
         if vit.grad_checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, use_reentrant=False)
+            tokens = checkpoint(block, tokens, mask, False, *more, use_reentrant=False)
         else:
-            tokens = block(tokens)
-        if layers:
-            outputs.append(tokens)
-    return Encoded(vit.norm(tokens), outputs)
+            tokens = block(tokens, mask, False, *more)
+        if layers == "added":
+            tokens, added = tokens
+            kept.append(added)
+        elif layers == "output":
+            kept.append(tokens)
+    return Encoded(vit.norm(tokens), kept)
 
 
 def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
@@ -179,18 +247,33 @@ def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
 
 
 def pool(vit: VisionTransformer, tokens: Tensor) -> Tensor:
-    """One vector an image: the class token, or the mean of the patch tokens where there is none."""
-    return tokens[:, 0] if vit.has_class_token else tokens[:, vit.num_prefix_tokens :].mean(1)  # B D
+    """One vector an image: the class token, or the mean of the patch tokens, normalised where timm's model does so."""
+    pooled = tokens[:, 0] if vit.global_pool == "token" else tokens[:, vit.num_prefix_tokens :].mean(1)
+    return vit.fc_norm(pooled)  # B D
 
 
 def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tuple[int, int]) -> dict[str, Tensor]:
-    """A backbone's weights from another grid of patches, made to fit this one: only its positions change."""
+    """A backbone's weights from another grid of patches, made to fit this one: only its positions change.
+
+    A relative bias that was shared by all blocks is given to each of them where this one has a bias in every block.
+    """
     state = dict(state)
-    if vit.pos_embed is None or grid(vit) == grid_size:
+    table = "rel_pos_bias.relative_position_bias_table"
+    if table in state and not hasattr(vit, "rel_pos_bias") and hasattr(vit.blocks[0], "rel_pos_bias"):
+        shared = state.pop(table)
+        state |= {f"blocks.{layer}.{table}": shared for layer in range(len(vit.blocks))}
+    if grid(vit) == grid_size:
         return state
+    for name in state:
+        if name.endswith(table):
+            state[name] = resample_table(state[name], grid_size, grid(vit))
+    if vit.pos_embed is not None:
+        state["pos_embed"] = _positions(vit, state["pos_embed"], grid_size)
+    return state
+
+
+def _positions(vit: VisionTransformer, table: Tensor, grid_size: tuple[int, int]) -> Tensor:
     if vit.pos_embed.requires_grad:
         prefix = num_prefix_positions(vit)
-        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(grid(vit)), list(grid_size), prefix)
-    else:
-        state["pos_embed"] = vit.pos_embed.detach().clone()
-    return state
+        return resample_abs_pos_embed(table, list(grid(vit)), list(grid_size), prefix)
+    return vit.pos_embed.detach().clone()

@@ -22,7 +22,7 @@ def build(size: tuple[int, int] = (16, 16), channels: int = 3, **options: object
 def test_embed_and_encode_give_timms_own_features(size: tuple[int, int], options: dict[str, object]) -> None:
     model = build(size, **options).eval()
     images = torch.randn(2, 3, *size)
-    ours = vit.encode(model, vit.embed(model, images), layers=True)
+    ours = vit.encode(model, vit.embed(model, images), layers="output")
     assert torch.allclose(ours.tokens, model.forward_features(images), atol=1e-6)
     assert len(ours.layers) == 2
     assert torch.equal(model.norm(ours.layers[-1]), ours.tokens)

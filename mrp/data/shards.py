@@ -1,0 +1,166 @@
+"""Shards: written by webdataset's writer, and any webdataset shard indexed, checked member by member."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.data.decode import DecodeError, header
+from mrp.data.manifest import RECORD, ManifestError, Records, check_name
+from mrp.data.tars import Member, TarError, members
+
+IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")
+_SUSPECT_NAMES = 20
+
+
+class Sample(NamedTuple):
+    """What is written of one sample."""
+
+    key: str
+    ending: str
+    data: bytes
+    label: int
+
+
+class Indexed(NamedTuple):
+    """What a shard was found to hold."""
+
+    records: Records
+    keys: NDArray[np.uint64]  # a hash of each sample's key, to find duplicates across shards
+    notes: Counter[str]
+
+
+class ShardError(ValueError):
+    """A shard that is not sound: one line that names the sample."""
+
+
+def write(path: Path, samples: Iterable[Sample]) -> None:
+    """One standard shard, the same bytes for the same samples, flushed to the disk."""
+    from webdataset.writer import TarWriter
+
+    with path.open("wb") as file:
+        with TarWriter(file, user="mrp", group="mrp", mtime=0, encoder=False) as tar:
+            for sample in samples:
+                label = {"cls": str(sample.label).encode()} if sample.label >= 0 else {}
+                tar.write({"__key__": sample.key, sample.ending: sample.data, **label})
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def expand(spec: str) -> list[str]:
+    """The names that a brace pattern such as `train-{000000..001281}.tar` stands for."""
+    from braceexpand import braceexpand
+
+    return list(braceexpand(spec))
+
+
+def index(path: Path) -> Indexed:
+    """Every sample of a shard, after every member was checked; what is not sound is an error with the sample's name."""
+    with path.open("rb") as file:
+        descriptor = file.fileno()
+        size = os.fstat(descriptor).st_size
+
+        def read(offset: int, count: int) -> bytes:
+            return os.pread(descriptor, count, offset)
+
+        rows: list[tuple[int, int, int, int, int, int]] = []
+        seen: set[str] = set()
+        notes: Counter[str] = Counter()
+        hashes = []
+        try:
+            for key, files in _samples(members(read, size)):
+                if key in seen:
+                    raise ShardError(f"sample '{key}': its key stands twice")
+                seen.add(key)
+                image, label = _parts(key, files, read, notes)
+                data = read(image.offset, image.size)
+                width, height = _size(key, image.name, data, notes)
+                rows.append((image.offset, len(data), zlib.crc32(data), label, width, height))
+                hashes.append(key_hash(key))
+        except TarError as error:
+            last = f" (the last whole sample before it is '{key}')" if rows else ""
+            raise ShardError(f"{error}{last}") from None
+    return Indexed(_records(rows), np.array(hashes, np.uint64), notes)
+
+
+def key_hash(key: str) -> int:
+    """64 bits of a key."""
+    return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
+
+
+def _records(rows: list[tuple[int, int, int, int, int, int]]) -> Records:
+    records = np.zeros(len(rows), RECORD)
+    names = ("offset", "size", "crc32", "label", "width", "height")
+    for name, column in zip(names, zip(*rows, strict=True), strict=False):
+        records[name] = column
+    return records
+
+
+def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Members that follow each other and share a key: the name up to the first dot after the last slash."""
+    current: str | None = None
+    files: dict[str, Member] = {}
+    for member in found:
+        try:
+            check_name(member.name)
+        except ManifestError as error:
+            raise ShardError(str(error)) from None
+        folder, slash, base = member.name.rpartition("/")
+        stem, _, ending = base.partition(".")
+        key = f"{folder}{slash}{stem}"
+        if key != current and current is not None:
+            yield current, files
+            files = {}
+        current = key
+        if ending.lower() in files:
+            raise ShardError(f"sample '{key}': its key stands twice ('{member.name}')")
+        files[ending.lower()] = member
+    if current is not None:
+        yield current, files
+
+
+def _parts(key: str, files: dict[str, Member], read: object, notes: Counter[str]) -> tuple[Member, int]:
+    assert callable(read)
+    images = [ending for ending in files if ending in IMAGES]
+    if len(images) != 1:
+        what = "no image" if not images else f"several images ({', '.join(images)})"
+        raise ShardError(f"sample '{key}': {what} among its files ({', '.join(files)})")
+    label = -1
+    if "cls" in files:
+        text = read(files["cls"].offset, files["cls"].size)
+        if not re.fullmatch(rb"\s*\d{1,9}\s*", text):
+            raise ShardError(f"sample '{key}': its label {text[:20]!r} is no number")
+        label = int(text)
+    notes.update(f"passed over: .{ending}" for ending in files if ending not in (images[0], "cls"))
+    notes["labelled"] += label >= 0
+    if label < 0 and notes["labelled"]:
+        raise ShardError(f"sample '{key}': its label is missing, and others have one")
+    if label >= 0 and notes["unlabelled"]:
+        raise ShardError(f"the samples before '{key}' have no label, and it has one")
+    notes["unlabelled"] += label < 0
+    return files[images[0]], label
+
+
+def _size(key: str, name: str, data: bytes, notes: Counter[str]) -> tuple[int, int]:
+    try:
+        found = header(data)
+    except DecodeError as error:
+        notes["unreadable"] += 1
+        if notes["unreadable"] <= _SUSPECT_NAMES:
+            notes[f"unreadable: {key} ({error})"] += 1
+        return 0, 0
+    named = name.rpartition(".")[2].lower().replace("jpeg", "jpg").replace("tiff", "tif")
+    notes["recovered: CMYK"] += found.inks
+    notes["grey"] += found.grey
+    if named in ("jpg", "png", "webp", "gif") and found.format != named:
+        notes[f"recovered: {found.format} named {named}"] += 1
+    return found.width, found.height
