@@ -27,7 +27,6 @@ from mrp.train.optim import Config as Optimizer
 from mrp.train.step import Precision, Prepare, Step
 from mrp.train.tracker import Config as Track
 
-
 _OF_THE_MACHINE = {"diagnose", "checkpoint", "track", "machine"}
 
 

@@ -7,7 +7,7 @@ a billion samples costs no more memory than one of ten.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,15 +81,34 @@ def share(batch: int, group: int, rank: int, world: int) -> Ints:
     return np.arange(batch, dtype=np.int64).reshape(batch // group, world, group // world)[:, rank].reshape(-1)
 
 
+class Layout(Protocol):
+    """Samples that lie in lanes, each of which has epochs of its own."""
+
+    lanes: int
+    sizes: Ints
+
+    def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
+        """The sample at each position of each lane's epoch."""
+
+    def shards(self, lane: int, epoch: int, position: int) -> list[list[int]]:
+        """The shards that a lane needs at a position, and those that it needs next."""
+
+
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The endless sequence of global batches over one data set: each epoch is a fresh permutation."""
+    """The endless sequence of global batches over one data set: each epoch is a fresh permutation.
+
+    With a layout, each group of the batch (the batch, or the micro-step where that couples samples) is cut into one
+    stretch a lane, so that the contiguous slice which a rank takes of it lies in as few lanes as there can be.
+    """
 
     size: int
     batch: int
     seed: int
     tail: Literal["drop", "continuous"] = "drop"
     shuffle: bool = True
+    layout: Layout | None = None
+    group: int = 0  # by default the batch
 
     @property
     def steps_per_epoch(self) -> float:
@@ -104,6 +123,10 @@ class Order:
     def slots(self, step: int, places: Ints | None = None) -> Slots:
         """What stands at these places (default: all) of global batch `step`."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
+        if self.layout is not None:
+            lanes, epochs, positions = self._in_lanes(self.layout, step, places)
+            samples = self.layout.samples(lanes, epochs, positions)
+            return Slots(samples, epochs, keys(self.seed, epochs, samples))
         if self.tail == "drop":
             epoch, step_in_epoch = divmod(step, self.size // self.batch)
             positions = step_in_epoch * self.batch + places
@@ -112,6 +135,27 @@ class Order:
             epochs, positions = np.divmod(step * self.batch + places, self.size)
         samples = permute(positions, self.size, self.seed, epochs) if self.shuffle else positions
         return Slots(samples, epochs, keys(self.seed, epochs, samples))
+
+    def _in_lanes(self, layout: Layout, step: int, places: Ints) -> tuple[Ints, Ints, Ints]:
+        """Lane, epoch of the lane and position in it, of each place."""
+        group = self.group or self.batch
+        stretch, each = group // layout.lanes, self.batch // layout.lanes
+        lanes = places % group // stretch
+        offsets = places // group * stretch + places % stretch
+        if self.tail == "drop":
+            epoch, step = divmod(step, self.size // self.batch)
+            return lanes, np.full_like(places, epoch), step * each + offsets
+        epochs, positions = np.divmod(step * each + offsets, layout.sizes[lanes])
+        return lanes, epochs, positions
+
+    def shards(self, step: int, places: Ints) -> list[list[int]]:
+        """The shards that these places need at a step, window by window, and then those that they need next."""
+        if self.layout is None:
+            return []
+        lanes, epochs, positions = self._in_lanes(self.layout, step, places)
+        _, first = np.unique(lanes, return_index=True)
+        windows = [self.layout.shards(int(lanes[i]), int(epochs[i]), int(positions[i])) for i in first]
+        return [shards for turn in zip(*windows, strict=True) for shards in turn]
 
     def state(self, step: int) -> dict[str, Any]:
         """Where the run stands after `step` optimizer steps: for people and checks, never needed to go on."""

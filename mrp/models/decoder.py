@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from mrp.config import ConfigError, Node
 from mrp.models.masking import scatter_tokens
-from mrp.models.vit import initialise, sincos
+from mrp.models.positions import sincos
+from mrp.models.vit import initialise
 
 
 class TransformerConfig(Node):
@@ -49,4 +50,5 @@ class Transformer(nn.Module):
         tokens = torch.cat([prefix, scatter_tokens(hidden, visible, places)], dim=1) + self.positions
         for block in self.blocks:
             tokens = block(tokens)
-        return self.head(self.norm(tokens))[:, self.num_prefix :]  # B N outputs
+        predicted: Tensor = self.head(self.norm(tokens))
+        return predicted[:, self.num_prefix :]  # B N outputs

@@ -7,7 +7,7 @@ back to 32 bits, because signed overflow is undefined in compiled CPU code. In a
 from __future__ import annotations
 
 import torch
-from einops import repeat
+from einops import rearrange, repeat
 from torch import Tensor
 
 _LOW = 0xFFFFFFFF
@@ -136,8 +136,10 @@ def visible_places(mask: Tensor, num_visible: int) -> Tensor:
 
 
 def gather_tokens(tokens: Tensor, places: Tensor) -> Tensor:
-    """The tokens at these places of each image."""
-    return tokens.gather(1, places[..., None].expand(-1, -1, tokens.shape[-1]))  # B V D
+    """The tokens at these places, for each of the views of each image."""
+    index = rearrange(places, "(b m) v -> b (m v)", b=len(tokens))
+    found = tokens.gather(1, index[..., None].expand(-1, -1, tokens.shape[-1]))
+    return rearrange(found, "b (m v) d -> (b m) v d", v=places.shape[1])  # BM V D
 
 
 def scatter_tokens(background: Tensor, tokens: Tensor, places: Tensor) -> Tensor:

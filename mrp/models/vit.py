@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrp.config import ConfigError, Node
-from mrp.models.blocks import Block, PostNormBlock, QueryValueLinear, RelativeBias, resample_table
+from mrp.models.blocks import Block, PostNormBlock, QueryValueLinear
+from mrp.models.positions import RelativeBias, resample_table, sincos
 
 _SHAPE = ("width", "depth", "heads", "patch")
 
@@ -32,11 +33,11 @@ class Config(Node):
     depth: int | None = Field(None, gt=0)
     heads: int | None = Field(None, gt=0)
     patch: Side | tuple[Side, Side] | None = None
-    mlp_ratio: float = Field(4.0, gt=0)
+    mlp_ratio: float | None = Field(None, gt=0)  # the name's, or 4
     positions: Literal["sincos", "learned", "none"] = "sincos"
     class_token: bool = True
     registers: int = Field(0, ge=0)
-    layer_scale: float | None = Field(None, gt=0)
+    layer_scale: float | None = Field(None, gt=0)  # the name's, or none
     drop_path: float = Field(0.0, ge=0, lt=1)  # of the last block; the first has none, between them it grows evenly
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     relative_bias: Literal["none", "shared", "per_block"] = "none"
@@ -76,7 +77,7 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionT
         options |= {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
         vit = VisionTransformer(**options)
     else:
-        vit = create_model(config.name, pretrained=False, **options)
+        vit = cast(VisionTransformer, create_model(config.name, pretrained=False, **options))
     patch = vit.patch_embed.patch_size
     if image_size[0] % patch[0] or image_size[1] % patch[1]:
         raise ConfigError(
@@ -86,6 +87,7 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionT
     _equip(vit, config)
     initialise(vit)
     if config.positions == "sincos":
+        assert vit.pos_embed is not None
         with torch.no_grad():
             vit.pos_embed.copy_(sincos(vit.embed_dim, grid(vit), num_prefix_positions(vit)))
         vit.pos_embed.requires_grad_(False)
@@ -121,7 +123,7 @@ def _options(config: Config) -> dict[str, Any]:
 def _own_block(name: str) -> str | None:
     """The kind of block that a name stands for, where it is not the usual one."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        kind = type(create_model(name).blocks[0])
+        kind = type(cast(VisionTransformer, create_model(name)).blocks[0])
     return None if kind is TimmBlock else kind.__name__
 
 
@@ -129,7 +131,8 @@ def _equip(vit: VisionTransformer, config: Config) -> None:
     """Give it what timm's constructor cannot."""
     if config.norm == "post":
         vit.norm_pre = nn.LayerNorm(vit.embed_dim, eps=1e-6)
-    for layer, block in enumerate(vit.blocks):
+    blocks: Any = vit.blocks
+    for layer, block in enumerate(blocks):
         if config.relative_bias == "per_block":
             block.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, block.attn.num_heads)
         if config.qkv_bias == "query_value":
@@ -137,7 +140,7 @@ def _equip(vit: VisionTransformer, config: Config) -> None:
         if isinstance(block, Block):
             block.drop_path1.layer = block.drop_path2.layer = layer
     if config.relative_bias == "shared":
-        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, vit.blocks[0].attn.num_heads)
+        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, blocks[0].attn.num_heads)
 
 
 def _nearest(size: int, patch: int) -> int:
@@ -159,19 +162,6 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def sincos(width: int, grid_size: tuple[int, int], num_prefix: int = 0) -> Tensor:
-    """Fixed 2-D positions: the column in the first half of the channels, the row in the second; none for the prefix."""
-    if width % 4:
-        raise ConfigError(
-            f"positions: sincos needs a width that is a multiple of 4, not {width}; or use positions: learned"
-        )
-    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
-    rows, columns = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid_size), indexing="ij")
-    angles = [axis.flatten()[:, None] * frequencies for axis in (columns, rows)]
-    patches = torch.cat([function(angle) for angle in angles for function in (torch.sin, torch.cos)], dim=1)
-    return torch.cat([patches.new_zeros(num_prefix, width), patches])[None].float()  # 1 P+N D
-
-
 def grid(vit: VisionTransformer) -> tuple[int, int]:
     """Rows and columns of patches."""
     rows, columns = vit.patch_embed.grid_size
@@ -187,7 +177,7 @@ def embed(
     vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones of each mask."""
-    tokens = vit.patch_embed(images)  # B N D
+    tokens: Tensor = vit.patch_embed(images)  # B N D
     if mask_token is not None:
         assert mask is not None
         views = tokens.repeat_interleave(len(mask) // len(tokens), dim=0)
@@ -237,7 +227,7 @@ def encode(
 
 
 def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
-    prefix = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
+    prefix: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
     if not prefix:
         return tokens
     front = torch.cat(prefix, dim=1)
@@ -249,7 +239,8 @@ def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
 def pool(vit: VisionTransformer, tokens: Tensor) -> Tensor:
     """One vector an image: the class token, or the mean of the patch tokens, normalised where timm's model does so."""
     pooled = tokens[:, 0] if vit.global_pool == "token" else tokens[:, vit.num_prefix_tokens :].mean(1)
-    return vit.fc_norm(pooled)  # B D
+    normalised: Tensor = vit.fc_norm(pooled)
+    return normalised  # B D
 
 
 def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tuple[int, int]) -> dict[str, Tensor]:
@@ -267,13 +258,10 @@ def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tu
     for name in state:
         if name.endswith(table):
             state[name] = resample_table(state[name], grid_size, grid(vit))
-    if vit.pos_embed is not None:
-        state["pos_embed"] = _positions(vit, state["pos_embed"], grid_size)
-    return state
-
-
-def _positions(vit: VisionTransformer, table: Tensor, grid_size: tuple[int, int]) -> Tensor:
-    if vit.pos_embed.requires_grad:
+    own = vit.pos_embed
+    if own is not None and own.requires_grad:
         prefix = num_prefix_positions(vit)
-        return resample_abs_pos_embed(table, list(grid(vit)), list(grid_size), prefix)
-    return vit.pos_embed.detach().clone()
+        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(grid(vit)), list(grid_size), prefix)
+    elif own is not None:
+        state["pos_embed"] = own.detach().clone()
+    return state

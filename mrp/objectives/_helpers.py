@@ -1,4 +1,4 @@
-"""What objectives share: their base class, and images as rows of patches."""
+"""What objectives share: their base classes, and images as rows of patches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
+from mrp.models.masking import fold
 from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.objectives import _uniformity
 
 
 class Reconstruction(NamedTuple):
@@ -46,6 +48,49 @@ class Objective(nn.Module):
         """Called after the optimizer: teachers follow here, unless `moved` (on the device) says that it was held back."""
 
 
+class Masked(Objective):
+    """A method that hides patches: some views of each image, one mask each, and features kept apart if asked for."""
+
+    def __init__(self, backbone: VisionTransformer, masks: int, uniformity: _uniformity.Config) -> None:
+        super().__init__(backbone)
+        uniformity.check(backbone)
+        self.masks = masks
+        self.uniformity = uniformity
+
+    @abstractmethod
+    def draw(self, keys: Tensor, number: Tensor) -> Tensor:
+        """What is hidden of the image with this key, in the draw of this number."""
+
+    def mask(self, keys: Tensor) -> Tensor:
+        """What is hidden in each view, image by image."""
+        numbers = torch.arange(self.masks, device=keys.device).repeat(len(keys))
+        return self.draw(keys.repeat_interleave(self.masks), numbers)  # BM N
+
+    def first_mask(self, keys: Tensor) -> Tensor:
+        """What is hidden in the first view alone."""
+        return self.draw(keys, torch.zeros_like(keys))  # B N
+
+    def path_keys(self, keys: Tensor) -> Tensor:
+        """The key of each view, from which its stochastic depth is drawn."""
+        return fold(keys[:, None], torch.arange(self.masks, device=keys.device)).flatten()  # BM
+
+    def outcome(self, per_view: Tensor, latent: Tensor, variance: Tensor) -> Output:
+        """The mean loss of the views, and what uniformity adds to it."""
+        per_sample = rearrange(per_view, "(b m) -> b m", m=self.masks).mean(1)
+        loss = per_sample.mean()
+        metrics = {"reconstruction": loss.detach(), "target_variance": variance}
+        if self.uniformity.weight:
+            penalty = _uniformity.penalty(self.uniformity, self.backbone, latent, self.masks)
+            loss = loss + self.uniformity.weight * penalty
+            metrics["uniformity"] = penalty.detach()
+        return Output(
+            loss=loss,
+            metrics={"loss": loss.detach(), **metrics},
+            per_sample={"loss": per_sample.detach()},
+            features=pool(self.backbone, latent)[:: self.masks].detach(),
+        )
+
+
 def patchify(images: Tensor, patch: tuple[int, int]) -> Tensor:
     """Cut images into patches, one flat row each (row, column, channel)."""
     return rearrange(images, "b c (h p) (w q) -> b (h w) (p q c)", p=patch[0], q=patch[1])  # B N PQC
@@ -65,8 +110,9 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def hidden_variance(target: Tensor, mask: Tensor) -> Tensor:
-    """Var(x2): the loss of the best constant prediction of the hidden patches (the collapse line of Theorem 3.6)."""
-    hidden = target.detach() * mask[..., None]
-    count = mask.sum()
-    mean = hidden.sum((0, 1)) / count
-    return hidden.square().sum() / count / target.shape[-1] - mean.square().mean()
+    """Var(x2): the squared error of the best constant prediction of the hidden patches (Theorem 3.6's collapse line)."""
+    target = target.detach()  # B N D
+    times = rearrange(mask, "(b m) n -> b m n", b=len(target)).sum(1)[..., None]  # in how many views each is hidden
+    count = times.sum()
+    mean = (target * times).sum((0, 1)) / count
+    return (target.square() * times).sum() / count / target.shape[-1] - mean.square().mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
@@ -11,26 +12,33 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
 from mrp.models.decoder import Transformer, TransformerConfig
 from mrp.models.masking import gather_tokens, random_mask, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
-from mrp.objectives import _helpers
+from mrp.models.vit import VisionTransformer, embed, encode, grid
+from mrp.objectives import _helpers, _uniformity
 
 
 class Config(Node):
-    """Options of MAE."""
+    """Options of MAE; of U-MAE with a weight on uniformity."""
 
     name: Literal["mae"] = "mae"
     mask_ratio: float = Field(0.75, gt=0, lt=1)
+    masks: int = Field(1, gt=0)  # views of each image in a step
     target: Literal["pixels_norm", "pixels"] = "pixels_norm"
     decoder: TransformerConfig = TransformerConfig()
+    uniformity: _uniformity.Config = _uniformity.OFF
+
+    @property
+    def couples(self) -> bool:
+        """Whether a sample's loss depends on the others in its micro-step."""
+        return self.uniformity.weight > 0
 
 
-class Objective(_helpers.Objective):
+class Objective(_helpers.Masked):
     """Masked autoencoding."""
 
     paints = True
 
     def __init__(self, config: Config, backbone: VisionTransformer) -> None:
-        super().__init__(backbone)
+        super().__init__(backbone, config.masks, config.uniformity)
         self.config = config
         embedding = backbone.patch_embed
         self.patch: tuple[int, int] = embedding.patch_size
@@ -48,36 +56,31 @@ class Objective(_helpers.Objective):
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
         """The mean squared error of the hidden patches; a mask given from outside replaces the drawn one."""
-        mask = self.mask(batch.keys) if mask is None else mask  # B N
-        latent, prediction = self.predict(batch.images, mask)
+        mask = self.mask(batch.keys) if mask is None else mask  # BM N
+        latent, prediction = self.predict(batch.images, mask, self.path_keys(batch.keys))
         target = _helpers.patchify(batch.images, self.patch)  # B N PQC
         if self.config.target == "pixels_norm":
             mean, deviation = _helpers.patch_statistics(target)
             target = (target - mean) / deviation
-        per_patch = (prediction.float() - target).square().mean(-1)  # B N
-        per_sample = (per_patch * mask).sum(1) / mask.sum(1)  # B
-        loss = per_sample.mean()
-        return Output(
-            loss=loss,
-            metrics={"loss": loss.detach(), "target_variance": _helpers.hidden_variance(target, mask)},
-            per_sample={"loss": per_sample.detach()},
-            features=pool(self.backbone, latent).detach(),
-        )
+        error = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.masks) - target[:, None]
+        per_patch = error.square().mean(-1).flatten(0, 1)  # BM N
+        per_view = (per_patch * mask).sum(1) / mask.sum(1)
+        return self.outcome(per_view, latent, _helpers.hidden_variance(target, mask))
 
-    def mask(self, keys: Tensor) -> Tensor:
-        """What is hidden of each sample."""
-        return random_mask(keys, self.num_patches, self.num_patches - self.num_visible)
+    def draw(self, keys: Tensor, number: Tensor) -> Tensor:
+        """Patches at random."""
+        return random_mask(keys, self.num_patches, self.num_patches - self.num_visible, number)
 
-    def predict(self, images: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """The encoder's tokens of the visible patches, and the decoder's prediction of every patch."""
+    def predict(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The encoder's tokens of the visible patches, and the decoder's prediction of every patch, view by view."""
         places = visible_places(mask, self.num_visible)
         visible = gather_tokens(embed(self.backbone, images), places)
-        latent = encode(self.backbone, visible).tokens  # B P+V D
-        return latent, self.decoder(latent, places)  # B N PQC
+        latent = encode(self.backbone, visible, places, keys).tokens  # BM P+V D
+        return latent, self.decoder(latent, places)  # BM N PQC
 
     def reconstruct(self, batch: Batch) -> _helpers.Reconstruction:
         """Predicted pixels; norm-pix predictions get the true patch's mean and spread, since they do not predict it."""
-        mask = self.mask(batch.keys)
+        mask = self.first_mask(batch.keys)
         prediction = self.predict(batch.images, mask)[1].float()
         if self.config.target == "pixels_norm":
             mean, deviation = _helpers.patch_statistics(_helpers.patchify(batch.images, self.patch))

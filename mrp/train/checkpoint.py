@@ -82,6 +82,8 @@ def save(
         save_file(_contiguous(module.state_dict()), unfinished / "model.safetensors")
         save_file(_contiguous(_optimizer_tensors(module, optimizer)), unfinished / "optimizer.safetensors")
         (unfinished / "state.json").write_text(json.dumps({"step": step, **state}, indent=1), encoding="utf-8")
+        for path in unfinished.glob("*.safetensors"):
+            shutil.copymode(unfinished / "state.json", path)  # safetensors lets nobody but the owner read its files
         for path in (*unfinished.iterdir(), unfinished):
             _flush(path)
         unfinished.rename(final)

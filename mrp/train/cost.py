@@ -25,12 +25,8 @@ class Cost:
     parameters: int
     trainable: int
     forward_flops: int  # an image
+    training_flops: int  # an image, forward and backward
     activation_bytes: int  # an image, kept for the backward pass
-
-    @property
-    def training_flops(self) -> int:
-        """Forward and backward of one image (the backward pass is twice the forward)."""
-        return 3 * self.forward_flops
 
     def memory(self, micro_batch: int) -> int:
         """An estimate of the bytes of a training process: weights, gradients, two moments, activations."""
@@ -38,7 +34,7 @@ class Cost:
         return int(state + _OVERHEAD * micro_batch * self.activation_bytes)
 
     def micro_batch(self, share: int, memory: int) -> int:
-        """The most images at once that divide a rank's share of the batch and fit into this much memory (at least one)."""
+        """The most images at once that divide a rank's share of the batch and fit into this memory (at least one)."""
         divisors = [size for size in range(share, 0, -1) if share % size == 0]
         return next((size for size in divisors if self.memory(size) <= _SHARE * memory), 1)
 
@@ -46,33 +42,51 @@ class Cost:
 def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
     """Run a step that was built on the meta device, with tensors that have shapes but no content, and count."""
     parameters = list(step.parameters())
-    (flops, fewer), (more_flops, more) = _count(step, channels, size, 2), _count(step, channels, size, 4)
+    two, four = _count(step, channels, size, 2), _count(step, channels, size, 4)
+    forward, training, activations = ((more - fewer) // 2 for fewer, more in zip(two, four, strict=True))
     return Cost(
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-        forward_flops=(more_flops - flops) // 2,
-        activation_bytes=(more - fewer) // 2,
+        forward_flops=forward,
+        training_flops=training,
+        activation_bytes=activations,
     )
 
 
-def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -> tuple[int, int]:
-    """FLOPs of the forward pass, and bytes that it keeps for the backward pass."""
-    saved: dict[int, Tensor] = {}
-
-    def remember(tensor: Tensor) -> Tensor:
-        saved[tensor.untyped_storage()._cdata] = tensor  # held, so that no later storage takes its address
-        return tensor
-
+def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -> tuple[int, int, int]:
+    """FLOPs of the forward pass, of forward and backward, and bytes that are kept in between."""
     with FakeTensorMode():
         weights = {
-            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
+            f"step.{name}": torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
             for name, tensor in (*step.named_parameters(), *step.named_buffers())
         }
         keys = torch.zeros(images, dtype=torch.int64)
         batch = Batch(torch.zeros(images, channels, *size), keys, labels=keys)
-        with FlopCounterMode(display=False) as counter, saved_tensors_hooks(remember, lambda tensor: tensor):
-            functional_call(step, weights, (batch,))
-        return counter.get_total_flops(), sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+        counts: tuple[int, int, int] = functional_call(_Counting(step), weights, (batch,))
+        return counts
+
+
+class _Counting(nn.Module):
+    """Both passes in one call, since a backward pass that recomputes activations needs the weights once more."""
+
+    def __init__(self, step: nn.Module) -> None:
+        super().__init__()
+        self.step = step
+
+    def forward(self, batch: Batch) -> tuple[int, int, int]:
+        saved: dict[int, Tensor] = {}
+
+        def remember(tensor: Tensor) -> Tensor:
+            saved[tensor.untyped_storage()._cdata] = tensor  # held, so that no later storage takes its address
+            return tensor
+
+        with FlopCounterMode(display=False) as counter:
+            with saved_tensors_hooks(remember, lambda tensor: tensor):
+                output = self.step(batch)
+            forward = counter.get_total_flops()
+            kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
+            output.loss.backward()
+        return forward, counter.get_total_flops(), kept
 
 
 def device_memory(device: torch.device, processes: int) -> int:

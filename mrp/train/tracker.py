@@ -87,7 +87,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
             values = json.loads(line)
         except json.JSONDecodeError:
             continue
-        if isinstance(values, dict) and "step" in values:
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
             found.append(values)
     return found
 
@@ -152,8 +152,9 @@ class _Wandb:
                 settings=wandb.Settings(silent=True),
             )
         except wandb.Error as error:
+            reason = " ".join(str(error).split())
             raise ConfigError(
-                f"track: wandb does not start: {error}; track.mode=offline keeps the numbers here until 'wandb sync'"
+                f"track: wandb does not start: {reason}; track.mode=offline keeps the numbers here until 'wandb sync'"
             ) from None
 
     def log(self, step: int, values: dict[str, float]) -> None:

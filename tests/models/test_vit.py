@@ -8,7 +8,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 
 from mrp.config import ConfigError
-from mrp.models import vit
+from mrp.models import positions, vit
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
 
@@ -60,7 +60,7 @@ def test_fixed_positions_are_not_trained_and_learned_ones_are() -> None:
 
 
 def test_rectangular_positions_keep_rows_and_columns_apart() -> None:
-    table = vit.sincos(32, (2, 5))[0].view(2, 5, 32)
+    table = positions.sincos(32, (2, 5))[0].view(2, 5, 32)
     assert torch.equal(table[0, :, :16], table[1, :, :16])  # the first half is the column alone
     assert torch.equal(table[:, 0, 16:], table[:, 3, 16:])  # the second the row
     assert not torch.equal(table[0, 0], table[0, 1])
@@ -70,7 +70,7 @@ def test_weights_move_to_another_size() -> None:
     small, large = build(), build((32, 24))
     large.load_state_dict(vit.resampled(large, small.state_dict(), vit.grid(small)), strict=True)
     assert torch.equal(large.blocks[1].mlp.fc1.weight, small.blocks[1].mlp.fc1.weight)
-    assert torch.equal(large.pos_embed, vit.sincos(32, (8, 6), 1))
+    assert torch.equal(large.pos_embed, positions.sincos(32, (8, 6), 1))
 
 
 def test_learned_positions_are_resampled_along_the_right_axes() -> None:

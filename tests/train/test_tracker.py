@@ -104,11 +104,11 @@ def shown(folder: Path) -> list[tuple[int, float]]:
 
 def test_tensorboard_forgets_what_a_killed_run_wrote_after_its_checkpoint(tmp_path: Path) -> None:
     for start, stop in ((0, 3), (0, 6), (4, 8)):  # killed before the first checkpoint, and after that of step 4
+        time.sleep(1.01 if (tmp_path / "tensorboard").exists() else 0)  # the files are named after the second
         tracker = Tracker(Config(name="tensorboard"), tmp_path, {}, start)
         for step in range(start + 1, stop + 1):
             tracker.log(step, {"loss": start + step / 64})
         tracker.close()
-        time.sleep(1.01)  # the files are named, and read in the order of, the second they are opened in
     expected = [(step, step / 64) for step in (1, 2, 3, 4)] + [(step, 4 + step / 64) for step in (5, 6, 7, 8)]
     assert shown(tmp_path) == expected
     assert steps(tmp_path) == list(range(1, 9))
@@ -122,8 +122,8 @@ def test_wandb_goes_on_under_one_id(tmp_path: Path) -> None:
 
     try:
         for start, stop in ((0, 3), (2, 4)):
+            time.sleep(1.01 if (tmp_path / "wandb").exists() else 0)  # its folders are named after the second
             record(tmp_path, Config(name="wandb", mode="offline"), start, stop)
-            time.sleep(1.01)  # its folders are named after the second they are made in
     finally:
         wandb.teardown()
     name = (tmp_path / "wandb_id.txt").read_text()
@@ -146,7 +146,7 @@ def test_wandb_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pyte
 
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="^track: wandb does not start: no answer .*track.mode=offline"):
+    with pytest.raises(ConfigError, match=r"^track: wandb does not start: no answer after.*track\.mode=offline"):
         Tracker(Config(name="wandb", project="mine"), Path(), {"batch": 8}, 0)
     assert asked["project"] == "mine"
     assert asked["name"] == tmp_path.name

@@ -1,0 +1,89 @@
+"""The order of a set that lies in shards: near in a file is near in time, and a node needs only its lanes.
+
+The shards, permuted by the seed, make one long line, which is cut into lanes of equal length for the whole run. Each
+epoch a lane permutes its pieces of shards anew, takes them a window at a time, and shuffles the samples of a window.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mrp.data.order import Ints, permute
+
+_LAYOUT, _PIECES, _SAMPLES = 0x6C6179, 0x706365, 0x736D70  # what a permutation is for
+
+
+class _Turns(NamedTuple):
+    """One lane in one epoch."""
+
+    pieces: Ints  # their numbers, in the order of their turn
+    ends: Ints  # where each ends, in samples from the start of the lane
+    window_ends: Ints
+
+
+class Lanes:
+    """Samples by lane, epoch and position; all that is kept is the lengths of the shards."""
+
+    def __init__(self, blocks: Ints, seed: int, lanes: int, window: int) -> None:
+        self.blocks, self.seed, self.lanes, self.window = blocks, seed, lanes, window
+        laid = permute(np.arange(len(blocks)), len(blocks), seed, _LAYOUT)
+        ends = np.cumsum(blocks[laid])
+        bounds = np.arange(lanes + 1, dtype=np.int64) * int(ends[-1]) // lanes
+        self.sizes = np.diff(bounds)  # samples in each lane
+        cuts = np.unique(np.concatenate([ends[blocks[laid] > 0], bounds[1:]]))
+        starts = np.concatenate([[0], cuts[:-1]])
+        places = np.searchsorted(ends, starts, side="right")  # where among the shards, as laid, each piece lies
+        firsts = np.cumsum(blocks) - blocks  # the first sample of each shard
+        self._shards = laid[places]
+        self._starts = firsts[self._shards] + starts - (ends - blocks[laid])[places]  # each piece's first sample
+        self._lengths = cuts - starts
+        self._bounds = np.searchsorted(starts, bounds)  # the pieces of each lane
+        self._turns = lru_cache(2 * lanes + 2)(self._arrange)
+
+    def __reduce__(self) -> Any:
+        return Lanes, (self.blocks, self.seed, self.lanes, self.window)
+
+    def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
+        """The sample at each position of each lane's epoch."""
+        out = np.empty(len(positions), np.int64)
+        for lane, epoch in np.unique(np.stack([lanes, epochs]), axis=1).T.tolist():
+            here = (lanes == lane) & (epochs == epoch)
+            turns = self._turns(lane, epoch)
+            windows = np.searchsorted(turns.window_ends, positions[here], side="right")
+            found = np.empty(len(windows), np.int64)
+            for window in np.unique(windows).tolist():
+                found[windows == window] = self._shuffled(turns, lane, epoch, window, positions[here][windows == window])
+            out[here] = found
+        return out
+
+    def _shuffled(self, turns: _Turns, lane: int, epoch: int, window: int, positions: Ints) -> Ints:
+        """The samples at positions that lie in one window."""
+        first = int(turns.window_ends[window - 1]) if window else 0
+        width = int(turns.window_ends[window]) - first
+        flat = first + permute(positions - first, width, self.seed, _SAMPLES, epoch, lane, window)
+        turn = np.searchsorted(turns.ends, flat, side="right")
+        pieces = turns.pieces[turn]
+        return self._starts[pieces] + flat - (turns.ends[turn] - self._lengths[pieces])
+
+    def _arrange(self, lane: int, epoch: int) -> _Turns:
+        first, last = self._bounds[lane : lane + 2].tolist()
+        pieces = first + permute(np.arange(last - first), last - first, self.seed, _PIECES, epoch, lane)
+        ends = np.cumsum(self._lengths[pieces])
+        window_ends = np.append(ends[self.window - 1 :: self.window], ends[-1])
+        return _Turns(pieces, ends, window_ends[:-1] if len(ends) % self.window == 0 else window_ends)
+
+    def shards(self, lane: int, epoch: int, position: int) -> list[list[int]]:
+        """The shards of the window at a position and of the one after it, which may be the next epoch's first."""
+        found: list[list[int]] = []
+        turns = self._turns(lane, epoch)
+        window = int(np.searchsorted(turns.window_ends, position, side="right"))
+        for _ in range(2):
+            if window == len(turns.window_ends):
+                turns, window = self._turns(lane, epoch + 1), 0
+            pieces = turns.pieces[window * self.window : (window + 1) * self.window]
+            found.append(self._shards[pieces].tolist())
+            window += 1
+        return found

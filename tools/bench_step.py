@@ -1,0 +1,203 @@
+"""What a training step of each method costs: time, images a second, FLOP/s, peak memory; and what M masks an image buy.
+
+    python tools/bench_step.py                                  # CPU: ViT-S/16 at 224, batch 8, fp32
+    python tools/bench_step.py --backbone vit_base_patch16_224 vit_large_patch16_224 --batch 256 --compile no yes
+
+Each case runs in a process of its own, so that peak memory is its own; the cases of a method take turns over `--rounds`
+rounds, so that a machine that slows down slows all of them. FLOPs are counted, forward and backward, teacher included.
+On a GPU the share is of the rate of a large bf16 matrix product measured in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {"name": "mae"},
+    "umae": {"name": "mae", "uniformity": 0.01},
+    "simmim": {"name": "simmim"},
+    "usimmim": {"name": "simmim", "uniformity": 0.01},
+    "data2vec": {"name": "data2vec"},
+    "data2vec2": {"name": "data2vec2", "masks": 1},
+    "supervised": {"name": "classify"},
+}
+MULTIPLE = {"mae", "umae", "data2vec2"}  # methods with M masks an image
+
+
+@dataclass(frozen=True)
+class Case:
+    """One row."""
+
+    method: str
+    masks: int
+    backbone: str
+    size: int
+    batch: int
+    precision: str
+    compile: str
+    seconds: float
+
+
+def run_case(case: Case) -> dict[str, Any]:
+    """Build, warm up and time one case, in this process."""
+    import torch
+
+    from mrp.batch import Batch
+    from mrp.config import Tree, build
+    from mrp.run import Run
+    from mrp.train import optim
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    options = METHODS[case.method] | ({"masks": case.masks} if case.method in MULTIPLE else {})
+    values: dict[str, Any] = {"objective": options, "backbone": {"name": case.backbone}, "batch": case.batch}
+    values |= {"data": {"train": "none", "size": case.size}, "length": "1 steps", "optim": {"lr": 1e-4}}
+    run = build(Run, Tree(values | {"precision": case.precision}, {}))
+    step = run.build_step().to(device)
+    optimizer = optim.build(run.optim, step)
+    if case.compile == "yes":
+        step.compile(dynamic=False)
+    images = torch.randint(0, 256, (case.batch, 3, case.size, case.size), dtype=torch.uint8)
+    batch = Batch(images, torch.arange(case.batch), labels=torch.zeros(case.batch, dtype=torch.int64)).to(device)
+
+    def once(number: int) -> float:
+        begin = time.perf_counter()
+        step(batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        step.after_step(number, torch.ones((), dtype=torch.bool, device=device))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    for number in range(2 if device.type == "cpu" else 5):
+        once(number)
+    times = []
+    while sum(times) < case.seconds or len(times) < 3:
+        times.append(once(len(times)))
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident()
+    return {"times": times, "flops": run.cost().training_flops, "memory": memory}
+
+
+def _resident() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak * (1 if sys.platform == "darwin" else 1024)
+
+
+def peak_rate() -> float:
+    """FLOP/s of a large matrix product: bf16 on a GPU, float32 on a CPU."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    size = 8192 if cuda else 2048
+    left, right = (
+        torch.randn(size, size, device="cuda" if cuda else "cpu", dtype=torch.bfloat16 if cuda else torch.float32)
+        for _ in range(2)
+    )
+    times = []
+    for _ in range(12):
+        begin = time.perf_counter()
+        left @ right
+        if cuda:
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - begin)
+    return 2 * size**3 / statistics.median(times[2:])
+
+
+def isolated(words: list[str]) -> dict[str, Any]:
+    """Run one measurement in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
+    if done.returncode:
+        return {"error": done.stderr.strip().splitlines()[-1]}
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def row(case: Case, found: dict[str, Any], peak: float) -> str:
+    """One line of the table."""
+    name = f"| {case.method} | {case.masks} | {case.backbone} | {case.precision} | {case.compile} "
+    if "error" in found:
+        return f"{name}| {found['error'][:60]} |" + " - |" * 6
+    middle = statistics.median(found["times"])
+    rate = found["flops"] * case.batch / middle
+    times = f"{1e3 * middle:.1f} ({1e3 * min(found['times']):.1f} to {1e3 * max(found['times']):.1f}, n={len(found['times'])})"
+    return (
+        f"{name}| {times} | {case.batch / middle:.1f} | {case.masks * case.batch / middle:.1f} "
+        f"| {found['flops'] / 1e9:.1f} | {rate / 1e12:.3g} | {100 * rate / peak:.0f} | {found['memory'] / 2**30:.2f} |"
+    )
+
+
+def main() -> None:
+    """Measure all cases in turns and print a table."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--backbone", nargs="+", default=["vit_small_patch16_224"])
+    words.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    words.add_argument(
+        "--masks", nargs="+", type=int, default=[1, 4, 8], help="for methods with several masks an image"
+    )
+    words.add_argument("--size", type=int, default=224)
+    words.add_argument("--batch", type=int, default=8)
+    words.add_argument("--precision", nargs="+", default=None, help="default: bf16 on a GPU, fp32 on a CPU")
+    words.add_argument("--compile", nargs="+", choices=["no", "yes"], default=["no"])
+    words.add_argument("--rounds", type=int, default=2)
+    words.add_argument("--seconds", type=float, default=4.0, help="time for each case in each round")
+    words.add_argument("--case", help=argparse.SUPPRESS)
+    words.add_argument("--peak", action="store_true", help=argparse.SUPPRESS)
+    options = words.parse_args()
+    if options.case:
+        print(json.dumps(run_case(Case(**json.loads(options.case)))))
+        return
+    if options.peak:
+        print(json.dumps({"peak": peak_rate()}))
+        return
+    import torch
+
+    cuda = torch.cuda.is_available()
+    cases = [
+        Case(method, masks, backbone, options.size, options.batch, precision, compiled, options.seconds)
+        for backbone in options.backbone
+        for precision in options.precision or (["bf16"] if cuda else ["fp32"])
+        for compiled in options.compile
+        for method in options.methods
+        for masks in (options.masks if method in MULTIPLE else [1])
+    ]
+    found: dict[Case, dict[str, Any]] = {}
+    peaks = []
+    for _ in range(options.rounds):
+        peaks.append(isolated(["--peak"])["peak"])
+        for case in cases:
+            new = isolated(["--case", json.dumps(asdict(case))])
+            if case in found and "times" in new:
+                new = joined(found[case], new)
+            found[case] = new
+    device = (
+        torch.cuda.get_device_name()
+        if cuda
+        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
+    )
+    print(
+        f"{device}; torch {torch.__version__}; batch {options.batch} at {options.size}; peak {max(peaks) / 1e12:.3g} TFLOP/s\n"
+    )
+    print(
+        "| method | M | backbone | precision | compiled | ms a step (range) | images/s | views/s | GFLOP an image | TFLOP/s | % of peak | GiB |"
+    )
+    print("|---" * 12 + "|")
+    for case in cases:
+        print(row(case, found[case], max(peaks)))
+
+
+def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """The measurements of two rounds together."""
+    return new | {"times": old.get("times", []) + new["times"], "memory": max(old.get("memory", 0), new["memory"])}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""Every training method on CIFAR-10 with one small ViT, side by side: what its features are like and what they are good for.
+
+    python tools/small_study.py DATA [--epochs 10] [--seeds 1] [--methods mae umae ...] [--out runs/study]
+
+DATA is a folder with train/ and test/ of class folders, or CIFAR-10's binary archive. Run again, it goes on where it
+stopped; finished runs are only read. The table goes to the screen and to OUT/table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrp import api
+from mrp.config import Tree, build
+from mrp.run import Run
+from mrp.train.loop import train
+from mrp.train.tracker import METRICS, read_lines
+
+DECODER = {"width": 64, "depth": 2, "heads": 4}
+METHODS: dict[str, dict[str, Any]] = {
+    "mae": {"name": "mae", "decoder": DECODER},
+    "umae": {"name": "mae", "decoder": DECODER, "uniformity": 0.01},
+    "simmim": {"name": "simmim", "mask_unit": 8},
+    "usimmim": {"name": "simmim", "mask_unit": 8, "uniformity": 0.01},
+    "data2vec": {"name": "data2vec", "top_layers": 3},
+    "data2vec2": {"name": "data2vec2", "top_layers": 4, "masks": 4},
+    "supervised": {"name": "classify"},
+}
+BACKBONE = {"width": 96, "depth": 6, "heads": 3, "patch": 4}
+COLUMNS = {
+    "loss": ("loss", "{:.3f}"),
+    "held_out/rank_me": ("effective rank", "{:.1f}"),
+    "held_out/participation_ratio": ("participation", "{:.1f}"),
+    "held_out/uniformity": ("uniformity", "{:.3f}"),
+    "held_out/alignment": ("alignment", "{:.3f}"),
+    "linear": ("linear %", "{:.1f}"),
+    "knn": ("kNN %", "{:.1f}"),
+    "minutes": ("CPU min", "{:.0f}"),
+}
+
+
+def make_run(method: str, data: Path, epochs: int, seed: int) -> Run:
+    """The recipe of one row: all share the backbone, the data, the batch and the schedule."""
+    folder = data.is_dir() and (data / "train").is_dir()
+    values = {
+        "objective": METHODS[method],
+        "backbone": BACKBONE,
+        "data": {
+            "train": str(data / "train" if folder else data),
+            "test": str(data / "test" if folder else data),
+            "size": 32,
+            "mean": [0.4914, 0.4822, 0.4465],
+            "std": [0.2470, 0.2435, 0.2616],
+            "augment": {"name": "crop", "scale": [0.2, 1.0]},
+        },
+        "batch": 256,
+        "length": f"{epochs} epochs",
+        "optim": {"lr": 1.5e-3, "warmup": "1 epoch", "weight_decay": 0.05},
+        "precision": "fp32",
+        "seed": seed,
+        "diagnose": {"every": "1 epoch", "images": 2048},
+        "checkpoint": {"every": "1 epoch", "keep": 1},
+        "machine": {"workers": 1},
+    }
+    return build(Run, Tree(values, {}))
+
+
+def study(method: str, data: Path, epochs: int, seed: int, out: Path) -> dict[str, float]:
+    """Train and judge one row, or read what was found before."""
+    folder = out / f"{method}-{epochs}-{seed}"
+    result = folder / "result.json"
+    if result.exists():
+        return dict(json.loads(result.read_text()))
+    began = time.process_time()
+    spent = folder / "spent.json"
+    earlier = json.loads(spent.read_text()) if spent.exists() else 0.0
+    try:
+        train(make_run(method, data, epochs, seed), folder)
+    finally:
+        if folder.exists():
+            spent.write_text(json.dumps(earlier + time.process_time() - began))
+    last = read_lines(folder / METRICS)[-1]
+    judged = api.probe(folder)["trained"]
+    found = {name: last[name] for name in COLUMNS if name in last}
+    found |= {"linear": 100 * judged["linear"]["accuracy"], "knn": 100 * judged["knn"]["accuracy"]}
+    found |= {"minutes": json.loads(spent.read_text()) / 60}
+    result.write_text(json.dumps(found, indent=1))
+    return found
+
+
+def table(rows: dict[str, list[dict[str, float]]]) -> str:
+    """Means over seeds, with the range where there are several, as Markdown."""
+    lines = [
+        "| method | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    for method, seeds in rows.items():
+        cells = []
+        for name, (_, form) in COLUMNS.items():
+            values = [row[name] for row in seeds if name in row]
+            mean = form.format(sum(values) / len(values)) if values else "-"
+            spread = f" ({form.format(min(values))} to {form.format(max(values))})" if len(values) > 1 else ""
+            cells.append(mean + spread)
+        lines.append(f"| {method} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Go through the methods; print the table after each, so that an interrupted study is of use."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("data", type=Path)
+    words.add_argument("--epochs", type=int, default=10)
+    words.add_argument("--seeds", type=int, default=1)
+    words.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    words.add_argument("--out", type=Path, default=Path("runs/study"))
+    options = words.parse_args()
+    rows: dict[str, list[dict[str, float]]] = {}
+    for seed in range(options.seeds):
+        for method in options.methods:
+            rows.setdefault(method, []).append(study(method, options.data, options.epochs, seed, options.out))
+            (options.out / "table.md").write_text(table(rows) + "\n")
+            print(f"\n{table(rows)}\n", flush=True)
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; written to {options.out / 'table.md'}")
+
+
+if __name__ == "__main__":
+    main()
