@@ -15,7 +15,7 @@ from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.order import keys
-from mrp.data.sources import Source, open_source
+from mrp.data.sources import Source
 from mrp.evaluate import features as extraction
 from mrp.evaluate import knn
 from mrp.evaluate import probe as linear
@@ -105,7 +105,7 @@ def read(folder: Path) -> Run:
 
 def held_out(run: Run, count: int) -> Tensor:
     """The first test images as the model takes them; training images where the run has no others."""
-    source = open_source(run.data.test, "test") if run.data.test else open_source(run.data.train, "train")
+    source = run.source("test" if run.data.test else "train")
     loader = EvalLoader(source, View(run.data, train=False), batch=count, rank=0, world=1, workers=0, pin_memory=False)
     return next(iter(loader)).images[: len(source)]
 
@@ -116,7 +116,7 @@ def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
     run = read(folder)
     if run.data.test is None:
         raise ConfigError(f"{folder}: data.test is not set, so there is nothing to judge the features on")
-    train, test = open_source(run.data.train, "train"), open_source(run.data.test, "test")
+    train, test = run.source("train"), run.source("test")
     for name, source in (("train", train), ("test", test)):
         if not source.classes:
             raise ConfigError(f"{folder}: data.{name} has no labels, so features cannot be judged by accuracy")

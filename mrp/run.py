@@ -14,8 +14,14 @@ from pydantic import BeforeValidator, Field, SerializeAsAny
 import mrp
 from mrp import objectives
 from mrp.config import ConfigError, Duration, Node, build, compose, nearest
+from mrp.data import mixed
+from mrp.data.cache import Cache
+from mrp.data.cache import Config as CacheConfig
+from mrp.data.mixed import Mixed
 from mrp.data.order import Order
 from mrp.data.sources import Config as Data
+from mrp.data.sources import Source
+from mrp.data.views import open_data
 from mrp.models.vit import Config as Backbone
 from mrp.models.vit import build as build_backbone
 from mrp.objectives._helpers import Objective
@@ -39,6 +45,7 @@ class Machine(Node):
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = (
         "auto"  # images a process takes through the model at once
     )
+    cache: CacheConfig = CacheConfig()  # of remote shards
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
 
 
@@ -120,13 +127,20 @@ class Run(Node):
             step = self.build_step()
         return measure_cost(step, self.data.channels, self.data.shape)
 
-    def order(self, size: int) -> Order:
-        """The order of a data set of this size."""
+    def source(self, split: Literal["train", "test"]) -> Source:
+        """The data that the run trains on, or that it is judged on."""
+        return open_data(self.data, split, Cache(self.machine.cache))
+
+    def order(self, data: Source | int) -> Order | Mixed:
+        """The order of a data set, or of any that has this size."""
+        size = data if isinstance(data, int) else len(data)
         if size < self.batch:
             raise ConfigError(
                 f"batch: {self.batch} images are asked for at once but the data holds {size}; give {size} or fewer"
             )
-        return Order(size, self.batch, self.seed, self.data.tail)
+        if isinstance(data, int):
+            return Order(size, self.batch, self.seed, self.data.tail)
+        return mixed.order(data, self.data, self.batch, self.seed)
 
     def plan(self, steps_per_epoch: float, processes: int, memory: int) -> Plan:
         """The numbers that follow from the data's size and the machine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,7 +12,6 @@ from rich.table import Table
 
 from mrp import api
 from mrp.config import ConfigError, dump
-from mrp.data.sources import open_source
 from mrp.run import Run, find_recipe, recipes
 from mrp.run import load as load_run
 from mrp.train.cost import device_memory
@@ -39,13 +39,13 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         "peak learning rate": f"{run.optim.peak_lr(run.batch):.4g}",
     }
     try:
-        size = len(open_source(run.data.train, "train"))
+        source = run.source("train")
     except ConfigError as error:
         lines["steps"] = f"unknown, since {error}"
-        size = run.batch  # enough to plan the micro-batch
+        order = run.order(run.batch)  # enough to plan the micro-batch
     else:
-        lines["images"] = f"{size:,}"
-    order = run.order(size)
+        lines["images"] = f"{len(source):,}"
+        order = run.order(source)
     plan = run.plan(order.steps_per_epoch, processes, device_memory(device, processes))
     if "steps" not in lines:
         lines["steps an epoch"] = f"{plan.steps_per_epoch:g}" + (
@@ -140,7 +140,7 @@ def demo(options: argparse.Namespace) -> None:
         f"  probe.json             the table above\n"
         f"  config.yaml            every option of the run\n"
         f"  checkpoints/           the weights\n"
-        f"\nnext:\n"
+        f"\nnext{'' if shutil.which('mrp') else ', after: source .venv/bin/activate'}:\n"
         f"  mrp config demo objective.mask_ratio=0.5                    see what a change comes to\n"
         f"  mrp pretrain demo objective.mask_ratio=0.5 --run runs/half  try it, then: mrp probe runs/half\n"
         f"  mrp recipes                                                 the recipes for real data"

@@ -30,6 +30,10 @@ METHODS: dict[str, dict[str, Any]] = {
     "data2vec2": {"name": "data2vec2", "masks": 1},
     "supervised": {"name": "classify"},
 }
+COLUMNS = (
+    *("method", "M", "backbone", "precision", "compiled", "ms a step (range)"),
+    *("images/s", "views/s", "GFLOP an image", "TFLOP/s", "% of peak", "GiB"),
+)
 MULTIPLE = {"mae", "umae", "data2vec2"}  # methods with M masks an image
 
 
@@ -80,7 +84,7 @@ def run_case(case: Case) -> dict[str, Any]:
 
     for number in range(2 if device.type == "cpu" else 5):
         once(number)
-    times = []
+    times: list[float] = []
     while sum(times) < case.seconds or len(times) < 3:
         times.append(once(len(times)))
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident()
@@ -102,7 +106,7 @@ def peak_rate() -> float:
         torch.randn(size, size, device="cuda" if cuda else "cpu", dtype=torch.bfloat16 if cuda else torch.float32)
         for _ in range(2)
     )
-    times = []
+    times: list[float] = []
     for _ in range(12):
         begin = time.perf_counter()
         left @ right
@@ -178,18 +182,9 @@ def main() -> None:
             if case in found and "times" in new:
                 new = joined(found[case], new)
             found[case] = new
-    device = (
-        torch.cuda.get_device_name()
-        if cuda
-        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    )
-    print(
-        f"{device}; torch {torch.__version__}; batch {options.batch} at {options.size}; peak {max(peaks) / 1e12:.3g} TFLOP/s\n"
-    )
-    print(
-        "| method | M | backbone | precision | compiled | ms a step (range) | images/s | views/s | GFLOP an image | TFLOP/s | % of peak | GiB |"
-    )
-    print("|---" * 12 + "|")
+    device = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
+    print(f"{device}; torch {torch.__version__}; batch {options.batch} at {options.size}; ", end="")
+    print(f"peak {max(peaks) / 1e12:.3g} TFLOP/s\n\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for case in cases:
         print(row(case, found[case], max(peaks)))
 

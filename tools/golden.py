@@ -16,7 +16,6 @@ from mrp import objectives
 from mrp.config import Tree, build
 from mrp.data.augment import View
 from mrp.data.loader import Loader
-from mrp.data.sources import open_source
 from mrp.run import Run, load, recipes
 from mrp.train import optim
 
@@ -35,7 +34,7 @@ def resolved() -> dict[str, str]:
 def losses(name: str) -> list[float]:
     """The first losses of a method with its own defaults, on digits enlarged to 32 pixels."""
     run = build(Run, Tree(_values(name), {}))
-    source = open_source(run.data.train, "train")
+    source = run.source("train")
     order = run.order(len(source))
     loader = Loader(
         source, order, View(run.data, train=True), group=run.batch, micro_batch=run.batch, rank=0, world=1, workers=0,

@@ -1,4 +1,4 @@
-"""Every training method on CIFAR-10 with one small ViT, side by side: what its features are like and what they are good for.
+"""Every training method on CIFAR-10 with one small ViT, side by side: its features, and what they are good for.
 
     python tools/small_study.py DATA [--epochs 10] [--seeds 1] [--methods mae umae ...] [--out runs/study]
 

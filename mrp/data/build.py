@@ -123,7 +123,9 @@ def _open(plan: Plan) -> Path:
 
 def _made(plan: Plan, missing: list[int], workers: int) -> Iterator[None]:
     if workers <= 1:
-        yield from (_make(plan, number) for number in missing)
+        for number in missing:
+            _make(plan, number)
+            yield
         return
     context = get_context("forkserver")
     context.set_forkserver_preload([__name__])
@@ -155,7 +157,9 @@ def _names(plan: Plan, number: int) -> tuple[Path, Path]:
 
 def _finished(plan: Plan, number: int) -> bool:
     tar, note = _names(plan, number)
-    return note.with_suffix(".json").is_file() and tar.is_file() and tar.stat().st_size == _read_part(plan, number)[0][1]
+    if not (tar.is_file() and note.with_suffix(".json").is_file()):
+        return False
+    return tar.stat().st_size == _read_part(plan, number).shard.bytes
 
 
 def _make(plan: Plan, number: int) -> None:

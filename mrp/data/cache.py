@@ -80,7 +80,6 @@ class Cache:
                 if used + size <= self.limit:
                     break
                 path.unlink()  # whoever has it open goes on reading it
-                (self.folder / f".{path.name}.lock").unlink(missing_ok=True)
                 used -= status.st_size
 
     def _fetch(self, store: Store, name: str, path: Path, size: int) -> None:
@@ -110,7 +109,6 @@ class Prefetch:
 
     def __init__(self) -> None:
         self._wanted: SimpleQueue[tuple[Cache, Store, str, str, int] | None] = SimpleQueue()
-        self._asked: set[str] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -120,9 +118,9 @@ class Prefetch:
 
     def _run(self) -> None:
         while (wanted := self._wanted.get()) is not None:
-            cache, *rest = wanted
+            cache, store, name, sha256, size = wanted
             with contextlib.suppress(ConfigError):
-                cache.get(*rest)
+                cache.get(store, name, sha256, size)
 
     def close(self) -> None:
         """End after the file that is being fetched."""

@@ -43,6 +43,11 @@ class Lanes:
         self._bounds = np.searchsorted(starts, bounds)  # the pieces of each lane
         self._turns = lru_cache(2 * lanes + 2)(self._arrange)
 
+    @property
+    def num_shards(self) -> int:
+        """Shards in all."""
+        return len(self.blocks)
+
     def __reduce__(self) -> Any:
         return Lanes, (self.blocks, self.seed, self.lanes, self.window)
 
@@ -52,11 +57,10 @@ class Lanes:
         for lane, epoch in np.unique(np.stack([lanes, epochs]), axis=1).T.tolist():
             here = (lanes == lane) & (epochs == epoch)
             turns = self._turns(lane, epoch)
-            windows = np.searchsorted(turns.window_ends, positions[here], side="right")
-            found = np.empty(len(windows), np.int64)
-            for window in np.unique(windows).tolist():
-                found[windows == window] = self._shuffled(turns, lane, epoch, window, positions[here][windows == window])
-            out[here] = found
+            windows = np.searchsorted(turns.window_ends, positions, side="right")
+            for window in np.unique(windows[here]).tolist():
+                rows = here & (windows == window)
+                out[rows] = self._shuffled(turns, lane, epoch, window, positions[rows])
         return out
 
     def _shuffled(self, turns: _Turns, lane: int, epoch: int, window: int, positions: Ints) -> Ints:
@@ -66,7 +70,8 @@ class Lanes:
         flat = first + permute(positions - first, width, self.seed, _SAMPLES, epoch, lane, window)
         turn = np.searchsorted(turns.ends, flat, side="right")
         pieces = turns.pieces[turn]
-        return self._starts[pieces] + flat - (turns.ends[turn] - self._lengths[pieces])
+        samples: Ints = self._starts[pieces] + flat - (turns.ends[turn] - self._lengths[pieces])
+        return samples
 
     def _arrange(self, lane: int, epoch: int) -> _Turns:
         first, last = self._bounds[lane : lane + 2].tolist()

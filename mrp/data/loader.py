@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing import get_context, parent_process
@@ -22,9 +22,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.augment import View
+from mrp.data.cache import Prefetch
 from mrp.data.decode import DecodeError, decode
+from mrp.data.mixed import Mixed
 from mrp.data.order import Ints, Order, keys, share
-from mrp.data.sources import Source
+from mrp.data.quarantine import Bad, Quarantine
+from mrp.data.sources import Samples, Source
 
 _AHEAD = 2  # batches that each worker prepares before they are asked for
 
@@ -35,7 +38,7 @@ class Loader:
     def __init__(
         self,
         source: Source,
-        order: Order,
+        order: Order | Mixed,
         view: View,
         *,
         group: int,
@@ -44,12 +47,15 @@ class Loader:
         world: int,
         workers: int,
         pin_memory: bool,
+        quarantine: Quarantine | None = None,
     ) -> None:
         assert order.batch % group == group % (micro_batch * world) == 0, "derived when the run was resolved"
         self.accumulation = order.batch // (micro_batch * world)
         places = share(order.batch, group, rank, world).reshape(self.accumulation, micro_batch)
+        self._source, self._order, self._places = source, order, places[0]
+        self._quarantine = Quarantine() if quarantine is None else quarantine
         self._span = _Span(range(0))
-        dataset = _Dataset(source, view, _Steps(order, places))
+        dataset = _Dataset(source, view, _Steps(order, places), _Instead(source.neighbour, self._quarantine.known))
         self._open = partial(_torch_loader, dataset, self._span, workers, pin_memory, persistent=True)
         self._batches = self._open()
 
@@ -57,12 +63,21 @@ class Loader:
         """The micro-batches of each optimizer step; one span at a time."""
         self._span.numbers = range(start * self.accumulation, stop * self.accumulation)
         micro_batches = _received(self._batches)
+        prefetch, asked = Prefetch(), list[list[int]]()
         try:
-            for _ in range(start, stop):
-                yield [next(micro_batches) for _ in range(self.accumulation)]
+            for step in range(start, stop):
+                wanted = self._order.shards(step, self._places)
+                for shard in (shard for shards in wanted if shards not in asked for shard in shards):
+                    self._source.prefetch(prefetch, shard)
+                asked = wanted
+                made = [next(micro_batches) for _ in range(self.accumulation)]
+                self._quarantine.add(bad for part in made for bad in part.bad)
+                yield [part.batch for part in made]
         except ConfigError:
             self.close()
             raise
+        finally:
+            prefetch.close()
 
     def close(self) -> None:
         """Let the worker processes go; another span would start new ones."""
@@ -73,19 +88,21 @@ class EvalLoader:
     """Each sample exactly once over all ranks, in batches of one shape and of one number on every rank."""
 
     def __init__(
-        self, source: Source, view: View, *, batch: int, rank: int, world: int, workers: int, pin_memory: bool
+        self, source: Samples, view: View, *, batch: int, rank: int, world: int, workers: int, pin_memory: bool
     ) -> None:
         each = -(-len(source) // world)
         start = min(rank * each, len(source))
         plan = _Once(start, min(start + each, len(source)), batch)
         self._span = _Span(range(-(-each // batch)))
-        self._batches = _torch_loader(_Dataset(source, view, plan), self._span, workers, pin_memory, persistent=False)
+        dataset = _Dataset(source, view, plan)
+        self._batches = _torch_loader(dataset, self._span, workers, pin_memory, persistent=False)
 
     def __len__(self) -> int:
         return len(self._span)
 
     def __iter__(self) -> Iterator[Batch]:
-        return _received(self._batches)
+        for made in _received(self._batches):
+            yield made.batch
 
 
 class _Rows(NamedTuple):
@@ -107,7 +124,7 @@ class _Plan(Protocol):
 class _Steps:
     """Training: micro-step after micro-step."""
 
-    order: Order
+    order: Order | Mixed
     places: Ints  # accumulation, micro-batch
 
     def rows(self, number: int) -> _Rows:
@@ -137,32 +154,57 @@ class _Fault(NamedTuple):
     message: str
 
 
-class _Dataset(Dataset[Batch | _Fault]):
+class _Instead(NamedTuple):
+    """What to show for a sample that is intact and yet no image: in training only, for evaluation counts every one."""
+
+    neighbour: Callable[[int], int | None]
+    known: Set[int]  # samples that need not be tried
+
+
+class _Made(NamedTuple):
+    """A batch, and the samples of it that were found to be no images."""
+
+    batch: Batch
+    bad: list[Bad]
+
+
+class _Dataset(Dataset[_Made | _Fault]):
     """Batches made from nothing but their number."""
 
-    def __init__(self, source: Source, view: View, plan: _Plan) -> None:
-        self.source, self.view, self.plan = source, view, plan
+    def __init__(self, source: Samples, view: View, plan: _Plan, instead: _Instead | None = None) -> None:
+        self.source, self.view, self.plan, self.instead = source, view, plan, instead
 
-    def __getitem__(self, number: int) -> Batch | _Fault:
+    def __getitem__(self, number: int) -> _Made | _Fault:
         rows = self.plan.rows(number)
+        bad: list[Bad] = []
         try:
-            pairs = [self._read(*pair) for pair in zip(rows.samples.tolist(), rows.keys.tolist(), strict=True)]
+            pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.tolist(), strict=True)]
         except ConfigError as error:
             return _Fault(str(error))
         count = len(pairs) if rows.valid is None else len(rows.valid)
         images = _stack([image for image, _ in pairs], (count, self.view.channels, *self.view.size))
         labels = _filled([label for _, label in pairs], count) if self.source.classes else None
-        return Batch(images, _filled(rows.keys, count), labels, rows.valid, torch.tensor(rows.step))
+        return _Made(Batch(images, _filled(rows.keys, count), labels, rows.valid, torch.tensor(rows.step)), bad)
 
-    def _read(self, sample: int, key: int) -> tuple[Tensor, int]:
-        try:
-            data, label = self.source.read(sample)
-            return self.view(decode(data, self.view.channels), key), label
-        except DecodeError as error:
-            fault = str(error)
-        except OSError as error:
-            fault = f"cannot be read: {error.strerror or error}"
-        raise ConfigError(f"{self.source.where(sample)}: {fault}; mend or remove it")
+    def _read(self, sample: int, key: int, bad: list[Bad]) -> tuple[Tensor, int]:
+        """The sample under its key; one that is intact but no image is replaced by the next good one of its shard."""
+        tried = sample
+        while True:
+            following = self.instead.neighbour(tried) if self.instead else None
+            if following is None or self.instead is None or tried not in self.instead.known:
+                try:
+                    data, label = self.source.read(tried)
+                    return self.view(decode(data, self.view.channels), key), label
+                except DecodeError as error:
+                    fault = str(error)
+                except OSError as error:
+                    fault, following = f"cannot be read: {error.strerror or error}", None
+                if following is None:
+                    raise ConfigError(f"{self.source.where(tried)}: {fault}; mend or remove it")
+                bad.append(Bad(tried, self.source.where(tried), fault))
+            if following == sample:
+                raise ConfigError(f"{self.source.where(sample)}: no sample of its shard is an image; remove the shard")
+            tried = following
 
 
 def _stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -228,7 +270,7 @@ def _end_with_parent(_: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _received(batches: DataLoader[Any]) -> Iterator[Batch]:
+def _received(batches: DataLoader[Any]) -> Iterator[_Made]:
     """The batches, or what went wrong with them in one line."""
     try:
         for batch in batches:

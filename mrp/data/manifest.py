@@ -136,7 +136,7 @@ def write(folder: Path, manifest: Manifest, records: Records) -> Manifest:
     """Write the index, then the manifest that seals it; each appears whole or not at all."""
     content = np.ascontiguousarray(records, RECORD)
     sealed = Manifest(**{**_fields(manifest), "index_sha256": hashlib.sha256(content).hexdigest()})
-    atomic(folder / INDEX, memoryview(content).cast("B") if len(content) else b"")
+    atomic(folder / INDEX, content.tobytes())
     atomic(folder / MANIFEST, sealed.dump().encode())
     return sealed
 
@@ -145,7 +145,7 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
 
 
-def atomic(path: Path, content: bytes | memoryview) -> None:
+def atomic(path: Path, content: bytes) -> None:
     """Replace a file in one step, flushed to the disk."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     with unfinished.open("wb") as file:

@@ -87,6 +87,10 @@ class Layout(Protocol):
     lanes: int
     sizes: Ints
 
+    @property
+    def num_shards(self) -> int:
+        """Shards in all."""
+
     def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
         """The sample at each position of each lane's epoch."""
 

@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
+from mrp.data.cache import Prefetch
 from mrp.data.decode import Pixels
+from mrp.data.order import Ints
 from mrp.data.sources import Source, open_source
 from mrp.data.tars import Member, TarError, members
 
@@ -44,9 +46,9 @@ class Archive:
         return hashlib.sha256(lines.encode("utf-8", "surrogateescape")).hexdigest()
 
     @property
-    def blocks(self) -> tuple[int, ...]:
+    def blocks(self) -> Ints:
         """It is not trained from, so there is nothing to keep together."""
-        return ()
+        return np.empty(0, np.int64)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -63,6 +65,9 @@ class Archive:
     def neighbour(self, index: int) -> int | None:
         """An original is mended, never replaced."""
         return None
+
+    def prefetch(self, thread: Prefetch, shard: int) -> None:
+        """There is nothing to fetch."""
 
 
 def open_original(spec: str, split: Literal["train", "test"], devkit: Path | None) -> Source:

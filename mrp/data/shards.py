@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrp.data.decode import DecodeError, header
 from mrp.data.manifest import RECORD, ManifestError, Records, check_name
-from mrp.data.tars import Member, TarError, members
+from mrp.data.tars import Member, Read, TarError, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")
 _SUSPECT_NAMES = 20
@@ -128,8 +128,7 @@ def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]
         yield current, files
 
 
-def _parts(key: str, files: dict[str, Member], read: object, notes: Counter[str]) -> tuple[Member, int]:
-    assert callable(read)
+def _parts(key: str, files: dict[str, Member], read: Read, notes: Counter[str]) -> tuple[Member, int]:
     images = [ending for ending in files if ending in IMAGES]
     if len(images) != 1:
         what = "no image" if not images else f"several images ({', '.join(images)})"

@@ -4,38 +4,54 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from mrp.config import ConfigError, Node, nearest
 from mrp.data import cifar
 from mrp.data.augment import Augment, Crop, Size
+from mrp.data.cache import Cache, Prefetch
+from mrp.data.cache import Config as CacheConfig
 from mrp.data.decode import Pixels
+from mrp.data.folders import Folder
+from mrp.data.manifest import MANIFEST
+from mrp.data.order import Ints
+from mrp.data.sharded import Shards
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
-
-_SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OTHER_MEAN, _OTHER_STD = 0.5, 0.25
+
+
+class Part(Node):
+    """One of several sources that are mixed."""
+
+    source: str
+    weight: float = Field(gt=0)  # the share of each batch is in proportion
+    classes: str | None = None
+    fraction: float | None = Field(None, gt=0, le=1)
 
 
 class Config(Node):
     """The `data:` section of a run."""
 
-    train: str
+    train: str | tuple[Part, ...]
     test: str | None = None
+    classes: str | None = None  # only these: a file with one name a line, or a list that comes with mrp
+    fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
     size: int | tuple[int, int]  # height and width
     channels: int = 3
     mean: tuple[float, ...] = ()  # of pixels in [0, 1]; by default ImageNet's for 3 channels, 0.5 otherwise
     std: tuple[float, ...] = ()  # by default ImageNet's for 3 channels, 0.25 otherwise
     augment: Augment = Crop()
     tail: Literal["drop", "continuous"] = "drop"
+    lanes: int = Field(1, ge=1)  # a multiple of the nodes, where each should fetch only its part of remote shards
+    window: int = Field(16, ge=1)  # shards of a lane that are shuffled together
+    damaged: int = Field(100, ge=0)  # samples that may turn out to be no images before the run stops
 
     @property
     def shape(self) -> Size:
@@ -47,6 +63,13 @@ class Config(Node):
     def _check_positive(cls, value: int | Size) -> int | Size:
         if np.min(value) < 1:
             raise ValueError(f"{value} was given; allowed: numbers from 1")
+        return value
+
+    @field_validator("train")
+    @classmethod
+    def _some(cls, value: str | tuple[Part, ...]) -> str | tuple[Part, ...]:
+        if value == ():
+            raise ValueError("nothing was given; allowed: a place, or a list of sources with weights")
         return value
 
     @field_validator("mean", "std", mode="before")
@@ -71,12 +94,8 @@ class Config(Node):
         return value * channels if len(value) == 1 else value
 
 
-class Source(Protocol):
-    """Samples by number."""
-
-    @property
-    def identity(self) -> str:
-        """A sha256 of what the data is, whatever place it lies in."""
+class Samples(Protocol):
+    """Images by number: all that evaluation needs."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -91,11 +110,35 @@ class Source(Protocol):
         """What to call a sample in a message."""
 
 
-def open_source(spec: str, split: Literal["train", "test"]) -> Source:
+class Source(Samples, Protocol):
+    """What can be trained on."""
+
+    @property
+    def identity(self) -> str:
+        """A sha256 of what the data is, whatever place it lies in."""
+
+    @property
+    def labels(self) -> NDArray[Any]:
+        """The label of every sample."""
+
+    @property
+    def blocks(self) -> Ints:
+        """How many samples lie in each shard; empty where none lies nearer to another than to the rest."""
+
+    def neighbour(self, index: int) -> int | None:
+        """The sample to show in place of one that is intact but no image; None where it should be mended instead."""
+
+    def prefetch(self, thread: Prefetch, shard: int) -> None:
+        """Have the thread fetch a shard, if it is far away."""
+
+
+def open_source(spec: str, split: Literal["train", "test"], cache: Cache | None = None) -> Source:
     """The data that `data.train` or `data.test` names; `split` chooses where one name stands for both."""
     if spec == "digits":
         return _digits(split)
     path = Path(spec).expanduser()
+    if "://" in spec or spec.startswith("pipe:") or path.name == MANIFEST or (path / MANIFEST).is_file():
+        return Shards(spec, cache or Cache(CacheConfig()))
     if not path.exists():
         named = f"; 'digits' comes with mrp{nearest(spec, ['digits'])}" if os.sep not in spec else ""
         raise ConfigError(
@@ -119,6 +162,18 @@ class Arrays:
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
     identity: str
+
+    @property
+    def blocks(self) -> Ints:
+        """Nothing lies nearer than anything else."""
+        return np.empty(0, np.int64)
+
+    def neighbour(self, index: int) -> int | None:
+        """An array is mended, not replaced."""
+        return None
+
+    def prefetch(self, thread: Prefetch, shard: int) -> None:
+        """There is nothing to fetch."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -149,82 +204,3 @@ def _digits(split: str) -> Arrays:
     chosen = np.sort(by_class[fifth if split == "test" else ~fifth])
     images = np.round(pixels[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
     return _arrays(f"digits ({split})", images, labels[chosen].astype(np.int64), tuple("0123456789"))
-
-
-@dataclass(frozen=True, slots=True)
-class Folder:
-    """A tree of image files: the folders at its top are the classes, or there are only files and no labels.
-
-    Names are kept as one piece of memory, so that a worker process gets millions of them in an instant.
-    """
-
-    root: str
-    names: bytes
-    ends: NDArray[np.int64]
-    labels: NDArray[np.int32]
-    classes: tuple[str, ...]
-    identity: str
-
-    @classmethod
-    def scan(cls, root: Path) -> Folder:
-        """Look through the whole tree once; the order of the samples is that of their names."""
-        files = sorted((os.fsencode(name), size) for name, size in _files(root, ""))
-        if not files:
-            raise ConfigError(f"{root}: holds no images; files that count end in {', '.join(EXTENSIONS)}")
-        tops = [name.partition(b"/")[0] if b"/" in name else b"" for name, _ in files]
-        flat = [name for (name, _), top in zip(files, tops, strict=True) if not top]
-        if flat and len(flat) < len(files):
-            raise ConfigError(
-                f"{root}: holds class folders ('{os.fsdecode(next(filter(None, tops)))}') and also images outside of "
-                f"them ('{os.fsdecode(flat[0])}'); move those into a class folder, or away"
-            )
-        classes = () if flat else tuple(os.fsdecode(top) for top in sorted(set(tops)))
-        _check_classes(root, classes)
-        numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
-        digest = hashlib.sha256(b"".join(b"%b\0%d\n" % file for file in files))
-        return cls(
-            str(root),
-            b"".join(name for name, _ in files),
-            np.cumsum([len(name) for name, _ in files], dtype=np.int64),
-            np.array([numbers.get(top, -1) for top in tops], np.int32),
-            classes,
-            digest.hexdigest(),
-        )
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def read(self, index: int) -> tuple[bytes | Pixels, int]:
-        """The file's bytes and the number of its class."""
-        with open(self.where(index), "rb") as file:
-            return file.read(), int(self.labels[index])
-
-    def where(self, index: int) -> str:
-        """The file's path."""
-        start = int(self.ends[index - 1]) if index else 0
-        return os.path.join(self.root, os.fsdecode(self.names[start : int(self.ends[index])]))
-
-
-def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    """Relative name and size of every image at or below a folder; hidden files and links back up are passed over."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                back = entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve())
-                if not back:
-                    yield from _files(Path(entry.path), f"{prefix}{entry.name}/")
-            elif entry.name.lower().endswith(EXTENSIONS):
-                yield prefix + entry.name, entry.stat().st_size
-
-
-def _check_classes(root: Path, classes: tuple[str, ...]) -> None:
-    if classes and {name.lower() for name in classes} <= _SPLITS:
-        raise ConfigError(
-            f"{root}: its folders ({', '.join(classes)}) are splits, not classes; give {root / classes[0]}"
-        )
-    if classes:
-        empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")} - set(classes))
-        if empty:
-            raise ConfigError(f"{root / empty[0]}: a class folder without images; remove it, or put its images there")

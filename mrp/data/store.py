@@ -179,7 +179,8 @@ def _request(address: str, method: str, headers: dict[str, str]) -> Any:
             f"{address}: the server answers {error.code} ({error.reason}); check the address and the right to read"
         ) from None
     except (urllib.error.URLError, HTTPException, OSError) as error:
-        raise _Passing(f"cannot be reached: {getattr(error, 'reason', None) or error or type(error).__name__}") from None
+        reason = getattr(error, "reason", None) or error
+        raise _Passing(f"cannot be reached: {reason or type(error).__name__}") from None
 
 
 def _check(where: str, answer: Any, start: int, stop: int) -> None:

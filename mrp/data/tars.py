@@ -5,12 +5,14 @@ Python's tarfile and most readers take a damaged header for the end of the archi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 _BLOCK = 512
 _FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _NAME_LIMIT = 1 << 20  # bytes of an extended header
+
+Read = Callable[[int, int], bytes]  # from this position up to so many bytes; fewer only at the end
 
 
 class TarError(ValueError):
@@ -25,14 +27,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Bytes(Protocol):
-    """Bytes by position."""
-
-    def __call__(self, offset: int, size: int) -> bytes:
-        """Up to this many bytes from this position; fewer only at the end."""
-
-
-def members(read: Bytes, size: int, start: int = 0) -> Iterator[Member]:
+def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
     """Every regular file between two positions, in order, each header checked by its sum."""
     end, offset, long_name, extended = start + size, start, None, dict[str, str]()
     if size % _BLOCK:
@@ -66,7 +61,7 @@ def members(read: Bytes, size: int, start: int = 0) -> Iterator[Member]:
             raise TarError(f"'{name}' at byte {data} is a link or a device (type {kind!r}); shards hold files only")
 
 
-def _check_end(read: Bytes, offset: int, end: int) -> None:
+def _check_end(read: Read, offset: int, end: int) -> None:
     """After the end mark there is nothing but zeros: a header that was zeroed is not the end."""
     while offset < end:
         block = read(offset, min(1 << 20, end - offset))

@@ -149,9 +149,8 @@ def rename(method: str, weights: Weights, image_blocks: int | None = None) -> di
     """
     renamed: dict[str, Tensor] = {}
     if image_blocks is None:
-        image_blocks = len(
-            {found[1] for name in weights if (found := re.match(_IMAGE + r".*blocks\.(\d+)\.norm1", name))}
-        )
+        counted = [re.match(_IMAGE + r"context_encoder\.blocks\.(\d+)", name) for name in weights]
+        image_blocks = len({found[1] for found in counted if found})
     for name, tensor in weights.items():
         rule = next(((old, ours) for old, ours in _RULES[method] if re.fullmatch(old, name)), None)
         if rule is None:

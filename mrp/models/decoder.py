@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
+from einops import rearrange
 from pydantic import Field
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mrp.config import ConfigError, Node
 from mrp.models.masking import scatter_tokens
@@ -52,3 +56,45 @@ class Transformer(nn.Module):
             tokens = block(tokens)
         predicted: Tensor = self.head(self.norm(tokens))
         return predicted[:, self.num_prefix :]  # B N outputs
+
+
+class ConvolutionConfig(Node):
+    """A stack of convolutions over the grid of patches (data2vec 2's decoder)."""
+
+    width: int = Field(768, gt=0)
+    depth: int = Field(6, gt=0)
+    kernel: int = Field(3, gt=0)
+    groups: int = Field(16, gt=0)
+
+
+class Convolution(nn.Module):
+    """data2vec 2's decoder: visible tokens at their places on the grid, little else than noise at the others."""
+
+    def __init__(self, config: ConvolutionConfig, width: int, grid: tuple[int, int], num_prefix: int) -> None:
+        super().__init__()
+        for name, channels in (("the backbone's width", width), ("objective.decoder: width", config.width)):
+            if channels % config.groups:
+                raise ConfigError(f"{name} {channels} is not a multiple of objective.decoder.groups {config.groups}")
+        if config.kernel % 2 == 0:
+            raise ConfigError(f"objective.decoder.kernel: {config.kernel} has no middle; take an odd one")
+        self.grid = grid
+        self.num_prefix = num_prefix
+        widths = [width] + [config.width] * config.depth
+        self.layers = nn.ModuleList(
+            nn.Conv2d(before, after, config.kernel, padding=config.kernel // 2, groups=config.groups)
+            for before, after in pairwise(widths)
+        )
+        self.head = nn.Linear(config.width, width)
+        initialise(self)
+
+    def forward(self, tokens: Tensor, places: Tensor, background: Tensor) -> Tensor:
+        """Predict every patch from the encoder's tokens, the places of the visible ones, and the others' background."""
+        tokens = scatter_tokens(background.to(tokens.dtype), tokens[:, self.num_prefix :], places)
+        tokens = rearrange(tokens, "b (h w) d -> b d h w", h=self.grid[0])
+        for layer in self.layers:
+            convolved = rearrange(layer(tokens), "b d h w -> b h w d")
+            normalised = functional.gelu(functional.layer_norm(convolved, convolved.shape[-1:]))
+            new = rearrange(normalised, "b h w d -> b d h w")
+            tokens = tokens + new if tokens.shape == new.shape else new
+        predicted: Tensor = self.head(rearrange(tokens, "b d h w -> b (h w) d"))
+        return predicted  # B N D

@@ -6,6 +6,8 @@ back to 32 bits, because signed overflow is undefined in compiled CPU code. In a
 
 from __future__ import annotations
 
+import math
+
 import torch
 from einops import rearrange, repeat
 from torch import Tensor
@@ -145,3 +147,17 @@ def gather_tokens(tokens: Tensor, places: Tensor) -> Tensor:
 def scatter_tokens(background: Tensor, tokens: Tensor, places: Tensor) -> Tensor:
     """A copy of the background with these tokens written at their places."""
     return background.scatter(1, places[..., None].expand(-1, -1, tokens.shape[-1]), tokens)  # B N D
+
+
+def noise_table(window: int) -> Tensor:
+    """Normal numbers, always the same, for windows of this size (by the method of Box and Muller)."""
+    place = torch.arange(window + 2**20)
+    radius, angle = ((fold(place, part).double() + 0.5) / 2**32 for part in (0, 1))
+    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).float()
+
+
+def keyed_noise(table: Tensor, keys: Tensor, num_patches: int) -> Tensor:
+    """For each key, the numbers of a window of the table: as good as fresh ones, and the same on every device."""
+    start = _below(2**20, keys, 0x6E01)
+    window = len(table) - 2**20
+    return rearrange(table.unfold(0, window, 1)[start], "b (n d) -> b n d", n=num_patches)

@@ -108,9 +108,11 @@ def _options(config: Config) -> dict[str, Any]:
         "attn_drop_rate": config.attention_dropout,
     }
     given = {"patch": "patch_size", "mlp_ratio": "mlp_ratio", "layer_scale": "init_values"}
-    options |= {theirs: getattr(config, ours) for ours, theirs in given.items() if ours in config.model_fields_set}
+    # By value and not by what was written: a run's own copy of its configuration has every key.
+    options |= {theirs: value for ours, theirs in given.items() if (value := getattr(config, ours)) is not None}
     if config.name is not None and (own := _own_block(config.name)):
-        changed = config.model_fields_set & {"drop_path", "relative_bias", "qkv_bias", "norm"}
+        keys = ("drop_path", "norm", "qkv_bias", "relative_bias")
+        changed = {key for key in keys if getattr(config, key) != Config.model_fields[key].default}
         if changed:
             raise ConfigError(
                 f"backbone.{min(changed)}: {config.name} is made of {own}, which has no such option; remove it"
@@ -187,6 +189,9 @@ def embed(
     return tokens
 
 
+Kept = Literal["none", "output", "added"]  # of a block: nothing, all, or what its feed-forward part has added
+
+
 class Encoded(NamedTuple):
     """The encoder's output (prefix tokens first) and, where asked for, something of every block."""
 
@@ -199,12 +204,12 @@ def encode(
     tokens: Tensor,
     places: Tensor | None = None,
     keys: Tensor | None = None,
-    layers: Literal["none", "output", "added"] = "none",
+    layers: Kept = "none",
 ) -> Encoded:
     """Put the prefix tokens in front, run the blocks and the norm, on whichever patch tokens are given.
 
     `places` says which patches they are, unless they are all. In training, stochastic depth draws from `keys` and
-    does nothing without them. Of every block, its output or what its feed-forward part has added is kept.
+    does nothing without them.
     """
     tokens = vit.norm_pre(_with_prefix(vit, tokens))
     shared = getattr(vit, "rel_pos_bias", None)

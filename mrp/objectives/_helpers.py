@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -45,7 +46,7 @@ class Objective(nn.Module):
         raise ConfigError("this objective predicts no pixels, so there is nothing to draw")
 
     def after_step(self, step: int, moved: Tensor) -> None:
-        """Called after the optimizer: teachers follow here, unless `moved` (on the device) says that it was held back."""
+        """Called after the optimizer: teachers follow here, unless `moved`, on the device, says it was held back."""
 
 
 class Masked(Objective):
@@ -75,7 +76,7 @@ class Masked(Objective):
         return fold(keys[:, None], torch.arange(self.masks, device=keys.device)).flatten()  # BM
 
     def outcome(self, per_view: Tensor, latent: Tensor, variance: Tensor) -> Output:
-        """The mean loss of the views, and what uniformity adds to it."""
+        """The mean loss of the views, and what uniformity adds to it; `variance` is what a constant would cost."""
         per_sample = rearrange(per_view, "(b m) -> b m", m=self.masks).mean(1)
         loss = per_sample.mean()
         metrics = {"reconstruction": loss.detach(), "target_variance": variance}
@@ -109,10 +110,10 @@ def patch_statistics(patches: Tensor) -> tuple[Tensor, Tensor]:
     return mean, (variance + 1e-6).sqrt()
 
 
-def hidden_variance(target: Tensor, mask: Tensor) -> Tensor:
-    """Var(x2): the squared error of the best constant prediction of the hidden patches (Theorem 3.6's collapse line)."""
+def constant_loss(target: Tensor, mask: Tensor, error: Callable[[Tensor], Tensor] = torch.square) -> Tensor:
+    """What the mean of all hidden patches would cost as a prediction of each: Theorem 3.6's collapse line."""
     target = target.detach()  # B N D
     times = rearrange(mask, "(b m) n -> b m n", b=len(target)).sum(1)[..., None]  # in how many views each is hidden
     count = times.sum()
     mean = (target * times).sum((0, 1)) / count
-    return (target.square() * times).sum() / count / target.shape[-1] - mean.square().mean()
+    return (error(target - mean) * times).sum() / count / target.shape[-1]

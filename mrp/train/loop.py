@@ -16,7 +16,7 @@ from mrp.config import ConfigError, Stopped
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.order import Order, fold
-from mrp.data.sources import Source, open_source
+from mrp.data.sources import Source
 from mrp.evaluate.diagnose import Diagnosis
 from mrp.evaluate.processes import join
 from mrp.run import Plan, Run
@@ -35,8 +35,8 @@ def train(run: Run, folder: Path) -> None:
     with contextlib.ExitStack() as closing:
         accelerator = start(run)
         main = accelerator.is_main_process
-        source = open_source(run.data.train, "train")
-        order = run.order(len(source))
+        source = run.source("train")
+        order = run.order(source)
         memory = device_memory(accelerator.device, accelerator.num_processes)
         plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
         if main:
@@ -114,7 +114,7 @@ class Watch:
     """Looks at the features of held-out images from time to time, and says when they have collapsed."""
 
     def __init__(self, run: Run, plan: Plan, folder: Path, source: Source, accelerator: Accelerator) -> None:
-        held_out = open_source(run.data.test, "test") if run.data.test else source
+        held_out = run.source("test") if run.data.test else source
         self._diagnosis = Diagnosis(held_out, View(run.data, train=False), run.diagnose.images, accelerator)
         self._alarm = Alarm(run.diagnose, plan.alarm_from)
         self._folder = folder

@@ -44,7 +44,7 @@ def case(request: pytest.FixtureRequest) -> tuple[dict[str, Any], dict[str, Tens
     folder = CASES / request.param
     sizes = json.loads((folder / "case.json").read_text())
     objective = build(sizes)
-    objective.load_state_dict(official.mae(folder / "checkpoint.pth"))
+    objective.load_state_dict(official.load(folder / "checkpoint.pth").weights)
     return sizes, load_file(folder / "tensors.safetensors"), objective
 
 
@@ -70,7 +70,7 @@ def test_loss_prediction_latent_and_gradients_agree(
     gradients = {name.removeprefix("grad/"): value for name, value in theirs.items() if name.startswith("grad/")}
     assert len(gradients) == 8
     for name, gradient in gradients.items():
-        (renamed,) = official.rename_mae({name: gradient})
+        (renamed,) = official.rename("mae", {name: gradient})
         found = ours[renamed].grad
         assert found is not None
         assert distance(found, gradient) < 1e-4, name
@@ -89,7 +89,7 @@ def test_initial_weights_have_the_official_statistics(
     sizes, _, _ = case
     ours = build(sizes).state_dict()
     for name, (mean, std) in sizes["init_mean_std"].items():
-        (renamed,) = official.rename_mae({name: torch.empty(0)})
+        (renamed,) = official.rename("mae", {name: torch.empty(0)})
         tensor = ours[renamed]
         if std == 0:
             assert tensor.std(unbiased=False) == 0, name
@@ -108,5 +108,5 @@ def test_a_checkpoint_that_would_run_code_is_refused_by_name(tmp_path: Path) -> 
 
     torch.save({"model": {"cls_token": torch.zeros(1)}, "extra": Payload()}, tmp_path / "evil.pth")
     with pytest.raises(ValueError, match=r"refused: it asks to load 'posix.mkdir"):
-        official.mae(tmp_path / "evil.pth")
+        official.load(tmp_path / "evil.pth")
     assert not (tmp_path / "ran").exists()

@@ -1,0 +1,490 @@
+"""Bad input: one line that says what, where and what to do, exit code 2, and nothing lost or overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors import SafetensorError
+
+from mrp import verbs
+from mrp.cli import main
+from mrp.data.order import Order
+from mrp.train import checkpoint, tracker
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SMALL = [
+    "demo", "batch=16", "length=6 steps", "optim.warmup=1 steps", "checkpoint.every=2 steps", "backbone.depth=1",
+    "backbone.width=16", "backbone.heads=2", "objective.decoder={width: 16, depth: 1, heads: 2}", "track.every=1",
+    "checkpoint.keep=3",
+]  # fmt: skip
+NUM_IMAGES = 32
+
+
+def fault(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line on stderr that a command ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        main([str(word) for word in words])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2, error
+    assert error.startswith("mrp: error: ")
+    assert error.count("\n") == 1, error
+    assert error.endswith("\n")
+    return error.removeprefix("mrp: error: ").strip()
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run that nothing happened to; only looked at."""
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    main(["pretrain", *SMALL, "--run", str(folder)])
+    return folder
+
+
+@pytest.fixture
+def finished(undisturbed: Path, tmp_path: Path) -> Path:
+    """A whole run of one's own."""
+    return Path(shutil.copytree(undisturbed, tmp_path / "finished"))
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with files that the table below names."""
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "list.yaml": "- objective\n- backbone\n",
+        "torn.yaml": "objective: {name: mae\n",
+        "twice.yaml": "base: demo\nbatch: 8\nbatch: 16\n",
+        "one.yaml": "base: two.yaml\n",
+        "two.yaml": "base: one.yaml\n",
+        "orphan.yaml": "base: demmo\n",
+        "typo.yaml": "base: demo\noptim: {lr: fast}\n",
+        "empty.yaml": "",
+        "half.py": "class Config: pass\n",
+        "notes.txt": "no archive",
+    }.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "void").mkdir()
+    return tmp_path
+
+
+# Nothing of these gets as far as a run's folder.
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        # Files
+        ("demmo", ["demmo: is neither a file nor a recipe", "did you mean 'demo'?", "'mrp recipes' lists them"]),
+        ("nowhere.yaml", ["nowhere.yaml: is neither a file nor a recipe"]),
+        ("void", ["void: is neither a file nor a recipe"]),
+        ("list.yaml", ["list.yaml: a configuration is a mapping (key: value), not a list"]),
+        ("torn.yaml", ["torn.yaml, line 2: not valid YAML"]),
+        ("twice.yaml", ["twice.yaml, line 3: not valid YAML: the key 'batch' stands twice"]),
+        ("one.yaml", ["one.yaml: base: the files name each other in a circle; remove one 'base:'"]),
+        ("orphan.yaml", ["orphan.yaml: base: demmo: is neither", "did you mean 'demo'?"]),
+        ("typo.yaml", ["typo.yaml: optim.lr: 'fast' was given; allowed: number"]),
+        ("empty.yaml", ["empty.yaml: objective: this key is required and missing; add it"]),
+        # Keys and types
+        ("demo batch", ["the command line: 'batch' is not of the form key=value, for example optim.lr=1e-3"]),
+        ("demo objective.mask_ration=0.5", ["objective.mask_ration: unknown key; did you mean 'mask_ratio'?"]),
+        ("demo data.augment.flipp=true", ["data.augment.flipp: unknown key; did you mean 'flip'?"]),
+        ("demo objective.decoder.widht=8", ["objective.decoder.widht: unknown key; did you mean 'width'?"]),
+        ("demo optim.clip=abc", ["optim.clip: 'abc' was given; allowed: number"]),
+        ("demo data.size=[1,a]", ["data.size.1: 'a' was given; allowed: integer"]),
+        ("demo data.augment=crpo", ["data.augment: 'crpo' is unknown; allowed: crop or resize; did you mean 'crop'?"]),
+        ("demo batch=", ["batch: null was given; allowed: integer"]),
+        ("demo optim=", ["optim: null was given; allowed: a section (key: value)"]),
+        ("demo batch=0", ["batch: 0 was given; allowed: greater than 0"]),
+        ("demo machine.micro_batch=0", ["machine.micro_batch: 0 was given; allowed: greater than 0 or 'auto'"]),
+        ("demo optim.betas=[0.9,1]", ["optim.betas.1: 1 was given; allowed: less than 1"]),
+        ("demo length=10", ["length: 10 is not a duration; write for example '800 epochs'"]),
+        ("demo length=ten_epochs", ["length: 'ten_epochs' is not a duration"]),
+        ("demo length=10minutes", ["length: '10minutes' is not a duration"]),
+        # Names
+        ("demo objective.name=maee", ["objective: unknown objective 'maee'; did you mean 'mae'?"]),
+        ("demo objective.name=./nowhere.py", ["nowhere.py' does not exist; a relative path starts at"]),
+        ("demo objective.name=./half.py", ["half.py' defines no Objective; see mrp/objectives/mae.py"]),
+        ("demo backbone.name=vit_base_patch61_224", ["backbone 'vit_base_patch61_224'", "did you mean vit_base"]),
+        ("demo backbone={name:[}", ["the command line, backbone, line 1: not valid YAML"]),
+        # What does not go together
+        ("demo data.size=9", ["data.size 9x9 is not a multiple of the patch 2x2; the nearest that is: 8x8"]),
+        ("demo batch=9 --processes 2", ["batch: 9 is not a multiple of the 2 processes; the nearest that is: 8"]),
+        ("demo machine.micro_batch=7", ["machine.micro_batch: 7 does not divide the 128 images", "or auto"]),
+        ("demo batch=2000", ["batch: 2000 images are asked for at once but the data holds 1437; give 1437 or fewer"]),
+        ("demo batch=2000 data.tail=continuous", ["batch: 2000", "the data holds 1437"]),
+        ("demo optim.warmup=151epochs", ["optim.warmup: 151 epochs", "is longer than the run"]),
+        ("demo length=0epochs", ["length: 0 epochs is nothing to train; give at least 1 step"]),
+        ("demo objective.mask_ratio=0.99", ["objective.mask_ratio: 0.99 of 16 patches leaves 0 visible"]),
+        ("demo backbone.width=90", ["backbone: width 90 is not a multiple of heads 4; change one of them"]),
+        ("demo objective.decoder.width=66", ["objective.decoder: width 66 is not a multiple of heads 4"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_a_wrong_configuration(place: Path, capsys: pytest.CaptureFixture[str], words: str, parts: list[str]) -> None:
+    before = contents(place)
+    for verb in ("config", "pretrain"):
+        if verb == "pretrain" and "--processes" in words:
+            continue  # started for real below
+        line = fault(capsys, verb, *words.split(), *(["--run", "run"] if verb == "pretrain" else []))
+        assert all(part in line for part in parts), line
+    assert not (place / "run").exists()
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ("nowhere", ["data.train: 'nowhere' does not exist; give a folder of images"]),
+        ("digit", ["data.train: 'digit' does not exist", "did you mean 'digits'?"]),
+        ("void", ["void: holds no images; files that count end in .jpg"]),
+        ("notes.txt", ["notes.txt: neither a folder of images nor cifar-10-binary.tar.gz"]),
+    ],
+)
+def test_data_that_is_not_there(place: Path, capsys: pytest.CaptureFixture[str], data: str, parts: list[str]) -> None:
+    before = contents(place)
+    line = fault(capsys, "pretrain", *SMALL, f"data.train={data}", "--run", "run")
+    assert all(part in line for part in parts), line
+    assert not (place / "run").exists()
+    assert contents(place) == before
+    main(["config", *SMALL, f"data.train={data}"])  # a recipe can be looked at before its data has come
+    assert f"# {line}" in capsys.readouterr().out.replace("#   steps:                 unknown, since ", "# ")
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "parts"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "fp16", ["precision: the recipe says fp32", "mixed_precision=fp16"]),
+        ("ACCELERATE_MIXED_PRECISION", "bf16", ["precision: the recipe says fp32", "or give precision=bf16"]),
+        ("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4", ["is set, which machine.micro_batch decides; unset it"]),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", ["is set, which machine.compile decides; unset it"]),
+    ],
+)
+def test_a_launcher_that_wants_otherwise(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, variable: str, value: str,
+    parts: list[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv(variable, value)
+    line = fault(capsys, "pretrain", *SMALL, "--run", "run")
+    assert all(part in line for part in parts), line
+    assert not (place / "run").exists()
+
+
+# Images
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder of images, all of them sound."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    noise = np.random.default_rng(0)
+    for number in range(NUM_IMAGES):
+        Image.fromarray(noise.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / f"{number:02}.png")
+    return folder
+
+
+def damage(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_unreadable_image(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int) -> None:
+    damage(images / "13.png")
+    before = contents(images)
+    words = ["pretrain", *SMALL, f"data.train={images}", "data.test=null", f"machine.workers={workers}"]
+    line = fault(capsys, *words, "--run", tmp_path / "run")
+    assert line.startswith(f"{images / '13.png'}: damaged image")
+    assert line.endswith("mend or remove it")
+    assert contents(images) == before
+
+
+# Runs
+
+
+@pytest.mark.parametrize("verb", ["probe", "report"])
+@pytest.mark.parametrize("run", ["nowhere", "void", "notes.txt"])
+def test_what_is_no_run(place: Path, capsys: pytest.CaptureFixture[str], verb: str, run: str) -> None:
+    before = contents(place)
+    assert (
+        fault(capsys, verb, run)
+        == f"{run}: is not the folder of a run (it has no config.yaml); 'mrp pretrain' makes one"
+    )
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize("verb", ["probe", "report"])
+def test_a_run_without_a_checkpoint(finished: Path, capsys: pytest.CaptureFixture[str], verb: str) -> None:
+    shutil.rmtree(finished / "checkpoints")
+    assert fault(capsys, verb, finished).startswith(
+        f"{finished}: has no checkpoint yet; 'mrp pretrain' writes the first"
+    )
+
+
+@pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("optim.lr=1e-3", "optim.lr = 0.0015, not 0.001"),
+        ("batch=8", "batch = 16, not 8"),
+        ("length=7 steps", "length = '6 steps', not '7 steps'"),
+        ("objective.mask_ratio=0.5", "objective.mask_ratio = 0.75, not 0.5"),
+        ("seed=1", "seed = 0, not 1"),
+        ("data.augment.flip=true", "data.augment.flip = False, not True"),
+    ],
+)
+def test_a_run_of_another_configuration(
+    finished: Path, capsys: pytest.CaptureFixture[str], word: str, named: str
+) -> None:
+    before = contents(finished)
+    line = fault(capsys, "pretrain", *SMALL, word, "--run", finished)
+    assert line.startswith(f"{finished}: this run was made with {named}; restore that value, or start another run")
+    assert contents(finished) == before
+
+
+def test_what_does_not_change_results_may_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["pretrain", *SMALL, "machine.workers=1", "checkpoint.keep=5", "--run", str(finished)])
+    assert f"{finished}: complete already, at step 6" in capsys.readouterr().out
+
+
+def test_a_run_on_other_data(finished: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = contents(finished)
+    line = fault(capsys, "pretrain", *SMALL, f"data.train={images}", "--run", finished)
+    assert line.startswith(f"{finished}: this run was made with data.content = ")
+    assert contents(finished) == before
+
+
+def test_a_folder_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    before = contents(tmp_path)
+    line = fault(capsys, "pretrain", *SMALL, "--run", tmp_path)
+    assert line == f"{tmp_path}: is not empty and not a run of mrp; choose another folder with --run FOLDER"
+    assert contents(tmp_path) == before
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
+    finished: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    last = finished / "checkpoints" / "step-00000006"
+    model = last / "model.safetensors"
+    model.write_bytes(model.read_bytes()[:1000])
+    before = contents(finished / "checkpoints")
+    for verb in (["pretrain", *SMALL, "--run", finished], ["probe", finished], ["report", finished]):
+        line = fault(capsys, *verb)
+        assert line.startswith(f"{model}: cannot be read: ")
+        assert line.endswith(f"remove {last} to go on from the checkpoint before it")
+    assert contents(finished / "checkpoints") == before
+    shutil.rmtree(last)
+    main(["pretrain", *SMALL, "--run", str(finished)])
+    assert whole(finished) == whole(undisturbed)
+
+
+# No space left
+
+
+def whole(run: Path) -> dict[str, Any]:
+    """All that a run leaves that does not depend on when and how fast it ran."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    numbers = [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+    return {name: data for name, (data, _) in contents(run / "checkpoints").items()} | {"metrics": numbers}
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """The disk is full when the file of this number is half written."""
+    save_file: Callable[..., None] = checkpoint.save_file
+    written = 0
+
+    def save(tensors: dict[str, Any], path: Path) -> None:
+        nonlocal written
+        written += 1
+        if written == number:
+            path.write_bytes(b"half of it")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+        save_file(tensors, path)
+
+    monkeypatch.setattr(checkpoint, "save_file", save)
+
+
+@pytest.mark.parametrize(("number", "step"), [(2, 2), (3, 4), (4, 4)])
+def test_no_space_left_for_a_checkpoint(
+    tmp_path: Path, undisturbed: Path, capsys: pytest.CaptureFixture[str], number: int, step: int
+) -> None:
+    run = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        full_at(patch, number)
+        line = fault(capsys, "pretrain", *SMALL, "--run", run)
+    kept = "that of step 2 is whole" if step == 4 else "there is none before it"
+    assert line == (
+        f"{run}: the checkpoint of step {step} is not written: No space left on device; {kept}; "
+        "mend it and run the same command again"
+    )
+    first = {name: data for name, data in whole(undisturbed).items() if name.startswith("step-00000002/")}
+    assert {name: data for name, (data, _) in contents(run / "checkpoints").items()} == (first if step == 4 else {})
+    main(["pretrain", *SMALL, "--run", str(run)])
+    assert f"{run}: from {'step 2' if step == 4 else 'the start'}" in capsys.readouterr().out
+    assert whole(run) == whole(undisturbed)
+
+
+def test_no_space_left_for_a_number(
+    tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    log: Callable[..., None] = tracker.Tracker.log
+
+    def full(self: tracker.Tracker, step: int, values: dict[str, float]) -> None:
+        if step == 4:
+            self._file.write('{"step": 4, "lo')  # all that there was room for
+            self._file.close()
+            self._file = open("/dev/full", "w")  # noqa: SIM115 -- closed by the tracker
+        log(self, step, values)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracker.Tracker, "log", full)
+        line = fault(capsys, "pretrain", *SMALL, "--run", run)
+    assert line.startswith(f"{run}/metrics.jsonl: cannot be written: No space left on device; mend it")
+    main(["pretrain", *SMALL, "--run", str(run)])
+    assert whole(run) == whole(undisturbed)
+
+
+FULL_DISK = """
+import shutil, sys
+from pathlib import Path
+from mrp.cli import main
+words, disk, out = {words!r}, Path({disk!r}), {out!r}
+(disk / "ballast").write_bytes(bytes(disk_size := 1 << 20)[: disk_size - {room}])
+try:
+    main(words)
+except SystemExit as error:
+    print("exit code", error.code, flush=True)
+print(*sorted(path.name for path in disk.glob("run/checkpoints/*")), flush=True)
+(disk / "ballast").unlink()
+main(words)
+shutil.copytree(disk / "run", out)
+"""
+MOUNT = 'mount -t tmpfs -o size=1m tmpfs "$1" && exec "$2" -c "$3"'
+NAMESPACE = ["unshare", "--user", "--map-root-user", "--mount"]  # what is mounted in it is seen nowhere else
+
+
+def may_mount() -> bool:
+    command = [*NAMESPACE, "sh", "-c", "mount -t tmpfs tmpfs /mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not may_mount(), reason="may not mount a disk of its own; the tests above simulate a full one")
+def test_a_disk_that_is_really_full(tmp_path: Path, undisturbed: Path) -> None:
+    disk, out = tmp_path / "disk", tmp_path / "out"
+    disk.mkdir()
+    checkpoints = sum(len(data) for data, _ in contents(undisturbed / "checkpoints").values())
+    words = ["pretrain", *SMALL, "--run", str(disk / "run")]
+    code = FULL_DISK.format(words=words, disk=str(disk), out=str(out), room=checkpoints // 2)  # of three, one fits
+    command = [*NAMESPACE, "sh", "-c", MOUNT, "sh", str(disk), sys.executable, code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(f"mrp: error: {disk}/run: the checkpoint of step 4 is not written: No space left on")
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert "exit code 2\nstep-00000002\n" in done.stdout
+    assert whole(out) == whole(undisturbed)
+
+
+# A method of one's own
+
+OWN = """
+from typing import Literal
+from pydantic import Field
+from mrp.batch import Batch, Output
+from mrp.config import Node
+from mrp.objectives._helpers import Objective as Base
+
+class Config(Node):
+    name: Literal["own"] = "own"
+    target: float = Field(0.5, ge=0)
+
+class Objective(Base):
+    def __init__(self, config, backbone):
+        super().__init__(backbone)
+        self.config = config
+
+    def forward(self, batch: Batch) -> Output:
+        loss = (self.features(batch) - self.config.target).square().mean()
+        return Output(loss, metrics={"loss": loss.detach()})
+"""
+
+
+def test_an_objective_by_its_path_is_trained_and_resumed(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "own.py").write_text(OWN)
+    own = ["pretrain", *SMALL, "objective.name=./own.py", "objective.target=0.25"]
+    own = [word for word in own if not word.startswith("objective.decoder")]
+    main([*own, "--run", "undisturbed"])
+    with pytest.MonkeyPatch.context() as patch:
+        full_at(patch, 3)
+        fault(capsys, *own, "--run", "run")
+    assert json.loads((place / "run/checkpoints/step-00000002/state.json").read_text())["step"] == 2
+    main([*own, "--run", "run"])
+    assert "run: from step 2" in capsys.readouterr().out
+    assert whole(place / "run") == whole(place / "undisturbed")
+    assert verbs.load_run(place / "run/config.yaml").objective.target == 0.25  # type: ignore[attr-defined]
+    line = fault(capsys, *own, "objective.targt=1", "--run", "other")
+    assert line == "the command line: objective.targt: unknown key; did you mean 'target'?"
+    line = fault(capsys, *own, "objective.target=-1", "--run", "other")
+    assert line == "the command line: objective.target: -1 was given; allowed: greater than or equal to 0"
+
+
+# As a user starts it
+
+
+def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mrp", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+
+
+def test_one_process_as_a_user_starts_it(place: Path) -> None:
+    done = start(place, "pretrain", *SMALL, "data.train=void")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "mrp: error: void: holds no images; files that count end in "
+        ".jpg, .jpeg, .png, .webp, .bmp, .tif, .tiff, .ppm, .pgm, .gif\n"
+    )
+    assert done.stdout == ""
+
+
+def second_half(images: int, batch: int) -> int:
+    """A sample that the second of two processes takes of the first batch."""
+    return int(Order(images, batch, seed=0).slots(0).samples[-1])
+
+
+@pytest.mark.parametrize("case", ["every", "first", "second"])
+def test_two_processes_end_with_one_line(place: Path, images: Path, finished: Path, case: str) -> None:
+    """Whether every process meets the fault, or the first alone, or only the second."""
+    bad = images / f"{second_half(NUM_IMAGES, 16):02}.png"
+    damage(bad)
+    before = contents(finished)
+    words, expected = {
+        "every": (["batch=9"], "batch: 9 is not a multiple of the 2 processes; the nearest that is: 8\n"),
+        "first": (["seed=1", "--run", str(finished)], f"{finished}: this run was made with seed = 0, not 1; "),
+        "second": ([f"data.train={images}", "data.test=null"], f"{bad}: damaged image"),
+    }[case]
+    done = start(place, "pretrain", *SMALL, *words, "--processes", "2")
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.startswith(f"mrp: error: {expected}"), done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert contents(finished) == before
