@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mrp
+from mrp.shards_cli import add_words as add_shards_words
 
 USER_ERROR = 2
 INCIDENT = 3
@@ -27,6 +28,10 @@ _VERBS: dict[str, tuple[str, str]] = {
     "config": (
         "show what a recipe resolves to, and what follows from it",
         "mrp config mae_vit_base_in1k optim.lr=2e-4",
+    ),
+    "shards": (
+        "make shards of images, check them and look at them: build, index, verify, stats, show",
+        "mrp shards build /data/in1k/train /data/in1k-shards",
     ),
     "recipes": ("list the recipes that come with mrp", "mrp recipes"),
 }
@@ -149,4 +154,5 @@ def parser() -> argparse.ArgumentParser:
         parsers[name].add_argument("--processes", type=_count, default=1, metavar="N", help=text)
     for name in ("probe", "report"):
         parsers[name].add_argument("run", metavar="RUN", help="a run's folder")
+    add_shards_words(parsers["shards"], _count)
     return top

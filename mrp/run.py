@@ -34,6 +34,7 @@ from mrp.train.step import Precision, Prepare, Step
 from mrp.train.tracker import Config as Track
 
 _OF_THE_MACHINE = {"diagnose", "checkpoint", "track", "machine"}
+_IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged"}  # what of `data:` its content stands for
 
 
 class Machine(Node):
@@ -88,6 +89,7 @@ class Run(Node):
     backbone: Backbone
     data: Data
     batch: int = Field(gt=0)  # over all processes
+    coupled_batch: int | None = Field(None, gt=0)  # images that act on each other; null: all that are taken at once
     length: Duration
     optim: Optimizer
     precision: Precision = "bf16"
@@ -103,6 +105,15 @@ class Run(Node):
         name: str = getattr(self.objective, "name")  # noqa: B009 -- every objective's options have one, of its own type
         return name
 
+    @property
+    def couples(self) -> bool:
+        """Whether a sample's loss depends on the others that are taken with it."""
+        return bool(getattr(self.objective, "couples", False))
+
+    def settled(self, plan: Plan) -> Run:
+        """The same run with what its plan has decided and its results depend on."""
+        return self.model_copy(update={"coupled_batch": plan.coupled_batch})
+
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as plain data."""
         return self.model_dump(mode="json")
@@ -110,7 +121,7 @@ class Run(Node):
     def identity(self, data: str) -> dict[str, Any]:
         """What decides the results: the resolved tree without the machine's part, the data by content, not by place."""
         kept = {key: value for key, value in self.resolved().items() if key not in _OF_THE_MACHINE}
-        kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in {"train", "test"}}
+        kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in _IN_THE_CONTENT}
         return kept
 
     def build_step(self) -> Step:
@@ -150,7 +161,7 @@ class Run(Node):
                 f"the nearest that is: {max(1, round(self.batch / processes)) * processes}"
             )
         share = self.batch // processes
-        micro_batch = self.machine.micro_batch
+        micro_batch = self._coupled_micro_batch(processes) or self.machine.micro_batch
         if micro_batch == "auto":
             micro_batch = self.cost().micro_batch(share, memory)
         elif share % micro_batch:
@@ -170,6 +181,7 @@ class Run(Node):
             steps_per_epoch=steps_per_epoch,
             steps=steps,
             warmup=warmup,
+            drops=tuple(drop.steps(steps_per_epoch, self.batch) for drop in self.optim.drops),
             checkpoint_every=max(1, self.checkpoint.every.steps(steps_per_epoch, self.batch)),
             diagnose_every=self.diagnose.every.steps(steps_per_epoch, self.batch) if self.diagnose.every else 0,
             alarm_from=max(warmup, self.diagnose.after.steps(steps_per_epoch, self.batch)),
@@ -177,7 +189,25 @@ class Run(Node):
             processes=processes,
             micro_batch=micro_batch,
             accumulation=share // micro_batch,
+            coupled_batch=micro_batch * processes if self.couples else None,
         )
+
+    def _coupled_micro_batch(self, processes: int) -> int | None:
+        """What each process takes at once so that the images that act on each other are as many as was asked for."""
+        coupled = self.coupled_batch
+        if not self.couples or coupled is None:
+            return None
+        if self.batch % coupled or coupled % processes:
+            raise ConfigError(
+                f"coupled_batch: {coupled} must divide the batch of {self.batch} and be a multiple of the {processes} "
+                "processes; change it, or their number"
+            )
+        if self.machine.micro_batch not in {"auto", coupled // processes}:
+            raise ConfigError(
+                f"machine.micro_batch: {self.machine.micro_batch} on each of {processes} processes does not give the "
+                f"coupled_batch of {coupled}; leave it to auto"
+            )
+        return coupled // processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +217,7 @@ class Plan:
     steps_per_epoch: float
     steps: int
     warmup: int
+    drops: tuple[int, ...]  # where the learning rate falls to a tenth
     checkpoint_every: int
     diagnose_every: int  # 0: never
     alarm_from: int
@@ -194,6 +225,7 @@ class Plan:
     processes: int
     micro_batch: int
     accumulation: int
+    coupled_batch: int | None  # images that act on each other, over all processes; null where none do
 
 
 def recipes() -> Path:

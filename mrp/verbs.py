@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mrp import api
+from mrp import api, shards_cli
 from mrp.config import ConfigError, dump
 from mrp.run import Run, find_recipe, recipes
 from mrp.run import load as load_run
@@ -114,6 +114,11 @@ def draw(folder: Path) -> list[Path]:
         reconstructions(images.float() / 255, mask, painted, model.backbone.patch_embed.patch_size, picture)
         return [curve, picture]
     return [curve]
+
+
+def shards(options: argparse.Namespace) -> None:
+    """Make shards, check them, look at them."""
+    shards_cli.run(options)
 
 
 def list_recipes(options: argparse.Namespace) -> None:

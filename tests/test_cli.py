@@ -12,6 +12,7 @@ import pytest
 import mrp
 from mrp import cli, launch, verbs
 from mrp.config import ConfigError, Stopped
+from mrp.run import load
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "numpy", "pydantic", "yaml", "timm", "accelerate", "rich", "mrp.config", "mrp.verbs")
@@ -62,7 +63,10 @@ def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.Captu
         assert f"  {example}" in capsys.readouterr().out
     program, *words = example.split()
     assert program == "mrp"
-    assert cli._read(words).verb == verb
+    options = cli._read(words)
+    assert options.verb == verb
+    if hasattr(options, "recipe"):
+        load(options.recipe, options.overrides)
 
 
 def test_every_verb_does_something() -> None:

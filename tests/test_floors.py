@@ -31,9 +31,9 @@ FLOORS = (
     "run evaluate interop",
     "train.loop report",
     "api lab",
-    "cli verbs launch __main__ __init__ tools",
+    "cli verbs shards_cli launch __main__ __init__ tools",
 )
-ROOMS = ("config faults", "models", "data", "evaluate", "interop", "report", "lab", "cli verbs launch __main__")
+ROOMS = ("config faults", "models", "data", "evaluate", "interop", "report", "lab", "cli verbs shards_cli launch __main__")
 THIRD_PARTIES = {
     "accelerate": "train.loop evaluate launch",
     "matplotlib": "report lab",

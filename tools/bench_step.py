@@ -132,7 +132,8 @@ def row(case: Case, found: dict[str, Any], peak: float) -> str:
         return f"{name}| {found['error'][:60]} |" + " - |" * 6
     middle = statistics.median(found["times"])
     rate = found["flops"] * case.batch / middle
-    times = f"{1e3 * middle:.1f} ({1e3 * min(found['times']):.1f} to {1e3 * max(found['times']):.1f}, n={len(found['times'])})"
+    low, high = min(found["times"]), max(found["times"])
+    times = f"{1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f}, n={len(found['times'])})"
     return (
         f"{name}| {times} | {case.batch / middle:.1f} | {case.masks * case.batch / middle:.1f} "
         f"| {found['flops'] / 1e9:.1f} | {rate / 1e12:.3g} | {100 * rate / peak:.0f} | {found['memory'] / 2**30:.2f} |"

@@ -21,6 +21,12 @@ from mrp.train import optim
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 STEPS = 12
+FITTING = {
+    "classify": {"classes": 10},
+    "data2vec": {"layers": 2},
+    "data2vec2": {"layers": 2, "masks": 4, "decoder": {"width": 48, "depth": 2}},
+    "simmim": {"mask_unit": 8},
+}
 
 
 def resolved() -> dict[str, str]:
@@ -32,7 +38,7 @@ def resolved() -> dict[str, str]:
 
 
 def losses(name: str) -> list[float]:
-    """The first losses of a method with its own defaults, on digits enlarged to 32 pixels."""
+    """The first losses of a method with its own defaults (as far as they fit), on digits enlarged to 32 pixels."""
     run = build(Run, Tree(_values(name), {}))
     source = run.source("train")
     order = run.order(len(source))
@@ -57,7 +63,7 @@ def losses(name: str) -> list[float]:
 
 def _values(name: str) -> dict[str, object]:
     return {
-        "objective": {"name": name},
+        "objective": {"name": name} | FITTING.get(name, {}),
         "backbone": {"width": 48, "depth": 3, "heads": 4, "patch": 4},
         "data": {"train": "digits", "size": 32, "channels": 1, "augment": {"name": "crop", "scale": [0.5, 1]}},
         "batch": 16,

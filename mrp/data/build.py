@@ -62,35 +62,24 @@ class Plan:
     """The whole build, the same in every process."""
 
     source: Source
-    classes: tuple[str, ...]
-    chosen: Ints | None  # of the source's samples; None for all
-    labels: Ints | None  # source label -> label
     options: Options
     folder: Path
 
     @property
-    def count(self) -> int:
-        """Samples in all."""
-        return len(self.source) if self.chosen is None else len(self.chosen)
-
-    @property
     def num_shards(self) -> int:
         """Shards in all."""
-        return -(-self.count // self.options.shard_size)
+        return -(-len(self.source) // self.options.shard_size)
 
     def samples(self, number: int) -> Ints:
         """The source's samples in one shard."""
         start = number * self.options.shard_size
-        places = np.arange(start, min(start + self.options.shard_size, self.count), dtype=np.int64)
-        if self.options.seed is not None:
-            places = permute(places, self.count, self.options.seed)
-        return places if self.chosen is None else self.chosen[places]
+        places = np.arange(start, min(start + self.options.shard_size, len(self.source)), dtype=np.int64)
+        return places if self.options.seed is None else permute(places, len(self.source), self.options.seed)
 
     @property
     def digest(self) -> str:
         """What an interrupted build is recognised by."""
-        chosen = "all" if self.chosen is None else hashlib.sha256(self.chosen.tobytes()).hexdigest()
-        return hashlib.sha256(repr((self.source.identity, self.classes, chosen, self.options)).encode()).hexdigest()
+        return hashlib.sha256(repr((self.source.identity, self.source.classes, self.options)).encode()).hexdigest()
 
 
 def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
@@ -100,7 +89,7 @@ def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
     progress(plan.num_shards - len(missing), plan.num_shards)
     for done, _ in enumerate(_made(plan, missing, workers), start=plan.num_shards - len(missing) + 1):
         progress(done, plan.num_shards)
-    made = _join(plan.folder, [_read_part(plan, number) for number in range(plan.num_shards)], plan.classes, "")
+    made = _join(plan.folder, [_read_part(plan, number) for number in range(plan.num_shards)], plan.source.classes, "")
     shutil.rmtree(parts)
     return made
 
@@ -194,7 +183,6 @@ def _samples(plan: Plan, number: int, notes: Counter[str]) -> Iterator[shards.Sa
         content, label = plan.source.read(sample)
         where = plan.source.where(sample)
         ending, data = _stored(content, where, plan.options, notes)
-        label = label if plan.labels is None or label < 0 else int(plan.labels[label])
         yield shards.Sample(f"{place:09}-{_plain(where)}", ending, data, label)
 
 

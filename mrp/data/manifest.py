@@ -135,7 +135,7 @@ def check_name(name: str) -> None:
 def write(folder: Path, manifest: Manifest, records: Records) -> Manifest:
     """Write the index, then the manifest that seals it; each appears whole or not at all."""
     content = np.ascontiguousarray(records, RECORD)
-    sealed = Manifest(**{**_fields(manifest), "index_sha256": hashlib.sha256(content).hexdigest()})
+    sealed = Manifest(**{**_fields(manifest), "index_sha256": hashlib.sha256(content.tobytes()).hexdigest()})
     atomic(folder / INDEX, content.tobytes())
     atomic(folder / MANIFEST, sealed.dump().encode())
     return sealed

@@ -7,16 +7,21 @@ from torch import Tensor
 from torch.distributed import _functional_collectives as collectives
 
 
+def number() -> int:
+    """How many processes there are."""
+    return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
+
+
 def mean_over_processes(tensor: Tensor) -> Tensor:
     """The mean over all processes, with the gradient that makes two processes train as one.
 
     Every process goes on to compute the same from it, so each would send the others the gradient that they have
     already: the mean of all is what is at hand, and the backward pass needs no communication.
     """
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
+    if number() == 1:
         return tensor
     own = tensor.detach()
     group = distributed.group.WORLD
     assert group is not None
     total: Tensor = collectives.all_reduce(own, "sum", group)
-    return tensor + (total / distributed.get_world_size() - own)
+    return tensor + (total / number() - own)

@@ -37,12 +37,14 @@ OFF = Config(weight=0)
 
 
 def penalty(config: Config, backbone: VisionTransformer, latent: Tensor, draws: int) -> Tensor:
-    """The penalty of the features of these views: one moment a draw, for two masks of one image are no negatives."""
-    prefix = backbone.num_prefix_tokens
-    features = latent[:, 0] if config.feature == "cls" else latent[:, prefix:].mean(1)  # BM D
-    if config.renormalise:
-        features = backbone.norm(features)
-    return gram(rearrange(features, "(b m) d -> m b d", m=draws))
+    """The penalty of these views: one moment a draw, for two masks of one image are no negatives."""
+    return gram(rearrange(feature(config, backbone, latent), "(b m) d -> m b d", m=draws))
+
+
+def feature(config: Config, backbone: VisionTransformer, latent: Tensor) -> Tensor:
+    """What is kept apart, of each view."""
+    pooled = latent[:, 0] if config.feature == "cls" else latent[:, backbone.num_prefix_tokens :].mean(1)
+    return backbone.norm(pooled) if config.renormalise else pooled  # BM D
 
 
 def gram(features: Tensor) -> Tensor:

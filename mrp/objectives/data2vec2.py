@@ -86,7 +86,7 @@ class Objective(_helpers.Masked):
         return inverse_block_mask(keys, grid(self.backbone), self.config.block, self.num_blocks, num_hidden, number)
 
     def target(self, images: Tensor) -> Tensor:
-        """What the teacher's last feed-forward parts say of every patch: each normalised over patches, then their mean."""
+        """What the teacher's last feed-forward parts add, each normalised over patches, averaged, normalised."""
         layers = self.teacher(images)
         spread = [functional.instance_norm(layer.mT).mT for layer in layers]
         mean = torch.stack(spread).mean(0)

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list, gather_object
 from torch import Tensor
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Stopped
 from mrp.data.augment import View
 from mrp.data.loader import Loader
+from mrp.data.mixed import Mixed
 from mrp.data.order import Order, fold
+from mrp.data.quarantine import Quarantine
 from mrp.data.sources import Source
 from mrp.evaluate.diagnose import Diagnosis
 from mrp.evaluate.processes import join
@@ -39,6 +41,7 @@ def train(run: Run, folder: Path) -> None:
         order = run.order(source)
         memory = device_memory(accelerator.device, accelerator.num_processes)
         plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
+        run = run.settled(plan)
         if main:
             closing.enter_context(claim(folder, run.resolved(), run.identity(source.identity)))
         accelerator.wait_for_everyone()
@@ -55,10 +58,11 @@ def train(run: Run, folder: Path) -> None:
             step.compile(dynamic=False)
         model = accelerator.prepare_model(step)
         guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
+        quarantine = Quarantine(run.data.damaged, found.state()["data"].get("quarantine", ()) if found else ())
         loader = Loader(
-            source, order, View(run.data, train=True),
-            group=run.batch, micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,
-            workers=run.machine.workers, pin_memory=accelerator.device.type == "cuda",
+            source, order, View(run.data, train=True), group=run.coupled_batch or run.batch,
+            micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,
+            workers=run.machine.workers, pin_memory=accelerator.device.type == "cuda", quarantine=quarantine,
         )  # fmt: skip
         closing.callback(loader.close)
         progress = Progress(plan.steps, done, run.batch, quiet=not main)
@@ -70,13 +74,16 @@ def train(run: Run, folder: Path) -> None:
         watch = Watch(run, plan, folder, source, accelerator) if plan.diagnose_every else None
 
         def save(at: int) -> None:
+            quarantine.add(gather_object(quarantine.state()))
             if main:
-                checkpoint.save(folder, at, step, optimizer, {"data": order.state(at)}, run.checkpoint.keep)
+                quarantine.write(folder)
+                state = order.state(at) | {"manifest": source.identity, "quarantine": quarantine.state()}
+                checkpoint.save(folder, at, step, optimizer, {"data": state}, run.checkpoint.keep)
             accelerator.wait_for_everyone()
 
         for number, micro_batches in enumerate(loader.steps(done, plan.steps), start=done):
             seed_step(run.seed, number, accelerator.process_index)
-            optim.set_lr(optimizer, run.optim.lr_at(number, plan.steps, plan.warmup, run.batch))
+            optim.set_lr(optimizer, run.optim.lr_at(number, plan.steps, plan.warmup, run.batch, plan.drops))
             output = accumulate(accelerator, model, micro_batches)
             norm = clip(step, run.optim.clip)
             moved = guard.check(number, output.loss, norm)
@@ -156,13 +163,16 @@ def start(run: Run) -> Accelerator:
     return join(wrapping)
 
 
-def announcement(run: Run, plan: Plan, order: Order, device: torch.device, folder: Path, done: int) -> str:
+def announcement(run: Run, plan: Plan, order: Order | Mixed, device: torch.device, folder: Path, done: int) -> str:
     """What is about to happen, in a few lines."""
     lines = [
         f"{run.name} on {order.size:,} images: {plan.steps:,} steps of {run.batch} "
         f"(processes x images x accumulation: {plan.processes} x {plan.micro_batch} x {plan.accumulation}), "
         f"peak lr {plan.peak_lr:.3g}, {run.precision}, on {device}"
     ]
+    if isinstance(order, Mixed):
+        shares = zip(order.shares, order.sizes, strict=True)
+        lines += [f"shares of the sources: {', '.join(f'{share:.2%} of {size:,} images' for share, size in shares)}"]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
     if done >= plan.steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 import torch
@@ -9,7 +10,7 @@ from pydantic import Field
 from torch import nn
 
 from mrp.config import Duration, Node
-from mrp.train.schedules import half_cosine
+from mrp.train.schedules import half_cosine, stepwise
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -25,14 +26,17 @@ class Config(Node):
     eps: float = Field(1e-8, gt=0)
     warmup: Duration = Duration(0, "steps")
     min_lr: float = Field(0.0, ge=0)
+    drops: tuple[Duration, ...] = ()  # a tenth from each of these on, in place of half a cosine down to min_lr
     clip: float | None = Field(None, gt=0)
 
     def peak_lr(self, batch: int) -> float:
         """The learning rate after warm-up."""
         return self.lr * batch / self.per if self.per else self.lr
 
-    def lr_at(self, step: int, total: int, warmup: int, batch: int) -> float:
-        """The learning rate of step `step`, counted from zero."""
+    def lr_at(self, step: int, total: int, warmup: int, batch: int, drops: Sequence[int] = ()) -> float:
+        """The learning rate of step `step`, counted from zero; lengths in steps."""
+        if self.drops:
+            return stepwise(step, warmup, self.peak_lr(batch), drops)
         return half_cosine(step, total, warmup, self.peak_lr(batch), self.min_lr)
 
 

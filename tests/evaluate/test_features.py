@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
-from mrp.evaluate.features import Features, extract, join
+from mrp.evaluate.features import Features, extract
+from mrp.evaluate.processes import join
 
 SAMPLES = 11
 BATCH = 4

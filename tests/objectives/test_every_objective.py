@@ -16,20 +16,44 @@ from mrp.run import Run
 from mrp.train import optim
 from mrp.train.step import Step
 
-# The smallest sensible options of each method; a method that is not named here is tried with its defaults.
-OPTIONS: dict[str, dict[str, Any]] = {"mae": {"decoder": {"width": 32, "depth": 1, "heads": 4}}}
+# The smallest sensible options of each method and of its variants; one that is not here is tried with its defaults.
+DECODER = {"width": 32, "depth": 1, "heads": 4}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "mae": {"decoder": DECODER},
+    "u-mae": {"name": "mae", "masks": 2, "decoder": DECODER, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "simmim": {"mask_unit": 8},
+    "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "data2vec": {"smallest_block": 4, "layers": 1},
+    "u-data2vec": {
+        "name": "data2vec", "smallest_block": 4, "layers": 2, "masks": 2, "uniformity": {"weight": 0.1, "feature": "mean"},
+    },
+    "data2vec2": {"masks": 3, "layers": 1, "decoder": {"width": 32, "depth": 2, "groups": 4}},
+    "classify": {"classes": 4, "smoothing": 0.1},
+    "probe": {"name": "classify", "classes": 4, "frozen": True, "head_std": 0.01},
+}  # fmt: skip
+NAMES = list(VARIANTS) + [name for name in objectives.names() if name not in VARIANTS]
 
 SHAPES = [
     pytest.param({"size": 16, "channels": 3}, {}, id="square"),
     pytest.param({"size": [16, 24], "channels": 3}, {"registers": 2}, id="rectangular-registers"),
     pytest.param({"size": 16, "channels": 1}, {"positions": "learned"}, id="grey-learned"),
     pytest.param({"size": 16, "channels": 5}, {"class_token": False}, id="five-channels-no-class-token"),
+    pytest.param(
+        {"size": [16, 24]},
+        {"layer_scale": 0.1, "relative_bias": "shared", "positions": "none", "qkv_bias": "query_value"},
+        id="beit",
+    ),
+    pytest.param(
+        {"size": 16},
+        {"norm": "post", "relative_bias": "per_block", "drop_path": 0.3, "attention_dropout": 0.1, "registers": 1},
+        id="post-norm-bias-drop",
+    ),
 ]
 
 
 def make_run(name: str, data: dict[str, Any] | None = None, backbone: dict[str, Any] | None = None, **more: Any) -> Run:
     values = {
-        "objective": {"name": name} | OPTIONS.get(name, {}),
+        "objective": {"name": name} | VARIANTS.get(name, {}),
         "backbone": {"width": 32, "depth": 2, "heads": 4, "patch": 4} | (backbone or {}),
         "data": {"train": "digits"} | (data or {"size": 16}),
         "batch": 8,
@@ -51,7 +75,7 @@ def gradients(step: Step) -> dict[str, Tensor]:
     return {name: parameter.grad for name, parameter in step.named_parameters() if parameter.grad is not None}
 
 
-@pytest.fixture(params=objectives.names())
+@pytest.fixture(params=NAMES)
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -90,8 +114,10 @@ def test_the_backbone_is_exported_under_timms_names(name: str) -> None:
     run = make_run(
         name, backbone={"name": "vit_tiny_patch16_224", "width": None, "depth": None, "heads": None, "patch": 4}
     )
-    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=16, patch_size=4)
-    theirs.load_state_dict(run.build_step().objective.backbone.state_dict(), strict=True)
+    backbone = run.build_step().objective.backbone
+    pool = "avg" if isinstance(backbone.fc_norm, torch.nn.LayerNorm) else "token"
+    theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=16, patch_size=4, global_pool=pool)
+    theirs.load_state_dict(backbone.state_dict(), strict=True)
 
 
 def test_it_overfits_eight_images(name: str) -> None:

@@ -189,7 +189,12 @@ def test_a_kill_while_the_first_file_is_written_does_no_harm(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["data.train='1e4'", "machine.compile=no", "length=1234567 samples", "optim.eps=1e-9"]]
+    "words",
+    [
+        [],
+        ["data.train='1e4'", "machine.compile=no", "length=1234567 samples", "optim.eps=1e-9"],
+        ["backbone={name: vit_tiny_patch16_224}", "data.size=32"],
+    ],
 )
 def test_the_configuration_can_be_loaded_back(tmp_path: Path, words: list[str]) -> None:
     run = load("demo", words)
@@ -197,6 +202,8 @@ def test_the_configuration_can_be_loaded_back(tmp_path: Path, words: list[str]) 
     again = load(tmp_path / CONFIG)
     assert again == run
     claim(tmp_path, again.resolved(), again.identity("abc")).close()
+    shapes = [{name: tensor.shape for name, tensor in each.build_step().state_dict().items()} for each in (run, again)]
+    assert shapes[0] == shapes[1]
 
 
 def test_the_environment_is_told_and_nothing_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,12 @@ def test_lr_at_warms_up_from_zero_and_ends_at_the_floor() -> None:
     assert config.lr_at(100, 100, 10, 64) == pytest.approx(0.1)
 
 
+def test_lr_can_fall_to_a_tenth_instead() -> None:
+    config = optim.Config(lr=1.0, warmup=Duration(10, "steps"), drops=(Duration(80, "steps"), Duration(90, "steps")))
+    found = [config.lr_at(step, 100, 10, 64, (80, 90)) for step in (0, 5, 10, 79, 80, 90, 99)]
+    assert found == pytest.approx([0, 0.5, 1, 1, 0.1, 0.01, 0.01])
+
+
 def test_set_lr_respects_a_groups_own_scale() -> None:
     module = nn.Linear(2, 2)
     optimizer = torch.optim.SGD([{"params": [module.weight], "lr_scale": 0.5}, {"params": [module.bias]}], lr=1.0)

@@ -1,0 +1,206 @@
+"""`mrp shards`: make, check and look at shards. Nothing heavy is imported before a verb runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrp.config import ConfigError
+
+if TYPE_CHECKING:
+    from mrp.data.manifest import Manifest
+
+
+def add_words(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:
+    """The words of each verb below `mrp shards`."""
+    verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    build = verbs.add_parser("build", help="make shards from folders or archives; the same command again goes on")
+    build.add_argument("source", help="a folder of images, or an archive of ImageNet-1K or CIFAR")
+    build.add_argument("out", help="the folder for the shards")
+    build.add_argument("--split", choices=("train", "test"), default="train", help="of an archive that holds both")
+    build.add_argument("--shard-size", type=count, default=1000, metavar="N", help="samples a shard (default: 1000)")
+    build.add_argument("--seed", type=int, default=0, help="of the order in which samples are laid down (default: 0)")
+    build.add_argument("--keep-order", action="store_true", help="lay samples down in the order of the source")
+    build.add_argument("--classes", metavar="FILE", help="only these, one name a line; 'imagenet100' comes with mrp")
+    build.add_argument("--max-side", type=count, metavar="N", help="encode images anew whose longer side is longer")
+    build.add_argument("--quality", type=count, default=90, metavar="Q", help="of images encoded anew (default: 90)")
+    build.add_argument("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="processes")
+    build.add_argument("--devkit", metavar="FILE", help="ImageNet's development kit, which labels the validation tar")
+    index = verbs.add_parser("index", help="make manifest and index for webdataset shards made by others")
+    index.add_argument("source", help="a folder or address; with a pattern such as train-{0000..0099}.tar if remote")
+    index.add_argument("out", nargs="?", help="the folder for manifest and index (default: beside local shards)")
+    index.add_argument("--classes", metavar="FILE", help="the names of the labels, one a line")
+    verify = verbs.add_parser("verify", help="check every byte against the manifest, or some samples")
+    verify.add_argument("--sample", type=count, metavar="N", help="only so many samples, drawn at random")
+    stats = verbs.add_parser("stats", help="counts, sizes, and the mean and standard deviation of the pixels")
+    stats.add_argument("--all", action="store_true", help="measure all images and not 10,000")
+    show = verbs.add_parser("show", help="draw a page of images")
+    show.add_argument("--out", default="contact_sheet.png", metavar="PNG", help="default: contact_sheet.png")
+    show.add_argument("--count", type=count, default=48, metavar="N", help="images (default: 48)")
+    show.add_argument("--seed", type=int, default=0, help="of the choice")
+    for verb in (verify, stats, show):
+        verb.add_argument("shards", help="a folder of shards")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Do what was asked."""
+    {"build": _build, "index": _index, "verify": _verify, "stats": _stats, "show": _show}[options.action](options)
+
+
+def _build(options: argparse.Namespace) -> None:
+    from mrp.data.build import Options, Plan, build
+    from mrp.data.originals import open_original
+    from mrp.data.views import view
+
+    if not 1 <= options.quality <= 100:
+        raise ConfigError(f"--quality: {options.quality} was given; allowed: 1 to 100")
+    source = open_original(options.source, options.split, Path(options.devkit) if options.devkit else None)
+    seed = None if options.keep_order else options.seed
+    made = Options(options.shard_size, seed, options.max_side, options.quality)
+    plan = Plan(view(source, options.source, options.classes, None), made, Path(options.out))
+    with _Bar("shards") as bar:
+        manifest = build(plan, options.workers, bar)
+    _report(manifest, Path(options.out))
+
+
+def _index(options: argparse.Namespace) -> None:
+    from mrp.data.build import index
+    from mrp.data.views import class_list
+
+    folder, names = _names(options.source)
+    remote = "://" in folder
+    if remote and not options.out:
+        raise ConfigError(f"{folder}: is remote; give a folder for the manifest and the index")
+    out = Path(options.out or folder)
+    location = "" if out.resolve() == Path(folder).resolve() else folder if remote else str(Path(folder).resolve())
+    classes = class_list(options.classes) if options.classes else None
+    with _Bar("shards") as bar:
+        manifest = index(_paths(folder, names, bar), out, location, classes)
+    _report(manifest, out)
+
+
+def _names(source: str) -> tuple[str, list[str]]:
+    """The place of the shards, and their names in order."""
+    from mrp.data.shards import expand
+
+    if "://" not in source and Path(source).is_dir():
+        return source, sorted(path.name for path in Path(source).glob("*.tar"))
+    if source.startswith("pipe:"):
+        raise ConfigError(f"{source[:60]}: commands are not run; give a folder, or an http, s3 or gs address")
+    folder, _, pattern = source.rpartition("/")
+    if not pattern.endswith(".tar"):
+        raise ConfigError(f"{source}: neither a folder nor a pattern that ends in .tar, as train-{{0000..0099}}.tar")
+    return folder or ".", expand(pattern)
+
+
+def _paths(folder: str, names: list[str], bar: _Bar) -> Iterator[tuple[str, Path]]:
+    """Each shard as a local file; a remote one only for as long as it is looked at."""
+    from mrp.data.manifest import ManifestError, check_name
+    from mrp.data.store import open_store
+
+    store = open_store(folder)
+    for done, name in enumerate(names, start=1):
+        try:
+            check_name(name)
+        except ManifestError as error:
+            raise ConfigError(str(error)) from None
+        if store.local:
+            store.size(name)  # says so when it is missing
+            yield name, Path(store.where(name))
+        else:
+            with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+                size = store.size(name)
+                for start in range(0, size, _PIECE):
+                    file.write(store.read(name, start, min(start + _PIECE, size)))
+                file.flush()
+                yield name, Path(file.name)
+        bar(done, len(names))
+
+
+_PIECE = 16 << 20  # bytes of one request
+
+
+def _report(manifest: Manifest, folder: Path) -> None:
+    print(f"{folder}: {manifest.count:,} samples of {len(manifest.classes):,} classes in {len(manifest.shards):,} "
+          f"shards, {manifest.bytes / 2**30:.3g} GiB")  # fmt: skip
+    if manifest.mean:
+        mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (manifest.mean, manifest.std))
+        print(f"mean ({mean}), std ({std})")
+    for note, count in manifest.notes.items():
+        if note not in ("labelled", "unlabelled") and count:
+            print(f"{note}: {count:,}" if not note.startswith("unreadable: ") else note)
+
+
+def _verify(options: argparse.Namespace) -> None:
+    from mrp.data.inspect import verify
+
+    with _Bar("shards") as bar:
+        faults = verify(Path(options.shards), options.sample, bar)
+    for fault in faults[:-1]:
+        print(fault, file=sys.stderr)
+    if faults:
+        raise ConfigError(f"{faults[-1]}; {len(faults)} faults in all: put back what is damaged")
+    print(f"{options.shards}: {f'{options.sample:,} samples are' if options.sample else 'every byte is'} sound")
+
+
+def _stats(options: argparse.Namespace) -> None:
+    from mrp.data.inspect import measured, sizes
+
+    shards = _open(options.shards)
+    _report(shards.manifest, Path(options.shards))
+    rows = sizes(shards)
+    width = max(count for _, count in rows)
+    print("longer side in pixels:")
+    for name, count in rows:
+        print(f"  {name:<14} {count:>13,}  {'#' * round(40 * count / width)}")
+    mean, std, count = measured(shards, options.all)
+    print(f"measured on {count:,} images: mean {list(mean)}, std {list(std)}")
+
+
+def _show(options: argparse.Namespace) -> None:
+    from mrp.data.inspect import contact_sheet
+
+    contact_sheet(_open(options.shards), Path(options.out), options.count, options.seed)
+    print(f"written to {options.out}")
+
+
+def _open(place: str) -> Any:
+    from mrp.data.cache import Cache, Config
+    from mrp.data.sharded import Shards
+
+    return Shards(place, Cache(Config()))
+
+
+class _Bar:
+    """Progress on a terminal; silence elsewhere."""
+
+    def __init__(self, what: str) -> None:
+        self._what, self._bar = what, None if not os.isatty(2) else _rich()
+
+    def __call__(self, done: int, total: int) -> None:
+        if self._bar is not None:
+            if not self._bar.tasks:
+                self._bar.add_task(self._what)
+            self._bar.update(self._bar.tasks[0].id, completed=done, total=total)
+
+    def __enter__(self) -> _Bar:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _rich() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))

@@ -1,0 +1,339 @@
+"""Compare our numbers with those of official implementations: `python tools/parity.py CASE...`.
+
+A case is a folder with `case.json`, `tensors.safetensors` and, where there is a model, `checkpoint.pth`. Its inputs and
+its checkpoint go in, everything else is recomputed and then compared: losses to 1e-5, tensors and gradients to 1e-4,
+relative to the largest entry. What a case is about follows from what it holds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+from mrp.config import ConfigError
+from mrp.interop import official
+from mrp.models import vit
+from mrp.models.decoder import ConvolutionConfig, TransformerConfig
+from mrp.objectives import _teacher, _uniformity, classify, data2vec, data2vec2, mae, simmim
+from mrp.train.schedules import half_cosine
+
+Tensors = dict[str, Tensor]
+LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws
+
+
+class Row(NamedTuple):
+    """One comparison."""
+
+    name: str
+    deviation: float
+    tolerance: float
+
+    @property
+    def agrees(self) -> bool:
+        """Whether it is within tolerance; NaN is not."""
+        return self.deviation <= self.tolerance
+
+
+class Inputs(NamedTuple):
+    """All that a case may use to compute its results."""
+
+    sizes: dict[str, Any]
+    tensors: Tensors
+    weights: Tensors
+
+    @property
+    def batch(self) -> Batch:
+        """The images; nothing is drawn from their keys."""
+        images = self.tensors["images"]
+        return Batch(images, torch.arange(len(images)))
+
+    def backbone(self, **options: Any) -> vit.VisionTransformer:
+        """The backbone that the checkpoint's weights fit."""
+        arch, names = self.sizes["arch"], self.weights.keys()
+        if arch.get("norm_eps", 1e-6) != 1e-6:
+            raise ConfigError(f"norm_eps {arch['norm_eps']} is not covered: the backbone's norms have 1e-6")
+        if not any("pos_embed" in name for name in names):
+            options["positions"] = "none"
+        if "backbone.blocks.0.ls1.gamma" in names:
+            options["layer_scale"] = self.sizes.get("layer_scale", 0.1)
+        for kind, place in (("shared", ""), ("per_block", "blocks.0.")):
+            if f"backbone.{place}rel_pos_bias.relative_position_bias_table" in names:
+                options["relative_bias"] = kind
+        config = vit.Config(
+            width=arch["embed_dim"], depth=arch["depth"], heads=arch["num_heads"], patch=arch["patch_size"],
+            mlp_ratio=arch["mlp_ratio"], **options,
+        )  # fmt: skip
+        size = arch["img_size"]
+        channels = self.weights["backbone.patch_embed.proj.weight"].shape[1]
+        return vit.build(config, (size, size) if isinstance(size, int) else tuple(size), channels)
+
+
+class Recipe(NamedTuple):
+    """How a kind of case is recomputed."""
+
+    compute: Callable[[Inputs], Tensors]
+    inputs: tuple[str, ...] = ()
+    sizes: tuple[str, ...] = ()  # what else case.json holds that is a result
+    not_covered: tuple[str, ...] = ()
+
+
+def recipe(sizes: Mapping[str, Any]) -> Recipe:
+    """What to do with a case, by what it says of itself."""
+    if "lambda_uniformity" in sizes:
+        return Recipe(compute_umae, ("images", "noise", "free_features"))
+    if "norm_pix_loss" in sizes:
+        return Recipe(compute_mae, ("images", "noise"), ("init_mean_std",))
+    if "mask_unit_patches" in sizes:
+        return Recipe(compute_simmim, ("images", "mask"))
+    if "smooth_l1_beta" in sizes:
+        return Recipe(compute_data2vec, ("images", "mask"))
+    if "class_loss_weight" in sizes:
+        return Recipe(compute_data2vec2, ("images", "mask"))
+    if "num_classes" in sizes:
+        return Recipe(compute_classify, ("images",), not_covered=("lr_scale_and_weight_decay",))
+    if "at_epoch" in sizes:
+        return Recipe(compute_schedule, sizes=("expected",))
+    if "trust_coefficient" in sizes:
+        return Recipe(lambda _: {}, not_covered=("every step of LARS",))
+    raise ConfigError("is no case that is known here")
+
+
+def compute_mae(case: Inputs) -> Tensors:
+    """MAE: loss, mask, latent tokens, prediction, gradients, positions and initial weights."""
+    objective, mask = _mae(case)
+    results = _trained(objective, lambda: objective(case.batch, mask))
+    latent, prediction = objective.predict(case.tensors["images"], mask)
+    # The official encoder keeps the visible patches in the order of the noise, ours in the order of the image.
+    order = case.tensors["noise"].argsort(1)[:, : objective.num_visible].argsort(1).argsort(1)
+    prefix = objective.backbone.num_prefix_tokens
+    patches = latent[:, prefix:].gather(1, order[..., None].expand(-1, -1, latent.shape[-1]))
+    torch.manual_seed(0)
+    fresh = _mae(case, load=False)[0]
+    results |= {"mask": mask.float(), "pred": prediction, "latent": torch.cat([latent[:, :prefix], patches], 1)}
+    results |= {"sincos_pos_embed": fresh.backbone.pos_embed}
+    return results | {f"init_mean_std/{name}": tensor for name, tensor in fresh.state_dict().items()}
+
+
+def compute_umae(case: Inputs) -> Tensors:
+    """U-MAE: both terms and their sum, the feature, gradients; and the penalty of free features."""
+    weight = case.sizes["lambda_uniformity"]
+    config = _uniformity.Config(weight=weight, renormalise=True)
+    objective, mask = _mae(case, config)
+    results = _trained(objective, lambda: objective(case.batch, mask))
+    latent = objective.predict(case.tensors["images"], mask)[0]
+    free = case.tensors["free_features"].requires_grad_()
+    penalty = _uniformity.gram(free[None])
+    penalty.backward()
+    assert free.grad is not None
+    return results | {
+        "total": results["loss"],
+        "mae_loss": results["metrics/reconstruction"],
+        "uniformity": results["metrics/uniformity"],
+        "feature": _uniformity.feature(config, objective.backbone, latent),
+        "free_uniformity": penalty,
+        "free_gradient": free.grad,
+    }
+
+
+def _mae(
+    case: Inputs, uniformity: _uniformity.Config = _uniformity.OFF, load: bool = True
+) -> tuple[mae.Objective, Tensor]:
+    decoder = case.sizes["decoder"]
+    config = mae.Config(
+        mask_ratio=case.sizes["mask_ratio"],
+        target="pixels_norm" if case.sizes["norm_pix_loss"] else "pixels",
+        decoder=TransformerConfig(width=decoder["embed_dim"], depth=decoder["depth"], heads=decoder["num_heads"]),
+        uniformity=uniformity,
+    )
+    objective = mae.Objective(config, case.backbone())
+    if load:
+        objective.load_state_dict(case.weights)
+    noise = case.tensors["noise"]
+    kept = noise.argsort(1)[:, : objective.num_visible]
+    return objective, torch.ones_like(noise, dtype=torch.bool).scatter(1, kept, False)
+
+
+def compute_simmim(case: Inputs) -> Tensors:
+    """SimMIM: loss, encoded patches, reconstructed image, gradients."""
+    unit = case.sizes["mask_unit_patches"] * case.sizes["arch"]["patch_size"]
+    backbone = case.backbone(positions="learned", qkv_bias="query_value")
+    objective = simmim.Objective(simmim.Config(mask_ratio=case.sizes["mask_ratio"], mask_unit=unit), backbone)
+    objective.load_state_dict(case.weights)
+    mask = case.tensors["mask"].bool().flatten(1)
+    results = _trained(objective, lambda: objective(case.batch, mask))
+    latent, prediction = objective.predict(case.tensors["images"], mask)
+    patches = latent[:, backbone.num_prefix_tokens :]
+    encoded = patches.mT.unflatten(2, vit.grid(backbone))
+    return results | {"encoded": encoded, "reconstruction": objective.unpatchify(prediction)}
+
+
+def compute_data2vec(case: Inputs) -> Tensors:
+    """data2vec: loss, targets, prediction, gradients, one step of the teacher."""
+    mask = case.tensors["mask"].bool()
+    backbone = case.backbone(positions="learned", qkv_bias="query_value")
+    config = data2vec.Config(
+        mask_ratio=float(mask.float().mean()),
+        smallest_block=1,
+        layers=case.sizes["top_layers"],
+        beta=case.sizes["smooth_l1_beta"],
+        teacher=_teacher.Config(decay=case.sizes["ema_decay"]),
+    )
+    objective = data2vec.Objective(config, backbone)
+    objective.load_state_dict(case.weights)
+    results = _trained(objective, lambda: objective(case.batch, mask))
+    results["targets"] = objective.target(case.tensors["images"])
+    results["prediction"] = objective.predict(case.tensors["images"], mask)[1].flatten(0, 1)
+    objective.after_step(0, torch.tensor(True))
+    return results | {f"ema/backbone.{name}": w for name, w in objective.teacher.backbone.state_dict().items()}
+
+
+def compute_data2vec2(case: Inputs) -> Tensors:
+    """data2vec 2: both terms and their sum, targets, encoded tokens, prediction, gradients."""
+    sizes, mask = case.sizes, case.tensors["mask"].bool()
+    if sizes["hidden_token_noise_std"]:
+        raise ConfigError("hidden_token_noise_std is not 0: that noise cannot be drawn again")
+    num_visible = int((~mask[0]).sum())
+    decoder = sizes["decoder"]
+    config = data2vec2.Config(
+        mask_ratio=1 - (num_visible + 0.5) / mask.shape[1],
+        masks=sizes["masks_per_image"],
+        layers=sizes["top_layers"],
+        class_weight=sizes["class_loss_weight"] * len(mask),  # theirs sums over rows, ours is a multiple of the mean
+        noise=0,
+        decoder=ConvolutionConfig(
+            width=decoder["width"], depth=decoder["layers"], kernel=decoder["kernel"], groups=decoder["groups"]
+        ),
+    )
+    objective = data2vec2.Objective(config, case.backbone(norm="post"))
+    objective.load_state_dict(case.weights)
+    results = _trained(objective, lambda: objective(case.batch, mask))
+    encoded, prediction = objective.predict(case.tensors["images"], mask, torch.arange(len(mask)))
+    return results | {
+        "regression_loss": results["metrics/regression"],
+        "class_loss": results["metrics/class"],
+        "targets": objective.target(case.tensors["images"]),
+        "encoded": encoded,
+        "prediction": prediction,
+    }
+
+
+def compute_classify(case: Inputs) -> Tensors:
+    """A fine-tuned ViT: features and scores."""
+    pool = "mean" if "backbone.fc_norm.weight" in case.weights else "cls"
+    config = classify.Config.model_validate({"classes": case.sizes["num_classes"], "pool": pool})
+    objective = classify.Objective(config, case.backbone(positions="learned"))
+    objective.load_state_dict(case.weights)
+    features, logits = objective.eval().predict(case.tensors["images"])
+    return {"features": features, "logits": logits}
+
+
+def compute_schedule(case: Inputs) -> Tensors:
+    """The learning rate at fractional epochs."""
+    sizes = case.sizes
+    rates = [
+        half_cosine(epoch, sizes["epochs"], sizes["warmup_epochs"], sizes["lr"], sizes["min_lr"])
+        for epoch in sizes["at_epoch"]
+    ]
+    return {"expected": torch.tensor(rates, dtype=torch.float64)}
+
+
+def _trained(objective: nn.Module, forward: Callable[[], Output]) -> Tensors:
+    """The loss, the metrics and every gradient."""
+    output = forward()
+    output.loss.backward()
+    gradients = {f"grad/{name}": w.grad for name, w in objective.named_parameters() if w.grad is not None}
+    return {"loss": output.loss, **gradients} | {f"metrics/{name}": value for name, value in output.metrics.items()}
+
+
+def compare(folder: Path) -> tuple[list[Row], tuple[str, ...]]:
+    """Recompute a case, then read what is expected and compare; and what of it is not covered yet."""
+    sizes = json.loads((folder / "case.json").read_text())
+    todo = recipe(sizes)
+    expected: Tensors = {}
+    if (folder / "tensors.safetensors").is_file():
+        expected = load_file(folder / "tensors.safetensors")
+    method, weights = "", {}
+    if (folder / "checkpoint.pth").is_file():
+        method, weights, *_ = official.load(folder / "checkpoint.pth")
+    inputs = {name: expected.pop(name) for name in todo.inputs}
+    results = {name: sizes.pop(name) for name in todo.sizes if name in sizes}
+    found = {name: tensor.detach() for name, tensor in todo.compute(Inputs(sizes, inputs, weights)).items()}
+
+    if todo.compute is compute_schedule:
+        expected = {"expected": torch.tensor(results.pop("expected"), dtype=torch.float64)}
+    rows = [] if not found else list(_rows(found, _ours(expected, method, sizes)))
+    for name, (mean, std) in results.get("init_mean_std", {}).items():
+        (ours,) = official.rename(method, {name: torch.empty(0)})
+        rows.append(Row(f"init/{name}", _errors(found[f"init_mean_std/{ours}"], mean, std), ERRORS))
+    return rows, todo.not_covered
+
+
+def _ours(expected: Tensors, method: str, sizes: Mapping[str, Any]) -> Tensors:
+    """What is expected, with the parameters in its names called as ours are."""
+    renamed: Tensors = {}
+    for name, tensor in expected.items():
+        kind, separator, parameter = name.partition("/")
+        if separator:
+            blocks = sizes.get("first_blocks_kept_in_the_image_encoder")
+            ours = official.rename(method, {parameter: tensor}, blocks)
+            renamed |= {f"{kind}/{new}": value for new, value in ours.items()}
+        else:
+            renamed[name] = tensor
+    return renamed
+
+
+def _rows(found: Tensors, expected: Tensors) -> Iterator[Row]:
+    for name, theirs in expected.items():
+        ours = found.get(name)
+        tolerance = LOSS if theirs.numel() == 1 else TENSOR
+        if ours is None or ours.numel() != theirs.numel():
+            yield Row(name, float("inf"), tolerance)
+            continue
+        difference = (ours.reshape(theirs.shape).double() - theirs.double()).abs().max()
+        yield Row(name, float(difference / theirs.double().abs().max()), tolerance)
+
+
+def _errors(tensor: Tensor, mean: float, std: float) -> float:
+    """How far a fresh draw is from these statistics, in standard errors; a constant must be met exactly."""
+    if std == 0:
+        return 0.0 if bool((tensor == mean).all()) else float("inf")
+    error = std / tensor.numel() ** 0.5
+    return max(abs(float(tensor.mean()) - mean), abs(float(tensor.std()) - std)) / error
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print every deviation; 1 if one is beyond tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("case", nargs="+", type=Path, help="a folder with case.json; other paths are skipped")
+    wrong = 0
+    for folder in parser.parse_args(arguments).case:
+        if not (folder / "case.json").is_file():
+            print(f"{folder}: skipped, since it holds no case.json")
+            continue
+        try:
+            rows, not_covered = compare(folder)
+        except ConfigError as error:
+            print(f"{folder.name}: {error}")
+            wrong += 1
+            continue
+        print(folder.name)
+        for row in rows:
+            print(f"  {row.name:<58} {row.deviation:9.2e}  {'agrees' if row.agrees else f'EXCEEDS {row.tolerance:g}'}")
+        for name in not_covered:
+            print(f"  {name:<58} not covered yet")
+        wrong += sum(not row.agrees for row in rows)
+    print("all within tolerance" if not wrong else f"{wrong} beyond tolerance")
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
