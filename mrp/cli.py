@@ -41,10 +41,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; a fault of the user's is one line and exit code 2."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _read(words)
-    if options.verb == "pretrain" and options.processes > 1 and "RANK" not in os.environ:
-        from mrp.launch import launch
+    if options.verb == "pretrain" and options.processes > 1:
+        if "RANK" not in os.environ:
+            from mrp.launch import launch
 
-        sys.exit(launch(options.processes, words))
+            sys.exit(launch(options.processes, words))
+        if os.environ.get("WORLD_SIZE") != str(options.processes):
+            started = os.environ.get("WORLD_SIZE", "other")
+            _leave(f"mrp: error: --processes: the launcher has started {started} processes; leave it out", USER_ERROR)
     from mrp.config import ConfigError, Stopped
 
     try:

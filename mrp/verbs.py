@@ -17,6 +17,7 @@ from mrp.run import load as load_run
 from mrp.train.cost import device_memory
 
 _PICTURES = 8  # images in the picture of reconstructions
+_SIZE = 1_281_167  # images that are planned for while the data is not there: ImageNet's
 
 
 def config(options: argparse.Namespace) -> None:
@@ -42,7 +43,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         source = run.source("train")
     except ConfigError as error:
         lines["steps"] = f"unknown, since {error}"
-        order = run.order(run.batch)  # enough to plan the micro-batch
+        order = run.order(max(run.batch, _SIZE))
     else:
         lines["images"] = f"{len(source):,}"
         order = run.order(source)

@@ -15,7 +15,7 @@ from mrp.config import ConfigError, Stopped
 from mrp.run import load
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "numpy", "pydantic", "yaml", "timm", "accelerate", "rich", "mrp.config", "mrp.verbs")
+HEAVY = ("torch", "torchvision", "numpy", "timm", "accelerate", "matplotlib", "sklearn", "rich", "mrp.verbs")
 
 
 def line(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
@@ -184,9 +184,18 @@ def test_ranks_do_not_start_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
     assert caught.value.code == 7
-    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     cli.main(words)
     assert started == [(2, words), 2]
+
+
+def test_two_launchers_that_disagree(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    text = line(capsys, 2, "pretrain", "demo", "--processes", "2")
+    assert text == "mrp: error: --processes: the launcher has started 4 processes; leave it out"
 
 
 def test_a_reader_who_has_seen_enough_is_no_error() -> None:

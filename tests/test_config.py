@@ -239,6 +239,7 @@ def test_each_value_knows_where_it_was_written(write: Write) -> None:
         ("batch=true", ["batch: 'true' was given; allowed: integer"]),
         ("batch=[1, 2]", ["batch: [1, 2] was given; allowed: integer"]),
         ("size=[1, a]", ["size.1: 'a' was given; allowed: integer"]),
+        ("size={a: 1}", ["size: {'a': 1} was given; allowed: integer or list"]),
         ("size=abc", ["size: 'abc' was given; allowed: integer or list"]),
         ("machine.compile=maybe", ["machine.compile: 'maybe' was given; allowed: 'auto', 'yes' or 'no'"]),
         ("machine.compile=atuo", ["; did you mean 'auto'?"]),

@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -47,29 +48,40 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Start:
+def start(tmp_path: Path) -> Iterator[Start]:
+    started: list[subprocess.Popen[str]] = []
+
     def start(act: str, grace: float = 20.0) -> subprocess.Popen[str]:
         script = tmp_path / "rank.py"
         script.write_text(RANK.format(python=sys.executable, act=act))
         script.chmod(0o755)
         code = LAUNCHER.format(rank=str(script), grace=grace)
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(
+        launcher = subprocess.Popen(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment, text=True, start_new_session=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
+        started.append(launcher)
+        return launcher
 
-    return start
+    yield start
+    for launcher in started:
+        with launcher, suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)  # where a test has failed: the launcher and its ranks
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
 
 
 def ready(folder: Path) -> list[dict[str, object]]:
     """What the two ranks say of themselves, once both run."""
     files = [folder / "0.json", folder / "1.json"]
-    for _ in range(600):
-        if all(file.exists() for file in files):
-            return [json.loads(file.read_text()) for file in files]
-        time.sleep(0.05)
-    raise AssertionError("the ranks did not start")
+    until(lambda: all(file.exists() for file in files))
+    return [json.loads(file.read_text()) for file in files]
 
 
 def end(launcher: subprocess.Popen[str], folder: Path) -> int:
@@ -126,8 +138,7 @@ def test_signals_reach_every_rank(start: Start, tmp_path: Path) -> None:
     launcher = start("rest()")
     ready(tmp_path)
     launcher.send_signal(signal.SIGUSR1)
-    while not (log(tmp_path, 0) and log(tmp_path, 1)):
-        time.sleep(0.02)
+    until(lambda: log(tmp_path, 0) and log(tmp_path, 1))
     assert launcher.poll() is None, "a preemption notice is no end"
     launcher.send_signal(signal.SIGTERM)
     assert end(launcher, tmp_path) == 5
@@ -136,7 +147,6 @@ def test_signals_reach_every_rank(start: Start, tmp_path: Path) -> None:
 
 def test_a_keyboard_interrupt_ends_all(start: Start, tmp_path: Path) -> None:
     launcher = start("signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\nnote('ready')\nrest()")
-    while not (log(tmp_path, 0) and log(tmp_path, 1)):
-        time.sleep(0.02)
+    until(lambda: log(tmp_path, 0) and log(tmp_path, 1))
     os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
     assert end(launcher, tmp_path) == 130

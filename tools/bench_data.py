@@ -75,13 +75,13 @@ def ours(shards: Path, views: int) -> Callable[[int], None]:
 
 
 def ratios(base: Callable[[int], None], other: Callable[[int], None], rounds: int) -> tuple[list[float], list[float]]:
-    """Seconds of both, a round each in turn, after one that does not count."""
+    """Processor seconds of both (so that other work on the machine does not count), a round each in turn, after one that does not count."""
     times: tuple[list[float], list[float]] = ([], [])
     for epoch in range(rounds + 1):
         for kept, run in zip(times, (base, other), strict=True):
-            began = time.perf_counter()
+            began = time.process_time()
             run(epoch)
-            kept.append(time.perf_counter() - began)
+            kept.append(time.process_time() - began)
     return times[0][1:], times[1][1:]
 
 

@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "usimmim": {"name": "simmim", "uniformity": 0.01},
     "data2vec": {"name": "data2vec"},
     "data2vec2": {"name": "data2vec2", "masks": 1},
-    "supervised": {"name": "classify"},
+    "supervised": {"name": "classify", "classes": 1000},
 }
 COLUMNS = (
     *("method", "M", "backbone", "precision", "compiled", "ms a step (range)"),

@@ -119,7 +119,8 @@ def compute_mae(case: Inputs) -> Tensors:
     torch.manual_seed(0)
     fresh = _mae(case, load=False)[0]
     results |= {"mask": mask.float(), "pred": prediction, "latent": torch.cat([latent[:, :prefix], patches], 1)}
-    results |= {"sincos_pos_embed": fresh.backbone.pos_embed}
+    assert fresh.backbone.pos_embed is not None
+    results["sincos_pos_embed"] = fresh.backbone.pos_embed
     return results | {f"init_mean_std/{name}": tensor for name, tensor in fresh.state_dict().items()}
 
 
@@ -261,7 +262,7 @@ def compare(folder: Path) -> tuple[list[Row], tuple[str, ...]]:
     expected: Tensors = {}
     if (folder / "tensors.safetensors").is_file():
         expected = load_file(folder / "tensors.safetensors")
-    method, weights = "", {}
+    method, weights = "", Tensors()
     if (folder / "checkpoint.pth").is_file():
         method, weights, *_ = official.load(folder / "checkpoint.pth")
     inputs = {name: expected.pop(name) for name in todo.inputs}
@@ -306,7 +307,7 @@ def _errors(tensor: Tensor, mean: float, std: float) -> float:
     """How far a fresh draw is from these statistics, in standard errors; a constant must be met exactly."""
     if std == 0:
         return 0.0 if bool((tensor == mean).all()) else float("inf")
-    error = std / tensor.numel() ** 0.5
+    error: float = std / tensor.numel() ** 0.5
     return max(abs(float(tensor.mean()) - mean), abs(float(tensor.std()) - std)) / error
 
 

@@ -23,16 +23,26 @@ from mrp.train.loop import train
 from mrp.train.tracker import METRICS, read_lines
 
 DECODER = {"width": 64, "depth": 2, "heads": 4}
+# Teachers follow faster than the official ones, which average over as many steps as a short run has.
+TEACHER = {"decay": 0.99, "last": 0.999, "steps": 1000}
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae", "decoder": DECODER},
     "umae": {"name": "mae", "decoder": DECODER, "uniformity": 0.01},
     "simmim": {"name": "simmim", "mask_unit": 8},
     "usimmim": {"name": "simmim", "mask_unit": 8, "uniformity": 0.01},
-    "data2vec": {"name": "data2vec", "top_layers": 3},
-    "data2vec2": {"name": "data2vec2", "top_layers": 4, "masks": 4},
-    "supervised": {"name": "classify"},
+    "data2vec": {"name": "data2vec", "layers": 3, "smallest_block": 4, "teacher": TEACHER},
+    "data2vec2": {
+        "name": "data2vec2",
+        "masks": 4,
+        "block": 2,
+        "layers": 4,
+        "decoder": {"width": 96, "depth": 3, "groups": 8},
+        "teacher": TEACHER,
+    },
+    "supervised": {"name": "classify", "classes": 10, "pool": "cls"},
 }
 BACKBONE = {"width": 96, "depth": 6, "heads": 3, "patch": 4}
+OFFICIAL = {"data2vec2": {"norm": "post"}}  # what a method's backbone has besides
 COLUMNS = {
     "loss": ("loss", "{:.3f}"),
     "held_out/rank_me": ("effective rank", "{:.1f}"),
@@ -50,7 +60,7 @@ def make_run(method: str, data: Path, epochs: int, seed: int) -> Run:
     folder = data.is_dir() and (data / "train").is_dir()
     values = {
         "objective": METHODS[method],
-        "backbone": BACKBONE,
+        "backbone": BACKBONE | OFFICIAL.get(method, {}),
         "data": {
             "train": str(data / "train" if folder else data),
             "test": str(data / "test" if folder else data),

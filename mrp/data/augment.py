@@ -146,7 +146,8 @@ def resize(image: Tensor, size: Size) -> Tensor:
 
 
 def _interpolate(image: Tensor, size: Size) -> Tensor:
-    return F.interpolate(image[None], size=size, mode="bicubic", antialias=True)[0]
+    pixels = image[None].contiguous(memory_format=torch.channels_last)  # torch's fast path, also after a crop
+    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
 
 
 def centre(image: Tensor, size: Size) -> Tensor:

@@ -63,7 +63,7 @@ class Cache:
         try:
             os.utime(path)  # the last use, by which the oldest are found
             return path.stat().st_size == size
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     @contextlib.contextmanager

@@ -96,7 +96,7 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
 
 def _orientation(data: bytes) -> int:
     """How a JPEG's EXIF says that it was turned; damaged EXIF says nothing, for it is not the picture."""
-    start = data.find(_EXIF, 0, 1 << 16)
+    start = _segment(data)
     if start < 0:
         return 1
     exif = Image.Exif()
@@ -107,6 +107,16 @@ def _orientation(data: bytes) -> int:
             return int(exif.get(ExifTags.Base.Orientation, 1))
         except Exception:  # whatever Pillow's parser stumbles over
             return 1
+
+
+def _segment(data: bytes) -> int:
+    """Where EXIF begins among the segments before the scan; -1 where there is none."""
+    place = 2
+    while place + 10 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
+        if data[place + 1] == 0xE1 and data[place + 4 : place + 10] == _EXIF:
+            return place + 4
+        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    return -1
 
 
 def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:

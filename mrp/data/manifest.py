@@ -6,9 +6,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ RECORD = np.dtype(
 )
 Records = NDArray[np.void]
 
+_SHA256, _ODD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\x00-\x1f\\:|]")
 _SHARD_KEYS = {"name": str, "bytes": int, "sha256": str, "count": int}
 
 
@@ -84,11 +84,13 @@ class Manifest:
             "location": self.location, "mean": list(self.mean), "std": list(self.std), "notes": self.notes,
             "index": index, "classes": list(self.classes), "shards": shards,
         }  # fmt: skip
-        return json.dumps({"digest": _digest(values), **values}, indent=0, ensure_ascii=False)
+        rest = json.dumps(values, indent=0)[2:]
+        return _seal(rest.encode()) + rest
 
 
-def _digest(values: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+def _seal(rest: bytes) -> str:
+    """The first line of a manifest: the sha256 of all that follows it."""
+    return f'{{"digest": "{hashlib.sha256(rest).hexdigest()}",\n'
 
 
 def parse(text: bytes) -> Manifest:
@@ -101,8 +103,8 @@ def parse(text: bytes) -> Manifest:
         raise ManifestError(f"not a manifest of {FORMAT}")
     if values.get("version") != VERSION:
         raise ManifestError(f"made for version {values.get('version')} of the format; this is version {VERSION}")
-    digest = values.pop("digest", None)
-    if digest != _digest(values):
+    first, _, rest = text.partition(b"\n")
+    if first.decode("utf-8", "replace") + "\n" != _seal(rest):
         raise ManifestError("it was edited or damaged: its digest does not fit its content")
     shards = tuple(_shard(entry) for entry in values["shards"])
     return Manifest(
@@ -120,15 +122,14 @@ def _shard(entry: Any) -> Shard:
     if not isinstance(entry, dict) or any(not isinstance(entry.get(key), kind) for key, kind in _SHARD_KEYS.items()):
         raise ManifestError(f"a shard's entry is not one: {str(entry)[:80]}")
     check_name(entry["name"])
-    if not re.fullmatch(r"[0-9a-f]{64}", entry["sha256"]):
+    if not _SHA256.fullmatch(entry["sha256"]):
         raise ManifestError(f"{entry['name']}: '{entry['sha256'][:80]}' is no sha256")
-    return Shard(**{key: entry[key] for key in _SHARD_KEYS})
+    return Shard(entry["name"], entry["bytes"], entry["sha256"], entry["count"])
 
 
 def check_name(name: str) -> None:
     """Refuse a name that would lead out of its folder, or to a program: names are paths, and nothing else."""
-    parts = PurePosixPath(name).parts
-    if not name or name.startswith(("/", "-")) or ".." in parts or re.search(r"[\x00-\x1f\\:|]", name):
+    if not name or name.startswith(("/", "-")) or ".." in name.split("/") or _ODD.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
 
 

@@ -30,8 +30,6 @@ class Member(NamedTuple):
 def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
     """Every regular file between two positions, in order, each header checked by its sum."""
     end, offset, long_name, extended = start + size, start, None, dict[str, str]()
-    if size % _BLOCK:
-        raise TarError(f"cut short: {size} bytes are no whole number of blocks")
     while True:
         header = read(offset, _BLOCK) if offset < end else b""
         if len(header) < _BLOCK:
@@ -63,6 +61,8 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
 
 def _check_end(read: Read, offset: int, end: int) -> None:
     """After the end mark there is nothing but zeros: a header that was zeroed is not the end."""
+    if (end - offset) % _BLOCK:
+        raise TarError(f"cut short at byte {end}, inside its end mark")
     while offset < end:
         block = read(offset, min(1 << 20, end - offset))
         if not block or block.strip(b"\0"):

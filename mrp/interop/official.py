@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
+from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,18 +18,12 @@ from mrp.config import ConfigError
 Weights = Mapping[str, Tensor]
 
 
-class _Settings(dict[Any, Any]):
-    """Stands in for a settings class of another package: it takes the data and does nothing with it."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-
-# What the official code saves besides tensors. Anything else is refused by name.
+# What the official code saves besides tensors. Anything else is refused by name. For the settings of other packages a
+# dictionary stands in, which takes their data and does nothing with it.
 _ALLOWED: list[Any] = [
     argparse.Namespace,
     *(
-        (_Settings, name)
+        (OrderedDict, name)
         for name in (
             "yacs.config.CfgNode",  # SimMIM
             "omegaconf.dictconfig.DictConfig",  # data2vec, from here on

@@ -1,0 +1,56 @@
+"""Photographs in miniature, and shards made of them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrp.data.build import Options, Plan, build
+from mrp.data.cache import Cache, Config
+from mrp.data.manifest import Manifest
+from mrp.data.sharded import Shards
+from mrp.data.sources import open_source
+
+
+def jpeg(number: int, side: tuple[int, int] = (24, 20), **options: object) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (*side, 3), np.uint8)
+    out = io.BytesIO()
+    Image.fromarray(pixels).resize((side[1], side[0])).save(out, "JPEG", **options)
+    return out.getvalue()
+
+
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 images in three classes; the same base names in each class."""
+    root = tmp_path_factory.mktemp("photographs")
+    for number in range(60):
+        path = root / "abc"[number % 3] / f"{number // 3:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(number))
+    return root
+
+
+def make(folder: Path, out: Path, workers: int = 1, **options: object) -> Manifest:
+    plan = Plan(open_source(str(folder), "train"), Options(**{"shard_size": 8, **options}), out)
+    return build(plan, workers, lambda done, total: None)
+
+
+@pytest.fixture(scope="session")
+def made(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight shards of those, the last of them with four samples."""
+    out = tmp_path_factory.mktemp("shards") / "made"
+    make(photographs, out)
+    return out
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Callable[..., Shards]:
+    def open_(place: Path | str, deadline: float = 2.0, gib: float = 1.0) -> Shards:
+        return Shards(str(place), Cache(Config(folder=str(tmp_path / "cache"), gib=gib)), deadline)
+
+    return open_

@@ -1,0 +1,445 @@
+"""The damage matrix: what each kind of damage comes to. Nothing runs, and nothing is silently lost.
+
+The same rows stand as a table in docs/data.md; `test_the_table_in_the_documentation_is_this_one` compares them.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrp.config import ConfigError
+from mrp.data import manifest, shards
+from mrp.data.augment import View
+from mrp.data.build import index
+from mrp.data.loader import EvalLoader, Loader
+from mrp.data.manifest import ManifestError, parse
+from mrp.data.mixed import order
+from mrp.data.quarantine import Quarantine
+from mrp.data.sharded import Shards
+from mrp.data.shards import ShardError
+from mrp.data.sources import Config, open_source
+from mrp.data.store import StorageError, open_store
+from tests.data.conftest import jpeg, make
+from tests.servers import serving
+
+Open = Callable[..., Shards]
+DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
+
+
+def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as out:
+        for name, content in members:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return path
+
+
+def whole(count: int = 4) -> list[tuple[str, bytes]]:
+    names = [(f"s{number}", number) for number in range(count)]
+    return [member for name, number in names for member in ((f"{name}.cls", b"1"), (f"{name}.jpg", jpeg(number)))]
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(ShardError) as error:
+        shards.index(path)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+# Tars, looked at when they are indexed.
+
+
+def test_a_tar_cut_at_any_member_boundary_is_refused(tmp_path: Path) -> None:
+    content = tar(tmp_path / "a.tar", whole()).read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as found:
+        cuts = [member.offset for member in found] + [found.offset]
+    assert len(shards.index(tmp_path / "a.tar").records) == 4
+    for cut in cuts:
+        (tmp_path / "cut.tar").write_bytes(content[:cut])
+        assert "cut short" in refused(tmp_path / "cut.tar")
+
+
+def test_a_tar_cut_inside_a_header_or_inside_data_is_refused(tmp_path: Path) -> None:
+    content = tar(tmp_path / "a.tar", whole()).read_bytes()
+    with tarfile.open(tmp_path / "a.tar") as found:
+        for member in found:
+            for cut in (member.offset + 100, member.offset + 511, member.offset_data + 1):
+                (tmp_path / "cut.tar").write_bytes(content[:cut])
+                assert "cut short" in refused(tmp_path / "cut.tar")
+                padded = content[:cut] + bytes(-cut % 512)  # as a file system that gives out whole blocks would
+                (tmp_path / "cut.tar").write_bytes(padded)
+                refused(tmp_path / "cut.tar")
+    (tmp_path / "cut.tar").write_bytes(content[: member.offset_data + 1])
+    assert "cut short: 's3.jpg' at byte" in refused(tmp_path / "cut.tar")
+    (tmp_path / "cut.tar").write_bytes(content[: member.offset + 7])
+    assert "the last whole sample before it is 's2'" in refused(tmp_path / "cut.tar")
+
+
+def test_a_flipped_byte_anywhere_in_a_header_is_refused(tmp_path: Path) -> None:
+    content = bytearray(tar(tmp_path / "a.tar", whole()).read_bytes())
+    with tarfile.open(tmp_path / "a.tar") as found:
+        third = found.getmembers()[3].offset
+    for place in range(0, 500, 7):
+        damaged = bytearray(content)
+        damaged[third + place] ^= 0x10
+        (tmp_path / "b.tar").write_bytes(damaged)
+        assert f"the header at byte {third} is damaged" in refused(tmp_path / "b.tar")
+
+
+def test_a_zeroed_header_is_not_the_end(tmp_path: Path) -> None:
+    content = bytearray(tar(tmp_path / "a.tar", whole()).read_bytes())
+    with tarfile.open(tmp_path / "a.tar") as found:
+        third = found.getmembers()[4].offset
+    content[third : third + 512] = bytes(512)
+    (tmp_path / "b.tar").write_bytes(content)
+    assert "end mark" in refused(tmp_path / "b.tar")
+
+
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        ([m for m in whole() if m[0] != "s2.cls"], "sample 's2': its label is missing"),
+        ([m for m in whole() if m[0] != "s0.cls"], "the samples before 's1' have no label"),
+        ([m for m in whole() if m[0] != "s2.jpg"], "sample 's2': no image among its files (cls)"),
+        ([*whole(), *whole(1)], "sample 's0': its key stands twice"),
+        ([*whole(1), ("s0.jpg", jpeg(5))], "sample 's0': its key stands twice ('s0.jpg')"),
+        ([("s0.cls", b"cat"), ("s0.jpg", jpeg(0))], "sample 's0': its label b'cat' is no number"),
+        ([("../evil.jpg", jpeg(0))], "the name '../evil.jpg' is refused"),
+        ([("/etc/evil.jpg", jpeg(0))], "the name '/etc/evil.jpg' is refused"),
+        ([("a/../../evil.jpg", jpeg(0))], "the name 'a/../../evil.jpg' is refused"),
+    ],
+    ids=["missing label", "label from the second on", "missing image", "duplicate key", "duplicate member",
+         "label no number", "parent folder", "absolute", "parent inside"],
+)  # fmt: skip
+def test_members_that_do_not_make_samples_are_named(
+    tmp_path: Path, members: list[tuple[str, bytes]], message: str
+) -> None:
+    assert refused(tar(tmp_path / "a.tar", members)).startswith(message)
+
+
+def test_a_key_in_two_shards_is_named(tmp_path: Path) -> None:
+    paths = [("a.tar", tar(tmp_path / "a.tar", whole())), ("b.tar", tar(tmp_path / "b.tar", whole(2)))]
+    with pytest.raises(ConfigError, match=r"b\.tar: a sample has the key of one in a\.tar"):
+        index(iter(paths), tmp_path, "", None)
+
+
+def test_same_base_names_in_two_folders_are_two_samples(tmp_path: Path) -> None:
+    members = [("cat/1.jpg", jpeg(0)), ("dog/1.jpg", jpeg(1))]
+    assert len(shards.index(tar(tmp_path / "a.tar", members)).records) == 2
+
+
+def test_a_link_in_a_tar_is_refused(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w") as out:
+        info = tarfile.TarInfo("a.jpg")
+        info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        out.addfile(info)
+    assert "is a link or a device" in refused(tmp_path / "a.tar")
+
+
+def test_a_pickle_in_a_tar_is_never_opened(tmp_path: Path) -> None:
+    """What webdataset's usual decoding would run: a member that makes a file when it is unpickled."""
+    mark = tmp_path / "ran"
+    evil = b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
+    members = [("s0.jpg", jpeg(0)), ("s0.pyd", evil), ("s0.cls", b"0"), ("s0.pickle", evil)]
+    tar(tmp_path / "a.tar", members)
+    made = index(iter([("a.tar", tmp_path / "a.tar")]), tmp_path, "", None)
+    assert made.notes["passed over: .pyd"] == made.notes["passed over: .pickle"] == 1
+    source = open_source(str(tmp_path), "train")
+    assert source.read(0) == (jpeg(0), 0)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("place", ["pipe:touch ran", "pipe:cat x |", "file:///etc", "ftp://host/x", "data://x"])
+def test_an_address_is_never_a_command(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for attempt in (open_store, lambda place: open_source(place, "train")):
+        with pytest.raises(ConfigError, match=r"commands are not run|is unknown; give a folder"):
+            attempt(place)
+    assert not list(tmp_path.iterdir())
+
+
+# Images inside sound shards.
+
+
+def shards_of(tmp_path: Path, odd: bytes, ending: str = "jpg") -> Path:
+    """Eleven good images and an odd one, as sample 5."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for number in range(12):
+        name = f"{number:02}.{ending}" if number == 5 else f"{number:02}.jpg"
+        (folder / name).write_bytes(odd if number == 5 else jpeg(number))
+    make(folder, tmp_path / "shards", seed=None, shard_size=6)
+    return tmp_path / "shards"
+
+
+def train(place: Path, quarantine: Quarantine, workers: int = 0, steps: tuple[int, int] = (0, 2)) -> torch.Tensor:
+    config = Config(train=str(place), size=16)
+    source = open_source(str(place), "train")
+    loader = Loader(
+        source, order(source, config, 6, 0), View(config, True), group=6, micro_batch=6, rank=0, world=1,
+        workers=workers, pin_memory=False, quarantine=quarantine,
+    )  # fmt: skip
+    images = torch.cat([batch.images for batches in loader.steps(*steps) for batch in batches])
+    loader.close()
+    return images
+
+
+def mid_scan(data: bytes) -> bytes:
+    middle = len(data) * 2 // 3
+    return data[:middle] + bytes(200) + data[middle + 200 :]
+
+
+@pytest.mark.parametrize(
+    ("odd", "fault"),
+    [
+        (b"", "a file without content"),
+        (jpeg(5, (200, 200))[:-4000], "damaged JPEG"),
+        (mid_scan(jpeg(5, (200, 200))), "damaged JPEG"),
+        (b"<html>not found</html>", "not an image that can be read"),
+    ],
+    ids=["zero bytes", "truncated", "zeroed mid-scan", "no image"],
+)
+def test_an_intact_sample_that_is_no_image_is_replaced_alike_and_written_down(
+    tmp_path: Path, odd: bytes, fault: str
+) -> None:
+    place = shards_of(tmp_path, odd)
+    first, again, in_workers = Quarantine(), Quarantine(), Quarantine()
+    images = train(place, first)
+    assert images.any(dim=(1, 2, 3)).all()
+    assert torch.equal(images, train(place, again))
+    assert torch.equal(images, train(place, in_workers, workers=2))
+    (bad,) = first.state()
+    assert first.state() == again.state() == in_workers.state()
+    assert (bad.sample, fault in bad.fault) == (5, True)
+    assert "shard-000000.tar: sample 5 (byte " in bad.where
+    # A resumed run does not try it again, and replaces it by the same one.
+    resumed = Quarantine(state=json.loads(json.dumps(first.state())))
+    assert torch.equal(images[6:], train(place, resumed, steps=(1, 2)))
+    assert resumed.state() == first.state()
+    first.write(tmp_path)
+    resumed.write(tmp_path)
+    lines = [json.loads(line) for line in (tmp_path / "quarantine.jsonl").read_text().splitlines()]
+    assert lines == [{"sample": 5, "where": bad.where, "fault": bad.fault}]
+    with pytest.raises(ConfigError, match=r"data\.damaged: 1 samples are no images, and 0 are allowed: .*sample 5"):
+        train(place, Quarantine(limit=0))
+
+
+def test_evaluation_replaces_nothing(tmp_path: Path) -> None:
+    place = shards_of(tmp_path, b"")
+    source = open_source(str(place), "test")
+    view = View(Config(train=str(place), size=16), False)
+    with pytest.raises(ConfigError, match=r"sample 5 \(byte \d+\): a file without content; mend or remove it"):
+        list(EvalLoader(source, view, batch=4, rank=0, world=1, workers=0, pin_memory=False))
+
+
+def test_a_shard_without_any_image_stops(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in range(6):
+        (tmp_path / "images" / f"{number}.jpg").write_bytes(b"")
+    make(tmp_path / "images", tmp_path / "shards")
+    with pytest.raises(ConfigError, match="no sample of its shard is an image"):
+        train(tmp_path / "shards", Quarantine())
+
+
+def encoded(mode: str, kind: str, **options: object) -> bytes:
+    out = io.BytesIO()
+    values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
+    Image.fromarray(values).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("odd", "ending", "note"),
+    [
+        (encoded("CMYK", "JPEG"), "jpg", "recovered: CMYK"),
+        (encoded("L", "JPEG"), "jpg", "grey"),
+        (encoded("RGB", "PNG"), "jpg", "recovered: png named jpg"),
+        (encoded("RGB", "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"), "jpg", ""),
+    ],
+    ids=["CMYK", "grey", "PNG named JPEG", "EXIF-rotated"],
+)  # fmt: skip
+def test_odd_images_are_read_and_counted(tmp_path: Path, odd: bytes, ending: str, note: str) -> None:
+    place = shards_of(tmp_path, odd, ending)
+    quarantine = Quarantine()
+    train(place, quarantine)
+    assert not quarantine.state()
+    notes = manifest.parse((place / "manifest.json").read_bytes()).notes
+    assert not note or notes[note] == 1
+    assert open_source(str(place), "train").read(5)[0] == odd
+
+
+# Shards that change after they were indexed.
+
+
+def copied(made: Path, to: Path) -> Path:
+    to.mkdir()
+    for path in made.iterdir():
+        (to / path.name).write_bytes(path.read_bytes())
+    return to
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_flipped_data_byte_is_a_fault_of_the_storage(made: Path, tmp_path: Path, opened: Open) -> None:
+    place = copied(made, tmp_path / "copy")
+    source = opened(place)
+    record = source.index[3]
+    flip(place / "shard-000000.tar", int(record["offset"]) + 10)
+    with pytest.raises(StorageError) as error:
+        source.read(3)
+    assert str(error.value).startswith(f"{place}/shard-000000.tar: the bytes from {record['offset']} on are not those")
+    source.read(4)
+    with pytest.raises(ConfigError, match="are not those that were indexed"):
+        train(place, Quarantine(), steps=(0, 10))
+
+
+def test_a_shard_that_is_missing_or_short_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
+    place = copied(made, tmp_path / "copy")
+    os.truncate(place / "shard-000001.tar", 2048)
+    source = opened(place)
+    with pytest.raises(StorageError, match=r"shard-000001\.tar: has 2048 bytes and not \d+; put back the whole shard"):
+        source.read(8)
+    (place / "shard-000002.tar").unlink()
+    with pytest.raises(StorageError, match=r"shard-000002\.tar: the shard is missing; put it back"):
+        opened(place)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"count": 8', '"count": 9', "it was edited or damaged"),
+        ('"name": "shard-000000.tar"', '"name": "../../etc/passwd"', "it was edited or damaged"),
+        ('"format": "mrp-shards"', '"format": "other"', "not a manifest"),
+        ('"version": 1', '"version": 2', "made for version 2"),
+        ("{", "", "not valid JSON"),
+    ],
+)
+def test_an_edited_manifest_is_refused(
+    made: Path, tmp_path: Path, opened: Open, old: str, new: str, message: str
+) -> None:
+    place = copied(made, tmp_path / "copy")
+    text = (place / "manifest.json").read_text()
+    assert old in text
+    (place / "manifest.json").write_text(text.replace(old, new, 1))
+    with pytest.raises(ConfigError, match=rf"manifest\.json: .*{message}.*; make it anew with 'mrp shards index'"):
+        opened(place)
+
+
+def test_a_manifest_sealed_around_a_bad_name_is_refused_too() -> None:
+    for name in ("../x.tar", "/x.tar", "a/../../x.tar", "pipe:x", "x|y.tar", "-x.tar", "a\\..\\x.tar"):
+        text = manifest.Manifest((manifest.Shard(name, 1, "0" * 64, 1),), "0" * 64).dump()
+        with pytest.raises(ManifestError, match="could lead out of its folder"):
+            parse(text.encode())
+
+
+def test_an_index_that_was_changed_is_refused(made: Path, tmp_path: Path, opened: Open) -> None:
+    place = copied(made, tmp_path / "copy")
+    flip(place / "index.bin", 40)
+    with pytest.raises(ConfigError, match=r"index\.bin is damaged"):
+        opened(place)
+    os.truncate(place / "index.bin", 64)
+    with pytest.raises(ConfigError, match=r"index\.bin: 64 bytes where 1920 are expected for 60 samples"):
+        opened(place)
+
+
+# Servers.
+
+
+@pytest.mark.parametrize("fault", ["500", "503", "429", "cut", "drop", "shifted"])
+def test_what_passes_is_tried_again(made: Path, opened: Open, fault: str) -> None:
+    local = open_source(str(made), "train")
+    with serving(made) as server:
+        server.faults = [fault]
+        source = opened(server.url, deadline=20)
+        server.faults = [fault, fault]
+        assert [source.read(number) for number in range(8)] == [local.read(number) for number in range(8)]
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("404", r"the server answers 404 \(Not Found\); check the address"),
+        ("403", r"the server answers 403"),
+        ("ignored", r"the server ignores ranges \(status 200\)"),
+        ("gzip", r"the server sends it compressed \(gzip\)"),
+        ("500", r"the server answers 500 .*, still after 2 seconds"),
+        ("503", r"the server answers 503 .*, still after 2 seconds"),
+        ("cut", r"cut short|the connection broke"),
+        ("shifted", r"the server sends 'bytes 1-\d+/\d+' where bytes 0 to"),
+        ("flip", r"its sha256 is [0-9a-f]{12}\.\.\., not [0-9a-f]{12}\.\.\. as the manifest says, in two fetches"),
+    ],
+)
+def test_what_lasts_stops_the_job_and_is_never_a_bad_sample(
+    made: Path, opened: Open, fault: str, message: str
+) -> None:
+    with serving(made) as server:
+        source = opened(server.url)
+        server.always = fault
+        with pytest.raises(StorageError, match=rf"{server.url}/shard-000000\.tar: .*({message})"):
+            source.read(0)
+        server.always = ""
+        assert zlib.crc32(source.read(0)[0]) == source.index[0]["crc32"]
+
+
+def test_a_server_that_stalls_is_given_up(made: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mrp.data.store._STALL", 0.3)
+    with serving(made) as server:
+        source = opened(server.url, deadline=1)
+        server.always = "stall"
+        with pytest.raises(StorageError, match=r"shard-000000\.tar: the connection broke after 1 of \d+ bytes"):
+            source.read(0)
+        server.always, server.faults = "", ["stall"]
+        source.read(0)
+
+
+def test_a_damaged_file_in_the_cache_is_fetched_again(made: Path, opened: Open) -> None:
+    with serving(made) as server:
+        source = opened(server.url)
+        first = source.read(0)
+        entry = source.manifest.shards[0]
+        flip(source.cache.folder / entry.sha256, int(source.index[0]["offset"]) + 3)
+        assert opened(server.url).read(0) == first
+        assert server.seen[entry.name] == 2
+        # But a shard whose own content does not fit its index is fatal.
+        source.index[0]
+        flip(source.cache.folder / entry.sha256, int(source.index[0]["offset"]) + 3)
+        server.always = "404"
+        with pytest.raises(StorageError, match="404"):
+            opened(server.url).read(0)
+
+
+def test_a_missing_shard_on_a_server_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
+    place = copied(made, tmp_path / "copy")
+    (place / "shard-000003.tar").unlink()
+    with serving(place) as server:
+        source = opened(server.url)
+        with pytest.raises(StorageError, match=rf"{server.url}/shard-000003\.tar: the server answers 404"):
+            source.read(24)
+
+
+def rows() -> list[str]:
+    """The tests of this file, as the documentation's table names them."""
+    return [name for name in globals() if name.startswith("test_") and "documentation" not in name]
+
+
+@pytest.mark.skipif(not DOCUMENT.is_file(), reason="an installed package has no documentation")
+def test_the_table_in_the_documentation_is_this_one() -> None:
+    text = DOCUMENT.read_text()
+    missing = [name for name in rows() if f"`{name.removeprefix('test_')}`" not in text]
+    assert not missing, f"give these a row in {DOCUMENT.name}: {missing}"

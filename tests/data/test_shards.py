@@ -1,0 +1,281 @@
+"""Shards: written by webdataset's writer and read by any webdataset, made by several processes, and gone on with."""
+
+from __future__ import annotations
+
+import gc
+import io
+import os
+import subprocess
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from mrp.config import ConfigError
+from mrp.data import manifest
+from mrp.data.build import Options, Plan, build, index
+from mrp.data.cache import Cache, Config, Prefetch
+from mrp.data.manifest import RECORD, Index, Manifest, Shard, parse
+from mrp.data.sharded import Shards
+from mrp.data.sources import open_source
+from tests.data.conftest import jpeg, make
+from tests.servers import serving
+
+Open = Callable[..., Shards]
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_image_is_in_the_shards_as_it_was(photographs: Path, made: Path) -> None:
+    folder, source = open_source(str(photographs), "train"), open_source(str(made), "train")
+    assert isinstance(source, Shards)
+    assert len(source) == len(folder) == 60
+    assert source.classes == folder.classes
+    assert source.blocks.tolist() == [8] * 7 + [4]
+    assert sorted(source.read(n) for n in range(60)) == sorted(folder.read(n) for n in range(60))
+    assert [source.read(n)[1] for n in range(60)] == source.labels.tolist()
+    assert source.where(9).startswith(f"{made}/shard-000001.tar: sample 9 (byte ")
+    assert [source.neighbour(n) for n in (0, 7, 8, 58, 59)] == [1, 0, 9, 59, 56]
+    records = source.index.mapped()
+    assert set(zip(records["width"].tolist(), records["height"].tolist(), strict=True)) == {(20, 24)}
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # it leaves its files open
+def test_a_stock_webdataset_reads_our_shards(made: Path) -> None:
+    names = sorted(str(path) for path in made.glob("*.tar"))
+    found = list(webdataset.WebDataset(names, shardshuffle=False).decode("rgb").to_tuple("jpg", "cls"))
+    source = open_source(str(made), "train")
+    assert [int(label) for _, label in found] == [source.read(n)[1] for n in range(60)]
+    for number, (image, _) in enumerate(found):
+        data = source.read(number)[0]
+        assert isinstance(data, bytes)
+        np.testing.assert_array_equal(image, np.array(Image.open(io.BytesIO(data)), np.float32) / 255)
+    gc.collect()
+
+
+def test_we_read_shards_written_by_webdataset_alone(tmp_path: Path) -> None:
+    with webdataset.ShardWriter(str(tmp_path / "theirs-%04d.tar"), maxcount=7, verbose=0) as writer:
+        for number in range(30):
+            writer.write({"__key__": f"some/key{number:04}", "jpg": jpeg(number), "cls": number % 4, "json": {"a": 1}})
+    paths = [(path.name, path) for path in sorted(tmp_path.glob("*.tar"))]
+    index(iter(paths), tmp_path, "", ("a", "b", "c", "d"))
+    source = open_source(str(tmp_path), "train")
+    assert [source.read(n) for n in range(30)] == [(jpeg(n), n % 4) for n in range(30)]
+    assert source.classes == ("a", "b", "c", "d")
+
+
+def test_shards_elsewhere_are_found_through_their_manifest(made: Path, tmp_path: Path) -> None:
+    paths = [(path.name, path) for path in sorted(made.glob("*.tar"))]
+    index(iter(paths), tmp_path, str(made), ("a", "b", "c"))
+    source, here = open_source(str(tmp_path), "train"), open_source(str(made), "train")
+    assert source.identity == here.identity
+    assert source.read(11) == here.read(11)
+
+
+def test_several_processes_make_the_same_bytes(photographs: Path, made: Path, tmp_path: Path) -> None:
+    make(photographs, tmp_path / "two", workers=2)
+    assert content(tmp_path / "two") == content(made)
+
+
+def test_seed_and_order_are_options(photographs: Path, made: Path, tmp_path: Path) -> None:
+    make(photographs, tmp_path / "kept", seed=None)
+    make(photographs, tmp_path / "other", seed=5)
+    kept, other = (open_source(str(tmp_path / name), "train") for name in ("kept", "other"))
+    folder = open_source(str(photographs), "train")
+    assert [kept.read(n) for n in range(60)] == [folder.read(n) for n in range(60)]
+    assert len({kept.identity, other.identity, open_source(str(made), "train").identity}) == 3
+
+
+class _Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("after", [0, 1, 5, 7])
+def test_an_interrupted_build_goes_on_and_leaves_no_half_shard(
+    photographs: Path, made: Path, tmp_path: Path, after: int
+) -> None:
+    plan = Plan(open_source(str(photographs), "train"), Options(shard_size=8), tmp_path / "out")
+
+    def stop(done: int, total: int) -> None:
+        if done == after:
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        build(plan, 1, stop)
+    sound = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.tar")}
+    assert len(sound) == after
+    assert all(found == (made / name).read_bytes() for name, found in sound.items())
+    # What a kill in the middle of a shard leaves: a file under another name, or a shard that nobody noted.
+    (tmp_path / "out" / ".shard-000007.tar.unfinished").write_bytes(b"half")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    (tmp_path / "out" / "shard-000007.tar").write_bytes(b"half") if after < 7 else None
+    build(plan, 1, lambda done, total: None)
+    assert content(tmp_path / "out") == content(made)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+
+
+def test_another_build_is_not_gone_on_with(photographs: Path, tmp_path: Path) -> None:
+    source = open_source(str(photographs), "train")
+    with pytest.raises(_Killed):
+        build(Plan(source, Options(shard_size=8), tmp_path / "out"), 1, _raise)
+    with pytest.raises(ConfigError, match="holds the unfinished build of other data or options"):
+        build(Plan(source, Options(shard_size=9), tmp_path / "out"), 1, _raise)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"is not empty \('mine.txt'\)"):
+        build(Plan(source, Options(), tmp_path / "full"), 1, _raise)
+
+
+def _raise(done: int, total: int) -> None:
+    raise _Killed
+
+
+def test_large_images_are_made_smaller_and_small_ones_kept(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    originals = {"0.jpg": jpeg(0, (90, 120)), "1.jpg": jpeg(1, (40, 30)), "2.jpg": jpeg(2, (200, 100))}
+    for name, data in originals.items():
+        (tmp_path / "in" / name).write_bytes(data)
+    found = make(tmp_path / "in", tmp_path / "out", seed=None, max_side=60)
+    records = open_source(str(tmp_path / "out"), "train").index.mapped()  # type: ignore[attr-defined]
+    assert list(zip(records["width"].tolist(), records["height"].tolist(), strict=True)) == [(60, 45), (30, 40), (30, 60)]
+    assert found.notes["encoded again"] == 2
+    assert open_source(str(tmp_path / "out"), "train").read(1)[0] == originals["1.jpg"]
+
+
+def test_mean_and_deviation_are_those_of_the_pixels(made: Path, photographs: Path) -> None:
+    found = parse((made / "manifest.json").read_bytes())
+    pixels = np.stack([np.array(Image.open(path)) for path in sorted(photographs.rglob("*.jpg"))]) / 255
+    np.testing.assert_allclose(found.mean, pixels.mean((0, 1, 2)), atol=2e-3)
+    np.testing.assert_allclose(found.std, pixels.std((0, 1, 2)), atol=2e-3)
+
+
+@given(
+    counts=st.lists(st.integers(0, 2**40), max_size=6),
+    classes=st.lists(st.text(st.characters(codec="utf-8"), max_size=8), max_size=4),
+)
+def test_a_manifest_says_again_what_it_was_told(counts: list[int], classes: list[str]) -> None:
+    shards = tuple(Shard(f"s-{n}.tar", count, f"{n:064x}", count) for n, count in enumerate(counts))
+    told = Manifest(shards, "a" * 64, tuple(classes), "s3://x/y", (0.1,), (0.2,), {"x": 1})
+    assert parse(told.dump().encode()) == told
+
+
+@given(data=st.data())
+def test_any_change_of_a_manifest_is_noticed(data: st.DataObject) -> None:
+    told = Manifest((Shard("s.tar", 10, "0" * 64, 2),), "a" * 64, ("cat",))
+    text = told.dump()
+    place = data.draw(st.integers(0, len(text) - 1))
+    other = text[:place] + data.draw(st.sampled_from("0aZ} ")) + text[place + 1 :]
+    if other != text:
+        with pytest.raises(manifest.ManifestError):
+            parse(other.encode())
+
+
+SCAN = """
+import sys
+import numpy as np
+from pathlib import Path
+from mrp.data.manifest import Index
+def resident():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
+before = resident()
+index = Index(Path(sys.argv[1]), 100_000_000)
+for number in np.random.default_rng(0).integers(0, 100_000_000, 200_000).tolist():
+    index[number]
+print(resident(), before)
+"""
+
+
+def test_a_hundred_million_records_leave_no_trace_in_memory(tmp_path: Path) -> None:
+    """The sparse index is 3.2 GB; a process that has looked up 200,000 records has grown by next to nothing."""
+    with (tmp_path / "index.bin").open("wb") as file:
+        file.truncate(100_000_000 * RECORD.itemsize)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-c", SCAN, str(tmp_path / "index.bin")]
+    after, before = map(int, subprocess.run(command, env=environment, capture_output=True, check=True).stdout.split())
+    assert after < 200_000
+    assert after - before < 20_000
+    assert len(Index(tmp_path / "index.bin", 100_000_000)) == 100_000_000
+
+
+def test_remote_shards_are_fetched_once_and_kept(made: Path, opened: Open) -> None:
+    local = open_source(str(made), "train")
+    with serving(made) as server:
+        for _ in range(2):
+            source = opened(server.url)
+            assert [source.read(n) for n in range(60)] == [local.read(n) for n in range(60)]
+        assert source.identity == local.identity
+        assert all(count == 1 for name, count in server.seen.items() if name != "manifest.json")
+
+
+def test_a_full_cache_lets_the_longest_unused_go(made: Path, opened: Open, tmp_path: Path) -> None:
+    sizes = [shard.bytes for shard in parse((made / "manifest.json").read_bytes()).shards]
+    limit = 2.5 * max(sizes) / 2**30
+    with serving(made) as server:
+        source = opened(server.url, gib=limit)
+        for number in (0, 8, 16, 24, 0, 32, 0):
+            source.read(number)
+            used = [path.stat().st_size for path in (tmp_path / "cache").iterdir()]
+            assert sum(used) <= limit * 2**30
+        with pytest.raises(ConfigError, match=r"machine\.cache\.gib: .* is less than shard-000000\.tar alone"):
+            opened(server.url, gib=max(sizes) / 2**31 + 1e-6).read(0)
+
+
+def test_a_shard_is_fetched_in_the_background(made: Path, opened: Open) -> None:
+    with serving(made) as server:
+        source = opened(server.url)
+        thread = Prefetch()
+        for shard in range(8):
+            source.prefetch(thread, shard)
+        thread.close()
+        thread._thread.join(10)
+        assert server.seen["shard-000006.tar"] == 1
+        for number in range(60):
+            data = source.read(number)[0]
+            assert zlib.crc32(data) == source.index[number]["crc32"]
+        assert server.seen["shard-000006.tar"] == 1
+
+
+FETCH = """
+import sys
+from mrp.data.cache import Cache, Config
+from mrp.data.sharded import Shards
+source = Shards(sys.argv[1], Cache(Config(folder=sys.argv[2])))
+print(sum(len(source.read(number)[0]) for number in range(60)))
+"""
+
+
+def test_processes_share_one_cache(made: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with serving(made) as server:
+        command = [sys.executable, "-c", FETCH, server.url, str(tmp_path)]
+        running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
+        totals = {process.communicate(timeout=60)[0] for process in running}
+        assert len(totals) == 1
+        assert {process.returncode for process in running} == {0}
+        assert all(count == 1 for name, count in server.seen.items() if name != "manifest.json")
+
+
+def test_a_cache_that_cannot_be_written_is_named(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with serving(made) as server, pytest.raises(ConfigError, match=r"set machine\.cache\.folder to a disk with space"):
+        Shards(server.url, Cache(Config(folder=str(tmp_path / "file" / "cache"))))
+
+
+def test_opening_a_large_set_takes_no_time(tmp_path: Path) -> None:
+    """A hundred thousand shards of a billion samples, remote: their manifest alone is read."""
+    shards = tuple(Shard(f"shard-{n:06}.tar", 10**8, f"{n:064x}", 10_000) for n in range(100_000))
+    text = Manifest(shards, "a" * 64).dump().encode()
+    began = time.process_time()
+    found = parse(text)
+    assert found.count == 10**9
+    assert time.process_time() - began < 4  # mostly JSON, once a process

@@ -1,0 +1,101 @@
+"""A web server of files that knows ranges, and that can be told to fail in all the ways servers do."""
+
+from __future__ import annotations
+
+import gzip
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class Server:
+    """Serves a folder at `url`; `faults` are used up one a request for bytes, `always` is for all of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: list[str] = []
+        self.always = ""
+        self.often = 0.0  # share of requests that fail in a passing way
+        self.seen: Counter[str] = Counter()
+        self._random = random.Random(0)
+        self._lock = threading.Lock()
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
+        self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
+
+    def next_fault(self) -> str:
+        with self._lock:
+            if self.faults:
+                return self.faults.pop(0)
+            if self._random.random() < self.often:
+                return self._random.choice(["500", "503", "cut", "drop"])
+            return self.always
+
+
+def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
+
+        def do_HEAD(self) -> None:
+            path = server.folder / self.path.lstrip("/")
+            if not path.is_file():
+                return self.send_error(404)
+            self.send_response(200)
+            self.send_header("Content-Length", str(path.stat().st_size))
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            path = server.folder / self.path.lstrip("/")
+            server.seen[path.name] += 1
+            fault = server.next_fault()
+            if not path.is_file() or fault == "404":
+                return self.send_error(404)
+            if fault.isdigit():
+                return self.send_error(int(fault))
+            if fault == "drop":
+                return self.connection.close()
+            content = path.read_bytes()
+            found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+            start, stop = (int(found[1]), int(found[2]) + 1) if found else (0, len(content))
+            body = content[start:stop]
+            if fault == "flip":
+                body = bytes([body[0] ^ 1]) + body[1:]
+            self.send_response(200 if fault == "ignored" or not found else 206)
+            if fault == "gzip":
+                body = gzip.compress(body)
+                self.send_header("Content-Encoding", "gzip")
+            shift = 1 if fault == "shifted" else 0
+            self.send_header("Content-Range", f"bytes {start + shift}-{stop - 1 + shift}/{len(content)}")
+            body = content if fault == "ignored" else body
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if fault == "cut":
+                body = body[: len(body) // 2]
+            if fault == "stall":
+                self.wfile.write(body[:1])
+                self.wfile.flush()
+                time.sleep(3)
+                return None
+            self.wfile.write(body)
+            return None
+
+    return Handler
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Server]:
+    server = Server(folder)
+    thread = threading.Thread(target=server.http.serve_forever, args=(0.02,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.http.shutdown()
+        server.http.server_close()
+        thread.join()

@@ -1,0 +1,53 @@
+"""What the verbs print."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import yaml
+
+from mrp.cli import main
+from mrp.run import load, recipes
+
+
+def shown(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, dict[str, str]]:
+    """The configuration that is shown, and what is said to follow from it."""
+    main(["config", *words])
+    text = capsys.readouterr().out
+    return text, dict(re.findall(r"^#   ([^:]+): +(.+)$", text, re.MULTILINE))
+
+
+def test_config_shows_every_option_and_what_follows(capsys: pytest.CaptureFixture[str]) -> None:
+    text, follows = shown(capsys, "demo", "batch=100", "optim.per=50", "length=20 epochs", "optim.warmup=2 epochs")
+    run = load("demo", ["batch=100", "optim.per=50", "length=20 epochs", "optim.warmup=2 epochs"])
+    assert yaml.safe_load(text) == run.resolved()
+    cost = run.cost()
+    assert follows["parameters"] == f"{cost.parameters / 1e6:.2f} M, of which {cost.trainable / 1e6:.2f} M are trained"
+    assert follows["peak learning rate"] == "0.003"
+    assert follows["images"] == "1,437"
+    assert follows["steps an epoch"] == "14 (37 images left out)"
+    assert follows["steps"] == "280, of which 28 warm up; a checkpoint every 350"
+    assert float(follows["FLOPs of the run"]) == pytest.approx(cost.training_flops * 280 * 100, rel=0.01)
+
+
+def test_config_plans_for_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
+    _, follows = shown(capsys, "demo", "batch=96", "machine.micro_batch=8", "--processes", "4")
+    assert follows["processes"].startswith("4 (")
+    assert follows["micro-batch"] == "8 images a process, accumulated 3 times"
+
+
+def test_config_does_without_the_data(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["demo", "data.train=nowhere", "data.test=null"]
+    _, follows = shown(capsys, *words, "length=5 epochs", "optim.warmup=500 steps")
+    assert follows["steps"].startswith("unknown, since data.train: 'nowhere' does not exist")
+    assert "images" not in follows
+    assert "memory a process" in follows
+
+
+def test_recipes_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["recipes"])
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines]
+    assert names == sorted(path.stem for path in recipes().glob("*.yaml"))
+    assert all(re.fullmatch(r"\S+ +[A-Z].{20,}", line) for line in lines)
