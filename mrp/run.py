@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -122,6 +123,9 @@ class Run(Node):
         """What decides the results: the resolved tree without the machine's part, the data by content, not by place."""
         kept = {key: value for key, value in self.resolved().items() if key not in _OF_THE_MACHINE}
         kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in _IN_THE_CONTENT}
+        if self.name.endswith(".py"):  # a file's own objective is what the file says, wherever it lies
+            digest = hashlib.sha256(Path(self.name).read_bytes()).hexdigest()
+            kept["objective"] |= {"name": Path(self.name).name, "content": digest}
         return kept
 
     def build_step(self) -> Step:
@@ -175,7 +179,8 @@ class Run(Node):
         warmup = self.optim.warmup.steps(steps_per_epoch, self.batch)
         if warmup > steps:
             raise ConfigError(
-                f"optim.warmup: {self.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps)"
+                f"optim.warmup: {self.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps); "
+                "shorten it, or lengthen the run"
             )
         return Plan(
             steps_per_epoch=steps_per_epoch,

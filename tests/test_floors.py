@@ -33,7 +33,16 @@ FLOORS = (
     "api lab",
     "cli verbs shards_cli launch __main__ __init__ tools",
 )
-ROOMS = ("config faults", "models", "data", "evaluate", "interop", "report", "lab", "cli verbs shards_cli launch __main__")
+ROOMS = (
+    "config faults",
+    "models",
+    "data",
+    "evaluate",
+    "interop",
+    "report",
+    "lab",
+    "cli verbs shards_cli launch __main__",
+)
 THIRD_PARTIES = {
     "accelerate": "train.loop evaluate launch",
     "matplotlib": "report lab",

@@ -15,6 +15,12 @@ def join(*handlers: Any) -> Accelerator:
     """Meet the other processes that the launcher started (none: this one is alone)."""
     # Left to itself, accelerate takes the ranks of a machine without an accelerator for as many separate runs.
     cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if not cpu and local >= torch.accelerator.device_count():
+        raise ConfigError(
+            f"--processes: this machine has {torch.accelerator.device_count()} devices, too few for process {local + 1} "
+            "on it; start one process a device"
+        )
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:

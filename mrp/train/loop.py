@@ -39,7 +39,7 @@ def train(run: Run, folder: Path) -> None:
         main = accelerator.is_main_process
         source = run.source("train")
         order = run.order(source)
-        memory = device_memory(accelerator.device, accelerator.num_processes)
+        memory = device_memory(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
         plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
         run = run.settled(plan)
         if main:

@@ -62,6 +62,16 @@ def test_one_file_is_enough_to_train_and_go_on(method: Path, tmp_path: Path) -> 
     assert again.name == str(method)
 
 
+def test_a_run_knows_its_method_by_content_and_not_by_place(method: Path, tmp_path: Path) -> None:
+    before = load(words(method, 4)[0], words(method, 4)[1:]).identity("data")
+    moved = tmp_path / "elsewhere" / "mean.py"
+    moved.parent.mkdir()
+    moved.write_text(METHOD)
+    assert load(words(moved, 4)[0], words(moved, 4)[1:]).identity("data") == before
+    moved.write_text(METHOD + "# edited\n")
+    assert load(words(moved, 4)[0], words(moved, 4)[1:]).identity("data") != before
+
+
 def test_its_options_are_checked_like_any_others(method: Path) -> None:
     with pytest.raises(ConfigError, match=r"objective.weight: -1 was given; allowed: greater than 0"):
         load("demo", [f"objective={{name: {method}, weight: -1}}"])

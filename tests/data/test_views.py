@@ -1,0 +1,152 @@
+"""Classes, fractions and mixtures: what is chosen, what it is called, and how often it is shown."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mrp.config import ConfigError, Tree, build
+from mrp.data.cache import Cache
+from mrp.data.cache import Config as CacheConfig
+from mrp.data.mixed import Mixed, order
+from mrp.data.order import Order
+from mrp.data.sources import Config, Source
+from mrp.data.views import Mixture, class_list, open_data
+
+
+def opened(split: Any = "train", **values: Any) -> Source:
+    return open_data(config(**values), split, Cache(CacheConfig()))
+
+
+def config(**values: Any) -> Config:
+    values = {"size": 16, **values}
+    return build(Config, Tree(values, dict.fromkeys(values, "x.yaml")))
+
+
+def test_some_classes_get_new_numbers(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("c\na\n")
+    whole, part = opened(train=str(made)), opened(train=str(made), classes=str(tmp_path / "classes.txt"))
+    assert part.classes == ("c", "a")
+    assert len(part) == 40
+    assert part.blocks.sum() == 40
+    assert len(part.blocks) == 8
+    names = [(data, whole.classes[label]) for data, label in (whole.read(n) for n in range(60)) if label != 1]
+    assert [(data, part.classes[label]) for data, label in (part.read(n) for n in range(40))] == names
+    assert part.identity != whole.identity
+    for number in range(40):
+        other = part.neighbour(number)
+        assert other is not None
+        ends = np.cumsum(part.blocks)
+        assert np.searchsorted(ends, other, side="right") == np.searchsorted(ends, number, side="right")
+
+
+def test_imagenet100_is_what_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = class_list("imagenet100")
+    assert names == class_list("imagenet100.txt")
+    assert len(names) == 100
+    assert (names[0], names[-1]) == ("n01558993", "n13037406")
+    assert list(names) == sorted(names)
+    (tmp_path / "imagenet100.txt").write_text("mine")  # a user's own file comes first
+    assert class_list("imagenet100.txt") == ("mine",)
+    monkeypatch.setattr("mrp.data.views._LISTS", {"imagenet100.txt": "0" * 64})
+    with pytest.raises(ConfigError, match="was changed since it was published"):
+        class_list("imagenet100")
+
+
+def test_a_fraction_is_the_same_of_each_class_and_lies_in_the_larger_one(made: Path) -> None:
+    parts = {f: opened(train=str(made), fraction=f) for f in (0.01, 0.1, 0.5, 1.0)}
+    assert [len(part) for part in parts.values()] == [3, 6, 30, 60]
+    for part in parts.values():
+        assert len(set(np.bincount(part.labels).tolist())) == 1
+    contents = [{part.read(n) for n in range(len(part))} for part in parts.values()]
+    assert contents[0] < contents[1] < contents[2] < contents[3]
+    assert len(opened("test", train=str(made), test=str(made), fraction=0.1)) == 60, "all are tested on"
+
+
+def test_what_is_chosen_must_be_there(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "classes.txt").write_text("a\nbb\n")
+    with pytest.raises(ConfigError, match=r"data\.train: there is no class 'bb'"):
+        opened(train=str(made), classes=str(tmp_path / "classes.txt"))
+    (tmp_path / "classes.txt").write_text("a\na\n")
+    with pytest.raises(ConfigError, match="'a' stands twice"):
+        opened(train=str(made), classes=str(tmp_path / "classes.txt"))
+    with pytest.raises(ConfigError, match=r"the list of classes cannot be read: No such file .*give a file, or"):
+        opened(train=str(made), classes="nowhere.txt")
+
+
+def mixture(made: Path, weights: tuple[float, ...], **more: Any) -> dict[str, Any]:
+    parts = [{"source": source, "weight": weight} for source, weight in zip((str(made), "digits"), weights, strict=True)]
+    return {"train": parts, **more}
+
+
+def test_a_mixture_has_its_shares_in_every_batch(made: Path) -> None:
+    data = config(**mixture(made, (3, 1)), lanes=2)
+    source = opened(**mixture(made, (3, 1)), lanes=2)
+    assert isinstance(source, Mixture)
+    assert len(source) == 60 + 1437
+    assert source.classes == ()
+    found = order(source, data, 16, 0)
+    assert isinstance(found, Mixed)
+    assert found.shares == (0.75, 0.25)
+    seen = []
+    for step in range(40):
+        slots = found.slots(step)
+        assert (slots.samples < 60).sum() == 12
+        assert len(np.unique(slots.keys)) == 16
+        seen.append(slots)
+    shards = np.concatenate([slots.samples[slots.samples < 60] for slots in seen])
+    epochs = np.concatenate([slots.epochs[slots.samples < 60] for slots in seen])
+    for epoch in range(7):
+        assert sorted(shards[epochs == epoch].tolist()) == list(range(60))
+    digits = np.concatenate([slots.samples[slots.samples >= 60] for slots in seen])
+    assert len(set(digits.tolist())) == len(digits), "none again before all were shown"
+    for number in (0, 59, 60, 1496):
+        one = source.sources[0] if number < 60 else source.sources[1]
+        assert source.where(number) == one.where(number if number < 60 else number - 60)
+        np.testing.assert_array_equal(source.read(number)[0], one.read(number if number < 60 else number - 60)[0])
+
+
+@given(data=st.data(), step=st.integers(0, 10**6))
+def test_a_place_of_a_mixture_holds_the_same_whoever_asks(data: st.DataObject, step: int) -> None:
+    mixed = Mixed((100, 70), (3, 1), (None, None), 32, 7, 2, 8)
+    places = np.array(data.draw(st.lists(st.integers(0, 31), min_size=1, max_size=20)))
+    for every, some in zip(mixed.slots(step), mixed.slots(step, places), strict=True):
+        np.testing.assert_array_equal(every[places], some)
+
+
+def test_weights_and_lanes_that_cannot_be(made: Path) -> None:
+    values = mixture(made, (1000, 1))
+    with pytest.raises(ConfigError, match=r"data\.train\.1\.weight: too small to have one sample in 16"):
+        order(opened(**values), config(**values), 16, 0)
+    values = {"train": str(made), "lanes": 3}
+    with pytest.raises(ConfigError, match=r"data\.lanes: 3 does not divide the 16 samples of a batch"):
+        order(opened(**values), config(**values), 16, 0)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"train": []}, "x.yaml: train: nothing was given"),
+        ({"train": [{"source": "a", "weight": 0}]}, "x.yaml: train.0.weight: 0 was given"),
+        ({"train": [{"source": "a", "wight": 1}]}, "x.yaml: train.0.wight: unknown key"),
+        ({"train": "a", "fraction": 0}, "x.yaml: fraction: 0 was given"),
+        ({"train": "a", "fraction": 2}, "x.yaml: fraction: 2 was given"),
+        ({"train": "a", "lanes": 0}, "x.yaml: lanes: 0 was given"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        config(**values)
+    assert str(error.value).startswith(message)
+
+
+def test_folders_keep_the_order_they_had(photographs: Path) -> None:
+    data = config(train=str(photographs))
+    found = order(opened(train=str(photographs)), data, 8, 3)
+    assert found.slots(5).samples.tolist() == Order(60, 8, 3).slots(5).samples.tolist()

@@ -1,0 +1,123 @@
+"""Classification: labels as numbers or shares, what is counted, and the frozen probe."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mrp.batch import Batch
+from mrp.config import ConfigError
+from mrp.objectives.classify import Standardise
+from tests.objectives.test_every_objective import gradients, make_batch, make_run
+
+
+def run(**options: Any) -> Any:
+    return make_run("classify", objective={"name": "classify", "classes": 8, "head_std": 0.5} | options)
+
+
+def test_shares_of_classes_generalise_labels() -> None:
+    chosen = run(smoothing=0.1)
+    step = chosen.build_step()
+    batch = make_batch(chosen)
+    shares = functional.one_hot(batch.labels, 8).float()
+    first, second = step(batch), step(Batch(batch.images, batch.keys, shares))
+    assert torch.allclose(first.loss, second.loss)
+    for name in ("loss", "correct", "correct5"):
+        assert torch.allclose(first.per_sample[name], second.per_sample[name])
+
+
+def test_labels_are_smoothed_in_training_alone() -> None:
+    chosen = run(smoothing=0.3)
+    step, batch = chosen.build_step(), make_batch(chosen)
+    logits = step.objective.predict(step.prepare(batch.images), batch.keys)[1]
+    training, evaluating = step(batch).loss, step.eval()(batch).loss
+    assert torch.allclose(training, functional.cross_entropy(logits, batch.labels, label_smoothing=0.3))
+    assert torch.allclose(evaluating, functional.cross_entropy(logits, batch.labels))
+
+
+def test_the_first_answer_and_the_first_five_are_counted() -> None:
+    chosen = run()
+    step, batch = chosen.build_step(), make_batch(chosen, 32)
+    output = step(batch)
+    logits = step.objective.predict(step.prepare(batch.images), batch.keys)[1]
+    better = (logits > logits.gather(1, batch.labels[:, None])).sum(1)
+    assert torch.equal(output.per_sample["correct"], (better == 0).float())
+    assert torch.equal(output.per_sample["correct5"], (better < 5).float())
+    assert 0 < output.per_sample["correct5"].mean() < 1
+    assert torch.equal(output.metrics["accuracy"], output.per_sample["correct"].mean())
+
+
+def test_two_classes_have_no_five() -> None:
+    chosen = run(classes=2)
+    step, batch = chosen.build_step(), make_batch(chosen)
+    batch.labels %= 2
+    assert step(batch).per_sample["correct5"].all()
+
+
+@pytest.mark.parametrize("pool", ["cls", "mean"])
+def test_features_are_what_the_head_sees(pool: str) -> None:
+    chosen = run(pool=pool)
+    step, batch = chosen.build_step().eval(), make_batch(chosen)
+    features = step(batch, features=True).features
+    assert torch.allclose(features, step(batch).features)
+    tokens = step.objective.backbone.forward_features(step.prepare(batch.images))
+    expected = tokens[:, 0] if pool == "cls" else nn.functional.layer_norm(tokens[:, 1:].mean(1), (32,), eps=1e-6)
+    assert torch.allclose(features, expected, atol=1e-5)
+
+
+def test_the_probe_trains_its_head_alone() -> None:
+    chosen = run(frozen=True, pool="cls")
+    step = chosen.build_step()
+    before = {key: tensor.clone() for key, tensor in step.objective.backbone.state_dict().items()}
+    step(make_batch(chosen)).loss.backward()
+    assert gradients(step).keys() == {"objective.head.weight", "objective.head.bias"}
+    assert not step.train().objective.backbone.training
+    assert all(torch.equal(tensor, before[key]) for key, tensor in step.objective.backbone.state_dict().items())
+
+
+def test_standardising_is_batch_norm_that_moves_with_the_optimizer() -> None:
+    ours, theirs = Standardise(5), nn.BatchNorm1d(5, eps=1e-6, affine=False)
+    for number in range(3):
+        features = torch.randn(16, 5) * 3 + 1
+        assert torch.allclose(ours(features), theirs(features), atol=1e-5)
+        assert number or torch.equal(ours.mean, torch.zeros(5))
+        ours.follow(torch.tensor(True))
+    assert torch.allclose(ours.mean, theirs.running_mean, atol=1e-6)
+    assert torch.allclose(ours.variance, theirs.running_var, atol=1e-5)
+    features = torch.randn(4, 5)
+    assert torch.allclose(ours.eval()(features), theirs.eval()(features), atol=1e-5)
+
+
+def test_over_micro_batches_the_running_statistics_move_once_towards_their_mean() -> None:
+    ours, pieces = Standardise(5), torch.randn(4, 8, 5) + 2
+    for piece in pieces:
+        ours(piece)
+    ours.follow(torch.tensor(True))
+    assert torch.allclose(ours.mean, 0.1 * pieces.mean((0, 1)), atol=1e-6)
+    assert torch.allclose(ours.variance, 0.9 + 0.1 * pieces.var(1).mean(0), atol=1e-6)
+
+
+def test_a_batch_that_is_not_finite_leaves_no_trace() -> None:
+    ours = Standardise(5)
+    ours(torch.full((4, 5), torch.nan))
+    ours.follow(torch.tensor(False))
+    assert torch.equal(ours.mean, torch.zeros(5))
+    assert not ours.noted.any()
+
+
+@pytest.mark.parametrize(
+    ("options", "backbone", "labelled", "message"),
+    [
+        ({}, {}, False, "classify needs labels"),
+        ({"pool": "cls"}, {"class_token": False}, True, "objective.pool: cls needs backbone.class_token"),
+    ],
+)
+def test_what_cannot_be_is_said(options: Any, backbone: Any, labelled: bool, message: str) -> None:
+    chosen = make_run("classify", backbone=backbone, objective={"name": "classify", "classes": 4} | options)
+    batch = make_batch(chosen)
+    with pytest.raises(ConfigError, match=message):
+        chosen.build_step()(batch if labelled else Batch(batch.images, batch.keys))

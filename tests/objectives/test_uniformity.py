@@ -1,0 +1,151 @@
+"""The uniformity penalty: what it measures, what it acts on, and what it costs when it is off."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mrp.batch import Batch
+from mrp.config import ConfigError
+from mrp.objectives import _uniformity
+from mrp.run import Run
+from tests.objectives.test_every_objective import DECODER, make_batch, make_run
+
+GIB = 2**30
+
+
+def naive(features: Tensor) -> Tensor:
+    """The mean squared entry of the Gram matrix of unit vectors."""
+    directions = features / features.norm(dim=1, keepdim=True)
+    return torch.stack([(a @ b) ** 2 for a in directions for b in directions]).mean()
+
+
+def umae(uniformity: Any = 0.1, **more: Any) -> Run:
+    objective = {"name": "mae", "decoder": DECODER, "uniformity": uniformity} | more.pop("objective", {})
+    return make_run("mae", objective=objective, **more)
+
+
+def test_it_is_the_mean_squared_entry_of_the_gram_matrix() -> None:
+    ours, theirs = (torch.randn(10, 7, dtype=torch.float32) for _ in range(2))
+    theirs = ours.clone().requires_grad_()
+    ours.requires_grad_()
+    value, expected = _uniformity.gram(ours[None]), naive(theirs)
+    assert torch.allclose(value, expected)
+    value.backward()
+    expected.backward()
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-7)
+
+
+def test_its_ends_are_one_and_one_over_the_dimensions() -> None:
+    assert torch.allclose(_uniformity.gram(torch.ones(1, 6, 4)), torch.tensor(1.0))
+    assert torch.allclose(_uniformity.gram(torch.eye(4).repeat(3, 1)[None]), torch.tensor(0.25))
+
+
+def test_two_masks_of_an_image_are_no_negatives() -> None:
+    draws = torch.randn(2, 10, 7)
+    assert torch.allclose(_uniformity.gram(draws), (naive(draws[0]) + naive(draws[1])) / 2)
+
+
+@pytest.mark.parametrize("name", ["mae", "simmim", "data2vec"])
+def test_the_loss_is_the_reconstruction_and_so_much_of_it(name: str) -> None:
+    options = {"mae": {"decoder": DECODER}, "simmim": {"mask_unit": 8}, "data2vec": {"smallest_block": 4, "layers": 1}}
+    plain, regularised = (
+        make_run(name, objective={"name": name, "uniformity": weight} | options[name]).build_step()
+        for weight in (0, 0.3)
+    )
+    before, after = plain(make_batch(make_run(name))), regularised(make_batch(make_run(name)))
+    assert "uniformity" not in before.metrics
+    assert torch.equal(before.loss, after.metrics["reconstruction"])
+    assert after.features is not None
+    assert torch.allclose(after.metrics["uniformity"], naive(after.features))  # the class token of the masked view
+    assert torch.allclose(after.loss, before.loss + 0.3 * after.metrics["uniformity"])
+
+
+def test_the_feature_and_the_released_double_norm_are_options() -> None:
+    values = {}
+    for feature in ("cls", "mean"):
+        for renormalise in (False, True):
+            run = umae({"weight": 0.1, "feature": feature, "renormalise": renormalise})
+            step = run.build_step()
+            with torch.no_grad():  # a norm that is not the identity the second time
+                step.objective.backbone.norm.weight.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
+            values[feature, renormalise] = float(step(make_batch(run)).metrics["uniformity"])
+    assert len(set(values.values())) == 4
+
+
+def test_over_micro_batches_it_is_the_mean_of_the_penalties_of_each() -> None:
+    run = umae()
+    step = run.build_step()
+    batch = make_batch(run)
+    whole = step(batch)
+    pieces = []
+    for number in range(4):
+        rows = slice(2 * number, 2 * number + 2)
+        pieces.append(step(Batch(batch.images[rows], batch.keys[rows], step=batch.step)))
+    assert torch.allclose(torch.cat([piece.per_sample["loss"] for piece in pieces]), whole.per_sample["loss"])
+    assert whole.features is not None
+    expected = [naive(whole.features[2 * number : 2 * number + 2]) for number in range(4)]
+    assert torch.allclose(torch.stack([piece.metrics["uniformity"] for piece in pieces]), torch.stack(expected))
+    assert not torch.allclose(torch.stack(expected).mean(), whole.metrics["uniformity"], rtol=1e-2)
+
+
+def test_a_weight_alone_is_enough() -> None:
+    assert umae(0.01).objective == umae({"weight": 0.01}).objective
+    assert umae(0.01).couples
+    assert not umae(0).couples
+    for wrong, message in ((-1, "greater than or equal to 0"), (True, "a section"), ({"feature": "cls"}, "required")):
+        with pytest.raises(ConfigError, match=rf"objective.uniformity.*{message}"):
+            umae(wrong)
+    with pytest.raises(ConfigError, match=r"feature: cls needs backbone.class_token; take mean"):
+        umae(backbone={"class_token": False}).build_step()
+
+
+def test_what_acts_on_each_other_is_part_of_the_run() -> None:
+    run = umae(batch=64)
+    plan = run.plan(10, 2, GIB)
+    assert plan.coupled_batch == 64
+    assert run.settled(plan).identity("data")["coupled_batch"] == 64
+    asked = umae(batch=64, coupled_batch=16)
+    assert [asked.plan(10, processes, GIB).micro_batch for processes in (1, 2, 4)] == [16, 8, 4]
+    assert asked.plan(10, 2, GIB).accumulation == 4
+    assert asked.identity("data") != run.settled(plan).identity("data")
+    plain = umae(0, batch=64, coupled_batch=16)
+    assert plain.plan(10, 2, GIB).micro_batch == 32
+    assert plain.settled(plain.plan(10, 2, GIB)).coupled_batch is None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"coupled_batch": 24}, "coupled_batch: 24 must divide the batch of 64 and be a multiple of the 2 processes"),
+        ({"coupled_batch": 1}, "coupled_batch: 1 must divide"),
+        ({"coupled_batch": 16, "machine": {"micro_batch": 16}}, "machine.micro_batch: 16 on each of 2 processes"),
+    ],
+)
+def test_coupled_batches_that_cannot_be(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        umae(batch=64, **options).plan(10, 2, GIB)
+
+
+def test_a_resume_with_another_coupled_batch_is_refused(tmp_path: Any) -> None:
+    from mrp.cli import main
+
+    words = ["pretrain", "demo", "batch=32", "length=2 steps", "optim.warmup=0 steps", "backbone.depth=1"]
+    words += ["objective.uniformity=0.01", "objective.decoder.depth=1", "--run", str(tmp_path / "run")]
+    main([*words, "machine.micro_batch=16"])
+    with pytest.raises(SystemExit):
+        main([*words, "machine.micro_batch=8"])
+    main([*words, "coupled_batch=16"])
+
+
+def test_it_gives_one_moment_whatever_the_precision() -> None:
+    features = torch.randn(2, 16, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_uniformity.gram(features), _uniformity.gram(features))
+        rounded = _uniformity.gram(features)
+    assert torch.allclose(rounded, _uniformity.gram(features))
+    assert torch.allclose(functional.normalize(features, dim=-1).norm(dim=-1), torch.ones(2, 16))
