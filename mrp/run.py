@@ -30,6 +30,8 @@ from mrp.train.alarm import Config as Diagnose
 from mrp.train.checkpoint import Config as Checkpoint
 from mrp.train.cost import Cost
 from mrp.train.cost import measure as measure_cost
+from mrp.train.mixing import Config as Mixing
+from mrp.train.mixing import Erase, Mix
 from mrp.train.optim import Config as Optimizer
 from mrp.train.step import Precision, Prepare, Step
 from mrp.train.tracker import Config as Track
@@ -93,6 +95,7 @@ class Run(Node):
     coupled_batch: int | None = Field(None, gt=0)  # images that act on each other; null: all that are taken at once
     length: Duration
     optim: Optimizer
+    mix: Mixing = Mixing()
     precision: Precision = "bf16"
     seed: int = Field(0, ge=0, lt=2**63)
     diagnose: Diagnose = Diagnose()
@@ -134,7 +137,20 @@ class Run(Node):
         backbone = build_backbone(self.backbone, self.data.shape, self.data.channels)
         backbone.set_grad_checkpointing(self.machine.checkpointing)
         objective: Objective = objectives.find(self.name).Objective(self.objective, backbone)
-        return Step(Prepare(self.data.mean, self.data.std), objective, self.precision)
+        return Step(self._prepare(), objective, self.precision)
+
+    def _prepare(self) -> Prepare:
+        size, erase, mix = self.data.shape, None, None
+        if self.mix.erase:
+            erase = Erase(self.mix.erase, self.data.channels, size)
+        if self.mix.pairs:
+            classes = getattr(self.objective, "classes", None)
+            if classes is None:
+                raise ConfigError(
+                    f"mix: {self.name} has no classes whose labels could be mixed; leave mixup and cutmix out"
+                )
+            mix = Mix(self.mix, classes, size, self.seed)
+        return Prepare(self.data.mean, self.data.std, erase, mix)
 
     def cost(self) -> Cost:
         """Parameters, FLOPs and memory, counted on shapes."""
@@ -148,14 +164,18 @@ class Run(Node):
 
     def order(self, data: Source | int) -> Order | Mixed:
         """The order of a data set, or of any that has this size."""
-        size = data if isinstance(data, int) else len(data)
-        if size < self.batch:
+        size, views = data if isinstance(data, int) else len(data), self.data.views
+        if self.batch % views:
+            raise ConfigError(f"batch: {self.batch} is not a multiple of data.views ({views}); change one of them")
+        if size * views < self.batch:
             raise ConfigError(
-                f"batch: {self.batch} images are asked for at once but the data holds {size}; give {size} or fewer"
+                f"batch: {self.batch} images are asked for at once but the data holds {size * views}; give "
+                f"{size * views} or fewer"
             )
         if isinstance(data, int):
-            return Order(size, self.batch, self.seed, self.data.tail)
-        return mixed.order(data, self.data, self.batch, self.seed)
+            return Order(size, self.batch // views, self.seed, self.data.tail)
+        group = self.coupled_batch if self.couples and self.coupled_batch else self.batch
+        return mixed.order(data, self.data, self.batch // views, self.seed, group // views)
 
     def plan(self, steps_per_epoch: float, processes: int, memory: int) -> Plan:
         """The numbers that follow from the data's size and the machine."""
@@ -167,11 +187,21 @@ class Run(Node):
         share = self.batch // processes
         micro_batch = self._coupled_micro_batch(processes) or self.machine.micro_batch
         if micro_batch == "auto":
-            micro_batch = self.cost().micro_batch(share, memory)
+            micro_batch = self.cost().micro_batch(share, memory, self.data.views)
         elif share % micro_batch:
             raise ConfigError(
                 f"machine.micro_batch: {micro_batch} does not divide the {share} images that each of {processes} "
                 "processes takes of a batch; use a divisor, or auto"
+            )
+        if micro_batch % self.data.views:
+            raise ConfigError(
+                f"data.views: the {micro_batch} images that a process takes at once are not a multiple of "
+                f"{self.data.views}; change machine.micro_batch, coupled_batch or data.views"
+            )
+        if self.mix.pairs and micro_batch % 2:
+            raise ConfigError(
+                f"mix: images are mixed two by two, but a process takes {micro_batch} at once; "
+                "set machine.micro_batch to an even number, or change the batch"
             )
         steps = self.length.steps(steps_per_epoch, self.batch)
         if steps < 1:

@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # A name stands for what is beneath it too; `mrp` itself is `__init__`.
 FLOORS = (
     "config faults batch models.masking train.schedules data.order data.manifest",
-    "models data.store data.decode",
+    "models train.mixing data.store data.decode",
     "objectives data train.step train.optim train.checkpoint train.guard train.tracker"
     " train.alarm train.cost train.folder train.progress",
     "run evaluate interop",

@@ -75,14 +75,15 @@ def _values(name: str) -> dict[str, object]:
 
 def main() -> None:
     """Write everything."""
+    trees = resolved()  # before anything is removed
+    curves = {name: losses(name) for name in objectives.names()}
     (FOLDER / "recipes").mkdir(parents=True, exist_ok=True)
     for old in (FOLDER / "recipes").glob("*.yaml"):
         old.unlink()
-    for name, text in resolved().items():
+    for name, text in trees.items():
         (FOLDER / "recipes" / f"{name}.yaml").write_text(text)
-    curves = {name: losses(name) for name in objectives.names()}
     (FOLDER / "losses.json").write_text(json.dumps(curves, indent=1) + "\n")
-    print(f"written to {FOLDER}: {len(resolved())} recipes, {len(curves)} loss curves")
+    print(f"written to {FOLDER}: {len(trees)} recipes, {len(curves)} loss curves")
 
 
 if __name__ == "__main__":

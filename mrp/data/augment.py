@@ -9,11 +9,14 @@ from typing import Annotated, Any, Literal, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from pydantic import BeforeValidator, Field, field_validator
 from torch import Tensor
 
 from mrp.config import Node, nearest
 from mrp.data import order
+from mrp.data.colour import RandAugment, jitter, randaugment
+from mrp.data.decode import DecodeError
 
 Size = tuple[int, int]  # height, width
 
@@ -29,6 +32,8 @@ class Crop(Node):
     scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
     flip: bool = True
+    jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
+    rand: RandAugment | None = None
 
     @field_validator("scale")
     @classmethod
@@ -90,6 +95,10 @@ class Seen(Protocol):
     def augment(self) -> Crop | Resize:
         """What is done in training."""
 
+    @property
+    def views(self) -> int:
+        """How often each sample is seen in training."""
+
 
 class View:
     """What training or evaluation makes of a decoded image, always of the same size."""
@@ -98,6 +107,7 @@ class View:
         self.size = config.shape
         self.channels = config.channels
         self.augment = config.augment
+        self.views = config.views if train else 1
         self.train = train
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
@@ -110,7 +120,8 @@ class View:
             top, left, height, width = crop_box((image.shape[1], image.shape[2]), self.augment, draws)
             image = image[:, top : top + height, left : left + width]
         image = resize(image, self.size)
-        return image.flip(2) if self.augment.flip and flip < 0.5 else image
+        image = image.flip(2) if self.augment.flip and flip < 0.5 else image
+        return colour(image, self.augment, key) if isinstance(self.augment, Crop) else image
 
 
 def uniforms(key: int) -> list[float]:
@@ -118,6 +129,22 @@ def uniforms(key: int) -> list[float]:
     words = order.mix(_DRAWS ^ np.uint64(key))
     numbers: list[float] = ((words >> np.uint64(11)) * 2.0**-53).tolist()
     return numbers
+
+
+def colour(image: Tensor, crop: Crop, key: int) -> Tensor:
+    """What comes after crop and flip, on images of one or three channels of 8 bits."""
+    if not crop.jitter and crop.rand is None:
+        return image
+    if image.dtype != torch.uint8:
+        raise DecodeError("augment.jitter and augment.rand are for images of 8 bits; leave them out")
+    array = image.permute(1, 2, 0).contiguous().numpy()
+    picture = Image.fromarray(array[..., 0] if image.shape[0] == 1 else array)
+    if crop.rand is not None:
+        picture = randaugment(picture, crop.rand, key)
+    if crop.jitter:
+        picture = jitter(picture, crop.jitter, key)
+    pixels = torch.from_numpy(np.array(picture))
+    return pixels[None] if image.shape[0] == 1 else pixels.permute(2, 0, 1)
 
 
 def crop_box(size: Size, crop: Crop, draws: list[float]) -> tuple[int, int, int, int]:

@@ -49,13 +49,14 @@ class Loader:
         pin_memory: bool,
         quarantine: Quarantine | None = None,
     ) -> None:
-        assert order.batch % group == group % (micro_batch * world) == 0, "derived when the run was resolved"
-        self.accumulation = order.batch // (micro_batch * world)
-        places = share(order.batch, group, rank, world).reshape(self.accumulation, micro_batch)
+        group, taken = group // view.views, micro_batch // view.views  # in samples from here on
+        assert order.batch % group == group % (taken * world) == 0, "derived when the run was resolved"
+        self.accumulation = order.batch // (taken * world)
+        places = share(order.batch, group, rank, world).reshape(self.accumulation, taken)
         self._source, self._order, self._places = source, order, places[0]
         self._quarantine = Quarantine() if quarantine is None else quarantine
         self._span = _Span(range(0))
-        dataset = _Dataset(source, view, _Steps(order, places), _Instead(source.neighbour, self._quarantine.known))
+        dataset = _Dataset(source, view, _Steps(order, places, view.views), _Instead(source.neighbour, self._quarantine.known))
         self._open = partial(_torch_loader, dataset, self._span, workers, pin_memory, persistent=True)
         self._batches = self._open()
 
@@ -109,7 +110,7 @@ class _Rows(NamedTuple):
     """What a batch consists of."""
 
     samples: Ints
-    keys: Ints
+    keys: Ints  # views, samples
     valid: Tensor | None
     step: int
 
@@ -126,11 +127,14 @@ class _Steps:
 
     order: Order | Mixed
     places: Ints  # accumulation, micro-batch
+    views: int
 
     def rows(self, number: int) -> _Rows:
         step, part = divmod(number, len(self.places))
         slots = self.order.slots(step, self.places[part])
-        return _Rows(slots.samples, slots.keys, None, step)
+        every = [slots.keys]
+        every += [keys(self.order.seed, slots.epochs, slots.samples, view) for view in range(1, self.views)]
+        return _Rows(slots.samples, np.stack(every), None, step)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +149,7 @@ class _Once:
         first = self.start + number * self.batch
         samples = np.arange(first, max(first, min(first + self.batch, self.stop)))
         valid = torch.arange(self.batch) < len(samples)
-        return _Rows(samples, keys(0, 0, samples), valid, 0)
+        return _Rows(samples, keys(0, 0, samples)[None], valid, 0)
 
 
 class _Fault(NamedTuple):
@@ -178,23 +182,27 @@ class _Dataset(Dataset[_Made | _Fault]):
         rows = self.plan.rows(number)
         bad: list[Bad] = []
         try:
-            pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.tolist(), strict=True)]
+            pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
         except ConfigError as error:
             return _Fault(str(error))
-        count = len(pairs) if rows.valid is None else len(rows.valid)
-        images = _stack([image for image, _ in pairs], (count, self.view.channels, *self.view.size))
-        labels = _filled([label for _, label in pairs], count) if self.source.classes else None
-        return _Made(Batch(images, _filled(rows.keys, count), labels, rows.valid, torch.tensor(rows.step)), bad)
+        count = rows.keys.size if rows.valid is None else len(rows.valid)
+        # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.
+        seen = [images[view] for view in range(len(rows.keys)) for images, _ in pairs]
+        images = _stack(seen, (count, self.view.channels, *self.view.size))
+        labels = _filled([label for _, label in pairs] * len(rows.keys), count) if self.source.classes else None
+        keys_ = _filled(rows.keys.reshape(-1), count)
+        return _Made(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step)), bad)
 
-    def _read(self, sample: int, key: int, bad: list[Bad]) -> tuple[Tensor, int]:
-        """The sample under its key; one that is intact but no image is replaced by the next good one of its shard."""
+    def _read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
+        """The sample under each of its keys; one that is intact but no image is replaced by the next good one of its shard."""
         tried = sample
         while True:
             following = self.instead.neighbour(tried) if self.instead else None
             if following is None or self.instead is None or tried not in self.instead.known:
                 try:
                     data, label = self.source.read(tried)
-                    return self.view(decode(data, self.view.channels), key), label
+                    image = decode(data, self.view.channels)
+                    return [self.view(image, key) for key in keys_], label
                 except DecodeError as error:
                     fault = str(error)
                 except OSError as error:

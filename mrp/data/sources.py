@@ -48,6 +48,7 @@ class Config(Node):
     mean: tuple[float, ...] = ()  # of pixels in [0, 1]; by default ImageNet's for 3 channels, 0.5 otherwise
     std: tuple[float, ...] = ()  # by default ImageNet's for 3 channels, 0.25 otherwise
     augment: Augment = Crop()
+    views: int = Field(1, ge=1)  # images that a batch holds of each sample, from one decode
     tail: Literal["drop", "continuous"] = "drop"
     lanes: int = Field(1, ge=1)  # a multiple of the nodes, where each should fetch only its part of remote shards
     window: int = Field(16, ge=1)  # shards of a lane that are shuffled together
@@ -70,6 +71,14 @@ class Config(Node):
     def _some(cls, value: str | tuple[Part, ...]) -> str | tuple[Part, ...]:
         if value == ():
             raise ValueError("nothing was given; allowed: a place, or a list of sources with weights")
+        return value
+
+    @field_validator("augment")
+    @classmethod
+    def _check_colours(cls, value: Augment, info: ValidationInfo) -> Augment:
+        channels = info.data.get("channels", 3)
+        if channels not in (1, 3) and isinstance(value, Crop) and (value.jitter or value.rand):
+            raise ValueError(f"jitter and rand are for 1 or 3 channels, and there are {channels}; leave them out")
         return value
 
     @field_validator("mean", "std", mode="before")

@@ -35,6 +35,11 @@ def fold(keys: Tensor, *parts: int | Tensor) -> Tensor:
     return state
 
 
+def below(limit: int | Tensor, keys: Tensor, *parts: int | Tensor) -> Tensor:
+    """A whole number from 0 to limit - 1 for each (key, part, ...), all equally likely; the limit is below 2**31."""
+    return (fold(keys, *parts) * limit) >> 32
+
+
 def random_mask(keys: Tensor, num_patches: int, num_hidden: int, draw: int | Tensor = 0) -> Tensor:
     """Hide exactly `num_hidden` patches of each image, every subset equally likely (MAE's masking)."""
     patch = torch.arange(num_patches, device=keys.device)
@@ -76,20 +81,21 @@ def block_mask(
     """
     draw = _column(draw)
     block = torch.arange(candidates, device=keys.device)
-    height, width = shapes.to(keys.device)[_below(len(shapes), keys[:, None], draw, block, 0)].unbind(-1)  # B K
-    top = _below(grid[0] - height + 1, keys[:, None], draw, block, 1)
-    left = _below(grid[1] - width + 1, keys[:, None], draw, block, 2)
+    height, width = shapes.to(keys.device)[below(len(shapes), keys[:, None], draw, block, 0)].unbind(-1)  # B K
+    top = below(grid[0] - height + 1, keys[:, None], draw, block, 1)
+    left = below(grid[1] - width + 1, keys[:, None], draw, block, 2)
     row, column = _places(grid, keys.device)
     # Twice the distance to the centre, in units that make the block a square: whole numbers again.
-    below, right = (
+    down, across = (
         2 * (row - top[..., None]) + 1 - height[..., None],
         2 * (column - left[..., None]) + 1 - width[..., None],
     )
-    distance = torch.maximum(below.abs() * width[..., None], right.abs() * height[..., None])  # B K N
-    inside = (below.abs() < height[..., None]) & (right.abs() < width[..., None])
+    distance = torch.maximum(down.abs() * width[..., None], across.abs() * height[..., None])  # B K N
+    inside = (down.abs() < height[..., None]) & (across.abs() < width[..., None])
     farthest = 2 * (grid[0] + grid[1]) ** 2
     rank = torch.where(inside, block[:, None] * farthest + distance, candidates * farthest).amin(1)  # B N
-    return _first((rank << 32) + fold(keys[:, None], draw, row * grid[1] + column, 3), num_hidden)
+    chance = fold(keys[:, None], draw, row * grid[1] + column, 3) >> 22  # ten bits, lest the sum grow beyond 63
+    return _first((rank << 10) + chance, num_hidden)
 
 
 def inverse_block_mask(
@@ -99,23 +105,14 @@ def inverse_block_mask(
     draw = _column(draw)
     row, column = _places(grid, keys.device)
     patch = row * grid[1] + column
-    centre = _below(len(patch), keys[:, None], draw, torch.arange(num_blocks, device=keys.device), 0)[
-        ..., None
-    ]  # B K 1
-    below, right = row - centre // grid[1] + block // 2, column - centre % grid[1] + block // 2
-    kept = ((below >= 0) & (below < block) & (right >= 0) & (right < block)).any(1)  # B N
+    centre = below(len(patch), keys[:, None], draw, torch.arange(num_blocks, device=keys.device), 0)[..., None]  # B K 1
+    down, across = row - centre // grid[1] + block // 2, column - centre % grid[1] + block // 2
+    kept = ((down >= 0) & (down < block) & (across >= 0) & (across < block)).any(1)  # B N
     return _first((kept.long() << 32) + fold(keys[:, None], draw, patch, 1), num_hidden)
 
 
 def _column(draw: int | Tensor) -> int | Tensor:
     return draw[:, None] if isinstance(draw, Tensor) else draw
-
-
-def _below(limit: int | Tensor, *parts: Tensor | int) -> Tensor:
-    """A whole number from 0 to limit - 1 for each (key, part, ...)."""
-    keys, *rest = parts
-    assert isinstance(keys, Tensor)
-    return (fold(keys, *rest) * limit) >> 32
 
 
 def _places(grid: tuple[int, int], device: torch.device) -> tuple[Tensor, Tensor]:
@@ -158,6 +155,6 @@ def noise_table(window: int) -> Tensor:
 
 def keyed_noise(table: Tensor, keys: Tensor, num_patches: int) -> Tensor:
     """For each key, the numbers of a window of the table: as good as fresh ones, and the same on every device."""
-    start = _below(2**20, keys, 0x6E01)
+    start = below(2**20, keys, 0x6E01)
     window = len(table) - 2**20
     return rearrange(table.unfold(0, window, 1)[start], "b (n d) -> b n d", n=num_patches)

@@ -33,10 +33,13 @@ class Cost:
         state = 4 * (self.parameters + 3 * self.trainable)
         return int(state + _OVERHEAD * micro_batch * self.activation_bytes)
 
-    def micro_batch(self, share: int, memory: int) -> int:
-        """The most images at once that divide a rank's share of the batch and fit into this memory (at least one)."""
-        divisors = [size for size in range(share, 0, -1) if share % size == 0]
-        return next((size for size in divisors if self.memory(size) <= _SHARE * memory), 1)
+    def micro_batch(self, share: int, memory: int, views: int = 1) -> int:
+        """The most images at once that divide a rank's share of the batch and fit into this memory (at least one).
+
+        The views of a sample, which are decoded together, stay together.
+        """
+        divisors = [size for size in range(share, 0, -views) if share % size == 0]
+        return next((size for size in divisors if self.memory(size) <= _SHARE * memory), views)
 
 
 def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:

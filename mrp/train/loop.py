@@ -42,6 +42,7 @@ def train(run: Run, folder: Path) -> None:
         memory = device_memory(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
         plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
         run = run.settled(plan)
+        order = run.order(source)  # where samples act on each other, lanes are cut from what meets in a micro-step
         if main:
             closing.enter_context(claim(folder, run.resolved(), run.identity(source.identity)))
         accelerator.wait_for_everyone()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.train.mixing import Erase, Mix
 
 Precision = Literal["bf16", "fp32"]
 
@@ -28,13 +29,20 @@ class Objective(Protocol):
 
 
 class Prepare(nn.Module):
-    """Raw images to normalised float32; mean and std are buffers, so that they travel with the weights."""
+    """Raw images to normalised float32; mean and std are buffers, so that they travel with the weights.
+
+    In training some images lose a rectangle and neighbours are mixed, where the run says so.
+    """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], erase: Erase | None = None, mix: Mix | None = None
+    ) -> None:
         super().__init__()
+        self.erase = erase
+        self.mix = mix
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
@@ -42,6 +50,12 @@ class Prepare(nn.Module):
         """Pixels in units of their standard deviation."""
         images = images.float() / _FULL_SCALE.get(images.dtype, 1.0)
         return (images - self.mean) / self.std
+
+    def change(self, batch: Batch) -> Batch:
+        """What training does to normalised images: erase, then mix."""
+        if self.erase is not None:
+            batch = batch.with_images(self.erase(batch.images, batch.keys))
+        return batch if self.mix is None else self.mix(batch)
 
     def undo(self, images: Tensor) -> Tensor:
         """Normalised images back to [0, 1], for pictures."""
@@ -61,6 +75,8 @@ class Step(nn.Module):
         """The objective's output, or only the features of the whole images."""
         images = self.prepare(batch.images)
         batch = batch.with_images(images)
+        if self.training and not features:
+            batch = self.prepare.change(batch)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
                 return self.objective(batch)

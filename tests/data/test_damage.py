@@ -385,9 +385,7 @@ def test_what_passes_is_tried_again(made: Path, opened: Open, fault: str) -> Non
         ("flip", r"its sha256 is [0-9a-f]{12}\.\.\., not [0-9a-f]{12}\.\.\. as the manifest says, in two fetches"),
     ],
 )
-def test_what_lasts_stops_the_job_and_is_never_a_bad_sample(
-    made: Path, opened: Open, fault: str, message: str
-) -> None:
+def test_what_lasts_stops_the_job_and_is_never_a_bad_sample(made: Path, opened: Open, fault: str, message: str) -> None:
     with serving(made) as server:
         source = opened(server.url)
         server.always = fault

@@ -105,7 +105,6 @@ def test_the_numbers_of_this_version_stay() -> None:
     assert order.slots(300).samples.tolist() == SAMPLES
 
 
-
 @pytest.mark.parametrize("lanes", [1, 8])
 def test_a_billion_samples_are_ready_at_once(lanes: int) -> None:
     tracemalloc.start()

@@ -18,7 +18,10 @@ from torch import Tensor
 from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.augment import View
+from mrp.data.build import Options, Plan
+from mrp.data.build import build as build_shards
 from mrp.data.loader import EvalLoader, Loader
+from mrp.data.mixed import order as sharded_order
 from mrp.data.order import Order, keys
 from mrp.data.sources import Config, Source, open_source
 
@@ -105,6 +108,30 @@ def test_workers_change_nothing_and_live_from_span_to_span(folder: Path) -> None
     assert torch.equal(torch.get_rng_state(), generator)
     with_workers.close()
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize(("world", "micro_batch"), [(1, 24), (2, 6), (4, 3)])
+def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, world: int, micro_batch: int) -> None:
+    """Three views of eight samples: the first are those of a run with one view, and ranks change nothing."""
+    source = open_source(str(folder), "train")
+    order = Order(60, 8, 3)
+    found = []
+    for rank in range(world):
+        loaded = Loader(
+            source, order, view(views=3), group=24, micro_batch=micro_batch, rank=rank, world=world, workers=0,
+            pin_memory=False,
+        )  # fmt: skip
+        found += [(rank, batch) for batches in loaded.steps(2, 3) for batch in batches]
+    each = micro_batch // 3
+    slots = order.slots(2)
+    for number in range(3):
+        part = [Batch(*(x[number * each : (number + 1) * each] for x in (b.images, b.keys, b.labels))) for _, b in found]
+        images, seen, labels = joined(part)
+        assert seen.tolist() == keys(3, slots.epochs, slots.samples, number).tolist()
+        assert labels.tolist() == [source.read(sample)[1] for sample in slots.samples.tolist()]
+        if number == 0:
+            one = Loader(source, order, view(), group=8, micro_batch=8, rank=0, world=1, workers=0, pin_memory=False)
+            assert torch.equal(images, next(one.steps(2, 3))[0].images)
 
 
 def test_a_resumed_run_goes_on_where_it_was(folder: Path) -> None:
@@ -253,3 +280,31 @@ def test_a_dead_worker_is_an_error_and_not_a_hang(folder: Path) -> None:
         list(batches)
     with_workers.close()
     assert not multiprocessing.active_children()
+
+
+@pytest.fixture(scope="module")
+def shards(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("loader") / "shards"
+    build_shards(Plan(open_source(str(folder), "train"), Options(shard_size=9), out), 1, lambda done, total: None)
+    return out
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # of more workers than cores
+def test_processes_and_workers_may_change_in_mid_epoch(shards: Path) -> None:
+    """1 -> 2 -> 4 -> 1 processes and 0 -> 3 workers, resumed twice in an epoch, at its boundary and at step 0."""
+    source = open_source(str(shards), "train")
+    data = Config(train=str(shards), size=12, lanes=4, window=2)
+    run = sharded_order(source, data, BATCH, 3)
+    assert run.steps_per_epoch == 2
+
+    def span(world: int, workers: int, start: int, stop: int) -> list[tuple[Tensor, Tensor, Tensor]]:
+        options = {"group": BATCH, "micro_batch": BATCH // world, "world": world, "pin_memory": False}
+        loaders = [Loader(source, run, view(), rank=rank, workers=workers, **options) for rank in range(world)]
+        ranks = [list(one.steps(start, stop)) for one in loaders]
+        for one in loaders:
+            one.close()
+        return [joined([batch for part in parts for batch in part]) for parts in zip(*ranks, strict=True)]
+
+    whole = span(1, 0, 0, 8)
+    pieces = [(1, 0, 0, 0), (2, 0, 0, 1), (4, 0, 1, 3), (1, 3, 3, 5), (2, 0, 5, 6), (1, 0, 6, 8)]
+    assert same(whole, [step for piece in pieces for step in span(*piece)])

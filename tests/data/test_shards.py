@@ -147,7 +147,11 @@ def test_large_images_are_made_smaller_and_small_ones_kept(tmp_path: Path) -> No
         (tmp_path / "in" / name).write_bytes(data)
     found = make(tmp_path / "in", tmp_path / "out", seed=None, max_side=60)
     records = open_source(str(tmp_path / "out"), "train").index.mapped()  # type: ignore[attr-defined]
-    assert list(zip(records["width"].tolist(), records["height"].tolist(), strict=True)) == [(60, 45), (30, 40), (30, 60)]
+    assert list(zip(records["width"].tolist(), records["height"].tolist(), strict=True)) == [
+        (60, 45),
+        (30, 40),
+        (30, 60),
+    ]
     assert found.notes["encoded again"] == 2
     assert open_source(str(tmp_path / "out"), "train").read(1)[0] == originals["1.jpg"]
 

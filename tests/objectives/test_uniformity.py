@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
@@ -30,9 +29,8 @@ def umae(uniformity: Any = 0.1, **more: Any) -> Run:
 
 
 def test_it_is_the_mean_squared_entry_of_the_gram_matrix() -> None:
-    ours, theirs = (torch.randn(10, 7, dtype=torch.float32) for _ in range(2))
-    theirs = ours.clone().requires_grad_()
-    ours.requires_grad_()
+    ours = torch.randn(10, 7, requires_grad=True)
+    theirs = ours.detach().clone().requires_grad_()
     value, expected = _uniformity.gram(ours[None]), naive(theirs)
     assert torch.allclose(value, expected)
     value.backward()
@@ -142,10 +140,8 @@ def test_a_resume_with_another_coupled_batch_is_refused(tmp_path: Any) -> None:
     main([*words, "coupled_batch=16"])
 
 
-def test_it_gives_one_moment_whatever_the_precision() -> None:
+def test_lower_precision_around_it_changes_nothing() -> None:
     features = torch.randn(2, 16, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(_uniformity.gram(features), _uniformity.gram(features))
-        rounded = _uniformity.gram(features)
-    assert torch.allclose(rounded, _uniformity.gram(features))
-    assert torch.allclose(functional.normalize(features, dim=-1).norm(dim=-1), torch.ones(2, 16))
+        around = _uniformity.gram(features)
+    assert torch.equal(around, _uniformity.gram(features))

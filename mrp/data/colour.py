@@ -1,0 +1,100 @@
+"""Changes of colour and shape after the crop: jitter, and RandAugment (Cubuk et al., 2020), pure functions of the key.
+
+RandAugment is the variant of the published fine-tuning recipes, which they write as rand-m9-mstd0.5-inc1: two operations
+an image, each done half of the time, every strength growing with the magnitude, which varies a little.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageOps
+from pydantic import Field
+
+from mrp.config import Node
+from mrp.data import order
+
+_JITTER, _RAND = 0x6A697474, 0x72616E64  # what a hash is for
+_FILL = (124, 116, 104)  # ImageNet's mean, where an image is moved away
+_HIGHEST = 10.0
+
+
+class RandAugment(Node):
+    """`rand:` of a crop."""
+
+    magnitude: float = Field(9, ge=0, le=_HIGHEST)
+    deviation: float = Field(0.5, ge=0)  # of the magnitude, from operation to operation
+    operations: int = Field(2, ge=1, le=8)
+
+
+def _draws(purpose: int, key: int) -> Iterator[float]:
+    """Numbers in [0, 1) that belong to the key."""
+    for word in order.fold(purpose, key, np.arange(64)).tolist():
+        yield (word >> 11) * 2.0**-53
+
+
+def jitter(image: Image.Image, strength: float, key: int) -> Image.Image:
+    """Brightness, contrast and saturation times 1 - strength to 1 + strength, in any order."""
+    draws = _draws(_JITTER, key)
+    kinds = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
+    for kind in sorted(kinds, key=lambda _: next(draws)):
+        image = kind(image).enhance(1 + strength * (2 * next(draws) - 1))
+    return image
+
+
+def randaugment(image: Image.Image, config: RandAugment, key: int) -> Image.Image:
+    """Operations drawn with replacement, each done with probability one half."""
+    draws = _draws(_RAND, key)
+    for _ in range(config.operations):
+        chosen, done, first, second, sign = (next(draws) for _ in range(5))
+        if done < 0.5:
+            continue
+        normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)
+        magnitude = min(max(config.magnitude + config.deviation * normal, 0), _HIGHEST) / _HIGHEST
+        operation = _OPERATIONS[int(chosen * len(_OPERATIONS))]
+        image = operation(image, magnitude, 1 if sign < 0.5 else -1)
+    return image
+
+
+Operation = Callable[[Image.Image, float, int], Image.Image]  # image, magnitude in 0..1, sign
+
+
+def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
+    return lambda image, magnitude, sign: kind(image).enhance(max(0.1, 1 + 0.9 * magnitude * sign))
+
+
+def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
+    fill = _FILL if image.mode == "RGB" else _FILL[1]
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill)
+
+
+def _rotate(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
+    fill = _FILL if image.mode == "RGB" else _FILL[1]
+    return image.rotate(30 * magnitude * sign, Image.Resampling.BICUBIC, fillcolor=fill)
+
+
+def _solarize_add(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
+    """Dark pixels are made lighter."""
+    table = [min(255, value + int(110 * magnitude)) if value < 128 else value for value in range(256)]
+    return image.point(table * len(image.getbands()))
+
+
+_OPERATIONS: tuple[Operation, ...] = (
+    lambda image, magnitude, sign: ImageOps.autocontrast(image),
+    lambda image, magnitude, sign: ImageOps.equalize(image),
+    lambda image, magnitude, sign: ImageOps.invert(image),
+    _rotate,
+    lambda image, magnitude, sign: ImageOps.posterize(image, max(1, 4 - int(4 * magnitude))),
+    lambda image, magnitude, sign: ImageOps.solarize(image, 256 - int(256 * magnitude)),
+    _solarize_add,
+    _enhance(ImageEnhance.Color),
+    _enhance(ImageEnhance.Contrast),
+    _enhance(ImageEnhance.Brightness),
+    _enhance(ImageEnhance.Sharpness),
+    lambda image, magnitude, sign: _affine(image, (1, 0.3 * magnitude * sign, 0, 0, 1, 0)),
+    lambda image, magnitude, sign: _affine(image, (1, 0, 0, 0.3 * magnitude * sign, 1, 0)),
+    lambda image, magnitude, sign: _affine(image, (1, 0, 0.45 * magnitude * sign * image.size[0], 0, 1, 0)),
+    lambda image, magnitude, sign: _affine(image, (1, 0, 0, 0, 1, 0.45 * magnitude * sign * image.size[1])),
+)

@@ -1,0 +1,133 @@
+"""What is done to the images of a batch in training, on the device: rectangles erased, neighbours mixed.
+
+An image's rectangle follows from its key, a step's mixture from (seed, step); partners are neighbouring places 2i and
+2i + 1 of the global batch. So neither depends on the number of processes or on the micro-batch, as long as it is even.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from einops import rearrange
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mrp.batch import Batch
+from mrp.config import Node
+from mrp.models.masking import below, block_shapes, fold, keyed_noise, noise_table
+
+_QUANTILES = 4096  # a share is drawn from so many equally likely ones
+_ERASE, _MIX = 0xE7A5, 0x313C  # set these hashes apart from each other and from those of masks
+_AREA, _NARROWEST = (0.02, 1 / 3), 0.3  # of the rectangle, in the image and by its sides
+
+
+class Config(Node):
+    """`mix:`; each is off at 0."""
+
+    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution of shares (Zhang et al., 2018)
+    cutmix: float = Field(0.0, ge=0)  # likewise (Yun et al., 2019); with both, each step takes one or the other
+    erase: float = Field(0.0, ge=0, le=1)  # the share of images of which a rectangle is erased (Zhong et al., 2020)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether images are put together two by two."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+class Erase(nn.Module):
+    """Put normal noise in place of a rectangle of some images."""
+
+    shapes: Tensor
+    noise: Tensor
+
+    def __init__(self, share: float, channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.share = share
+        area = size[0] * size[1]
+        shapes = block_shapes(size, math.ceil(_AREA[0] * area), math.floor(_AREA[1] * area), _NARROWEST)
+        self.register_buffer("shapes", shapes, persistent=False)
+        self.register_buffer("noise", noise_table(channels * area), persistent=False)
+
+    def forward(self, images: Tensor, keys: Tensor) -> Tensor:
+        """The images, some with a rectangle of noise."""
+        rows, columns = images.shape[-2:]
+        height, width = self.shapes[below(len(self.shapes), keys, _ERASE, 0)].unbind(-1)
+        top, left = below(rows - height + 1, keys, _ERASE, 1), below(columns - width + 1, keys, _ERASE, 2)
+        row = torch.arange(rows, device=keys.device) - top[:, None]
+        column = torch.arange(columns, device=keys.device) - left[:, None]
+        inside = ((row >= 0) & (row < height[:, None]))[:, :, None] & ((column >= 0) & (column < width[:, None]))[
+            :, None
+        ]
+        chosen = fold(keys, _ERASE, 3) < int(self.share * 2**32)
+        noise = rearrange(keyed_noise(self.noise, keys, rows * columns), "b (h w) c -> b c h w", h=rows)
+        return torch.where((inside & chosen[:, None, None])[:, None], noise, images)
+
+
+class Mix(nn.Module):
+    """Mixup and cutmix: put each image together with its neighbour, and their labels likewise."""
+
+    seed: Tensor
+    shares: Tensor
+    boxes: Tensor
+
+    def __init__(self, config: Config, classes: int, size: tuple[int, int], seed: int) -> None:
+        super().__init__()
+        self.config = config
+        self.classes = classes
+        boxes = [(int(size[0] * side), int(size[1] * side)) for side in np.sqrt(1 - beta_quantiles(config.cutmix))]
+        self.register_buffer("seed", torch.tensor([seed]), persistent=False)
+        shares = torch.tensor(beta_quantiles(config.mixup).tolist(), dtype=torch.float32)
+        self.register_buffer("shares", shares, persistent=False)
+        self.register_buffer("boxes", torch.tensor(boxes), persistent=False)
+
+    def forward(self, batch: Batch) -> Batch:
+        """The batch with mixed images, and labels as shares of classes."""
+        assert batch.labels is not None
+        images, labels = batch.images, batch.labels
+        if labels.ndim == 1:
+            labels = functional.one_hot(labels, self.classes).float()
+        mask, share = self.draw(batch.step, images.shape[-2], images.shape[-1])
+        mixed = images.lerp(swapped(images), mask)
+        return Batch(mixed, batch.keys, labels.lerp(swapped(labels), share), batch.valid, batch.step)
+
+    def draw(self, step: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
+        """How much of the partner is in each pixel, and in the labels, at this step."""
+        share = self.shares[
+            below(_QUANTILES, self.seed, _MIX, step, 0)
+        ]  # an index of one entry, not of none: no waiting
+        height, width = self.boxes[below(_QUANTILES, self.seed, _MIX, step, 1)].unbind(-1)
+        # A box of this size around any pixel; what reaches over the edge is cut off.
+        row = torch.arange(rows, device=step.device) - below(rows, self.seed, _MIX, step, 2) + height // 2
+        column = torch.arange(columns, device=step.device) - below(columns, self.seed, _MIX, step, 3) + width // 2
+        inside = ((row >= 0) & (row < height // 2 * 2))[:, None] & ((column >= 0) & (column < width // 2 * 2))
+        box = inside.to(share.dtype)
+        whole = share.expand(rows, columns)
+        if self.config.mixup and self.config.cutmix:
+            cutting = below(2, self.seed, _MIX, step, 4) == 1
+            mask = torch.where(cutting, box, whole)
+        else:
+            mask = box if self.config.cutmix else whole
+        return mask, mask.mean()
+
+
+def swapped(rows: Tensor) -> Tensor:
+    """Each row's neighbour: the first and the second of every two change places."""
+    return rearrange(rearrange(rows, "(b two) ... -> b two ...", two=2).flip(1), "b two ... -> (b two) ...")
+
+
+def beta_quantiles(alpha: float) -> NDArray[np.float64]:
+    """Equally likely values of a Beta(alpha, alpha) variable; one half where alpha is 0, since nobody draws it."""
+    if alpha == 0:
+        return np.full(_QUANTILES, 0.5)
+    # With x = sin^2 t the density has no poles that a sum over midpoints would miss.
+    cells = 2**18
+    angle = (np.arange(cells) + 0.5) * (np.pi / 2 / cells)
+    density = (np.sin(angle) * np.cos(angle)) ** (2 * alpha - 1)
+    cumulated = np.cumsum(density)
+    chance = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
+    found: NDArray[np.float64] = np.sin(np.interp(chance, (cumulated - density / 2) / cumulated[-1], angle)) ** 2
+    return found
