@@ -19,6 +19,7 @@ from mrp.data.sources import Source
 from mrp.evaluate import features as extraction
 from mrp.evaluate import knn
 from mrp.evaluate import probe as linear
+from mrp.evaluate.diagnose import Sampled
 from mrp.evaluate.processes import Accelerator, join
 from mrp.models.vit import VisionTransformer
 from mrp.objectives._helpers import Objective
@@ -104,14 +105,20 @@ def read(folder: Path) -> Run:
 
 
 def held_out(run: Run, count: int) -> Tensor:
-    """The first test images as the model takes them; training images where the run has no others."""
+    """Some test images as the model takes them; training images where the run has no others."""
     source = run.source("test" if run.data.test else "train")
-    loader = EvalLoader(source, View(run.data, train=False), batch=count, rank=0, world=1, workers=0, pin_memory=False)
-    return next(iter(loader)).images[: len(source)]
+    count = min(count, len(source))
+    loader = EvalLoader(
+        Sampled(source, count), View(run.data, train=False), batch=count, rank=0, world=1, workers=0, pin_memory=False
+    )
+    return next(iter(loader)).images
 
 
 def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Linear probe and kNN on the features of the trained and the untrained backbone, also written to the folder."""
+    """Linear probe and kNN on the features of the trained and the untrained backbone, also written to the folder.
+
+    Of several processes the first one gets the results.
+    """
     folder = Path(folder)
     run = read(folder)
     if run.data.test is None:
@@ -125,6 +132,8 @@ def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
     for name, model in (("trained", load(folder)), ("untrained", untrained(folder))):
         module = model.module.to(processes.device)
         seen, unseen = (features(module, source, run, processes) for source in (train, test))
+        if not processes.is_main_process:  # extraction is shared, the judgement is not worth sharing
+            continue
         rows = (seen.features, seen.labels, unseen.features, unseen.labels)
         results[name] = {"linear": asdict(linear.measure(*rows)), "knn": asdict(knn.measure(*rows)), "step": model.step}
     if processes.is_main_process:

@@ -42,6 +42,10 @@ def _wait(children: list[subprocess.Popen[bytes]]) -> int:
         codes = [child.poll() for child in children]
         failed = [code for code in codes if code]
         if failed:
+            for rank, code in enumerate(codes):
+                if code and code < 0:
+                    name = signal.Signals(-code).name
+                    print(f"mrp: error: process {rank} was ended by {name}", file=sys.stderr, flush=True)
             return failed[0] if failed[0] > 0 else 128 - failed[0]
         if None not in codes:
             return 0

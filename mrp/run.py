@@ -19,6 +19,7 @@ from mrp.data import mixed
 from mrp.data.cache import Cache
 from mrp.data.cache import Config as CacheConfig
 from mrp.data.mixed import Mixed
+from mrp.data.order import VERSION as ORDER_VERSION
 from mrp.data.order import Order
 from mrp.data.sources import Config as Data
 from mrp.data.sources import Source
@@ -126,6 +127,7 @@ class Run(Node):
         """What decides the results: the resolved tree without the machine's part, the data by content, not by place."""
         kept = {key: value for key, value in self.resolved().items() if key not in _OF_THE_MACHINE}
         kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in _IN_THE_CONTENT}
+        kept["order_version"] = ORDER_VERSION
         if self.name.endswith(".py"):  # a file's own objective is what the file says, wherever it lies
             digest = hashlib.sha256(Path(self.name).read_bytes()).hexdigest()
             kept["objective"] |= {"name": Path(self.name).name, "content": digest}

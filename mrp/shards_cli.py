@@ -69,7 +69,7 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from mrp.data.build import index
+    from mrp.data.foreign import index
     from mrp.data.views import class_list
 
     folder, names = _names(options.source)

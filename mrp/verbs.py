@@ -80,6 +80,8 @@ def probe(options: argparse.Namespace) -> None:
     """Judge the trained backbone and the untrained one by the same two protocols."""
     folder = Path(options.run)
     results = api.probe(folder)
+    if not results:  # another process has them
+        return
     table = Table(title=f"{folder}: accuracy on held-out images", title_justify="left")
     for column in ("features", "linear probe", "kNN (k = 20)"):
         table.add_column(column)

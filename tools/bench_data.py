@@ -1,6 +1,6 @@
 """What decoding costs: torchvision's usual chain against ours, on the same photographs, one thread each in turn.
 
-    python tools/bench_data.py --images DIR [--rounds 7]
+    python tools/bench_data.py [--images DIR] [--rounds 7]
 
 Ours reads from shards that are made first, once as the files are and once with a longer side of at most 400 pixels.
 The last lines are of the whole loader, with every way of sharing the work among the cores.
@@ -14,10 +14,13 @@ import shutil
 import statistics
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torchvision import transforms
@@ -75,7 +78,7 @@ def ours(shards: Path, views: int) -> Callable[[int], None]:
 
 
 def ratios(base: Callable[[int], None], other: Callable[[int], None], rounds: int) -> tuple[list[float], list[float]]:
-    """Processor seconds of both (so that other work on the machine does not count), a round each in turn, after one that does not count."""
+    """Processor seconds of both, a round each in turn; other work on the machine and the first round do not count."""
     times: tuple[list[float], list[float]] = ([], [])
     for epoch in range(rounds + 1):
         for kept, run in zip(times, (base, other), strict=True):
@@ -119,6 +122,21 @@ def whole(shards: Path, count: int, workers: int, steps: int) -> float:
     return steps * batch / seconds
 
 
+def threaded(shards: Path, count: int, threads: int) -> float:
+    """Images a second when threads of one process share the work: what the loader would be without processes."""
+    view, source = View(Config(train=str(shards), size=SIZE), train=True), open_source(str(shards), "train")
+    total = 4 * count
+    batch = torch.empty(total, 3, SIZE, SIZE, dtype=torch.uint8)
+
+    def one(number: int) -> None:
+        batch[number] = view(decode(source.read(number % count)[0], 3), number)
+
+    with ThreadPoolExecutor(threads) as pool:
+        began = time.perf_counter()
+        deque(pool.map(one, range(total)), maxlen=0)
+        return total / (time.perf_counter() - began)
+
+
 def reading(shards: Path) -> None:
     """By index, and by webdataset's iterator."""
     import webdataset
@@ -126,18 +144,38 @@ def reading(shards: Path) -> None:
     source = open_source(str(shards), "train")
     assert isinstance(source, Shards)
     names = [str(shards / shard.name) for shard in source.manifest.shards]
-    rates: dict[str, list[float]] = {"index": [], "webdataset": []}
-    for _ in range(7):
-        began = time.perf_counter()
-        for number in range(len(source)):
-            source.read(number)
-        rates["index"].append(len(source) / (time.perf_counter() - began))
-        began = time.perf_counter()
-        count = sum(1 for _ in webdataset.WebDataset(names, shardshuffle=False))
-        rates["webdataset"].append(count / (time.perf_counter() - began))
-    print(line("ratio reading by index", [a / b for a, b in zip(rates["index"], rates["webdataset"], strict=True)]))
-    print(f"  samples/s: {statistics.median(rates['index']):,.0f} by index (checksum verified), "
-          f"{statistics.median(rates['webdataset']):,.0f} by webdataset's iterator")  # fmt: skip
+
+    def bytes_alone(number: int) -> None:
+        start, shard, size, *_ = source.index[number].item()
+        source._bytes(shard, start, size)
+
+    ways: dict[str, Callable[[], Any]] = {
+        "webdataset's iterator": lambda: deque(webdataset.WebDataset(names, shardshuffle=False), maxlen=0),
+        "by index": lambda: deque(map(bytes_alone, range(len(source))), maxlen=0),
+        "by index, checksum verified": lambda: deque(map(source.read, range(len(source))), maxlen=0),
+    }
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(9):
+        for name, way in ways.items():
+            began = time.process_time()
+            way()
+            times[name].append(time.process_time() - began)
+    base = times["webdataset's iterator"]
+    for name, mine in times.items():
+        print(line(f"  reading {name}, samples/s", [len(source) / seconds for seconds in mine]))
+        if mine is not base:
+            print(line(f"ratio reading {name}", [a / b for a, b in zip(base, mine, strict=True)]))
+
+
+def made_up(folder: Path) -> Path:
+    """Pictures of the size, the smoothness and nearly the bytes of photographs, for want of any."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    for number in range(64):
+        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).resize((500, 375), Image.BICUBIC)
+        noisy = np.asarray(coarse) + generator.normal(0, 12, (375, 500, 1))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03}.jpg", quality=90)
+    return folder
 
 
 def as_classes(images: Path, into: Path) -> Path:
@@ -160,13 +198,13 @@ def made(folder: Path, out: Path, **options: Any) -> Path:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--images", type=Path, required=True, help="a folder of photographs")
+    parser.add_argument("--images", type=Path, help="a folder of photographs (default: pictures made up here)")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
     temporary = Path(tempfile.mkdtemp())
     try:
-        folder = as_classes(options.images, temporary)
+        folder = as_classes(options.images or made_up(temporary / "pictures"), temporary)
         count = len(open_source(str(folder), "train"))
         sizes = [Image.open(path).size for path in list(folder.rglob("*.*"))[:200] if path.is_file()]
         middle = " x ".join(str(round(statistics.median(side))) for side in zip(*sizes, strict=True))
@@ -176,9 +214,12 @@ def main() -> None:
         compare(folder, plain, count, options.rounds, "")
         compare(folder, small, count, options.rounds, " with --max-side 400")
         reading(plain)
-        for workers in sorted({0, 1, os.cpu_count() or 1}):
+        cores = os.cpu_count() or 1
+        for workers in sorted({0, 1, cores}):
             rates = [whole(plain, count, workers, 12) for _ in range(3)]
             print(line(f"whole loader, images/s with {workers} worker processes", rates), flush=True)
+        rates = [threaded(plain, count, cores) for _ in range(3)]
+        print(line(f"the same work in {cores} threads of one process, images/s", rates))
     finally:
         shutil.rmtree(temporary)
 

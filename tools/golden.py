@@ -21,7 +21,7 @@ from mrp.train import optim
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 STEPS = 12
-FITTING = {
+FITTING: dict[str, dict[str, object]] = {
     "classify": {"classes": 10},
     "data2vec": {"layers": 2},
     "data2vec2": {"layers": 2, "masks": 4, "decoder": {"width": 48, "depth": 2}},
@@ -63,7 +63,7 @@ def losses(name: str) -> list[float]:
 
 def _values(name: str) -> dict[str, object]:
     return {
-        "objective": {"name": name} | FITTING.get(name, {}),
+        "objective": {"name": name, **FITTING.get(name, {})},
         "backbone": {"width": 48, "depth": 3, "heads": 4, "patch": 4},
         "data": {"train": "digits", "size": 32, "channels": 1, "augment": {"name": "crop", "scale": [0.5, 1]}},
         "batch": 16,

@@ -56,6 +56,14 @@ class Inputs(NamedTuple):
         images = self.tensors["images"]
         return Batch(images, torch.arange(len(images)))
 
+    @property
+    def mask(self) -> Tensor:
+        """What is hidden, which is equally much in every row: ours are always so."""
+        mask = self.tensors["mask"].bool().flatten(1)
+        if len(mask.sum(1).unique()) > 1:
+            raise ConfigError("mask hides more in some rows than in others, which is not covered")
+        return mask
+
     def backbone(self, **options: Any) -> vit.VisionTransformer:
         """The backbone that the checkpoint's weights fit."""
         arch, names = self.sizes["arch"], self.weights.keys()
@@ -169,7 +177,7 @@ def compute_simmim(case: Inputs) -> Tensors:
     backbone = case.backbone(positions="learned", qkv_bias="query_value")
     objective = simmim.Objective(simmim.Config(mask_ratio=case.sizes["mask_ratio"], mask_unit=unit), backbone)
     objective.load_state_dict(case.weights)
-    mask = case.tensors["mask"].bool().flatten(1)
+    mask = case.mask
     results = _trained(objective, lambda: objective(case.batch, mask))
     latent, prediction = objective.predict(case.tensors["images"], mask)
     patches = latent[:, backbone.num_prefix_tokens :]
@@ -179,7 +187,7 @@ def compute_simmim(case: Inputs) -> Tensors:
 
 def compute_data2vec(case: Inputs) -> Tensors:
     """data2vec: loss, targets, prediction, gradients, one step of the teacher."""
-    mask = case.tensors["mask"].bool()
+    mask = case.mask
     backbone = case.backbone(positions="learned", qkv_bias="query_value")
     config = data2vec.Config(
         mask_ratio=float(mask.float().mean()),
@@ -199,7 +207,7 @@ def compute_data2vec(case: Inputs) -> Tensors:
 
 def compute_data2vec2(case: Inputs) -> Tensors:
     """data2vec 2: both terms and their sum, targets, encoded tokens, prediction, gradients."""
-    sizes, mask = case.sizes, case.tensors["mask"].bool()
+    sizes, mask = case.sizes, case.mask
     if sizes["hidden_token_noise_std"]:
         raise ConfigError("hidden_token_noise_std is not 0: that noise cannot be drawn again")
     num_visible = int((~mask[0]).sum())

@@ -45,10 +45,10 @@ BACKBONE = {"width": 96, "depth": 6, "heads": 3, "patch": 4}
 OFFICIAL = {"data2vec2": {"norm": "post"}}  # what a method's backbone has besides
 COLUMNS = {
     "loss": ("loss", "{:.3f}"),
-    "held_out/rank_me": ("effective rank", "{:.1f}"),
-    "held_out/participation_ratio": ("participation", "{:.1f}"),
-    "held_out/uniformity": ("uniformity", "{:.3f}"),
-    "held_out/alignment": ("alignment", "{:.3f}"),
+    "features/rank_me": ("effective rank", "{:.1f}"),
+    "features/participation_ratio": ("participation", "{:.1f}"),
+    "features/uniformity": ("uniformity", "{:.3f}"),
+    "features/alignment": ("alignment", "{:.3f}"),
     "linear": ("linear %", "{:.1f}"),
     "knn": ("kNN %", "{:.1f}"),
     "minutes": ("CPU min", "{:.0f}"),

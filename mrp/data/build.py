@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -89,7 +88,7 @@ def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
     progress(plan.num_shards - len(missing), plan.num_shards)
     for done, _ in enumerate(_made(plan, missing, workers), start=plan.num_shards - len(missing) + 1):
         progress(done, plan.num_shards)
-    made = _join(plan.folder, [_read_part(plan, number) for number in range(plan.num_shards)], plan.source.classes, "")
+    made = join(plan.folder, [_read_part(plan, number) for number in range(plan.num_shards)], plan.source.classes, "")
     shutil.rmtree(parts)
     return made
 
@@ -160,7 +159,7 @@ def _make(plan: Plan, number: int) -> None:
     found = shards.index(unfinished)
     assert len(found.records) == len(plan.samples(number))
     shard = Shard(tar.name, unfinished.stat().st_size, manifest.sha256(unfinished), len(found.records))
-    sums = _measure(unfinished, found.records, -(-SAMPLED // plan.num_shards))
+    sums = measure_file(unfinished, found.records, -(-SAMPLED // plan.num_shards))
     unfinished.replace(tar)
     manifest.atomic(note.with_suffix(".bin"), found.records.tobytes())
     entry = [[*_entry(shard)], sums.tolist(), notes + found.notes]
@@ -230,7 +229,7 @@ def _smaller(data: bytes, channels: int, side: int, quality: int) -> bytes:
     return encoded
 
 
-def _measure(path: Path, records: Records, count: int) -> NDArray[np.float64]:
+def measure_file(path: Path, records: Records, count: int) -> NDArray[np.float64]:
     """Sums over the first images, which an order by seed makes a random sample."""
     with path.open("rb") as file:
 
@@ -263,7 +262,7 @@ def moments(sums: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
 
 
-def _join(folder: Path, parts: list[Part], classes: tuple[str, ...], location: str) -> Manifest:
+def join(folder: Path, parts: list[Part], classes: tuple[str, ...], location: str) -> Manifest:
     """Index and manifest over finished shards."""
     records = np.concatenate([part.records for part in parts])
     records["shard"] = np.repeat(np.arange(len(parts)), [len(part.records) for part in parts])
@@ -271,44 +270,3 @@ def _join(folder: Path, parts: list[Part], classes: tuple[str, ...], location: s
     mean, std = moments(np.sum([part.sums for part in parts], axis=0))
     made = Manifest(tuple(part.shard for part in parts), "", classes, location, mean, std, dict(sorted(notes.items())))
     return manifest.write(folder, made, records)
-
-
-def index(paths: Iterator[tuple[str, Path]], out: Path, location: str, classes: tuple[str, ...] | None) -> Manifest:
-    """Index and manifest for shards made by others, which stay where and as they are."""
-    parts, keys = [], []
-    for name, path in paths:
-        try:
-            found = shards.index(path)
-        except shards.ShardError as error:
-            raise ConfigError(f"{name}: {error}; mend it, or leave it out") from None
-        shard = Shard(name, path.stat().st_size, manifest.sha256(path), len(found.records))
-        parts.append(Part(shard, found.records, _measure(path, found.records, 100), found.notes))
-        keys.append(found.keys)
-    if not parts:
-        raise ConfigError(f"{location or out}: holds no shards (files that end in .tar)")
-    _check_keys(parts, keys)
-    labels = np.concatenate([part.records["label"] for part in parts])
-    if len(labels) == 0:
-        raise ConfigError(f"{location or out}: its shards hold no samples")
-    if labels.min() < 0 <= labels.max():
-        raise ConfigError(f"{location or out}: some shards have labels and some have none; index them apart")
-    if classes is None:
-        classes = tuple(str(number) for number in range(int(labels.max()) + 1))
-    if labels.max() >= len(classes):
-        raise ConfigError(f"{location or out}: there is a label {labels.max()}, and only {len(classes)} classes")
-    out.mkdir(parents=True, exist_ok=True)
-    return _join(out, parts, classes, location)
-
-
-def _check_keys(parts: list[Part], keys: list[NDArray[np.uint64]]) -> None:
-    """No key stands in two shards."""
-    together = np.concatenate(keys)
-    order = np.argsort(together, kind="stable")
-    twice = order[1:][together[order[1:]] == together[order[:-1]]]
-    if len(twice):
-        numbers = list(chain.from_iterable([number] * len(part) for number, part in enumerate(keys)))
-        first = int(np.flatnonzero(together == together[twice[0]])[0])
-        raise ConfigError(
-            f"{parts[numbers[int(twice[0])]].shard.name}: a sample has the key of one in "
-            f"{parts[numbers[first]].shard.name} (samples {int(twice[0])} and {first} of all); keys stand once"
-        )

@@ -123,5 +123,5 @@ class Prefetch:
                 cache.get(store, name, sha256, size)
 
     def close(self) -> None:
-        """End after the file that is being fetched."""
+        """End after what was asked for."""
         self._wanted.put(None)

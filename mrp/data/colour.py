@@ -1,7 +1,7 @@
-"""Changes of colour and shape after the crop: jitter, and RandAugment (Cubuk et al., 2020), pure functions of the key.
+"""Changes after the crop: colour jitter, and RandAugment (Cubuk et al., 2020), pure functions of the key.
 
-RandAugment is the variant of the published fine-tuning recipes, which they write as rand-m9-mstd0.5-inc1: two operations
-an image, each done half of the time, every strength growing with the magnitude, which varies a little.
+RandAugment is the variant of the published fine-tuning recipes, which they write as rand-m9-mstd0.5-inc1: two
+operations an image, each done half of the time, every strength growing with the magnitude, which varies a little.
 """
 
 from __future__ import annotations

@@ -56,7 +56,9 @@ class Loader:
         self._source, self._order, self._places = source, order, places[0]
         self._quarantine = Quarantine() if quarantine is None else quarantine
         self._span = _Span(range(0))
-        dataset = _Dataset(source, view, _Steps(order, places, view.views), _Instead(source.neighbour, self._quarantine.known))
+        dataset = _Dataset(
+            source, view, _Steps(order, places, view.views), _Instead(source.neighbour, self._quarantine.known)
+        )
         self._open = partial(_torch_loader, dataset, self._span, workers, pin_memory, persistent=True)
         self._batches = self._open()
 
@@ -194,7 +196,7 @@ class _Dataset(Dataset[_Made | _Fault]):
         return _Made(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step)), bad)
 
     def _read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
-        """The sample under each of its keys; one that is intact but no image is replaced by the next good one of its shard."""
+        """The sample under each key; one that is intact but no image is replaced by the next good one of its shard."""
         tried = sample
         while True:
             following = self.instead.neighbour(tried) if self.instead else None

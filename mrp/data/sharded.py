@@ -88,21 +88,19 @@ class Shards:
 
     def read(self, index: int) -> tuple[bytes | Pixels, int]:
         """The bytes of the image, their checksum verified, and the label."""
-        record = self.index[index]
-        shard = int(record["shard"])
-        data = self._bytes(shard, record)
-        if zlib.crc32(data) != record["crc32"]:
+        start, shard, size, crc32, label, _, _ = self.index[index].item()
+        data = self._bytes(shard, start, size)
+        if zlib.crc32(data) != crc32:
             self._forget(shard)
-            data = self._bytes(shard, record)
-            if zlib.crc32(data) != record["crc32"]:
+            data = self._bytes(shard, start, size)
+            if zlib.crc32(data) != crc32:
                 raise StorageError(
-                    f"{self._place(shard)}: the bytes from {record['offset']} on are not those that were indexed "
-                    "(crc32), in two reads; put back the right shard"
+                    f"{self._place(shard)}: the bytes from {start} on are not those that were indexed (crc32), in two "
+                    "reads; put back the right shard"
                 )
-        return data, int(record["label"])
+        return data, label
 
-    def _bytes(self, shard: int, record: Any) -> bytes:
-        start, size = int(record["offset"]), int(record["size"])
+    def _bytes(self, shard: int, start: int, size: int) -> bytes:
         data = os.pread(self._descriptor(shard), size, start)
         if len(data) != size:
             raise StorageError(f"{self._place(shard)}: cut short: it ends before byte {start + size}; put it back")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,7 +12,7 @@ from mrp.batch import Batch, Output
 from mrp.data.augment import View
 from mrp.data.decode import Pixels
 from mrp.data.loader import EvalLoader
-from mrp.data.order import keys
+from mrp.data.order import keys, permute
 from mrp.data.sources import Source
 from mrp.evaluate import geometry, knn
 from mrp.evaluate.features import evaluating
@@ -19,11 +20,12 @@ from mrp.evaluate.processes import Accelerator
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
+_SAMPLING = 0x73616D70  # decides which samples are looked at, in every run
 
 
 @dataclass(frozen=True)
-class First:
-    """The first samples of a source."""
+class Sampled:
+    """A few samples of a source, the same every time, from all over it: in a folder the classes lie in a row."""
 
     source: Source
     count: int
@@ -43,11 +45,18 @@ class First:
 
     def read(self, index: int) -> tuple[bytes | Pixels, int]:
         """A sample of the whole."""
-        return self.source.read(index)
+        return self.source.read(self._place(index))
 
     def where(self, index: int) -> str:
         """Its name in the whole."""
-        return self.source.where(index)
+        return self.source.where(self._place(index))
+
+    def neighbour(self, index: int) -> int | None:
+        """None: what is measured is always the same."""
+        return None
+
+    def _place(self, index: int) -> int:
+        return int(permute(np.array([index]), len(self.source), _SAMPLING)[0])
 
 
 class Diagnosis:
@@ -60,7 +69,7 @@ class Diagnosis:
         self._accelerator = accelerator
         self._labelled = bool(source.classes)
         self._loader = EvalLoader(
-            First(source, share * world), view, batch=batch, rank=accelerator.process_index, world=world, workers=0,
+            Sampled(source, share * world), view, batch=batch, rank=accelerator.process_index, world=world, workers=0,
             pin_memory=False,
         )  # fmt: skip
 
@@ -80,6 +89,7 @@ class Diagnosis:
             "feature_variance": geometry.feature_variance(whole),
             "spread": _spread(whole),
             "uniformity": geometry.gram_uniformity(first),
+            "log_uniformity": geometry.uniformity(first),
             "alignment": geometry.alignment(first, second),
             "loss": loss,
         }
@@ -87,7 +97,7 @@ class Diagnosis:
             values["loss_over_variance"] = loss / variance
         if self._labelled:
             values["knn"] = _knn(whole, labels)
-        return {f"held_out/{name}": value for name, value in values.items()}, whole
+        return {f"features/{name}": value for name, value in values.items()}, whole
 
 
 def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.config import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +34,7 @@ def extract(
             rows = accelerator.gather(_rows(step, batch.to(accelerator.device, non_blocking=True)))
             parts.append([x.cpu().unflatten(0, (accelerator.num_processes, -1)) for x in rows])
     if not parts:
-        raise ValueError("the data to extract features from is empty; give at least one sample")
+        raise ConfigError("the data to extract features from is empty; give at least one sample")
     # Batches lie one after another within a rank, ranks one after another.
     features, labels, keys, valid = (torch.cat(column, dim=1).flatten(0, 1) for column in zip(*parts, strict=True))
     found = Features(features[valid], labels[valid], keys[valid])
@@ -55,7 +56,7 @@ def _check(found: Features, num_samples: int | None) -> None:
     assert len(torch.unique(found.keys)) == count, "a sample was seen twice"
     broken = int((~found.features.isfinite().all(dim=1)).sum())
     if broken:
-        raise ValueError(f"the features of {broken} of {count} samples are not finite; take an earlier checkpoint")
+        raise ConfigError(f"the features of {broken} of {count} samples are not finite; take an earlier checkpoint")
 
 
 @contextmanager

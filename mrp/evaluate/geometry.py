@@ -14,6 +14,8 @@ from torch import Tensor
 
 def rank_me(features: Tensor) -> float:
     """Effective rank exp(-sum p log p), p = s / sum s, s the singular values of the features, uncentred (RankMe)."""
+    if not features.isfinite().all():
+        return math.nan
     values = torch.linalg.svdvals(features.double())
     shares = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny)
     return math.exp(float(torch.special.entr(shares).sum()))

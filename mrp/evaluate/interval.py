@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from mrp.config import ConfigError
+
 Z_95 = 1.959963984540054  # the two-sided 95 % quantile of the normal distribution
 
 
@@ -20,7 +22,7 @@ def wilson(correct: int, num: int) -> Interval:
     """Wilson's score interval: unlike the normal one it never leaves [0, 1] and has a width at 0 and at 1."""
     assert 0 <= correct <= num, (correct, num)
     if num == 0:
-        raise ValueError("an accuracy needs at least one test sample; the test set is empty")
+        raise ConfigError("an accuracy needs at least one test sample; the test set is empty")
     share, slack = correct / num, Z_95**2 / num
     centre = (share + slack / 2) / (1 + slack)
     half = math.sqrt(share * (1 - share) * slack + slack**2 / 4) / (1 + slack)

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrp.config import ConfigError
 from mrp.evaluate.interval import wilson
 
 
@@ -43,7 +44,7 @@ def predict(
     No more than query_chunk x key_chunk similarities exist at once; on whatever device the tensors lie.
     """
     if int(labels.min()) < 0:
-        raise ValueError("nearest neighbours vote with their labels, but these data have none; give labelled data")
+        raise ConfigError("nearest neighbours vote with their labels, but these data have none; give labelled data")
     votes = [
         _vote(*_nearest(chunk, keys, k, key_chunk), labels, temperature) for chunk in torch.split(queries, query_chunk)
     ]

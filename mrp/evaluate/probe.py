@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrp.config import ConfigError
 from mrp.evaluate.interval import wilson
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
@@ -68,7 +69,7 @@ def measure(
     """Choose the L2 strength without looking at the test set, fit on all of the training set, count on the test set."""
     classes, targets = torch.unique(train_labels, return_inverse=True)
     if len(classes) < 2:
-        raise ValueError(f"a linear probe needs at least two classes; every training label is {int(classes[0])}")
+        raise ConfigError(f"a linear probe needs at least two classes; every training label is {int(classes[0])}")
     coordinates = Coordinates.of(train)
     inputs = coordinates(train)
     l2, held_out, start = _choose(inputs, targets, strengths)
@@ -132,7 +133,7 @@ def _choose(inputs: Tensor, targets: Tensor, strengths: Sequence[float]) -> tupl
     """The best strength (the stronger of equals), every strength's held-out accuracy, and the best one's weights."""
     fitting, held_out = split(targets)
     if len(held_out) == 0:
-        raise ValueError("a linear probe needs two training samples of some class, to choose its L2 strength")
+        raise ConfigError("a linear probe needs two training samples of some class, to choose its L2 strength")
     weights = inputs.new_zeros(inputs.shape[1] + 1, int(targets.max()) + 1)
     found: list[tuple[float, float, Tensor]] = []
     for l2 in sorted(strengths, reverse=True):  # from strong to weak, each starting where the last one ended

@@ -18,8 +18,8 @@ def join(*handlers: Any) -> Accelerator:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if not cpu and local >= torch.accelerator.device_count():
         raise ConfigError(
-            f"--processes: this machine has {torch.accelerator.device_count()} devices, too few for process {local + 1} "
-            "on it; start one process a device"
+            f"--processes: this machine has {torch.accelerator.device_count()} devices, too few for process {local + 1}; "
+            "start one process a device"
         )
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
     started = int(os.environ.get("WORLD_SIZE", "1"))

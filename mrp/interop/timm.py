@@ -52,7 +52,10 @@ def _beit(vit: VisionTransformer, options: dict[str, Any], state: dict[str, Tens
     if not vit.has_class_token or vit.num_reg_tokens:
         wrong = f"registers: {vit.num_reg_tokens}" if vit.num_reg_tokens else "class_token: false"
         raise ConfigError(f"backbone.{wrong} with a relative_bias is what timm has no model for")
-    options |= {"use_abs_pos_emb": vit.pos_embed is not None, "use_fc_norm": isinstance(vit.fc_norm, nn.LayerNorm)}
+    options["use_abs_pos_emb"] = vit.pos_embed is not None
+    after_pooling = isinstance(vit.fc_norm, nn.LayerNorm)
+    if after_pooling != (vit.global_pool == "avg"):
+        options["use_fc_norm"] = after_pooling
     renamed: dict[str, Tensor] = {}
     for name, tensor in state.items():
         if name.endswith("attn.qkv.bias"):  # a bias of keys adds the same to all scores of a query: Beit has none

@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mrp.config import ConfigError
+from mrp.train.tracker import read_lines
+
 LINE = "#1f5f8b"
 FAINT = "#a9c7db"
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a metrics file, one JSON object a line; a last line torn by a kill is left out."""
-    lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
-    records: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not a JSON object; remove this line") from None
-    return records
-
-
 def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
     """Draw loss and learning rate against the step as a PNG."""
-    records = read_metrics(metrics_path)
+    records = read_lines(Path(metrics_path))
     steps = np.array([record["step"] for record in records])
     losses = np.array([float(record["loss"]) for record in records])  # a non-finite loss is written as text
     finite = np.isfinite(losses)
     if not finite.any():
-        raise ValueError(f"{metrics_path}: no loss has been written yet; plot after the first log point")
+        raise ConfigError(f"{metrics_path}: no loss has been written yet; plot after the first log point")
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     smooth = smoothed(losses[finite])

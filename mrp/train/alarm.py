@@ -19,8 +19,8 @@ class Config(Node):
 
     every: Duration | None = None  # null: never
     images: int = Field(512, ge=8)
-    # Features of a fresh network are nearly constant, and MAE's stay so for some hundred steps, while it learns the mean
-    # image: what is measured before this point, or before the end of warm-up, raises no alarm.
+    # Features of a fresh network are nearly constant, and MAE's stay so for some hundred steps, while it learns the
+    # mean image: what is measured before this point, or before the end of warm-up, raises no alarm.
     after: Duration = Duration(1000, "steps")
     action: Literal["warn", "stop"] = "warn"
     min_rank: float = Field(1.5, ge=0)  # RankMe; 1 is a single direction
@@ -43,13 +43,13 @@ class Alarm:
             return None
         found = None
         for name, below, limit in (
-            ("held_out/rank_me", True, self._config.min_rank),
-            ("held_out/spread", True, self._config.min_spread),
-            ("held_out/loss_over_variance", False, self._config.max_loss_over_variance),
+            ("features/rank_me", True, self._config.min_rank),
+            ("features/spread", True, self._config.min_spread),
+            ("features/loss_over_variance", False, self._config.max_loss_over_variance),
         ):
-            value = values.get(name)
-            if value is None:
+            if name not in values:
                 continue
+            value = float(values[name])  # what is not finite stands in the metrics as text
             good = value > limit if below else value < limit  # NaN is never good
             self._crossed[name] = 0 if good else self._crossed.get(name, 0) + 1
             if self._crossed[name] == self._config.patience:

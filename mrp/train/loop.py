@@ -39,8 +39,7 @@ def train(run: Run, folder: Path) -> None:
         main = accelerator.is_main_process
         source = run.source("train")
         order = run.order(source)
-        memory = device_memory(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
-        plan = run.plan(order.steps_per_epoch, accelerator.num_processes, memory)
+        plan = run.plan(order.steps_per_epoch, accelerator.num_processes, least_memory(accelerator))
         run = run.settled(plan)
         order = run.order(source)  # where samples act on each other, lanes are cut from what meets in a micro-step
         if main:
@@ -50,6 +49,7 @@ def train(run: Run, folder: Path) -> None:
         step = run.build_step().to(accelerator.device)
         optimizer = optim.build(run.optim, step)
         found = checkpoint.newest(folder)
+        agree(accelerator, folder, found.step if found else 0)
         done = checkpoint.restore(found, step, optimizer) if found else 0
         accelerator.print(announcement(run, plan, order, accelerator.device, folder, done))
         if done >= plan.steps:
@@ -128,7 +128,12 @@ class Watch:
         self._folder = folder
         self._accelerator = accelerator
         for line in read_lines(folder / METRICS):  # what a run that is resumed has been through
-            self._alarm.hear(line["step"], line)
+            fault = self._alarm.hear(line["step"], line)
+            if fault and run.diagnose.action == "stop":
+                raise Stopped(
+                    f"{folder}: the features had collapsed at step {line['step']}: {fault}; "
+                    "start again with --run FOLDER, or go on regardless with diagnose.action=warn"
+                )
 
     def examine(self, model: torch.nn.Module, step: int) -> tuple[dict[str, float], str | None]:
         """The numbers for the metrics, and what is wrong with them; the first process decides for all."""
@@ -157,11 +162,31 @@ def start(run: Run) -> Accelerator:
     ):
         if os.environ.get(f"ACCELERATE_{variable}", "no").lower() not in {"no", "1"}:
             raise ConfigError(f"ACCELERATE_{variable} is set, which {ours} decides; unset it")
+    for name, value in os.environ.items():
+        if name.startswith("ACCELERATE_USE_") and name != "ACCELERATE_USE_CPU" and value.lower() in {"1", "true"}:
+            raise ConfigError(f"{name} is set, but mrp wraps the model itself; configure accelerate without it")
     if run.machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+    # Buffers are the same on every rank by construction: sending them at each step would change nothing.
+    wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
     return join(wrapping)
+
+
+def least_memory(accelerator: Accelerator) -> int:
+    """What the poorest process may use: all of them take the same micro-batch."""
+    own = device_memory(accelerator.device, int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes)))
+    return int(accelerator.gather(torch.tensor([own], device=accelerator.device)).min())
+
+
+def agree(accelerator: Accelerator, folder: Path, step: int) -> None:
+    """Refuse to start where the processes see different checkpoints, as they do on disks of their own."""
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if len(set(steps)) > 1:
+        raise ConfigError(
+            f"{folder}: the processes see different checkpoints (steps {', '.join(map(str, sorted(set(steps))))}); "
+            "the run's folder must lie on a disk that all machines share, under the same name"
+        )
 
 
 def announcement(run: Run, plan: Plan, order: Order | Mixed, device: torch.device, folder: Path, done: int) -> str:
@@ -192,9 +217,11 @@ def accumulate(accelerator: Accelerator, model: torch.nn.Module, micro_batches: 
             output: Output = model(batch.to(accelerator.device, non_blocking=True))
             accelerator.backward(output.loss / len(micro_batches))
         outputs.append(output)
+    loss = torch.stack([output.loss.detach() for output in outputs]).mean()
     return Output(
-        loss=torch.stack([output.loss.detach() for output in outputs]).mean(),
-        metrics={name: torch.stack([output.metrics[name] for output in outputs]).mean() for name in outputs[0].metrics},
+        loss=loss,
+        metrics={"loss": loss}
+        | {name: torch.stack([output.metrics[name] for output in outputs]).mean() for name in outputs[0].metrics},
     )
 
 
@@ -221,6 +248,6 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def explain(incident: int, folder: Path) -> str:
     """What the user learns of a non-finite step."""
     return (
-        f"{folder}: the loss or the gradient of step {incident} is not finite; the weights before it are saved as "
-        f"checkpoint {incident}; lower optim.lr, set optim.clip, or use precision=fp32"
+        f"{folder}: the loss or the gradient of step {incident + 1} is not finite; the weights before it are saved as "
+        f"checkpoint {incident}; start again with --run FOLDER and a lower optim.lr, optim.clip or precision=fp32"
     )

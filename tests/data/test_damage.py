@@ -21,7 +21,7 @@ from PIL import Image
 from mrp.config import ConfigError
 from mrp.data import manifest, shards
 from mrp.data.augment import View
-from mrp.data.build import index
+from mrp.data.foreign import index
 from mrp.data.loader import EvalLoader, Loader
 from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixed import order
@@ -253,6 +253,9 @@ def test_a_shard_without_any_image_stops(tmp_path: Path) -> None:
         train(tmp_path / "shards", Quarantine())
 
 
+TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # by 90 degrees
+
+
 def encoded(mode: str, kind: str, **options: object) -> bytes:
     out = io.BytesIO()
     values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
@@ -266,7 +269,7 @@ def encoded(mode: str, kind: str, **options: object) -> bytes:
         (encoded("CMYK", "JPEG"), "jpg", "recovered: CMYK"),
         (encoded("L", "JPEG"), "jpg", "grey"),
         (encoded("RGB", "PNG"), "jpg", "recovered: png named jpg"),
-        (encoded("RGB", "JPEG", exif=b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"), "jpg", ""),
+        (encoded("RGB", "JPEG", exif=TURNED), "jpg", ""),
     ],
     ids=["CMYK", "grey", "PNG named JPEG", "EXIF-rotated"],
 )  # fmt: skip

@@ -125,7 +125,9 @@ def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, worl
     each = micro_batch // 3
     slots = order.slots(2)
     for number in range(3):
-        part = [Batch(*(x[number * each : (number + 1) * each] for x in (b.images, b.keys, b.labels))) for _, b in found]
+        part = [
+            Batch(*(x[number * each : (number + 1) * each] for x in (b.images, b.keys, b.labels))) for _, b in found
+        ]
         images, seen, labels = joined(part)
         assert seen.tolist() == keys(3, slots.epochs, slots.samples, number).tolist()
         assert labels.tolist() == [source.read(sample)[1] for sample in slots.samples.tolist()]

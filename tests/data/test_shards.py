@@ -21,8 +21,9 @@ from PIL import Image
 
 from mrp.config import ConfigError
 from mrp.data import manifest
-from mrp.data.build import Options, Plan, build, index
+from mrp.data.build import Options, Plan, build
 from mrp.data.cache import Cache, Config, Prefetch
+from mrp.data.foreign import index
 from mrp.data.manifest import RECORD, Index, Manifest, Shard, parse
 from mrp.data.sharded import Shards
 from mrp.data.sources import open_source

@@ -11,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrp.config import ConfigError, Tree, build
+from mrp.data.augment import View
 from mrp.data.cache import Cache
 from mrp.data.cache import Config as CacheConfig
+from mrp.data.loader import Loader
 from mrp.data.mixed import Mixed, order
 from mrp.data.order import Order
 from mrp.data.sources import Config, Source
@@ -112,6 +114,20 @@ def test_a_mixture_has_its_shares_in_every_batch(made: Path) -> None:
         one = source.sources[0] if number < 60 else source.sources[1]
         assert source.where(number) == one.where(number if number < 60 else number - 60)
         np.testing.assert_array_equal(source.read(number)[0], one.read(number if number < 60 else number - 60)[0])
+
+
+def test_a_mixture_is_loaded_alike_by_one_process_and_two(made: Path) -> None:
+    values = mixture(made, (3, 1), channels=1, lanes=2, window=2)
+    data, source = config(**values), opened(**values)
+    found = order(source, data, 16, 0)
+    assert [len(shards) for shards in found.shards(0, np.arange(16))] == [2, 2, 2, 2]
+
+    def keys(world: int) -> list[list[int]]:
+        options = {"group": 16, "micro_batch": 16 // world, "world": world, "workers": 0, "pin_memory": False}
+        ranks = [Loader(source, found, View(data, True), rank=rank, **options).steps(0, 3) for rank in range(world)]
+        return [[key for (part,) in parts for key in part.keys.tolist()] for parts in zip(*ranks, strict=True)]
+
+    assert keys(1) == keys(2) == [found.slots(step).keys.tolist() for step in range(3)]
 
 
 @given(data=st.data(), step=st.integers(0, 10**6))

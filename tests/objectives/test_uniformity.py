@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
+from mrp.data.order import share
 from mrp.objectives import _uniformity
 from mrp.run import Run
 from tests.objectives.test_every_objective import DECODER, make_batch, make_run
@@ -114,6 +115,20 @@ def test_what_acts_on_each_other_is_part_of_the_run() -> None:
     plain = umae(0, batch=64, coupled_batch=16)
     assert plain.plan(10, 2, GIB).micro_batch == 32
     assert plain.settled(plain.plan(10, 2, GIB)).coupled_batch is None
+
+
+def test_the_same_images_meet_on_any_number_of_processes() -> None:
+    def meetings(processes: int) -> list[set[int]]:
+        plan = umae(batch=64, coupled_batch=16).plan(10, processes, GIB)
+        assert plan.coupled_batch == 16
+        ranks = [
+            share(64, plan.coupled_batch, rank, processes).reshape(plan.accumulation, plan.micro_batch)
+            for rank in range(processes)
+        ]
+        return [{int(place) for rank in ranks for place in rank[step]} for step in range(plan.accumulation)]
+
+    assert meetings(1) == meetings(2) == meetings(8)
+    assert [len(meeting) for meeting in meetings(2)] == [16] * 4
 
 
 @pytest.mark.parametrize(

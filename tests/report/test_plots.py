@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrp.report.plots import loss_curve, read_metrics, smoothed
+from mrp.report.plots import loss_curve, smoothed
 
 
 def write(path: Path, losses: list[float | str]) -> Path:
@@ -19,23 +19,6 @@ def write(path: Path, losses: list[float | str]) -> Path:
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-def test_a_torn_last_line_is_left_out(tmp_path: Path) -> None:
-    path = write(tmp_path / "metrics.jsonl", [2.0, 1.0])
-    whole = read_metrics(path)
-    assert [record["step"] for record in whole] == [0, 10]
-    for torn in (b'{"step": 20, "lo', b'{"step": 20, "note": "\xc3'):
-        path.write_bytes(path.read_bytes() + torn)
-        assert read_metrics(path) == whole
-        write(path, [2.0, 1.0])
-
-
-def test_a_broken_line_in_between_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 0}\nnonsense\n{"step": 20}\n', encoding="utf-8")
-    with pytest.raises(ValueError, match="line 2: not a JSON object"):
-        read_metrics(path)
 
 
 @pytest.mark.parametrize("losses", [[2.0], [2.0, "nan", 1.0, "inf"], [1 / (1 + i) for i in range(500)]])
