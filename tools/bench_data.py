@@ -172,7 +172,9 @@ def made_up(folder: Path) -> Path:
     folder.mkdir()
     generator = np.random.default_rng(0)
     for number in range(64):
-        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).resize((500, 375), Image.BICUBIC)
+        coarse = Image.fromarray(generator.integers(0, 256, (12, 16, 3), np.uint8)).resize(
+            (500, 375), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(coarse) + generator.normal(0, 12, (375, 500, 1))
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(folder / f"{number:03}.jpg", quality=90)
     return folder

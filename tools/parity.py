@@ -227,7 +227,7 @@ def compute_data2vec2(case: Inputs) -> Tensors:
     results = _trained(objective, lambda: objective(case.batch, mask))
     encoded, prediction = objective.predict(case.tensors["images"], mask, torch.arange(len(mask)))
     return results | {
-        "regression_loss": results["metrics/regression"],
+        "regression_loss": results["metrics/reconstruction"],
         "class_loss": results["metrics/class"],
         "targets": objective.target(case.tensors["images"]),
         "encoded": encoded,

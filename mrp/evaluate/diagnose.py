@@ -82,7 +82,7 @@ class Diagnosis:
                 rows.append([self._accelerator.gather(tensor).cpu() for tensor in local])
                 scalars.append(self._accelerator.reduce(metrics, "mean").cpu())
         whole, first, second, labels = (torch.cat(column) for column in zip(*rows, strict=True))
-        loss, variance = torch.stack(scalars).mean(0).tolist()
+        loss, reconstruction, variance = torch.stack(scalars).mean(0).tolist()
         values = {
             "rank_me": geometry.rank_me(whole),
             "participation_ratio": geometry.participation_ratio(whole),
@@ -94,14 +94,14 @@ class Diagnosis:
             "loss": loss,
         }
         if variance > 0:
-            values["loss_over_variance"] = loss / variance
+            values["loss_over_variance"] = reconstruction / variance
         if self._labelled:
             values["knn"] = _knn(whole, labels)
         return {f"features/{name}": value for name, value in values.items()}, whole
 
 
 def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:
-    """Features of the whole images and under two masks each; the loss and the variance of its target."""
+    """Features of the whole images and under two masks each; the loss, its part on patches, their target's variance."""
     first: Output = model(batch)
     other = torch.from_numpy(keys(1, 0, batch.keys.cpu().numpy())).to(batch.keys.device)
     second: Output = model(replace(batch, keys=other))
@@ -109,8 +109,9 @@ def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:
     assert whole.features is not None
     masked = [output.features if output.features is not None else whole.features for output in (first, second)]
     labels = torch.zeros_like(batch.keys) if batch.labels is None else batch.labels
-    zero = torch.zeros_like(first.loss)
-    metrics = torch.stack([first.loss.float(), first.metrics.get("target_variance", zero).float()])
+    reconstruction = first.metrics.get("reconstruction", first.loss)  # without what keeps features apart, and the like
+    variance = first.metrics.get("target_variance", torch.zeros_like(first.loss))
+    metrics = torch.stack([value.float() for value in (first.loss, reconstruction, variance)])
     return [whole.features.float(), *(features.float() for features in masked), labels], metrics
 
 

@@ -69,7 +69,7 @@ class Objective(_helpers.Masked):
         error = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.masks) - target[:, None]
         per_patch = error.square().sum(-1).flatten(0, 1) * scale  # BM N
         regression = (per_patch * mask).sum(1) / mask.sum(1)  # BM
-        metrics = {"regression": regression.mean().detach()}
+        metrics = {"reconstruction": regression.mean().detach()}
         per_view = regression
         if self.backbone.has_class_token and self.config.class_weight:
             whole = target.mean(1).repeat_interleave(self.masks, dim=0)

@@ -102,7 +102,7 @@ def test_data2vec_2_weighs_its_class_token_by_a_multiple_of_the_mean() -> None:
     of_class = (latent[:, 0] - target.mean(1)).square().sum(-1).mean() / 32**0.5
     assert torch.allclose(output.loss, regression + 0.5 * of_class, rtol=1e-5)
     assert torch.allclose(output.metrics["class"], 0.5 * of_class, rtol=1e-5)
-    assert torch.allclose(output.metrics["regression"], regression, rtol=1e-5)
+    assert torch.allclose(output.metrics["reconstruction"], regression, rtol=1e-5)
 
 
 def test_data2vec_2_puts_noise_of_the_sample_at_hidden_places() -> None:
