@@ -25,6 +25,8 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 class Folder:
     """A tree of image files: the folders at its top are the classes, or there are only files and no labels.
 
+    Its identity is that of the names, so that a file may be mended; shards know every byte of theirs.
+
     Names are kept as one piece of memory, so that a worker process gets millions of them in an instant.
     """
 
@@ -38,11 +40,11 @@ class Folder:
     @classmethod
     def scan(cls, root: Path) -> Folder:
         """Look through the whole tree once; the order of the samples is that of their names."""
-        files = sorted((os.fsencode(name), size) for name, size in _files(root, ""))
+        files = sorted(os.fsencode(name) for name in _files(root, ""))
         if not files:
             raise ConfigError(f"{root}: holds no images; files that count end in {', '.join(EXTENSIONS)}")
-        tops = [name.partition(b"/")[0] if b"/" in name else b"" for name, _ in files]
-        flat = [name for (name, _), top in zip(files, tops, strict=True) if not top]
+        tops = [name.partition(b"/")[0] if b"/" in name else b"" for name in files]
+        flat = [name for name, top in zip(files, tops, strict=True) if not top]
         if flat and len(flat) < len(files):
             raise ConfigError(
                 f"{root}: holds class folders ('{os.fsdecode(next(filter(None, tops)))}') and also images outside of "
@@ -51,11 +53,11 @@ class Folder:
         classes = () if flat else tuple(os.fsdecode(top) for top in sorted(set(tops)))
         _check_classes(root, classes)
         numbers = {os.fsencode(name): number for number, name in enumerate(classes)}
-        digest = hashlib.sha256(b"".join(b"%b\0%d\n" % file for file in files))
+        digest = hashlib.sha256(b"".join(b"%b\0" % name for name in files))
         return cls(
             str(root),
-            b"".join(name for name, _ in files),
-            np.cumsum([len(name) for name, _ in files], dtype=np.int64),
+            b"".join(files),
+            np.cumsum([len(name) for name in files], dtype=np.int64),
             np.array([numbers.get(top, -1) for top in tops], np.int32),
             classes,
             digest.hexdigest(),
@@ -87,8 +89,8 @@ class Folder:
         return os.path.join(self.root, os.fsdecode(self.names[start : int(self.ends[index])]))
 
 
-def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    """Relative name and size of every image at or below a folder; hidden files and links back up are passed over."""
+def _files(folder: Path, prefix: str) -> Iterator[str]:
+    """Relative name of every image at or below a folder; hidden files and links back up are passed over."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
@@ -98,7 +100,8 @@ def _files(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
                 if not back:
                     yield from _files(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(EXTENSIONS):
-                yield prefix + entry.name, entry.stat().st_size
+                entry.stat()  # a link to nowhere is named now, not in the middle of a run
+                yield prefix + entry.name
 
 
 def _check_classes(root: Path, classes: tuple[str, ...]) -> None:

@@ -210,7 +210,7 @@ class _Dataset(Dataset[_Made | _Fault]):
                 except OSError as error:
                     fault, following = f"cannot be read: {error.strerror or error}", None
                 if following is None:
-                    raise ConfigError(f"{self.source.where(tried)}: {fault}; mend or remove it")
+                    raise ConfigError(f"{self.source.where(tried)}: {fault}; mend it under the same name and run again")
                 bad.append(Bad(tried, self.source.where(tried), fault))
             if following == sample:
                 raise ConfigError(f"{self.source.where(sample)}: no sample of its shard is an image; remove the shard")

@@ -240,7 +240,9 @@ def test_evaluation_replaces_nothing(tmp_path: Path) -> None:
     place = shards_of(tmp_path, b"")
     source = open_source(str(place), "test")
     view = View(Config(train=str(place), size=16), False)
-    with pytest.raises(ConfigError, match=r"sample 5 \(byte \d+\): a file without content; mend or remove it"):
+    with pytest.raises(
+        ConfigError, match=r"sample 5 \(byte \d+\): a file without content; mend it under the same name and run again"
+    ):
         list(EvalLoader(source, view, batch=4, rank=0, world=1, workers=0, pin_memory=False))
 
 

@@ -207,13 +207,19 @@ def damage(path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], workers: int) -> None:
+    intact = (images / "13.png").read_bytes()
     damage(images / "13.png")
     before = contents(images)
     words = ["pretrain", *SMALL, f"data.train={images}", "data.test=null", f"machine.workers={workers}"]
     line = fault(capsys, *words, "--run", tmp_path / "run")
     assert line.startswith(f"{images / '13.png'}: damaged image")
-    assert line.endswith("mend or remove it")
+    assert line.endswith("mend it under the same name and run again")
     assert contents(images) == before
+    (images / "13.png").write_bytes(intact)
+    main([*words, "--run", str(tmp_path / "run")])
+    found = checkpoint.newest(tmp_path / "run")
+    assert found is not None
+    assert found.step == 6
 
 
 # Runs
