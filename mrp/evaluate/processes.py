@@ -18,8 +18,8 @@ def join(*handlers: Any) -> Accelerator:
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if not cpu and local >= torch.accelerator.device_count():
         raise ConfigError(
-            f"--processes: this machine has {torch.accelerator.device_count()} devices, too few for process {local + 1}; "
-            "start one process a device"
+            f"--processes: process {local + 1} finds no device of its own: this machine has "
+            f"{torch.accelerator.device_count()}; start one process a device"
         )
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
     started = int(os.environ.get("WORLD_SIZE", "1"))
