@@ -49,7 +49,7 @@ def train(run: Run, folder: Path) -> None:
         step = run.build_step().to(accelerator.device)
         optimizer = optim.build(run.optim, step)
         found = checkpoint.newest(folder)
-        agree(accelerator, folder, found.step if found else 0)
+        agree(accelerator, folder, found.step if found else 0, source.identity)
         done = checkpoint.restore(found, step, optimizer) if found else 0
         accelerator.print(announcement(run, plan, order, accelerator.device, folder, done))
         if done >= plan.steps:
@@ -178,14 +178,17 @@ def least_memory(accelerator: Accelerator) -> int:
     return int(accelerator.gather(torch.tensor([own], device=accelerator.device)).min())
 
 
-def agree(accelerator: Accelerator, folder: Path, step: int) -> None:
-    """Refuse to start where the processes see different checkpoints, as they do on disks of their own."""
-    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+def agree(accelerator: Accelerator, folder: Path, step: int, data: str) -> None:
+    """Refuse to start where the processes see different checkpoints or data, as they do on disks of their own."""
+    own = torch.tensor([[step, int(data[:15], 16)]], device=accelerator.device)
+    steps, contents = accelerator.gather(own).T.tolist()
     if len(set(steps)) > 1:
         raise ConfigError(
             f"{folder}: the processes see different checkpoints (steps {', '.join(map(str, sorted(set(steps))))}); "
             "the run's folder must lie on a disk that all machines share, under the same name"
         )
+    if len(set(contents)) > 1:
+        raise ConfigError(f"{folder}: the processes see different data; copy one and the same set to every machine")
 
 
 def announcement(run: Run, plan: Plan, order: Order | Mixed, device: torch.device, folder: Path, done: int) -> str:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +76,26 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path, more: lis
     assert launch(2, ["pretrain", *RECIPE, *more, "--run", str(folder), "--processes", "2"]) == 0
     # Not the weights: a key's bias has no gradient but rounding, which Adam makes as large as any other.
     np.testing.assert_allclose(curve(folder), curve(one_process), rtol=1e-5)
+
+
+def test_processes_that_see_different_checkpoints_do_not_start(
+    one_process: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As on machines whose disks are not shared: here each rank is given a folder of its own."""
+    code = (
+        "import os, sys; from mrp.cli import main; rank = os.environ['RANK'];"
+        f"main(['pretrain', *{RECIPE!r}, 'length=24 steps', '--run', {str(tmp_path)!r} + '/' + rank])"
+    )
+    main(["pretrain", *RECIPE, "length=24 steps", "checkpoint.every=12 steps", "--run", str(tmp_path / "0")])
+    (last,) = (tmp_path / "0" / "checkpoints").glob("step-00000024")
+    shutil.rmtree(last)
+    capfd.readouterr()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": "2"}
+    ranks = [
+        subprocess.Popen([sys.executable, "-c", code], env=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
+    ]
+    assert [rank.wait(120) for rank in ranks] == [2, 2]
+    assert "the processes see different checkpoints (steps 0, 12)" in capfd.readouterr().err
