@@ -34,6 +34,13 @@ COLUMNS = (
     *("method", "M", "backbone", "precision", "compiled", "ms a step (range)"),
     *("images/s", "views/s", "GFLOP an image", "TFLOP/s", "% of peak", "GiB"),
 )
+# What the backbones of the official recipes have besides.
+BACKBONES: dict[str, dict[str, Any]] = {
+    "simmim": {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"},
+    "data2vec": {"positions": "none", "relative_bias": "shared", "layer_scale": 1e-4, "qkv_bias": "query_value"},
+    "data2vec2": {"norm": "post"},
+}
+BACKBONES["usimmim"] = BACKBONES["simmim"]
 MULTIPLE = {"mae", "umae", "data2vec2"}  # methods with M masks an image
 
 
@@ -62,7 +69,8 @@ def run_case(case: Case) -> dict[str, Any]:
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = METHODS[case.method] | ({"masks": case.masks} if case.method in MULTIPLE else {})
-    values: dict[str, Any] = {"objective": options, "backbone": {"name": case.backbone}, "batch": case.batch}
+    backbone = {"name": case.backbone} | BACKBONES.get(case.method, {})
+    values: dict[str, Any] = {"objective": options, "backbone": backbone, "batch": case.batch}
     values |= {"data": {"train": "none", "size": case.size}, "length": "1 steps", "optim": {"lr": 1e-4}}
     run = build(Run, Tree(values | {"precision": case.precision}, {}))
     step = run.build_step().to(device)
@@ -180,9 +188,7 @@ def main() -> None:
         peaks.append(isolated(["--peak"])["peak"])
         for case in cases:
             new = isolated(["--case", json.dumps(asdict(case))])
-            if case in found and "times" in new:
-                new = joined(found[case], new)
-            found[case] = new
+            found[case] = joined(found[case], new) if case in found else new
     device = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{device}; torch {torch.__version__}; batch {options.batch} at {options.size}; ", end="")
     print(f"peak {max(peaks) / 1e12:.3g} TFLOP/s\n\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
@@ -192,7 +198,9 @@ def main() -> None:
 
 def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """The measurements of two rounds together."""
-    return new | {"times": old.get("times", []) + new["times"], "memory": max(old.get("memory", 0), new["memory"])}
+    if "error" in old or "error" in new:
+        return old if "error" in new else new
+    return new | {"times": old["times"] + new["times"], "memory": max(old["memory"], new["memory"])}
 
 
 if __name__ == "__main__":

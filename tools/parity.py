@@ -323,7 +323,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Print every deviation; 1 if one is beyond tolerance."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("case", nargs="+", type=Path, help="a folder with case.json; other paths are skipped")
-    wrong = 0
+    wrong = compared = 0
     for folder in parser.parse_args(arguments).case:
         if not (folder / "case.json").is_file():
             print(f"{folder}: skipped, since it holds no case.json")
@@ -340,7 +340,8 @@ def main(arguments: list[str] | None = None) -> int:
         for name in not_covered:
             print(f"  {name:<58} not covered yet")
         wrong += sum(not row.agrees for row in rows)
-    print("all within tolerance" if not wrong else f"{wrong} beyond tolerance")
+        compared += len(rows)
+    print(f"{compared} compared: " + ("all within tolerance" if not wrong else f"{wrong} beyond tolerance"))
     return int(wrong > 0)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -87,14 +87,14 @@ def study(method: str, data: Path, epochs: int, seed: int, out: Path) -> dict[st
     result = folder / "result.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
-    began = time.process_time()
+    began = cpu_seconds()
     spent = folder / "spent.json"
     earlier = json.loads(spent.read_text()) if spent.exists() else 0.0
     try:
         train(make_run(method, data, epochs, seed), folder)
     finally:
         if folder.exists():
-            spent.write_text(json.dumps(earlier + time.process_time() - began))
+            spent.write_text(json.dumps(earlier + cpu_seconds() - began))
     last = read_lines(folder / METRICS)[-1]
     judged = api.probe(folder)["trained"]
     found = {name: last[name] for name in COLUMNS if name in last}
@@ -102,6 +102,21 @@ def study(method: str, data: Path, epochs: int, seed: int, out: Path) -> dict[st
     found |= {"minutes": json.loads(spent.read_text()) / 60}
     result.write_text(json.dumps(found, indent=1))
     return found
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process and of the workers that have ended."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in used)
+
+
+def earlier_rows(out: Path) -> dict[str, list[dict[str, float]]]:
+    """Everything that was found in this folder, by method and epochs."""
+    rows: dict[str, list[dict[str, float]]] = {}
+    for result in sorted(out.glob("*/result.json")):
+        method, epochs, _ = result.parent.name.split("-")
+        rows.setdefault(f"{method}, {epochs} epochs", []).append(json.loads(result.read_text()))
+    return rows
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
@@ -130,12 +145,12 @@ def main() -> None:
     words.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     words.add_argument("--out", type=Path, default=Path("runs/study"))
     options = words.parse_args()
-    rows: dict[str, list[dict[str, float]]] = {}
     for seed in range(options.seeds):
         for method in options.methods:
-            rows.setdefault(method, []).append(study(method, options.data, options.epochs, seed, options.out))
-            (options.out / "table.md").write_text(table(rows) + "\n")
-            print(f"\n{table(rows)}\n", flush=True)
+            study(method, options.data, options.epochs, seed, options.out)
+            found = table(earlier_rows(options.out))
+            (options.out / "table.md").write_text(found + "\n")
+            print(f"\n{found}\n", flush=True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads; written to {options.out / 'table.md'}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
@@ -92,6 +91,8 @@ def load(path: Path) -> Official:
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
     content = read(path)
+    if not isinstance(content, dict) or not _are_weights(content.get("model", content)):
+        raise ConfigError(f"{path}: holds no weights by name; is it a checkpoint of an official implementation?")
     model = dict(content.get("model", content))
     teacher = next((found for name in _TEACHERS if (found := content.get(name) or model.pop(name, None))), model)
     model = {name.removeprefix("module."): tensor for name, tensor in model.items()}
@@ -106,14 +107,22 @@ def load(path: Path) -> Official:
     return Official(method, weights)
 
 
-def read(path: Path) -> dict[str, Any]:
+def _are_weights(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and any(isinstance(value, Tensor) for value in found.values())
+        and all(isinstance(name, str) for name in found)
+    )
+
+
+def read(path: Path) -> Any:
     """A .pth file's content: tensors, numbers, text and settings, nothing that could run."""
     try:
         with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+            return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # a damaged file makes the reader stumble in any way
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it asks to load '{named[1]}'" if named else "it is damaged or not a checkpoint"
         raise ConfigError(
@@ -164,6 +173,8 @@ def rename(method: str, weights: Weights, image_blocks: int | None = None) -> di
 def _with_key_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The biases of queries and values as one with that of keys between them, which is zero."""
     for name in [name for name in weights if name.endswith(".q_bias")]:
-        query, value = weights.pop(name), weights.pop(name.removesuffix("q_bias") + "v_bias")
+        query, value = weights.pop(name), weights.pop(name.removesuffix("q_bias") + "v_bias", None)
+        if value is None:
+            raise ConfigError(f"'{name}' stands without its v_bias; the checkpoint is not whole")
         weights[name.removesuffix("q_bias") + "qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
     return weights

@@ -13,6 +13,7 @@ from mrp.models.blocks import PostNormBlock
 from mrp.models.vit import grid
 
 M = TypeVar("M", bound=nn.Module)
+_EPS = 1e-6
 _TABLE = "relative_position_bias_table"
 
 
@@ -21,6 +22,11 @@ def export(vit: VisionTransformer) -> VisionTransformer | Beit:
     blocks: Any = vit.blocks
     if isinstance(blocks[0], PostNormBlock):
         raise ConfigError("backbone.norm: post is what timm has no model for, so it cannot be exported to timm")
+    for module in vit.modules():
+        if isinstance(module, nn.LayerNorm) and module.eps != _EPS:
+            raise ConfigError(f"backbone.name: its norms have eps {module.eps}, which timm's model would not have")
+    if type(blocks[0].mlp.act) is not nn.GELU or blocks[0].mlp.act.approximate != "none":
+        raise ConfigError("backbone.name: its activation is not exact GELU, which timm's model would have")
     state = {name: tensor.detach().clone() for name, tensor in vit.state_dict().items()}
     patch = vit.patch_embed
     options: dict[str, Any] = {

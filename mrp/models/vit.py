@@ -42,6 +42,7 @@ class Config(Node):
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     relative_bias: Literal["none", "shared", "per_block"] = "none"
     qkv_bias: Literal["all", "query_value"] = "all"
+    init: Literal["xavier", "truncated"] = "xavier"  # MAE's initial weights, or BEiT's
     norm: Literal["pre", "post"] = (
         "pre"  # post: after each residual, and before the first block instead of after the last
     )
@@ -85,7 +86,7 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionT
             f"the nearest that is: {_nearest(image_size[0], patch[0])}x{_nearest(image_size[1], patch[1])}"
         )
     _equip(vit, config)
-    initialise(vit)
+    (initialise if config.init == "xavier" else initialise_truncated)(vit)
     if config.positions == "sincos":
         assert vit.pos_embed is not None
         with torch.no_grad():
@@ -164,6 +165,18 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
+def initialise_truncated(vit: VisionTransformer) -> None:
+    """BEiT's initial weights, as SimMIM and data2vec start from: N(0, .02), and less where a block adds."""
+    initialise(vit)
+    for module in vit.modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            nn.init.trunc_normal_(module.weight, std=0.02)
+    with torch.no_grad():
+        for layer, block in enumerate(vit.blocks, start=1):
+            for added in (block.attn.proj, block.mlp.fc2):
+                added.weight.div_((2 * layer) ** 0.5)
+
+
 def grid(vit: VisionTransformer) -> tuple[int, int]:
     """Rows and columns of patches."""
     rows, columns = vit.patch_embed.grid_size
@@ -179,7 +192,7 @@ def embed(
     vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
     """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones of each mask."""
-    tokens: Tensor = vit.patch_embed(images)  # B N D
+    tokens: Tensor = vit.patch_embed(images).float()  # B N D; the residual stream stays in float32
     if mask_token is not None:
         assert mask is not None
         views = tokens.repeat_interleave(len(mask) // len(tokens), dim=0)

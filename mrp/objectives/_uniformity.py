@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from einops import rearrange
 from pydantic import Field, model_validator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp.config import ConfigError, Node
@@ -31,6 +31,8 @@ class Config(Node):
         """Refuse a feature that the backbone does not have."""
         if self.weight and self.feature == "cls" and not backbone.has_class_token:
             raise ConfigError("objective.uniformity.feature: cls needs backbone.class_token; take mean")
+        if self.weight and self.renormalise and isinstance(backbone.norm, nn.Identity):
+            raise ConfigError("objective.uniformity.renormalise: the backbone has no last norm; leave it out")
 
 
 OFF = Config(weight=0)
