@@ -200,10 +200,11 @@ class Run(Node):
                 f"data.views: the {micro_batch} images that a process takes at once are not a multiple of "
                 f"{self.data.views}; change machine.micro_batch, coupled_batch or data.views"
             )
-        if self.mix.pairs and micro_batch % 2:
+        if self.mix.pairs and micro_batch // self.data.views % 2:
+            samples = "" if self.data.views == 1 else f", which are {self.data.views} views of an odd number of samples"
             raise ConfigError(
-                f"mix: images are mixed two by two, but a process takes {micro_batch} at once; "
-                "set machine.micro_batch to an even number, or change the batch"
+                f"mix: images are mixed two by two, but a process takes {micro_batch} at once{samples}; "
+                f"set machine.micro_batch to a multiple of {2 * self.data.views}, or change the batch"
             )
         steps = self.length.steps(steps_per_epoch, self.batch)
         if steps < 1:

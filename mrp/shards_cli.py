@@ -53,8 +53,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from mrp.data.build import Options, Plan, build
-    from mrp.data.originals import open_original
+    from mrp.data.build import Options, Plan, build, complete
+    from mrp.data.originals import open_original, shortfall
     from mrp.data.views import view
 
     if not 1 <= options.quality <= 100:
@@ -63,6 +63,10 @@ def _build(options: argparse.Namespace) -> None:
     seed = None if options.keep_order else options.seed
     made = Options(options.shard_size, seed, options.max_side, options.quality)
     plan = Plan(view(source, options.source, options.classes, None), made, Path(options.out))
+    if (lacking := shortfall(source)) is not None:
+        print(f"warning: {lacking}", file=sys.stderr)
+    if complete(plan) is not None:
+        print(f"{options.out}: is complete, from this source and with these options; nothing was done")
     with _Bar("shards") as bar:
         manifest = build(plan, options.workers, bar)
     _report(manifest, Path(options.out))
@@ -132,13 +136,15 @@ def _report(manifest: Manifest, folder: Path) -> None:
         mean, std = (", ".join(f"{value:.4f}" for value in values) for values in (manifest.mean, manifest.std))
         print(f"mean ({mean}), std ({std})")
     for note, count in manifest.notes.items():
-        if note not in ("labelled", "unlabelled") and count:
+        if note not in ("labelled", "unlabelled") and isinstance(count, int) and count:
             print(f"{note}: {count:,}" if not note.startswith("unreadable: ") else note)
 
 
 def _verify(options: argparse.Namespace) -> None:
     from mrp.data.inspect import verify
 
+    if "://" in options.shards:
+        raise ConfigError(f"{options.shards}: is remote; verify a folder with its manifest.json and index.bin")
     with _Bar("shards") as bar:
         faults = verify(Path(options.shards), options.sample, bar)
     for fault in faults[:-1]:

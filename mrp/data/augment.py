@@ -16,7 +16,7 @@ from torch import Tensor
 from mrp.config import Node, nearest
 from mrp.data import order
 from mrp.data.colour import RandAugment, jitter, randaugment
-from mrp.data.decode import DecodeError
+from mrp.data.decode import UnfitError
 
 Size = tuple[int, int]  # height, width
 
@@ -136,7 +136,7 @@ def colour(image: Tensor, crop: Crop, key: int) -> Tensor:
     if not crop.jitter and crop.rand is None:
         return image
     if image.dtype != torch.uint8:
-        raise DecodeError("augment.jitter and augment.rand are for images of 8 bits; leave them out")
+        raise UnfitError("augment.jitter and augment.rand are for images of 8 bits; leave them out")
     array = image.permute(1, 2, 0).contiguous().numpy()
     picture = Image.fromarray(array[..., 0] if image.shape[0] == 1 else array)
     if crop.rand is not None:

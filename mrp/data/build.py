@@ -33,6 +33,7 @@ from mrp.data.sources import Source
 
 SAMPLED = 10_000  # images whose pixels are measured for mean and standard deviation
 _PARTS = ".building"
+_PLAN = "plan"  # the manifest's note of the build that made it
 
 Progress = Callable[[int, int], None]  # shards done, shards in all
 
@@ -82,15 +83,31 @@ class Plan:
 
 
 def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
-    """Make what is missing of the shards, then the index and the manifest."""
+    """Make what is missing of the shards, then the index and the manifest; nothing where all is there."""
+    if (found := complete(plan)) is not None:
+        return found
     parts = _open(plan)
     missing = [number for number in range(plan.num_shards) if not _finished(plan, number)]
     progress(plan.num_shards - len(missing), plan.num_shards)
     for done, _ in enumerate(_made(plan, missing, workers), start=plan.num_shards - len(missing) + 1):
         progress(done, plan.num_shards)
-    made = join(plan.folder, [_read_part(plan, number) for number in range(plan.num_shards)], plan.source.classes, "")
+    every = [_read_part(plan, number) for number in range(plan.num_shards)]
+    made = join(plan.folder, every, plan.source.classes, "", {_PLAN: plan.digest})
     shutil.rmtree(parts)
     return made
+
+
+def complete(plan: Plan) -> Manifest | None:
+    """What this very build has made, if it was finished and every shard still has its size."""
+    if (plan.folder / _PARTS).exists() or not (plan.folder / manifest.MANIFEST).is_file():
+        return None
+    try:
+        found = manifest.parse((plan.folder / manifest.MANIFEST).read_bytes())
+        sizes = [(plan.folder / shard.name).stat().st_size for shard in found.shards]
+    except (manifest.ManifestError, OSError):
+        return None
+    same = found.notes.get(_PLAN) == plan.digest and (plan.folder / manifest.INDEX).is_file()
+    return found if same and sizes == [shard.bytes for shard in found.shards] else None
 
 
 def _open(plan: Plan) -> Path:
@@ -262,11 +279,13 @@ def moments(sums: NDArray[np.float64]) -> tuple[tuple[float, ...], tuple[float, 
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
 
 
-def join(folder: Path, parts: list[Part], classes: tuple[str, ...], location: str) -> Manifest:
-    """Index and manifest over finished shards."""
+def join(
+    folder: Path, parts: list[Part], classes: tuple[str, ...], location: str, more: dict[str, str] | None = None
+) -> Manifest:
+    """Index and manifest over finished shards; `more` is noted beside what was counted."""
     records = np.concatenate([part.records for part in parts])
     records["shard"] = np.repeat(np.arange(len(parts)), [len(part.records) for part in parts])
-    notes = sum((part.notes for part in parts), Counter())
+    notes: dict[str, int | str] = dict(sorted(sum((part.notes for part in parts), Counter[str]()).items()))
     mean, std = moments(np.sum([part.sums for part in parts], axis=0))
-    made = Manifest(tuple(part.shard for part in parts), "", classes, location, mean, std, dict(sorted(notes.items())))
+    made = Manifest(tuple(part.shard for part in parts), "", classes, location, mean, std, notes | (more or {}))
     return manifest.write(folder, made, records)

@@ -14,9 +14,11 @@ from queue import SimpleQueue
 from pydantic import Field
 
 from mrp.config import ConfigError, Node
+from mrp.data.manifest import is_sha256
 from mrp.data.store import StorageError, Store
 
 _PIECE = 16 << 20  # bytes of one request
+_INDEX = ".index"  # the ending of files that are never removed
 
 
 class Config(Node):
@@ -27,16 +29,18 @@ class Config(Node):
 
 
 class Cache:
-    """A folder of files named by their sha256; the longest unused go first when it is full."""
+    """A folder of files named by their sha256; the longest unused go first when it is full, and indexes never."""
 
     def __init__(self, config: Config) -> None:
         home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
         self.folder = Path(config.folder or f"{home}/mrp").expanduser()
         self.limit = int(config.gib * 2**30)
 
-    def get(self, store: Store, name: str, sha256: str, size: int) -> Path:
+    def get(self, store: Store, name: str, sha256: str, size: int, *, index: bool = False) -> Path:
         """The file, fetched if it is not here; whoever asks for one that is being fetched waits for it."""
-        path = self.folder / sha256
+        if not is_sha256(sha256):
+            raise ConfigError(f"{store.where(name)}: {sha256[:80]!r} is no sha256; make its manifest anew")
+        path = self.folder / (f"{sha256}{_INDEX}" if index else sha256)
         if self._here(path, size):
             return path
         if size > self.limit:
@@ -47,7 +51,7 @@ class Cache:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self._lock(sha256):
                 if not self._here(path, size):
-                    self._make_room(size)
+                    self._make_room(name, size)
                     self._fetch(store, name, path, size)
         except OSError as error:
             raise StorageError(
@@ -72,15 +76,21 @@ class Cache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self, name: str, size: int) -> None:
         with self._lock("room"):
             files = [(path.stat(), path) for path in self.folder.iterdir() if not path.name.startswith(".")]
             used = sum(status.st_size for status, _ in files)
             for status, path in sorted(files, key=lambda pair: pair[0].st_mtime_ns):
                 if used + size <= self.limit:
                     break
-                path.unlink()  # whoever has it open goes on reading it
-                used -= status.st_size
+                if path.suffix != _INDEX:  # runs look samples up in it to their end
+                    path.unlink()  # whoever has it open goes on reading it
+                    used -= status.st_size
+            if used + size > self.limit:
+                raise ConfigError(
+                    f"machine.cache.gib: {self.limit / 2**30:g} has no room for {name} ({size / 2**30:.3g}) beside the "
+                    f"indexes in {self.folder} ({used / 2**30:.3g}); raise it, or remove those of data no longer used"
+                )
 
     def _fetch(self, store: Store, name: str, path: Path, size: int) -> None:
         """In pieces, twice if what came is not what was asked for."""
@@ -94,12 +104,12 @@ class Cache:
                     file.write(piece)
                 file.flush()
                 os.fsync(file.fileno())
-            if digest.hexdigest() == path.name:
+            if digest.hexdigest() == path.stem:
                 unfinished.replace(path)
                 return
         unfinished.unlink()
         raise StorageError(
-            f"{store.where(name)}: its sha256 is {digest.hexdigest()[:12]}..., not {path.name[:12]}... as the manifest "
+            f"{store.where(name)}: its sha256 is {digest.hexdigest()[:12]}..., not {path.stem[:12]}... as the manifest "
             "says, in two fetches; put back the right file"
         )
 

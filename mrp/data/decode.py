@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
+from mrp.config import ConfigError
+
 Pixels = NDArray[np.uint8 | np.uint16]  # H W C
 
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
@@ -26,6 +28,10 @@ _EXIF = b"Exif\0\0"
 
 class DecodeError(ValueError):
     """An image that cannot be read: one line that says why."""
+
+
+class UnfitError(ConfigError):
+    """A sound image that is not what the configuration asks for, which is therefore not set aside."""
 
 
 class Header(NamedTuple):
@@ -54,6 +60,8 @@ def header(data: bytes) -> Header:
                 return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
         except UnidentifiedImageError:
             raise DecodeError(_unknown(data)) from None
+        except MemoryError:
+            raise
         except Exception as error:  # on damaged files Pillow raises almost anything
             raise DecodeError(f"damaged image: {_one_line(error)}") from None
 
@@ -130,7 +138,7 @@ def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
                 image = Image.open(io.BytesIO(data), formats=_FORMATS)
             array = _array(image, channels)
             return array, int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except DecodeError:
+        except (DecodeError, MemoryError):
             raise
         except UnidentifiedImageError:
             raise DecodeError(_unknown(data)) from None
@@ -166,7 +174,7 @@ def _with_channels(array: Pixels, channels: int) -> Pixels:
     if (given, channels) == (3, 1):
         luma = (array.astype(np.uint32) @ _LUMA + np.uint32(1 << 15)) >> np.uint32(16)
         return luma.astype(array.dtype)[..., None]
-    raise DecodeError(f"{given} channels where {channels} are wanted; set data.channels to {given}")
+    raise UnfitError(f"{given} channels where {channels} are wanted; set data.channels to {given}")
 
 
 def _upright(image: Tensor, orientation: int) -> Tensor:

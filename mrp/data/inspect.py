@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Iterator
 from itertools import pairwise
@@ -19,25 +20,29 @@ from mrp.data.decode import DecodeError, decode
 from mrp.data.manifest import INDEX, Index
 from mrp.data.order import permute
 from mrp.data.sharded import Shards, read_manifest
-from mrp.data.store import StorageError
+from mrp.data.store import StorageError, Store, open_store
 
+_PIECE = 16 << 20  # bytes of one request
 _CELL, _LINE, _GAP = 128, 14, 4  # pixels of the contact sheet
 
 
 def verify(folder: Path, samples: int | None, progress: Progress) -> list[str]:
     """What is wrong, a line a fault: with every byte, or with the checksums of some samples."""
     found = read_manifest(folder)
-    shards = Path(found.location).expanduser() if found.location else folder
+    store = open_store(found.location or str(folder))
+    shards = Path(found.location or folder).expanduser()
     faults = [*_index_faults(folder, found)]
     if faults:
         return faults
     index = Index(folder / INDEX, found.count)
     if samples is not None:
         chosen = np.sort(permute(np.arange(min(samples, found.count)), found.count, 1))
-        return [fault for number in chosen.tolist() for fault in _sample_fault(shards, found, index, number)]
+        return [fault for number in chosen.tolist() for fault in _sample_fault(store, found, index, number)]
     for done, shard in enumerate(found.shards, start=1):
         path = shards / shard.name
-        if not path.is_file():
+        if not store.local:
+            faults += _remote_faults(store, shard)
+        elif not path.is_file():
             faults.append(f"{path}: the shard is missing")
         elif (size := path.stat().st_size) != shard.bytes:
             faults.append(f"{path}: has {size} bytes and not {shard.bytes}")
@@ -55,6 +60,22 @@ def _index_faults(folder: Path, found: manifest.Manifest) -> Iterator[str]:
         yield f"{path}: its sha256 is not the manifest's"
 
 
+def _remote_faults(store: Store, shard: manifest.Shard) -> Iterator[str]:
+    """What is wrong with a shard that is read from a server, once and in pieces."""
+    try:
+        if (size := store.size(shard.name)) != shard.bytes:
+            yield f"{store.where(shard.name)}: has {size} bytes and not {shard.bytes}"
+            return
+        digest = hashlib.sha256()
+        for start in range(0, size, _PIECE):
+            digest.update(store.read(shard.name, start, min(start + _PIECE, size)))
+    except StorageError as error:
+        yield str(error)
+        return
+    if digest.hexdigest() != shard.sha256:
+        yield f"{store.where(shard.name)}: its sha256 is not the manifest's"
+
+
 def _damaged(path: Path, index: Index, shard: int) -> str:
     """Which samples of a damaged shard it is."""
     records = index.mapped()
@@ -67,17 +88,16 @@ def _damaged(path: Path, index: Index, shard: int) -> str:
     return ", ".join(bad[:5]) + (f" and {len(bad) - 5} more" if len(bad) > 5 else "") if bad else "no image"
 
 
-def _sample_fault(folder: Path, found: manifest.Manifest, index: Index, number: int) -> Iterator[str]:
+def _sample_fault(store: Store, found: manifest.Manifest, index: Index, number: int) -> Iterator[str]:
     record = index[number]
-    path = folder / found.shards[int(record["shard"])].name
-    if not path.is_file():
-        yield f"{path}: the shard is missing"
+    name, start = found.shards[int(record["shard"])].name, int(record["offset"])
+    try:
+        data = store.read(name, start, start + int(record["size"]))
+    except StorageError as error:
+        yield str(error)
         return
-    with path.open("rb") as file:
-        file.seek(int(record["offset"]))
-        data = file.read(int(record["size"]))
     if zlib.crc32(data) != record["crc32"]:
-        yield f"{path}: sample {number} (byte {record['offset']}): its crc32 is not the index's"
+        yield f"{store.where(name)}: sample {number} (byte {start}): its crc32 is not the index's"
 
 
 def measured(shards: Shards, everything: bool) -> tuple[tuple[float, ...], tuple[float, ...], int]:

@@ -23,7 +23,7 @@ from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.cache import Prefetch
-from mrp.data.decode import DecodeError, decode
+from mrp.data.decode import DecodeError, UnfitError, decode
 from mrp.data.mixed import Mixed
 from mrp.data.order import Ints, Order, keys, share
 from mrp.data.quarantine import Bad, Quarantine
@@ -53,7 +53,7 @@ class Loader:
         assert order.batch % group == group % (taken * world) == 0, "derived when the run was resolved"
         self.accumulation = order.batch // (taken * world)
         places = share(order.batch, group, rank, world).reshape(self.accumulation, taken)
-        self._source, self._order, self._places = source, order, places[0]
+        self._source, self._order, self._places = source, order, places.reshape(-1)
         self._quarantine = Quarantine() if quarantine is None else quarantine
         self._span = _Span(range(0))
         dataset = _Dataset(
@@ -88,16 +88,28 @@ class Loader:
 
 
 class EvalLoader:
-    """Each sample exactly once over all ranks, in batches of one shape and of one number on every rank."""
+    """Each sample exactly once over all ranks, in batches of one shape and of one number on every rank.
+
+    With `instead`, a sample that is no image is replaced, as in training, by the one that this names.
+    """
 
     def __init__(
-        self, source: Samples, view: View, *, batch: int, rank: int, world: int, workers: int, pin_memory: bool
+        self,
+        source: Samples,
+        view: View,
+        *,
+        batch: int,
+        rank: int,
+        world: int,
+        workers: int,
+        pin_memory: bool,
+        instead: Callable[[int], int | None] | None = None,
     ) -> None:
         each = -(-len(source) // world)
         start = min(rank * each, len(source))
         plan = _Once(start, min(start + each, len(source)), batch)
         self._span = _Span(range(-(-each // batch)))
-        dataset = _Dataset(source, view, plan)
+        dataset = _Dataset(source, view, plan, _Instead(instead, frozenset()) if instead else None)
         self._batches = _torch_loader(dataset, self._span, workers, pin_memory, persistent=False)
 
     def __len__(self) -> int:
@@ -161,7 +173,7 @@ class _Fault(NamedTuple):
 
 
 class _Instead(NamedTuple):
-    """What to show for a sample that is intact and yet no image: in training only, for evaluation counts every one."""
+    """What to show for a sample that is intact and yet no image: not where results are judged, for there all count."""
 
     neighbour: Callable[[int], int | None]
     known: Set[int]  # samples that need not be tried
@@ -187,6 +199,8 @@ class _Dataset(Dataset[_Made | _Fault]):
             pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
         except ConfigError as error:
             return _Fault(str(error))
+        except MemoryError:
+            return _Fault("machine.workers: there is no memory left to decode images in; take fewer of them")
         count = rows.keys.size if rows.valid is None else len(rows.valid)
         # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.
         seen = [images[view] for view in range(len(rows.keys)) for images, _ in pairs]
@@ -197,24 +211,37 @@ class _Dataset(Dataset[_Made | _Fault]):
 
     def _read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
         """The sample under each key; one that is intact but no image is replaced by the next good one of its shard."""
-        tried = sample
-        while True:
-            following = self.instead.neighbour(tried) if self.instead else None
-            if following is None or self.instead is None or tried not in self.instead.known:
+        tried, met = sample, set[int]()
+        while tried not in met:
+            met.add(tried)
+            known = self.instead is not None and tried in self.instead.known
+            following = self._following(tried) if known else None
+            if following is None:
                 try:
                     data, label = self.source.read(tried)
                     image = decode(data, self.view.channels)
                     return [self.view(image, key) for key in keys_], label
+                except UnfitError as error:
+                    raise ConfigError(f"{self._where(tried)}: {error}") from None
                 except DecodeError as error:
-                    fault = str(error)
+                    fault, following = str(error), self._following(tried)
                 except OSError as error:
-                    fault, following = f"cannot be read: {error.strerror or error}", None
+                    fault = f"cannot be read: {error.strerror or error}"
                 if following is None:
-                    raise ConfigError(f"{self.source.where(tried)}: {fault}; mend it under the same name and run again")
-                bad.append(Bad(tried, self.source.where(tried), fault))
-            if following == sample:
-                raise ConfigError(f"{self.source.where(sample)}: no sample of its shard is an image; remove the shard")
+                    raise ConfigError(f"{self._where(tried)}: {fault}; mend it under the same name and run again")
+                bad.append(Bad(tried, self._where(tried), fault))
             tried = following
+        raise ConfigError(f"{self._where(sample)}: no sample of its shard is an image; remove the shard")
+
+    def _following(self, sample: int) -> int | None:
+        return self.instead.neighbour(sample) if self.instead else None
+
+    def _where(self, sample: int) -> str:
+        """What to call a sample, also when the place that knows its name is what cannot be read."""
+        try:
+            return self.source.where(sample)
+        except OSError:
+            return f"sample {sample}"
 
 
 def _stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
@@ -288,11 +315,19 @@ def _received(batches: DataLoader[Any]) -> Iterator[_Made]:
                 raise ConfigError(batch.message)
             yield batch
     except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
-            raise  # the others are what is met when a worker dies with a batch half handed over
+        if not _of_a_dead_worker(error, batches.num_workers):
+            raise
         raise ConfigError(
             "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
             "container); take fewer workers or a smaller micro-batch"
         ) from None
     finally:
         del batches  # or the traceback keeps the workers, and collecting them as a cycle takes torch five seconds
+
+
+def _of_a_dead_worker(error: Exception, workers: int) -> bool:
+    """Whether this is what is met when a worker dies with a batch half handed over, and no fault of its own work."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    named = isinstance(error, FileNotFoundError) and error.filename is not None  # a socket that is gone has no name
+    return workers > 0 and not named and not str(error).startswith("Caught ")  # torch's word for what a worker raised

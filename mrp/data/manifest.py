@@ -29,8 +29,7 @@ RECORD = np.dtype(
 )
 Records = NDArray[np.void]
 
-_SHA256, _ODD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\x00-\x1f\\:|]")
-_SHARD_KEYS = {"name": str, "bytes": int, "sha256": str, "count": int}
+_SHA256, _CONTROL, _ODD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\x00-\x1f]"), re.compile(r"[\\:|]")
 
 
 class ManifestError(ValueError):
@@ -106,30 +105,63 @@ def parse(text: bytes) -> Manifest:
     first, _, rest = text.partition(b"\n")
     if first.decode("utf-8", "replace") + "\n" != _seal(rest):
         raise ManifestError("it was edited or damaged: its digest does not fit its content")
-    shards = tuple(_shard(entry) for entry in values["shards"])
     return Manifest(
-        shards=shards,
-        index_sha256=values["index"]["sha256"],
-        classes=tuple(values["classes"]),
-        location=values["location"],
-        mean=tuple(values["mean"]),
-        std=tuple(values["std"]),
-        notes=values["notes"],
+        shards=tuple(_shard(entry) for entry in _typed(values, "shards", list)),
+        index_sha256=_digest(_typed(values, "index", dict)),
+        classes=_row(values, "classes", str),
+        location=_typed(values, "location", str),
+        mean=_row(values, "mean", int, float),
+        std=_row(values, "std", int, float),
+        notes=_typed(values, "notes", dict),
     )
 
 
 def _shard(entry: Any) -> Shard:
-    if not isinstance(entry, dict) or any(not isinstance(entry.get(key), kind) for key, kind in _SHARD_KEYS.items()):
-        raise ManifestError(f"a shard's entry is not one: {str(entry)[:80]}")
-    check_name(entry["name"])
-    if not _SHA256.fullmatch(entry["sha256"]):
-        raise ManifestError(f"{entry['name']}: '{entry['sha256'][:80]}' is no sha256")
-    return Shard(entry["name"], entry["bytes"], entry["sha256"], entry["count"])
+    if not isinstance(entry, dict):
+        raise ManifestError(f"a shard's entry is not one: {str(entry)[:80]!r}")
+    name, size, count = _typed(entry, "name", str), _typed(entry, "bytes", int), _typed(entry, "count", int)
+    check_name(name)
+    if min(size, count) < 0:
+        raise ManifestError(f"{name}: 'bytes' and 'count' are numbers from 0")
+    return Shard(name, size, _digest(entry), count)
+
+
+def _typed(values: dict[str, Any], key: str, *kinds: type) -> Any:
+    """A value that must be there, and of such a type."""
+    if type(values.get(key)) not in kinds:  # not isinstance, for which true is a number
+        raise ManifestError(f"'{key}' is missing, or no {kinds[0].__name__}")
+    return values[key]
+
+
+def _row(values: dict[str, Any], key: str, *kinds: type) -> tuple[Any, ...]:
+    row = tuple(_typed(values, key, list))
+    if any(type(value) not in kinds for value in row):
+        raise ManifestError(f"'{key}' holds more than {kinds[-1].__name__}")
+    return row
+
+
+def _digest(values: dict[str, Any]) -> str:
+    digest: str = _typed(values, "sha256", str)
+    if not is_sha256(digest):
+        raise ManifestError(f"{digest[:80]!r} is no sha256")
+    return digest
+
+
+def is_sha256(text: str) -> bool:
+    """Whether this is a sha256 in hexadecimal, and so a safe name of a file."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def check_member(name: str) -> None:
+    """Refuse a member's name that is absolute or leads out: members are never unpacked here, but others may do so."""
+    if not name or name.startswith("/") or ".." in name.split("/") or _CONTROL.search(name):
+        raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
 
 
 def check_name(name: str) -> None:
-    """Refuse a name that would lead out of its folder, or to a program: names are paths, and nothing else."""
-    if not name or name.startswith(("/", "-")) or ".." in name.split("/") or _ODD.search(name):
+    """Refuse a shard's name that would lead out of its folder, or to a program: names are paths, and nothing else."""
+    check_member(name)
+    if name.startswith("-") or _ODD.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
 
 

@@ -120,6 +120,10 @@ def order(source: Source, config: Config, batch: int, seed: int, group: int | No
 
 def _layout(source: Source, config: Config, seed: int) -> Lanes | None:
     blocks = source.blocks
+    if len(blocks) and len(source) < config.lanes:
+        raise ConfigError(
+            f"data.lanes: {config.lanes}, and a source has only {len(source)} samples; take fewer, or leave it out"
+        )
     return Lanes(blocks, seed, config.lanes, config.window) if len(blocks) else None
 
 

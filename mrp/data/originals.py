@@ -38,6 +38,7 @@ class Archive:
     sizes: NDArray[np.int64]
     labels: NDArray[np.int32]
     classes: tuple[str, ...]
+    nested: bool  # tars in a tar, which is how the training images come
 
     @property
     def identity(self) -> str:
@@ -78,11 +79,26 @@ def open_original(spec: str, split: Literal["train", "test"], devkit: Path | Non
     with path.open("rb") as file:
         try:
             found = list(_members(file.fileno(), path.stat().st_size))
+            if not any(member.size for member in found):
+                raise ConfigError(f"{path}: holds no samples; download it again")
             if all(member.name.endswith(".tar") for member in found):
                 return _training(path, file.fileno(), found)
         except TarError as error:
             raise ConfigError(f"{path}: {error}; download it again") from None
     return _validation(path, found, devkit or path.parent / DEVKIT)
+
+
+def shortfall(source: Source) -> str | None:
+    """What an archive of ImageNet-1K lacks of what was distributed, or has beyond it."""
+    if not isinstance(source, Archive):
+        return None
+    expected = IMAGENET_TRAIN if source.nested else IMAGENET_VALIDATION
+    if (len(source), len(source.classes)) == (expected, IMAGENET_CLASSES):
+        return None
+    return (
+        f"{source.path}: {len(source):,} samples of {len(source.classes):,} classes, where ImageNet-1K has "
+        f"{expected:,} of {IMAGENET_CLASSES:,}: do not call it so, or download it again"
+    )
 
 
 def _is_tar(path: Path) -> bool:
@@ -104,16 +120,18 @@ def _training(path: Path, descriptor: int, inner: list[Member]) -> Archive:
             found += [(member, label) for member in _members(descriptor, tar.size, tar.offset)]
         except TarError as error:
             raise TarError(f"{tar.name}: {error}") from None
-    return _archive(path, [(m, f"{classes[label]}/{m.name}", label) for m, label in found], classes)
+    return _archive(path, [(m, f"{classes[label]}/{m.name}", label) for m, label in found], classes, nested=True)
 
 
-def _archive(path: Path, rows: list[tuple[Member, str, int]], classes: tuple[str, ...]) -> Archive:
+def _archive(path: Path, rows: list[tuple[Member, str, int]], classes: tuple[str, ...], *, nested: bool) -> Archive:
+    if not rows:
+        raise ConfigError(f"{path}: holds no samples; download it again")
     twice = [name for name, count in Counter(name for _, name, _ in rows).items() if count > 1]
     if twice:
         raise ConfigError(f"{path}: '{twice[0]}' is in it twice; download it again")
     offsets, sizes = (np.array([getattr(m, field) for m, _, _ in rows], np.int64) for field in ("offset", "size"))
     labels = np.array([label for _, _, label in rows], np.int32)
-    return Archive(str(path), tuple(name for _, name, _ in rows), offsets, sizes, labels, classes)
+    return Archive(str(path), tuple(name for _, name, _ in rows), offsets, sizes, labels, classes, nested)
 
 
 def _validation(path: Path, found: list[Member], devkit: Path) -> Archive:
@@ -135,7 +153,7 @@ def _validation(path: Path, found: list[Member], devkit: Path) -> Archive:
         if number > len(truth):
             raise ConfigError(f"{path}: {member.name}: the development kit has only {len(truth)} labels")
         rows.append((member, member.name, numbers[synsets[truth[number - 1]]]))
-    return _archive(path, rows, classes)
+    return _archive(path, rows, classes, nested=False)
 
 
 def _read_devkit(path: Path) -> tuple[list[int], dict[int, str]]:

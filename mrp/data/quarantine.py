@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,8 +25,8 @@ class Bad(NamedTuple):
 class Quarantine:
     """The bad samples that a run has met; part of its state, so that a resumed run replaces the same ones."""
 
-    def __init__(self, limit: int = 100, state: Iterable[Iterable[Any]] = ()) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = 100, state: Iterable[Iterable[Any]] = (), folder: Path | None = None) -> None:
+        self.limit, self.folder = limit, folder
         self._bad: dict[int, Bad] = {}
         self.known: set[int] = set()  # at the start: samples that are not tried again
         self.add(Bad(*entry) for entry in state)
@@ -35,10 +36,12 @@ class Quarantine:
         return len(self._bad)
 
     def add(self, found: Iterable[Bad]) -> None:
-        """Take down what was met; more than the limit stops the run with the list."""
+        """Take down what was met; more than the limit stops the run with the list, which is first written down."""
         for bad in found:
             self._bad.setdefault(bad.sample, Bad(*bad))
         if len(self._bad) > self.limit:
+            if self.folder is not None and self.folder.is_dir():  # a node without the run's folder
+                self.write(self.folder)
             listed = "; ".join(f"{bad.where}: {bad.fault}" for bad in list(self._bad.values())[:_LISTED])
             raise ConfigError(
                 f"data.damaged: {len(self._bad)} samples are no images, and {self.limit} are allowed: {listed}; mend "
@@ -50,11 +53,12 @@ class Quarantine:
         return sorted(self._bad.values())
 
     def write(self, folder: Path) -> None:
-        """One line a sample in the run's folder; what is there already stays as it is."""
+        """One line a sample in the run's folder; what is there already, of this process or another, stays as it is."""
         path = folder / FILE
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        there = {json.loads(line)["sample"] for line in lines}
-        new = [json.dumps(bad._asdict()) + "\n" for bad in self.state() if bad.sample not in there]
-        if new:
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(new)
+        if not self._bad:
+            return
+        with path.open("a+", encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            file.seek(0)
+            there = {json.loads(line)["sample"] for line in file}
+            file.writelines(json.dumps(bad._asdict()) + "\n" for bad in self.state() if bad.sample not in there)

@@ -41,7 +41,8 @@ class Shards:
     def _open_index(self, home: Store) -> Index:
         size = self.manifest.count * RECORD.itemsize
         if not home.local:
-            return Index(self.cache.get(home, INDEX, self.manifest.index_sha256, size), self.manifest.count)
+            path = self.cache.get(home, INDEX, self.manifest.index_sha256, size, index=True)
+            return Index(path, self.manifest.count)
         path = Path(home.where(INDEX))
         home.size(INDEX)  # says so when it is missing
         index = Index(path, self.manifest.count)
@@ -148,12 +149,13 @@ class Shards:
         return f"{self._place(int(record['shard']))}: sample {index} (byte {record['offset']})"
 
     def neighbour(self, index: int) -> int | None:
-        """The next sample of the same shard, or its first."""
+        """The next sample of the same shard, or its first; of the whole set where it is alone in its shard."""
         shard = int(self.index[index]["shard"])
         following = index + 1
         if following < len(self) and int(self.index[following]["shard"]) == shard:
             return following
-        return int(self.blocks[:shard].sum())
+        first = int(self.blocks[:shard].sum())
+        return first if first != index else following % len(self)
 
     def prefetch(self, thread: Prefetch, shard: int) -> None:
         """Have a shard fetched in the background."""

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.data.decode import DecodeError, header
-from mrp.data.manifest import RECORD, ManifestError, Records, check_name
+from mrp.data.manifest import RECORD, ManifestError, Records, check_member
 from mrp.data.tars import Member, Read, TarError, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")
@@ -111,7 +111,7 @@ def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]
     files: dict[str, Member] = {}
     for member in found:
         try:
-            check_name(member.name)
+            check_member(member.name)
         except ManifestError as error:
             raise ShardError(str(error)) from None
         folder, slash, base = member.name.rpartition("/")

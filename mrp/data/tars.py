@@ -5,12 +5,14 @@ Python's tarfile and most readers take a damaged header for the end of the archi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _BLOCK = 512
 _FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
 _NAME_LIMIT = 1 << 20  # bytes of an extended header
+_OCTAL, _DECIMAL = re.compile(rb" *([0-7]*)[ \0]*"), re.compile(r"[0-9]{1,18}", re.ASCII)
 
 Read = Callable[[int, int], bytes]  # from this position up to so many bytes; fewer only at the end
 
@@ -38,7 +40,10 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
             _check_end(read, offset, end)
             return
         name, length, kind = _fields(header, offset)
-        length = int(extended.get("size", length))
+        if "size" in extended:
+            if not _DECIMAL.fullmatch(extended["size"]):
+                raise TarError(f"the header at byte {offset} has no readable size")
+            length = int(extended["size"])
         data = offset + _BLOCK
         offset = data + -(-length // _BLOCK) * _BLOCK
         if offset > end:
@@ -71,11 +76,7 @@ def _check_end(read: Read, offset: int, end: int) -> None:
 
 
 def _fields(header: bytes, offset: int) -> tuple[str, int, bytes]:
-    try:
-        stored = int(header[148:156].rstrip(b"\0 ") or b"0", 8)
-    except ValueError:
-        stored = -1
-    if stored != sum(header[:148]) + 8 * 32 + sum(header[156:]):
+    if _octal(header[148:156]) != sum(header[:148]) + 8 * 32 + sum(header[156:]):
         raise TarError(f"the header at byte {offset} is damaged: its sum does not fit")
     name = header[:100].split(b"\0", 1)[0]
     if header[257:262] == b"ustar" and header[345:346] != b"\0" and header[257:265] != b"ustar  \0":
@@ -87,10 +88,15 @@ def _number(field: bytes, offset: int) -> int:
     """An octal number, or GNU's binary one for eight gigabytes and more."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") & ~(0x80 << 88)
-    try:
-        return int(field.rstrip(b"\0 ") or b"0", 8)
-    except ValueError:
-        raise TarError(f"the header at byte {offset} has no readable size") from None
+    if (number := _octal(field)) is None:
+        raise TarError(f"the header at byte {offset} has no readable size")
+    return number
+
+
+def _octal(field: bytes) -> int | None:
+    """The number, where the field holds octal digits and nothing else."""
+    found = _OCTAL.fullmatch(field)
+    return int(found[1] or b"0", 8) if found else None
 
 
 def _pax(data: bytes, offset: int) -> dict[str, str]:
@@ -98,7 +104,7 @@ def _pax(data: bytes, offset: int) -> dict[str, str]:
     found = {}
     while data.strip(b"\0"):
         length, _, _ = data.partition(b" ")
-        if not length.isdigit() or not 0 < int(length) <= len(data):
+        if not length.isdigit() or len(length) > 7 or not 0 < int(length) <= len(data):
             raise TarError(f"the extended header at byte {offset} is damaged")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
         found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")

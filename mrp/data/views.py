@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,7 +119,7 @@ class Subset:
         digest.update(self.chosen.astype("<i8").tobytes())
         return digest.hexdigest()
 
-    @property
+    @cached_property
     def blocks(self) -> Ints:
         """Samples that are left in each shard."""
         blocks = self.source.blocks
@@ -136,12 +137,18 @@ class Subset:
         return self.source.where(int(self.chosen[index]))
 
     def neighbour(self, index: int) -> int | None:
-        """The next sample that was chosen in the same shard, or the first one there."""
-        if not len(self.source.blocks):
+        """The next sample that was chosen in the same shard, or the first one there; of all where it is alone."""
+        if not len(self.blocks):
             return None
-        ends = np.cumsum(self.blocks)
+        ends = self._ends
         shard = int(np.searchsorted(ends, index, side="right"))
-        return index + 1 if index + 1 < ends[shard] else int(ends[shard] - self.blocks[shard])
+        if index + 1 < ends[shard] or self.blocks[shard] == 1:
+            return (index + 1) % len(self)
+        return int(ends[shard] - self.blocks[shard])
+
+    @cached_property
+    def _ends(self) -> Ints:
+        return np.cumsum(self.blocks)
 
     def prefetch(self, thread: Prefetch, shard: int) -> None:
         """As the source does."""

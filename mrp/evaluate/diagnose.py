@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from mrp.batch import Batch, Output
 from mrp.data.augment import View
 from mrp.data.decode import Pixels
 from mrp.data.loader import EvalLoader
-from mrp.data.order import keys, permute
+from mrp.data.order import Ints, keys, permute
 from mrp.data.sources import Source
 from mrp.evaluate import geometry, knn
 from mrp.evaluate.features import evaluating
@@ -20,12 +21,16 @@ from mrp.evaluate.processes import Accelerator
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
+_SHARDS = 4  # that samples are taken from, if these hold enough: each may have to be fetched whole
 _SAMPLING = 0x73616D70  # decides which samples are looked at, in every run
 
 
 @dataclass(frozen=True)
 class Sampled:
-    """A few samples of a source, the same every time, from all over it: in a folder the classes lie in a row."""
+    """A few samples of a source, the same every time.
+
+    They are from all over it, for in a folder the classes lie in a row, or from a few shards where it lies in shards.
+    """
 
     source: Source
     count: int
@@ -51,12 +56,27 @@ class Sampled:
         """Its name in the whole."""
         return self.source.where(self._place(index))
 
-    def neighbour(self, index: int) -> int | None:
-        """None: what is measured is always the same."""
-        return None
+    def instead(self, index: int) -> int:
+        """The number here of the sample after this one in the whole: numbers from `count` on are those of the whole."""
+        return self.count + (self._place(index) + 1) % len(self.source)
 
     def _place(self, index: int) -> int:
-        return int(permute(np.array([index]), len(self.source), _SAMPLING)[0])
+        return int(self._places[index]) if index < self.count else index - self.count
+
+    @cached_property
+    def _places(self) -> Ints:
+        """Where in the whole the samples are."""
+        blocks = self.source.blocks
+        if not len(blocks):
+            return permute(np.arange(self.count), len(self.source), _SAMPLING)
+        shards = permute(np.arange(len(blocks)), len(blocks), _SAMPLING)
+        held = np.cumsum(blocks[shards])
+        needed = int(np.searchsorted(held, min(self.count, int(held[-1])))) + 1
+        filled = int(np.searchsorted(np.cumsum(blocks[shards] > 0), min(_SHARDS, int((blocks > 0).sum())))) + 1
+        firsts = np.cumsum(blocks) - blocks
+        ranges = [np.arange(firsts[n], firsts[n] + blocks[n]) for n in shards[: max(needed, filled)].tolist()]
+        pool = np.concatenate(ranges)
+        return pool[permute(np.arange(self.count), len(pool), _SAMPLING)]
 
 
 class Diagnosis:
@@ -68,9 +88,10 @@ class Diagnosis:
         batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
         self._accelerator = accelerator
         self._labelled = bool(source.classes)
+        sampled = Sampled(source, share * world)
         self._loader = EvalLoader(
-            Sampled(source, share * world), view, batch=batch, rank=accelerator.process_index, world=world, workers=0,
-            pin_memory=False,
+            sampled, view, batch=batch, rank=accelerator.process_index, world=world, workers=0, pin_memory=False,
+            instead=sampled.instead,
         )  # fmt: skip
 
     def measure(self, model: nn.Module) -> tuple[dict[str, float], Tensor]:

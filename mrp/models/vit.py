@@ -171,8 +171,9 @@ def initialise_truncated(vit: VisionTransformer) -> None:
     for module in vit.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02)
+    blocks: Any = vit.blocks
     with torch.no_grad():
-        for layer, block in enumerate(vit.blocks, start=1):
+        for layer, block in enumerate(blocks, start=1):
             for added in (block.attn.proj, block.mlp.fc2):
                 added.weight.div_((2 * layer) ** 0.5)
 

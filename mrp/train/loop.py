@@ -59,7 +59,7 @@ def train(run: Run, folder: Path) -> None:
             step.compile(dynamic=False)
         model = accelerator.prepare_model(step)
         guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
-        quarantine = Quarantine(run.data.damaged, found.state()["data"].get("quarantine", ()) if found else ())
+        quarantine = Quarantine(run.data.damaged, found.state()["data"].get("quarantine", ()) if found else (), folder)
         loader = Loader(
             source, order, View(run.data, train=True), group=run.coupled_batch or run.batch,
             micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,

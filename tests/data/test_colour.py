@@ -16,7 +16,7 @@ from mrp.data import colour
 from mrp.data.augment import Crop, View
 from mrp.data.augment import colour as coloured
 from mrp.data.colour import RandAugment, jitter, randaugment
-from mrp.data.decode import DecodeError
+from mrp.data.decode import UnfitError
 from mrp.data.sources import Config
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).resize((48, 48))
@@ -125,7 +125,7 @@ def test_a_view_applies_them_after_the_crop(channels: int) -> None:
 
 def test_other_images_are_refused() -> None:
     view = View(Config(train="x", size=32, augment=Crop(jitter=0.4)), True)
-    with pytest.raises(DecodeError, match=r"augment\.jitter and augment\.rand are for images of 8 bits"):
+    with pytest.raises(UnfitError, match=r"augment\.jitter and augment\.rand are for images of 8 bits"):
         view(tensor(3, torch.uint16), 1)
     with pytest.raises(ValueError, match=r"jitter and rand are for 1 or 3 channels, and there are 4"):
         Config(train="x", size=32, channels=4, augment=Crop(jitter=0.4))

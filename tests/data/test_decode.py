@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from mrp.data.decode import DecodeError, decode
+from mrp.data.decode import DecodeError, UnfitError, decode
 
 HEIGHT, WIDTH = 40, 56
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -198,12 +198,12 @@ def test_arrays_pass_when_the_channels_agree() -> None:
     assert distance(decode(RGB.copy(), 1), torch.from_numpy(np.array(Image.fromarray(RGB).convert("L")))[None]) == 0
     white = np.full((2, 2, 3), 0xFFFF, np.uint16)
     assert (decode(white, 1).int() == 0xFFFF).all()
-    with pytest.raises(DecodeError, match=r"7 channels where 3 are wanted; set data\.channels to 7"):
+    with pytest.raises(UnfitError, match=r"7 channels where 3 are wanted; set data\.channels to 7"):
         decode(many, 3)
 
 
 def test_colour_is_not_four_channels() -> None:
-    with pytest.raises(DecodeError, match="3 channels where 4 are wanted"):
+    with pytest.raises(UnfitError, match="3 channels where 4 are wanted"):
         decode(encoded(Image.fromarray(RGB), "JPEG"), 4)
 
 

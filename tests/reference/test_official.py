@@ -79,7 +79,7 @@ def test_what_is_not_known_is_never_dropped(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"other.pth: 'momentum_encoder.weight' is no weight of mae"):
         official.load(tmp_path / "other.pth")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
-    with pytest.raises(ConfigError, match=r"resnet.pth: holds no model that is known here"):
+    with pytest.raises(ConfigError, match=r"resnet.pth: holds no weights by name"):
         official.load(tmp_path / "resnet.pth")
 
 
@@ -114,3 +114,19 @@ def test_the_settings_of_other_packages_are_let_through_unexecuted(
         torch.save(content("simmim") | {"config": settings}, tmp_path / "with.pth")
     assert official.load(tmp_path / "with.pth").method == "simmim"
     assert official.read(tmp_path / "with.pth")["config"]["MODEL"]["TYPE"] == "vit"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [torch.zeros(3), [torch.zeros(3)], {"model": None}, {1: torch.zeros(1)}, {"model": {}}, b"not a checkpoint"],
+    ids=["tensor", "list", "nothing", "numbered", "empty", "text"],
+)
+def test_files_of_another_kind_are_one_line(content: object, tmp_path: Path) -> None:
+    path = tmp_path / "file.pth"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        torch.save(content, path)
+    with pytest.raises(ConfigError, match=r"file\.pth: ") as error:
+        official.load(path)
+    assert "\n" not in str(error.value)

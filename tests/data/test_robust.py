@@ -1,0 +1,395 @@
+"""What must not escape, hang, be lost or be stopped for: manifests and tars of others, caches, single bad samples."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.data import manifest, shards
+from mrp.data.augment import Crop, View
+from mrp.data.cache import Cache
+from mrp.data.cache import Config as CacheConfig
+from mrp.data.decode import decode, header
+from mrp.data.foreign import index
+from mrp.data.loader import Loader, _received
+from mrp.data.manifest import ManifestError, parse
+from mrp.data.mixed import order
+from mrp.data.originals import open_original, shortfall
+from mrp.data.quarantine import Bad, Quarantine
+from mrp.data.sharded import Shards
+from mrp.data.shards import ShardError
+from mrp.data.sources import Config, Source, open_source
+from mrp.data.store import LocalStore
+from mrp.data.views import Mixture, Subset
+from mrp.evaluate.diagnose import Diagnosis, Sampled
+from mrp.evaluate.processes import join
+from mrp.run import load
+from tests.data.conftest import jpeg, make
+from tests.servers import serving
+
+Open = Callable[..., Shards]
+
+
+def quiet(done: int, total: int) -> None:
+    pass
+
+
+# Manifests.
+
+
+def sealed(**changes: Any) -> bytes:
+    values = json.loads(manifest.Manifest((manifest.Shard("a.tar", 1, "0" * 64, 1),), "a" * 64).dump())
+    values |= changes
+    rest = json.dumps({k: v for k, v in values.items() if k != "digest" and v is not None}, indent=0)[2:].encode()
+    return manifest._seal(rest).encode() + rest
+
+
+SHARD = {"name": "a.tar", "bytes": 1, "sha256": "0" * 64, "count": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({key: None} for key in ("shards", "index", "classes", "location", "mean", "std", "notes")),
+        *({key: 3} for key in ("shards", "index", "classes", "location", "mean", "std", "notes")),
+        {"index": {}}, {"classes": [3]}, {"mean": ["x"]}, {"shards": [3]},
+        *({"index": {"sha256": text}} for text in ("/../../x/pwned", "/etc/x", "A" * 64, "a" * 63, "a" * 64 + "\n", 3)),
+        *({"shards": [SHARD | {"sha256": text}]} for text in ("../x", "a" * 65, 3)),
+        *({"shards": [SHARD | {key: value}]} for key in ("bytes", "count") for value in (-1, 1.5, True, "1", None)),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_sealed_manifest_is_still_checked_in_every_part(changes: dict[str, Any]) -> None:
+    parse(sealed())
+    with pytest.raises(ManifestError):
+        parse(sealed(**changes))
+
+
+def test_nothing_is_written_outside_of_the_cache(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "remote").mkdir()
+    (tmp_path / "remote" / "index.bin").write_bytes((made / "index.bin").read_bytes())
+    (tmp_path / "remote" / "manifest.json").write_bytes(sealed(index={"sha256": str(tmp_path / "pwned")}))
+    with serving(tmp_path / "remote") as server, pytest.raises(ConfigError, match="is no sha256"):
+        Shards(server.url, Cache(CacheConfig(folder=str(tmp_path / "cache"))), 2.0)
+    cache = Cache(CacheConfig(folder=str(tmp_path / "cache")))
+    with pytest.raises(ConfigError, match="is no sha256"):
+        cache.get(LocalStore(made), "index.bin", "../pwned", 1920)
+    assert not (tmp_path / "pwned").exists()
+
+
+# Tars.
+
+
+def pax_tar(path: Path, size: str) -> Path:
+    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT) as out:
+        info = tarfile.TarInfo("a.jpg")
+        info.size, info.pax_headers = len(jpeg(0)), {"size": size}
+        out.addfile(info, io.BytesIO(jpeg(0)))
+    return path
+
+
+@pytest.mark.parametrize("size", ["abc", "-1536", "1_0", " 1", "9" * 5000, "²"])
+def test_a_size_in_an_extended_header_is_a_number(tmp_path: Path, size: str) -> None:
+    with pytest.raises(ShardError, match="has no readable size"):
+        shards.index(pax_tar(tmp_path / "a.tar", size))
+
+
+@pytest.mark.parametrize("size", [b"-0000001000\0", b"0o000001000\0", b"00_00001000\0"])
+def test_a_size_in_a_header_is_octal(tmp_path: Path, size: bytes) -> None:
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.USTAR_FORMAT) as out:
+        info = tarfile.TarInfo("a.jpg")
+        info.size = len(jpeg(0))
+        out.addfile(info, io.BytesIO(jpeg(0)))
+    content = bytearray((tmp_path / "a.tar").read_bytes())
+    content[124:136] = size
+    content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * 32 + sum(content[156:512]))
+    (tmp_path / "a.tar").write_bytes(content)
+    with pytest.raises(ShardError, match="has no readable size"):
+        shards.index(tmp_path / "a.tar")
+
+
+def test_members_may_have_any_name_that_stays_inside(tmp_path: Path) -> None:
+    names = ["-AbC", "a:b", "a|b", "c\\d"]
+    with tarfile.open(tmp_path / "a.tar", "w") as out:
+        for number, name in enumerate(names):
+            info = tarfile.TarInfo(f"{name}.jpg")
+            info.size = len(jpeg(number))
+            out.addfile(info, io.BytesIO(jpeg(number)))
+    index(iter([("a.tar", tmp_path / "a.tar")]), tmp_path, "", None)
+    source = open_source(str(tmp_path), "train")
+    assert [source.read(number)[0] for number in range(4)] == [jpeg(number) for number in range(4)]
+
+
+# The cache.
+
+
+def test_a_full_cache_never_lets_an_index_go(made: Path, opened: Open, tmp_path: Path) -> None:
+    largest = max(shard.bytes for shard in parse((made / "manifest.json").read_bytes()).shards)
+    with serving(made) as server:
+        source = opened(server.url, gib=1.5 * largest / 2**30)
+        for number in range(0, 60, 8):
+            source.read(number)
+        assert [path.name for path in (tmp_path / "cache").glob("*.index")] == [f"{source.manifest.index_sha256}.index"]
+        assert server.seen["index.bin"] == 1
+        with pytest.raises(ConfigError, match=r"machine\.cache\.gib: .* has no room for shard-000000\.tar .* beside"):
+            opened(server.url, gib=(largest + 100) / 2**30).read(0)
+
+
+def loaded(source: Source, config: Config, quarantine: Quarantine, batch: int = 6, **options: Any) -> Loader:
+    values = {"group": batch, "micro_batch": batch, "rank": 0, "world": 1, "workers": 0, "pin_memory": False} | options
+    return Loader(source, order(source, config, batch, 0), View(config, True), quarantine=quarantine, **values)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_index_that_is_gone_is_one_line(
+    made: Path, opened: Open, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Shards, "prefetch", lambda *_: None)  # whose thread would outlive the server
+    with serving(made) as server:
+        source = opened(server.url)
+        loader = loaded(source, Config(train="x", size=16), Quarantine(), workers=workers)
+        source.index.path.unlink()
+        with pytest.raises(ConfigError, match=r"sample \d+: cannot be read: No such file or directory; mend it"):
+            list(loader.steps(0, 1))
+        loader.close()
+
+
+class _Batches(list[Any]):
+    def __init__(self, error: Exception, num_workers: int) -> None:
+        self.error, self.num_workers = error, num_workers
+
+    def __iter__(self) -> Iterator[Any]:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "workers", "dead"),
+    [
+        (FileNotFoundError(2, "No such file or directory"), 1, True),
+        (ConnectionResetError(104, "Connection reset by peer"), 1, True),
+        (FileNotFoundError("Caught FileNotFoundError in DataLoader worker process 0."), 1, False),
+        (FileNotFoundError(2, "No such file or directory", "/data/x"), 1, False),
+        (FileNotFoundError(2, "No such file or directory"), 0, False),
+    ],
+)
+def test_only_a_dead_worker_is_called_dead(error: Exception, workers: int, dead: bool) -> None:
+    with pytest.raises(ConfigError if dead else FileNotFoundError):
+        list(_received(_Batches(error, workers)))  # type: ignore[arg-type]
+
+
+# Samples that are no images, and what takes their place.
+
+
+def photographs_with(root: Path, odd: dict[int, bytes], count: int = 12) -> Path:
+    root.mkdir()
+    for number in range(count):
+        (root / f"{number:02}.jpg").write_bytes(odd.get(number, jpeg(number)))
+    return root
+
+
+@pytest.mark.parametrize("sharded", [True, False])
+def test_a_diagnosis_goes_on_after_a_bad_image(tmp_path: Path, sharded: bool) -> None:
+    place = photographs_with(tmp_path / "images", {5: b"", 11: b"no image"})
+    if sharded:
+        make(place, tmp_path / "shards", seed=None, shard_size=6)
+    source = open_source(str(tmp_path / "shards" if sharded else place), "train")
+    view = View(Config(train="x", size=16), False)
+    batches = list(Diagnosis(source, view, 12, join())._loader)
+    found = torch.cat([batch.images for batch in batches])
+    sampled = Sampled(source, 12)
+    good = [view(decode(source.read(number)[0], 3), 0) for number in range(12) if number not in (5, 11)]
+    for row in range(12):
+        place_ = sampled._place(row)
+        assert torch.equal(found[row], good[{5: 5, 11: 0}.get(place_, place_ - (place_ > 5))])
+
+
+def test_a_diagnosis_takes_its_samples_from_a_few_shards(made: Path) -> None:
+    source = open_source(str(made), "train")
+    ends = np.cumsum(source.blocks)
+
+    def touched(count: int, of: Source = source) -> tuple[int, int]:
+        places = [Sampled(of, count)._place(number) for number in range(count)]
+        assert len(set(places)) == count
+        return len(places), len(set(np.searchsorted(ends, places, side="right").tolist()))
+
+    assert touched(24) == (24, 4)
+    assert touched(60) == (60, 8)
+    assert touched(40)[1] in (5, 6)
+    folder = Sampled(open_source("digits", "test"), 100)
+    assert np.ptp([folder._place(number) for number in range(100)]) > 300
+
+
+def test_a_sample_alone_in_its_shard_is_replaced_by_one_of_the_next(tmp_path: Path) -> None:
+    make(photographs_with(tmp_path / "images", {5: b""}), tmp_path / "shards", seed=None, shard_size=1)
+    source = open_source(str(tmp_path / "shards"), "train")
+    assert [source.neighbour(number) for number in (0, 5, 11)] == [1, 6, 0]
+    quarantine = Quarantine()
+    list(loaded(source, Config(train="x", size=16), quarantine).steps(0, 2))
+    assert [bad.sample for bad in quarantine.state()] == [5]
+
+
+def test_a_set_without_any_image_stops(tmp_path: Path) -> None:
+    make(photographs_with(tmp_path / "images", dict.fromkeys(range(12), b"")), tmp_path / "s", seed=None, shard_size=1)
+    source = open_source(str(tmp_path / "s"), "train")
+    with pytest.raises(ConfigError, match="no sample of its shard is an image"):
+        list(loaded(source, Config(train="x", size=16), Quarantine()).steps(0, 1))
+
+
+def test_substitutes_are_looked_for_after_a_fault_only(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(str(made), "train")
+    part = Subset(source, np.arange(0, 60, 2), np.zeros(30, np.int32), source.classes)
+    assert part.blocks is part.blocks
+    monkeypatch.setattr(Shards, "neighbour", None)
+    monkeypatch.setattr(Subset, "neighbour", None)
+    for one in (source, part):
+        list(loaded(one, Config(train="x", size=16), Quarantine()).steps(0, 2))
+
+
+def test_what_does_not_fit_the_configuration_stops_and_is_no_bad_image(tmp_path: Path) -> None:
+    out = io.BytesIO()
+    Image.fromarray(np.full((24, 20), 54321, np.uint16)).save(out, "PNG")
+    make(photographs_with(tmp_path / "images", {5: out.getvalue()}), tmp_path / "shards", seed=None, shard_size=6)
+    source = open_source(str(tmp_path / "shards"), "train")
+    quarantine = Quarantine()
+    coloured = Config(train="x", size=16, augment=Crop(jitter=0.4))
+    with pytest.raises(ConfigError, match=r"sample 5 \(byte \d+\): augment\.jitter and .* leave them out$"):
+        list(loaded(source, coloured, quarantine).steps(0, 2))
+    with pytest.raises(ConfigError, match=r"channels where 4 are wanted; set data\.channels to \d$"):
+        list(loaded(source, Config(train="x", size=16, channels=4), quarantine).steps(0, 2))
+    assert not len(quarantine)
+
+
+def test_too_little_memory_is_no_bad_image(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image, "open", full)
+    for attempt in (lambda: decode(b"GIF89a", 3), lambda: header(b"GIF89a")):
+        with pytest.raises(MemoryError):
+            attempt()
+    monkeypatch.setattr("mrp.data.loader.decode", full)
+    source = open_source(str(made), "train")
+    with pytest.raises(ConfigError, match=r"machine\.workers: there is no memory left"):
+        list(loaded(source, Config(train="x", size=16), Quarantine()).steps(0, 1))
+
+
+def test_over_the_limit_the_list_is_written_before_the_run_stops(tmp_path: Path) -> None:
+    bad = [Bad(number, f"sample {number}", "no image") for number in range(3)]
+    for _ in range(2):
+        with pytest.raises(ConfigError, match=r"data\.damaged: 3 samples are no images, and 2 are allowed"):
+            Quarantine(2, folder=tmp_path).add(bad)
+    lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
+    assert [json.loads(line)["sample"] for line in lines] == [0, 1, 2]
+
+
+def test_a_run_over_the_limit_leaves_its_list(tmp_path: Path, capsys: Any) -> None:
+    make(photographs_with(tmp_path / "images", {5: b""}), tmp_path / "shards", seed=None, shard_size=6)
+    words = [f"data.train={tmp_path / 'shards'}", "data.test=null", "data.damaged=0", "batch=6", "length=2 steps"]
+    words += ["optim.warmup=0 steps", "machine.workers=0", "diagnose.images=8", "--run", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        main(["pretrain", "demo", *words])
+    assert "data.damaged: 1 samples are no images, and 0 are allowed" in capsys.readouterr().err
+    (line,) = (tmp_path / "run" / "quarantine.jsonl").read_text().splitlines()
+    assert json.loads(line)["sample"] == 5
+
+
+# What is fetched ahead, and what cannot be arranged.
+
+
+def test_the_shards_of_all_micro_batches_are_fetched_ahead(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, asked = open_source(str(made), "train"), set[int]()
+    monkeypatch.setattr(Shards, "prefetch", lambda self, thread, shard: asked.add(shard))
+    config = Config(train="x", size=16, lanes=4, window=1)
+    loader = loaded(source, config, Quarantine(), batch=8, group=8, micro_batch=2)
+    list(loader.steps(0, 1))
+    needed = np.searchsorted(np.cumsum(source.blocks), order(source, config, 8, 0).slots(0).samples, side="right")
+    assert set(needed.tolist()) <= asked
+
+
+def test_a_source_smaller_than_the_lanes_is_refused(made: Path) -> None:
+    source = open_source(str(made), "train")
+    few = Subset(source, np.arange(3), np.zeros(3, np.int32), source.classes)
+    with pytest.raises(ConfigError, match=r"data\.lanes: 4, and a source has only 3 samples"):
+        order(Mixture.of([source, few], [1, 1]), Config(train="x", size=16, lanes=4), 16, 0)
+
+
+def test_views_are_mixed_with_views_of_other_samples() -> None:
+    words = ["mix.mixup=0.8", "batch=24", "data.views=2", "backbone.depth=1"]
+    for micro_batch in (4, 8, 12):
+        load("supervised_vit_tiny_cifar10", [*words, f"machine.micro_batch={micro_batch}"]).plan(10.0, 1, 0)
+    with pytest.raises(ConfigError, match=r"mix: .* takes 6 at once, which are 2 views of an odd number of samples"):
+        load("supervised_vit_tiny_cifar10", [*words, "machine.micro_batch=6"]).plan(10.0, 1, 0)
+
+
+# Making and checking.
+
+
+def test_a_finished_build_is_called_complete(photographs: Path, tmp_path: Path, capsys: Any) -> None:
+    words = ["shards", "build", str(photographs), str(tmp_path / "out"), "--shard-size", "20", "--workers", "1"]
+    main(words)
+    assert "is complete" not in capsys.readouterr().out
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    main(words)
+    assert "is complete, from this source and with these options; nothing was done" in capsys.readouterr().out
+    assert before == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").iterdir()}
+    for other in (["--seed", "1"], ["--max-side", "10"]):
+        with pytest.raises(SystemExit):
+            main([*words, *other])
+        assert "is not empty" in capsys.readouterr().err
+    (tmp_path / "out" / "shard-000001.tar").unlink()
+    with pytest.raises(SystemExit):
+        main(words)
+
+
+def test_an_index_over_remote_shards_is_verified(made: Path, tmp_path: Path, capsys: Any) -> None:
+    with serving(made) as server:
+        index(iter((path.name, path) for path in sorted(made.glob("*.tar"))), tmp_path / "out", server.url, None)
+        main(["shards", "verify", str(tmp_path / "out")])
+        main(["shards", "verify", str(tmp_path / "out"), "--sample", "5"])
+        assert capsys.readouterr().out.count("sound") == 2
+        server.always = "flip"
+        with pytest.raises(SystemExit):
+            main(["shards", "verify", str(tmp_path / "out")])
+        assert f"{server.url}/shard-000007.tar: its sha256 is not the manifest's" in capsys.readouterr().err
+        with pytest.raises(SystemExit):
+            main(["shards", "verify", server.url])
+        assert "is remote; verify a folder" in capsys.readouterr().err
+
+
+def tar_of(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as out:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            out.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_an_archive_that_is_not_all_of_imagenet_says_so(tmp_path: Path, capsys: Any) -> None:
+    inner = tar_of(tmp_path / "n01.tar", {"n01_1.JPEG": jpeg(1)})
+    path = tar_of(tmp_path / "train.tar", {"n01.tar": inner.read_bytes()})
+    lacking = shortfall(open_original(str(path), "train", None))
+    assert lacking is not None
+    assert "1 samples of 1 classes, where ImageNet-1K has 1,281,167 of 1,000" in lacking
+    assert shortfall(open_source("digits", "train")) is None
+    main(["shards", "build", str(path), str(tmp_path / "out"), "--workers", "1"])
+    assert f"warning: {path}: 1 samples" in capsys.readouterr().err
+
+
+def test_an_archive_without_samples_is_one_line(tmp_path: Path) -> None:
+    empty = tar_of(tmp_path / "empty.tar", {})
+    of_empty = tar_of(tmp_path / "of_empty.tar", {"n01.tar": empty.read_bytes()})
+    for path in (of_empty, tar_of(tmp_path / "folders.tar", {"x.tar": b""})):
+        with pytest.raises(ConfigError, match=r"holds no samples; download it again"):
+            open_original(str(path), "train", None)
