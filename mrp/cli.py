@@ -152,7 +152,9 @@ def parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", default=[], metavar="key=value", help="values that replace the recipe's"
         )
     for name in ("pretrain", "demo"):
-        parsers[name].add_argument("--run", metavar="FOLDER", help="the run's folder (default: runs/RECIPE)")
+        parsers[name].add_argument(
+            "--folder", dest="run", metavar="FOLDER", help="the run's folder (default: runs/RECIPE)"
+        )
     for name, use in (("pretrain", "processes on this machine"), ("config", "processes to plan for")):
         text = f"{use} (default: 1)"
         parsers[name].add_argument("--processes", type=_count, default=1, metavar="N", help=text)

@@ -150,6 +150,6 @@ def demo(options: argparse.Namespace) -> None:
         f"  checkpoints/           the weights\n"
         f"\nnext{'' if shutil.which('mrp') else ', after: source .venv/bin/activate'}:\n"
         f"  mrp config demo objective.mask_ratio=0.5                    see what a change comes to\n"
-        f"  mrp pretrain demo objective.mask_ratio=0.5 --run runs/half  try it, then: mrp probe runs/half\n"
+        f"  mrp pretrain demo objective.mask_ratio=0.5 --folder runs/half  try it, then: mrp probe runs/half\n"
         f"  mrp recipes                                                 the recipes for real data"
     )

@@ -82,11 +82,11 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        "pretrain demo a=1 b=2 --run r --processes 3",
-        "pretrain --run r demo a=1 b=2 --processes=3",
-        "pretrain --run r --processes 3 demo a=1 b=2",
-        "pretrain demo a=1 --run r b=2 --processes 3",
-        "pretrain demo --processes 3 a=1 --run=r b=2",
+        "pretrain demo a=1 b=2 --folder r --processes 3",
+        "pretrain --folder r demo a=1 b=2 --processes=3",
+        "pretrain --folder r --processes 3 demo a=1 b=2",
+        "pretrain demo a=1 --folder r b=2 --processes 3",
+        "pretrain demo --processes 3 a=1 --folder=r b=2",
     ],
 )
 def test_values_may_stand_anywhere(words: str) -> None:
@@ -213,3 +213,12 @@ mrp.cli.main(['config', 'demo'])
         process.stdout.close()
         assert process.stderr.read() == ""
     assert process.wait() == 0
+
+
+def test_no_option_of_ours_could_be_taken_for_one_of_torchruns() -> None:
+    """torchrun reads the whole line and takes an unambiguous beginning of its own options for the option."""
+    from torch.distributed.run import get_args_parser
+
+    theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
+    for name in ("--folder", "--processes"):
+        assert not [option for option in theirs if option.startswith(name)]

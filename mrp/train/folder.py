@@ -41,7 +41,9 @@ def _lock(folder: Path) -> TextIO:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / _LOCK).open("a")
     except OSError as error:
-        raise ConfigError(f"{folder}: cannot be written: {error.strerror}; choose another with --run FOLDER") from None
+        raise ConfigError(
+            f"{folder}: cannot be written: {error.strerror}; choose another with --folder FOLDER"
+        ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -50,7 +52,9 @@ def _lock(folder: Path) -> TextIO:
             raise ConfigError(
                 f"{folder}: cannot be locked: {error.strerror}; choose a folder on another disk"
             ) from None
-        raise ConfigError(f"{folder}: another process is writing this run; wait for it, or use --run FOLDER") from None
+        raise ConfigError(
+            f"{folder}: another process is writing this run; wait for it, or use --folder FOLDER"
+        ) from None
     return lock
 
 
@@ -61,13 +65,15 @@ def _check(folder: Path, new: Mapping[str, Any]) -> None:
         return
     if not known.exists():
         if any(path.name not in {_LOCK, IDENTITY + _TEMPORARY} for path in folder.iterdir()):
-            raise ConfigError(f"{folder}: is not empty and not a run of mrp; choose another folder with --run FOLDER")
+            raise ConfigError(
+                f"{folder}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
+            )
         return
     try:
         old = json.loads(known.read_text(encoding="utf-8"))
         _compare(folder, old, new)
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
-        raise ConfigError(f"{known}: is damaged, so this run cannot be recognised; use --run FOLDER") from None
+        raise ConfigError(f"{known}: is damaged, so this run cannot be recognised; use --folder FOLDER") from None
 
 
 def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
@@ -75,7 +81,7 @@ def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> No
         if old.get(key) != new.get(key):
             raise ConfigError(
                 f"{folder}: this run was made with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
-                "restore that value, or start another run with --run FOLDER"
+                "restore that value, or start another run with --folder FOLDER"
             )
 
 
@@ -101,7 +107,7 @@ def _write(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise ConfigError(
-            f"{path}: cannot be written: {error.strerror}; free some space, or use --run FOLDER"
+            f"{path}: cannot be written: {error.strerror}; free some space, or use --folder FOLDER"
         ) from None
 
 

@@ -132,7 +132,7 @@ class Watch:
             if fault and run.diagnose.action == "stop":
                 raise Stopped(
                     f"{folder}: the features had collapsed at step {line['step']}: {fault}; "
-                    "start again with --run FOLDER, or go on regardless with diagnose.action=warn"
+                    "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
                 )
 
     def examine(self, model: torch.nn.Module, step: int) -> tuple[dict[str, float], str | None]:
@@ -251,5 +251,5 @@ def explain(incident: int, folder: Path) -> str:
     """What the user learns of a non-finite step."""
     return (
         f"{folder}: the loss or the gradient of step {incident + 1} is not finite; the weights before it are saved as "
-        f"checkpoint {incident}; start again with --run FOLDER and a lower optim.lr, optim.clip or precision=fp32"
+        f"checkpoint {incident}; start again with --folder FOLDER and a lower optim.lr, optim.clip or precision=fp32"
     )

@@ -296,7 +296,7 @@ def test_over_the_limit_the_list_is_written_before_the_run_stops(tmp_path: Path)
 def test_a_run_over_the_limit_leaves_its_list(tmp_path: Path, capsys: Any) -> None:
     make(photographs_with(tmp_path / "images", {5: b""}), tmp_path / "shards", seed=None, shard_size=6)
     words = [f"data.train={tmp_path / 'shards'}", "data.test=null", "data.damaged=0", "batch=6", "length=2 steps"]
-    words += ["optim.warmup=0 steps", "machine.workers=0", "diagnose.images=8", "--run", str(tmp_path / "run")]
+    words += ["optim.warmup=0 steps", "machine.workers=0", "diagnose.images=8", "--folder", str(tmp_path / "run")]
     with pytest.raises(SystemExit):
         main(["pretrain", "demo", *words])
     assert "data.damaged: 1 samples are no images, and 0 are allowed" in capsys.readouterr().err

@@ -55,7 +55,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run that nothing happened to; only looked at."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    main(["pretrain", *SMALL, "--run", str(folder)])
+    main(["pretrain", *SMALL, "--folder", str(folder)])
     return folder
 
 
@@ -142,7 +142,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )  # fmt: skip
 def test_a_wrong_configuration(place: Path, capsys: pytest.CaptureFixture[str], words: str, parts: list[str]) -> None:
     before = contents(place)
-    command = ["config"] if "--processes" in words else ["pretrain", "--run", "run"]
+    command = ["config"] if "--processes" in words else ["pretrain", "--folder", "run"]
     line = fault(capsys, *command, *words.split())
     assert all(part in line for part in parts), line
     assert not (place / "run").exists()
@@ -160,7 +160,7 @@ def test_a_wrong_configuration(place: Path, capsys: pytest.CaptureFixture[str], 
 )
 def test_data_that_is_not_there(place: Path, capsys: pytest.CaptureFixture[str], data: str, parts: list[str]) -> None:
     before = contents(place)
-    line = fault(capsys, "pretrain", *SMALL, f"data.train={data}", "--run", "run")
+    line = fault(capsys, "pretrain", *SMALL, f"data.train={data}", "--folder", "run")
     assert all(part in line for part in parts), line
     assert not (place / "run").exists()
     assert contents(place) == before
@@ -182,7 +182,7 @@ def test_a_launcher_that_wants_otherwise(
     parts: list[str],
 ) -> None:  # fmt: skip
     monkeypatch.setenv(variable, value)
-    line = fault(capsys, "pretrain", *SMALL, "--run", "run")
+    line = fault(capsys, "pretrain", *SMALL, "--folder", "run")
     assert all(part in line for part in parts), line
     assert not (place / "run").exists()
 
@@ -211,12 +211,12 @@ def test_an_unreadable_image(images: Path, tmp_path: Path, capsys: pytest.Captur
     damage(images / "13.png")
     before = contents(images)
     words = ["pretrain", *SMALL, f"data.train={images}", "data.test=null", f"machine.workers={workers}"]
-    line = fault(capsys, *words, "--run", tmp_path / "run")
+    line = fault(capsys, *words, "--folder", tmp_path / "run")
     assert line.startswith(f"{images / '13.png'}: damaged image")
     assert line.endswith("mend it under the same name and run again")
     assert contents(images) == before
     (images / "13.png").write_bytes(intact)
-    main([*words, "--run", str(tmp_path / "run")])
+    main([*words, "--folder", str(tmp_path / "run")])
     found = checkpoint.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 6
@@ -259,19 +259,19 @@ def test_a_run_of_another_configuration(
     finished: Path, capsys: pytest.CaptureFixture[str], word: str, named: str
 ) -> None:
     before = contents(finished)
-    line = fault(capsys, "pretrain", *SMALL, word, "--run", finished)
+    line = fault(capsys, "pretrain", *SMALL, word, "--folder", finished)
     assert line.startswith(f"{finished}: this run was made with {named}; restore that value, or start another run")
     assert contents(finished) == before
 
 
 def test_what_does_not_change_results_may_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["pretrain", *SMALL, "machine.workers=1", "checkpoint.keep=5", "--run", str(finished)])
+    main(["pretrain", *SMALL, "machine.workers=1", "checkpoint.keep=5", "--folder", str(finished)])
     assert f"{finished}: complete already, at step 6" in capsys.readouterr().out
 
 
 def test_a_run_on_other_data(finished: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(finished)
-    line = fault(capsys, "pretrain", *SMALL, f"data.train={images}", "--run", finished)
+    line = fault(capsys, "pretrain", *SMALL, f"data.train={images}", "--folder", finished)
     assert line.startswith(f"{finished}: this run was made with data.content = ")
     assert contents(finished) == before
 
@@ -279,8 +279,8 @@ def test_a_run_on_other_data(finished: Path, images: Path, capsys: pytest.Captur
 def test_a_folder_of_something_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     before = contents(tmp_path)
-    line = fault(capsys, "pretrain", *SMALL, "--run", tmp_path)
-    assert line == f"{tmp_path}: is not empty and not a run of mrp; choose another folder with --run FOLDER"
+    line = fault(capsys, "pretrain", *SMALL, "--folder", tmp_path)
+    assert line == f"{tmp_path}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
     assert contents(tmp_path) == before
 
 
@@ -291,13 +291,13 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
     model = last / "model.safetensors"
     model.write_bytes(model.read_bytes()[:1000])
     before = contents(finished / "checkpoints")
-    for verb in (["pretrain", *SMALL, "--run", finished], ["probe", finished], ["report", finished]):
+    for verb in (["pretrain", *SMALL, "--folder", finished], ["probe", finished], ["report", finished]):
         line = fault(capsys, *verb)
         assert line.startswith(f"{model}: cannot be read: ")
         assert line.endswith(f"remove {last} to go on from the checkpoint before it")
     assert contents(finished / "checkpoints") == before
     shutil.rmtree(last)
-    main(["pretrain", *SMALL, "--run", str(finished)])
+    main(["pretrain", *SMALL, "--folder", str(finished)])
     assert whole(finished) == whole(undisturbed)
 
 
@@ -334,7 +334,7 @@ def test_no_space_left_for_a_checkpoint(
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         full_at(patch, number)
-        line = fault(capsys, "pretrain", *SMALL, "--run", run)
+        line = fault(capsys, "pretrain", *SMALL, "--folder", run)
     kept = "that of step 2 is whole" if step == 4 else "there is none before it"
     assert line == (
         f"{run}: the checkpoint of step {step} is not written: No space left on device; {kept}; "
@@ -342,7 +342,7 @@ def test_no_space_left_for_a_checkpoint(
     )
     first = {name: data for name, data in whole(undisturbed).items() if name.startswith("step-00000002/")}
     assert {name: data for name, (data, _) in contents(run / "checkpoints").items()} == (first if step == 4 else {})
-    main(["pretrain", *SMALL, "--run", str(run)])
+    main(["pretrain", *SMALL, "--folder", str(run)])
     assert f"{run}: from {'step 2' if step == 4 else 'the start'}" in capsys.readouterr().out
     assert whole(run) == whole(undisturbed)
 
@@ -362,9 +362,9 @@ def test_no_space_left_for_a_number(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(tracker.Tracker, "log", full)
-        line = fault(capsys, "pretrain", *SMALL, "--run", run)
+        line = fault(capsys, "pretrain", *SMALL, "--folder", run)
     assert line.startswith(f"{run}/metrics.jsonl: cannot be written: No space left on device; mend it")
-    main(["pretrain", *SMALL, "--run", str(run)])
+    main(["pretrain", *SMALL, "--folder", str(run)])
     assert whole(run) == whole(undisturbed)
 
 
@@ -397,7 +397,7 @@ def test_a_disk_that_is_really_full(tmp_path: Path, undisturbed: Path) -> None:
     disk, out = tmp_path / "disk", tmp_path / "out"
     disk.mkdir()
     checkpoints = sum(len(data) for data, _ in contents(undisturbed / "checkpoints").values())
-    words = ["pretrain", *SMALL, "--run", str(disk / "run")]
+    words = ["pretrain", *SMALL, "--folder", str(disk / "run")]
     code = FULL_DISK.format(words=words, disk=str(disk), out=str(out), room=checkpoints // 2)  # of three, one fits
     command = [*NAMESPACE, "sh", "-c", MOUNT, "sh", str(disk), sys.executable, code]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -438,18 +438,18 @@ def test_an_objective_by_its_path_is_trained_and_resumed(
     (place / "own.py").write_text(OWN)
     own = ["pretrain", *SMALL, "objective.name=./own.py", "objective.target=0.25"]
     own = [word for word in own if not word.startswith("objective.decoder")]
-    main([*own, "--run", "undisturbed"])
+    main([*own, "--folder", "undisturbed"])
     with pytest.MonkeyPatch.context() as patch:
         full_at(patch, 3)
-        fault(capsys, *own, "--run", "run")
+        fault(capsys, *own, "--folder", "run")
     assert json.loads((place / "run/checkpoints/step-00000002/state.json").read_text())["step"] == 2
-    main([*own, "--run", "run"])
+    main([*own, "--folder", "run"])
     assert "run: from step 2" in capsys.readouterr().out
     assert whole(place / "run") == whole(place / "undisturbed")
     assert verbs.load_run(place / "run/config.yaml").objective.target == 0.25  # type: ignore[attr-defined]
-    line = fault(capsys, *own, "objective.targt=1", "--run", "other")
+    line = fault(capsys, *own, "objective.targt=1", "--folder", "other")
     assert line == "the command line: objective.targt: unknown key; did you mean 'target'?"
-    line = fault(capsys, *own, "objective.target=-1", "--run", "other")
+    line = fault(capsys, *own, "objective.target=-1", "--folder", "other")
     assert line == "the command line: objective.target: -1 was given; allowed: greater than or equal to 0"
 
 
@@ -485,7 +485,7 @@ def test_two_processes_end_with_one_line(place: Path, images: Path, finished: Pa
     before = contents(finished)
     words, expected = {
         "every": (["batch=9"], "batch: 9 is not a multiple of the 2 processes; the nearest that is: 8\n"),
-        "first": (["seed=1", "--run", str(finished)], f"{finished}: this run was made with seed = 0, not 1; "),
+        "first": (["seed=1", "--folder", str(finished)], f"{finished}: this run was made with seed = 0, not 1; "),
         "second": ([f"data.train={images}", "data.test=null"], f"{bad}: damaged image"),
     }[case]
     done = start(place, "pretrain", *SMALL, *words, "--processes", "2")

@@ -56,7 +56,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("healthy")
-    main(["pretrain", *RECIPE, "--run", str(folder)])
+    main(["pretrain", *RECIPE, "--folder", str(folder)])
     return folder
 
 
@@ -87,7 +87,7 @@ def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
 
 
 def test_two_processes_measure_the_same(healthy: Path, tmp_path: Path) -> None:
-    assert launch(2, ["pretrain", *RECIPE, "--run", str(tmp_path / "two"), "--processes", "2"]) == 0
+    assert launch(2, ["pretrain", *RECIPE, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
     for ours, theirs in zip(lines(tmp_path / "two"), lines(healthy), strict=True):
         for key, value in theirs.items():
             if "features/" in key:
@@ -105,10 +105,10 @@ def test_the_alarm_is_raised_on_a_run_that_collapses(
     folder = tmp_path / "run"
     if action == "stop":
         with pytest.raises(SystemExit) as stopped:
-            main(["pretrain", *recipe, *words, "--run", str(folder)])
+            main(["pretrain", *recipe, *words, "--folder", str(folder)])
         assert stopped.value.code == 3
     else:
-        main(["pretrain", *recipe, *words, "--run", str(folder)])
+        main(["pretrain", *recipe, *words, "--folder", str(folder)])
     printed = capsys.readouterr()
     assert "the features have collapsed at step" in printed.out + printed.err
     place = min((folder / "alarms").iterdir())
@@ -121,6 +121,6 @@ def test_the_alarm_is_raised_on_a_run_that_collapses(
     assert found.step == (step if action == "stop" else 60)
     if action == "stop":  # a scheduler that starts it again does not make it go on
         with pytest.raises(SystemExit) as again:
-            main(["pretrain", *recipe, *words, "--run", str(folder)])
+            main(["pretrain", *recipe, *words, "--folder", str(folder)])
         assert again.value.code == 3
         assert f"had collapsed at step {step}" in capsys.readouterr().err

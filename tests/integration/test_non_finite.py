@@ -51,7 +51,7 @@ RECIPE = [
 
 def words(method: Path, bad_step: int, folder: Path, steps: int) -> list[str]:
     section = f"objective={{name: {method}, bad_step: {bad_step}}}"
-    return ["pretrain", "demo", section, *RECIPE, f"checkpoint.every={steps} steps", "--run", str(folder)]
+    return ["pretrain", "demo", section, *RECIPE, f"checkpoint.every={steps} steps", "--folder", str(folder)]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -61,7 +61,7 @@ def test_two_ranks_of_32_see_what_one_of_64_sees() -> None:
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("one")
-    main(["pretrain", *RECIPE, "--run", str(folder)])
+    main(["pretrain", *RECIPE, "--folder", str(folder)])
     return folder
 
 
@@ -73,7 +73,7 @@ def curve(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize("more", [[], ["machine.micro_batch=8"]], ids=["whole", "accumulated"])
 def test_two_processes_train_as_one(one_process: Path, tmp_path: Path, more: list[str]) -> None:
     folder = tmp_path / "two"
-    assert launch(2, ["pretrain", *RECIPE, *more, "--run", str(folder), "--processes", "2"]) == 0
+    assert launch(2, ["pretrain", *RECIPE, *more, "--folder", str(folder), "--processes", "2"]) == 0
     # Not the weights: a key's bias has no gradient but rounding, which Adam makes as large as any other.
     np.testing.assert_allclose(curve(folder), curve(one_process), rtol=1e-5)
 
@@ -84,9 +84,9 @@ def test_processes_that_see_different_checkpoints_do_not_start(
     """As on machines whose disks are not shared: here each rank is given a folder of its own."""
     code = (
         "import os, sys; from mrp.cli import main; rank = os.environ['RANK'];"
-        f"main(['pretrain', *{RECIPE!r}, 'length=24 steps', '--run', {str(tmp_path)!r} + '/' + rank])"
+        f"main(['pretrain', *{RECIPE!r}, 'length=24 steps', '--folder', {str(tmp_path)!r} + '/' + rank])"
     )
-    main(["pretrain", *RECIPE, "length=24 steps", "checkpoint.every=12 steps", "--run", str(tmp_path / "0")])
+    main(["pretrain", *RECIPE, "length=24 steps", "checkpoint.every=12 steps", "--folder", str(tmp_path / "0")])
     (last,) = (tmp_path / "0" / "checkpoints").glob("step-00000024")
     shutil.rmtree(last)
     capfd.readouterr()

@@ -27,7 +27,7 @@ CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.verbs", "sklearn.datasets
 
 
 def start(folder: Path, *more: str) -> multiprocessing.process.BaseProcess:
-    process = CONTEXT.Process(target=main, args=([*RECIPE, *more, "--run", str(folder)],))
+    process = CONTEXT.Process(target=main, args=([*RECIPE, *more, "--folder", str(folder)],))
     process.start()
     return process
 
@@ -82,7 +82,7 @@ def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -
 
 def test_a_complete_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("checkpoints/**/*")}
-    main([*RECIPE, "--run", str(undisturbed)])
+    main([*RECIPE, "--folder", str(undisturbed)])
     assert "complete already, at step 60" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("checkpoints/**/*")}
     assert [step for step, _, _ in losses(undisturbed)] == list(range(1, STEPS + 1))

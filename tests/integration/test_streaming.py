@@ -45,7 +45,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, place: str, cache: Path, *more: str, processes: int = 2) -> Path:
-    words = [*RECIPE, f"data.train={place}", f"machine.cache.folder={cache}", *more, "--run", str(folder)]
+    words = [*RECIPE, f"data.train={place}", f"machine.cache.folder={cache}", *more, "--folder", str(folder)]
     assert launch(processes, [*words, "--processes", str(processes)]) == 0
     return folder
 
@@ -106,7 +106,7 @@ def test_a_web_server_that_goes_away_stops_the_run_in_one_line(
             (tmp_path / "copy" / path.name).write_bytes(path.read_bytes())
     with serving(tmp_path / "copy") as server:
         words = [*RECIPE, f"data.train={server.url}", f"machine.cache.folder={tmp_path / 'cache'}"]
-        assert launch(1, [*words, "--run", str(tmp_path / "run")]) == 2
+        assert launch(1, [*words, "--folder", str(tmp_path / "run")]) == 2
     assert "shard-000003.tar: the server answers 404" in capfd.readouterr().err
 
 

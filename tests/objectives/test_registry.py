@@ -52,7 +52,7 @@ def words(path: Path, steps: int) -> list[str]:
 
 
 def test_one_file_is_enough_to_train_and_go_on(method: Path, tmp_path: Path) -> None:
-    main(["pretrain", *words(method, 4), "--run", str(tmp_path / "run")])
+    main(["pretrain", *words(method, 4), "--folder", str(tmp_path / "run")])
     found = checkpoint.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 4

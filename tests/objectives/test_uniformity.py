@@ -148,7 +148,7 @@ def test_a_resume_with_another_coupled_batch_is_refused(tmp_path: Any) -> None:
     from mrp.cli import main
 
     words = ["pretrain", "demo", "batch=32", "length=2 steps", "optim.warmup=0 steps", "backbone.depth=1"]
-    words += ["objective.uniformity=0.01", "objective.decoder.depth=1", "--run", str(tmp_path / "run")]
+    words += ["objective.uniformity=0.01", "objective.decoder.depth=1", "--folder", str(tmp_path / "run")]
     main([*words, "machine.micro_batch=16"])
     with pytest.raises(SystemExit):
         main([*words, "machine.micro_batch=8"])

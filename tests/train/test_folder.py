@@ -71,7 +71,7 @@ def test_another_run_is_refused_by_the_first_key_that_differs(
     before = contents(tmp_path)
     line = refused(tmp_path, CONFIGURATION | change, WHO | change)
     assert line.startswith(f"{tmp_path}: this run was made with {named}; ")
-    assert "--run FOLDER" in line
+    assert "--folder FOLDER" in line
     assert contents(tmp_path) == before
 
 
@@ -96,7 +96,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "run", CONFIGURATION, WHO).startswith(
         f"{tmp_path / 'run'}: cannot be written: File exists"
     )
-    assert refused(tmp_path / "run" / "a", CONFIGURATION, WHO).endswith("choose another with --run FOLDER")
+    assert refused(tmp_path / "run" / "a", CONFIGURATION, WHO).endswith("choose another with --folder FOLDER")
 
 
 # Two processes
@@ -121,7 +121,7 @@ def test_two_processes_cannot_hold_one_folder(tmp_path: Path) -> None:
         assert other.stdout.readline() == "claimed\n"
         before = contents(tmp_path)
         line = refused(tmp_path, CONFIGURATION, WHO)
-        assert line == f"{tmp_path}: another process is writing this run; wait for it, or use --run FOLDER"
+        assert line == f"{tmp_path}: another process is writing this run; wait for it, or use --folder FOLDER"
         assert contents(tmp_path) == before
         other.kill()  # a lock does not outlive its process, however that ends
     claim(tmp_path, CONFIGURATION, WHO).close()
