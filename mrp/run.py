@@ -189,7 +189,7 @@ class Run(Node):
         share = self.batch // processes
         micro_batch = self._coupled_micro_batch(processes) or self.machine.micro_batch
         if micro_batch == "auto":
-            micro_batch = self.cost().micro_batch(share, memory, self.data.views)
+            micro_batch = self.cost().micro_batch(share, memory, self.data.views * (2 if self.mix.pairs else 1))
         elif share % micro_batch:
             raise ConfigError(
                 f"machine.micro_batch: {micro_batch} does not divide the {share} images that each of {processes} "

@@ -94,7 +94,7 @@ def test_every_recipe_is_sound_and_says_what_it_is(path: Path) -> None:
     assert any(line.startswith("#   mrp ") for line in head), "its command"
     run = load(path)
     if run.coupled_batch is None:
-        run = load(path, ["machine.micro_batch=1"])
+        run = load(path, ["machine.micro_batch=2"])
     assert yaml.safe_load(yaml.safe_dump(run.resolved())) == run.resolved()
     with torch.device("meta"):
         run.build_step()

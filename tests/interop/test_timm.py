@@ -77,6 +77,6 @@ def test_what_timm_lacks_is_named(options: dict[str, Any], message: str) -> None
 def test_parts_of_a_named_model_that_are_not_known_are_refused() -> None:
     model = vit.build(vit.Config(name="vit_small_patch16_224", patch=8, drop_path=0.1), (16, 16), 3)
     timm.export(model)
-    model.norm_pre = torch.nn.LayerNorm(384)
+    model.norm_pre = torch.nn.LayerNorm(384, eps=1e-6)
     with pytest.raises(ConfigError, match=r"norm_pre"):
         timm.export(model)
