@@ -11,37 +11,19 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mrp
-from mrp.shards_cli import add_words as add_shards_words
+from mrp import verbs
 
 USER_ERROR = 2
 INCIDENT = 3
 STOPPED = 130
-
-_VERBS: dict[str, tuple[str, str]] = {
-    "demo": ("pretrain, probe and draw a small run on data that comes with scikit-learn", "mrp demo"),
-    "pretrain": (
-        "train a recipe; the same command again goes on where it stopped",
-        "mrp pretrain mae_vit_tiny_cifar10 data.train=cifar-10-binary.tar.gz",
-    ),
-    "probe": ("judge a run's features: linear probe and kNN, beside the untrained backbone", "mrp probe runs/demo"),
-    "report": ("draw a run: loss curve, and inputs beside their reconstructions", "mrp report runs/demo"),
-    "config": (
-        "show what a recipe resolves to, and what follows from it",
-        "mrp config mae_vit_base_in1k optim.lr=2e-4",
-    ),
-    "shards": (
-        "make shards of images, check them and look at them: build, index, verify, stats, show",
-        "mrp shards build /data/in1k/train /data/in1k-shards",
-    ),
-    "recipes": ("list the recipes that come with mrp", "mrp recipes"),
-}
+TRAINING = ("pretrain",)  # verbs that start in several processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one verb; a fault of the user's is one line and exit code 2."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _read(words)
-    if options.verb == "pretrain" and options.processes > 1:
+    if options.verb in TRAINING and options.processes > 1:
         if "RANK" not in os.environ:
             from mrp.launch import launch
 
@@ -52,9 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from mrp.config import ConfigError, Stopped
 
     try:
-        from mrp import verbs
-
-        getattr(verbs, "list_recipes" if options.verb == "recipes" else options.verb)(options)
+        verbs.find(options.verb).run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,9 +73,9 @@ def _wait_if(others_speak: bool) -> None:
 def _read(words: list[str]) -> argparse.Namespace:
     """Words to options; key=value words may stand before, between and after options."""
     top = parser()
-    if words and not words[0].startswith("-") and words[0] not in _VERBS:
-        near = difflib.get_close_matches(words[0], _VERBS, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(_VERBS)}"
+    if words and not words[0].startswith("-") and words[0] not in verbs.NAMES:
+        near = difflib.get_close_matches(words[0], verbs.NAMES, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(verbs.NAMES)}"
         top.error(f"there is no verb '{words[0]}'; {hint}")
     options, rest = top.parse_known_args(words)
     if hasattr(options, "overrides"):
@@ -116,17 +96,12 @@ class _Parser(argparse.ArgumentParser):
         self.exit(USER_ERROR, f"mrp: error: {message}; see '{self.prog} --help'\n")
 
 
-def _count(word: str) -> int:
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 1")
-    return int(word)
-
-
 def parser() -> argparse.ArgumentParser:
     """Every verb with its words and an example."""
-    width = max(len(example) for _, example in _VERBS.values())
+    found = {name: verbs.find(name) for name in verbs.NAMES}
+    width = max(len(verb.EXAMPLE) for verb in found.values())
     examples = "\n".join(
-        f"  {example:<{width}}  {help_.split(';')[0].split(':')[0]}" for help_, example in _VERBS.values()
+        f"  {verb.EXAMPLE:<{width}}  {verb.HELP.split(';')[0].split(':')[0]}" for verb in found.values()
     )
     top = _Parser(
         prog="mrp",
@@ -135,30 +110,14 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"mrp {mrp.__version__}")
-    verbs = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    parsers = {
-        name: verbs.add_parser(
+    parsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in found.items():
+        words = parsers.add_parser(
             name,
-            help=help_,
-            description=help_[0].upper() + help_[1:] + ".",
-            epilog=f"example:\n  {example}",
+            help=verb.HELP,
+            description=verb.HELP[0].upper() + verb.HELP[1:] + ".",
+            epilog=f"example:\n  {verb.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        for name, (help_, example) in _VERBS.items()
-    }
-    for name in ("pretrain", "config"):
-        parsers[name].add_argument("recipe", help="a YAML file, or the name of a recipe ('mrp recipes' lists them)")
-        parsers[name].add_argument(
-            "overrides", nargs="*", default=[], metavar="key=value", help="values that replace the recipe's"
-        )
-    for name in ("pretrain", "demo"):
-        parsers[name].add_argument(
-            "--folder", dest="run", metavar="FOLDER", help="the run's folder (default: runs/RECIPE)"
-        )
-    for name, use in (("pretrain", "processes on this machine"), ("config", "processes to plan for")):
-        text = f"{use} (default: 1)"
-        parsers[name].add_argument("--processes", type=_count, default=1, metavar="N", help=text)
-    for name in ("probe", "report"):
-        parsers[name].add_argument("run", metavar="RUN", help="a run's folder")
-    add_shards_words(parsers["shards"], _count)
+        verb.words(words)
     return top

@@ -15,7 +15,7 @@ from mrp.config import ConfigError, Stopped
 from mrp.run import load
 
 ROOT = Path(__file__).resolve().parent.parent
-HEAVY = ("torch", "torchvision", "numpy", "timm", "accelerate", "matplotlib", "sklearn", "rich", "mrp.verbs")
+HEAVY = ("torch", "torchvision", "numpy", "timm", "accelerate", "matplotlib", "sklearn", "rich", "mrp.run")
 
 
 def line(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
@@ -33,7 +33,7 @@ def failing(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     def fail(options: object) -> None:
         raise error
 
-    monkeypatch.setattr(verbs, "config", fail)
+    monkeypatch.setattr(verbs.find("config"), "run", fail)
 
 
 @pytest.mark.parametrize(
@@ -53,9 +53,9 @@ finally:
     assert done.stderr.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize("verb", cli._VERBS)
+@pytest.mark.parametrize("verb", verbs.NAMES)
 def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
-    example = cli._VERBS[verb][1]
+    example = verbs.find(verb).EXAMPLE
     for words in (["--help"], [verb, "--help"]):
         with pytest.raises(SystemExit) as caught:
             cli.main(words)
@@ -69,8 +69,10 @@ def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.Captu
         load(options.recipe, options.overrides)
 
 
-def test_every_verb_does_something() -> None:
-    assert all(callable(getattr(verbs, {"recipes": "list_recipes"}.get(verb, verb))) for verb in cli._VERBS)
+def test_every_file_of_the_folder_is_a_verb() -> None:
+    files = {path.stem.removesuffix("_") for path in Path(verbs.__path__[0]).glob("[!_]*.py")}
+    assert files == set(verbs.NAMES)
+    assert all(callable(verbs.find(name).run) for name in verbs.NAMES)
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,7 +181,7 @@ def test_ranks_do_not_start_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
         return 7
 
     monkeypatch.setattr(launch, "launch", start)
-    monkeypatch.setattr(verbs, "pretrain", lambda options: started.append(options.processes))
+    monkeypatch.setattr(verbs.find("pretrain"), "run", lambda options: started.append(options.processes))
     words = ["pretrain", "demo", "--processes", "2"]
     with pytest.raises(SystemExit) as caught:
         cli.main(words)
@@ -200,8 +202,8 @@ def test_two_launchers_that_disagree(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 def test_a_reader_who_has_seen_enough_is_no_error() -> None:
     code = """
-import mrp, mrp.cli, types
-mrp.verbs = types.SimpleNamespace(config=lambda options: [print('x' * 99999) for _ in range(9)])
+import mrp.cli, mrp.verbs.config
+mrp.verbs.config.run = lambda options: [print('x' * 99999) for _ in range(9)]
 mrp.cli.main(['config', 'demo'])
 """
     process = subprocess.Popen(

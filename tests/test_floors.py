@@ -31,7 +31,7 @@ FLOORS = (
     "run evaluate interop",
     "train.loop report",
     "api lab",
-    "cli verbs shards_cli launch __main__ __init__ tools",
+    "cli verbs launch __main__ __init__ tools",
 )
 ROOMS = (
     "config faults",
@@ -41,7 +41,7 @@ ROOMS = (
     "interop",
     "report",
     "lab",
-    "cli verbs shards_cli launch __main__",
+    "cli verbs launch __main__",
 )
 THIRD_PARTIES = {
     "accelerate": "train.loop evaluate launch",

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 from safetensors import SafetensorError
 
-from mrp import verbs
 from mrp.cli import main
 from mrp.data.order import Order
+from mrp.run import load
 from mrp.train import checkpoint, tracker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -446,7 +446,7 @@ def test_an_objective_by_its_path_is_trained_and_resumed(
     main([*own, "--folder", "run"])
     assert "run: from step 2" in capsys.readouterr().out
     assert whole(place / "run") == whole(place / "undisturbed")
-    assert verbs.load_run(place / "run/config.yaml").objective.target == 0.25  # type: ignore[attr-defined]
+    assert load(place / "run/config.yaml").objective.target == 0.25  # type: ignore[attr-defined]
     line = fault(capsys, *own, "objective.targt=1", "--folder", "other")
     assert line == "the command line: objective.targt: unknown key; did you mean 'target'?"
     line = fault(capsys, *own, "objective.target=-1", "--folder", "other")

@@ -23,7 +23,7 @@ RECIPE = [
 
 # Children are forked from a server that has imported torch already and runs no threads.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.verbs", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.api", "sklearn.datasets"])
 
 
 def start(folder: Path, *more: str) -> multiprocessing.process.BaseProcess:

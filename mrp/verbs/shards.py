@@ -1,4 +1,4 @@
-"""`mrp shards`: make, check and look at shards. Nothing heavy is imported before a verb runs."""
+"""`mrp shards`: make, check and look at shards."""
 
 from __future__ import annotations
 
@@ -6,42 +6,47 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrp.config import ConfigError
+from mrp.verbs import _words
 
 if TYPE_CHECKING:
     from mrp.data.manifest import Manifest
 
 
-def add_words(parser: argparse.ArgumentParser, count: Callable[[str], int]) -> None:
+HELP = "make shards of images, check them and look at them: build, index, verify, stats, show"
+EXAMPLE = "mrp shards build /data/in1k/train /data/in1k-shards"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
     """The words of each verb below `mrp shards`."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = verbs.add_parser("build", help="make shards from folders or archives; the same command again goes on")
     build.add_argument("source", help="a folder of images, or an archive of ImageNet-1K or CIFAR")
     build.add_argument("out", help="the folder for the shards")
     build.add_argument("--split", choices=("train", "test"), default="train", help="of an archive that holds both")
-    build.add_argument("--shard-size", type=count, default=1000, metavar="N", help="samples a shard (default: 1000)")
+    build.add_argument("--shard-size", type=_words.count, default=1000, metavar="N", help="samples a shard (default: 1000)")
     build.add_argument("--seed", type=int, default=0, help="of the order in which samples are laid down (default: 0)")
     build.add_argument("--keep-order", action="store_true", help="lay samples down in the order of the source")
     build.add_argument("--classes", metavar="FILE", help="only these, one name a line; 'imagenet100' comes with mrp")
-    build.add_argument("--max-side", type=count, metavar="N", help="encode images anew whose longer side is longer")
-    build.add_argument("--quality", type=count, default=90, metavar="Q", help="of images encoded anew (default: 90)")
-    build.add_argument("--workers", type=count, default=os.cpu_count() or 1, metavar="N", help="processes")
+    build.add_argument("--max-side", type=_words.count, metavar="N", help="encode images anew whose longer side is longer")
+    build.add_argument("--quality", type=_words.count, default=90, metavar="Q", help="of images encoded anew (default: 90)")
+    build.add_argument("--workers", type=_words.count, default=os.cpu_count() or 1, metavar="N", help="processes")
     build.add_argument("--devkit", metavar="FILE", help="ImageNet's development kit, which labels the validation tar")
     index = verbs.add_parser("index", help="make manifest and index for webdataset shards made by others")
     index.add_argument("source", help="a folder or address; with a pattern such as train-{0000..0099}.tar if remote")
     index.add_argument("out", nargs="?", help="the folder for manifest and index (default: beside local shards)")
     index.add_argument("--classes", metavar="FILE", help="the names of the labels, one a line")
     verify = verbs.add_parser("verify", help="check every byte against the manifest, or some samples")
-    verify.add_argument("--sample", type=count, metavar="N", help="only so many samples, drawn at random")
+    verify.add_argument("--sample", type=_words.count, metavar="N", help="only so many samples, drawn at random")
     stats = verbs.add_parser("stats", help="counts, sizes, and the mean and standard deviation of the pixels")
     stats.add_argument("--all", action="store_true", help="measure all images and not 10,000")
     show = verbs.add_parser("show", help="draw a page of images")
     show.add_argument("--out", default="contact_sheet.png", metavar="PNG", help="default: contact_sheet.png")
-    show.add_argument("--count", type=count, default=48, metavar="N", help="images (default: 48)")
+    show.add_argument("--count", type=_words.count, default=48, metavar="N", help="images (default: 48)")
     show.add_argument("--seed", type=int, default=0, help="of the choice")
     for verb in (verify, stats, show):
         verb.add_argument("shards", help="a folder of shards")

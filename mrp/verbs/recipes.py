@@ -1,0 +1,21 @@
+"""`mrp recipes`."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "list the recipes that come with mrp"
+EXAMPLE = "mrp recipes"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """None."""
+
+
+def run(options: argparse.Namespace) -> None:
+    """One line a recipe: its name and the first line of its head comment."""
+    from mrp.run import recipes
+
+    for path in sorted(recipes().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0]
+        print(f"{path.stem:<32} {first.lstrip('# ')}")
