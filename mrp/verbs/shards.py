@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrp.config import ConfigError
-from mrp.verbs import _words
+from mrp.verbs._words import count as positive
 
 if TYPE_CHECKING:
     from mrp.data.manifest import Manifest
@@ -28,25 +28,25 @@ def words(parser: argparse.ArgumentParser) -> None:
     build.add_argument("source", help="a folder of images, or an archive of ImageNet-1K or CIFAR")
     build.add_argument("out", help="the folder for the shards")
     build.add_argument("--split", choices=("train", "test"), default="train", help="of an archive that holds both")
-    build.add_argument("--shard-size", type=_words.count, default=1000, metavar="N", help="samples a shard (default: 1000)")
+    build.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="samples a shard (default: 1000)")
     build.add_argument("--seed", type=int, default=0, help="of the order in which samples are laid down (default: 0)")
     build.add_argument("--keep-order", action="store_true", help="lay samples down in the order of the source")
     build.add_argument("--classes", metavar="FILE", help="only these, one name a line; 'imagenet100' comes with mrp")
-    build.add_argument("--max-side", type=_words.count, metavar="N", help="encode images anew whose longer side is longer")
-    build.add_argument("--quality", type=_words.count, default=90, metavar="Q", help="of images encoded anew (default: 90)")
-    build.add_argument("--workers", type=_words.count, default=os.cpu_count() or 1, metavar="N", help="processes")
+    build.add_argument("--max-side", type=positive, metavar="N", help="encode images anew whose longer side is longer")
+    build.add_argument("--quality", type=positive, default=90, metavar="Q", help="of images encoded anew (default: 90)")
+    build.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
     build.add_argument("--devkit", metavar="FILE", help="ImageNet's development kit, which labels the validation tar")
     index = verbs.add_parser("index", help="make manifest and index for webdataset shards made by others")
     index.add_argument("source", help="a folder or address; with a pattern such as train-{0000..0099}.tar if remote")
     index.add_argument("out", nargs="?", help="the folder for manifest and index (default: beside local shards)")
     index.add_argument("--classes", metavar="FILE", help="the names of the labels, one a line")
     verify = verbs.add_parser("verify", help="check every byte against the manifest, or some samples")
-    verify.add_argument("--sample", type=_words.count, metavar="N", help="only so many samples, drawn at random")
+    verify.add_argument("--sample", type=positive, metavar="N", help="only so many samples, drawn at random")
     stats = verbs.add_parser("stats", help="counts, sizes, and the mean and standard deviation of the pixels")
     stats.add_argument("--all", action="store_true", help="measure all images and not 10,000")
     show = verbs.add_parser("show", help="draw a page of images")
     show.add_argument("--out", default="contact_sheet.png", metavar="PNG", help="default: contact_sheet.png")
-    show.add_argument("--count", type=_words.count, default=48, metavar="N", help="images (default: 48)")
+    show.add_argument("--count", type=positive, default=48, metavar="N", help="images (default: 48)")
     show.add_argument("--seed", type=int, default=0, help="of the choice")
     for verb in (verify, stats, show):
         verb.add_argument("shards", help="a folder of shards")
