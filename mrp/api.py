@@ -1,36 +1,33 @@
-"""A trained run in a few words: `mrp.api.load("runs/demo").features(images)`."""
+"""A trained run in a few words: `mrp.load("runs/demo").features(images)`."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from mrp import imported, interop, probing
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.order import keys
-from mrp.data.sources import Source
-from mrp.evaluate import features as extraction
-from mrp.evaluate import knn
-from mrp.evaluate import probe as linear
 from mrp.evaluate.diagnose import Sampled
-from mrp.evaluate.processes import Accelerator, join
+from mrp.evaluate.processes import meet
+from mrp.interop import Weights, runs
 from mrp.models.vit import VisionTransformer
 from mrp.objectives._helpers import Objective
+from mrp.probing import Options, Probed
 from mrp.run import Run
 from mrp.run import load as load_run
-from mrp.train import checkpoint
 from mrp.train.folder import CONFIG
 from mrp.train.step import Step
 
 PROBE = "probe.json"
-_BATCH = 256  # images at once when features are extracted
 
 
 @dataclass(frozen=True)
@@ -41,6 +38,17 @@ class Model:
     folder: Path
     step: int
     module: Step
+    weights: Weights = "student"
+    source: Mapping[str, Any] = field(default_factory=dict)  # where imported weights are from; see mrp.imported
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Parts that the file of an import did not hold: as untrained as they were built."""
+        return tuple(self.source.get("missing", ()))
+
+    def to(self, device: torch.device | str) -> Model:
+        """The same model on a device, to which images follow by themselves."""
+        return replace(self, module=self.module.to(device))
 
     @property
     def objective(self) -> Objective:
@@ -61,6 +69,8 @@ class Model:
 
     def reconstruct(self, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """What was hidden (B, patches), and every patch as the model paints it, in [0, 1]."""
+        if any(not name.startswith("backbone.") for name in self.missing):
+            raise ConfigError(f"{self.folder}: was imported without '{self.missing[0]}', so it cannot paint")
         batch = self._batch(images, seed)
         with torch.no_grad():
             painted = self.objective.reconstruct(batch.with_images(self.module.prepare(batch.images)))
@@ -77,18 +87,27 @@ class Model:
         return Batch(images.to(device), torch.from_numpy(keys(seed, 0, numbers)).to(device))
 
 
-def load(folder: str | Path) -> Model:
-    """The model of a run's newest checkpoint."""
-    folder = Path(folder)
-    run = read(folder)
-    found = checkpoint.newest(folder)
-    if found is None:
-        raise ConfigError(
-            f"{folder}: has no checkpoint yet; 'mrp pretrain' writes the first after {run.checkpoint.every}"
-        )
+def load(path: str | Path, weights: Weights | None = None, step: int | None = None) -> Model:
+    """The model of a run at its newest checkpoint or at a step, of one checkpoint, or of anything that can be imported.
+
+    `weights` are the student's, the teacher's or the average's: by default the average where the run keeps one.
+    """
+    place = Path(path)
+    if not runs.is_ours(place) and (place.exists() or str(path).startswith("hf:")):
+        found = interop.read(path, weights or "student", step)
+        run = imported.run_of(found)
+        source = imported.provenance(found)[imported.KEY]
+        return Model(run, place, 0, imported.step_of(found, run), weights or "student", source)
+    folder, held = runs.locate(place, step)
+    run = load_run(runs.configuration(folder, held))
+    chosen = weights or ("average" if runs.has_average(held) else "student")
     module = run.build_step()
-    module.load_state_dict(found.weights())
-    return Model(run, folder, found.step, module.eval())
+    try:
+        module.load_state_dict(runs.weights_of(held, chosen))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split(":", 1)[-1].split())
+        raise ConfigError(f"{held.folder}: its weights do not fit its configuration: {reason}") from None
+    return Model(run, folder, held.step, module.eval(), chosen, held.state().get(imported.KEY, {}))
 
 
 def untrained(folder: str | Path) -> Model:
@@ -114,37 +133,35 @@ def held_out(run: Run, count: int) -> Tensor:
     return next(iter(loader)).images
 
 
-def probe(folder: str | Path) -> dict[str, dict[str, Any]]:
-    """Linear probe and kNN on the features of the trained and the untrained backbone, also written to the folder.
+def probe(
+    path: str | Path,
+    options: Options = Options(),  # noqa: B008 -- frozen
+    weights: Weights | None = None,
+    step: int | None = None,
+    baseline: bool = False,
+    data: Iterable[str] = (),
+    cache: str | Path | None = None,
+) -> Probed:
+    """What the features of a backbone are good for, also written to its run's folder.
 
-    Of several processes the first one gets the results.
+    `baseline` measures the untrained backbone too, `data` are words such as `data.fraction=0.1`, and `cache` is the
+    folder that keeps the features. Of several processes the first one gets the results.
     """
-    folder = Path(folder)
-    run = read(folder)
-    if run.data.test is None:
-        raise ConfigError(f"{folder}: data.test is not set, so there is nothing to judge the features on")
-    train, test = run.source("train"), run.source("test")
-    for name, source in (("train", train), ("test", test)):
-        if not source.classes:
-            raise ConfigError(f"{folder}: data.{name} has no labels, so features cannot be judged by accuracy")
-    processes = join()
-    results: dict[str, dict[str, Any]] = {}
-    for name, model in (("trained", load(folder)), ("untrained", untrained(folder))):
-        module = model.module.to(processes.device)
-        seen, unseen = (features(module, source, run, processes) for source in (train, test))
-        if not processes.is_main_process:  # extraction is shared, the judgement is not worth sharing
-            continue
-        rows = (seen.features, seen.labels, unseen.features, unseen.labels)
-        results[name] = {"linear": asdict(linear.measure(*rows)), "knn": asdict(knn.measure(*rows)), "step": model.step}
-    if processes.is_main_process:
-        (folder / PROBE).write_text(json.dumps(results, indent=1))
-    return results
-
-
-def features(module: Step, source: Source, run: Run, processes: Accelerator) -> extraction.Features:
-    """The features of every image of a source, as evaluation sees it."""
-    loader = EvalLoader(
-        source, View(run.data, train=False), batch=_BATCH, rank=processes.process_index, world=processes.num_processes,
-        workers=run.machine.workers, pin_memory=processes.device.type == "cuda",
-    )  # fmt: skip
-    return extraction.extract(module, loader, processes, len(source))
+    model = load(path, weights, step)
+    run = probing.with_data(model.run, data)
+    ours = runs.is_ours(Path(path))
+    folder = model.folder if ours else Path("runs") / f"probe-{Path(str(path)).name}"
+    images = probing.Images.of(run, folder, Path(cache) if cache else folder / probing.CACHE, meet())
+    modules = {"trained": model.module}
+    if baseline:
+        modules["untrained"] = model.run.build_step().eval()
+    results = {name: probing.judge(images, module, options) for name, module in modules.items()}
+    asked = step is not None or (ours and Path(path).resolve() != model.folder.resolve())
+    name = "".join([Path(PROBE).stem, f"-{model.step:08d}" if asked else "", f"-{weights}" if weights else "", ".json"])
+    steps = {"trained": model.step, "untrained": 0}
+    judged = {
+        key: {"step": steps[key], "weights": model.weights, **found}
+        for key, found in results.items()
+        if found is not None
+    }
+    return probing.write(folder / name, judged)

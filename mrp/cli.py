@@ -16,7 +16,7 @@ from mrp import verbs
 USER_ERROR = 2
 INCIDENT = 3
 STOPPED = 130
-TRAINING = ("pretrain",)  # verbs that start in several processes
+TRAINING = ("pretrain", "finetune")  # verbs that start in several processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("WORLD_SIZE") != str(options.processes):
             started = os.environ.get("WORLD_SIZE", "other")
             _leave(f"mrp: error: --processes: the launcher has started {started} processes; leave it out", USER_ERROR)
-    from mrp.config import ConfigError, Stopped
+    from mrp.config import ConfigError, Preempted, Stopped
 
     try:
         verbs.find(options.verb).run(options)
@@ -45,6 +45,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         where = f"{error.filename}: " if error.filename else ""
         _leave(f"mrp: error: {where}{error.strerror}; mend it and run the same command again", USER_ERROR)
+    except Preempted as ended:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"mrp: {ended}", flush=True)
+        sys.exit(ended.code)
     except KeyboardInterrupt:
         _leave("mrp: stopped; the same command goes on from the last checkpoint", STOPPED)
     except Stopped as error:

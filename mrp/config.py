@@ -35,6 +35,14 @@ class Stopped(RuntimeError):
     """The run ended itself because going on would harm or waste it; what it had is saved."""
 
 
+class Preempted(RuntimeError):
+    """The run was asked to end before it was complete; it is saved, and the same command goes on."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code
+
+
 class Node(BaseModel):
     """A section of the configuration: frozen, and an unknown key is an error."""
 

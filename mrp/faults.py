@@ -104,7 +104,7 @@ def _keys(cls: type[BaseModel], path: Place, values: Any) -> list[str]:
         extra = info.json_schema_extra
         choose = extra.get("choose") if isinstance(extra, dict) else None
         found = choose(values) if callable(choose) else _section_in(info.annotation)
-    return list(found.model_fields) if found is not None else []
+    return [info.alias or name for name, info in found.model_fields.items()] if found is not None else []
 
 
 def _section_in(annotation: Any) -> type[BaseModel] | None:

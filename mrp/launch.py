@@ -10,8 +10,11 @@ import sys
 import time
 from collections.abc import Sequence
 
+from mrp.train.signals import LAUNCHER
+
 _GRACE = 10.0  # seconds between asking the other processes to end and ending them
-_FORWARDED = (signal.SIGTERM, signal.SIGUSR1)
+_PARTING = 60.0  # seconds between the end of one process and that of the others, where all were asked to end
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
@@ -21,27 +24,36 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         port = probe.getsockname()[1]
     threads = max(1, (os.cpu_count() or 1) // processes)
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    common |= {LAUNCHER: str(os.getpid())}  # a rank whose parent is another one knows that we were killed
     common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     children: list[subprocess.Popen[bytes]] = []
-    before = {number: signal.signal(number, lambda received, _: _tell(children, received)) for number in _FORWARDED}
+    told: list[int] = []
+
+    def forward(number: int, _: object) -> None:
+        told.append(number)
+        _tell(children, number)
+
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
     try:
         for rank in range(processes):
             environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             children.append(subprocess.Popen([sys.executable, "-m", "mrp", *arguments], env=environment))
-        return _wait(children)
-    except KeyboardInterrupt:  # the terminal has told the children too
-        return _wait(children) or 130
+        return _wait(children, told)
     finally:
         _end(children)
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def _wait(children: list[subprocess.Popen[bytes]]) -> int:
+def _wait(children: list[subprocess.Popen[bytes]], told: Sequence[int]) -> int:
+    """The first code that is not 0; who was asked to end gets time to, and is not ended because another was faster."""
+    deadline = float("inf")
     while True:
         codes = [child.poll() for child in children]
         failed = [code for code in codes if code]
-        if failed:
+        if failed and deadline == float("inf"):
+            deadline = time.monotonic() + (_PARTING if told else 0.0)
+        if failed and (None not in codes or time.monotonic() >= deadline):
             for rank, code in enumerate(codes):
                 if code and code < 0:
                     name = signal.Signals(-code).name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,20 +25,27 @@ from mrp.data.order import Order
 from mrp.data.sources import Config as Data
 from mrp.data.sources import Source
 from mrp.data.views import open_data
+from mrp.interop.runs import locate
 from mrp.models.vit import Config as Backbone
 from mrp.models.vit import build as build_backbone
 from mrp.objectives._helpers import Objective
 from mrp.train.alarm import Config as Diagnose
+from mrp.train.average import Config as Average
 from mrp.train.checkpoint import Config as Checkpoint
 from mrp.train.cost import Cost
 from mrp.train.cost import measure as measure_cost
+from mrp.train.folder import CONFIG
+from mrp.train.guard import Config as Guard
+from mrp.train.init import Config as Init
+from mrp.train.init import completed
 from mrp.train.mixing import Config as Mixing
 from mrp.train.mixing import Erase, Mix
-from mrp.train.optim import Config as Optimizer
+from mrp.train.optim import Section as Optimizer
 from mrp.train.step import Precision, Prepare, Step
 from mrp.train.tracker import Config as Track
+from mrp.train.validate import Config as Validation
 
-_OF_THE_MACHINE = {"diagnose", "checkpoint", "track", "machine"}
+_OF_THE_MACHINE = {"validation", "diagnose", "checkpoint", "track", "guard", "resume", "machine"}
 _IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged"}  # what of `data:` its content stands for
 
 
@@ -51,7 +59,17 @@ class Machine(Node):
         "auto"  # images a process takes through the model at once
     )
     cache: CacheConfig = CacheConfig()  # of remote shards
+    watchdog: float | None = Field(600, gt=0)  # seconds without progress after which it is said who waits for whom
+    give_up: float | None = Field(None, gt=0)  # seconds without progress after which the process ends itself
+    requeue_code: int = Field(0, ge=0, le=255)  # the exit code of a run that was asked to end before it was complete
+    shard: Literal["none", "full"] = "none"  # full: each process holds a part of the model (FSDP2), not all of it
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+
+
+class Resume(Node):
+    """`resume:`, what may differ from the run that the folder holds."""
+
+    allow: tuple[str, ...] = ()  # keys, or sections that hold them, such as [optim.lr, data]; what changes is kept
 
 
 def _objective(value: Any) -> Any:
@@ -97,11 +115,16 @@ class Run(Node):
     length: Duration
     optim: Optimizer
     mix: Mixing = Mixing()
+    init: Init | None = None  # the weights to start with; of the backbone, what it is follows from them
+    average: Average | None = None  # of the weights over the run
     precision: Precision = "bf16"
     seed: int = Field(0, ge=0, lt=2**63)
+    validation: Validation = Validation()
     diagnose: Diagnose = Diagnose()
     checkpoint: Checkpoint = Checkpoint()
     track: Track = Track()
+    guard: Guard = Guard()
+    resume: Resume = Resume()
     machine: Machine = Machine()
 
     @property
@@ -128,6 +151,8 @@ class Run(Node):
         kept = {key: value for key, value in self.resolved().items() if key not in _OF_THE_MACHINE}
         kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in _IN_THE_CONTENT}
         kept["order_version"] = ORDER_VERSION
+        if self.init is not None:
+            kept["init"] = self.init.identity()
         if self.name.endswith(".py"):  # a file's own objective is what the file says, wherever it lies
             digest = hashlib.sha256(Path(self.name).read_bytes()).hexdigest()
             kept["objective"] |= {"name": Path(self.name).name, "content": digest}
@@ -163,6 +188,34 @@ class Run(Node):
     def source(self, split: Literal["train", "test"]) -> Source:
         """The data that the run trains on, or that it is judged on."""
         return open_data(self.data, split, Cache(self.machine.cache))
+
+    def check_classes(self, source: Source) -> None:
+        """Refuse data whose labels are not those that the objective tells apart."""
+        wanted = getattr(self.objective, "classes", None)
+        if wanted is None:
+            return
+        if not source.classes:
+            raise ConfigError(f"data.train: has no labels, which {self.name} needs; take other data")
+        if len(source.classes) != wanted:
+            raise ConfigError(
+                f"objective.classes: {wanted}, but data.train has {len(source.classes)} classes; "
+                f"set objective.classes={len(source.classes)}"
+            )
+
+    def validation_source(self, train: Source) -> Source | None:
+        """The data that the run is judged on while it trains, if it is; its classes have to be those of training."""
+        if self.validation.every is None:
+            return None
+        if self.data.test is None:
+            raise ConfigError("validation.every: data.test is not set, so there is nothing to validate on; set it")
+        source = self.source("test")
+        if getattr(self.objective, "classes", None) is not None and source.classes != train.classes:
+            odd = next((name for name in source.classes if name not in train.classes), None)
+            what = (
+                f"has a class '{odd}' that data.train has not" if odd else f"has {len(source.classes)} of the classes"
+            )
+            raise ConfigError(f"data.test: {what} ({len(train.classes)} in training); take data with the same classes")
+        return source
 
     def order(self, data: Source | int) -> Order | Mixed:
         """The order of a data set, or of any that has this size."""
@@ -222,6 +275,7 @@ class Run(Node):
             drops=tuple(drop.steps(steps_per_epoch, self.batch) for drop in self.optim.drops),
             checkpoint_every=max(1, self.checkpoint.every.steps(steps_per_epoch, self.batch)),
             diagnose_every=self.diagnose.every.steps(steps_per_epoch, self.batch) if self.diagnose.every else 0,
+            validate_every=self.validation.every.steps(steps_per_epoch, self.batch) if self.validation.every else 0,
             alarm_from=max(warmup, self.diagnose.after.steps(steps_per_epoch, self.batch)),
             peak_lr=self.optim.peak_lr(self.batch),
             processes=processes,
@@ -258,6 +312,7 @@ class Plan:
     drops: tuple[int, ...]  # where the learning rate falls to a tenth
     checkpoint_every: int
     diagnose_every: int  # 0: never
+    validate_every: int  # 0: never
     alarm_from: int
     peak_lr: float
     processes: int
@@ -284,6 +339,25 @@ def find_recipe(name: str) -> Path:
     raise ConfigError(f"{name}: is neither a file nor a recipe that comes with mrp{hint}; 'mrp recipes' lists them")
 
 
-def load(name: str | Path, overrides: Iterable[str] = ()) -> Run:
-    """Read a run from a file, or from one of our recipes."""
-    return build(Run, compose(name, overrides, find_recipe))
+def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
+    """Read a run from a file, or from one of our recipes; `folder`, where it is written, may hold it already."""
+    return build(Run, completed(compose(name, overrides, find_recipe), folder))
+
+
+def follow(recipe: str, place: Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
+    """A recipe of classification on a pretrained run's own data and weights: its linear probe, its fine-tuning.
+
+    Sizes, statistics and classes are the data's; the batch is the recipe's, or the largest power of two that the data
+    fill (the learning rate follows where the recipe gives it for a number of images).
+    """
+    origin, _ = locate(place)
+    before = load(origin / CONFIG)
+    source = before.source("train")
+    protocol = compose(recipe, overrides, find_recipe).values
+    largest = 1 << (len(source).bit_length() - 1)
+    data = before.data.model_dump(mode="json") | {"augment": protocol["data"]["augment"], "views": 1}
+    words = [
+        f"init={json.dumps(str(place))}", "backbone=null", f"data={json.dumps(data)}",
+        f"objective.classes={len(source.classes)}", f"batch={min(protocol['batch'], largest)}",
+    ]  # fmt: skip
+    return load(recipe, [*words, *overrides], folder)

@@ -24,14 +24,18 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # A name stands for what is beneath it too; `mrp` itself is `__init__`.
 FLOORS = (
-    "config faults batch models.masking train.schedules data.order data.manifest",
-    "models train.mixing data.store data.decode",
+    "config faults batch models.masking train.schedules data.order data.manifest train.sealed train.tensors",
+    "models train.mixing train.memory data.store data.decode train.writer",
     "objectives data train.step train.optim train.checkpoint train.guard train.tracker"
-    " train.alarm train.cost train.folder train.progress",
-    "run evaluate interop",
-    "train.loop report",
+    " train.alarm train.cost train.folder train.progress train.signals train.spikes train.watchdog",
+    "evaluate interop",
+    "train.init train.validate train.average",
+    "run",
+    "train.start train.watch train.wrapping train.judge train.incident imported",
+    "train.loop train.replay report",
     "api lab",
-    "cli verbs launch __main__ __init__ tools",
+    "exchange",
+    "cli verbs launch cluster __main__ __init__ tools",
 )
 ROOMS = (
     "config faults",
@@ -41,12 +45,17 @@ ROOMS = (
     "interop",
     "report",
     "lab",
-    "cli verbs launch __main__",
+    "cli verbs launch cluster __main__",
 )
 THIRD_PARTIES = {
-    "accelerate": "train.loop evaluate launch",
+    "accelerate": "train.loop train.start train.watch train.wrapping train.incident evaluate launch",
+    "huggingface_hub": "interop",
     "matplotlib": "report lab",
+    "onnx": "interop",
+    "onnxruntime": "interop",
+    "transformers": "interop",
     "tensorboard": "train.tracker",
+    "submitit": "cluster",
     "timm": "models interop",
     "torch.utils.tensorboard": "train.tracker",
     "wandb": "train.tracker",

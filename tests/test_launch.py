@@ -99,13 +99,15 @@ def log(folder: Path, rank: int) -> list[str]:
 
 
 def test_each_rank_gets_its_place_and_the_whole_command(start: Start, tmp_path: Path) -> None:
-    assert end(start(""), tmp_path) == 0
+    launcher = start("")
+    assert end(launcher, tmp_path) == 0
     first, second = ready(tmp_path)
     assert [first["RANK"], second["RANK"]] == ["0", "1"] == [first["LOCAL_RANK"], second["LOCAL_RANK"]]
     assert first["WORLD_SIZE"] == second["WORLD_SIZE"] == first["LOCAL_WORLD_SIZE"] == "2"
     assert first["MASTER_ADDR"] == "127.0.0.1"
     assert first["MASTER_PORT"] == second["MASTER_PORT"]
     assert int(str(first["MASTER_PORT"])) > 1023
+    assert first["MRP_LAUNCHER"] == str(launcher.pid)  # so that a rank knows when it is left alone
     assert first["words"] == second["words"] == ["-m", "mrp", "pretrain", "x", "--processes", "2"]
 
 
@@ -148,7 +150,21 @@ def test_signals_reach_every_rank(start: Start, tmp_path: Path) -> None:
 
 
 def test_a_keyboard_interrupt_ends_all(start: Start, tmp_path: Path) -> None:
-    launcher = start("signal.signal(signal.SIGINT, lambda *_: sys.exit(130))\nnote('ready')\nrest()")
+    act = "def told(*_):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n    sys.exit(130)\n"
+    launcher = start(f"{act}signal.signal(signal.SIGINT, told)\nnote('ready')\nrest()")
     until(lambda: log(tmp_path, 0) and log(tmp_path, 1))
     os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
     assert end(launcher, tmp_path) == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_who_was_asked_to_end_is_not_ended_because_another_was_faster(
+    start: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    act = "def told(*_):\n    if rank == '1':\n        time.sleep(1)\n        note('saved')\n    sys.exit(75)\n"
+    act += "for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):\n    signal.signal(number, told)\n"
+    launcher = start(act + "note('ready')\nrest()")
+    until(lambda: log(tmp_path, 0) and log(tmp_path, 1))
+    launcher.send_signal(number)
+    assert end(launcher, tmp_path) == 75
+    assert log(tmp_path, 1) == ["ready", "saved"]

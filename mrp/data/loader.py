@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
+from mrp.data import deaf
 from mrp.data.augment import View
 from mrp.data.cache import Prefetch
+from mrp.data.deaf import ignore_requests
 from mrp.data.decode import DecodeError, UnfitError, decode
 from mrp.data.mixed import Mixed
 from mrp.data.order import Ints, Order, keys, share
@@ -281,7 +283,7 @@ def _torch_loader(
     """
     options: dict[str, Any] = {}
     if workers:
-        get_context("forkserver").set_forkserver_preload([__name__])  # import torch once, not in each worker
+        get_context("forkserver").set_forkserver_preload([__name__, deaf.__name__])  # import torch once for all
         options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return DataLoader(
         dataset,
@@ -296,7 +298,11 @@ def _torch_loader(
 
 
 def _end_with_parent(_: int) -> None:
-    """Have a worker die with a training process that is killed: torch only watches the fork server, which lives on."""
+    """Have a worker die with a training process that is killed: torch only watches the fork server, which lives on.
+
+    A signal that asks the run to end is the training process's affair, which still needs batches for the step it is in.
+    """
+    ignore_requests()
 
     def watch() -> None:
         parent = parent_process()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -94,11 +95,12 @@ class Diagnosis:
             instead=sampled.instead,
         )  # fmt: skip
 
-    def measure(self, model: nn.Module) -> tuple[dict[str, float], Tensor]:
-        """The numbers, and the features (of whole images) that they were read from."""
+    def measure(self, model: nn.Module, between: Callable[[], None] = lambda: None) -> tuple[dict[str, float], Tensor]:
+        """The numbers, and the features (of whole images) that they were read from; `between` batches may raise."""
         rows, scalars = [], []
         with evaluating(model):
             for batch in self._loader:
+                between()
                 local, metrics = _rows(model, batch.to(self._accelerator.device))
                 rows.append([self._accelerator.gather(tensor).cpu() for tensor in local])
                 scalars.append(self._accelerator.reduce(metrics, "mean").cpu())
@@ -145,5 +147,5 @@ def _spread(features: Tensor) -> float:
 def _knn(features: Tensor, labels: Tensor) -> float:
     """The share of one half of the images that its neighbours in the other half name rightly."""
     keys_, queries = features[::2], features[1::2]
-    found = knn.predict(keys_, labels[::2], queries, k=_NEIGHBOURS)
+    (found,) = knn.predict(keys_, labels[::2], queries, [_NEIGHBOURS])
     return float((found == labels[1::2]).double().mean())

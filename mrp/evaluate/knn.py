@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.evaluate.interval import wilson
+
+KS = (10, 20, 100, 200)
+TEMPERATURE = 0.07
+_QUERIES, _KEYS = 1024, 16384  # similarities that exist at once
+
+Rows = Tensor | NDArray[Any]  # N D, of any precision; an array may be the map of a file
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,40 +34,49 @@ class Neighbours:
     num_test: int
 
 
-def measure(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor, k: int = 20) -> Neighbours:
-    """The accuracy with which each test sample's nearest training samples name its class."""
-    correct = int((predict(train, train_labels, test, k) == test_labels).sum())
-    return Neighbours(*wilson(correct, len(test)), k=k, num_train=len(train), num_test=len(test))
+def measure(
+    train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor, ks: Sequence[int] = KS,
+    device: torch.device | str = "cpu",
+) -> list[Neighbours]:  # fmt: skip
+    """The accuracy with which each test sample's k nearest training samples name its class, for every k."""
+    found = predict(train, train_labels, test, ks, device=device)
+    correct = (found == test_labels).sum(1).tolist()
+    return [
+        Neighbours(*wilson(right, len(test)), k=k, num_train=len(train), num_test=len(test))
+        for k, right in zip(ks, correct, strict=True)
+    ]
 
 
 def predict(
-    keys: Tensor,  # N D
+    keys: Rows,
     labels: Tensor,  # N
-    queries: Tensor,  # Q D
-    k: int = 20,
-    temperature: float = 0.07,
-    query_chunk: int = 1024,
-    key_chunk: int = 16384,
+    queries: Rows,
+    ks: Sequence[int] = (20,),
+    temperature: float = TEMPERATURE,
+    query_chunk: int = _QUERIES,
+    key_chunk: int = _KEYS,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Each query's class: its k most similar keys vote with weight exp(cosine / temperature).
+    """Each query's class for every k (ks, queries): its k most similar keys vote with weight exp(cosine / temperature).
 
-    No more than query_chunk x key_chunk similarities exist at once; on whatever device the tensors lie.
+    The keys are read from end to end once for each chunk of the queries, and no more than the similarities of one chunk
+    with one chunk exist at once.
     """
     if int(labels.min()) < 0:
         raise ConfigError("nearest neighbours vote with their labels, but these data have none; give labelled data")
-    votes = [
-        _vote(*_nearest(chunk, keys, k, key_chunk), labels, temperature) for chunk in torch.split(queries, query_chunk)
-    ]
-    return torch.cat(votes)
+    votes = []
+    for _, chunk in _chunks(queries, query_chunk, device):
+        cosines, indices = _nearest(chunk, keys, max(ks), key_chunk)
+        votes.append(_votes(cosines, labels[indices.cpu()].to(cosines.device), ks, int(labels.max()) + 1, temperature))
+    return torch.cat(votes, dim=1).cpu()
 
 
-def _nearest(queries: Tensor, keys: Tensor, k: int, key_chunk: int) -> tuple[Tensor, Tensor]:
-    """Cosine and index of the k nearest keys (of all, where there are fewer), merged chunk by chunk."""
-    queries = F.normalize(queries, dim=1)
+def _nearest(queries: Tensor, keys: Rows, k: int, key_chunk: int) -> tuple[Tensor, Tensor]:
+    """Cosine and index of the k nearest keys (of all, where there are fewer), the nearest first."""
     cosines = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(keys), key_chunk):
-        new = queries @ F.normalize(keys[start : start + key_chunk], dim=1).T  # Q K
+    for start, chunk in _chunks(keys, key_chunk, queries.device):
+        new = queries @ chunk.T  # Q K
         new, places = new.topk(min(k, new.shape[1]), dim=1)
         cosines, indices = torch.cat([cosines, new], dim=1), torch.cat([indices, places + start], dim=1)
         cosines, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
@@ -65,7 +84,18 @@ def _nearest(queries: Tensor, keys: Tensor, k: int, key_chunk: int) -> tuple[Ten
     return cosines, indices
 
 
-def _vote(cosines: Tensor, indices: Tensor, labels: Tensor, temperature: float) -> Tensor:
-    weights = (cosines / temperature).exp()  # Q k
-    scores = weights.new_zeros(len(weights), int(labels.max()) + 1)
-    return scores.scatter_add_(1, labels[indices], weights).argmax(dim=1)
+def _chunks(rows: Rows, size: int, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
+    """So many rows at a time, on the unit sphere, and the number of the first of them."""
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
+        part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))
+        yield start, F.normalize(part.to(device).float(), dim=1)
+
+
+def _votes(cosines: Tensor, labels: Tensor, ks: Sequence[int], classes: int, temperature: float) -> Tensor:
+    weights = ((cosines - 1) / temperature).exp()  # Q k; a factor that all share, so that nothing overflows
+    answers = []
+    for k in ks:
+        scores = weights.new_zeros(len(weights), classes)
+        answers.append(scores.scatter_add_(1, labels[:, :k], weights[:, :k]).argmax(dim=1))
+    return torch.stack(answers)

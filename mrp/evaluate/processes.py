@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import Accelerator as Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from mrp.config import ConfigError
+
+_PATIENCE = timedelta(days=2)
 
 
 def join(*handlers: Any) -> Accelerator:
@@ -29,3 +33,8 @@ def join(*handlers: Any) -> Accelerator:
             "unset the variables of the launcher that is not used"
         )
     return accelerator
+
+
+def meet() -> Accelerator:
+    """The processes that read features together: only the first one trains heads, and the others wait for it."""
+    return join(InitProcessGroupKwargs(timeout=_PATIENCE))

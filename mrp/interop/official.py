@@ -1,4 +1,4 @@
-"""Checkpoints of the official implementations, read without executing anything that they hold."""
+"""Checkpoints of the official implementations (and state dicts of timm), read without executing what they hold."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mrp.config import ConfigError
@@ -41,7 +43,7 @@ _BACKBONE: _Rules = [
     (r"(.*\.)?relative_position_index", None),
     (r"blocks\.(\d+)\.gamma_([12])", r"backbone.blocks.\1.ls\2.gamma"),
     (r"blocks\.(\d+)\.attn\.(relative_position_bias_table)", r"backbone.blocks.\1.rel_pos_bias.\2"),
-    (r"((?:cls_token|pos_embed|patch_embed|rel_pos_bias|blocks|norm)(?:\..*)?)", r"backbone.\1"),
+    (r"((?:cls_token|reg_token|pos_embed|patch_embed|rel_pos_bias|norm_pre|blocks|norm)(?:\..*)?)", r"backbone.\1"),
 ]
 _IMAGE = r"modality_encoders\.IMAGE\."
 _RULES: dict[str, _Rules] = {
@@ -72,6 +74,7 @@ _RULES: dict[str, _Rules] = {
     "classify": [(r"(head\..*)", r"\1"), (r"(fc_norm\..*)", r"backbone.\1"), *_BACKBONE],
 }
 _TEACHERS = ("teacher", "model_ema", "_ema")
+_PLACES = ("model", "state_dict")  # of the weights; or nowhere, where the file holds nothing else
 
 
 class Official(NamedTuple):
@@ -79,6 +82,8 @@ class Official(NamedTuple):
 
     method: str  # the objective that it belongs to
     weights: dict[str, Tensor]  # the objective's; or, where no more was published, the encoder's
+    backbone: dict[str, Any] = {}  # noqa: RUF012 -- options that the names of the weights tell but not their shapes
+    objective: dict[str, Any] = {}  # noqa: RUF012 -- and the method's, where its settings were saved
 
     def encoder(self) -> dict[str, Tensor]:
         """The backbone's weights alone."""
@@ -91,9 +96,10 @@ def load(path: Path) -> Official:
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
     content = read(path)
-    if not isinstance(content, dict) or not _are_weights(content.get("model", content)):
+    held = next((content[place] for place in _PLACES if place in content), content) if isinstance(content, dict) else 0
+    if not _are_weights(held):
         raise ConfigError(f"{path}: holds no weights by name; is it a checkpoint of an official implementation?")
-    model = dict(content.get("model", content))
+    model = dict(held)
     teacher = next((found for name in _TEACHERS if (found := content.get(name) or model.pop(name, None))), model)
     model = {name.removeprefix("module."): tensor for name, tensor in model.items()}
     try:
@@ -104,7 +110,21 @@ def load(path: Path) -> Official:
             weights |= {f"teacher.{name}": tensor for name, tensor in copied.items() if name.startswith("backbone.")}
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    return Official(method, weights)
+    keyless = any(name.endswith(".q_bias") for name in model)
+    return Official(method, weights, {"qkv_bias": "query_value"} if keyless else {}, _settings(method, content))
+
+
+def _settings(method: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """What MAE's saved arguments say of its objective."""
+    saved = content.get("args")
+    if method != "mae" or not isinstance(saved, argparse.Namespace):
+        return {}
+    told: dict[str, Any] = {}
+    if isinstance(ratio := getattr(saved, "mask_ratio", None), float):
+        told["mask_ratio"] = ratio
+    if isinstance(norm := getattr(saved, "norm_pix_loss", None), bool):
+        told["target"] = "pixels_norm" if norm else "pixels"
+    return told
 
 
 def _are_weights(found: Any) -> bool:
@@ -116,12 +136,16 @@ def _are_weights(found: Any) -> bool:
 
 
 def read(path: Path) -> Any:
-    """A .pth file's content: tensors, numbers, text and settings, nothing that could run."""
+    """A file's content: tensors, numbers, text and settings, nothing that could run."""
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; fetch it again") from None
     except Exception as error:  # a damaged file makes the reader stumble in any way
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         what = f"it asks to load '{named[1]}'" if named else "it is damaged or not a checkpoint"
@@ -141,7 +165,11 @@ def recognise(names: Iterable[str]) -> str:
         return "data2vec"
     if "head.weight" in names:
         return "classify"
-    if "cls_token" in names:
+    if names & {"decoder_embed.weight", "fc.weight"}:
+        return "mae"
+    if "fc_norm.weight" in names:  # the norm of pooled tokens, before a head that was taken off
+        return "classify"
+    if names & {"cls_token", "patch_embed.proj.weight"}:
         return "mae"
     raise ConfigError("holds no model that is known here; MAE, U-MAE, SimMIM, data2vec and ViT checkpoints are")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import pairwise
 
 import torch
 from einops import rearrange
 from pydantic import Field
+from timm.layers import LayerNorm
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,7 +33,13 @@ class Transformer(nn.Module):
     positions: Tensor
 
     def __init__(
-        self, config: TransformerConfig, width: int, grid: tuple[int, int], num_prefix: int, outputs: int
+        self,
+        config: TransformerConfig,
+        width: int,
+        grid: tuple[int, int],
+        num_prefix: int,
+        outputs: int,
+        norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
         if config.width % config.heads:
@@ -40,8 +48,11 @@ class Transformer(nn.Module):
         self.embed = nn.Linear(width, config.width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.register_buffer("positions", sincos(config.width, grid, num_prefix))
-        self.blocks = nn.ModuleList(Block(config.width, config.heads, qkv_bias=True) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        norm = partial(LayerNorm, eps=norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(config.width, config.heads, qkv_bias=True, norm_layer=norm) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=norm_eps)
         self.head = nn.Linear(config.width, outputs)
         initialise(self)
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Annotated, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from pydantic import Field, model_validator
-from timm.layers import resample_abs_pos_embed
+from timm.layers import LayerNorm, resample_abs_pos_embed
 from timm.models import create_model, list_models
 from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import VisionTransformer as VisionTransformer
@@ -42,6 +42,7 @@ class Config(Node):
     attention_dropout: float = Field(0.0, ge=0, lt=1)
     relative_bias: Literal["none", "shared", "per_block"] = "none"
     qkv_bias: Literal["all", "query_value"] = "all"
+    norm_eps: float | None = Field(None, gt=0)  # the name's, or 1e-6
     init: Literal["xavier", "truncated"] = "xavier"  # MAE's initial weights, or BEiT's
     norm: Literal["pre", "post"] = (
         "pre"  # post: after each residual, and before the first block instead of after the last
@@ -109,6 +110,8 @@ def _options(config: Config) -> dict[str, Any]:
         "attn_drop_rate": config.attention_dropout,
     }
     given = {"patch": "patch_size", "mlp_ratio": "mlp_ratio", "layer_scale": "init_values"}
+    if config.norm_eps is not None:
+        options["norm_layer"] = partial(LayerNorm, eps=config.norm_eps)
     # By value and not by what was written: a run's own copy of its configuration has every key.
     options |= {theirs: value for ours, theirs in given.items() if (value := getattr(config, ours)) is not None}
     if config.name is not None and (own := _own_block(config.name)):
@@ -133,7 +136,7 @@ def _own_block(name: str) -> str | None:
 def _equip(vit: VisionTransformer, config: Config) -> None:
     """Give it what timm's constructor cannot."""
     if config.norm == "post":
-        vit.norm_pre = nn.LayerNorm(vit.embed_dim, eps=1e-6)
+        vit.norm_pre = nn.LayerNorm(vit.embed_dim, eps=config.norm_eps or 1e-6)
     blocks: Any = vit.blocks
     for layer, block in enumerate(blocks):
         if config.relative_bias == "per_block":
@@ -182,6 +185,11 @@ def grid(vit: VisionTransformer) -> tuple[int, int]:
     """Rows and columns of patches."""
     rows, columns = vit.patch_embed.grid_size
     return rows, columns
+
+
+def norm_eps(vit: VisionTransformer) -> float:
+    """What the backbone's norms add to the variance; those of a decoder or a head do the same."""
+    return cast(float, vit.blocks[0].norm1.eps)
 
 
 def num_prefix_positions(vit: VisionTransformer) -> int:

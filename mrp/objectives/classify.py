@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
-from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.models.vit import VisionTransformer, embed, encode, norm_eps, pool
 from mrp.objectives import _helpers, _processes
 
 
@@ -22,8 +22,10 @@ class Config(Node):
     classes: int = Field(gt=1)
     pool: Literal["cls", "mean"] = "mean"  # mean: the last norm comes after it (MAE's fine-tuning), unless frozen
     head_std: float = Field(2e-5, gt=0)
+    loss: Literal["cross_entropy", "binary"] = "cross_entropy"  # binary: each class is a question of its own
     smoothing: float = Field(0.0, ge=0, lt=1)
     frozen: bool = False  # train a linear head alone, on standardised features (MAE's probe)
+    frozen_blocks: int | None = Field(None, ge=0)  # so many of the first stay as they are, and what is before them
 
     @property
     def couples(self) -> bool:
@@ -34,6 +36,8 @@ class Config(Node):
 class Objective(_helpers.Objective):
     """Cross-entropy, with labels as numbers or, where images are mixed, as shares."""
 
+    undecayed = frozenset({"cls_token", "reg_token", "pos_embed"})  # as in MAE's, BEiT's and DeiT's recipes
+
     def __init__(self, config: Config, backbone: VisionTransformer) -> None:
         super().__init__(backbone)
         self.config = config
@@ -42,19 +46,39 @@ class Objective(_helpers.Objective):
         backbone.global_pool = "token" if config.pool == "cls" else "avg"
         if config.pool == "mean" and not config.frozen:
             backbone.norm = nn.Identity()
-            backbone.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=1e-6)
-        if config.frozen:
-            backbone.requires_grad_(False)
+            backbone.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=norm_eps(backbone))
+        self.still = self._freeze()
         self.standardise = Standardise(backbone.embed_dim) if config.frozen else nn.Identity()
         self.head = nn.Linear(backbone.embed_dim, config.classes)
         nn.init.trunc_normal_(self.head.weight, std=config.head_std)
         nn.init.zeros_(self.head.bias)
 
-    def train(self, mode: bool = True) -> Objective:
-        """A frozen backbone stays as in evaluation."""
-        super().train(mode)
+    def _freeze(self) -> tuple[str, ...]:
+        """Fix what is not to be trained; the parts of the backbone that stay as in evaluation."""
+        backbone, count = self.backbone, self.config.frozen_blocks
         if self.config.frozen:
-            self.backbone.eval()
+            if count is not None:
+                raise ConfigError("objective.frozen_blocks: frozen fixes all of them; leave one of the two out")
+            backbone.requires_grad_(False)
+            return ("backbone",)
+        if count is None:
+            return ()
+        if count > len(backbone.blocks):
+            raise ConfigError(f"objective.frozen_blocks: {count} of {len(backbone.blocks)} blocks; give that or fewer")
+        parts = ("patch_embed", "norm_pre", "rel_pos_bias", *(f"blocks.{layer}" for layer in range(count)))
+        still = [part for part in parts if part != "rel_pos_bias" or hasattr(backbone, part)]
+        for part in still:
+            backbone.get_submodule(part).requires_grad_(False)
+        for name, parameter in backbone.named_parameters(recurse=False):
+            assert name in self.undecayed, name
+            parameter.requires_grad_(False)
+        return tuple(f"backbone.{part}" for part in still)
+
+    def train(self, mode: bool = True) -> Objective:
+        """What is frozen stays as in evaluation."""
+        super().train(mode)
+        for part in self.still:
+            self.get_submodule(part).eval()
         return self
 
     def forward(self, batch: Batch) -> Output:
@@ -62,18 +86,32 @@ class Objective(_helpers.Objective):
         if batch.labels is None:
             raise ConfigError("objective: classify needs labels, and the data has none; take other data")
         features, logits = self.predict(batch.images, batch.keys)
-        smoothing = self.config.smoothing if self.training else 0.0
-        per_sample = functional.cross_entropy(logits, batch.labels, reduction="none", label_smoothing=smoothing)
+        per_sample = self.error(logits, batch.labels)
         label = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
-        found = logits.topk(min(5, self.config.classes)).indices == label[:, None]  # B 5
+        answers = logits.topk(min(5, self.config.classes)).indices  # B 5
+        found = answers == label[:, None]
         correct, among_five = found[:, 0].float(), found.any(1).float()
         loss = per_sample.mean()
         return Output(
             loss=loss,
             metrics={"loss": loss.detach(), "accuracy": correct.mean()},
-            per_sample={"loss": per_sample.detach(), "correct": correct, "correct5": among_five},
+            per_sample={
+                "loss": per_sample.detach(),
+                "correct": correct,
+                "correct5": among_five,
+                "answer": answers[:, 0],
+            },
             features=features.detach(),
         )
+
+    def error(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Each sample's loss; labels are smoothed in training alone."""
+        smoothing = self.config.smoothing if self.training else 0.0
+        if self.config.loss == "cross_entropy":
+            return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
+        shares = functional.one_hot(labels, self.config.classes).float() if labels.ndim == 1 else labels
+        shares = shares * (1 - smoothing) + smoothing / self.config.classes
+        return functional.binary_cross_entropy_with_logits(logits, shares, reduction="none").mean(1)
 
     def predict(self, images: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The features of whole images, and a score for each class."""

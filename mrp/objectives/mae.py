@@ -12,7 +12,7 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
 from mrp.models.decoder import Transformer, TransformerConfig
 from mrp.models.masking import gather_tokens, random_mask, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, grid
+from mrp.models.vit import VisionTransformer, embed, encode, grid, norm_eps
 from mrp.objectives import _helpers, _uniformity
 
 
@@ -51,7 +51,7 @@ class Objective(_helpers.Masked):
             )
         outputs = self.patch[0] * self.patch[1] * embedding.proj.in_channels
         self.decoder = Transformer(
-            config.decoder, backbone.embed_dim, grid(backbone), backbone.num_prefix_tokens, outputs
+            config.decoder, backbone.embed_dim, grid(backbone), backbone.num_prefix_tokens, outputs, norm_eps(backbone)
         )
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:

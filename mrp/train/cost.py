@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +12,7 @@ from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from mrp.batch import Batch
+from mrp.train.memory import host_memory
 
 _OVERHEAD = 1.2  # of what the count cannot see: workspaces, fragmentation, the allocator's rounding
 _SHARE = 0.85  # of a device's memory that a run may plan to fill
@@ -38,8 +38,18 @@ class Cost:
 
         The views of a sample, which are decoded together, stay together.
         """
-        divisors = [size for size in range(share, 0, -views) if share % size == 0]
-        return next((size for size in divisors if self.memory(size) <= _SHARE * memory), views)
+        return next((size for size in _divisors(share, views) if self.memory(size) <= _SHARE * memory), views)
+
+    def smaller(self, tried: int, used: int, share: int, memory: int, views: int = 1) -> int:
+        """What would fit where `tried` did not with so many bytes in use; `tried` itself where nothing would."""
+        error = max(1.0, used / self.memory(tried))  # by how much the estimate was too low, at the least
+        sizes = [size for size in _divisors(share, views) if size < tried]
+        fitting = [size for size in sizes if error * self.memory(size) <= _SHARE * memory]
+        return fitting[0] if fitting else min(sizes, default=tried)
+
+
+def _divisors(share: int, views: int) -> list[int]:
+    return [size for size in range(share, 0, -views) if share % size == 0]
 
 
 def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
@@ -96,4 +106,4 @@ def device_memory(device: torch.device, processes: int) -> int:
     """Bytes that one training process may count on: its GPU's, or its part of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // processes
+    return host_memory() // processes

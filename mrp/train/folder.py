@@ -9,7 +9,8 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,22 +19,98 @@ from mrp.config import ConfigError, dump
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 _LOCK, _TEMPORARY = ".lock", ".tmp"
+_HISTORY = "history"  # in the identity: the changes that were allowed
+_PLACES = ("train", "test", "classes", "source")
+_ALWAYS_OTHER = ("time", "step", "command", "changed")
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "simplejpeg", "pydantic")
 
 
-def claim(folder: Path, config: Mapping[str, Any], identity: Mapping[str, Any]) -> TextIO:
-    """Write who this run is into its folder, or check that the folder is this run's; hold the lock that is returned."""
-    _check(folder, flat(identity))  # before anything is written into a folder that is not ours
+def claim(
+    folder: Path,
+    config: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    allow: Sequence[str] = (),
+    *,
+    step: int = 0,
+    processes: int = 1,
+    say: Callable[[str], object] = print,
+) -> TextIO:
+    """Write who this run is into its folder, or check that the folder is this run's; hold the lock that is returned.
+
+    What differs is refused unless its key, or a section that holds it, is allowed; then it is kept as a history.
+    """
+    new = flat(identity)
+    _check(folder, new, allow)  # before anything is written into a folder that is not ours
     lock = _lock(folder)
     try:
-        _check(folder, flat(identity))
-        _write(folder / IDENTITY, json.dumps(flat(identity), indent=1))  # first: it makes the folder ours
-        _write(folder / CONFIG, dump(config))
-        _write(folder / ENVIRONMENT, json.dumps(environment(), indent=1))
+        old = _check(folder, new, allow)
+        starts = _starts(folder)
+        changes = {key: [old.get(key), new.get(key)] for key in _differing(old, new)} if old else {}
+        history = old.get(_HISTORY, [])
+        if changes:
+            history = [*history, {"time": _now(), "step": step, "changes": changes}]
+        kept = new | ({_HISTORY: history} if history else {})
+        _write(folder / IDENTITY, json.dumps(kept, indent=1))  # first: it makes the folder ours
+        _write(folder / CONFIG, dump(placed(config)))
+        start = {"time": _now(), "step": step, "processes": processes} | environment()
+        changed = _changed(starts[-1], start) if starts else {}
+        _write(folder / ENVIRONMENT, json.dumps({"starts": [*starts, start | {"changed": changed}]}, indent=1))
     except BaseException:
         lock.close()
         raise
+    for key, (before, after) in changes.items():
+        say(f"resume.allow: {key} was {before!r} and is {after!r} from step {step} on; {folder / IDENTITY} keeps both")
+    for line in _warnings(changed):
+        say(line)
     return lock
+
+
+def placed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration with the data's places made absolute: it is read again from other folders."""
+
+    def absolute(value: Any) -> Any:
+        if isinstance(value, str) and "://" not in value and os.path.exists(path := os.path.expanduser(value)):
+            return os.path.abspath(path)
+        return value
+
+    values = dict(config)
+    data = values.get("data")
+    if isinstance(data, Mapping):
+        data = {key: absolute(value) if key in _PLACES else value for key, value in data.items()}
+        if isinstance(data.get("train"), list | tuple):
+            data["train"] = [
+                {key: absolute(value) if key in _PLACES else value for key, value in part.items()}
+                for part in data["train"]
+            ]
+        values["data"] = data
+    return values
+
+
+def _starts(folder: Path) -> list[dict[str, Any]]:
+    """The starts of this run until now; a damaged record is begun anew, since nothing depends on it."""
+    try:
+        starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["starts"]
+        return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What differs between two starts, apart from what always does."""
+    old, new = flat(before), flat(now)
+    names = (name for name in dict.fromkeys([*new, *old]) if name.split(".")[0] not in _ALWAYS_OTHER)
+    return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
+
+
+def _warnings(changed: Mapping[str, list[Any]]) -> list[str]:
+    before, now = changed.get("packages.torch", ["", ""])
+    if str(before).split(".")[:2] == str(now).split(".")[:2]:
+        return []
+    return [f"warning: torch was {before} at the last start and is {now}: rounding may differ"]
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def _lock(folder: Path) -> TextIO:
@@ -58,31 +135,45 @@ def _lock(folder: Path) -> TextIO:
     return lock
 
 
-def _check(folder: Path, new: Mapping[str, Any]) -> None:
-    """Refuse a folder that holds another run, or something that is no run at all."""
+def _check(folder: Path, new: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
+    """Refuse a folder that holds another run, or something that is no run at all; what it was made with, if a run."""
     known = folder / IDENTITY
     if not folder.is_dir():
-        return
+        return {}
     if not known.exists():
         if any(path.name not in {_LOCK, IDENTITY + _TEMPORARY} for path in folder.iterdir()):
             raise ConfigError(
                 f"{folder}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
             )
-        return
+        return {}
     try:
-        old = json.loads(known.read_text(encoding="utf-8"))
-        _compare(folder, old, new)
+        old: dict[str, Any] = json.loads(known.read_text(encoding="utf-8"))
+        _compare(folder, old, new, allow)
     except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
         raise ConfigError(f"{known}: is damaged, so this run cannot be recognised; use --folder FOLDER") from None
+    return old
 
 
-def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> None:
-    for key in dict.fromkeys([*new, *old]):
-        if old.get(key) != new.get(key):
+def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [key for key in dict.fromkeys([*new, *old]) if key != _HISTORY and old.get(key) != new.get(key)]
+
+
+def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]) -> None:
+    for key in _differing(old, new):
+        if not any(f"{key}.".startswith(f"{allowed}.") for allowed in allow):
             raise ConfigError(
                 f"{folder}: this run was made with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
-                "restore that value, or start another run with --folder FOLDER"
+                f"restore that value, start another run with --folder FOLDER, or go on with the change: "
+                f"resume.allow=[{key}]"
             )
+
+
+def settled(folder: Path, key: str) -> Any:
+    """What a run was made with, where a value was left to the machine on which it began."""
+    try:
+        return json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get(key)
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.data.order import fold
 from mrp.train.mixing import Erase, Mix
 
 Precision = Literal["bf16", "fp32"]
@@ -85,3 +86,8 @@ class Step(nn.Module):
     def after_step(self, step: int, moved: Tensor) -> None:
         """Tell the objective that the optimizer was called; `moved` (on the device) is False if it was held back."""
         self.objective.after_step(step, moved)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout draws from torch's generator: seeded by position, so that nothing needs saving."""
+    torch.manual_seed(int(fold(seed, step, rank)[0] >> 1))

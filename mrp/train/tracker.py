@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from mrp.config import ConfigError, Node
 
 METRICS = "metrics.jsonl"
+INTERRUPTED = "interrupted"  # in a line whose evaluation was left unfinished, and is made up for
 
 
 class Config(Node):

@@ -8,7 +8,21 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-NAMES = ("demo", "pretrain", "probe", "report", "config", "shards", "recipes")
+NAMES = (
+    "demo",
+    "pretrain",
+    "finetune",
+    "probe",
+    "report",
+    "replay",
+    "import",
+    "export",
+    "config",
+    "shards",
+    "recipes",
+    "submit",
+    "lab",
+)
 
 
 def find(name: str) -> ModuleType:

@@ -22,4 +22,5 @@ def run(options: argparse.Namespace) -> None:
     from mrp.run import load
     from mrp.train.loop import train
 
-    train(load(options.recipe, options.overrides), _words.folder(options))
+    folder = _words.folder(options)
+    train(load(options.recipe, options.overrides, folder), folder)

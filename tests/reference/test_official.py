@@ -79,7 +79,7 @@ def test_what_is_not_known_is_never_dropped(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"other.pth: 'momentum_encoder.weight' is no weight of mae"):
         official.load(tmp_path / "other.pth")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
-    with pytest.raises(ConfigError, match=r"resnet.pth: holds no weights by name"):
+    with pytest.raises(ConfigError, match=r"resnet.pth: holds no model that is known here"):
         official.load(tmp_path / "resnet.pth")
 
 

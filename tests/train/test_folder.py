@@ -212,7 +212,9 @@ def test_the_environment_is_told_and_nothing_private(tmp_path: Path, monkeypatch
     claim(tmp_path, CONFIGURATION, WHO).close()
     text = (tmp_path / ENVIRONMENT).read_text()
     found = json.loads(text)
-    assert set(found) == {"mrp", "code", "python", "platform", "packages", "device", "command"}
+    (found,) = found["starts"]
+    place = {"time", "step", "processes", "changed"}
+    assert set(found) == {"mrp", "code", "python", "platform", "packages", "device", "command"} | place
     assert found["mrp"] == mrp.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))
     assert found["command"] == ["pretrain", "demo"]
@@ -256,3 +258,77 @@ def test_the_code_version_is_the_commit_and_whether_it_was_edited(
 
 def test_flat() -> None:
     assert flat({"a": {"b": {"c": 1}, "d": (1, 2)}, "e": None, "f": {}}) == {"a.b.c": 1, "a.d": [1, 2], "e": None}
+
+
+# What may change
+
+
+def test_what_is_allowed_may_differ_and_is_kept_as_a_history(tmp_path: Path) -> None:
+    said: list[str] = []
+    claim(tmp_path, CONFIGURATION, WHO).close()
+    other = {"optim": {"lr": 0.2, "betas": [0.8, 0.95]}}
+    assert "resume.allow=[optim.lr]" in refused(tmp_path, CONFIGURATION | other, WHO | other)
+    assert "optim.betas" in refused(tmp_path, CONFIGURATION | other, WHO | other, ["optim.lr"])
+    claim(tmp_path, CONFIGURATION | other, WHO | other, ["optim"], step=7, say=said.append).close()
+    found = json.loads((tmp_path / IDENTITY).read_text())
+    assert found["optim.lr"] == 0.2
+    (change,) = found["history"]
+    assert change["step"] == 7
+    assert change["changes"] == {"optim.lr": [0.1, 0.2], "optim.betas": [[0.9, 0.95], [0.8, 0.95]]}
+    assert [line.split(" from step")[0] for line in said] == [
+        "resume.allow: optim.lr was 0.1 and is 0.2",
+        "resume.allow: optim.betas was [0.9, 0.95] and is [0.8, 0.95]",
+    ]
+    claim(tmp_path, CONFIGURATION | other, WHO | other, say=said.append).close()  # from now on it is this run
+    assert len(said) == 2
+    assert json.loads((tmp_path / IDENTITY).read_text())["history"] == [change]
+    assert "optim.lr = 0.2, not 0.1" in refused(tmp_path, CONFIGURATION, WHO)
+
+
+@pytest.mark.parametrize("allowed", ["opt", "optim.l", "batch", ""])
+def test_an_allowance_is_a_key_or_a_section_and_no_beginning_of_one(tmp_path: Path, allowed: str) -> None:
+    claim(tmp_path, CONFIGURATION, WHO).close()
+    other = {"optim": {"lr": 0.2, "betas": [0.9, 0.95]}}
+    assert "optim.lr = 0.1, not 0.2" in refused(tmp_path, CONFIGURATION | other, WHO | other, [allowed])
+
+
+def test_each_start_is_kept_with_what_had_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    versions = {"packages": {"torch": "2.15.0"}, "command": ["a"], "device": "cpu"}
+    monkeypatch.setattr(folders, "environment", lambda: versions)
+    claim(tmp_path, CONFIGURATION, WHO, say=said.append).close()
+    versions = {"packages": {"torch": "2.15.1"}, "command": ["b"], "device": "cpu"}
+    claim(tmp_path, CONFIGURATION, WHO, step=3, processes=2, say=said.append).close()
+    assert not said
+    versions = {"packages": {"torch": "2.16.0"}, "command": ["b"], "device": "cpu"}
+    claim(tmp_path, CONFIGURATION, WHO, step=5, processes=2, say=said.append).close()
+    starts = json.loads((tmp_path / ENVIRONMENT).read_text())["starts"]
+    assert [(start["step"], start["processes"]) for start in starts] == [(0, 1), (3, 2), (5, 2)]
+    assert [start["changed"] for start in starts] == [
+        {},
+        {"processes": [1, 2], "packages.torch": ["2.15.0", "2.15.1"]},
+        {"packages.torch": ["2.15.1", "2.16.0"]},
+    ]
+    assert said == ["warning: torch was 2.15.1 at the last start and is 2.16.0: rounding may differ"]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"starts": 3}', '{"starts": [3]}'])
+def test_a_damaged_record_of_starts_stops_nobody(tmp_path: Path, text: str) -> None:
+    claim(tmp_path, CONFIGURATION, WHO).close()
+    (tmp_path / ENVIRONMENT).write_text(text)
+    claim(tmp_path, CONFIGURATION, WHO).close()
+    assert len(json.loads((tmp_path / ENVIRONMENT).read_text())["starts"]) == 1
+
+
+def test_the_places_of_data_are_kept_so_that_they_are_found_from_anywhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("images", "more", "names.txt"):
+        (tmp_path / name).mkdir()
+    parts = [{"source": "more", "weight": 1.0, "classes": "names.txt"}, {"source": "s3://there/x", "weight": 2.0}]
+    data = {"train": "images", "test": "digits", "classes": "imagenet100.txt", "size": 8}
+    assert folders.placed({"data": data, "batch": 1}) == {"data": data | {"train": f"{tmp_path}/images"}, "batch": 1}
+    (first, second) = folders.placed({"data": {"train": parts}})["data"]["train"]
+    assert first == {"source": f"{tmp_path}/more", "weight": 1.0, "classes": f"{tmp_path}/names.txt"}
+    assert second == parts[1]

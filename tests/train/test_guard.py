@@ -39,27 +39,56 @@ def test_nothing_moves_from_the_first_bad_step_on(device: str, factor: float) ->
     optimizer = optim.build(optim.Config(lr=0.1), model)
     guard = Guard(optimizer, torch.device(device), lambda flag: flag)
     assert all(bool(take(model, optimizer, guard, number)) for number in range(3))
-    assert guard.incident(now=True) is None
+    assert guard.news(now=True) == (None, False)
     before = state(model, optimizer)
     assert not take(model, optimizer, guard, 3, factor)
     assert not take(model, optimizer, guard, 4)  # sticky: this one would be finite
     after = state(model, optimizer)
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    assert guard.incident(now=True) == 3
+    assert guard.news(now=True).incident == 3
 
 
 def test_an_infinite_loss_counts_although_its_gradient_is_finite() -> None:
     optimizer = optim.build(optim.Config(lr=0.1), nn.Linear(2, 2))
     guard = Guard(optimizer, torch.device("cpu"), lambda flag: flag)
     assert not guard.check(0, torch.tensor(float("inf")), torch.tensor(1.0))
-    assert guard.incident() == 0
+    assert guard.news().incident == 0
 
 
 def test_one_bad_rank_holds_back_all() -> None:
     optimizer = optim.build(optim.Config(lr=0.1), nn.Linear(2, 2))
-    guard = Guard(optimizer, torch.device("cpu"), lambda flag: flag + 1)  # another rank reports a fault
+    guard = Guard(
+        optimizer, torch.device("cpu"), lambda told: told + torch.tensor([1.0, 0.0])
+    )  # another reports a fault
     assert not guard.check(5, torch.tensor(1.0), torch.tensor(1.0))
-    assert guard.incident() == 5
+    assert guard.news() == (5, False)
+
+
+def test_one_rank_that_is_asked_to_end_tells_all_and_holds_nothing_back() -> None:
+    optimizer = optim.build(optim.Config(lr=0.1), nn.Linear(2, 2))
+    guard = Guard(optimizer, torch.device("cpu"), lambda told: told + torch.tensor([0.0, 1.0]))  # another was asked
+    assert guard.check(5, torch.tensor(1.0), torch.tensor(1.0))
+    assert guard.news() == (None, True)
+    alone = Guard(optimizer, torch.device("cpu"), lambda told: told)
+    assert alone.check(5, torch.tensor(1.0), torch.tensor(1.0), asked=True)
+    assert alone.check(6, torch.tensor(1.0), torch.tensor(1.0))
+    assert alone.news() == (None, True)
+
+
+def test_once_cleared_it_lets_updates_through_and_notices_the_next_incident() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 3)
+    optimizer = optim.build(optim.Config(lr=0.1), model)
+    guard = Guard(optimizer, torch.device("cpu"), lambda told: told)
+    take(model, optimizer, guard, 0)
+    take(model, optimizer, guard, 1, float("nan"))
+    frozen = state(model, optimizer)
+    guard.clear()
+    assert guard.news(now=True).incident is None
+    assert take(model, optimizer, guard, 2)
+    assert any(not torch.equal(a, b) for a, b in zip(frozen, state(model, optimizer), strict=True))
+    take(model, optimizer, guard, 3, float("nan"))
+    assert guard.news(now=True).incident == 3
 
 
 @pytest.mark.gpu
@@ -68,6 +97,6 @@ def test_the_host_learns_one_call_late_and_waits_for_nothing() -> None:
     optimizer = optim.build(optim.Config(lr=0.1), model)
     guard = Guard(optimizer, torch.device("cuda"), lambda flag: flag)
     take(model, optimizer, guard, 0, float("nan"))
-    assert guard.incident() is None
+    assert guard.news().incident is None
     take(model, optimizer, guard, 1)
-    assert guard.incident() == 0
+    assert guard.news().incident == 0

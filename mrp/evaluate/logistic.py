@@ -1,7 +1,7 @@
-"""The linear probe: how well a linear classifier reads the classes off frozen features.
+"""Logistic regression by L-BFGS: the linear classifier that a sweep should come near, found in another way.
 
-Multinomial logistic regression by L-BFGS on standardised features. It is convex, so there is one answer and no recipe
-to tune; its one free number, the L2 strength, is chosen on a held-out part of the training set.
+On standardised features in double precision. It is convex, so there is one answer and no recipe to tune; its one free
+number, the L2 strength, is chosen on a held-out part of the training set.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.evaluate.interval import wilson
+from mrp.evaluate.split import Split
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
-HELD_OUT = 0.2  # of each class of the training set
 
 
 @dataclass(frozen=True, slots=True)
-class Probe:
+class Verdict:
     """The test accuracy with its 95 % interval, and how it came about; its fields go straight to JSON."""
 
     accuracy: float
@@ -59,42 +59,47 @@ class Coordinates(NamedTuple):
         return (features.double() - self.mean) @ self.axes
 
 
-def measure(
-    train: Tensor,  # N D
-    train_labels: Tensor,  # N
-    test: Tensor,  # M D
-    test_labels: Tensor,  # M
+@dataclass(frozen=True, slots=True)
+class Logistic:
+    """A fitted classifier, made of a training set alone."""
+
+    coordinates: Coordinates
+    weights: Tensor  # D+1 classes
+    classes: Tensor
+    l2: float
+    train_accuracy: float
+    held_out: dict[str, float]
+    num_train: int
+
+    def measure(self, test: Tensor, labels: Tensor) -> Verdict:
+        """Count on a test set; a class that was never trained on is a mistake like any other."""
+        correct = int((self.classes[predict(self.coordinates(test), self.weights)] == labels).sum())
+        return Verdict(
+            *wilson(correct, len(test)),
+            l2=self.l2,
+            train_accuracy=self.train_accuracy,
+            held_out=self.held_out,
+            num_train=self.num_train,
+            num_test=len(test),
+        )
+
+
+def train(
+    features: Tensor,  # N D
+    labels: Tensor,  # N
+    parts: Split,
     strengths: Sequence[float] = STRENGTHS,
-) -> Probe:
-    """Choose the L2 strength without looking at the test set, fit on all of the training set, count on the test set."""
-    classes, targets = torch.unique(train_labels, return_inverse=True)
+) -> Logistic:
+    """Choose the L2 strength on the held-out part, then fit on all of the training set."""
+    classes, targets = torch.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ConfigError(f"a linear probe needs at least two classes; every training label is {int(classes[0])}")
-    coordinates = Coordinates.of(train)
-    inputs = coordinates(train)
-    l2, held_out, start = _choose(inputs, targets, strengths)
+    coordinates = Coordinates.of(features)
+    inputs = coordinates(features)
+    l2, held_out, start = _choose(inputs, targets, parts, strengths)
     weights = fit(inputs, targets, l2, start)
-    # A class that was never trained on stays in the count: it is a mistake like any other.
-    correct = int((classes[predict(coordinates(test), weights)] == test_labels).sum())
-    return Probe(
-        *wilson(correct, len(test)),
-        l2=l2,
-        train_accuracy=_accuracy(inputs, targets, weights),
-        held_out={f"{strength:g}": accuracy for strength, accuracy in held_out.items()},
-        num_train=len(train),
-        num_test=len(test),
-    )
-
-
-def split(targets: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Indices to fit on and to hold out: the same share of each class, at least one of a class that has two samples."""
-    order = torch.randperm(len(targets), generator=torch.Generator().manual_seed(seed)).to(targets.device)
-    order = order[targets[order].argsort(stable=True)]  # class by class, shuffled within each
-    counts = targets.bincount()
-    quota = (counts * HELD_OUT).round().long().clamp_min(1).where(counts > 1, 0)
-    first = counts.cumsum(0) - counts  # where each class begins
-    held_out = torch.arange(len(order), device=order.device) < (first + quota)[targets[order]]
-    return order[~held_out], order[held_out]
+    accuracies = {f"{strength:g}": accuracy for strength, accuracy in held_out.items()}
+    return Logistic(coordinates, weights, classes, l2, _accuracy(inputs, targets, weights), accuracies, len(features))
 
 
 def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: int = 500, chunk: int = 2048) -> Tensor:
@@ -129,11 +134,11 @@ def predict(inputs: Tensor, weights: Tensor) -> Tensor:
     return _logits(inputs, weights).argmax(dim=1)
 
 
-def _choose(inputs: Tensor, targets: Tensor, strengths: Sequence[float]) -> tuple[float, dict[float, float], Tensor]:
+def _choose(
+    inputs: Tensor, targets: Tensor, parts: Split, strengths: Sequence[float]
+) -> tuple[float, dict[float, float], Tensor]:
     """The best strength (the stronger of equals), every strength's held-out accuracy, and the best one's weights."""
-    fitting, held_out = split(targets)
-    if len(held_out) == 0:
-        raise ConfigError("a linear probe needs two training samples of some class, to choose its L2 strength")
+    fitting, held_out = (torch.from_numpy(rows) for rows in parts)
     weights = inputs.new_zeros(inputs.shape[1] + 1, int(targets.max()) + 1)
     found: list[tuple[float, float, Tensor]] = []
     for l2 in sorted(strengths, reverse=True):  # from strong to weak, each starting where the last one ended

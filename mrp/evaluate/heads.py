@@ -1,0 +1,181 @@
+"""Many linear classifiers trained at once on columns of features, as a few batched products a step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrp.data.order import permute
+from mrp.evaluate.table import Table
+
+_BETAS, _EPS = (0.9, 0.999), 1e-8
+_CHUNK = 4096  # rows that are read at once where order does not matter
+_FOR_AXES = 16384  # rows from which the axes are found: they only set the pace
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How long heads are trained: whole epochs, more of them where the samples are few."""
+
+    batches: tuple[int, int] = (256, 1024)  # the least and the most, a 64th of the samples in between
+    epochs: int = 10  # at least
+    steps: int = 500  # at least, but in at most
+    most: int = 100  # epochs
+    warmup: float = 0.05  # of all steps
+
+    def of(self, count: int) -> tuple[int, int, int]:
+        """The batch, the steps an epoch and the epochs for a training set of this size."""
+        batch = min(count, max(self.batches[0], min(self.batches[1], count // 64)))
+        an_epoch = count // batch
+        return batch, an_epoch, min(self.most, max(self.epochs, -(-self.steps // an_epoch)))
+
+
+class Scale:
+    """Zero mean and unit variance for each column: what a BatchNorm without weights comes to when nothing moves."""
+
+    def __init__(self, mean: Mapping[str, Tensor], factor: Mapping[str, Tensor]) -> None:
+        self.mean, self.factor = mean, factor
+
+    @classmethod
+    def of(cls, table: Table, names: Iterable[str], rows: NDArray[np.int64], device: torch.device) -> Scale:
+        """That of some rows; a column that is constant up to rounding vanishes."""
+        mean, factor = {}, {}
+        for name in names:
+            first = table.rows([name], rows[:_CHUNK]).double().mean(0)  # near the mean, so that nothing cancels
+            total, squares = torch.zeros_like(first), torch.zeros_like(first)
+            for start in range(0, len(rows), _CHUNK):
+                part = table.rows([name], rows[start : start + _CHUNK]).double() - first
+                total += part.sum(0)
+                squares += part.square().sum(0)
+            shift = total / len(rows)
+            deviation = (squares / len(rows) - shift.square()).clamp_min(0).sqrt()
+            centre = first + shift
+            small = deviation <= 1e-6 * centre.abs()
+            mean[name] = centre.float().to(device)
+            factor[name] = torch.where(small, 0.0, deviation.reciprocal()).float().to(device)
+        return cls(mean, factor)
+
+    def __call__(self, table: Table, names: Sequence[str], rows: NDArray[np.int64] | slice) -> dict[str, Tensor]:
+        """Some rows, standardised, block by block."""
+        found = {}
+        for name in names:
+            found[name] = (table.rows([name], rows).to(self.mean[name].device) - self.mean[name]) * self.factor[name]
+        return found
+
+
+class Heads:
+    """Heads that read inputs of one width: `inputs` times `settings` of them, each a matrix and a bias, under AdamW.
+
+    They are trained along the principal axes of each input. This changes no head's best answer, but features are so
+    correlated that AdamW takes several times as many epochs to come near it along their own axes.
+    """
+
+    def __init__(
+        self, inputs: Sequence[tuple[str, ...]], axes: Tensor, classes: int, lrs: Tensor, decays: Tensor
+    ) -> None:
+        self.inputs, self.axes, self.classes = inputs, axes, classes
+        columns = classes * len(lrs)
+        self.weight = lrs.new_zeros(len(inputs), axes.shape[1], columns)  # zeros do as a start: the loss is convex
+        self.bias = lrs.new_zeros(len(inputs), 1, columns)
+        self._lr, self._decay = lrs.repeat_interleave(classes), decays.repeat_interleave(classes)
+        self._moments = [[torch.zeros_like(x) for x in (self.weight, self.bias)] for _ in range(2)]
+        self._steps = 0
+
+    def logits(self, blocks: Mapping[str, Tensor]) -> Tensor:
+        """Scores of all heads: inputs, rows, settings, classes."""
+        return self._logits(self._read(blocks))
+
+    def step(self, blocks: Mapping[str, Tensor], labels: Tensor, pace: float) -> None:
+        """One step of every head down its own mean cross-entropy; at this part of its rate."""
+        columns = self._read(blocks)
+        slope = self._logits(columns).softmax(dim=3)
+        index = labels.view(1, -1, 1, 1).expand(len(slope), -1, slope.shape[2], 1)
+        slope.scatter_add_(3, index, torch.full_like(index, -1, dtype=slope.dtype))
+        slope = slope.flatten(2).div_(len(labels))
+        gradients = (torch.bmm(columns.mT, slope), slope.sum(1, keepdim=True))
+        self._steps += 1
+        self.weight.mul_(1 - pace * self._lr * self._decay)
+        corrections = [1 - beta**self._steps for beta in _BETAS]
+        for x, gradient, first, second in zip((self.weight, self.bias), gradients, *self._moments, strict=True):
+            first.lerp_(gradient, 1 - _BETAS[0])
+            second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
+            size = (second / corrections[1]).sqrt_().add_(_EPS)
+            x.sub_(first.div(size).mul_(self._lr).mul_(pace / corrections[0]))
+
+    def _logits(self, columns: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias, columns, self.weight).unflatten(2, (-1, self.classes))
+
+    def _read(self, blocks: Mapping[str, Tensor]) -> Tensor:
+        return torch.bmm(stacked(blocks, self.inputs), self.axes)
+
+
+def stacked(blocks: Mapping[str, Tensor], inputs: Sequence[tuple[str, ...]]) -> Tensor:
+    """Blocks of columns as inputs of one width: inputs, rows, columns."""
+    return torch.stack([torch.cat([blocks[name] for name in names], dim=1) for names in inputs])
+
+
+def principal_axes(table: Table, inputs: Sequence[tuple[str, ...]], rows: NDArray[np.int64], scale: Scale) -> Tensor:
+    """For each input the eigenvectors of its covariance (inputs, columns, columns), from some thousands of rows."""
+    names = sorted({name for blocks in inputs for name in blocks})
+    rows, total = rows[:: max(1, len(rows) // _FOR_AXES)], torch.zeros(())
+    for start in range(0, len(rows), _CHUNK):
+        columns = stacked(scale(table, names, rows[start : start + _CHUNK]), inputs)
+        total = total.to(columns.device) + torch.bmm(columns.mT, columns)
+    return torch.stack([torch.linalg.eigh(covariance.double()).eigenvectors for covariance in total]).float()
+
+
+def train(
+    groups: Sequence[Heads], table: Table, rows: NDArray[np.int64], scale: Scale, schedule: Schedule, seed: int = 0
+) -> None:
+    """Train all heads on the same minibatches, which are read from the table as they come."""
+    names = sorted({name for heads in groups for blocks in heads.inputs for name in blocks})
+    batch, an_epoch, epochs = schedule.of(len(rows))
+    for number, chosen in enumerate(minibatches(rows, batch, an_epoch, epochs, seed)):
+        blocks = scale(table, names, chosen)
+        labels = table.labels[torch.from_numpy(chosen)].to(next(iter(blocks.values())).device)
+        pace = factor(number, an_epoch * epochs, schedule.warmup)
+        for heads in groups:
+            heads.step(blocks, labels, pace)
+
+
+def judge(groups: Sequence[Heads], table: Table, rows: NDArray[np.int64], scale: Scale) -> list[tuple[Tensor, Tensor]]:
+    """For each group the right answers and the mean cross-entropy of every head (inputs, settings) on some rows."""
+    names = sorted({name for heads in groups for blocks in heads.inputs for name in blocks})
+    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in groups]
+    for start in range(0, len(rows), _CHUNK // 4):
+        part = rows[start : start + _CHUNK // 4]
+        blocks = scale(table, names, part)
+        labels = table.labels[torch.from_numpy(part)].to(next(iter(blocks.values())).device)
+        for heads, found in zip(groups, parts, strict=True):
+            logits = heads.logits(blocks)
+            index = labels.view(1, -1, 1).expand(len(logits), -1, logits.shape[2])
+            surprise = logits.logsumexp(3) - logits.gather(3, index[..., None])[..., 0]
+            found.append(((logits.argmax(3) == index).sum(1).cpu(), surprise.sum(1).double().cpu()))
+    return [
+        (torch.stack([right for right, _ in found]).sum(0), torch.stack([loss for _, loss in found]).sum(0) / len(rows))
+        for found in parts
+    ]
+
+
+def minibatches(
+    rows: NDArray[np.int64], batch: int, an_epoch: int, epochs: int, seed: int
+) -> Iterator[NDArray[np.int64]]:
+    """Each epoch all rows in another order, less what does not fill a batch; ascending within one, for the disk."""
+    for epoch in range(epochs):
+        order = permute(np.arange(an_epoch * batch), len(rows), seed, epoch)
+        for part in np.split(order, an_epoch):
+            yield rows[np.sort(part)]
+
+
+def factor(number: int, steps: int, warmup: float) -> float:
+    """Up along a line, then down along half a cosine."""
+    rising = max(1, round(warmup * steps))
+    if number < rising:
+        return (number + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (number - rising) / max(1, steps - rising)))

@@ -1,0 +1,54 @@
+"""The part of a training set that is held out to choose on, by a rule that knows nothing but labels and keys."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mrp.config import ConfigError
+from mrp.data.order import fold
+
+HELD_OUT = 0.1  # of each class
+_RULE = 0x68656C64  # raise it with VERSION of the tables if the rule ever changes
+
+
+class Split(NamedTuple):
+    """Row numbers, ascending."""
+
+    fitting: NDArray[np.int64]
+    held_out: NDArray[np.int64]
+
+
+def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) -> Split:
+    """Hold out the same share of each class, at least one of a class that has two: those whose hashed keys are least.
+
+    Which samples these are depends on the samples alone, not on the machine, the processes or the run.
+    """
+    order = by_class(labels, keys, draw)
+    counts = torch.bincount(labels).numpy()
+    quota = np.where(counts > 1, np.maximum(1, np.round(share * counts)), 0).astype(np.int64)
+    first = np.cumsum(counts) - counts
+    chosen = np.arange(len(order)) < (first + quota)[labels.numpy()[order]]
+    if not chosen.any():
+        raise ConfigError("a probe needs two training samples of some class, to hold one out; give more data")
+    return Split(np.sort(order[~chosen]), np.sort(order[chosen]))
+
+
+def few(labels: Tensor, keys: Tensor, shots: int, draw: int) -> NDArray[np.int64]:
+    """So many samples of each class (all, where it has fewer), others in every draw."""
+    order = by_class(labels, keys, draw + 1)
+    counts = torch.bincount(labels).numpy()
+    first = np.cumsum(counts) - counts
+    chosen: NDArray[np.int64] = order[np.arange(len(order)) < (first + shots)[labels.numpy()[order]]]
+    return chosen
+
+
+def by_class(labels: Tensor, keys: Tensor, draw: int) -> NDArray[np.int64]:
+    """Row numbers class by class, within each in the order of the hashed keys."""
+    if len(labels) == 0 or int(labels.min()) < 0:
+        raise ConfigError("features are judged by labels, but these data have none; give labelled data")
+    return np.lexsort((fold(_RULE, draw, keys.numpy()), labels.numpy()))

@@ -1,0 +1,30 @@
+"""The head of a classifier as one linear layer, whatever stands before it in training."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import torch
+from torch import nn
+
+from mrp.objectives import classify
+from mrp.objectives._helpers import Objective
+
+
+def linear_head(objective: Objective, missing: Collection[str] = ()) -> nn.Linear | None:
+    """What turns features into scores; None where there is no head, or none that was trained.
+
+    A probe's standardisation is folded into its head: W (f - m) s + b = (W s) f + (b - W s m).
+    """
+    if not isinstance(objective, classify.Objective) or "head.weight" in missing:
+        return None
+    head, standardise = objective.head, objective.standardise
+    if not isinstance(standardise, classify.Standardise):
+        return head
+    scale = (standardise.variance.double() + standardise.eps).rsqrt()
+    folded = nn.Linear(head.in_features, head.out_features)
+    with torch.no_grad():
+        weight = head.weight.double() * scale
+        folded.weight.copy_(weight)
+        folded.bias.copy_(head.bias.double() - weight @ standardise.mean.double())
+    return folded

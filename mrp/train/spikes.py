@@ -1,0 +1,46 @@
+"""Loss spikes: named when they happen, since by the end of a run nobody finds them."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+_WINDOW = 100  # log points that the loss is compared with
+_ENOUGH = 10  # without so many before it, nothing is unusual
+_FAR = 8.0  # deviations from the median: a normal variable is there once in 10^15 times
+_FLOOR = 0.02  # of the median, so that a flat curve does not make a spike of every ripple
+
+
+class Spikes:
+    """Compares each logged loss with the median of those before it, in units of their median deviation."""
+
+    def __init__(self, lines: Iterable[Mapping[str, Any]] = ()) -> None:
+        self._before: deque[float] = deque(maxlen=_WINDOW)
+        for line in lines:  # what a run that is resumed has logged
+            self._judge(float(line.get("loss", math.nan)))
+
+    def hear(self, step: int, values: Mapping[str, float], say: Callable[[str], object]) -> dict[str, float]:
+        """A further number for the metrics where the loss is a spike, of which it is also spoken."""
+        loss = values.get("loss", math.nan)
+        above = self._judge(loss)
+        if above is None or above <= _FAR:
+            return {}
+        say(f"warning: the loss of step {step} is a spike: {loss:.4g}, {above:.0f} deviations above the usual")
+        return {"spike": above}
+
+    def _judge(self, loss: float) -> float | None:
+        if not math.isfinite(loss):
+            return None
+        above = self._above(loss)
+        self._before.append(loss)
+        return above
+
+    def _above(self, loss: float) -> float | None:
+        if len(self._before) < _ENOUGH:
+            return None
+        median = statistics.median(self._before)
+        deviation = 1.4826 * statistics.median(abs(value - median) for value in self._before)  # a normal's sigma
+        return (loss - median) / max(deviation, _FLOOR * abs(median), 1e-12)

@@ -1,0 +1,71 @@
+"""Tensors as the bytes of a safetensors file, which is laid out here so that it can be written from shared memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+_NAMES = {
+    torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
+    torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8",
+    torch.uint64: "U64", torch.uint32: "U32", torch.uint16: "U16", torch.uint8: "U8", torch.bool: "BOOL",
+}  # fmt: skip
+
+
+class Layout:
+    """Where each tensor of a file lies, which shapes alone decide; a sharded one is known by its whole shape."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        # Larger elements first, so that each tensor lies at a multiple of its element's size.
+        self._tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
+        entries, place = {}, 0
+        for name, tensor in self._tensors.items():
+            end = place + tensor.numel() * tensor.element_size()
+            entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
+            place = end
+        header = json.dumps(entries, separators=(",", ":")).encode()
+        header += b" " * (-len(header) % 8)
+        self.head = len(header).to_bytes(8, "little") + header
+        self.size = len(self.head) + place
+
+    def parts(self) -> Iterator[bytes | memoryview]:
+        """The file's bytes, one tensor at a time."""
+        yield self.head
+        for tensor in self._tensors.values():
+            yield memoryview(_bytes(whole(tensor).cpu()).numpy())  # type: ignore[arg-type]
+
+    def copy(self, room: Tensor) -> None:
+        """The file's bytes into this much memory of the host."""
+        room[: len(self.head)] = torch.frombuffer(bytearray(self.head), dtype=torch.uint8)
+        place = len(self.head)
+        for tensor in self._tensors.values():
+            size = tensor.numel() * tensor.element_size()
+            room[place : place + size].view(tensor.dtype).view(tensor.shape).copy_(whole(tensor))
+            place += size
+
+    def meet(self) -> None:
+        """Take part in putting sharded tensors together, on a process that does not write them."""
+        for tensor in self._tensors.values():
+            whole(tensor)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor, put together where it is sharded: then every process has to ask for it."""
+    tensor = tensor.detach()
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def place_like(own: Tensor, tensor: Tensor) -> Tensor:
+    """A whole tensor as it has to lie beside this one: on its device, and sharded if it is (a lone number never is)."""
+    tensor = tensor.to(own.device)
+    if isinstance(own, DTensor) and tensor.shape == own.shape:
+        return distribute_tensor(tensor, own.device_mesh, own.placements, src_data_rank=None)
+    return tensor
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().flatten().view(torch.uint8)

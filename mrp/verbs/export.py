@@ -1,0 +1,38 @@
+"""`mrp export`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write a folder that others load with their own call: timm, transformers, the official code, ONNX, torch.export"
+EXAMPLE = "mrp export runs/demo --to timm --out exports/demo"
+_SIDES = ("timm", "transformers", "official", "onnx", "torch-export")
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """A run, who is to load it, a folder."""
+    parser.add_argument(
+        "run", metavar="RUN", help="a run's folder, a checkpoint's, or anything that 'mrp import' reads"
+    )
+    parser.add_argument("--to", required=True, choices=_SIDES, help="who is to load it")
+    parser.add_argument("--out", metavar="FOLDER", help="the folder to make (default: exports/RUN-TO)")
+    parser.add_argument(
+        "--weights",
+        choices=("student", "teacher", "average"),
+        help="default: the average where there is one, else the student",
+    )
+    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Write the folder, and say how far its answers are from ours."""
+    from mrp import exchange
+
+    out = Path(options.out or Path("exports") / f"{Path(options.run).stem}-{options.to}")
+    apart = exchange.export(options.run, options.to, out, options.weights, options.checkpoint)
+    if apart is None:
+        print("not compared: what loads it is not installed")
+    else:
+        print(f"loaded with its own call, it answers as the run does, to {apart:.1e} of the largest answer")
+    print(f"written to {out}; README.md says how to load it, and leaves its licence to you")

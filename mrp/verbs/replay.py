@@ -1,0 +1,28 @@
+"""`mrp replay`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+HELP = "repeat a step that was not finite, alone, and name the module in which the fault arose"
+EXAMPLE = "mrp replay runs/mae/incidents/step-00012345"
+_NOT_REPEATED = 1
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """An incident."""
+    parser.add_argument("incident", type=Path, help="a folder in RUN/incidents")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print what was found; exit code 1 where the step is finite this time."""
+    from mrp.train.replay import replay
+
+    verdict = replay(options.incident)
+    for line in verdict.lines:
+        print(line)
+    if not verdict.repeated:
+        sys.stdout.flush()
+        sys.exit(_NOT_REPEATED)

@@ -1,0 +1,84 @@
+"""`mrp submit`."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import sys
+from typing import TYPE_CHECKING
+
+from mrp.verbs import _words
+
+if TYPE_CHECKING:
+    from mrp.cluster import Request
+
+HELP = "train a recipe as a SLURM job, which is requeued after time-outs and preemptions until it is finished"
+EXAMPLE = "mrp submit mae_vit_base_in1k data.train=/data/in1k/train --nodes 2 --gpus 8 --time 12:00:00"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """A recipe, a folder, and what to ask SLURM for."""
+    _words.add_recipe(parser)
+    _words.add_folder(parser)
+    add = parser.add_argument
+    add("--nodes", type=_words.count, default=1, metavar="N", help="nodes (default: 1)")
+    add("--gpus", type=_number, default=1, metavar="G", help="GPUs of each node, a process each (default: 1; 0: CPUs)")
+    add("--time", required=True, metavar="T", help="limit of one attempt: minutes, HH:MM:SS or D-HH:MM:SS")
+    add("--partition", metavar="P", help="partition, or several with commas")
+    add("--cpus-per-gpu", type=_words.count, metavar="C", help="CPUs of each process (default: machine.workers + 1)")
+    add("--mem", metavar="M", help="memory of each node, such as 200G; 0: all of it")
+    add("--account", help="account to charge")
+    add("--qos", help="quality of service")
+    add("--constraint", help="features that the nodes must have")
+    add(
+        "--notice",
+        type=_words.count,
+        default=120,
+        metavar="S",
+        help="seconds left to save in (default: 120)",
+    )
+    add("--seeds", type=_number, nargs="+", default=[], metavar="SEED", help="one job a seed, as an array")
+    add("--dry-run", action="store_true", help="print the script that would be submitted, and do nothing")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Check the recipe, then submit or show its script."""
+    from mrp import cluster
+    from mrp.config import ConfigError, dump
+    from mrp.run import load
+
+    recipe = load(options.recipe, options.overrides)
+    request = _request(options, recipe.machine.workers)
+    if recipe.batch % request.processes:
+        raise ConfigError(f"batch: {recipe.batch} is not a multiple of the {request.processes} processes; change one")
+    folder = _words.folder(options).absolute()
+    # The job trains what was checked here, even if the recipe's file has changed by the time it starts.
+    text = dump(recipe.resolved())
+    kept = cluster.files(folder) / f"recipe-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    command = [sys.executable, "-m", "mrp", "pretrain", str(kept), f"machine.requeue_code={cluster.REQUEUE}"]
+    submission = cluster.Submission(request, command, folder)
+    if options.dry_run:
+        print(submission.script())
+        return
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(text, encoding="utf-8")
+    job = submission.submit()
+    print(f"job {job} was submitted; it writes {folder}, and prints into {cluster.log(folder, job, request.seeds)}")
+    print(f"squeue -j {job} shows where it stands; scancel {job} ends it, and the same mrp submit goes on")
+
+
+def _request(options: argparse.Namespace, workers: int) -> Request:
+    from mrp.cluster import Request
+
+    return Request(
+        nodes=options.nodes, gpus=options.gpus, cpus=options.cpus_per_gpu or workers + 1, time=options.time,
+        notice=options.notice, partition=options.partition, mem=options.mem, account=options.account, qos=options.qos,
+        constraint=options.constraint, seeds=tuple(dict.fromkeys(options.seeds)),
+    )  # fmt: skip
+
+
+def _number(word: str) -> int:
+    """A whole number from 0."""
+    if not word.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 0")
+    return int(word)

@@ -1,0 +1,285 @@
+"""`mrp submit`: the script that SLURM gets, and what it does when a run ends, with stand-ins for SLURM's programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mrp import cli, cluster
+from mrp.config import ConfigError
+from mrp.run import load
+
+WORDS = ["submit", "demo", "batch=64", "--nodes", "2", "--gpus", "2", "--time", "2:00:00", "--partition", "fast"]
+
+SBATCH = """
+import sys, shutil
+if not sys.argv[1:]:
+    sys.exit("no script")
+shutil.copy(sys.argv[1], "submitted.sh")
+print("Submitted batch job 7")
+"""
+REFUSING = """
+import sys
+print("sbatch: error: invalid partition specified: fast", file=sys.stderr)
+print("sbatch: error: Batch job submission failed: Invalid partition name specified", file=sys.stderr)
+sys.exit(1)
+"""
+# Runs one task of the step, as rank 3 of 4, with a Python that only notes what it was told.
+SRUN = """
+import json, os, subprocess, sys
+words = sys.argv[1:]
+at = words.index("bash")
+task = words[at:]
+task[task.index("rank") + 1] = os.path.abspath("python")
+environment = os.environ | {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
+json.dump(words[:at], open("srun.json", "w"))
+sys.exit(subprocess.run(task, env=environment).returncode)
+"""
+PYTHON = """
+import json, os, sys, time
+json.dump({"words": sys.argv[1:], **os.environ}, open("task.json", "w"))
+for _ in range(int(os.environ["ENDS_LATE"]) * 600):
+    if os.path.exists("go"):
+        break
+    time.sleep(0.05)
+sys.exit(int(os.environ["CODE"]))
+"""
+SCONTROL = """
+import os, sys
+if sys.argv[1:] == ["show", "hostnames", "gpu[3-4]"]:
+    print("gpu3\\ngpu4")
+elif sys.argv[1:] == ["show", "job", "7"]:
+    print(f"JobId=7 JobName=demo\\n   SuspendTime=None PreemptTime={os.environ['PREEMPTED']}")
+elif sys.argv[1:] == ["requeue", "7"]:
+    open("requeued", "w").close()
+    sys.exit(int(os.environ.get("REQUEUE_FAILS", "0")))
+else:
+    sys.exit(f"scontrol {sys.argv[1:]}?")
+"""
+
+
+def program(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(f"#!{sys.executable}\n{text}")
+    (folder / name).chmod(0o755)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, whose programs come first."""
+    for name, text in {"sbatch": SBATCH, "srun": SRUN, "python": PYTHON, "scontrol": SCONTROL}.items():
+        program(tmp_path, name, text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return tmp_path
+
+
+def submit(*more: str) -> None:
+    cli.main([*WORDS, *more])
+
+
+def options(script: str) -> dict[str, str]:
+    found = re.findall(r"^#SBATCH --([a-z-]+)(?:=(.*))?$", script, re.MULTILINE)
+    return dict(found)
+
+
+def error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as left:
+        cli.main(list(words))
+    assert left.value.code == 2
+    said = capsys.readouterr().err.strip()
+    assert said.count("\n") == 0
+    return said
+
+
+def test_a_dry_run_prints_what_is_submitted_and_writes_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(place.iterdir())
+    submit("--dry-run")
+    printed = capsys.readouterr().out
+    assert sorted(place.iterdir()) == before
+    submit()
+    assert (place / "submitted.sh").read_text() + "\n" == printed
+    said = capsys.readouterr().out
+    assert "job 7 was submitted" in said
+    assert str(place / "runs/demo.slurm/7_0_log.out") in said
+
+
+def test_what_is_asked_for(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = ["--mem", "200G", "--account", "vision", "--qos", "long", "--constraint", "h100", "--cpus-per-gpu", "11"]
+    submit(*more, "--notice", "300", "--dry-run")
+    asked = options(capsys.readouterr().out)
+    assert asked == {
+        "nodes": "2", "gpus-per-node": "2", "ntasks-per-node": "2", "cpus-per-task": "11", "time": "120",
+        "partition": "fast", "mem": "200G", "account": "vision", "qos": "long", "constraint": "h100",
+        "signal": "USR1@300", "requeue": "", "open-mode": "append", "job-name": "demo", "chdir": str(place),
+        "output": f"{place}/runs/demo.slurm/%j_0_log.out",
+    }  # fmt: skip
+
+
+def test_what_is_not_asked_for_is_left_to_the_cluster(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["submit", "mae_vit_base_in1k", "--gpus", "0", "--time", "1-12", "--dry-run"])
+    asked = options(capsys.readouterr().out)
+    assert not {"partition", "mem", "account", "qos", "constraint", "gpus-per-node", "array", "wckey"} & asked.keys()
+    assert asked["ntasks-per-node"] == "1"
+    assert asked["time"] == str(36 * 60)
+    assert asked["cpus-per-task"] == str(load("mae_vit_base_in1k").machine.workers + 1)
+
+
+def test_an_array_has_a_job_for_each_seed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    submit("--seeds", "0", "5", "5", "9", "--folder", "my runs/demo")
+    script = (place / "submitted.sh").read_text()
+    assert options(script)["array"] == "0-2%3"
+    assert attempt(place, 0, SLURM_ARRAY_TASK_ID="2") == 0
+    words = json.loads((place / "task.json").read_text())["words"]
+    read = cli._read(words[2:])
+    assert read.run == str(place / "my runs/demo/seed-9")
+    assert load(read.recipe, read.overrides).seed == 9
+
+
+def attempt(place: Path, code: int, preempted: str = "None", **more: str) -> int:
+    """Run the submitted script, as SLURM would, with a run that ends with this code."""
+    return start(place, code, preempted, **more).wait(30)
+
+
+def start(place: Path, code: int, preempted: str, late: bool = False, **more: str) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu[3-4]", "CODE": str(code)}
+    environment |= {"PREEMPTED": preempted, "ENDS_LATE": str(int(late)), **more}
+    return subprocess.Popen(["bash", "submitted.sh"], cwd=place, env=environment)
+
+
+def test_each_process_gets_its_place(place: Path) -> None:
+    submit()
+    assert attempt(place, 0) == 0
+    task = json.loads((place / "task.json").read_text())
+    assert {name: task[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")} == {
+        "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2",
+    }  # fmt: skip
+    assert task["MASTER_ADDR"] == "gpu3"
+    assert task["MASTER_PORT"] == "10007"
+    assert {"--ntasks=4", "--ntasks-per-node=2", "--kill-on-bad-exit=0"} <= set(
+        json.loads((place / "srun.json").read_text())
+    )
+
+
+def test_the_job_trains_what_was_submitted(place: Path) -> None:
+    recipe = place / "mine.yaml"
+    recipe.write_text("base: demo\nbatch: 32\n")
+    cli.main(["submit", "mine.yaml", "seed=4", "--time", "60", "--cpus-per-gpu", "2"])
+    submitted = load("mine.yaml", ["seed=4"])
+    recipe.write_text("base: demo\nbatch: 99\n")
+    assert attempt(place, 0) == 0
+    words = json.loads((place / "task.json").read_text())["words"]
+    assert words[:2] == ["-m", "mrp"]
+    read = cli._read(words[2:])
+    assert read.verb == "pretrain"
+    assert read.run == str(place / "runs/mine")
+    run = load(read.recipe, read.overrides)
+    assert run.machine.requeue_code == cluster.REQUEUE
+    assert run.identity("data") == submitted.identity("data")
+
+
+@pytest.mark.parametrize(
+    ("code", "requeued"), [(0, False), (cluster.REQUEUE, True), (1, False), (2, False), (3, False), (137, False)]
+)
+def test_only_a_run_that_was_told_to_stop_is_requeued(place: Path, code: int, requeued: bool) -> None:
+    submit()
+    assert attempt(place, code) == (0 if requeued else code)
+    assert (place / "requeued").exists() == requeued
+
+
+def test_a_cluster_that_does_not_requeue_sees_the_code(place: Path) -> None:
+    submit()
+    assert attempt(place, cluster.REQUEUE, REQUEUE_FAILS="1") == cluster.REQUEUE
+
+
+@pytest.mark.parametrize(
+    ("code", "preempted", "limit", "requeued"),
+    [
+        (cluster.REQUEUE, "None", 7200, False),
+        (143, "None", 7200, False),
+        (cluster.REQUEUE, "2026-11-20T15:00:00", 7200, True),
+        (143, "2026-11-20T15:00:00", 7200, True),
+        (137, "None", 0, True),
+        (0, "2026-11-20T15:00:00", 7200, False),
+        (2, "2026-11-20T15:00:00", 7200, False),
+    ],
+)
+def test_an_ended_job_comes_back_unless_it_was_cancelled(
+    place: Path, code: int, preempted: str, limit: int, requeued: bool
+) -> None:
+    submit()
+    script = place / "submitted.sh"
+    text = script.read_text()
+    assert "$SECONDS -ge 7200" in text
+    script.write_text(text.replace("-ge 7200", f"-ge {limit}"))  # 0: as if its time were over
+    job = start(place, code, preempted, late=True)
+    deadline = time.monotonic() + 30
+    while not (place / "task.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    job.send_signal(signal.SIGTERM)  # to the shell, as SLURM does; it has to outlive it
+    job.send_signal(signal.SIGUSR1)
+    (place / "go").touch()
+    assert job.wait(30) == (0 if requeued else code)
+    assert (place / "requeued").exists() == requeued
+
+
+@pytest.mark.parametrize(
+    ("limit", "expected"),
+    [("30", 1800), ("30:20", 1820), ("2:00:00", 7200), ("1-2", 93600), ("1-2:30", 95400), ("0-0:2:05", 125)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(limit: str, expected: int) -> None:
+    assert cluster.seconds(limit) == expected
+
+
+@pytest.mark.parametrize("limit", ["", "2h", "1:2:3:4", "1-", "-5", "1d 2h"])
+def test_other_time_limits_are_refused(limit: str) -> None:
+    with pytest.raises(ConfigError, match="--time"):
+        cluster.seconds(limit)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--time", "2", "--notice", "120"], "--time: 2 is 120 seconds"),
+        (["--time", "1 day"], "--time: '1 day' was given"),
+        (["--time", "60", "--gpus", "3"], "batch: 128 is not a multiple of the 3 processes"),
+        (["--time", "60", "--gpus", "some"], "'some' was given; allowed: a number from 0"),
+        (["--time", "60", "bacth=3"], "bacth"),
+        ([], "--time"),
+    ],
+)
+def test_faults_are_one_line_before_anything_is_submitted(
+    place: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert said in error(capsys, "submit", "demo", *words)
+    assert not (place / "runs").exists()
+
+
+def test_what_slurm_refuses_is_passed_on(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    program(place, "sbatch", REFUSING)
+    said = error(capsys, *WORDS)
+    assert "SLURM refuses the job: invalid partition specified: fast" in said
+
+
+def test_without_slurm_there_is_the_dry_run(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(place / "nowhere"))
+    assert "--dry-run" in error(capsys, *WORDS)
+    submit("--dry-run")
+    assert "#SBATCH --nodes=2" in capsys.readouterr().out
+
+
+def test_without_submitit_it_says_what_to_install(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    assert "pip install 'mrp[cluster]'" in error(capsys, *WORDS, "--dry-run")

@@ -1,0 +1,412 @@
+"""Runs under torture: killed, damaged, starved, signalled and moved, and compared with runs that were left alone.
+
+    python tools/torture.py [--only kills damage disk signals elastic] [--kills 8] [--out runs/torture]
+
+Every run is tiny, and every comparison is exact: the files of the last checkpoint byte for byte, the samples and masks
+of every step, each sample once an epoch. Prints a table, and exits 1 if anything is not as it must be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrp.data.order import keys
+from mrp.train import checkpoint
+
+STEPS, BATCH, IMAGES = 120, 96, 1437  # scikit-learn's digits, eight times over and a little
+METHODS = {
+    "mae": "decoder: {width: 32, depth: 1, heads: 2}",
+    "umae": "decoder: {width: 32, depth: 1, heads: 2}, uniformity: 0.01",
+    "simmim": "mask_unit: 2",
+    "usimmim": "mask_unit: 2, uniformity: 0.01",
+    "data2vec": "layers: 1, smallest_block: 2",
+    "data2vec2": "block: 2, masks: 2, layers: 1, decoder: {width: 32, depth: 1, groups: 4}",
+    "supervised": "classes: 10",
+}
+MODULES = {"umae": "mae", "usimmim": "simmim", "supervised": "classify"}  # where a method has another's file
+# A method that writes down which samples it is given, and what is hidden of them.
+WITNESS = """
+import json, os, torch
+from mrp.objectives import {module} as method
+
+Config = method.Config
+
+class Objective(method.Objective):
+    def forward(self, batch):
+        if self.training and type(batch.keys) is torch.Tensor:  # and not when costs are counted on shapes
+            masks = self.first_mask(batch.keys).int().tolist() if hasattr(self, "first_mask") else [[]] * len(batch.keys)
+            rows = {{str(key): "".join(map(str, mask)) for key, mask in zip(batch.keys.tolist(), masks, strict=True)}}
+            with open(os.environ["WITNESS"], "ab", buffering=0) as file:
+                file.write(b"\\n" + json.dumps([int(batch.step), rows]).encode())
+        return super().forward(batch)
+"""
+# Children are forked from a server that has imported everything and runs no threads.
+CONTEXT = multiprocessing.get_context("forkserver")
+
+
+@dataclass
+class Place:
+    """One run's folder and what its witness wrote."""
+
+    out: Path
+    name: str
+    method: str = "mae"
+    options: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.out / self.name
+
+    @property
+    def witness(self) -> Path:
+        """Where the samples of every step are written down."""
+        return self.out / f"{self.name}.witness"
+
+    def words(self, *more: str) -> list[str]:
+        """The command line of the run."""
+        objective = self.out / f"{self.method}.py"
+        objective.write_text(WITNESS.format(module=MODULES.get(self.method, self.method)))
+        return [
+            "pretrain", "demo", f"objective={{name: {objective}, {METHODS[self.method]}}}",
+            *(["backbone.norm=post"] if self.method == "data2vec2" else []),
+            "backbone.width=32", "backbone.depth=2", "backbone.heads=2", f"length={STEPS} steps",
+            "data.tail=continuous", "optim.warmup=10 steps", f"batch={BATCH}", "data.augment={name: resize, flip: true}",
+            "checkpoint.every=5 steps", "checkpoint.keep=3", "track.every=1", *self.options, *more,
+            "--folder", str(self.folder),
+        ]  # fmt: skip
+
+    def start(self, *more: str) -> multiprocessing.process.BaseProcess:
+        """The run as one process of its own group."""
+        process = CONTEXT.Process(target=_run, args=(self.words(*more), str(self.witness), str(self.out / "log")))
+        process.start()
+        return process
+
+    def finish(self, *more: str) -> int:
+        """Let it run to its end."""
+        process = self.start(*more)
+        process.join()
+        return process.exitcode or 0
+
+    def several(self, processes: int, *more: str) -> subprocess.Popen[bytes]:
+        """The run in several processes."""
+        environment = os.environ | {"WITNESS": str(self.witness), "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "mrp", *self.words(*more), "--processes", str(processes)]
+        log = (self.out / "log").open("ab")
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def steps(self) -> int:
+        """The steps that its metrics show."""
+        path = self.folder / "metrics.jsonl"
+        return len(path.read_bytes().splitlines()) if path.exists() else 0
+
+    def saving(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return any((self.folder / "checkpoints").glob(".unfinished-*"))
+
+    def weights(self) -> dict[str, bytes]:
+        """The tensors of the last checkpoint."""
+        found = checkpoint.newest(self.folder)
+        assert found is not None, f"{self.folder} has no checkpoint"
+        assert found.step == STEPS, f"{self.folder} ended at step {found.step}"
+        return {path.name: path.read_bytes() for path in sorted(found.folder.glob("*.safetensors"))}
+
+    def seen(self) -> dict[int, dict[int, str]]:
+        """The samples and masks of every step; a step that was repeated must have had the same."""
+        found: dict[int, dict[int, str]] = {}
+        for line in self.witness.read_text().splitlines():
+            try:
+                step, rows = json.loads(line)
+            except ValueError:
+                continue  # cut by a kill; the step is repeated, or missed below
+            for key, mask in rows.items():
+                assert found.setdefault(step, {}).setdefault(int(key), mask) == mask, f"step {step}: other masks"
+        return found
+
+    def losses(self) -> dict[int, float]:
+        """The loss of every step."""
+        lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
+        return {line["step"]: line["loss"] for line in lines if "loss" in line}
+
+
+@dataclass
+class Result:
+    """One row of the table."""
+
+    scenario: str
+    trials: int = 0
+    faults: list[str] = field(default_factory=list)
+    note: str = ""
+
+    def check(self, fine: bool, otherwise: str) -> None:
+        """Count a trial, and what was wrong with it."""
+        self.trials += 1
+        if not fine:
+            self.faults.append(otherwise)
+
+
+def _run(words: list[str], witness: str, log: str) -> None:
+    os.setsid()
+    os.environ["WITNESS"] = witness
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    import torch
+
+    from mrp.cli import main
+
+    torch.set_num_threads(1)
+    main(words)
+
+
+def once_an_epoch(seen: dict[int, dict[int, str]]) -> str:
+    """What is wrong with the samples of a whole run, or nothing."""
+    if sorted(seen) != list(range(STEPS)):
+        return f"steps are missing: {sorted(set(range(STEPS)) - set(seen))}"
+    if any(len(rows) != BATCH for rows in seen.values()):
+        return "a batch is not whole, or was another one when it was repeated"
+    drawn = [key for step in range(STEPS) for key in seen[step]]
+    import numpy as np
+
+    epochs, rest = divmod(STEPS * BATCH, IMAGES)
+    for epoch in range(epochs + 1):
+        mine = set(drawn[epoch * IMAGES : (epoch + 1) * IMAGES])
+        every = set(keys(0, epoch, np.arange(IMAGES)).tolist())
+        if mine - every or len(mine) != (IMAGES if epoch < epochs else rest):
+            return f"epoch {epoch} is not every sample once"
+    return ""
+
+
+def same(result: Result, place: Place, reference: Place) -> None:
+    """The end of a run must be that of the run that was left alone."""
+    try:
+        own, other = place.weights(), reference.weights()
+        fault = "" if own == other else f"{[name for name in other if own.get(name) != other[name]]} differ"
+        fault = fault or once_an_epoch(place.seen())
+        fault = fault or ("" if place.seen() == reference.seen() else "other samples or masks than undisturbed")
+    except AssertionError as error:
+        fault = str(error)
+    result.check(not fault, f"{place.name}: {fault}")
+
+
+def undisturbed(out: Path, method: str) -> Place:
+    """The run that everything is compared with."""
+    place = Place(out, f"{method}-undisturbed", method)
+    if not place.folder.exists():
+        assert place.finish() == 0, f"the undisturbed run of {method} failed: see {out / 'log'}"
+    return place
+
+
+def kills(out: Path, count: int) -> Iterator[Result]:
+    """SIGKILL, at random moments and inside saves, of the process alone or with all that it started."""
+    for method in METHODS:
+        reference = undisturbed(out, method)
+        place, luck, inside = Place(out, f"{method}-killed", method), random.Random(method), 0
+        result = Result(f"{count} SIGKILLs, {method}")
+        for number in range(count):
+            process = place.start()
+            assert process.pid is not None
+            target = place.steps() + luck.randrange(1, STEPS // count)
+            wait(lambda target=target: place.steps() >= target or not process.is_alive(), luck.random() * 0.02)
+            if number % 2:
+                wait(lambda: place.saving() or not process.is_alive(), luck.random() * 0.01)
+            inside += place.saving()
+            (os.killpg if number % 4 < 2 else os.kill)(process.pid, signal.SIGKILL)
+            process.join()
+            result.check(process.exitcode == -signal.SIGKILL, f"kill {number} came after the end")
+        result.check(place.finish() == 0, "the last start failed")
+        same(result, place, reference)
+        result.note = f"{inside} inside a save; files bit-equal, every sample once an epoch"
+        yield result
+
+
+def wait(until: Callable[[], bool], then: float = 0.0) -> None:
+    """Wait for something, and a moment longer."""
+    deadline = time.monotonic() + 120
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.002)
+    time.sleep(then)
+
+
+def damage(out: Path) -> Iterator[Result]:
+    """Bits flipped, ends cut off, files lost: in each file of the newest checkpoint."""
+    reference = undisturbed(out, "mae")
+    half = Place(out, "mae-half", "mae")
+    process = half.start()
+    assert process.pid is not None
+    wait(lambda: half.steps() >= STEPS // 2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.join()
+    found = checkpoint.newest(half.folder)
+    assert found is not None
+    names = sorted(path.name for path in found.folder.iterdir())
+    luck = random.Random(0)
+
+    def flip(path: Path) -> None:
+        content = bytearray(path.read_bytes())
+        content[luck.randrange(len(content))] ^= 1 << luck.randrange(8)
+        path.write_bytes(content)
+
+    ways: dict[str, Callable[[Path], Any]] = {
+        "a bit flipped": flip,
+        "cut off": lambda path: os.truncate(path, path.stat().st_size * 2 // 3),
+        "emptied": lambda path: os.truncate(path, 0),
+        "lost": lambda path: path.unlink(),
+        "a byte too many": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
+    }
+    for what, way in ways.items():
+        result = Result(f"a checkpoint's file {what}", note=f"each of {', '.join(names)}: found out, the one before used")
+        for name in names:
+            place = Place(out, f"damage-{what}-{name}".replace(" ", "-"), "mae")
+            shutil.copytree(half.folder, place.folder)
+            shutil.copy(half.witness, place.witness)
+            way(place.folder / "checkpoints" / found.folder.name / name)
+            before = (out / "log").stat().st_size
+            code = place.finish()
+            said = (out / "log").read_bytes()[before:].decode(errors="replace")
+            bad = list((place.folder / "checkpoints").glob("*.bad*"))
+            result.check(code == 0 and bool(bad), f"{name}: exit code {code}, set aside: {[p.name for p in bad]}")
+            result.check(name in said, f"{name}: is not named in what was said")
+            same(result, place, reference)
+            shutil.rmtree(place.folder)
+        yield result
+
+
+def disk(out: Path) -> Iterator[Result]:
+    """A disk that fills up while the run goes on."""
+    result = Result("full disk", note="one line, exit code 2, the last checkpoint whole; bit-equal once there is space")
+    reference = undisturbed(out, "mae")
+    place = Place(out / "small", "mae-disk", "mae")
+    place.out.mkdir(exist_ok=True)
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place.out)], capture_output=True).returncode:  # noqa: S607
+        result.note = "not tried: mounting a small disk needs root"
+        yield result
+        return
+    try:
+        process = place.start()
+        wait(lambda: place.steps() >= STEPS // 3)
+        ballast = place.out / "ballast"
+        with ballast.open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(bytes(1 << 12))
+            except OSError:
+                pass
+        process.join()
+        said = (place.out / "log").read_text(errors="replace").strip().splitlines()
+        result.check(process.exitcode == 2, f"exit code {process.exitcode}")
+        result.check(bool(said) and "No space" in said[-1], f"said: {said[-1:]}")
+        result.check(not any("Traceback" in line for line in said), "a traceback")
+        found = checkpoint.newest(place.folder)
+        result.check(found is not None and bool(found.weights()), "no whole checkpoint is left")
+        ballast.unlink()
+        result.check(place.finish() == 0, "it does not go on")
+        same(result, place, reference)
+    finally:
+        subprocess.run(["umount", "-l", str(place.out)])  # noqa: S607
+    yield result
+
+
+def signals(out: Path) -> Iterator[Result]:
+    """What asks a run to end, in each of its phases."""
+    reference = undisturbed(out, "mae")
+    phases: dict[str, Callable[[Place], bool]] = {
+        "start": lambda place: (place.folder / "config.yaml").exists(),
+        "training": lambda place: place.steps() >= STEPS // 3,
+        "a save": lambda place: place.steps() >= STEPS // 4 and place.saving(),
+    }
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, None):
+        name = signal.Signals(number).name if number else "STOP file"
+        result = Result(f"{name} at start, in training, in a save", note="exit code 0, then bit-equal")
+        for phase, reached in phases.items():
+            place = Place(out, f"{name}-{phase}".replace(" ", "-"))
+            process = place.start()
+            assert process.pid is not None
+            wait(lambda place=place, reached=reached: reached(place) or not process.is_alive())
+            if number:
+                os.kill(process.pid, number)
+            else:
+                (place.folder / "STOP").touch()
+            process.join()
+            result.check(process.exitcode == 0, f"{phase}: exit code {process.exitcode}")
+            result.check(place.steps() < STEPS, f"{phase}: it ran on to its end")
+            result.check(place.finish() == 0, f"{phase}: it does not go on")
+            same(result, place, reference)
+        yield result
+    result = Result("a second signal at once", note="ends at once, nothing damaged, then bit-equal")
+    for attempt in range(4):
+        place = Place(out, f"twice-{attempt}")
+        process = place.start()
+        assert process.pid is not None
+        wait(lambda place=place, attempt=attempt: place.steps() >= 20 * (attempt + 1))
+        os.kill(process.pid, signal.SIGTERM)
+        time.sleep(0.003 * attempt)
+        try:
+            os.kill(process.pid, signal.SIGTERM)
+        except ProcessLookupError:
+            pass
+        process.join()
+        result.check(process.exitcode in (0, 143, -15), f"exit code {process.exitcode}")
+        result.check(place.finish() == 0, "it does not go on")
+        same(result, place, reference)
+    yield result
+
+
+def elastic(out: Path) -> Iterator[Result]:
+    """1, 2, 4 and 1 processes in one run, changed in the midst of epochs."""
+    reference = undisturbed(out, "mae")
+    place = Place(out, "mae-elastic")
+    result = Result("1, 2, 4, 1 processes, changed within epochs")
+    for number, processes in enumerate((1, 2, 4)):
+        process = place.several(processes)
+        wait(lambda number=number: place.steps() >= 22 + 29 * number or process.poll() is not None)
+        process.terminate()
+        result.check(process.wait() == 0, f"{processes} processes: exit code {process.returncode}")
+    result.check(place.finish() == 0, "the last start failed")
+    result.check(place.seen() == reference.seen(), "other samples or masks")
+    own, other = place.losses(), reference.losses()
+    deviation = max(abs(own.get(step, 1e9) / loss - 1) for step, loss in other.items())
+    result.check(own.keys() == other.keys() and deviation < 1e-5, f"losses deviate by {deviation:.1e}")
+    result.note = f"same samples and masks; losses to {deviation:.1e}"
+    yield result
+
+
+def main() -> None:
+    """Torture, and say what came of it."""
+    scenarios = ("kills", "damage", "disk", "signals", "elastic")
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--only", nargs="+", choices=scenarios, default=scenarios)
+    words.add_argument("--kills", type=int, default=8, help="of each method")
+    words.add_argument("--out", type=Path, default=Path("runs/torture"))
+    options = words.parse_args()
+    out = options.out.absolute()
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.api", "sklearn.datasets"])
+    began, failed = time.monotonic(), False
+    print("| torture | checks | as it must be | |\n|---|---|---|---|", flush=True)
+    for name in options.only:
+        run: Callable[..., Iterator[Result]] = globals()[name]
+        for result in run(out, options.kills) if name == "kills" else run(out):
+            failed |= bool(result.faults)
+            state = "yes" if not result.faults else "NO: " + "; ".join(result.faults)
+            print(f"| {result.scenario} | {result.trials} | {state} | {result.note} |", flush=True)
+    print(f"\n{(time.monotonic() - began) / 60:.1f} minutes; everything under {options.out}")
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
