@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
-from mrp import imported, interop, probing
+from mrp import export_features, imported, interop, probing
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.augment import View
@@ -18,6 +18,7 @@ from mrp.data.loader import EvalLoader
 from mrp.data.order import keys
 from mrp.evaluate.diagnose import Sampled
 from mrp.evaluate.processes import meet
+from mrp.evaluate.table import Store
 from mrp.interop import Weights, runs
 from mrp.models.vit import VisionTransformer
 from mrp.objectives._helpers import Objective
@@ -151,7 +152,8 @@ def probe(
     run = probing.with_data(model.run, data)
     ours = runs.is_ours(Path(path))
     folder = model.folder if ours else Path("runs") / f"probe-{Path(str(path)).name}"
-    images = probing.Images.of(run, folder, Path(cache) if cache else folder / probing.CACHE, meet())
+    images = probing.Images(run, Store(Path(cache) if cache else folder / probing.CACHE), meet())
+    images.check(folder)
     modules = {"trained": model.module}
     if baseline:
         modules["untrained"] = model.run.build_step().eval()
@@ -165,3 +167,32 @@ def probe(
         if found is not None
     }
     return probing.write(folder / name, judged)
+
+
+def features(
+    path: str | Path,
+    out: Path,
+    split: Literal["train", "test"] = "test",
+    layer: int | None = None,
+    pooling: str | None = None,
+    weights: Weights | None = None,
+    step: int | None = None,
+    data: Iterable[str] = (),
+    cache: str | Path | None = None,
+) -> tuple[int, int]:
+    """Write the features of a split to a file, .npy or .parquet; how many images, and how many numbers each.
+
+    Of several processes the first one writes, and the others give 0.
+    """
+    export_features.check(out)
+    model = load(path, weights, step)
+    folder = model.folder if runs.is_ours(Path(path)) else Path("runs") / f"probe-{Path(str(path)).name}"
+    images = probing.Images(
+        probing.with_data(model.run, data), Store(Path(cache) if cache else folder / probing.CACHE), meet()
+    )
+    found = probing.features(images, model.module, split, layer, pooling)
+    if found is None:
+        return 0, 0
+    columns, labels = found
+    export_features.write(out, columns, labels, images.source(split))
+    return columns.shape[0], columns.shape[1]

@@ -16,7 +16,7 @@ from mrp import verbs
 USER_ERROR = 2
 INCIDENT = 3
 STOPPED = 130
-TRAINING = ("pretrain", "finetune")  # verbs that start in several processes
+TRAINING = ("pretrain", "finetune", "probe", "features")  # verbs that start in several processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -169,7 +169,7 @@ def files(folder: Path) -> Path:
 
 def log(folder: Path, job: str, seeds: Sequence[int]) -> Path:
     """What the job prints, over all its attempts."""
-    return files(folder) / (f"{job}_[0-{len(seeds) - 1}]_0_log.out" if seeds else f"{job}_0_log.out")
+    return files(folder) / (f"{job}_*_0_log.out" if seeds else f"{job}_0_log.out")
 
 
 def _parameters(request: Request, name: str) -> Mapping[str, Any]:
@@ -190,8 +190,9 @@ def _parameters(request: Request, name: str) -> Mapping[str, Any]:
         "stderr_to_stdout": True,
         "use_srun": False,  # the script starts the processes itself, and looks at how they end
         "wckey": None,
-        # Not B: (the processes hear it, the shell does not); requeue: after a lost node SLURM itself starts anew.
-        "additional_parameters": {"signal": f"USR1@{request.notice}", "requeue": True, "chdir": str(Path.cwd())}
+        # Not B: the processes hear it, and the shell does not. TERM: SLURM signals every process of a task, and what
+        # Python starts beside a rank (multiprocessing's resource tracker) ignores this one, and would die of USR1.
+        "additional_parameters": {"signal": f"TERM@{request.notice}", "requeue": True, "chdir": str(Path.cwd())}
         | ({"mem": request.mem} if request.mem else {}),
     } | {key: value for key, value in optional.items() if value is not None}
 

@@ -130,8 +130,10 @@ def _classes(model: Model) -> tuple[str, ...]:
 def _facts(model: Model, to: str, title: str, usage: str, apart: float | None) -> card.Facts:
     """What the card says, as far as the run's folder tells; places on this machine are no one's business."""
     run, folder = model.run, model.folder
-    recipe = {key: value for key, value in run.resolved().items() if key not in _HIDDEN}
+    told = {"objective", "backbone", "data"}  # by the weights of an import
+    recipe = {k: v for k, v in run.resolved().items() if k not in _HIDDEN and (k in told or not model.source)}
     data = _name(str(run.data.train)) if isinstance(run.data.train, str) else "several sources"
+    data = "unknown" if data == imported.NO_DATA else data
     recipe["data"] |= {key: _anonymous(recipe["data"][key]) for key in ("train", "test", "classes")}
     if recipe.get("init"):
         recipe["init"]["from"] = _name(recipe["init"]["from"])

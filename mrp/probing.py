@@ -7,12 +7,14 @@ import json
 import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import nn
 
 from mrp.config import ConfigError, Tree, build, parse
 from mrp.data.augment import View
@@ -24,6 +26,7 @@ from mrp.evaluate.attentive import Attention
 from mrp.evaluate.logistic import Logistic
 from mrp.evaluate.processes import Accelerator
 from mrp.evaluate.readout import LAST, TOKENS, Readout
+from mrp.evaluate.readout import name as block_name
 from mrp.evaluate.split import split
 from mrp.evaluate.sweep import Choice, Head, Sealed, Settled
 from mrp.evaluate.table import Store, Table
@@ -83,30 +86,41 @@ def write(path: Path, results: dict[str, dict[str, Any]]) -> Probed:
     return Probed(path, results)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Images:
-    """A run's labelled data, and the features of it that a backbone gives."""
+    """A run's data, and the features of it that a backbone gives."""
 
     run: Run
-    train: Source
-    test: Source
     store: Store
     processes: Accelerator
 
-    @classmethod
-    def of(cls, run: Run, folder: Path, store: Path, processes: Accelerator) -> Images:
-        """Those of a run; both splits need labels."""
-        if run.data.test is None:
+    @cached_property
+    def train(self) -> Source:
+        """The training images."""
+        return self.run.source("train")
+
+    @cached_property
+    def test(self) -> Source:
+        """The test images."""
+        return self.run.source("test")
+
+    def source(self, split: Literal["train", "test"]) -> Source:
+        """The one or the other."""
+        if split == "test" and self.run.data.test is None:
+            raise ConfigError("data.test is not set; give data.test=PLACE, or --split train")
+        return self.train if split == "train" else self.test
+
+    def check(self, folder: Path) -> None:
+        """Both splits have to be there, with labels."""
+        if self.run.data.test is None:
             raise ConfigError(f"{folder}: data.test is not set, so there is nothing to judge the features on")
-        train, test = run.source("train"), run.source("test")
-        for name, source in (("train", train), ("test", test)):
+        for name, source in (("train", self.train), ("test", self.test)):
             if not source.classes:
                 raise ConfigError(f"{folder}: data.{name} has no labels, so features cannot be judged by accuracy")
-        return cls(run, train, test, Store(store), processes)
 
     def table(self, readout: Readout, split: Literal["train", "test"], most: int | None = None) -> Table | None:
         """The features of a split, of at most so many of its images; of several processes the first one gets them."""
-        whole = self.train if split == "train" else self.test
+        whole = self.source(split)
         chosen = whole if most is None or most >= len(whole) else Evenly(whole, most)
         made_from = {
             "weights": _digest(readout.step),
@@ -119,14 +133,14 @@ class Images:
             world=self.processes.num_processes, workers=self.run.machine.workers,
             pin_memory=self.processes.device.type == "cuda",
         )  # fmt: skip
-        found = self.store.get(made_from, readout, loader, len(chosen), self.processes)
-        return replace(found, labels=self._renumbered(found.labels)) if found and split == "test" else found
+        return self.store.get(made_from, readout, loader, len(chosen), self.processes)
 
-    def _renumbered(self, labels: Tensor) -> Tensor:
-        """Labels of the test set by the numbers that their names have in training; other classes come after those."""
+    def test_table(self, readout: Readout, most: int | None = None) -> Table | None:
+        """The test set, its labels by the numbers that their names have in training; other classes come after those."""
+        found = self.table(readout, "test", most)
         numbers = {name: number for number, name in enumerate(self.train.classes)}
         known = [numbers.setdefault(name, len(numbers)) for name in self.test.classes]
-        return torch.tensor(known)[labels]
+        return found and replace(found, labels=torch.tensor(known)[found.labels])
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,12 +183,32 @@ def judge(images: Images, step: Step, options: Options) -> dict[str, Any] | None
     looked = images.table(tokens, "train", _fitting(tokens)) if tokens else None
     learned = None if train is None else _learn(train, looked, readout, options, images.processes.device)
     sealed = Sealed(
-        lambda: (images.table(readout, "test"), images.table(tokens, "test", _fitting(tokens)) if tokens else None)
+        lambda: (images.test_table(readout), images.test_table(tokens, _fitting(tokens)) if tokens else None)
     )
     test, seen = sealed.open(learned.choice if learned else Settled("another process has chosen"))
     if train is None or test is None or learned is None:
         return None
     return _count(learned, readout, train, test, seen, options, images.processes.device)
+
+
+def features(
+    images: Images, step: Step, split: Literal["train", "test"], layer: int | None, pooling: str | None
+) -> tuple[NDArray[Any], NDArray[np.int64]] | None:
+    """One layer's features and the labels, as the source numbers them; of several processes the first one gets them."""
+    step = step.to(images.processes.device)
+    depth = len(cast(Objective, step.objective).backbone.blocks)
+    wanted = layer or depth
+    if wanted > depth:
+        raise ConfigError(f"--layer: {wanted} was asked for, but the backbone has {depth}; give at most {depth}")
+    readout = Readout(step, max(min(LAST, depth), depth - wanted + 1))
+    chosen = block_name(wanted, pooling or readout.own.partition(".")[2])
+    if chosen not in readout.widths:
+        raise ConfigError("--pooling: the backbone has no class token; take mean")
+    found = images.table(readout, split)
+    if found is None:
+        return None
+    source = images.source(split)
+    return found.columns[chosen], np.asarray(source.labels, np.int64)
 
 
 @dataclass(frozen=True, slots=True)

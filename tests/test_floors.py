@@ -32,7 +32,7 @@ FLOORS = (
     "train.init train.validate train.average",
     "run",
     "train.start train.watch train.wrapping train.judge train.incident imported",
-    "train.loop train.replay report",
+    "train.loop train.replay report probing export_features",
     "api lab",
     "exchange",
     "cli verbs launch cluster __main__ __init__ tools",

@@ -34,18 +34,21 @@ sys.exit(1)
 """
 # Runs one task of the step, as rank 3 of 4, with a Python that only notes what it was told.
 SRUN = """
-import json, os, subprocess, sys
+import json, os, sys
 words = sys.argv[1:]
 at = words.index("bash")
 task = words[at:]
 task[task.index("rank") + 1] = os.path.abspath("python")
 environment = os.environ | {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
-json.dump(words[:at], open("srun.json", "w"))
-sys.exit(subprocess.run(task, env=environment).returncode)
+with open("srun.json", "w") as file:
+    json.dump(words[:at], file)
+os.execvpe("bash", task, environment)
 """
 PYTHON = """
 import json, os, sys, time
-json.dump({"words": sys.argv[1:], **os.environ}, open("task.json", "w"))
+with open("task.new", "w") as file:
+    json.dump({"words": sys.argv[1:], **os.environ}, file)
+os.rename("task.new", "task.json")
 for _ in range(int(os.environ["ENDS_LATE"]) * 600):
     if os.path.exists("go"):
         break
@@ -67,7 +70,7 @@ else:
 
 
 def program(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text(f"#!{sys.executable}\n{text}")
+    (folder / name).write_text(f"#!{sys.executable} -IS\n{text}")  # without site packages: a quick start
     (folder / name).chmod(0o755)
 
 
@@ -118,7 +121,7 @@ def test_what_is_asked_for(place: Path, capsys: pytest.CaptureFixture[str]) -> N
     assert asked == {
         "nodes": "2", "gpus-per-node": "2", "ntasks-per-node": "2", "cpus-per-task": "11", "time": "120",
         "partition": "fast", "mem": "200G", "account": "vision", "qos": "long", "constraint": "h100",
-        "signal": "USR1@300", "requeue": "", "open-mode": "append", "job-name": "demo", "chdir": str(place),
+        "signal": "TERM@300", "requeue": "", "open-mode": "append", "job-name": "demo", "chdir": str(place),
         "output": f"{place}/runs/demo.slurm/%j_0_log.out",
     }  # fmt: skip
 

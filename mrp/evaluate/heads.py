@@ -109,7 +109,8 @@ class Heads:
             x.sub_(first.div(size).mul_(self._lr).mul_(pace / corrections[0]))
 
     def _logits(self, columns: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias, columns, self.weight).unflatten(2, (-1, self.classes))
+        scores: Tensor = torch.baddbmm(self.bias, columns, self.weight).unflatten(2, (-1, self.classes))
+        return scores
 
     def _read(self, blocks: Mapping[str, Tensor]) -> Tensor:
         return torch.bmm(stacked(blocks, self.inputs), self.axes)

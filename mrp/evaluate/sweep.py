@@ -22,7 +22,7 @@ from mrp.evaluate.readout import LAST, name
 from mrp.evaluate.split import Split
 from mrp.evaluate.table import Table
 
-LRS = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+LRS = (3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 0.1, 1.0)
 
 

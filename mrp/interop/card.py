@@ -9,6 +9,7 @@ from typing import Any
 from mrp.config import dump
 from mrp.interop.folders import Preprocessing
 
+_COMPARED = "Loaded again at export and compared with mrp on random images in float32: the answers differ"
 LIBRARIES = {"timm": "timm", "transformers": "transformers", "onnx": "onnx", "torch-export": "pytorch"}
 
 
@@ -84,8 +85,8 @@ def _summary(facts: Facts) -> str:
     if facts.difference is not None:
         lines += [
             "",
-            f"Compared at export with mrp on random images in float32: the answers differ by at most "
-            f"{facts.difference:.1e} of the largest one.",
+            ("Read again at export: the weights differ" if facts.to == "official" else _COMPARED)
+            + f" by at most {facts.difference:.1e} of the largest one.",
         ]
     return "\n".join(lines)
 

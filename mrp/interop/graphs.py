@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +54,7 @@ def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> s
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"--to onnx needs {' and '.join(missing)}; install them with: pip install 'mrp[export]'")
-    with warnings.catch_warnings(), _quiet("torch.onnx"):
+    with warnings.catch_warnings(), _quiet("torch.onnx"), _spelled_out(answers.backbone):
         warnings.simplefilter("ignore")  # of the exporter's own parts, about each other
         torch.onnx.export(
             answers.eval(), (torch.rand(_EXAMPLES, *shape),), folder / ONNX, input_names=["images"],
@@ -78,6 +80,20 @@ def write_exported(folder: Path, answers: Answers, shape: tuple[int, int, int]) 
         f"{', '.join(answers.names)}, = program(images)  "
         f"# float32 in [0, 1], of shape (count, {', '.join(map(str, shape))}); normalised inside"
     )
+
+
+@contextmanager
+def _spelled_out(vit: VisionTransformer) -> Iterator[None]:
+    """Attention as products and a softmax: the exporter trips over the fused one where a bias is added."""
+    blocks: Any = vit.blocks
+    before = [block.attn.fused_attn for block in blocks]
+    try:
+        for block in blocks:
+            block.attn.fused_attn = False
+        yield
+    finally:
+        for block, fused in zip(blocks, before, strict=True):
+            block.attn.fused_attn = fused
 
 
 def _bytes(module: nn.Module) -> int:

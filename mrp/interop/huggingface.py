@@ -46,6 +46,7 @@ DECODER = {
 }
 _NEWER = (  # how transformers 5 calls them
     (r"^layers\.", "encoder.layer."),
+    (r"^decoder_encoder\.layer\.", "decoder_layers."),  # so 5.23 saves it, which turns its own renaming around
     (r"attention\.o_proj", "attention.output.dense"),
     (r"attention\.([qkv])_proj", lambda found: f"attention.attention.{QKV['qkv'.index(found[1])]}"),
     (r"mlp\.fc1", "intermediate.dense"),

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.interop import official
 from mrp.interop.folders import CONFIG
 from mrp.interop.graphs import EXPORTED, ONNX, Answers
+from mrp.interop.official_export import FILE
 from mrp.models.vit import embed, encode
 
 _TOLERANCE = 1e-4  # of the largest answer: beyond this something is wrong, and not only rounded
@@ -39,6 +41,10 @@ def _compared(to: str, folder: Path, answers: Answers, images: Tensor) -> tuple[
         from timm.models import create_model
 
         return own, create_model(f"local-dir:{folder}", pretrained=True).eval()(normalised)
+    if to == "official":  # the weights themselves, bit by bit
+        again = official.load(folder / FILE).encoder()
+        state = answers.backbone.state_dict()
+        return tuple(torch.cat([held[k].flatten() for k in sorted(again)]) for held in (state, again))  # type: ignore[return-value]
     if to == "torch-export":
         return own, torch.export.load(folder / EXPORTED).module()(images)[-1]
     if to == "onnx" and importlib.util.find_spec("onnxruntime"):

@@ -110,14 +110,18 @@ def pretrain_patches(
 
 
 def classify(
-    settings: Settings, start: Classifier, samples: Samples, schedule: tuple[int, float], generator: torch.Generator,
-    watch: Callable[[int, Classifier], None],
-) -> Classifier:  # fmt: skip
+    settings: Settings,
+    start: Classifier,
+    samples: Samples,
+    schedule: tuple[int, float],
+    generator: torch.Generator,
+    watch: Watch,
+) -> Classifier:
     """Cross-entropy by gradient descent on kernels and head: fine-tuning, or supervised training from scratch."""
     steps, lr = schedule
     kernels, head = start.kernels.clone(), start.head.clone()
     for step in range(steps):
-        watch(step, Classifier(kernels, head))
+        watch(step, kernels)
         chosen = torch.randint(samples.labels.shape[1], (settings.batch,), generator=generator)
         batch, labels = samples.patches[:, chosen], samples.labels[:, chosen]
         values, slopes = activation(_seen(kernels, batch), settings.q, settings.t)
@@ -126,7 +130,7 @@ def classify(
         gradient = _back(error @ head, slopes, batch)
         head -= lr * error.mT @ codes / settings.batch
         kernels -= lr * gradient / settings.batch
-    watch(steps, Classifier(kernels, head))
+    watch(steps, kernels)
     return Classifier(kernels, head)
 
 
@@ -158,18 +162,20 @@ def _batch(settings: Settings, patches: Tensor, generator: torch.Generator) -> T
 def _visible(settings: Settings, batch: Tensor, generator: torch.Generator) -> Tensor:
     """One where a patch is seen and zero where it is hidden; a hidden patch is zero, and so is a kernel's answer."""
     seeds, num, places, _ = batch.shape
-    return (torch.rand(seeds, num * places, 1, generator=generator) >= settings.theta).float()
+    return torch.rand(seeds, num * places, 1, generator=generator).ge(settings.theta).float()
 
 
 def _seen(kernels: Tensor, patches: Tensor) -> Tensor:
-    return patches.flatten(1, 2) @ kernels.mT  # seeds (N P) K
+    values: Tensor = patches.flatten(1, 2) @ kernels.mT  # seeds (N P) K
+    return values
 
 
 def _pooled(settings: Settings, values: Tensor) -> Tensor:
-    return values.unflatten(1, (-1, settings.P)).sum(dim=2)
+    return values.view(len(values), -1, settings.P, values.shape[-1]).sum(dim=2)
 
 
 def _back(error: Tensor, slopes: Tensor, patches: Tensor) -> Tensor:
     """The gradient of kernels, from that of their sums over patches."""
     flat = slopes.unflatten(1, patches.shape[1:3]) * error[:, :, None]
-    return flat.flatten(1, 2).mT @ patches.flatten(1, 2)
+    gradient: Tensor = flat.flatten(1, 2).mT @ patches.flatten(1, 2)
+    return gradient

@@ -260,7 +260,7 @@ def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
     front = torch.cat(prefix, dim=1)
     if vit.pos_embed is not None and not vit.no_embed_class:
         front = front + vit.pos_embed[:, : vit.num_prefix_tokens]
-    return torch.cat([front.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)  # B P+N D
+    return torch.cat([front.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)  # B P+N D
 
 
 def pool(vit: VisionTransformer, tokens: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ FAINT = "#a9c7db"
 
 def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
     """Draw loss and learning rate against the step as a PNG."""
-    records = read_lines(Path(metrics_path))
+    records = [line for line in read_lines(Path(metrics_path)) if "loss" in line]  # others tell of an evaluation only
     steps = np.array([record["step"] for record in records])
     losses = np.array([float(record["loss"]) for record in records])  # a non-finite loss is written as text
     finite = np.isfinite(losses)

@@ -78,7 +78,9 @@ def train(run: Run, folder: Path) -> None:
 
         averaged = average.begin(run.average, step, found)
         guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
-        quarantine = Quarantine(run.data.damaged, kept["data"].get("quarantine", ()) if found else (), folder)
+        before = kept.get("data", {})
+        same = before.get("manifest") == source.identity  # in other data the numbers mean other samples
+        quarantine = Quarantine(run.data.damaged, before.get("quarantine", ()) if same else (), folder)
         incidents = Incidents(run, plan, order, source, folder, kept.get("guard", {}))
         loader = Loader(
             source, order, View(run.data, train=True), group=run.coupled_batch or run.batch,
@@ -168,7 +170,7 @@ def train(run: Run, folder: Path) -> None:
                 run.machine.requeue_code,
             )
 
-        closing.enter_context(memory.explained(plan.micro_batch, fits, accelerator.device))
+        closing.enter_context(memory.explained(plan.micro_batch, fits, accelerator.device, plan.coupled_batch))
         if asked:
             leave(done)
         if owed:

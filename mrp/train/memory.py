@@ -68,8 +68,13 @@ def limits(membership: Path, root: Path) -> Iterator[int]:
 
 
 @contextmanager
-def explained(tried: int, fits: Callable[[int], int], device: torch.device) -> Iterator[None]:
-    """Turn a lack of memory into one line that says what was tried and what would fit."""
+def explained(
+    tried: int, fits: Callable[[int], int], device: torch.device, coupled: int | None = None
+) -> Iterator[None]:
+    """Turn a lack of memory into one line that says what was tried and what would fit.
+
+    Where `coupled` images act on each other, a smaller micro-batch is another loss: that is said too.
+    """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
@@ -77,11 +82,13 @@ def explained(tried: int, fits: Callable[[int], int], device: torch.device) -> I
             raise
         peak = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resident(os.getpid())
         smaller = fits(peak)
-        advice = (
-            f"about {smaller} would fit: machine.micro_batch={smaller}"
-            if smaller < tried
-            else "not even one image at a time would: take machine.checkpointing=true, more devices or a smaller model"
-        )
+        if smaller >= tried:
+            advice = "not even one image would do: take machine.checkpointing=true, more devices or a smaller model"
+        elif coupled is None:
+            advice = f"about {smaller} would fit: machine.micro_batch={smaller}"
+        else:
+            share = coupled * smaller // tried
+            advice = f"about {smaller} would fit: take more processes, or coupled_batch={share} in a new run"
         raise ConfigError(
             f"machine.micro_batch: {tried} images at once need more memory than {device} has "
             f"({peak / _GIB:.3g} GiB were in use); {advice}"

@@ -62,8 +62,9 @@ def replay(place: Path) -> Verdict:
             continue
         verdict.repeated = True
         verdict.lines.append(f"again not finite: micro-batch {part} of process {rank}")
-        if not ill:
-            verdict.lines.append(fault.text)
+        if ill:
+            return verdict
+        verdict.lines.append(fault.text)
         rows = fault.rows if fault.rows and len(samples) == len(batch.keys) else list(range(len(samples)))
         verdict.lines.append(_samples(source, rows, samples, batch))
         return verdict

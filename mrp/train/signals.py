@@ -36,7 +36,7 @@ class Signals:
         self.asked: str | None = None
         self._stop = folder / STOP if folder else None
         self._say = say
-        self._began = 0.0
+        self._began, self._obeyed = 0.0, False
         self._parent = int(os.environ.get(LAUNCHER, "0"))
         self._main = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
         self._reader, self._writer = os.pipe()
@@ -61,7 +61,11 @@ class Signals:
         os.close(self._writer)
 
     def obeyed(self) -> None:
-        """Take the file away (in the first process), or it would end the next start too."""
+        """It has been saved: take the file away (in the first process), or it would end the next start too.
+
+        From here on a launcher or a scheduler that insists is not heard, only a person at a terminal.
+        """
+        self._obeyed = True
         if self._stop is not None:
             self._stop.unlink(missing_ok=True)
 
@@ -84,7 +88,7 @@ class Signals:
     def _hear(self, number: signal.Signals) -> None:
         if self.asked is None:
             self._note(number.name)
-        elif time.monotonic() - self._began > _ECHO:
+        elif time.monotonic() - self._began > _ECHO and (not self._obeyed or number == signal.SIGINT):
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
             os._exit(128 + number)  # what is half written has no name yet, so nobody takes it for whole

@@ -85,7 +85,7 @@ class Validation:
                 totals = {name: totals[name] + value if totals else value for name, value in found.items()}
         whole = {name: self._accelerator.reduce(value, "sum").cpu() for name, value in totals.items()}
         images, confusion = int(whole.pop("images")), whole.pop("confusion", None)
-        means = {_SUMMED[name]: float(total) / images for name, total in whole.items()}
+        means = {_SUMMED[name]: float(total) / max(1, images) for name, total in whole.items()}
         return Verdict(images, means, None if confusion is None else confusion.view(number, number))
 
     def write(self, folder: Path, step: int, verdicts: Mapping[str, Verdict]) -> None:

@@ -43,7 +43,7 @@ class Writer:
     """The training process's end: memory to fill, and one checkpoint at a time in flight."""
 
     def __init__(self, run: Path) -> None:
-        self._run = run
+        self._run = run.absolute()
         self._memory = _anonymous()
         self._size = 0
         self._map: mmap.mmap | None = None
@@ -159,8 +159,7 @@ def serve(memory: int, parent: int) -> None:
         except OSError as error:
             answer = {"error": error.strerror or str(error)}
         with contextlib.suppress(BrokenPipeError):
-            sys.stdout.write(json.dumps(answer) + "\n")
-            sys.stdout.flush()
+            os.write(sys.stdout.fileno(), json.dumps(answer).encode() + b"\n")
 
 
 def _lines(orders: IO[bytes], parent: int) -> Iterator[bytes]:
@@ -178,6 +177,7 @@ def _write(memory: int, job: dict[str, Any]) -> dict[str, Any]:
     run, keep = Path(job["run"]), sealed.Keep(*job["keep"])
     room = memoryview(mmap.mmap(memory, job["size"]))
     files = {name: [room[place : place + size]] for name, (place, size) in job["files"].items()}
+    run.mkdir(parents=True, exist_ok=True)
     with (run / _LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         size = sealed.write(run / "checkpoints", job["step"], files, keep)

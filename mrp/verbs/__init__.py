@@ -13,6 +13,8 @@ NAMES = (
     "pretrain",
     "finetune",
     "probe",
+    "features",
+    "compare",
     "report",
     "replay",
     "import",

@@ -67,6 +67,11 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         lines["FLOPs of the run"] = f"{cost.training_flops * plan.steps * run.batch:.3g}"
     lines["processes"] = f"{plan.processes} ({device.type})"
     lines["micro-batch"] = f"{plan.micro_batch} images a process, accumulated {plan.accumulation} times"
+    if run.couples:
+        lines["coupled"] = (
+            f"the loss depends on which {plan.coupled_batch} images a micro-step takes together (coupled_batch, which "
+            "the run keeps on other processes); it is not that of another micro-batch"
+        )
     lines["memory a process"] = (
         f"about {cost.memory(plan.micro_batch) / 2**30:.2g} GiB (estimate; data workers not counted)"
     )

@@ -34,5 +34,5 @@ def run(options: argparse.Namespace) -> None:
     if apart is None:
         print("not compared: what loads it is not installed")
     else:
-        print(f"loaded with its own call, it answers as the run does, to {apart:.1e} of the largest answer")
+        print(f"loaded again, it agrees with the run to {apart:.1e} of the largest value")
     print(f"written to {out}; README.md says how to load it, and leaves its licence to you")

@@ -47,7 +47,8 @@ def show(path: Path) -> None:
     from rich.table import Table
 
     found = json.loads(path.read_text(encoding="utf-8"))
-    table = Table(title=f"{path.parent}: on the test data after step {found['step']}", title_justify="left")
+    print(f"{path.parent}: on the test data after step {found['step']}")
+    table = Table()
     for column in ("weights", "images", "top-1", "top-5", "loss"):
         table.add_column(column)
     for name in ("student", "average"):

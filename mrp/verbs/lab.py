@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
-from mrp.verbs import _lab_theory
+from mrp.verbs import _lab_multiview, _lab_theory
 
 HELP = "run an experiment on the theory of mask-reconstruction pretraining: multiview"
 EXAMPLE = "mrp lab multiview"
@@ -33,16 +32,6 @@ def run(options: argparse.Namespace) -> None:
     LABS[options.lab].run(options)
 
 
-def _multiview_words(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, default=Path("runs/lab/multiview"), metavar="OUT", help="a folder")
-
-
-def _multiview(options: argparse.Namespace) -> None:
-    from mrp.lab import multiview
-
-    multiview.run(options.out)
-
-
 LABS = {
     "maskgraph": Lab(
         "how masks connect images: edges within classes, label error, eigenvalues, by mask ratio and unit",
@@ -58,6 +47,8 @@ LABS = {
         _lab_theory.coverage,
     ),
     "multiview": Lab(
-        "which features mask-reconstruction pretraining and supervised learning capture", _multiview_words, _multiview
+        "which features mask-reconstruction pretraining and supervised learning capture",
+        _lab_multiview.words,
+        _lab_multiview.run,
     ),
 }

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrp.verbs import _words
+from mrp.verbs import _words, finetune
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 HELP = "judge frozen features: the best of many linear heads (chosen without the test set), kNN, few-shot"
 EXAMPLE = "mrp probe runs/demo --untrained"
+
+PAPER = "paper"  # of the folder, beside the run's checkpoints, in which its protocol trains
+_RECIPE = "linear_mae_vit_base_in1k"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
@@ -22,8 +26,9 @@ def words(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", default=[], metavar="data.key=value", help="other data: train, test, classes, fraction"
     )
     parser.add_argument(
-        "--protocol", choices=("sweep", "knn"), default="sweep",
-        help="sweep: many linear heads, and the rest; knn: nothing is trained (default: sweep)",
+        "--protocol", choices=("sweep", "knn", "paper"), default="sweep",
+        help="sweep: many linear heads, and the rest; knn: nothing is trained; paper: MAE's, 90 epochs of crops "
+        "(default: sweep)",
     )  # fmt: skip
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")
     parser.add_argument("--weights", choices=("student", "teacher", "average"), help="whose (default: the run's own)")
@@ -39,6 +44,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and print the tables."""
+    if options.protocol == "paper":
+        return _paper(options)
     from mrp import api
     from mrp.probing import Options
 
@@ -49,6 +56,26 @@ def run(options: argparse.Namespace) -> None:
         options.run, asked, options.weights, options.step, options.untrained, options.overrides, options.cache
     )
     _print(options.run, found.path, found.results)
+
+
+def _paper(options: argparse.Namespace) -> None:
+    """Train MAE's linear probe on the run's own data, as a run of its own beside it."""
+    from mrp.config import ConfigError
+    from mrp.interop import runs
+    from mrp.run import follow
+    from mrp.train.loop import train
+    from mrp.train.validate import VALIDATION
+
+    idle = [name for name in ("untrained", "layers", "attentive", "check", "cache") if getattr(options, name)]
+    if idle:
+        raise ConfigError(f"--{idle[0]}: the paper's protocol has no such thing; leave it out, or take the sweep")
+    folder, found = runs.locate(Path(options.run), options.step)
+    chosen = [f"init.weights={options.weights}"] if options.weights else []
+    name = "-".join([PAPER, f"{found.step:08d}", *([options.weights] if options.weights else [])])
+    protocol = follow(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
+    train(protocol, folder / name)
+    if os.environ.get("RANK", "0") == "0" and (folder / name / VALIDATION).is_file():
+        finetune.show(folder / name / VALIDATION)
 
 
 def show(folder: Path) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -36,7 +38,7 @@ def naive(keys: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: fl
 def test_agrees_with_a_naive_vote(k: int, query_chunk: int, key_chunk: int) -> None:
     keys, labels = data(37, seed=0)
     queries, _ = data(11, seed=1)
-    found = knn.predict(keys, labels, queries, k, 0.5, query_chunk, key_chunk)
+    (found,) = knn.predict(keys, labels, queries, [k], 0.5, query_chunk, key_chunk)
     assert found.tolist() == naive(keys, labels, queries, k, 0.5)
 
 
@@ -49,11 +51,23 @@ def test_the_nearer_outvotes_the_many() -> None:
 
 def test_accuracy_and_its_interval() -> None:
     keys, labels = torch.eye(3), torch.tensor([0, 1, 2])
-    found = knn.measure(keys, labels, torch.eye(3), torch.tensor([0, 1, 7]))  # 7 was never seen: a mistake
+    test_labels = torch.tensor([0, 1, 7])  # 7 was never seen: a mistake
+    (found,) = knn.measure(keys, labels, torch.eye(3), test_labels, ks=[20])
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.low < found.accuracy < found.high
     assert (found.k, found.num_train, found.num_test) == (20, 3, 3)
     assert knn.Neighbours(**json.loads(json.dumps(asdict(found)))) == found
+
+
+def test_every_k_at_once_is_each_alone_and_half_precision_on_disk_does(tmp_path: Path) -> None:
+    keys, labels = data(300, seed=0)
+    queries, _ = data(40, seed=1)
+    keys, queries = keys.half(), queries.half()
+    np.save(tmp_path / "keys.npy", keys.numpy())
+    mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
+    ks = [1, 7, 50, 500]
+    found = knn.predict(mapped, labels, queries.numpy(), ks, 0.5, query_chunk=16, key_chunk=64)
+    assert [found[i].tolist() for i in range(4)] == [naive(keys, labels, queries, k, 0.5) for k in ks]
 
 
 def test_data_without_labels() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -14,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors import SafetensorError
 
 from mrp.cli import main
 from mrp.data.order import Order
 from mrp.run import load
-from mrp.train import checkpoint, tracker
+from mrp.train import checkpoint, sealed, tracker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = [
@@ -289,15 +289,22 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
 ) -> None:
     last = finished / "checkpoints" / "step-00000006"
     model = last / "model.safetensors"
+    size = model.stat().st_size
     model.write_bytes(model.read_bytes()[:1000])
     before = contents(finished / "checkpoints")
-    for verb in (["pretrain", *SMALL, "--folder", finished], ["probe", finished], ["report", finished]):
-        line = fault(capsys, *verb)
-        assert line.startswith(f"{model}: cannot be read: ")
-        assert line.endswith(f"remove {last} to go on from the checkpoint before it")
+    what = f"mrp: warning: {model}: has 1,000 bytes in place of {size:,}; "
+    for verb in ("probe", "report"):
+        capsys.readouterr()
+        main([verb, str(finished)])
+        assert f"{what}the checkpoint before it is taken\n" in capsys.readouterr().err
     assert contents(finished / "checkpoints") == before
-    shutil.rmtree(last)
     main(["pretrain", *SMALL, "--folder", str(finished)])
+    said = capsys.readouterr()
+    assert f"{what}it is now called step-00000006.bad; the checkpoint before it is taken\n" in said.err
+    assert f"{finished}: from step 4" in said.out
+    aside = last.with_name("step-00000006.bad")
+    assert (aside / "model.safetensors").stat().st_size == 1000
+    shutil.rmtree(aside)
     assert whole(finished) == whole(undisturbed)
 
 
@@ -307,24 +314,34 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
 def whole(run: Path) -> dict[str, Any]:
     """All that a run leaves that does not depend on when and how fast it ran."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    numbers = [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
-    return {name: data for name, (data, _) in contents(run / "checkpoints").items()} | {"metrics": numbers}
+    costs = ("images_per_second", "checkpoint/", "memory/")
+    numbers = [{key: value for key, value in line.items() if not key.startswith(costs)} for line in lines]
+    return saved(run) | {"metrics": numbers}
+
+
+def saved(run: Path) -> dict[str, Any]:
+    """All files of checkpoints but those in which it stands how and where they were written."""
+    files = contents(run / "checkpoints").items()
+    return {name: data for name, (data, _) in files if not name.endswith(("config.yaml", "MANIFEST.json", "latest"))}
+
+
+HERE = "checkpoint.asynchronous=false"  # so that what writes can be made to fail
 
 
 def full_at(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
-    """The disk is full when the file of this number is half written."""
-    save_file: Callable[..., None] = checkpoint.save_file
+    """The disk is full when the safetensors file of this number is half written."""
+    write: Callable[..., sealed.Digest] = sealed._write
     written = 0
 
-    def save(tensors: dict[str, Any], path: Path) -> None:
+    def full(path: Path, parts: sealed.Parts) -> sealed.Digest:
         nonlocal written
-        written += 1
+        written += path.suffix == ".safetensors"
         if written == number:
             path.write_bytes(b"half of it")
-            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
-        save_file(tensors, path)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(path, parts)
 
-    monkeypatch.setattr(checkpoint, "save_file", save)
+    monkeypatch.setattr(sealed, "_write", full)
 
 
 @pytest.mark.parametrize(("number", "step"), [(2, 2), (3, 4), (4, 4)])
@@ -334,14 +351,14 @@ def test_no_space_left_for_a_checkpoint(
     run = tmp_path / "run"
     with pytest.MonkeyPatch.context() as patch:
         full_at(patch, number)
-        line = fault(capsys, "pretrain", *SMALL, "--folder", run)
+        line = fault(capsys, "pretrain", *SMALL, HERE, "--folder", run)
     kept = "that of step 2 is whole" if step == 4 else "there is none before it"
     assert line == (
         f"{run}: the checkpoint of step {step} is not written: No space left on device; {kept}; "
         "mend it and run the same command again"
     )
-    first = {name: data for name, data in whole(undisturbed).items() if name.startswith("step-00000002/")}
-    assert {name: data for name, (data, _) in contents(run / "checkpoints").items()} == (first if step == 4 else {})
+    first = {name: data for name, data in saved(undisturbed).items() if name.startswith("step-00000002/")}
+    assert saved(run) == (first if step == 4 else {})
     main(["pretrain", *SMALL, "--folder", str(run)])
     assert f"{run}: from {'step 2' if step == 4 else 'the start'}" in capsys.readouterr().out
     assert whole(run) == whole(undisturbed)
@@ -378,7 +395,7 @@ try:
     main(words)
 except SystemExit as error:
     print("exit code", error.code, flush=True)
-print(*sorted(path.name for path in disk.glob("run/checkpoints/*")), flush=True)
+print(*sorted(path.name for path in disk.glob("run/checkpoints/step-*")), flush=True)
 (disk / "ballast").unlink()
 main(words)
 shutil.copytree(disk / "run", out)
@@ -441,7 +458,7 @@ def test_an_objective_by_its_path_is_trained_and_resumed(
     main([*own, "--folder", "undisturbed"])
     with pytest.MonkeyPatch.context() as patch:
         full_at(patch, 3)
-        fault(capsys, *own, "--folder", "run")
+        fault(capsys, *own, HERE, "--folder", "run")
     assert json.loads((place / "run/checkpoints/step-00000002/state.json").read_text())["step"] == 2
     main([*own, "--folder", "run"])
     assert "run: from step 2" in capsys.readouterr().out

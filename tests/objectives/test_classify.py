@@ -121,3 +121,46 @@ def test_what_cannot_be_is_said(options: Any, backbone: Any, labelled: bool, mes
     batch = make_batch(chosen)
     with pytest.raises(ConfigError, match=message):
         chosen.build_step()(batch if labelled else Batch(batch.images, batch.keys))
+
+
+def test_binary_asks_of_each_class_by_itself() -> None:
+    chosen = run(loss="binary", smoothing=0.2)
+    step, batch = chosen.build_step(), make_batch(chosen)
+    logits = step.objective.predict(step.prepare(batch.images), batch.keys)[1]
+    sharp = functional.one_hot(batch.labels, 8).float()
+    smooth = torch.where(sharp > 0, 0.825, 0.025)
+    assert torch.allclose(step(batch).loss, functional.binary_cross_entropy_with_logits(logits, smooth))
+    assert torch.allclose(step.eval()(batch).loss, functional.binary_cross_entropy_with_logits(logits, sharp))
+    shares = Batch(batch.images, batch.keys, sharp)
+    assert torch.equal(step(batch).per_sample["loss"], step(shares).per_sample["loss"])
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_frozen_prefix_gets_no_gradient_and_stays_as_in_evaluation(count: int) -> None:
+    backbone = {"drop_path": 0.5, "positions": "learned", "relative_bias": "shared", "attention_dropout": 0.5}
+    chosen = make_run(
+        "classify", backbone=backbone, objective={"name": "classify", "classes": 8, "frozen_blocks": count}
+    )
+    step = chosen.build_step().train()
+    step(make_batch(chosen)).loss.backward()
+    trained = {name.removeprefix("objective.") for name in gradients(step)}
+    assert {name.split(".")[2] for name in trained if name.startswith("backbone.blocks.")} == {
+        str(layer) for layer in range(count, 2)
+    }
+    assert {name.rpartition(".")[0] for name in trained if not name.startswith("backbone.blocks.")} == {
+        "head", "backbone.fc_norm",
+    }  # fmt: skip
+    blocks = step.objective.backbone.blocks
+    assert [block.attn.attn_drop.training for block in blocks] == [layer >= count for layer in range(2)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"frozen_blocks": 3}, "objective.frozen_blocks: 3 of 2 blocks"),
+        ({"frozen_blocks": 1, "frozen": True}, "leave one of the two out"),
+    ],
+)
+def test_a_prefix_that_cannot_be_frozen(options: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(**options).build_step()

@@ -82,10 +82,19 @@ def test_a_lack_of_memory_becomes_one_line(error: Exception) -> None:
         raise error
     assert "machine.micro_batch: 64 images at once need more memory than cpu has" in str(caught.value)
     assert "about 16 would fit: machine.micro_batch=16" in str(caught.value)
-    with pytest.raises(ConfigError, match="not even one"), memory.explained(1, lambda used: 1, torch.device("cpu")):
+    with (
+        pytest.raises(ConfigError, match="not even one image"),
+        memory.explained(1, lambda used: 1, torch.device("cpu")),
+    ):
         raise error
 
 
+def test_where_samples_act_on_each_other_a_smaller_micro_batch_is_no_answer() -> None:
+    with pytest.raises(ConfigError) as caught, memory.explained(64, lambda used: 16, torch.device("cpu"), coupled=128):
+        raise MemoryError
+    assert "about 16 would fit: take more processes, or coupled_batch=32 in a new run" in str(caught.value)
+
+
 def test_other_errors_pass() -> None:
-    with pytest.raises(RuntimeError, match="^shapes$"), memory.explained(1, lambda used: 1, torch.device("cpu")):
+    with pytest.raises(RuntimeError, match=r"^shapes$"), memory.explained(1, lambda used: 1, torch.device("cpu")):
         raise RuntimeError("shapes")

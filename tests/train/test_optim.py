@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mrp.config import Duration
+from mrp.config import ConfigError, Duration
+from mrp.run import load
 from mrp.train import optim
 
 
@@ -59,3 +60,87 @@ def test_the_update_is_adamws() -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert torch.allclose(ours.weight, theirs.weight, atol=1e-6)
+
+
+def test_layers_learn_the_slower_the_earlier_they_stand() -> None:
+    run = load("finetune_tiny_digits", ["backbone.norm=post", "backbone.registers=1", "optim.layer_decay=0.5"])
+    step = run.build_step()
+    names = {parameter: name.removeprefix("objective.") for name, parameter in step.named_parameters()}
+    found = {
+        names[parameter]: (group["lr_scale"], group["weight_decay"])
+        for group in optim.groups(step, 0.05, 0.5)
+        for parameter in group["params"]
+    }
+    assert found.keys() == {names[p] for p in step.parameters() if p.requires_grad}
+    assert found["head.weight"] == (1.0, 0.05)
+    assert found["head.bias"] == found["backbone.fc_norm.weight"] == (1.0, 0.0)
+    assert found["backbone.blocks.5.mlp.fc1.weight"] == (0.5, 0.05)
+    assert found["backbone.blocks.0.norm1.weight"] == (0.5**6, 0.0)
+    for before in ("cls_token", "reg_token", "norm_pre.weight", "patch_embed.proj.bias"):
+        assert found[f"backbone.{before}"] == (0.5**7, 0.0)
+    assert found["backbone.patch_embed.proj.weight"] == (0.5**7, 0.05)
+    optimizer = optim.build(run.optim, step)
+    optim.set_lr(optimizer, 0.2)
+    assert optim.get_lr(optimizer) == 0.2
+    assert min(group["lr"] for group in optimizer.param_groups) == pytest.approx(0.2 * 0.5**7)
+
+
+@pytest.mark.parametrize(("name", "layer"), [("backbone.rel_pos_bias.table", 13), ("decoder.blocks.3.norm.bias", 13)])
+def test_what_is_in_no_block_learns_at_full_rate(name: str, layer: int) -> None:
+    assert optim.layer_of(f"objective.{name}", 12) == layer
+
+
+def lars(module: nn.Module, **options: float) -> optim.Lars:
+    built = optim.build(optim.LarsConfig(lr=1.0, weight_decay=0.0, **options), module)
+    assert isinstance(built, optim.Lars)
+    return built
+
+
+def test_lars_moves_a_matrix_by_a_share_of_its_norm_and_a_vector_by_its_gradient() -> None:
+    module = nn.Linear(4, 3)
+    before = module.weight.detach().clone()
+    bias = module.bias.detach().clone()
+    optimizer = lars(module, trust=0.01)
+    module.weight.grad, module.bias.grad = torch.randn(3, 4) * 1000, torch.ones(3)
+    optimizer.step()
+    assert float((module.weight.detach() - before).norm()) == pytest.approx(0.01 * float(before.norm()), rel=1e-5)
+    assert torch.allclose(module.bias, bias - 1)
+
+
+def test_lars_leaves_everything_as_it_is_while_the_flag_is_up() -> None:
+    module = nn.Linear(4, 3)
+    optimizer = lars(module)
+    for gradient in (torch.ones(3, 4), torch.full((3, 4), torch.nan)):
+        module.weight.grad, module.bias.grad = gradient, gradient[:, 0].clone()
+        before = [tensor.detach().clone() for tensor in module.parameters()]
+        state = [optimizer.state[p]["momentum"].clone() for p in module.parameters() if p in optimizer.state]
+        optimizer.found_inf = torch.tensor(float(gradient.isnan().any()))
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(module.parameters(), before, strict=True))
+    assert all(torch.equal(optimizer.state[p]["momentum"], s) for p, s in zip(module.parameters(), state, strict=True))
+
+
+def test_lars_takes_a_zero_matrix_and_a_zero_gradient() -> None:
+    module = nn.Linear(4, 3)
+    nn.init.zeros_(module.weight)
+    optimizer = lars(module, momentum=0.0)
+    module.weight.grad, module.bias.grad = torch.ones(3, 4), torch.zeros(3)
+    optimizer.step()
+    assert torch.equal(module.weight, -torch.ones(3, 4))
+    module.weight.grad = torch.zeros(3, 4)
+    optimizer.step()
+    assert torch.equal(module.weight, -torch.ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["optim={name: sgd, lr: 1}"], "'adamw'.*'lars'"),
+        (["optim={name: lars, lr: 1}", "optim.betas=[0.9, 0.9]"], "optim.betas: unknown key"),
+        (["optim.trust=1"], "optim.trust: unknown key"),
+        (["optim.layer_decay=1.5"], "optim.layer_decay: 1.5 was given"),
+    ],
+)
+def test_an_option_of_the_other_optimizer_is_refused(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("demo", words)

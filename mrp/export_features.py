@@ -1,0 +1,77 @@
+"""Features as files for other tools: rows of numbers, with the name and the label of each image."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError
+from mrp.data.sources import Source
+
+_AT_ONCE = 8192  # rows
+ENDINGS = (".npy", ".parquet")
+
+
+def check(out: Path) -> None:
+    """Refuse what cannot be written before anything is computed."""
+    if out.suffix not in ENDINGS:
+        raise ConfigError(f"--out: '{out}' was given; allowed: a name that ends in {' or '.join(ENDINGS)}")
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist; make it, or give another")
+    if out.suffix == ".parquet":
+        _pyarrow()
+
+
+def write(out: Path, columns: NDArray[Any], labels: NDArray[np.int64], source: Source) -> None:
+    """Rows in the order of the source, in half precision as they were kept; the file appears whole or not at all."""
+    unfinished = out.with_name(f".{out.name}.unfinished")
+    try:
+        (_npy if out.suffix == ".npy" else _parquet)(unfinished, columns, labels, source)
+        os.replace(unfinished, out)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    if out.suffix == ".npy":
+        beside = out.with_suffix(".jsonl")
+        with unfinished.open("w", encoding="utf-8") as file:
+            for row in range(len(columns)):
+                file.write(json.dumps(_about(row, labels, source)) + "\n")
+        os.replace(unfinished, beside)
+
+
+def _npy(path: Path, columns: NDArray[Any], labels: NDArray[np.int64], source: Source) -> None:
+    with path.open("wb") as file:
+        header = {"descr": columns.dtype.str, "fortran_order": False, "shape": columns.shape}
+        np.lib.format.write_array_header_1_0(file, header)
+        for start in range(0, len(columns), _AT_ONCE):
+            file.write(np.ascontiguousarray(columns[start : start + _AT_ONCE]).tobytes())
+
+
+def _parquet(path: Path, columns: NDArray[Any], labels: NDArray[np.int64], source: Source) -> None:
+    arrow, parquet = _pyarrow()
+    fields = {"id": arrow.string(), "label": arrow.int64(), "class": arrow.string()}
+    schema = arrow.schema([*fields.items(), ("features", arrow.list_(arrow.float32(), columns.shape[1]))])
+    with parquet.ParquetWriter(path, schema) as writer:
+        for start in range(0, len(columns), _AT_ONCE):
+            part = np.asarray(columns[start : start + _AT_ONCE], np.float32)
+            about = [_about(start + row, labels, source) for row in range(len(part))]
+            arrays = [arrow.array([one[name] for one in about], kind) for name, kind in fields.items()]
+            rows = arrow.FixedSizeListArray.from_arrays(arrow.array(part.ravel()), columns.shape[1])
+            writer.write_table(arrow.table([*arrays, rows], schema=schema))
+
+
+def _about(row: int, labels: NDArray[np.int64], source: Source) -> dict[str, Any]:
+    label = int(labels[row])
+    return {"id": source.where(row), "label": label, "class": source.classes[label] if label >= 0 else None}
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise ConfigError("--out: .parquet needs pyarrow (pip install pyarrow); .npy needs nothing more") from None

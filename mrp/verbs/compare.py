@@ -1,0 +1,44 @@
+"""`mrp compare`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mrp.report import compare
+
+HELP = "put what was measured of several runs or checkpoints into one table and one picture"
+EXAMPLE = "mrp compare runs/mae runs/umae --out compare.png"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """Runs, a picture."""
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs that 'mrp probe' has judged")
+    parser.add_argument("--out", default="compare.png", metavar="PNG", help="default: compare.png")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Print the table, draw the picture."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from mrp.report import compare
+
+    points = compare.collect([Path(run) for run in options.runs])
+    measures = [measure for measure in compare.MEASURES if any(point.measure == measure for point in points)]
+    table = Table(title="accuracy on held-out images, with 95 % intervals", title_justify="left")
+    for column in ("run", "step", *(compare.MEASURES[measure] for measure in measures)):
+        table.add_column(column)
+    for run, step in dict.fromkeys((point.run, point.step) for point in points):
+        own = {point.measure: point for point in points if (point.run, point.step) == (run, step)}
+        cells = [_percent(own[measure]) if measure in own else "" for measure in measures]
+        table.add_row(run, f"{step:,}", *cells)
+    Console(width=120).print(table)
+    compare.picture(points, Path(options.out))
+    print(f"written to {options.out}")
+
+
+def _percent(point: compare.Point) -> str:
+    return f"{100 * point.accuracy:.1f} % ({100 * point.low:.1f} to {100 * point.high:.1f})"

@@ -1,0 +1,49 @@
+"""Few-shot: the ridge against scikit-learn's, and draws that are pinned."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import Ridge
+
+from mrp.evaluate import fewshot
+from mrp.evaluate.table import Table
+
+
+def table(count: int, seed: int, gap: float = 1.5) -> Table:
+    random = np.random.default_rng(seed)
+    labels = np.arange(count) % 3
+    values = random.normal(size=(count, 6)) + gap * np.eye(6)[labels]
+    return Table({"1.mean": values.astype(np.float16)}, torch.from_numpy(labels), torch.arange(count) + 1000 * seed)
+
+
+@pytest.mark.parametrize("count", [4, 30])  # fewer samples than columns, and more
+def test_the_ridge_is_scikit_learns(count: int) -> None:
+    random = torch.Generator().manual_seed(0)
+    inputs, labels = torch.randn(count, 6, generator=random), torch.arange(count) % 3
+    weights = fewshot._ridge(inputs, labels, 3).double()
+    centred = inputs.double() - inputs.double().mean(0)
+    theirs = Ridge(alpha=float(centred.square().sum(0).mean())).fit(inputs.double(), torch.eye(3)[labels].double())
+    np.testing.assert_allclose(weights[:-1].numpy(), theirs.coef_.T, atol=1e-5)
+    np.testing.assert_allclose(weights[-1].numpy(), theirs.intercept_, atol=1e-5)
+
+
+def test_more_images_help_and_draws_are_pinned() -> None:
+    train, test = table(300, 1), table(600, 2)
+    found = fewshot.measure(train, test, "1.mean", torch.device("cpu"))
+    assert [one.shots for one in found] == [1, 5, 10]
+    assert found[0].accuracy < found[1].accuracy < found[2].accuracy
+    for one in found:
+        assert len(one.draws) == fewshot.DRAWS
+        assert one.accuracy == pytest.approx(sum(one.draws) / len(one.draws))
+        assert one.low < one.accuracy < one.high
+    assert len(set(found[0].draws)) > 1
+    assert fewshot.measure(train, test, "1.mean", torch.device("cpu")) == found
+
+
+def test_the_interval_is_students() -> None:
+    accuracies = torch.tensor([0.5, 0.6] * 5, dtype=torch.float64)
+    found = fewshot._summary(1, accuracies)
+    assert found.accuracy == pytest.approx(0.55)
+    assert found.high - found.accuracy == pytest.approx(2.262157 * 0.0527046 / 10**0.5, rel=1e-4)

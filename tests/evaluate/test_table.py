@@ -1,0 +1,158 @@
+"""Features on disk: each sample once on any number of processes, kept for whoever asks again, never half of them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mrp.batch import Batch
+from mrp.data.augment import View
+from mrp.data.loader import EvalLoader
+from mrp.evaluate.diagnose import Sampled
+from mrp.evaluate.processes import Accelerator, meet
+from mrp.evaluate.readout import TOKENS, Readout
+from mrp.evaluate.table import Store, Table, Writer
+from mrp.run import load
+
+SAMPLES = 37  # divided by neither 2 nor 3, nor by the batch
+RUN = load("demo", ["backbone.depth=3", "backbone.width=24", "backbone.heads=2", "objective.decoder.depth=1"])
+
+
+def made(folder: Path, processes: Accelerator, count: int = SAMPLES, tokens: bool = False) -> Table | None:
+    readout = Readout(RUN.build_step(), 3, tokens)
+    loader = EvalLoader(
+        Sampled(RUN.source("test"), count), View(RUN.data, train=False), batch=8, rank=processes.process_index,
+        world=processes.num_processes, workers=0, pin_memory=False,
+    )  # fmt: skip
+    return Store(folder).get({"of": "a test"}, readout, loader, count, processes)
+
+
+def same(one: Table, other: Table) -> bool:
+    columns = [np.array_equal(one.columns[name], other.columns[name]) for name in one.columns]
+    return all(columns) and torch.equal(one.labels, other.labels) and torch.equal(one.keys, other.keys)
+
+
+def test_rows_are_the_backbones_features(tmp_path: Path) -> None:
+    found = made(tmp_path, meet())
+    assert found is not None
+    step = RUN.build_step().eval()
+    sampled = Sampled(RUN.source("test"), SAMPLES)
+    images = torch.stack([torch.from_numpy(np.array(sampled.read(i)[0])).permute(2, 0, 1) for i in range(SAMPLES)])
+    with torch.no_grad():
+        expected = step(Batch(images, torch.arange(SAMPLES)), features=True).features
+    readout = Readout(step, 3)
+    torch.testing.assert_close(found.rows([readout.own], slice(None)), expected, atol=2e-3, rtol=2e-3)
+    assert found.labels.tolist() == [sampled.read(i)[1] for i in range(SAMPLES)]
+    assert list(found.columns) == [f"{layer}.{pooling}" for layer in (1, 2, 3) for pooling in ("class", "mean")]
+    both = found.rows(["1.mean", "2.class"], np.array([3, 5]))
+    assert both.shape == (2, 48)
+    assert torch.equal(both[:, 24:], found.rows(["2.class"], np.array([3, 5])))
+
+
+def test_patch_tokens_lie_in_one_row(tmp_path: Path) -> None:
+    tokens, pooled = made(tmp_path, meet(), tokens=True), made(tmp_path, meet())
+    assert tokens is not None
+    assert pooled is not None
+    mean = tokens.rows([TOKENS], slice(None)).unflatten(1, (-1, 24)).mean(1)
+    torch.testing.assert_close(mean, pooled.rows(["3.mean"], slice(None)), atol=2e-3, rtol=2e-3)
+
+
+def test_what_is_there_is_not_made_again_and_what_is_damaged_is(tmp_path: Path) -> None:
+    first = made(tmp_path, meet())
+    assert first is not None
+    (place,) = tmp_path.iterdir()
+    before = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+    again = made(tmp_path, meet())
+    assert again is not None
+    assert same(first, again)
+    assert {path.name: path.stat().st_mtime_ns for path in place.iterdir()} == before
+    for damage in ("flip", "cut", "meta"):
+        file = place / ("meta.json" if damage == "meta" else "2.mean.f16")
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content[:-2] if damage == "cut" else content)
+        mended = made(tmp_path, meet())
+        assert mended is not None
+        assert mended.rows(["2.mean"], slice(None)).isfinite().all()
+        assert {path.name for path in place.iterdir()} == set(before)
+
+
+def test_something_else_gets_another_place(tmp_path: Path) -> None:
+    made(tmp_path, meet())
+    made(tmp_path, meet(), count=20)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_unfinished_is_removed_unless_it_is_being_written(tmp_path: Path) -> None:
+    abandoned = tmp_path / ".unfinished-abc-1"
+    abandoned.mkdir()
+    described = {"columns": {"1.mean": 2}, "count": 3}
+    alive = Writer(tmp_path / "def", described)
+    Store(tmp_path)._writer("ghi", described).discard()
+    assert not abandoned.exists()
+    assert alive.unfinished.is_dir()
+    alive.discard()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_is_not_written(tmp_path: Path) -> None:
+    described = {"columns": {"1.mean": 2}, "count": 3}
+    labels, keys = torch.zeros(2, dtype=torch.int64), torch.arange(2)
+    writer = Writer(tmp_path / "a", described)
+    writer.put(0, torch.ones(2, 2), labels, keys)
+    with pytest.raises(AssertionError, match="seen twice"):
+        writer.put(1, torch.ones(2, 2), labels, keys)
+    with pytest.raises(AssertionError, match="1 of 3 samples were not seen"):
+        writer.finish()
+    writer = Writer(tmp_path / "a", described)
+    writer.put(0, torch.tensor([[1.0, torch.nan], [7e4, 0.0]]), labels, keys)
+    writer.put(2, torch.ones(1, 2), labels[:1], keys[:1] + 5)
+    with pytest.raises(ValueError, match="2 of 3 samples are not finite in half precision"):
+        writer.finish()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 3])
+def test_several_processes_make_the_same_table(tmp_path: Path, world: int) -> None:
+    one = made(tmp_path / "one", meet())
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": "",
+    }  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(tmp_path), str(world)],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in range(world)
+    ]
+    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
+    several = made(tmp_path / "several", meet())  # read, not made: what the processes have left is whole
+    assert one is not None
+    assert several is not None
+    assert all(
+        torch.allclose(one.rows([n], slice(None)), several.rows([n], slice(None)), atol=2e-3) for n in one.columns
+    )
+    assert torch.equal(one.keys, several.keys)
+    assert torch.equal(one.labels, several.labels)
+
+
+def on_several_processes(folder: Path, world: int) -> None:
+    rank = int(os.environ["RANK"])
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=world)
+    processes = Accelerator(cpu=True)
+    assert processes.num_processes == world
+    found = made(folder / "several", processes)
+    assert (found is not None) == (rank == 0)
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    on_several_processes(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,0 +1,122 @@
+"""Two processes that each hold a part of the model train as two that hold all of it, and save what one can go on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrp.cli import main
+from mrp.train import checkpoint
+
+SMALL = [
+    "batch=16", "length=6 steps", "optim.warmup=1 steps", "checkpoint.every=3 steps", "backbone.depth=2",
+    "backbone.width=16", "backbone.heads=2", "track.every=1", "machine.workers=0", "precision=fp32",
+    "diagnose.every=3 steps", "diagnose.images=32", "diagnose.action=warn",
+]  # fmt: skip
+DECODER = "objective.decoder={width: 16, depth: 1, heads: 2}"
+FROZEN = "objective={name: classify, classes: 10, frozen: true}"
+RECIPES = {
+    "mae": ["demo", DECODER],
+    "accumulated, clipped, averaged": ["demo", DECODER, "machine.micro_batch=4", "optim.clip=0.1", "average.decay=0.9"],
+    "umae": ["umae_tiny_digits", DECODER],
+    "simmim": ["simmim_tiny_digits"],
+    "data2vec": ["data2vec_tiny_digits", "objective.layers=2"],
+    "data2vec2": ["data2vec2_tiny_digits", "objective.layers=2", "objective.masks=2"],
+    "supervised": ["supervised_tiny_digits"],
+    "probe": ["supervised_tiny_digits", FROZEN, "mix={}", "optim={name: lars, lr: 0.1}"],
+}
+JOBS = """
+import json, shutil, sys
+from pathlib import Path
+from torch import distributed
+from mrp.run import load
+from mrp.train.loop import train
+for words, folder, start in json.loads(sys.argv[1]):
+    if start and distributed.get_rank() == 0:
+        shutil.copytree(start, folder)
+        shutil.rmtree(Path(folder, "checkpoints", "step-00000006"))
+    if start:
+        distributed.barrier()
+    train(load(words[0], words[1:]), Path(folder))
+"""
+
+
+def two_processes(jobs: list[tuple[list[str], str, str | None]]) -> None:
+    """Run all of these, one after another, in the same two processes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": "2"}
+    command = [sys.executable, "-c", JOBS, json.dumps(jobs)]
+    ranks = [subprocess.Popen(command, env=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    try:
+        assert [rank.wait(600) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.wait()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Each recipe whole, sharded, and sharded from the middle of the whole one."""
+    place = tmp_path_factory.mktemp("fsdp")
+    jobs: list[tuple[list[str], str, str | None]] = []
+    for name, recipe in RECIPES.items():
+        words = [recipe[0], *SMALL, *recipe[1:]]
+        jobs.append((words, f"{place / name}/whole", None))
+        jobs.append(([*words, "machine.shard=full"], f"{place / name}/sharded", None))
+        jobs.append(([*words, "machine.shard=full"], f"{place / name}/resumed", f"{place / name}/whole"))
+    two_processes(jobs)
+    return place
+
+
+def curve(folder: Path) -> np.ndarray:
+    """Everything that was measured and is not a matter of time or memory."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines]
+    assert steps == sorted(set(steps))
+    names = ("loss", "gradient_norm", "features/rank_me", "features/loss")
+    return np.array([[line["step"], *(line.get(name, 0.0) for name in names)] for line in lines])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_sharded_it_trains_as_whole(runs: Path, name: str) -> None:
+    whole = curve(runs / name / "whole")
+    assert len(whole) == 6
+    assert whole[2, 3] > 0
+    for other in ("sharded", "resumed"):
+        np.testing.assert_allclose(curve(runs / name / other), whole, rtol=1e-5, err_msg=other)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_what_two_saved_in_parts_one_goes_on_from(runs: Path, name: str, tmp_path: Path) -> None:
+    shutil.copytree(runs / name / "sharded", tmp_path / "one")
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000006")
+    recipe = RECIPES[name]
+    main(["pretrain", recipe[0], *SMALL, *recipe[1:], "--folder", str(tmp_path / "one")])
+    np.testing.assert_allclose(curve(tmp_path / "one"), curve(runs / name / "whole"), rtol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_files_are_those_of_an_unsharded_run(runs: Path, name: str) -> None:
+    ours, theirs = (checkpoint.numbered(runs / name / way, 3) for way in ("sharded", "whole"))
+    assert ours.groups() == theirs.groups()
+    for group in ours.groups():
+        one, other = ours.tensors(group), theirs.tensors(group)
+        assert one.keys() == other.keys()
+        for key, tensor in one.items():
+            assert (tensor.shape, tensor.dtype) == (other[key].shape, other[key].dtype)
+    weights = theirs.weights()
+    assert sum(float((ours.weights()[key] - tensor).abs().mean()) for key, tensor in weights.items()) < 1e-3 * len(weights)

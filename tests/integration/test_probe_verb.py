@@ -1,0 +1,171 @@
+"""`mrp probe`, `mrp features` and `mrp compare` from end to end, on a small run on digits."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrp import api, probing
+from mrp.cli import main
+from mrp.data import sources
+from mrp.evaluate import sweep
+
+SMALL = [
+    "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
+    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("probed") / "run"
+    main(["pretrain", *SMALL, "--folder", str(folder)])
+    with pytest.MonkeyPatch.context() as patch:  # fewer heads, or the tests of the order would train hundreds for it
+        patch.setattr(sweep, "LRS", (1e-2, 1e-1))
+        patch.setattr(sweep, "DECAYS", (0.0,))
+        patch.setattr(sweep.choose, "__defaults__", ((1e-2, 1e-1), (0.0,), sweep.Schedule(epochs=2, steps=40)))
+        yield folder
+
+
+def read(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text())
+    return found
+
+
+@pytest.mark.slow
+def test_a_run_is_judged_beside_its_untrained_backbone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["probe", str(run), "--untrained", "--check"])
+    text = capsys.readouterr().out
+    found = read(run / "probe.json")
+    assert list(found) == ["trained", "untrained"]
+    trained = found["trained"]
+    assert (trained["num_train"], trained["num_test"], trained["step"]) == (1437, 360, 12)
+    for verdict in (trained["linear"], trained["knn"], trained["logistic"], *trained["neighbours"]):
+        assert 0 < verdict["low"] < verdict["accuracy"] < verdict["high"] <= 1
+    assert [one["k"] for one in trained["neighbours"]] == [10, 20, 100, 200]
+    assert [one["shots"] for one in trained["few_shot"]] == [1, 5, 10]
+    assert len(trained["trials"]) == 8 * 2
+    assert trained["linear"]["accuracy"] == pytest.approx(trained["logistic"]["accuracy"], abs=0.06)
+    for word in ("linear probe", "kNN (k = 20)", "untrained", "layer", "pooling", "few-shot", "written to"):
+        assert word in text, word
+
+
+@pytest.mark.slow
+def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order in which things happen, as the whole command does them."""
+    events = []
+    read_one, chosen, fitted = sources.Arrays.read, sweep.choose, sweep.fit
+
+    def reading(self: sources.Arrays, index: int) -> Any:
+        events.append("train" if "train" in self.name else "test")
+        return read_one(self, index)
+
+    def choosing(*words: Any) -> sweep.Choice:
+        choice = chosen(*words)
+        events.append("chosen")
+        return choice
+
+    def fitting(*words: Any) -> sweep.Head:
+        head = fitted(*words)
+        events.append("fitted")
+        return head
+
+    monkeypatch.setattr(sources.Arrays, "read", reading)
+    monkeypatch.setattr(probing.sweep, "choose", choosing)
+    monkeypatch.setattr(probing.sweep, "fit", fitting)
+    api.probe(run, cache=tmp_path)
+    assert list(dict.fromkeys(events)) == ["train", "chosen", "fitted", "test"]
+    assert events.index("test") > events.index("fitted")
+
+
+def test_a_checkpoint_other_data_and_no_training_at_all(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    step = run / "checkpoints" / "step-00000012"
+    main(["probe", str(step), "data.fraction=0.5", "--protocol", "knn"])
+    found = read(run / "probe-00000012.json")["trained"]
+    assert "linear" not in found
+    assert 700 < found["num_train"] < 740
+    assert "kNN" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["optim.lr=1"], "optim.lr=1: only the data can be changed here; allowed: data.train="),
+        (["data.test=null"], "data.test is not set, so there is nothing to judge the features on"),
+        (["data.test=nowhere"], "data.test: 'nowhere' does not exist"),
+        (["--layers", "7"], "--layers: 7 were asked for, but the backbone has 2; give at most 2"),
+    ],
+)
+def test_what_cannot_be_probed(run: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str) -> None:
+    with pytest.raises(SystemExit) as left:
+        main(["probe", str(run), *words])
+    assert left.value.code == 2
+    assert line in capsys.readouterr().err
+
+
+def test_features_are_written_with_names_and_labels(run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npy"
+    main(["features", str(run), "--out", str(out)])
+    rows = np.load(out)
+    about = [json.loads(line) for line in out.with_suffix(".jsonl").read_text().splitlines()]
+    assert rows.shape == (360, 24)
+    assert len(about) == 360
+    assert about[7]["id"] == "digits (test): image 7"
+    model, test = api.load(run), api.load(run).run.source("test")
+    assert [one["label"] for one in about] == [test.read(i)[1] for i in range(360)]
+    expected = model.features(api.held_out(model.run, 360)).numpy()  # the same images in another order
+    assert np.sort(rows[:, 0]).tolist() == pytest.approx(np.sort(expected[:, 0]).tolist(), abs=2e-3)
+    main(["features", str(run), "--out", str(out), "--layer", "1", "--pooling", "mean", "--split", "train"])
+    assert np.load(out).shape == (1437, 24)
+
+
+def test_features_in_a_form_that_is_not_known(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["features", str(run), "--out", str(tmp_path / "features.csv")])
+    assert "allowed: a name that ends in .npy or .parquet" in capsys.readouterr().err
+
+
+def test_runs_are_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    verdict = {"accuracy": 0.8, "low": 0.7, "high": 0.9}
+    for name, step in (("mae", 10), ("umae", 20)):
+        (tmp_path / name).mkdir()
+        found = {"trained": {"step": step, "linear": verdict, "knn": verdict, "few_shot": [{"shots": 10, **verdict}]}}
+        (tmp_path / name / "probe.json").write_text(json.dumps(found))
+    out = tmp_path / "compare.png"
+    main(["compare", str(tmp_path / "mae"), str(tmp_path / "umae"), "--out", str(out)])
+    text = capsys.readouterr().out
+    assert text.count("80.0 % (70.0 to 90.0)") == 6
+    assert out.stat().st_size > 10_000
+    shutil.copy(tmp_path / "mae" / "probe.json", tmp_path / "umae" / "probe-00000010.json")
+    main(["compare", str(tmp_path / "umae"), "--out", str(out)])
+    assert capsys.readouterr().out.count("umae") == 2
+    with pytest.raises(SystemExit):
+        main(["compare", str(tmp_path)])
+    assert "nothing has been measured here yet; 'mrp probe" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_three_processes_count_what_one_counts(run: Path, tmp_path: Path) -> None:
+    """1,437 and 360 images: neither is a multiple of three times the batch."""
+    words = ["probe", str(run), "--protocol", "knn", "--weights", "student"]
+    main([*words, "--cache", str(tmp_path / "one")])
+    one = read(run / "probe-student.json")["trained"]
+    done = subprocess.run(
+        [sys.executable, "-m", "mrp", *words, "--processes", "3", "--cache", str(tmp_path / "three")],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("written to") == 1
+    three = read(run / "probe-student.json")["trained"]
+    assert three["num_train"] == 1437
+    for mine, theirs in zip(one["neighbours"], three["neighbours"], strict=True):
+        assert mine["accuracy"] == pytest.approx(theirs["accuracy"], abs=2 / 360)

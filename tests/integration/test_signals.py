@@ -1,0 +1,159 @@
+"""A run that is asked to end, in whatever it is doing, saves and goes on later as if nothing had been."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrp.cli import main
+from mrp.train import checkpoint, signals
+from mrp.train.checkpoint import Checkpoints
+
+STEPS = 12
+METHOD = '''
+"""MAE that is asked to end where MRP_EVENT says: PHASE STEP SIGNAL SECONDS-UNTIL-THE-SECOND."""
+import os, time
+from typing import Literal
+from mrp.objectives import mae
+
+class Config(mae.Config):
+    name: Literal["eventful"] = "eventful"
+
+class Objective(mae.Objective):
+    def __init__(self, config, backbone):
+        super().__init__(config, backbone)
+        happen("build", 0)
+
+    def forward(self, batch, mask=None):
+        happen("training" if self.training else "evaluation", int(batch.step))
+        return super().forward(batch, mask)
+
+def happen(phase, step):
+    words = os.environ.get("MRP_EVENT", "").split()
+    if words[:2] != [phase, str(step)]:
+        return
+    if not os.environ.get("MRP_AGAIN"):
+        del os.environ["MRP_EVENT"]
+    if words[2] == "STOP":
+        open(words[3], "w").close()
+    else:
+        os.kill(os.getpid(), int(words[2]))
+    time.sleep(0.3)
+    if len(words) > 3 and words[2] != "STOP":
+        time.sleep(float(words[3]))
+        os.kill(os.getpid(), int(words[2]))
+        time.sleep(60)
+'''
+
+
+@pytest.fixture(scope="module")
+def method(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("method") / "eventful.py"
+    path.write_text(METHOD)
+    return path
+
+
+def words(method: Path, folder: Path, *more: str) -> list[str]:
+    return [
+        "pretrain", "demo", "machine.micro_batch=64",
+        f"objective={{name: {method}, mask_ratio: 0.75, decoder: {{width: 16, depth: 1, heads: 2}}}}",
+        f"length={STEPS} steps", "optim.warmup=2 steps", "batch=64", "backbone.depth=1", "backbone.width=32",
+        "track.every=1", "checkpoint.every=3 steps", "diagnose={every: 4 steps, images: 256}", *more,
+        "--folder", str(folder),
+    ]  # fmt: skip
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    assert found.step == STEPS
+    return {path.name: path.read_bytes() for path in found.folder.glob("*.safetensors")}
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(method: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    main(words(method, folder))
+    return folder
+
+
+def ended(command: list[str]) -> int | str | None:
+    with pytest.raises(SystemExit) as caught:
+        main(command)
+    return caught.value.code
+
+
+@pytest.mark.parametrize(
+    ("event", "name", "step", "code"),
+    [
+        ("build 0 15", "SIGTERM", 0, 0),
+        ("training 4 15", "SIGTERM", 5, 0),
+        ("training 4 2", "SIGINT", 5, 0),
+        ("training 4 10", "SIGUSR1", 5, 75),
+        ("training 0 15", "SIGTERM", 1, 0),
+        ("evaluation 0 15", "SIGTERM", 4, 0),
+        ("training 4 STOP", "the file", 5, 0),
+        ("save 6 15", "SIGTERM", 7, 0),
+    ],
+)
+def test_it_saves_and_goes_on(
+    event: str, name: str, step: int, code: int, method: Path, undisturbed: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    folder = tmp_path / "run"
+    if event.endswith("STOP"):
+        event += f" {folder / signals.STOP}"
+        monkeypatch.setattr(signals, "_LOOK", 0.02)
+    if event.startswith("save"):
+        save = Checkpoints.save
+
+        def told(self: Checkpoints, at: int, *arguments: Any, **options: Any) -> None:
+            if at == 6:
+                os.kill(os.getpid(), signal.SIGTERM)
+            save(self, at, *arguments, **options)
+
+        monkeypatch.setattr(Checkpoints, "save", told)
+    monkeypatch.setenv("MRP_EVENT", event)
+    command = words(method, folder, f"machine.requeue_code={code}")
+    assert ended(command) == code
+    said = capsys.readouterr()
+    assert f"mrp: {folder}: {name}" in said.out
+    assert f"stopped at step {step} of {STEPS}; the same command goes on from there" in said.out
+    assert "Traceback" not in said.err
+    found = checkpoint.newest(folder)
+    assert (found.step if found else 0) == step
+    monkeypatch.undo()
+    main(command)
+    assert content(folder) == content(undisturbed)
+    values = [
+        {key: line[key] for key in line if key.startswith(("step", "loss", "features"))} for line in lines(folder)
+    ]
+    whole = {line["step"]: line for line in values if "features/rank_me" in line}
+    assert whole.keys() == {4, 8, 12}, "an evaluation that was interrupted is made up for"
+    assert {line["step"] for line in values} == set(range(1, STEPS + 1))
+    kept = {line["step"]: line["features/rank_me"] for line in lines(undisturbed) if "features/rank_me" in line}
+    assert {at: line["features/rank_me"] for at, line in whole.items()} == kept
+
+
+def test_a_second_signal_ends_it_at_once_and_harms_nothing(method: Path, undisturbed: Path, tmp_path: Path) -> None:
+    command = words(method, tmp_path / "run")
+    environment = os.environ | {"MRP_EVENT": "training 7 15 1.2"}
+    done = subprocess.run([sys.executable, "-m", "mrp", *command], env=environment, capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "SIGTERM: ends at the next step" in done.stdout
+    found = checkpoint.newest(tmp_path / "run")
+    assert found is not None
+    assert found.step == 6
+    main(command)
+    assert content(tmp_path / "run") == content(undisturbed)

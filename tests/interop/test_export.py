@@ -1,0 +1,253 @@
+"""What we export is loaded by the other side with its own call, and answers as we do."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from torch import Tensor
+
+import mrp
+from mrp import exchange
+from mrp.api import Model
+from mrp.config import ConfigError
+from mrp.interop import official, official_export
+from mrp.objectives import mae
+from tests.interop.conftest import Make, images
+
+CASES = Path(__file__).parent.parent / "reference" / "cases"
+RELATIVE = {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"}
+EVERY_KIND: dict[str, dict[str, Any]] = {
+    "mae": {"method": "mae"},
+    "mae of another eps": {"method": "mae", "backbone": {"norm_eps": 1e-5}},
+    "simmim": {"method": "simmim", "backbone": RELATIVE},
+    "data2vec": {"method": "data2vec", "backbone": {"positions": "learned", "layer_scale": 0.1}},
+    "class token": {"method": "classify", "pool": "cls"},
+    "mean": {"method": "classify", "pool": "mean", "backbone": {"relative_bias": "per_block"}},
+    "probe": {"method": "classify", "pool": "cls", "frozen": True},
+}
+
+
+def answers(model: Model, pixels: Tensor) -> Tensor:
+    """Scores where there is a head, or else features."""
+    with torch.no_grad():
+        if hasattr(model.objective, "predict") and model.run.name == "classify":
+            return model.objective.predict(model.module.prepare(pixels))[1]  # type: ignore[operator, no-any-return]
+        return model.features(pixels)
+
+
+def exported(folder: Path, to: str, **options: Any) -> Path:
+    out = folder.with_name(f"{folder.name}-{to}")
+    apart = exchange.export(folder, to, out, **options)
+    assert apart is not None, "it was not compared"
+    assert apart <= 1e-5
+    return out
+
+
+def close(ours: Tensor, theirs: Tensor) -> bool:
+    return torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if "eps" not in kind])
+def test_timm_loads_it_with_its_own_call(kind: str, make: Make) -> None:
+    folder = make(**EVERY_KIND[kind])
+    model, out = mrp.load(folder), exported(folder, "timm")
+    pixels = images(5)
+    ours = answers(model, pixels)
+    with torch.no_grad():
+        theirs = timm.create_model(f"local-dir:{out}", pretrained=True).eval()
+        assert close(ours, theirs(model.module.prepare(pixels)))
+        config = json.loads((out / "config.json").read_text())
+        path = out / "model.safetensors"
+        again = timm.create_model(config["architecture"], checkpoint_path=path, **config["model_args"]).eval()
+        assert close(ours, again(model.module.prepare(pixels)))
+    seen = timm.data.resolve_model_data_config(theirs)
+    assert seen["input_size"] == (3, 16, 16)
+    assert (list(seen["mean"]), list(seen["std"]), seen["interpolation"]) == ([0.4] * 3, [0.2] * 3, "bicubic")
+    assert seen["crop_pct"] == pytest.approx(224 / 256)
+
+
+@pytest.mark.parametrize("target", ["pixels", "pixels_norm"])
+@pytest.mark.parametrize("backbone", [{}, {"positions": "learned", "norm_eps": 1e-4}], ids=["sincos", "learned"])
+def test_vitmae_has_the_same_loss_on_the_same_noise(target: str, backbone: dict[str, Any], make: Make) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = make("mae", backbone, target=target)
+    model, out = mrp.load(folder), exported(folder, "transformers")
+    theirs, told = transformers.ViTMAEForPreTraining.from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    assert theirs.config.norm_pix_loss == (target == "pixels_norm")
+    objective = model.objective
+    assert isinstance(objective, mae.Objective)
+    noise = torch.rand(4, objective.num_patches, generator=torch.Generator().manual_seed(2))
+    kept = noise.argsort(1)[:, : objective.num_visible]
+    mask = torch.ones_like(noise, dtype=torch.bool).scatter(1, kept, False)
+    batch = model._batch(images(4))
+    batch = batch.with_images(model.module.prepare(batch.images))
+    with torch.no_grad():
+        ours, found = objective(batch, mask), theirs.eval()(batch.images, noise=noise)
+    assert torch.equal(found.mask.bool(), mask)
+    assert float(found.loss) == pytest.approx(float(ours.loss), rel=1e-5)
+    assert close(objective.predict(batch.images, mask)[1], found.logits)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("class token", "ViTForImageClassification"),
+        ("probe", "ViTForImageClassification"),
+        ("mean", "Data2VecVisionForImageClassification"),
+        ("simmim", "Data2VecVisionModel"),
+        ("data2vec", "Data2VecVisionModel"),
+    ],
+)
+def test_transformers_loads_it_with_its_own_call(kind: str, name: str, make: Make) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = make(**EVERY_KIND[kind])
+    model, out = mrp.load(folder), exported(folder, "transformers")
+    theirs, told = getattr(transformers, name).from_pretrained(out, output_loading_info=True)
+    assert not told["missing_keys"]
+    assert not told["unexpected_keys"]
+    pixels = images(5)
+    with torch.no_grad():
+        found = theirs.eval()(model.module.prepare(pixels))
+    assert close(answers(model, pixels), found.logits if "Classification" in name else found[0][:, 0])
+
+
+def test_their_image_processor_does_what_evaluation_does(make: Make) -> None:
+    transformers = pytest.importorskip("transformers")
+    folder = make("mae")
+    model, out = mrp.load(folder), exported(folder, "transformers")
+    picture = (images(1, (18, 18))[0] * 255).to(torch.uint8)
+    processor = transformers.AutoImageProcessor.from_pretrained(out)
+    theirs = processor(picture, return_tensors="pt")["pixel_values"]
+    seen = mrp.data.augment.View(model.run.data, train=False)(picture, 0)  # type: ignore[attr-defined]
+    assert theirs.shape == (1, 3, 16, 16)
+    assert torch.allclose(theirs[0], model.module.prepare(seen[None])[0], atol=0.05)  # one grey level of 255, over 0.2
+
+
+@pytest.mark.parametrize("kind", ["mae", "simmim", "mean"])
+def test_onnx_runtime_says_the_same_of_any_number_of_images(kind: str, make: Make) -> None:
+    onnxruntime = pytest.importorskip("onnxruntime")
+    folder = make(**EVERY_KIND[kind])
+    model, out = mrp.load(folder), exported(folder, "onnx")
+    session = onnxruntime.InferenceSession(out / "model.onnx")
+    for count in (1, 5):
+        pixels = images(count)
+        found = session.run(None, {"images": pixels.numpy()})
+        assert close(model.features(pixels), torch.from_numpy(found[0]))
+        assert close(answers(model, pixels), torch.from_numpy(found[-1]))
+
+
+def test_torch_exports_format_says_the_same_of_any_number_of_images(make: Make) -> None:
+    folder = make("data2vec2", {"norm": "post"})  # which timm and transformers cannot hold
+    model, out = mrp.load(folder), exported(folder, "torch-export")
+    program = torch.export.load(out / "model.pt2").module()
+    for count in (1, 5):
+        assert close(model.features(images(count)), program(images(count))[0])
+
+
+@pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/checkpoint.pth")))
+def test_official_names_come_back_bit_by_bit(case: str, tmp_path: Path) -> None:
+    from mrp import imported, interop
+
+    values = {"backbone": {"heads": 4}, "objective": {}}
+    if case.startswith(("mae", "umae")):
+        values["objective"] = {"decoder": {"heads": 4}}
+    elif case.startswith("simmim"):
+        values["objective"] = {"mask_unit": 8}
+    elif case == "data2vec2":
+        values["objective"] = {"layers": 3}  # the others are kept in the image encoder there
+    elif case.startswith("data2vec"):
+        values["objective"] = {"smallest_block": 1}
+    path = CASES / case / "checkpoint.pth"
+    found = interop.read(path, values=values)
+    assert not found.missing
+    objective = imported.step_of(found, imported.run_of(found)).objective
+    before = official.read(path)
+    official_export.write(tmp_path, objective)  # type: ignore[arg-type]
+    after = official.read(tmp_path / "checkpoint.pth")
+    dropped = ("fc.", "fc_norm.") if case == "umae" else ()  # its online classifier is no part of the method
+    assert after["model"].keys() == {name for name in before["model"] if not name.startswith(dropped)}
+    assert all(torch.equal(tensor, before["model"][name]) for name, tensor in after["model"].items())
+    assert all(torch.equal(tensor, before["teacher"][name]) for name, tensor in after.get("teacher", {}).items())
+    assert ("teacher" in after) == ("teacher" in before)
+
+
+def test_the_weights_that_were_asked_for_go_out(make: Make) -> None:
+    folder = make("data2vec", average=True)
+    tokens = {}
+    for weights in ("student", "teacher", "average"):
+        out = folder.with_name(weights)
+        exchange.export(folder, "timm", out, weights)  # type: ignore[arg-type]
+        tokens[weights] = timm.create_model(f"local-dir:{out}", pretrained=True).cls_token
+        assert torch.equal(tokens[weights], mrp.load(folder, weights).backbone.cls_token)  # type: ignore[arg-type]
+    assert not torch.equal(tokens["student"], tokens["teacher"])
+    assert not torch.equal(tokens["student"], tokens["average"])
+
+
+def test_the_card_tells_what_it_can_and_leaves_the_licence_open(make: Make) -> None:
+    folder = make("mae")
+    (folder / "metrics.jsonl").write_text('{"step": 4, "loss": 0.25}\n{"step": 9, "loss": 0.5}\n')
+    (folder / "probe.json").write_text('{"trained": {"linear": {"accuracy": 0.75, "heads": 9}}}')
+    card = (exported(folder, "timm") / "README.md").read_text()
+    assert "license: unknown  # confirm" in card
+    assert "To be confirmed by whoever publishes this" in card
+    assert "library_name: timm" in card
+    assert "Data: `digits`" in card
+    assert "| loss | 0.25 |" in card
+    assert "| probe.trained.linear.accuracy | 0.75 |" in card
+    assert "`decoder`" in card
+    assert 'create_model("local-dir:run-timm", pretrained=True)' in card
+    assert str(folder.parent) not in card
+
+
+def test_what_the_card_says_of_loading_is_so(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = exported(make("mae"), "timm")
+    snippet = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    assert snippet
+    monkeypatch.chdir(out.parent)
+    exec(snippet[1], {})
+
+
+def test_an_image_of_other_sides_goes_to_timm(make: Make) -> None:
+    folder = make("mae", size=[16, 24])
+    exported(folder, "timm")
+    with pytest.raises(ConfigError, match="a grid of 4x6 patches is not square"):
+        exchange.export(folder, "transformers", folder.with_name("other"))
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone", "to", "message"),
+    [
+        ("data2vec2", {"norm": "post"}, "timm", "backbone.norm: post is what timm has no model for"),
+        ("data2vec2", {"norm": "post"}, "transformers", "backbone.norm: post is what transformers has no model for"),
+        ("mae", {"norm_eps": 1e-5}, "timm", "its norms have eps 1e-05, which timm's model would not have"),
+        ("mae", {"registers": 2}, "transformers", "backbone.registers: 2 is what transformers has no model for"),
+        ("mae", {"class_token": False}, "transformers", "backbone.class_token: false is what transformers has"),
+        ("mae", {"patch": [4, 8]}, "transformers", r"backbone.patch: \[4, 8\] is what transformers has no model for"),
+        ("mae", {"layer_scale": 0.1}, "official", "backbone.layer_scale is what the official mae has no names for"),
+        ("simmim", {"registers": 1}, "official", "backbone.registers: 1 is what the official simmim has no names for"),
+        ("mae", {}, "tim", "--to: 'tim' is unknown; did you mean 'timm'"),
+    ],
+)
+def test_what_cannot_be_represented_is_refused_with_the_reason(
+    method: str, backbone: dict[str, Any], to: str, message: str, make: Make
+) -> None:
+    folder = make(method, backbone)
+    out = folder.with_name("out")
+    with pytest.raises(ConfigError, match=message) as error:
+        exchange.export(folder, to, out)
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in folder.parent.iterdir()) == ["run"], "something was left behind"
+
+
+def test_nothing_is_overwritten(make: Make) -> None:
+    folder = make("mae")
+    with pytest.raises(ConfigError, match="is there already and not empty"):
+        exchange.export(folder, "timm", folder)

@@ -1,0 +1,202 @@
+"""The mask graph: what is estimated agrees with what can be written down."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.lab import discrete, graph, maskgraph
+from mrp.lab.maskgraph import Options, Result
+
+
+def toy(images: int, seed: int = 0) -> Result:
+    options = Options("toy", ratios=(0.17, 0.5, 0.83), images=images, masks=20, features=2, seed=seed)
+    return maskgraph.run(options, say=lambda line: None)
+
+
+@pytest.fixture(scope="module")
+def small() -> Result:
+    return toy(160)
+
+
+@pytest.fixture(scope="module")
+def large() -> Result:
+    return toy(480)
+
+
+def test_the_exact_value_lies_within_the_stated_error(small: Result, large: Result) -> None:
+    for result in (small, large):
+        inside, compared = result.within()
+        assert compared == 3 * len(graph.MEASURES)
+        assert inside >= compared - 1, "95 % intervals, widened by the bias"
+
+
+@pytest.mark.parametrize("name", ["same_class", "same_class_views", "confusable", "second", "residual"])
+def test_more_images_come_nearer_and_say_so(name: str, small: Result, large: Result) -> None:
+    def mean(result: Result, what: str) -> float:
+        found = [(row.estimates[name], row.exact[name]) for row in result.rows if row.exact]
+        return sum(abs(item.value - exact) if what == "off" else item.error for item, exact in found) / len(found)
+
+    assert mean(large, "error") < mean(small, "error")
+    assert mean(large, "off") < 0.05
+
+
+def mask_of(*hidden: int) -> Tensor:
+    return torch.zeros(6, dtype=torch.bool).index_fill(0, torch.tensor(hidden), True)
+
+
+def test_a_ratio_and_its_complement_have_the_same_spectrum() -> None:
+    world, mask = discrete.make(), mask_of(0, 4)
+    assert torch.allclose(discrete.exact(world, mask, 2)[1], discrete.exact(world, ~mask, 2)[1], atol=1e-12)
+
+
+def test_patches_that_know_nothing_of_each_other_leave_one_eigenvalue() -> None:
+    world = discrete.make(sharpness=0)
+    found, eigenvalues = discrete.exact(world, mask_of(1, 2, 3), 1)
+    assert eigenvalues[0] == pytest.approx(1)
+    assert found["residual"] == pytest.approx(0, abs=1e-20)
+    assert found["same_class"] == pytest.approx(0.5)
+    assert found["label_error"] == pytest.approx(0.5)
+
+
+def test_what_is_visible_and_what_is_hidden_move_in_opposite_ways() -> None:
+    world = discrete.make()
+    found = [discrete.exact(world, mask_of(*range(count)), 2)[0] for count in range(1, 6)]
+    errors, edges = ([values[name] for values in found] for name in ("label_error", "same_class"))
+    assert errors == sorted(errors)
+    assert edges == sorted(edges)
+
+
+def test_the_exact_graph_by_another_way() -> None:
+    """Image by image instead of view by view: A through the images that agree on what is hidden."""
+    world, mask = discrete.make(values=2), mask_of(0, 3)
+    chance = world.joint.sum(0)
+    same_target = (world.images[:, None, mask] == world.images[None, :, mask]).all(-1).double()
+    same_view = (world.images[:, None, ~mask] == world.images[None, :, ~mask]).all(-1).double()
+    edges = chance[:, None] * same_target * chance / (same_target @ chance)[:, None]  # p(image, image+)
+    of_class = world.joint / chance
+    found = discrete.exact(world, mask, 2)[0]
+    assert found["same_class"] == pytest.approx(float((of_class @ edges @ of_class.T).trace()))
+    views = same_view * chance / (same_view @ chance)[:, None]
+    eigenvalues = torch.linalg.eigvals(views @ (edges / chance[:, None])).real.sort(descending=True).values
+    assert found["second"] == pytest.approx(float(eigenvalues[1]))
+
+
+def test_noise_is_taken_as_what_it_is() -> None:
+    """Four kinds of images of two pixels, one hidden: posteriors of noisy pixels, integrated on a fine grid."""
+    kinds, noise = torch.tensor([[0.0, 0.0], [0.4, 1.0], [1.0, 0.3], [1.2, 1.1]]), 0.4
+    line = torch.linspace(-3, 4, 4001, dtype=torch.float64)
+
+    def confusion(values: Tensor) -> Tensor:
+        density = torch.exp(-((line[:, None] - values.double()) ** 2) / (2 * noise**2))
+        density = density / density.sum(0)
+        return density.T @ (density / density.sum(1, keepdim=True))  # p(kind+ | kind), through a noisy pixel
+
+    eigenvalues = (
+        torch.linalg.eigvals(confusion(kinds[:, 0]) @ confusion(kinds[:, 1])).real.sort(descending=True).values
+    )
+    labels = torch.arange(800) % 4
+    views, generator = kinds[labels], torch.Generator().manual_seed(0)
+    draws = torch.randn(views.shape, generator=generator)
+    posteriors = [
+        graph.distances(views[:, side : side + 1], draws[:, side : side + 1]).log_posterior(noise) for side in (0, 1)
+    ]
+    found, spectrum = graph.measure(posteriors[0], posteriors[1], labels, 1)
+    assert torch.allclose(spectrum[:4], eigenvalues, atol=0.04)
+    assert found["same_class"] == pytest.approx(float(confusion(kinds[:, 1]).diagonal().mean()), abs=0.03)
+
+
+def test_distances_of_parts_add_up() -> None:
+    generator = torch.Generator().manual_seed(1)
+    views, draws = (torch.randn(7, 10, generator=generator) for _ in range(2))
+    whole, part = graph.distances(views, draws), graph.distances(views[:, :4], draws[:, :4])
+    rest = graph.distances(views[:, 4:], draws[:, 4:])
+    seen = (views + 0.5 * draws)[:, None] - views[None]
+    naive = (-seen[..., 4:].square().sum(-1) / (2 * 0.5**2)).softmax(1)
+    assert torch.allclose(whole.less(part).log_posterior(0.5).softmax(1), naive, atol=1e-5)
+    assert torch.allclose(rest.log_posterior(0.5).softmax(1), naive, atol=1e-5)
+
+
+def test_the_noise_leaves_as_many_candidates_as_asked_for() -> None:
+    views = torch.randn(200, 20, generator=torch.Generator().manual_seed(2))
+    draws = torch.randn(200, 20, generator=torch.Generator().manual_seed(3))
+    whole = graph.distances(views, draws)
+    shares = whole.log_posterior(graph.calibrate(whole, 5.0)).softmax(1)
+    assert float(torch.special.entr(shares).sum(1).mean()) == pytest.approx(math.log(5), rel=1e-3)
+
+
+def test_an_estimate_counts_sampling_masks_and_bias() -> None:
+    whole, halves = torch.tensor([0.5, 0.7]), torch.tensor([[0.6, 0.8], [0.7, 0.9]])
+    every, some = graph.estimate(whole, halves, True), graph.estimate(whole, halves, False)
+    assert every.value == pytest.approx(0.6 - 0.15)
+    assert every.error == pytest.approx(1.96 * 0.1 + 0.15, abs=1e-4)
+    assert some.error == pytest.approx(1.96 * math.sqrt(0.1**2 + 0.02 / 2) + 0.15, abs=1e-4)
+
+
+def test_a_seed_decides_everything() -> None:
+    first, again, other = toy(60), toy(60), toy(60, seed=1)
+    assert first.rows == again.rows
+    assert first.rows != other.rows
+
+
+def test_it_runs_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "digits",
+        "--size",
+        "8",
+        "--unit",
+        "1",
+        "2",
+        "--images",
+        "120",
+        "--masks",
+        "2",
+        "--features",
+        "8",
+        "--candidates",
+        "2",
+        "--ratios",
+        ".25",
+        ".75",
+    ]
+    main(["lab", "maskgraph", *words, "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["unit"], row["ratio"]) for row in found["rows"]] == [(1, 0.25), (1, 0.75), (2, 0.25), (2, 0.75)]
+    assert set(found["choices"]) == {"1", "2"}
+    edges = [row["estimates"]["same_class"] for row in found["rows"]]
+    assert all(item["value"] - item["error"] > 1.5 * found["chance"] for item in edges[1::2]), "digits look alike"
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "measures.png", "spectra.png"}
+    assert "which ratio each criterion would choose" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"images": 30}, "--images"),
+        ({"features": 50}, "--features"),
+        ({"ratios": (0.5, 1.0)}, "--ratios"),
+        ({"units": (3,)}, "--unit"),
+        ({"units": (8,)}, "--unit"),
+        ({"noise": 0.0}, "--noise"),
+        ({"candidates": 1.0}, "--candidates"),
+    ],
+)
+def test_what_cannot_be_measured_is_one_line(changed: dict[str, object], named: str) -> None:
+    with pytest.raises(ConfigError, match=named):
+        maskgraph.run(Options(**{"data": "digits", "images": 60, "size": 8, "features": 4, **changed}))  # type: ignore[arg-type]
+
+
+def test_data_without_labels_are_refused(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for number in range(3):
+        Image.new("RGB", (8, 8), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    with pytest.raises(ConfigError, match="has no labels"):
+        maskgraph.run(Options(str(tmp_path), images=60))

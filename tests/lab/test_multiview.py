@@ -1,0 +1,279 @@
+"""The multi-view lab: its data, its gradients, its measures, and that a claim comes out at toy size."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from mrp import cli
+from mrp.config import ConfigError
+from mrp.data.folders import Folder
+from mrp.lab import multiview, multiview_render, multiview_train
+from mrp.lab.multiview_data import Samples, draw
+from mrp.lab.multiview_measure import Spread, held
+from mrp.lab.multiview_settings import Settings, read
+
+SMALL = ("k=3", "d=12", "P=9", "m=2", "samples=40", "tests=40", "seeds=2", "batch=16", "steps=1")
+CLEAN = ("sigma=0", "gamma=0")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def nothing(step: int, kernels: Tensor) -> None:
+    pass
+
+
+def drawn(settings: Settings, single_view: float) -> tuple[Samples, Tensor, Tensor]:
+    """Samples, the strength of every feature in each, and in how many patches it is."""
+    samples = draw(settings, 300, 2, single_view, generator())
+    features = samples.patches[..., : settings.features]
+    return samples, features.sum(dim=2), (features > 0).sum(dim=2)
+
+
+@pytest.mark.parametrize("single_view", [0.0, 1.0])
+def test_samples_hold_what_the_model_says(single_view: float) -> None:
+    settings = read([*CLEAN, "s=2", "P=20"])
+    samples, strengths, patches = drawn(settings, single_view)
+    own = torch.stack([2 * samples.labels, 2 * samples.labels + 1], dim=-1)
+    of_label = strengths.gather(-1, own)
+    others = strengths.scatter(-1, own, 0.0)
+    low, high = of_label.amin(dim=-1), of_label.amax(dim=-1)
+    assert high.min() >= 1
+    assert high.max() <= 1.4 + 1e-5
+    if single_view:
+        assert low.max() <= 2 * settings.rho + 1e-6
+        assert others.max() <= settings.Gamma + 1e-6
+        assert not torch.equal(of_label.argmax(dim=-1).double().mean(), torch.tensor(0.5).double().new_zeros(()))
+        assert 0.4 < of_label.argmax(dim=-1).double().mean() < 0.6  # which of the two is missing is chance
+    else:
+        assert low.min() >= 1
+        assert others[others > 0].min() >= 0.2
+        assert others.max() <= 0.4 + 1e-6
+    assert set(patches.unique().tolist()) <= {0, settings.spread}
+    assert (samples.patches > 0).sum(dim=-1).max() == 1, "a patch holds one feature"
+    expected = settings.s / settings.k * (settings.features - 2)
+    assert (others > 0).double().sum(dim=-1).mean() == pytest.approx(expected, rel=0.1)
+
+
+def test_the_mixture_has_its_fraction_of_single_views() -> None:
+    settings = read([*CLEAN, "mu=0.3"])
+    samples = draw(settings, 2000, 2, settings.mu, generator())
+    strengths = samples.patches[..., : settings.features].sum(dim=2)
+    assert ((strengths > 0.9).sum(dim=-1) == 1).double().mean() == pytest.approx(0.3, abs=0.03)
+
+
+def test_noise_has_its_size() -> None:
+    settings = read(["sigma=0.2", "gamma=0.1", "s=0"])
+    patches = draw(settings, 500, 2, 0.0, generator()).patches
+    assert patches[..., settings.features :].std() == pytest.approx(0.2, rel=0.02)
+    empty = patches[..., : settings.features].median()
+    assert empty == pytest.approx(0.05, abs=0.01)
+
+
+@pytest.mark.parametrize("q", [2, 3, 5])
+def test_the_activation_is_the_papers(q: int) -> None:
+    values = torch.linspace(-1, 3, 81, dtype=torch.float64, requires_grad=True)
+    found, slope = multiview_train.activation(values.detach(), q, 0.7)
+    low = values.clamp(0, 0.7) ** q / (q * 0.7 ** (q - 1))
+    expected = low.where(values <= 0.7, values - (1 - 1 / q) * 0.7)
+    torch.testing.assert_close(found, expected.detach())
+    (gradient,) = torch.autograd.grad(expected.sum(), values)
+    torch.testing.assert_close(slope, gradient)
+
+
+def scene() -> tuple[Settings, Tensor, Samples]:
+    settings = read([*SMALL, "sigma_0=0.8"])
+    samples = draw(settings, settings.samples, settings.seeds, 0.5, generator(1))
+    return settings, multiview_train.first_kernels(settings, generator(2)), samples
+
+
+def direction(before: Tensor, after: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(before - after, dim=-1)
+
+
+def seen_by_hand(settings: Settings, kernels: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+    """What the first step takes: the batch, and its hidden patches set to zero."""
+    rng = generator(3)
+    batch = samples.patches[:, torch.randint(settings.samples, (settings.batch,), generator=rng)]
+    visible = torch.rand(settings.seeds, settings.batch * settings.P, 1, generator=rng) >= settings.theta
+    return batch, batch * visible.view(*batch.shape[:3], 1)
+
+
+def hidden(settings: Settings, kernels: Tensor, patches: Tensor) -> Tensor:
+    values = torch.einsum("snpd,skd->snpk", patches, kernels)
+    low = values.clamp(0, settings.t) ** settings.q / (settings.q * settings.t ** (settings.q - 1))
+    return (low + (values - settings.t).clamp_min(0)).sum(dim=2)
+
+
+def test_the_gradient_of_the_teachers_setting() -> None:
+    settings, kernels, samples = scene()
+    batch, masked = seen_by_hand(settings, kernels, samples)
+    weights = kernels.clone().requires_grad_()
+    target = hidden(settings, settings.tau * kernels, batch)
+    loss = (target - hidden(settings, weights, masked) / (1 - settings.theta)).square().sum() / 2
+    (gradient,) = torch.autograd.grad(loss, weights)
+    after = multiview_train.pretrain_teacher(settings, kernels, samples.patches, generator(3), nothing)
+    torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
+    torch.testing.assert_close((kernels - after).norm(dim=-1), torch.full(kernels.shape[:2], settings.lr))
+
+
+def test_the_gradient_of_the_decoder_that_recovers_patches() -> None:
+    """Its first value is zero, so the first step moves it alone, and the second moves the kernels."""
+    settings, kernels, samples = scene()
+    after = multiview_train.pretrain_patches(settings, kernels, samples.patches, generator(3), nothing)
+    torch.testing.assert_close(after, kernels)
+    two = settings.model_copy(update={"steps": 2})
+    rng = generator(3)
+    batches = []
+    for _ in range(2):
+        batch = samples.patches[:, torch.randint(settings.samples, (settings.batch,), generator=rng)]
+        visible = torch.rand(settings.seeds, settings.batch * settings.P, 1, generator=rng) >= settings.theta
+        batches.append((batch, batch * visible.view(*batch.shape[:3], 1)))
+    codes = [hidden(settings, kernels, masked) / (1 - settings.theta) for _, masked in batches]
+    pull = -(batches[0][0].flatten(2).mT @ codes[0])
+    decoder = -settings.lr_decoder * pull / pull.norm(dim=1, keepdim=True)
+    weights = kernels.clone().requires_grad_()
+    made = hidden(settings, weights, batches[1][1]) / (1 - settings.theta) @ decoder.mT
+    (gradient,) = torch.autograd.grad((made - batches[1][0].flatten(2)).square().sum() / 2, weights)
+    after = multiview_train.pretrain_patches(two, kernels, samples.patches, generator(3), nothing)
+    torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
+
+
+def test_the_gradient_of_classification() -> None:
+    settings, kernels, samples = scene()
+    head = multiview_train.class_head(settings)
+    chosen = torch.randint(settings.samples, (settings.batch,), generator=generator(3))
+    weights, last = kernels.clone().requires_grad_(), head.clone().requires_grad_()
+    scores = hidden(settings, weights, samples.patches[:, chosen]) @ last.mT
+    loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), samples.labels[:, chosen].flatten()) * settings.seeds
+    expected = torch.autograd.grad(loss, (weights, last))
+    start = multiview_train.Classifier(kernels, head)
+    after = multiview_train.classify(settings, start, samples, (1, 1.0), generator(3), nothing)
+    torch.testing.assert_close(kernels - after.kernels, expected[0], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(head - after.head, expected[1], atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("offset", "sign"), [(-0.08, 1), (0.08, -1)])
+def test_below_the_largest_ratio_a_small_kernel_grows(offset: float, sign: int) -> None:
+    settings = read([*CLEAN, "k=2", "d=4", "m=1", "s=0", "seeds=2", "steps=1", "samples=4000", "batch=20000"])
+    ratio = multiview.largest_ratio(settings)
+    settings = multiview.varied(settings, theta=ratio + offset)
+    patches = draw(settings, settings.samples, settings.seeds, 0.0, generator(4)).patches
+    kernels = 0.1 * torch.eye(settings.d)[: settings.kernels].expand(settings.seeds, -1, -1).contiguous()
+    after = multiview_train.pretrain_teacher(settings, kernels, patches, generator(5), nothing)
+    assert bool(((after - kernels).diagonal(dim1=1, dim2=2).sum(dim=-1) * sign > 0).all())
+
+
+def test_without_spread_or_gain_nothing_grows() -> None:
+    assert multiview.largest_ratio(read(["tau=1"])) == 0
+    even = read(["uneven=0", "spread=2", "tau=1.3", "q=5"])
+    gain = 2 * (1.3**5 - 1)
+    assert multiview.largest_ratio(even) == pytest.approx(gain / (1 + gain), rel=1e-6)
+
+
+def test_what_a_kernel_holds() -> None:
+    settings = read(["k=2", "d=6", "P=4", "m=2", "seeds=2", "t=1"])
+    one = torch.tensor([
+        [2.0, 0, 0, 0, 0, 0],  # holds the first
+        [2.0, 1.9, 0, 0, 0, 0],  # holds two
+        [0, 0, 0.5, 0, 0, 0],  # points right, but is too small
+        [0, 0, 0, 1.5, 9, 0],  # is large enough, but mostly noise
+    ])  # fmt: skip
+    found = held(settings, torch.stack([one, -one]))
+    assert found.captured.tolist() == [0.5, 0.0]
+    assert found.kernels_with(0).tolist() == [0.5, 1.0]
+    assert found.kernels_with(1).tolist() == [0.25, 0.0]
+    assert found.most_one.tolist() == [0.75, 1.0]
+    assert found.kernels_a_feature.tolist() == [0.75, 0.0]
+    assert held(settings, one[None], cosine=0.1).captured.tolist() == [0.75]
+
+
+def test_the_interval_is_students() -> None:
+    assert Spread.of(torch.tensor([1.0, 2.0, 3.0])) == pytest.approx((2.0, 4.303 / math.sqrt(3)))
+
+
+@pytest.mark.parametrize(
+    ("words", "part"),
+    [
+        (["mu"], "not of the form name=value"),
+        (["mu=2"], "mu: 2 was given; allowed: less than or equal to 1"),
+        (["Mu=0.2"], "did you mean 'mu'?"),
+        (["d=10"], "holds no 20 orthonormal features"),
+        (["P=3"], "hold no two features"),
+    ],
+)
+def test_wrong_constants_are_one_line(words: list[str], part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(words)
+    assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_images_hold_the_same_samples(tmp_path: Path) -> None:
+    settings = read([*CLEAN, "k=3", "d=27", "P=9", "samples=20", "tests=10"])
+    assert multiview_render.render(settings, tmp_path) == {"train": 20, "test_multi": 10, "test_single": 10}
+    basis = multiview_render._patterns(3)
+    torch.testing.assert_close(basis @ basis.T, torch.eye(27), atol=1e-5, rtol=0)
+    source = Folder(tmp_path / "test_multi")
+    assert set(source.classes) <= {"class_00", "class_01", "class_02"}
+    for path in (tmp_path / "test_multi").rglob("*.png"):
+        pixels = torch.tensor(list(Image.open(path).tobytes())).view(3, 3, 3, 3, 3) / 255 - 0.5
+        patches = pixels.permute(0, 2, 1, 3, 4).reshape(9, 27) / multiview_render.SCALE
+        strengths = (patches @ basis.T)[:, :6].sum(dim=0)
+        label = int(path.parent.name[-2:])
+        assert set(strengths.topk(2).indices.tolist()) == {2 * label, 2 * label + 1}
+        assert strengths[[2 * label, 2 * label + 1]].min() > 0.9
+
+
+@pytest.mark.parametrize(("words", "part"), [(["d=50"], "no square of pixels"), (["P=17"], "are no square")])
+def test_images_need_squares(words: list[str], part: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=part):
+        multiview_render.render(read(words), tmp_path)
+
+
+def test_the_claim_comes_out_at_toy_size_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        cli.main(["lab", "multiview", "--toy", "--out", str(tmp_path / name)])
+    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
+    assert found[0] == found[1]
+    for method in ("teacher", "patches"):
+        assert found[0]["methods"][method]["kernels"]["captured"]["mean"] == 1
+        assert found[0]["methods"][method]["accuracy"]["single-view"]["mean"] > 0.95
+    assert found[0]["methods"]["scratch"]["kernels"]["captured"]["mean"] < 0.6
+    for name in ("correlations.png", "capture.png"):
+        assert Image.open(tmp_path / "one" / name).width > 500
+    text = capsys.readouterr().out
+    assert "SL from scratch" in text
+    assert "predicted" in text
+
+
+def test_a_sweep_and_a_map_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(multiview.SWEEPS, "mu", (0.0, 0.5))
+    monkeypatch.setitem(multiview.MAP, "theta", (0.5, 0.95))
+    monkeypatch.setitem(multiview.MAP, "m", (1.0, 6.0))
+    words = ["lab", "multiview", "--toy", "--out", str(tmp_path), "steps_scratch=5"]
+    cli.main([*words, "--sweep", "mu"])
+    cli.main([*words, "--map"])
+    values = json.loads((tmp_path / "sweep_mu.json").read_text())["values"]
+    assert [one["value"] for one in values] == [0.0, 0.5]
+    cells = {(cell["theta"], cell["m"]): cell for cell in json.loads((tmp_path / "map.json").read_text())["cells"]}
+    captured = {place: cell["kernels"]["captured"]["mean"] for place, cell in cells.items()}
+    assert captured[0.5, 6.0] > 0.9
+    assert captured[0.5, 1.0] < captured[0.5, 6.0], "a feature without a kernel near it finds none"
+    assert captured[0.95, 6.0] < 0.5, "where almost all is hidden, kernels shrink"
+    assert all(Image.open(tmp_path / name).width > 500 for name in ("sweep_mu.png", "map.png"))
+
+
+def test_an_unknown_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["lab", "multiview", "--toy", "--out", str(tmp_path), "--sweep", "thta"])
+    assert caught.value.code == 2
+    assert "did you mean 'theta'?" in capsys.readouterr().err

@@ -1,0 +1,86 @@
+"""mrp.load: whichever checkpoint, whichever weights; and the example of the documentation."""
+
+from __future__ import annotations
+
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import mrp
+from mrp.config import ConfigError
+from tests.interop.conftest import Make, images, make  # noqa: F401 -- the fixture
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_it_is_loaded_only_when_asked_for() -> None:
+    code = "import sys, mrp; assert 'torch' not in sys.modules; mrp.load; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    with pytest.raises(AttributeError, match="no attribute 'lode'"):
+        mrp.lode  # noqa: B018
+
+
+def test_features_and_reconstructions(make: Make) -> None:  # noqa: F811
+    model = mrp.load(make("mae"))
+    assert (model.step, model.weights, model.missing) == (4, "student", ())
+    assert model.features(images()).shape == (3, 32)
+    mask, painted = model.reconstruct(images())
+    assert mask.shape == (3, 16)
+    assert painted.shape == (3, 3, 16, 16)
+    assert model.to("cpu").backbone is model.backbone
+    with pytest.raises(ValueError, match=r"images of shape \(count, 3, 16, 16\)"):
+        model.features(torch.rand(3, 3, 8, 8))
+
+
+def test_a_checkpoint_is_found_by_folder_and_by_step(make: Make) -> None:  # noqa: F811
+    folder = make("mae")
+    own = mrp.load(folder).features(images())
+    assert torch.equal(mrp.load(folder / "checkpoints" / "step-00000004").features(images()), own)
+    assert torch.equal(mrp.load(folder, step=4).features(images()), own)
+    alone = folder.with_name("step-00000004")
+    (folder / "checkpoints" / "step-00000004").rename(alone)  # it explains itself
+    assert torch.equal(mrp.load(alone).features(images()), own)
+
+
+def test_the_teacher_and_the_average_are_other_weights(make: Make) -> None:  # noqa: F811
+    folder = make("data2vec", average=True)
+    student, teacher, average = (mrp.load(folder, weights=name) for name in ("student", "teacher", "average"))  # type: ignore[arg-type]
+    state = student.objective.state_dict()
+    for name, tensor in teacher.backbone.state_dict().items():
+        expected = state.get(f"teacher.backbone.{name}", state[f"backbone.{name}"])  # what is fixed they share
+        assert torch.equal(tensor, expected)
+    assert not torch.equal(student.backbone.cls_token, teacher.backbone.cls_token)
+    assert torch.equal(average.backbone.cls_token, student.backbone.cls_token + 1)
+    assert torch.equal(average.backbone.pos_embed, student.backbone.pos_embed)
+    assert mrp.load(folder).weights == "average"
+    assert mrp.load(make("data2vec", name="other")).weights == "student"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"weights": "teacher"}, "holds no teacher"),
+        ({"weights": "average"}, "holds no average"),
+        ({"step": 3}, "has no checkpoint of step 3; there are 4"),
+    ],
+)
+def test_what_is_not_there_is_one_line(arguments: dict[str, object], message: str, make: Make) -> None:  # noqa: F811
+    with pytest.raises(ConfigError, match=message):
+        mrp.load(make("mae"), **arguments)  # type: ignore[arg-type]
+
+
+def test_no_run_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        mrp.load(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match="neither a run of mrp nor a folder of timm or transformers"):
+        mrp.load(tmp_path)
+
+
+def test_the_example_runs(make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(sys, "argv", ["features.py", str(make("mae"))])
+    runpy.run_path(str(ROOT / "examples" / "features.py"), run_name="__main__")
+    assert "features of 8 images: (8, 32)" in capsys.readouterr().out
