@@ -50,7 +50,7 @@ case $code in
 esac
 again=
 if [ -z "$ended" ]; then
-  [ $code -eq {requeue} ] && again=yes  # told to stop, and saved
+  case $code in {requeue}|143) again=yes ;; esac  # told to stop, and saved; or told before it could listen
 elif [ $SECONDS -ge {limit} ] || scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
   again=yes  # over its time or preempted, but not cancelled: what somebody has cancelled stays so
 fi

@@ -106,7 +106,7 @@ def test_one_command_leaves_nothing_to_the_next() -> None:
     [
         ("", ["required: VERB", "see 'mrp --help'"]),
         ("pretrian", ["no verb 'pretrian'", "did you mean 'pretrain'?"]),
-        ("zzz", ["no verb 'zzz'", "demo, pretrain, probe"]),
+        ("zzz", ["no verb 'zzz'", "demo, pretrain, finetune, probe"]),
         ("pretrain", ["required: recipe;", "see 'mrp pretrain --help'"]),
         ("probe", ["required: RUN"]),
         ("probe a b", ["mrp probe does not know b"]),

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -20,7 +22,7 @@ from mrp.data.loader import EvalLoader
 from mrp.data.sources import open_source
 from mrp.lab.multiview_measure import Spread
 from mrp.lab.multiview_render import render
-from mrp.lab.multiview_settings import read
+from mrp.lab.multiview_settings import Settings, read
 from mrp.run import load
 from mrp.train.loop import train
 
@@ -30,6 +32,44 @@ METHODS = {
     "data2vec": ["objective={name: data2vec, mask_ratio: 0.6, smallest_block: 1, layers: 3, teacher: {decay: 0.99}}"],
 }
 TESTS = ("test_multi", "test_single")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One seed: its constants, where its runs are, and how long they take."""
+
+    settings: Settings
+    place: Path
+    pretraining: int  # epochs
+    training: int
+
+    def pretrain(self, method: str) -> None:
+        """One method on the unlabelled images."""
+        length = _length(self.pretraining)
+        train(load("demo", [*self._shared(), *METHODS[method], *length]), self.place / method)
+
+    def classify(self, start: str) -> list[float]:
+        """Fine-tune, or train from scratch, by the same recipe; the accuracy on each kind of image."""
+        words = [
+            *self._shared(), *_length(self.training),
+            f"objective={{name: classify, classes: {self.settings.k}, pool: mean}}",
+        ]  # fmt: skip
+        if start != "scratch":
+            words.append(f"init={self.place / start}")
+        folder = self.place / f"classify_{start}"
+        train(load("demo", words, folder), folder)
+        return [accuracy(folder, self.place / "images" / test) for test in TESTS]
+
+    def _shared(self) -> list[str]:
+        """The data, a small network, and no checkpoints on the way."""
+        images, side = self.place / "images", math.isqrt(self.settings.d // 3)
+        size = side * math.isqrt(self.settings.P)
+        return [
+            f"data={{train: {images / 'train'}, test: {images / TESTS[1]}, size: {size}, channels: 3, mean: 0.5, "
+            "std: 0.25, augment: resize}",
+            f"backbone={{width: 64, depth: 4, heads: 4, patch: {side}, positions: sincos}}",
+            "batch=50", f"seed={self.settings.seed}", "checkpoint={every: 1000 epochs, keep: 1}", "optim.lr=1e-3",
+        ]  # fmt: skip
 
 
 def main() -> None:
@@ -43,54 +83,30 @@ def main() -> None:
     options = parser.parse_args()
     rows: dict[str, list[list[float]]] = {}
     for seed in range(options.seeds):
-        place = options.out / f"seed{seed}"
         settings = read([*options.constants, f"seed={seed}"])
-        if not (place / "images").exists():
-            render(settings, place / "images")
-        for method, words in METHODS.items():
-            pretrain(
-                place,
-                method,
-                seed,
-                [*words, f"length={options.pretraining} epochs", f"optim.warmup={options.pretraining / 10} epochs"],
+        plan = Plan(settings, options.out / f"seed{seed}", options.pretraining, options.training)
+        if not (plan.place / "images").exists():
+            render(settings, plan.place / "images")
+        for start in ("scratch", *METHODS):
+            if start in METHODS:
+                plan.pretrain(start)
+            rows.setdefault(start, []).append(plan.classify(start))
+            print(
+                f"seed {seed}, {start}:",
+                *(f"{test} {one:.3f}" for test, one in zip(TESTS, rows[start][-1], strict=True)),
             )
-        for start in (*METHODS, "scratch"):
-            found = classify(place, start, settings.k, seed, options.training)
-            rows.setdefault(start, []).append(found)
-            print(seed, start, *(f"{name} {value:.3f}" for name, value in zip(TESTS, found, strict=True)), flush=True)
-    table = {start: [Spread.of(one)._asdict() for one in torch.tensor(found).T] for start, found in rows.items()}
-    (options.out / "results.json").write_text(json.dumps({"tests": TESTS, "rows": rows, "over seeds": table}, indent=1))
-    for start, spreads in table.items():
-        print(f"{start:10}", *(f"{one['mean']:.3f} +- {one['half']:.3f}" for one in spreads))
+    (options.out / "results.json").write_text(json.dumps({"tests": TESTS, "accuracy": rows}, indent=1))
+    if options.seeds > 1:
+        for start, found in rows.items():
+            spreads = [Spread.of(one) for one in torch.tensor(found).T]
+            print(
+                f"{start:10}",
+                *(f"{test} {one.mean:.3f} +- {one.half:.3f}" for test, one in zip(TESTS, spreads, strict=True)),
+            )
 
 
-def common(place: Path, seed: int) -> list[str]:
-    """What all runs share: the size of the images, a small network, and no checkpoints on the way."""
-    images = place / "images"
-    return [
-        f"data={{train: {images / 'train'}, test: {images / TESTS[1]}, size: 16, channels: 3, mean: 0.5, std: 0.25, "
-        "augment: resize}",
-        "backbone={width: 64, depth: 4, heads: 4, patch: 4, positions: sincos}",
-        "batch=100", f"seed={seed}", "checkpoint={every: 1000 epochs, keep: 1}",
-    ]  # fmt: skip
-
-
-def pretrain(place: Path, method: str, seed: int, words: list[str]) -> None:
-    """One method on the unlabelled images."""
-    train(load("demo", [*common(place, seed), *words]), place / method)
-
-
-def classify(place: Path, start: str, classes: int, seed: int, epochs: int) -> list[float]:
-    """Fine-tune, or train from scratch, by the same recipe; the accuracy on each kind of image."""
-    words = [
-        *common(place, seed), f"objective={{name: classify, classes: {classes}, pool: mean}}",
-        f"length={epochs} epochs", f"optim={{lr: 1e-3, weight_decay: 0.05, warmup: {epochs / 10} epochs}}",
-    ]  # fmt: skip
-    if start != "scratch":
-        words.append(f"init={place / start}")
-    folder = place / f"classify_{start}"
-    train(load("demo", words, folder), folder)
-    return [accuracy(folder, place / "images" / test) for test in TESTS]
+def _length(epochs: int) -> list[str]:
+    return [f"length={epochs} epochs", f"optim.warmup={epochs / 10} epochs"]
 
 
 def accuracy(folder: Path, images: Path) -> float:

@@ -283,7 +283,7 @@ def _torch_loader(
     """
     options: dict[str, Any] = {}
     if workers:
-        get_context("forkserver").set_forkserver_preload([__name__, deaf.__name__])  # import torch once for all
+        get_context("forkserver").set_forkserver_preload([deaf.__name__, __name__])  # import torch once for all
         options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return DataLoader(
         dataset,

@@ -96,7 +96,9 @@ def load(path: Path) -> Official:
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
     content = read(path)
-    held = next((content[place] for place in _PLACES if place in content), content) if isinstance(content, dict) else 0
+    held: Any = content
+    if isinstance(content, dict):
+        held = next((content[place] for place in _PLACES if place in content), content)
     if not _are_weights(held):
         raise ConfigError(f"{path}: holds no weights by name; is it a checkpoint of an official implementation?")
     model = dict(held)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -113,7 +114,8 @@ def _refuse(objective: Objective) -> None:
 def _adapted(objective: Objective, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """The parts that official code keeps in another form, in that form."""
     found: dict[str, Tensor] = {}
-    keyless = isinstance(objective.backbone.blocks[0].attn.qkv, QueryValueLinear)
+    first: Any = objective.backbone.blocks[0]
+    keyless = isinstance(first.attn.qkv, QueryValueLinear)
     for name, tensor in weights.items():
         if name.endswith("attn.qkv.bias") and keyless:
             query, _, value = tensor.chunk(3)

@@ -71,14 +71,14 @@ def _foreign(path: Path, weights: Weights, given: dict[str, dict[str, Any]], met
     name = method or held.method
     if method and method != held.method:
         chosen = {name: tensor for name, tensor in chosen.items() if name.startswith("backbone.")}
-    of_method = shape.of_objective(name, chosen, 1 + _last_block(chosen), given["objective"])
-    kept = held.objective if name == held.method else {}
+    said = merged(held.objective if name == held.method else {}, given["objective"])
+    of_method = shape.of_objective(name, chosen, 1 + _last_block(chosen), said)
     try:
         backbone = vit.Config.model_validate(told.backbone)
     except ValueError as error:
         raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
     return Found(
-        str(path), digest(file), name, merged(merged(of_method, kept), given["objective"]), backbone, told.size,
+        str(path), digest(file), name, merged(of_method, said), backbone, told.size,
         told.channels, chosen, tuple(held.data.get("mean", ())), tuple(held.data.get("std", ())),
     )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +61,8 @@ def _compared(to: str, folder: Path, answers: Answers, images: Tensor) -> tuple[
 def _transformers(folder: Path, answers: Answers, images: Tensor) -> tuple[Tensor, Tensor]:
     import transformers
 
-    transformers.utils.logging.disable_progress_bar()
+    quiet: Any = transformers.utils.logging.disable_progress_bar
+    quiet()
     name = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
     model = getattr(transformers, name).from_pretrained(folder).eval()
     if name.endswith("ForImageClassification"):

@@ -130,12 +130,13 @@ def draw_map(settings: Settings, rows: list[list[Result]], path: Path) -> None:
         panel.axhline(limit, color="#e8542c", linewidth=2, linestyle="--")
         panel.set_title(title, fontsize=10)
         panel.set(xlabel="kernels a class, m", xticks=range(len(MAP["m"])), xticklabels=[f"{m:g}" for m in MAP["m"]])
-    labels = [f"{1 - math.exp(-m / 2):.2f}" for m in MAP["m"]]
-    panels[0].set_xlabel(f"kernels a class, m\nby chance alone, 1 - exp(-m/2): {', '.join(labels)}")
+    labels = [f"{m:g}\n({1 - math.exp(-m / 2):.2f})" for m in MAP["m"]]
+    panels[0].set(xlabel="kernels a class, m (in brackets 1 - exp(-m/2))", xticklabels=labels)
     panels[0].set(ylabel="mask ratio, theta", yticks=range(len(MAP["theta"])))
     panels[0].set_yticklabels([f"{theta:g}" for theta in MAP["theta"]])
     figure.colorbar(shown, ax=panels)
-    figure.suptitle("dashed: above it the expected gradient makes small kernels shrink", fontsize=9, color="#b03a16")
+    text = f"dashed: above theta = {largest_ratio(settings):.2f} the expected gradient makes small kernels shrink"
+    figure.suptitle(text, fontsize=9, color="#b03a16")
     figure.savefig(path, format="png")
 
 

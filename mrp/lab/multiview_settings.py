@@ -21,7 +21,7 @@ class Settings(Node):
     spread: int = Field(2, ge=1)  # patches that a feature is spread over
     uneven: float = Field(0.5, ge=0, lt=1)  # the shares of these patches differ by a factor 1 - uneven to 1 + uneven
     s: float = Field(2.0, ge=0)  # each feature of another class is present with probability s / k
-    mu: float = Field(0.1, ge=0, le=1)  # single-view samples among all
+    mu: float = Field(0.02, ge=0, le=1)  # single-view samples among all
     strength: Range = (1.0, 1.4)  # of a label's feature, summed over its patches
     strength_off: Range = (0.2, 0.4)  # of another class's feature in a multi-view sample
     Gamma: float = Field(0.35, ge=0)  # the same in a single-view sample: Gamma / 2 to Gamma

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -48,7 +49,7 @@ class Transformer(nn.Module):
         self.embed = nn.Linear(width, config.width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.register_buffer("positions", sincos(config.width, grid, num_prefix))
-        norm = partial(LayerNorm, eps=norm_eps)
+        norm: Any = partial(LayerNorm, eps=norm_eps)
         self.blocks = nn.ModuleList(
             Block(config.width, config.heads, qkv_bias=True, norm_layer=norm) for _ in range(config.depth)
         )

@@ -189,7 +189,8 @@ def grid(vit: VisionTransformer) -> tuple[int, int]:
 
 def norm_eps(vit: VisionTransformer) -> float:
     """What the backbone's norms add to the variance; those of a decoder or a head do the same."""
-    return cast(float, vit.blocks[0].norm1.eps)
+    first: Any = vit.blocks[0]
+    return cast(float, first.norm1.eps)
 
 
 def num_prefix_positions(vit: VisionTransformer) -> int:

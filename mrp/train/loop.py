@@ -120,7 +120,7 @@ def train(run: Run, folder: Path) -> None:
             Checkpoints(place, run.checkpoint.here(), every=1, main=main).save(number, step, optimizer, {}, wait=True)
             checkpoints.finish()
             accelerator.wait_for_everyone()
-            good = checkpoint.newest(folder) if run.guard.policy == "rollback" else None
+            good = chosen(accelerator, folder) if run.guard.policy == "rollback" else None
             if incidents.exhausted or (run.guard.policy == "rollback" and good is None):
                 save(number, wait=True)
                 raise Stopped(incidents.explain(number, place))
@@ -164,10 +164,12 @@ def train(run: Run, folder: Path) -> None:
 
         def leave(at: int) -> NoReturn:
             reason = signals.asked or "another process was asked to end"
+            by_person = [signals.by_file]  # who wrote the file wants no scheduler to start the run again
+            broadcast_object_list(by_person)
             signals.obeyed()
             raise Preempted(
                 f"{folder}: {reason}: stopped at step {at} of {plan.steps}; the same command goes on from there",
-                run.machine.requeue_code,
+                0 if by_person[0] else run.machine.requeue_code,
             )
 
         closing.enter_context(memory.explained(plan.micro_batch, fits, accelerator.device, plan.coupled_batch))

@@ -35,6 +35,7 @@ class Signals:
     def __init__(self, folder: Path | None, say: Callable[[str], None]) -> None:
         self.asked: str | None = None
         self._stop = folder / STOP if folder else None
+        self._file = f"the file {self._stop}"
         self._say = say
         self._began, self._obeyed = 0.0, False
         self._parent = int(os.environ.get(LAUNCHER, "0"))
@@ -60,6 +61,11 @@ class Signals:
         os.close(self._reader)
         os.close(self._writer)
 
+    @property
+    def by_file(self) -> bool:
+        """Whether it was the file that asked; only the first process looks for it."""
+        return self._stop is not None and self.asked == self._file
+
     def obeyed(self) -> None:
         """It has been saved: take the file away (in the first process), or it would end the next start too.
 
@@ -79,7 +85,7 @@ class Signals:
                 if number in _NUMBERS:
                     self._hear(signal.Signals(number))
             if self._stop is not None and self.asked is None and self._stop.exists():
-                self._note(f"the file {self._stop}")
+                self._note(self._file)
             if self._parent and os.getppid() != self._parent:
                 self._note("the end of the launcher")
                 if time.monotonic() - self._began > _ORPHAN:

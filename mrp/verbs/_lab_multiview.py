@@ -25,11 +25,11 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="name=value", help="constants, such as mu=0.3")
     parser.add_argument("--out", type=Path, default=Path("runs/lab/multiview"), metavar="OUT", help="a folder")
     what = parser.add_mutually_exclusive_group()
-    what.add_argument("--sweep", metavar="NAME", help="all methods over one constant: mu, theta, m, q, t, sigma, ...")
-    what.add_argument("--map", action="store_true", help="the teacher's setting over mask ratio and kernels a class")
+    what.add_argument("--sweep", metavar="NAME", help="only all methods over one constant: mu, theta, ...")
+    what.add_argument("--map", action="store_true", help="only the teacher's setting over theta and m")
     what.add_argument("--render", type=Path, metavar="FOLDER", help="write the data as images, for 'mrp pretrain'")
     what.add_argument("--constants", action="store_true", help="show all constants and their values")
-    parser.add_argument("--toy", action="store_true", help="a size for tests, too small for the theory")
+    parser.add_argument("--toy", action="store_true", help="a comparison of a size for tests, too small for the theory")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -47,10 +47,13 @@ def run(options: argparse.Namespace) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.sweep:
         _sweep(settings, options.sweep, options.out)
-    elif options.map:
+    if options.map:
         _map(settings, options.out)
-    else:
+    if not (options.sweep or options.map):
         _compare(settings, options.out)
+        if not options.toy:
+            _sweep(settings, "mu", options.out)
+            _map(settings, options.out)
     print(f"{time.monotonic() - began:.0f} s")
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from mrp.verbs import _lab_multiview, _lab_theory
 
-HELP = "run an experiment on the theory of mask-reconstruction pretraining: multiview"
+HELP = "run an experiment on the theory of mask-reconstruction pretraining: multiview, maskgraph, bounds, coverage"
 EXAMPLE = "mrp lab multiview"
 
 

@@ -133,7 +133,7 @@ def test_several_processes_make_the_same_table(tmp_path: Path, world: int) -> No
         )
         for rank in range(world)
     ]
-    assert [rank.wait(timeout=300) for rank in ranks] == [0] * world
+    assert [rank.wait(timeout=600) for rank in ranks] == [0] * world
     several = made(tmp_path / "several", meet())  # read, not made: what the processes have left is whole
     assert one is not None
     assert several is not None

@@ -77,6 +77,7 @@ def test_interrupted_and_without_its_origin_it_ends_bit_equal(
     assert ("validation/average/accuracy" in lines(folder)[-1]) == (recipe is FINETUNE)
 
 
+@pytest.mark.slow
 def test_one_two_and_three_processes_count_the_same(pretrained: Path, tmp_path: Path) -> None:
     """After one step at a learning rate of zero, the weights are those that all started with."""
     (tmp_path / "five.txt").write_text("0\n1\n2\n3\n4\n")

@@ -1,4 +1,4 @@
-"""Two processes that each hold a part of the model train as two that hold all of it, and save what one can go on from."""
+"""Two processes that each hold a part of the model train as two that hold all of it, and save what one goes on from."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from mrp.cli import main
 from mrp.train import checkpoint
 
 SMALL = [
-    "batch=16", "length=6 steps", "optim.warmup=1 steps", "checkpoint.every=3 steps", "backbone.depth=2",
+    "batch=16", "length=4 steps", "optim.warmup=1 steps", "checkpoint.every=2 steps", "backbone.depth=2",
     "backbone.width=16", "backbone.heads=2", "track.every=1", "machine.workers=0", "precision=fp32",
-    "diagnose.every=3 steps", "diagnose.images=32", "diagnose.action=warn",
+    "diagnose.every=2 steps", "diagnose.images=32", "diagnose.action=warn",
 ]  # fmt: skip
 DECODER = "objective.decoder={width: 16, depth: 1, heads: 2}"
 FROZEN = "objective={name: classify, classes: 10, frozen: true}"
@@ -33,6 +33,7 @@ RECIPES = {
     "supervised": ["supervised_tiny_digits"],
     "probe": ["supervised_tiny_digits", FROZEN, "mix={}", "optim={name: lars, lr: 0.1}"],
 }
+RESUMED = ("accumulated, clipped, averaged", "data2vec")
 JOBS = """
 import json, shutil, sys
 from pathlib import Path
@@ -42,7 +43,7 @@ from mrp.train.loop import train
 for words, folder, start in json.loads(sys.argv[1]):
     if start and distributed.get_rank() == 0:
         shutil.copytree(start, folder)
-        shutil.rmtree(Path(folder, "checkpoints", "step-00000006"))
+        shutil.rmtree(Path(folder, "checkpoints", "step-00000004"))
     if start:
         distributed.barrier()
     train(load(words[0], words[1:]), Path(folder))
@@ -74,7 +75,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         words = [recipe[0], *SMALL, *recipe[1:]]
         jobs.append((words, f"{place / name}/whole", None))
         jobs.append(([*words, "machine.shard=full"], f"{place / name}/sharded", None))
-        jobs.append(([*words, "machine.shard=full"], f"{place / name}/resumed", f"{place / name}/whole"))
+        if name in RESUMED:
+            jobs.append(([*words, "machine.shard=full"], f"{place / name}/resumed", f"{place / name}/whole"))
     two_processes(jobs)
     return place
 
@@ -92,9 +94,9 @@ def curve(folder: Path) -> np.ndarray:
 @pytest.mark.parametrize("name", RECIPES)
 def test_sharded_it_trains_as_whole(runs: Path, name: str) -> None:
     whole = curve(runs / name / "whole")
-    assert len(whole) == 6
-    assert whole[2, 3] > 0
-    for other in ("sharded", "resumed"):
+    assert len(whole) == 4
+    assert whole[1, 3] > 0
+    for other in ("sharded", "resumed") if name in RESUMED else ("sharded",):
         np.testing.assert_allclose(curve(runs / name / other), whole, rtol=1e-5, err_msg=other)
 
 
@@ -102,7 +104,7 @@ def test_sharded_it_trains_as_whole(runs: Path, name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_two_saved_in_parts_one_goes_on_from(runs: Path, name: str, tmp_path: Path) -> None:
     shutil.copytree(runs / name / "sharded", tmp_path / "one")
-    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000006")
+    shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000004")
     recipe = RECIPES[name]
     main(["pretrain", recipe[0], *SMALL, *recipe[1:], "--folder", str(tmp_path / "one")])
     np.testing.assert_allclose(curve(tmp_path / "one"), curve(runs / name / "whole"), rtol=1e-5)
@@ -111,7 +113,7 @@ def test_what_two_saved_in_parts_one_goes_on_from(runs: Path, name: str, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_files_are_those_of_an_unsharded_run(runs: Path, name: str) -> None:
-    ours, theirs = (checkpoint.numbered(runs / name / way, 3) for way in ("sharded", "whole"))
+    ours, theirs = (checkpoint.numbered(runs / name / way, 2) for way in ("sharded", "whole"))
     assert ours.groups() == theirs.groups()
     for group in ours.groups():
         one, other = ours.tensors(group), theirs.tensors(group)
@@ -119,4 +121,6 @@ def test_the_files_are_those_of_an_unsharded_run(runs: Path, name: str) -> None:
         for key, tensor in one.items():
             assert (tensor.shape, tensor.dtype) == (other[key].shape, other[key].dtype)
     weights = theirs.weights()
-    assert sum(float((ours.weights()[key] - tensor).abs().mean()) for key, tensor in weights.items()) < 1e-3 * len(weights)
+    assert sum(float((ours.weights()[key] - tensor).abs().mean()) for key, tensor in weights.items()) < 1e-3 * len(
+        weights
+    )

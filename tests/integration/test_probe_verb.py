@@ -169,3 +169,19 @@ def test_three_processes_count_what_one_counts(run: Path, tmp_path: Path) -> Non
     assert three["num_train"] == 1437
     for mine, theirs in zip(one["neighbours"], three["neighbours"], strict=True):
         assert mine["accuracy"] == pytest.approx(theirs["accuracy"], abs=2 / 360)
+
+
+@pytest.mark.slow
+def test_the_papers_protocol_is_a_run_of_its_own(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["length=4 steps", "optim.warmup=1 steps", "batch=256", "validation.every=4 steps", "machine.workers=0"]
+    main(["probe", str(run), "--protocol", "paper", *words])
+    text = capsys.readouterr().out
+    assert "classify on 1,437 images: 4 steps of 256" in text
+    assert "on the test data after step 4" in text
+    found = read(run / "paper-00000012" / "validation.json")
+    assert found["student"]["images"] == 360
+    main(["compare", str(run), "--out", str(run / "compare.png")])
+    assert "linear probe (paper)" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["probe", str(run), "--protocol", "paper", "--attentive"])
+    assert "--attentive: the paper's protocol has no such thing" in capsys.readouterr().err

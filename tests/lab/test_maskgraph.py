@@ -23,29 +23,35 @@ def toy(images: int, seed: int = 0) -> Result:
 
 @pytest.fixture(scope="module")
 def small() -> Result:
-    return toy(160)
+    return toy(100)
 
 
 @pytest.fixture(scope="module")
 def large() -> Result:
-    return toy(480)
+    return toy(320)
 
 
-def test_the_exact_value_lies_within_the_stated_error(small: Result, large: Result) -> None:
-    for result in (small, large):
-        inside, compared = result.within()
-        assert compared == 3 * len(graph.MEASURES)
-        assert inside >= compared - 1, "95 % intervals, widened by the bias"
+def test_the_exact_value_lies_within_the_stated_error(large: Result) -> None:
+    inside, compared = large.within()
+    assert compared == 3 * len(graph.MEASURES)
+    assert inside >= compared - 1, "95 % intervals, widened by the bias"
 
 
-@pytest.mark.parametrize("name", ["same_class", "same_class_views", "confusable", "second", "residual"])
+def off(result: Result, name: str) -> float:
+    found = [abs(row.estimates[name].value - row.exact[name]) for row in result.rows if row.exact]
+    return sum(found) / len(found)
+
+
+@pytest.mark.parametrize("name", ["same_class", "same_class_views", "confusable"])
 def test_more_images_come_nearer_and_say_so(name: str, small: Result, large: Result) -> None:
-    def mean(result: Result, what: str) -> float:
-        found = [(row.estimates[name], row.exact[name]) for row in result.rows if row.exact]
-        return sum(abs(item.value - exact) if what == "off" else item.error for item, exact in found) / len(found)
+    stated = [sum(row.estimates[name].error for row in result.rows) for result in (small, large)]
+    assert stated[1] < 0.7 * stated[0]
+    assert off(large, name) < 0.02
 
-    assert mean(large, "error") < mean(small, "error")
-    assert mean(large, "off") < 0.05
+
+@pytest.mark.parametrize("name", ["second", "residual"])
+def test_more_images_bring_the_spectrum_nearer(name: str, small: Result, large: Result) -> None:
+    assert off(large, name) < 0.5 * off(small, name)
 
 
 def mask_of(*hidden: int) -> Tensor:
@@ -147,26 +153,9 @@ def test_a_seed_decides_everything() -> None:
 
 
 def test_it_runs_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = [
-        "digits",
-        "--size",
-        "8",
-        "--unit",
-        "1",
-        "2",
-        "--images",
-        "120",
-        "--masks",
-        "2",
-        "--features",
-        "8",
-        "--candidates",
-        "2",
-        "--ratios",
-        ".25",
-        ".75",
-    ]
-    main(["lab", "maskgraph", *words, "--out", str(tmp_path)])
+    words = ["--size", "8", "--unit", "1", "2", "--images", "120", "--masks", "2", "--features", "8"]
+    words += ["--candidates", "2", "--ratios", ".25", ".75"]
+    main(["lab", "maskgraph", "digits", *words, "--out", str(tmp_path)])
     found = json.loads((tmp_path / "results.json").read_text())
     assert [(row["unit"], row["ratio"]) for row in found["rows"]] == [(1, 0.25), (1, 0.75), (2, 0.25), (2, 0.75)]
     assert set(found["choices"]) == {"1", "2"}

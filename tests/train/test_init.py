@@ -155,7 +155,7 @@ def test_an_official_checkpoint_is_an_origin_like_any_other() -> None:
     assert said.endswith("(classify, step 0): backbone, head; new: backbone.fc_norm; not taken: backbone.norm")
     _, said = started(load("finetune_tiny_digits", [*words, "objective.classes=4", f"init={place}"]))
     assert said.endswith("(classify, step 0): backbone; new: backbone.fc_norm, head; not taken: backbone.norm, head")
-    with pytest.raises(ConfigError, match="add backbone.heads=N"):
+    with pytest.raises(ConfigError, match=r"add backbone\.heads=N"):
         load("finetune_tiny_digits", [*words[:1], *words[2:], f"init={place}"])
 
 

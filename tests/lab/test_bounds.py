@@ -1,0 +1,90 @@
+"""The inequalities of U-MAE's theory, on a small run and on decoders whose answer is known."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mrp import api
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.lab import bounds
+from mrp.lab.mean import Mean
+from mrp.objectives import mae
+from mrp.run import load
+from mrp.train.loop import train
+
+SMALL = ["backbone={width: 32, depth: 2, heads: 2, patch: 2}", "length=4 steps", "batch=32", "optim.warmup=1 steps"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "mae"
+    decoder = "objective.decoder={width: 16, depth: 1, heads: 2}"
+    more = ["checkpoint={every: 2 steps, keep: 5}", "diagnose.every=0 steps", decoder]
+    train(load("demo", [*SMALL, *more]), path)
+    return path
+
+
+def test_every_checkpoint_is_held_against_every_bound(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["lab", "bounds", str(folder), "--images", "24", "--descent", "3", "--out", str(tmp_path)])
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [row["step"] for row in found["rows"]] == [0, 2, 4]
+    for row, verdicts in zip(found["rows"], found["verdicts"], strict=True):
+        assert verdicts == dict.fromkeys(bounds.GAPS, "holds"), "they are theorems"
+        assert row["loss"]["value"] > row["half_disagreement"]["value"] > 0
+        assert row["variance"] >= row["variance_given_place"] * 23 / 24
+    assert (tmp_path / "bounds.png").stat().st_size > 1000
+    assert "L_MAE(constant f) - Var(x2 | place)" in " ".join(capsys.readouterr().out.split())
+
+
+class _Places(nn.Module):
+    """A decoder that paints the same whatever the encoder says."""
+
+    def __init__(self, painted: Tensor) -> None:
+        super().__init__()
+        self.painted = painted  # N D
+
+    def forward(self, latent: Tensor, places: Tensor) -> Tensor:
+        return self.painted.expand(len(latent), -1, -1) + 0 * latent.sum()
+
+
+def test_a_decoder_that_knows_only_places_meets_the_bound_of_a_constant_encoder(folder: Path) -> None:
+    model = api.load(folder)
+    objective = cast(mae.Objective, model.objective)
+    pixels = api.held_out(model.run, 48)
+    target = bounds._views(objective, model.module, pixels, 0).target
+    objective.decoder = cast(Any, _Places(target.mean(0)))
+    row = bounds._row(0, model.module, pixels, descent=1)
+    assert row.half_disagreement.value == 0
+    assert row.alignment.value == pytest.approx(-1, abs=1e-5)
+    assert row.loss.value == row.loss_constant.value
+    assert abs(row.gaps["theorem_3_6"].value) < row.gaps["theorem_3_6"].error
+    assert row.gaps["direct"].value == pytest.approx(row.loss_directions.value, abs=1e-5)
+
+
+def test_descent_finds_a_smaller_error_of_the_decoder(folder: Path) -> None:
+    model = api.load(folder)
+    objective = cast(mae.Objective, model.objective)
+    views = bounds._views(objective, model.module, api.held_out(model.run, 8), 0)
+    none, some = (bounds._decoder_error(objective, views, count) for count in (0, 10))
+    assert (some < none).all()
+    assert all(parameter.grad is None for parameter in objective.parameters())
+
+
+def test_only_masked_autoencoders_are_taken(tmp_path: Path) -> None:
+    train(load("supervised_tiny_digits", [*SMALL, "length=1 steps", "optim.warmup=0 steps"]), tmp_path / "run")
+    with pytest.raises(ConfigError, match="this run is of classify"):
+        bounds.run(tmp_path / "run", 8, 1)
+
+
+def test_verdicts() -> None:
+    assert [Mean(value, 0.1).verdict for value in (0.2, 0.05, -0.2)] == ["holds", "not told apart", "fails"]
+    assert Mean.of(torch.tensor([1.0, 3.0])).error == pytest.approx(1.96, abs=1e-3)

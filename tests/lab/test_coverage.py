@@ -1,0 +1,129 @@
+"""Class-activation maps: what they are, and what is counted on them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from mrp import api
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.evaluate import logistic
+from mrp.lab import coverage
+from mrp.lab.activation import Classifier, classifier
+from mrp.run import load
+from mrp.train.loop import train
+
+SMALL = [
+    "backbone={width: 32, depth: 2, heads: 2, patch: 2}",
+    "batch=32",
+    "optim.warmup=1 steps",
+    "diagnose.every=0 steps",
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    decoder = "objective.decoder={width: 16, depth: 1, heads: 2}"
+    train(load("demo", [*SMALL, "length=2 steps", decoder]), root / "mae")
+    train(load("supervised_tiny_digits", [*SMALL, "length=20 steps"]), root / "supervised")
+    return root / "mae", root / "supervised"
+
+
+def test_runs_are_compared_on_the_same_images(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--images", "60", "--mosaics", "20", "--train", "150", "--out", str(tmp_path)]
+    main(["lab", "coverage", *map(str, runs), *words])
+    found = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["objective"], row["head"]) for row in found["rows"]] == [("mae", "fitted"), ("classify", "own")]
+    for row in found["rows"]:
+        values = {name: item["value"] for name, item in row["measures"].items()}
+        assert set(values) == set(coverage.MEASURES)
+        assert row["by_map"][0] == row["at_random"][0] == pytest.approx(values["accuracy"])
+        assert row["by_map"][-1] == pytest.approx(row["at_random"][-1]), "when all is gone, the order is no matter"
+        assert 1 / 16 <= values["spread"] <= 1
+        assert 0 <= values["focus"] <= 1
+        assert values["objects"] <= 2
+    assert all(item == {"value": 0, "error": 0} for item in found["rows"][0]["beyond_first"].values())
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "coverage.png", "maps.png"}
+    assert "accuracy on whole images" in capsys.readouterr().out
+
+
+class _Still(nn.Module):
+    """A block that does nothing."""
+
+    def forward(self, tokens: Tensor, *more: Any) -> Tensor:
+        return tokens
+
+
+def test_a_map_is_what_each_patch_adds_to_the_score(runs: tuple[Path, Path]) -> None:
+    model = api.load(runs[0])
+    blocks: Any = model.backbone.blocks
+    blocks[-1] = _Still()
+    model.backbone.norm = nn.Identity()
+    generator = torch.Generator().manual_seed(0)
+    axes, weights = torch.eye(32, dtype=torch.float64), torch.randn(33, 10, generator=generator, dtype=torch.float64)
+    coordinates = logistic.Coordinates(torch.zeros(32, dtype=torch.float64), axes)
+    judged = Classifier(model, logistic.Logistic(coordinates, weights, torch.arange(10), 1.0, 0.0, {}, 0))
+    images = judged.prepare(api.held_out(model.run, 5))
+    seen: list[Tensor] = []
+    blocks[-1].register_forward_hook(lambda module, given, output: seen.append(output.detach()))
+    judged.predict(images)
+    classes = torch.arange(5)
+    parts = (seen[0][:, 1:].double() * weights[:-1].T[classes][:, None]).sum(-1) / 16
+    assert torch.allclose(judged.maps(images, classes).double(), parts.relu(), atol=1e-5)
+    assert not blocks[-1]._forward_pre_hooks
+
+
+def test_mosaics_say_where_the_wanted_class_is() -> None:
+    labels = torch.arange(40) % 4
+    images = (labels * 50 + 20).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 3, 8, 8).contiguous()
+    made, wanted, quadrants = coverage.mosaic(images, labels, 30, seed=0)
+    assert made.shape == (30, 3, 8, 8)
+    assert (quadrants.sum(1) == 2).all()
+    corners = made[:, 0].unflatten(2, (2, 4)).unflatten(1, (2, 4)).float().mean((2, 4)).flatten(1)
+    assert torch.equal(corners == (wanted * 50 + 20)[:, None], quadrants)
+    again = coverage.mosaic(images, labels, 30, seed=0)
+    assert torch.equal(made, again[0])
+
+
+def flooded(picture: Tensor) -> int:
+    left = {(int(r), int(c)) for r, c in picture.nonzero()}
+    count = 0
+    while left:
+        count, border = count + 1, [left.pop()]
+        while border:
+            r, c = border.pop()
+            near = {(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)} & left
+            left -= near
+            border += near
+    return count
+
+
+def test_regions_are_counted_as_by_flooding() -> None:
+    pictures = (
+        torch.rand(40, 9, 7, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 40)[:, None, None]
+    )
+    assert coverage.regions(pictures).tolist() == [flooded(picture) for picture in pictures]
+
+
+def test_the_effective_share_of_known_maps() -> None:
+    maps = torch.tensor([[1.0, 1, 1, 1], [0, 0, 5, 0], [2, 2, 0, 0]])
+    assert coverage.effective_share(maps).tolist() == pytest.approx([1, 0.25, 0.5])
+
+
+def test_what_cannot_be_compared_is_one_line(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    train(load("demo", [*SMALL, "length=1 steps", "optim.warmup=0 steps", "data.size=16"]), tmp_path / "larger")
+    with pytest.raises(ConfigError, match="are not those of"):
+        coverage.run(coverage.Options((runs[0], tmp_path / "larger")))
+    with pytest.raises(ConfigError, match="raise --train"):
+        classifier(api.load(runs[0]), 4)
+    with pytest.raises(ConfigError, match="too few for mosaics"):
+        coverage.mosaic(torch.zeros(3, 1, 4, 4, dtype=torch.uint8), torch.tensor([0, 1, 2]), 2, 0)
