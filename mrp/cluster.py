@@ -19,15 +19,18 @@ from pathlib import Path
 from typing import Any
 
 from mrp.config import ConfigError
+from mrp.train.sealed import PREFIX
 
 REQUEUE = 85  # a run that was told to stop ends with this code; Linux calls it ERESTART
+PATIENCE = 3  # attempts in a row without a new checkpoint, after which a job is not put back into the queue
 _LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2}))")
 _UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS
 _UNITS_OF_DAY = {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)}  # after DAYS-
 
 _BODY = """\
 set -u
-{seeds}# The processes find each other at the first node; the port differs between jobs that share it.
+{seeds}run={run}
+# The processes find each other at the first node; the port differs between jobs that share it.
 MASTER_ADDR=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 MASTER_PORT=$((10000 + SLURM_JOB_ID % 20000))
 export MASTER_ADDR MASTER_PORT WORLD_SIZE={world} LOCAL_WORLD_SIZE={per_node}
@@ -45,19 +48,33 @@ srun --ntasks={world} --ntasks-per-node={per_node} --cpus-per-task={cpus} \\
 code=$?
 
 case $code in
-  0) exit 0 ;;  # finished
+  0) exit 0 ;;  # finished, or ended for good by a STOP file
   2|3) exit $code ;;  # a fault in the recipe or the data, or an incident: the next attempt would end in the same way
 esac
-again=
+again= preempted=
 if [ -z "$ended" ]; then
   case $code in {requeue}|143) again=yes ;; esac  # told to stop, and saved; or told before it could listen
-elif [ $SECONDS -ge {limit} ] || scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-  again=yes  # over its time or preempted, but not cancelled: what somebody has cancelled stays so
+elif [ $SECONDS -ge {limit} ]; then
+  again=yes  # over its time
+elif scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
+  again=yes preempted=yes  # not cancelled: what somebody has cancelled stays so
 fi
-if [ -n "$again" ]; then
-  echo "mrp: attempt $((${{SLURM_RESTART_COUNT:-0}} + 1)) of job $SLURM_JOB_ID was ended early (code $code): requeued"
-  scontrol requeue "$SLURM_JOB_ID" && exit 0
+[ -n "$again" ] || exit $code
+
+attempt=$((${{SLURM_RESTART_COUNT:-0}} + 1))
+reached={files}/"$SLURM_JOB_ID.reached"
+[ $attempt -gt 1 ] || rm -f "$reached"  # of an older job with this number
+if [ -z "$preempted" ]; then  # how far each attempt has come that had all its time
+  newest=$(ls "$run/checkpoints" 2> /dev/null | grep -E '^{prefix}[0-9]+$' | sort | tail -n 1)
+  echo "${{newest:-none}}" >> "$reached"
+  if tail -n {patience} "$reached" | uniq -c | grep -q '^ *{patience} '; then
+    echo "mrp: $run: {patience} attempts in a row have ended without a new checkpoint (newest: ${{newest:-none}})," \\
+      "so job $SLURM_JOB_ID is not requeued; submit it again with more --time"
+    exit 2
+  fi
 fi
+echo "mrp: attempt $attempt of job $SLURM_JOB_ID was ended early (code $code): requeued"
+scontrol requeue "$SLURM_JOB_ID" && exit 0
 exit $code"""
 
 
@@ -112,13 +129,14 @@ def seconds(limit: str) -> int:
 def body(request: Request, command: Sequence[str], folder: Path) -> str:
     """What the job's script does; `command` trains and is told its folder and its seed here."""
     seeds, run = "", shlex.quote(str(folder))
-    words = [shlex.quote(word) for word in command]
+    words = [*map(shlex.quote, command)]
     if request.seeds:
         seeds = f"SEEDS=({' '.join(map(str, request.seeds))})\nseed=${{SEEDS[$SLURM_ARRAY_TASK_ID]}}\n"
         words, run = [*words, '"seed=$seed"'], f'{run}/seed-"$seed"'
     return _BODY.format(
         seeds=seeds, world=request.processes, per_node=request.per_node, threads=request.cpus, cpus=request.cpus,
-        command=" ".join([*words, "--folder", run]), requeue=REQUEUE, limit=seconds(request.time),
+        command=" ".join([*words, "--folder", '"$run"']), run=run, files=shlex.quote(str(files(folder))),
+        requeue=REQUEUE, limit=seconds(request.time), prefix=PREFIX, patience=PATIENCE,
     )  # fmt: skip
 
 

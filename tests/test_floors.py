@@ -35,7 +35,8 @@ FLOORS = (
     "train.loop train.replay report probing export_features",
     "api",
     "exchange lab",
-    "cli verbs launch cluster __main__ __init__ tools",
+    "cli verbs launch cluster __main__ __init__",
+    "tools",
 )
 ROOMS = (
     "config faults",

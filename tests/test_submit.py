@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -19,58 +19,47 @@ from mrp.run import load
 
 WORDS = ["submit", "demo", "batch=64", "--nodes", "2", "--gpus", "2", "--time", "2:00:00", "--partition", "fast"]
 
-SBATCH = """
-import sys, shutil
-if not sys.argv[1:]:
-    sys.exit("no script")
-shutil.copy(sys.argv[1], "submitted.sh")
-print("Submitted batch job 7")
+# Stand-ins in shell, which start at once.
+SBATCH = """\
+[ $# -gt 0 ] || { echo "no script" >&2; exit 1; }
+cp "$1" submitted.sh
+echo "Submitted batch job 7"
 """
-REFUSING = """
-import sys
-print("sbatch: error: invalid partition specified: fast", file=sys.stderr)
-print("sbatch: error: Batch job submission failed: Invalid partition name specified", file=sys.stderr)
-sys.exit(1)
+REFUSING = """\
+echo "sbatch: error: invalid partition specified: fast" >&2
+echo "sbatch: error: Batch job submission failed: Invalid partition name specified" >&2
+exit 1
 """
 # Runs one task of the step, as rank 3 of 4, with a Python that only notes what it was told.
-SRUN = """
-import json, os, sys
-words = sys.argv[1:]
-at = words.index("bash")
-task = words[at:]
-task[task.index("rank") + 1] = os.path.abspath("python")
-environment = os.environ | {"SLURM_PROCID": "3", "SLURM_LOCALID": "1"}
-with open("srun.json", "w") as file:
-    json.dump(words[:at], file)
-os.execvpe("bash", task, environment)
+SRUN = """\
+while [ "$1" != bash ]; do printf '%s\\0' "$1"; shift; done > step
+export SLURM_PROCID=3 SLURM_LOCALID=1
+[ "$4" = rank ] || exit 99
+exec "${@:1:4}" ./python "${@:6}"
 """
-PYTHON = """
-import json, os, sys, time
-with open("task.new", "w") as file:
-    json.dump({"words": sys.argv[1:], **os.environ}, file)
-os.rename("task.new", "task.json")
-for _ in range(int(os.environ["ENDS_LATE"]) * 600):
-    if os.path.exists("go"):
-        break
-    time.sleep(0.05)
-sys.exit(int(os.environ["CODE"]))
+PYTHON = """\
+printf '%s\\0' "$@" > words
+env --null > environment.new && mv environment.new environment
+[ -z "$SAVES" ] || mkdir -p "$SAVES"
+for _ in $(seq $((ENDS_LATE * 600))); do
+  [ ! -e go ] || break
+  sleep 0.05
+done
+exit $CODE
 """
-SCONTROL = """
-import os, sys
-if sys.argv[1:] == ["show", "hostnames", "gpu[3-4]"]:
-    print("gpu3\\ngpu4")
-elif sys.argv[1:] == ["show", "job", "7"]:
-    print(f"JobId=7 JobName=demo\\n   SuspendTime=None PreemptTime={os.environ['PREEMPTED']}")
-elif sys.argv[1:] == ["requeue", "7"]:
-    open("requeued", "w").close()
-    sys.exit(int(os.environ.get("REQUEUE_FAILS", "0")))
-else:
-    sys.exit(f"scontrol {sys.argv[1:]}?")
+SCONTROL = """\
+case $* in
+  "show hostnames gpu[3-4]") printf 'gpu3\\ngpu4\\n' ;;
+  "show job 7") printf 'JobId=7 JobName=demo\\n   SuspendTime=None PreemptTime=%s\\n' "$PREEMPTED" ;;
+  "requeue 7") touch requeued; exit ${REQUEUE_FAILS:-0} ;;
+  *) echo "scontrol $*?" >&2; exit 99 ;;
+esac
 """
+REQUEST = cluster.Request(nodes=2, gpus=2, cpus=3, time="2:00:00")
 
 
 def program(folder: Path, name: str, text: str) -> None:
-    (folder / name).write_text(f"#!{sys.executable} -IS\n{text}")  # without site packages: a quick start
+    (folder / name).write_text(f"#!/bin/bash\n{text}")
     (folder / name).chmod(0o755)
 
 
@@ -82,6 +71,26 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     return tmp_path
+
+
+@pytest.fixture
+def job(place: Path) -> Path:
+    """The place of a job whose script SLURM has; without the command line and the recipe, which take their time."""
+    submission = cluster.Submission(REQUEST, ["python", "-m", "mrp", "pretrain", "demo"], place / "runs" / "demo")
+    submission.files.mkdir(parents=True)
+    (place / "submitted.sh").write_text(submission.script())
+    return place
+
+
+def told(place: Path) -> list[str]:
+    """What the task's Python was told."""
+    return (place / "words").read_text().split("\0")[:-1]
+
+
+def surroundings(place: Path) -> dict[str, str]:
+    """The environment of the task's Python."""
+    lines = (place / "environment").read_text().split("\0")[:-1]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def submit(*more: str) -> None:
@@ -140,8 +149,7 @@ def test_an_array_has_a_job_for_each_seed(place: Path, capsys: pytest.CaptureFix
     script = (place / "submitted.sh").read_text()
     assert options(script)["array"] == "0-2%3"
     assert attempt(place, 0, SLURM_ARRAY_TASK_ID="2") == 0
-    words = json.loads((place / "task.json").read_text())["words"]
-    read = cli._read(words[2:])
+    read = cli._read(told(place)[2:])
     assert read.run == str(place / "my runs/demo/seed-9")
     assert load(read.recipe, read.overrides).seed == 9
 
@@ -153,22 +161,20 @@ def attempt(place: Path, code: int, preempted: str = "None", **more: str) -> int
 
 def start(place: Path, code: int, preempted: str, late: bool = False, **more: str) -> subprocess.Popen[bytes]:
     environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu[3-4]", "CODE": str(code)}
-    environment |= {"PREEMPTED": preempted, "ENDS_LATE": str(int(late)), **more}
+    environment |= {"PREEMPTED": preempted, "ENDS_LATE": str(int(late)), "SAVES": "", **more}
     return subprocess.Popen(["bash", "submitted.sh"], cwd=place, env=environment)
 
 
-def test_each_process_gets_its_place(place: Path) -> None:
-    submit()
-    assert attempt(place, 0) == 0
-    task = json.loads((place / "task.json").read_text())
+def test_each_process_gets_its_place(job: Path) -> None:
+    assert attempt(job, 0) == 0
+    task = surroundings(job)
     assert {name: task[name] for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")} == {
         "RANK": "3", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2",
     }  # fmt: skip
     assert task["MASTER_ADDR"] == "gpu3"
     assert task["MASTER_PORT"] == "10007"
-    assert {"--ntasks=4", "--ntasks-per-node=2", "--kill-on-bad-exit=0"} <= set(
-        json.loads((place / "srun.json").read_text())
-    )
+    step = (job / "step").read_text().split("\0")
+    assert {"--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--kill-on-bad-exit=0"} <= set(step)
 
 
 def test_the_job_trains_what_was_submitted(place: Path) -> None:
@@ -178,7 +184,7 @@ def test_the_job_trains_what_was_submitted(place: Path) -> None:
     submitted = load("mine.yaml", ["seed=4"])
     recipe.write_text("base: demo\nbatch: 99\n")
     assert attempt(place, 0) == 0
-    words = json.loads((place / "task.json").read_text())["words"]
+    words = told(place)
     assert words[:2] == ["-m", "mrp"]
     read = cli._read(words[2:])
     assert read.verb == "pretrain"
@@ -192,15 +198,51 @@ def test_the_job_trains_what_was_submitted(place: Path) -> None:
     ("code", "requeued"),
     [(0, False), (cluster.REQUEUE, True), (1, False), (2, False), (3, False), (137, False), (143, True)],
 )
-def test_only_a_run_that_was_told_to_stop_is_requeued(place: Path, code: int, requeued: bool) -> None:
-    submit()
-    assert attempt(place, code) == (0 if requeued else code)
-    assert (place / "requeued").exists() == requeued
+def test_only_a_run_that_was_told_to_stop_is_requeued(job: Path, code: int, requeued: bool) -> None:
+    assert attempt(job, code) == (0 if requeued else code)
+    assert (job / "requeued").exists() == requeued
 
 
-def test_a_cluster_that_does_not_requeue_sees_the_code(place: Path) -> None:
-    submit()
-    assert attempt(place, cluster.REQUEUE, REQUEUE_FAILS="1") == cluster.REQUEUE
+def test_a_cluster_that_does_not_requeue_sees_the_code(job: Path) -> None:
+    assert attempt(job, cluster.REQUEUE, REQUEUE_FAILS="1") == cluster.REQUEUE
+
+
+def attempts(job: Path, saved: Sequence[str], first: int = 0, preempted: str = "None") -> list[int]:
+    """How attempts end that are told to stop, each with this checkpoint ('': none), until one is not requeued."""
+    codes = []
+    for restarts, name in enumerate(saved, start=first):
+        (job / "requeued").unlink(missing_ok=True)
+        saves = str(job / "runs/demo/checkpoints" / name) if name else ""
+        codes += [attempt(job, cluster.REQUEUE, preempted, SLURM_RESTART_COUNT=str(restarts), SAVES=saves)]
+        if not (job / "requeued").exists():
+            break
+    return codes
+
+
+@pytest.mark.parametrize("reached", ["", "step-00000400"])
+def test_a_job_that_gets_nowhere_gives_up(job: Path, capfd: pytest.CaptureFixture[str], reached: str) -> None:
+    assert attempts(job, [reached] * 9) == [0, 0, 2]
+    said = capfd.readouterr().out.splitlines()
+    assert f"{job}/runs/demo: 3 attempts in a row have ended without a new checkpoint" in said[-1]
+    assert f"newest: {reached or 'none'}" in said[-1]
+    assert "--time" in said[-1]
+    assert attempts(job, [reached] * 9) == [0, 0, 2]  # an older job with this number counts for nothing
+
+
+def test_a_job_that_gets_on_is_requeued_for_ever(job: Path) -> None:
+    reached = ["", "", "step-00000001", ".unfinished-step-00000002", "step-00000099", "", "step-00000100"]
+    assert attempts(job, reached) == [0] * len(reached)
+
+
+def test_preemptions_say_nothing_about_a_job(job: Path) -> None:
+    codes = attempts(job, ["step-00000400"] * 2)
+    for restarts in range(2, 6):
+        (job / "requeued").unlink()
+        ended = start(job, cluster.REQUEUE, "2026-11-20T15:00:00", late=True, SLURM_RESTART_COUNT=str(restarts))
+        codes += [end(job, ended)]
+        assert (job / "requeued").exists()
+    assert codes == [0] * 6
+    assert attempts(job, ["step-00000400"], first=6) == [2]
 
 
 @pytest.mark.parametrize(
@@ -216,23 +258,26 @@ def test_a_cluster_that_does_not_requeue_sees_the_code(place: Path) -> None:
     ],
 )
 def test_an_ended_job_comes_back_unless_it_was_cancelled(
-    place: Path, code: int, preempted: str, limit: int, requeued: bool
+    job: Path, code: int, preempted: str, limit: int, requeued: bool
 ) -> None:
-    submit()
-    script = place / "submitted.sh"
+    script = job / "submitted.sh"
     text = script.read_text()
     assert "$SECONDS -ge 7200" in text
     script.write_text(text.replace("-ge 7200", f"-ge {limit}"))  # 0: as if its time were over
-    job = start(place, code, preempted, late=True)
+    assert end(job, start(job, code, preempted, late=True)) == (0 if requeued else code)
+    assert (job / "requeued").exists() == requeued
+
+
+def end(place: Path, job: subprocess.Popen[bytes]) -> int:
+    """Signal the shell, as SLURM does, which has to outlive its task; how it ends."""
     deadline = time.monotonic() + 30
-    while not (place / "task.json").exists():
+    while not (place / "environment").exists():
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    job.send_signal(signal.SIGTERM)  # to the shell, as SLURM does; it has to outlive it
+    job.send_signal(signal.SIGTERM)
     job.send_signal(signal.SIGUSR1)
     (place / "go").touch()
-    assert job.wait(30) == (0 if requeued else code)
-    assert (place / "requeued").exists() == requeued
+    return job.wait(30)
 
 
 @pytest.mark.parametrize(

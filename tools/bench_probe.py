@@ -94,7 +94,7 @@ def _forward_flops(model: api.Model) -> float:
     blank = torch.zeros(2, model.run.data.channels, *model.run.data.shape)
     with FlopCounterMode(display=False) as counter:
         model.features(blank)
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def protocol_seconds(model: api.Model, images: probing.Images, batches: int) -> float:

@@ -85,7 +85,7 @@ def _draw_spectra(result: Result, path: Path) -> None:
         panel.set(xlabel="number", xlim=(0.5, SHOWN + 0.5), ylim=(0, 1.03), title=f"unit {unit}")
         _tidy(panel)
     panels[0].set_ylabel("eigenvalue in the sample" + (" (x: exact)" if result.rows[0].exact else ""))
-    panels[-1].legend(frameon=False, fontsize=7)
+    panels[-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.savefig(path, format="png")
 
 

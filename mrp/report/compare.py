@@ -132,8 +132,7 @@ def _probed(folder: Path, name: str) -> list[Point]:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path}: is not what 'mrp probe' writes ({error!r}); remove it") from None
     for path in sorted(folder.glob(f"paper-*/{VALIDATION}")):
-        step = path.parent.name.split("-")[1]
-        found += [Point(name, int(step), "paper", *_verdict(path)["accuracy"].values())]
+        found += [Point(name, int(path.parent.name.split("-")[1]), "paper", *_verdict(path)["accuracy"].values())]
     return found
 
 

@@ -34,3 +34,14 @@ def add_processes(parser: argparse.ArgumentParser, use: str) -> None:
 def folder(options: argparse.Namespace) -> Path:
     """The run's folder, as given or after the recipe."""
     return Path(options.run or Path("runs") / Path(options.recipe).stem)
+
+
+def data_words(options: argparse.Namespace) -> list[str]:
+    """The key=value words of a verb that takes other data, and no other words."""
+    from mrp.config import ConfigError
+
+    unknown = [word for word in options.overrides if "=" not in word]
+    if unknown:
+        raise ConfigError(f"mrp {options.verb} does not know {' '.join(unknown)}; see 'mrp {options.verb} --help'")
+    words: list[str] = options.overrides
+    return words

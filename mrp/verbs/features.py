@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
 
     count, width = api.features(
         options.run, Path(options.out), options.split, options.layer, options.pooling, options.weights, options.step,
-        options.overrides, options.cache,
+        _words.data_words(options), options.cache,
     )  # fmt: skip
     if count:  # the first process has written it
         print(f"written to {options.out}: {count:,} images, {width} numbers each")

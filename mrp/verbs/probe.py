@@ -44,6 +44,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure, and print the tables."""
+    words = _words.data_words(options)
     if options.protocol == "paper":
         return _paper(options)
     from mrp import api
@@ -52,9 +53,7 @@ def run(options: argparse.Namespace) -> None:
     asked = Options(
         protocol=options.protocol, layers=options.layers, attentive=options.attentive, check=options.check
     )  # fmt: skip
-    found = api.probe(
-        options.run, asked, options.weights, options.step, options.untrained, options.overrides, options.cache
-    )
+    found = api.probe(options.run, asked, options.weights, options.step, options.untrained, words, options.cache)
     _print(options.run, found.path, found.results)
 
 
