@@ -103,10 +103,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """Every verb with its words and an example."""
     found = {name: verbs.find(name) for name in verbs.NAMES}
-    width = max(len(verb.EXAMPLE) for verb in found.values())
-    examples = "\n".join(
-        f"  {verb.EXAMPLE:<{width}}  {verb.HELP.split(';')[0].split(':')[0]}" for verb in found.values()
-    )
+    examples = "\n".join(f"  {verb.EXAMPLE}" for verb in found.values())
     top = _Parser(
         prog="mrp",
         description="Mask-reconstruction pretraining of Vision Transformers.",

@@ -22,7 +22,7 @@ from mrp.config import ConfigError
 from mrp.train.sealed import PREFIX
 
 REQUEUE = 85  # a run that was told to stop ends with this code; Linux calls it ERESTART
-PATIENCE = 3  # attempts in a row without a new checkpoint, after which a job is not put back into the queue
+PATIENCE = 3  # attempts in a row; with fewer steps than this between the first's end and the last's, a job gives up
 _LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2}))")
 _UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS
 _UNITS_OF_DAY = {1: (3600,), 2: (3600, 60), 3: (3600, 60, 1)}  # after DAYS-
@@ -51,25 +51,28 @@ case $code in
   0) exit 0 ;;  # finished, or ended for good by a STOP file
   2|3) exit $code ;;  # a fault in the recipe or the data, or an incident: the next attempt would end in the same way
 esac
-again= preempted=
-if [ -z "$ended" ]; then
+again= preempted= job=$(scontrol show job "$SLURM_JOB_ID")
+started=$(sed -n 's/^ *StartTime=\\([^ ]*\\).*/\\1/p' <<< "$job")  # a prolog comes before this script
+if grep -q 'PreemptTime=[0-9]' <<< "$job"; then
+  again=yes preempted=yes
+elif [ -z "$ended" ]; then
   case $code in {requeue}|143) again=yes ;; esac  # told to stop, and saved; or told before it could listen
-elif [ $SECONDS -ge {limit} ]; then
-  again=yes  # over its time
-elif scontrol show job "$SLURM_JOB_ID" | grep -q 'PreemptTime=[0-9]'; then
-  again=yes preempted=yes  # not cancelled: what somebody has cancelled stays so
+elif [ $(($(date +%s) - $(date --date="$started" +%s))) -ge {limit} ]; then
+  again=yes  # over its time, and not cancelled: what somebody has cancelled stays so
 fi
 [ -n "$again" ] || exit $code
 
 attempt=$((${{SLURM_RESTART_COUNT:-0}} + 1))
 reached={files}/"$SLURM_JOB_ID.reached"
 [ $attempt -gt 1 ] || rm -f "$reached"  # of an older job with this number
-if [ -z "$preempted" ]; then  # how far each attempt has come that had all its time
-  newest=$(ls "$run/checkpoints" 2> /dev/null | grep -E '^{prefix}[0-9]+$' | sort | tail -n 1)
-  echo "${{newest:-none}}" >> "$reached"
-  if tail -n {patience} "$reached" | uniq -c | grep -q '^ *{patience} '; then
-    echo "mrp: $run: {patience} attempts in a row have ended without a new checkpoint (newest: ${{newest:-none}})," \\
-      "so job $SLURM_JOB_ID is not requeued; submit it again with more --time"
+if [ -z "$preempted" ]; then  # it had all its time: is that enough for more than to start and to end?
+  step=$(ls "$run/checkpoints" 2> /dev/null | sed -n 's/^{prefix}0*\\([0-9][0-9]*\\)$/\\1/p' | sort -n | tail -n 1)
+  step=${{step:-0}}
+  echo $step >> "$reached"
+  before=$(tail -n {patience} "$reached" | head -n 1)
+  if [ "$(wc -l < "$reached")" -ge {patience} ] && [ $((step - before)) -lt {patience} ]; then
+    echo "mrp: $run: from step $before to step $step in the last $(({patience} - 1)) attempts," \\
+      "which hardly do more than start: job $SLURM_JOB_ID is not requeued; submit it again with more --time"
     exit 2
   fi
 fi

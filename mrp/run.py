@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 import mrp
 from mrp import objectives
@@ -64,6 +64,12 @@ class Machine(Node):
     requeue_code: int = Field(0, ge=0, le=255)  # the exit code of a run that was asked to end before it was complete
     shard: Literal["none", "full"] = "none"  # full: each process holds a part of the model (FSDP2), not all of it
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+
+    @model_validator(mode="after")
+    def _watched(self) -> Machine:
+        if self.give_up is not None and self.watchdog is None:
+            raise ValueError("give_up needs the watchdog, which is off; set machine.watchdog, or leave give_up out")
+        return self
 
 
 class Resume(Node):
@@ -137,6 +143,11 @@ class Run(Node):
     def couples(self) -> bool:
         """Whether a sample's loss depends on the others that are taken with it."""
         return bool(getattr(self.objective, "couples", False))
+
+    @property
+    def together(self) -> int:
+        """Images that a process has to take at once: the views of a sample, and of two where these are mixed."""
+        return self.data.views * (2 if self.mix.pairs else 1)
 
     def settled(self, plan: Plan) -> Run:
         """The same run with what its plan has decided and its results depend on."""
@@ -242,7 +253,7 @@ class Run(Node):
         share = self.batch // processes
         micro_batch = self._coupled_micro_batch(processes) or self.machine.micro_batch
         if micro_batch == "auto":
-            micro_batch = self.cost().micro_batch(share, memory, self.data.views * (2 if self.mix.pairs else 1))
+            micro_batch = self.cost().micro_batch(share, memory, self.together)
         elif share % micro_batch:
             raise ConfigError(
                 f"machine.micro_batch: {micro_batch} does not divide the {share} images that each of {processes} "

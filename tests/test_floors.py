@@ -32,6 +32,7 @@ FLOORS = (
     "train.init train.validate train.average",
     "run",
     "train.start train.watch train.wrapping train.judge train.incident imported",
+    "train.examine train.state",
     "train.loop train.replay report probing export_features",
     "api",
     "exchange lab",
@@ -49,7 +50,8 @@ ROOMS = (
     "cli verbs launch cluster __main__",
 )
 THIRD_PARTIES = {
-    "accelerate": "train.loop train.start train.watch train.wrapping train.incident evaluate launch",
+    "accelerate": "train.loop train.start train.watch train.examine train.state train.wrapping train.incident"
+    " evaluate launch",
     "huggingface_hub": "interop",
     "matplotlib": "report lab",
     "onnx": "interop",

@@ -108,3 +108,14 @@ def test_a_recipe_is_found_by_name_from_anywhere(monkeypatch: pytest.MonkeyPatch
         assert find_recipe(name).is_file()
     (tmp_path / "demo").write_text("seed: 3")  # a user's own file comes first
     assert find_recipe("demo") == Path("demo")
+
+
+def test_to_be_given_up_a_process_has_to_be_watched() -> None:
+    with pytest.raises(ConfigError, match="machine: give_up needs the watchdog, which is off"):
+        demo("machine={watchdog: null, give_up: 60}")
+
+
+def test_what_has_to_stay_together_is_counted_in_views_and_in_pairs() -> None:
+    assert demo().together == 1
+    assert demo("data.views=2").together == 2
+    assert load("finetune_tiny_digits", ["backbone.depth=1", "mix={mixup: 0.8}", "data.views=2"]).together == 4

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,12 @@ exit $CODE
 SCONTROL = """\
 case $* in
   "show hostnames gpu[3-4]") printf 'gpu3\\ngpu4\\n' ;;
-  "show job 7") printf 'JobId=7 JobName=demo\\n   SuspendTime=None PreemptTime=%s\\n' "$PREEMPTED" ;;
+  "show job 7") cat <<END ;;
+JobId=7 JobName=demo
+   RunTime=00:00:01 TimeLimit=02:00:00 TimeMin=N/A
+   StartTime=$STARTED EndTime=2026-11-20T15:00:00 Deadline=N/A
+   PreemptEligibleTime=$STARTED PreemptTime=$PREEMPTED
+END
   "requeue 7") touch requeued; exit ${REQUEUE_FAILS:-0} ;;
   *) echo "scontrol $*?" >&2; exit 99 ;;
 esac
@@ -160,8 +166,11 @@ def attempt(place: Path, code: int, preempted: str = "None", **more: str) -> int
 
 
 def start(place: Path, code: int, preempted: str, late: bool = False, **more: str) -> subprocess.Popen[bytes]:
+    for left in ("environment", "go"):  # by the attempt before it
+        (place / left).unlink(missing_ok=True)
     environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu[3-4]", "CODE": str(code)}
-    environment |= {"PREEMPTED": preempted, "ENDS_LATE": str(int(late)), "SAVES": "", **more}
+    environment |= {"PREEMPTED": preempted, "ENDS_LATE": str(int(late)), "SAVES": "", "STARTED": "2026-11-20T14:00:00"}
+    environment |= more
     return subprocess.Popen(["bash", "submitted.sh"], cwd=place, env=environment)
 
 
@@ -219,52 +228,60 @@ def attempts(job: Path, saved: Sequence[str], first: int = 0, preempted: str = "
     return codes
 
 
-@pytest.mark.parametrize("reached", ["", "step-00000400"])
-def test_a_job_that_gets_nowhere_gives_up(job: Path, capfd: pytest.CaptureFixture[str], reached: str) -> None:
-    assert attempts(job, [reached] * 9) == [0, 0, 2]
+@pytest.mark.parametrize(
+    ("saved", "between"),
+    [
+        (["", "", ""], "from step 0 to step 0"),
+        (["step-00000400"] * 3, "from step 400 to step 400"),
+        (["step-00000008", "step-00000009", "step-00000010"], "from step 8 to step 10"),  # each ends after its first
+        (["", "step-00000700", "step-00000700", "step-00000701"], "from step 700 to step 701"),
+    ],
+)
+def test_a_job_that_gets_nowhere_gives_up(
+    job: Path, capfd: pytest.CaptureFixture[str], saved: list[str], between: str
+) -> None:
+    assert attempts(job, saved) == [0] * (len(saved) - 1) + [2]
     said = capfd.readouterr().out.splitlines()
-    assert f"{job}/runs/demo: 3 attempts in a row have ended without a new checkpoint" in said[-1]
-    assert f"newest: {reached or 'none'}" in said[-1]
+    assert f"{job}/runs/demo: {between} in the last 2 attempts" in said[-1]
+    assert "job 7 is not requeued" in said[-1]
     assert "--time" in said[-1]
-    assert attempts(job, [reached] * 9) == [0, 0, 2]  # an older job with this number counts for nothing
 
 
 def test_a_job_that_gets_on_is_requeued_for_ever(job: Path) -> None:
-    reached = ["", "", "step-00000001", ".unfinished-step-00000002", "step-00000099", "", "step-00000100"]
+    reached = ["", "", "step-00000003", ".unfinished-step-00000099", "step-00000099", "", "step-00000102"]
     assert attempts(job, reached) == [0] * len(reached)
 
 
+def test_an_older_job_with_the_same_number_counts_for_nothing(job: Path) -> None:
+    assert attempts(job, ["step-00000400"] * 2) == [0, 0]
+    assert attempts(job, ["step-00000400"] * 2) == [0, 0]
+
+
 def test_preemptions_say_nothing_about_a_job(job: Path) -> None:
-    codes = attempts(job, ["step-00000400"] * 2)
-    for restarts in range(2, 6):
-        (job / "requeued").unlink()
-        ended = start(job, cluster.REQUEUE, "2026-11-20T15:00:00", late=True, SLURM_RESTART_COUNT=str(restarts))
-        codes += [end(job, ended)]
-        assert (job / "requeued").exists()
-    assert codes == [0] * 6
-    assert attempts(job, ["step-00000400"], first=6) == [2]
+    reached = ["step-00000400"]
+    assert attempts(job, reached * 2) == [0] * 2
+    assert attempts(job, reached * 4, first=2, preempted="2026-11-20T15:00:00") == [0] * 4
+    assert attempts(job, reached, first=6) == [2]
 
 
 @pytest.mark.parametrize(
-    ("code", "preempted", "limit", "requeued"),
+    ("code", "preempted", "minutes", "requeued"),
     [
-        (cluster.REQUEUE, "None", 7200, False),
-        (143, "None", 7200, False),
-        (cluster.REQUEUE, "2026-11-20T15:00:00", 7200, True),
-        (143, "2026-11-20T15:00:00", 7200, True),
-        (137, "None", 0, True),
-        (0, "2026-11-20T15:00:00", 7200, False),
-        (2, "2026-11-20T15:00:00", 7200, False),
+        (cluster.REQUEUE, "None", 118, False),
+        (143, "None", 5, False),
+        (cluster.REQUEUE, "2026-11-20T15:00:00", 5, True),
+        (143, "2026-11-20T15:00:00", 5, True),
+        (137, "None", 120, True),
+        (0, "2026-11-20T15:00:00", 120, False),
+        (2, "2026-11-20T15:00:00", 120, False),
     ],
 )
 def test_an_ended_job_comes_back_unless_it_was_cancelled(
-    job: Path, code: int, preempted: str, limit: int, requeued: bool
+    job: Path, code: int, preempted: str, minutes: int, requeued: bool
 ) -> None:
-    script = job / "submitted.sh"
-    text = script.read_text()
-    assert "$SECONDS -ge 7200" in text
-    script.write_text(text.replace("-ge 7200", f"-ge {limit}"))  # 0: as if its time were over
-    assert end(job, start(job, code, preempted, late=True)) == (0 if requeued else code)
+    started = (datetime.now() - timedelta(minutes=minutes)).isoformat(timespec="seconds")
+    ended = start(job, code, preempted, late=True, STARTED=started)
+    assert end(job, ended) == (0 if requeued else code)
     assert (job / "requeued").exists() == requeued
 
 

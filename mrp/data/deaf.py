@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import signal
 import sys
-from multiprocessing import current_process, parent_process
+from collections.abc import Sequence
+from multiprocessing import current_process, forkserver, parent_process, resource_tracker
 
 _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -17,6 +18,18 @@ def ignore_requests() -> None:
     """Let the training process decide when this one ends."""
     for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
+
+
+def start_fork_server(preload: Sequence[str]) -> None:
+    """Start it, unless it runs, with the requests held back: it inherits that, until it has learned to ignore them."""
+    forkserver.set_forkserver_preload([__name__, *preload])
+    resource_tracker.ensure_running()  # it lets through what the caller holds back
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _is_fork_server() -> bool:

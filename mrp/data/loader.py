@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context, parent_process
+from multiprocessing import parent_process
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,10 +21,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
-from mrp.data import deaf
 from mrp.data.augment import View
 from mrp.data.cache import Prefetch
-from mrp.data.deaf import ignore_requests
+from mrp.data.deaf import ignore_requests, start_fork_server
 from mrp.data.decode import DecodeError, UnfitError, decode
 from mrp.data.mixed import Mixed
 from mrp.data.order import Ints, Order, keys, share
@@ -283,7 +282,7 @@ def _torch_loader(
     """
     options: dict[str, Any] = {}
     if workers:
-        get_context("forkserver").set_forkserver_preload([deaf.__name__, __name__])  # import torch once for all
+        start_fork_server([__name__])  # import torch once for all
         options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return DataLoader(
         dataset,

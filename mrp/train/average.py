@@ -36,7 +36,11 @@ class Average:
 
     @torch.no_grad()
     def restore(self, found: Checkpoint) -> None:
-        """Go on from a checkpoint."""
+        """Go on from a checkpoint, or from the weights as they are where it was saved without an average."""
+        if GROUP not in found.groups():
+            for name, parameter in self._trained.items():
+                self._tensors[name].copy_(parameter)
+            return
         saved = found.tensors(GROUP)
         if saved.keys() != self._tensors.keys():
             raise ConfigError(
@@ -76,7 +80,7 @@ def begin(config: Config | None, module: nn.Module, found: Checkpoint | None) ->
     if config is None:
         return None
     average = Average(config, module)
-    if found is not None and GROUP in found.groups():
+    if found is not None:
         average.restore(found)
     return average
 

@@ -107,11 +107,15 @@ class Incidents:
 
     def explain(self, number: int, place: Path) -> str:
         """What the user learns of a step that ends the run."""
-        spent = "" if self._run.guard.policy == "stop" else f" (guard.limit: {len(self.left_out)} before it)"
+        spent, other = "", "guard.policy=skip"
+        if self._run.guard.policy != "stop" and self.exhausted:
+            spent, other = f" (guard.limit: {len(self.left_out)} before it)", "a higher guard.limit"
+        elif self._run.guard.policy == "rollback":
+            spent = " (guard.policy: there is no checkpoint yet to roll back to)"
         return (
             f"{self._folder}: the loss or the gradient of step {number + 1} is not finite{spent}; the weights before "
             f"it are saved as checkpoint {number}; 'mrp replay {place}' finds the cause; then start again with "
-            "--folder FOLDER and a lower optim.lr, optim.clip or precision=fp32, or go on here with guard.policy=skip"
+            f"--folder FOLDER and a lower optim.lr, optim.clip or precision=fp32, or go on here with {other}"
         )
 
     def leave_out(self, first: int, number: int) -> str:

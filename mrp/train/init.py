@@ -16,6 +16,7 @@ from mrp.interop.found import Found
 from mrp.interop.reading import read
 from mrp.models import vit
 from mrp.train.folder import CONFIG
+from mrp.train.tensors import place_like
 
 _BACKBONE, _TEACHER = "backbone.", "teacher.backbone."
 _LAST_NORMS = ("backbone.norm.", "backbone.fc_norm.")  # which of the two there is follows from what the tokens are for
@@ -168,7 +169,8 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     for name in own:  # a teacher that was not given starts where its student does
         if name.startswith(_TEACHER) and name not in taken:
             taken[name] = taken[_BACKBONE + name.removeprefix(_TEACHER)]
-    objective.load_state_dict({**own, **taken})
+    placed = {name: place_like(own[name], tensor) for name, tensor in taken.items()}  # the step may be sharded already
+    objective.load_state_dict({**own, **placed})
     fresh, unused = _tops(own.keys() - taken.keys()), _tops(given.keys() - taken.keys())
     return (
         f"starts with the {config.weights} weights of {config.place} ({found.method}, step {found.step}): "

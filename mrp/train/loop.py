@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from mrp.batch import Batch, Output
@@ -20,17 +20,17 @@ from mrp.data.quarantine import Quarantine
 from mrp.run import Run
 from mrp.train import average, checkpoint, init, memory, optim
 from mrp.train.checkpoint import Checkpoints
+from mrp.train.examine import Examination
 from mrp.train.folder import CONFIG, IDENTITY, claim, settled
 from mrp.train.guard import Guard
 from mrp.train.incident import Incidents
-from mrp.train.judge import Judge
 from mrp.train.progress import Progress
-from mrp.train.signals import Interrupted, Signals
+from mrp.train.signals import Signals
 from mrp.train.spikes import Spikes
-from mrp.train.start import agree, announcement, any_of, chosen, least_memory, start, unfinished
+from mrp.train.start import agree, announcement, chosen, least_memory, start, unfinished
+from mrp.train.state import State
 from mrp.train.step import seed_step
 from mrp.train.tracker import INTERRUPTED, METRICS, Tracker, read_lines
-from mrp.train.watch import Watch
 from mrp.train.watchdog import Watchdog
 from mrp.train.wrapping import clip, synchronised, wrap
 
@@ -68,6 +68,8 @@ def train(run: Run, folder: Path) -> None:
         found = chosen(accelerator, folder)
         asked = agree(accelerator, folder, found.step if found else 0, source.identity, signals.asked is not None)
         done = checkpoint.restore(found, step, optimizer) if found else 0
+        if optim.forget_others(optimizer):
+            say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
         if run.init and not found:
             say(init.start(run.init, run.name, step))
         kept = found.state() if found else {}
@@ -95,59 +97,15 @@ def train(run: Run, folder: Path) -> None:
             closing.callback(tracker.close)
         spikes = Spikes(read_lines(folder / METRICS))
 
-        watch = Watch(run, plan, folder, source, accelerator) if plan.diagnose_every else None
-        judge = Judge(run, plan, folder, unseen, averaged, accelerator) if unseen else None
-
+        examination = Examination(run, plan, folder, source, unseen, averaged, accelerator, signals, watchdog)
         milestone = run.checkpoint.milestone.steps(plan.steps_per_epoch, run.batch) if run.checkpoint.milestone else 0
         about = {name: (folder / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)} if main else {}
         checkpoints = Checkpoints(folder, run.checkpoint, plan.checkpoint_every, milestone, main, found, about)
         closing.callback(checkpoints.close)
 
-        def save(at: int, wait: bool = False) -> None:
-            watchdog.at("saves", at)
-            quarantine.add(gather_object(quarantine.state()))
-            if main:
-                quarantine.write(folder)
-            state = order.state(at) | {"manifest": source.identity, "quarantine": quarantine.state()}
-            groups = {average.GROUP: averaged.tensors()} if averaged else {}
-            checkpoints.save(at, step, optimizer, {"data": state, "guard": incidents.state()}, groups, wait=wait)
-            if wait:
-                accelerator.wait_for_everyone()
-
-        def overcome(number: int) -> int:
-            """Put a step that was not finite on record and do as the policy says; the step to go on with."""
-            place = incidents.record(number, accelerator, quarantine)
-            Checkpoints(place, run.checkpoint.here(), every=1, main=main).save(number, step, optimizer, {}, wait=True)
-            checkpoints.finish()
-            accelerator.wait_for_everyone()
-            good = chosen(accelerator, folder) if run.guard.policy == "rollback" else None
-            if incidents.exhausted or (run.guard.policy == "rollback" and good is None):
-                save(number, wait=True)
-                raise Stopped(incidents.explain(number, place))
-            say(incidents.leave_out(checkpoint.restore(good, step, optimizer) if good else number, number))
-            if averaged and good:
-                averaged.restore(good)
-            guard.clear()
-            save(number + 1, wait=True)  # or a kill would forget it
-            return number + 1
-
-        def evaluate(at: int) -> tuple[dict[str, float], str | None]:
-            """What held-out images say, and what is wrong with it; left unfinished where the run is asked to end."""
-
-            def between() -> None:
-                watchdog.at("evaluates", at)
-                if any_of(accelerator, signals.asked is not None):
-                    raise Interrupted
-
-            values, fault = dict[str, float](), None
-            try:
-                if watch and watch.due(at):
-                    values, fault = watch.examine(model, at, between)
-                if judge and judge.due(at):
-                    values |= judge.examine(model, at, between)
-                return values, fault
-            except Interrupted:
-                return {INTERRUPTED: 1.0}, None
+        state = State(
+            run, folder, accelerator, source, order, step, optimizer, averaged, quarantine, incidents, checkpoints
+        )
 
         def log(at: int, values: dict[str, float]) -> bool:
             """Show and keep the numbers of a step; True if they are the best so far."""
@@ -158,9 +116,28 @@ def train(run: Run, folder: Path) -> None:
                 tracker.log(at, values | spikes.hear(at, values, say))
             return best[0]
 
+        def conclude(at: int, values: dict[str, float] | None, saving: bool = False, ending: bool = False) -> None:
+            """End a step: examine what is due, log, save, and leave if the run has to; None where nothing is logged."""
+            collapse = None
+            if values is not None:
+                if examination.due(at):
+                    examined, collapse = examination.examine(model, at)
+                    values |= examined
+                    ending |= INTERRUPTED in examined
+                saving |= log(at, values)
+            if saving or collapse or ending:
+                watchdog.at("saves", at)
+                state.save(at, wait=at == plan.steps or ending or collapse is not None)
+            if collapse and run.diagnose.action == "stop":
+                raise Stopped(collapse)
+            if collapse:
+                say(f"warning: {collapse}")
+            if ending:
+                leave(at)
+
         def fits(used: int) -> int:
             """The images at once for which there would have been memory, where it was lacking."""
-            return run.cost().smaller(plan.micro_batch, used, run.batch // plan.processes, room, run.data.views)
+            return run.cost().smaller(plan.micro_batch, used, run.batch // plan.processes, room, run.together)
 
         def leave(at: int) -> NoReturn:
             reason = signals.asked or "another process was asked to end"
@@ -176,10 +153,7 @@ def train(run: Run, folder: Path) -> None:
         if asked:
             leave(done)
         if owed:
-            values, collapse = evaluate(done)
-            log(done, values)
-            if INTERRUPTED in values:
-                leave(done)
+            conclude(done, {})
         while done < plan.steps:
             watchdog.at("waits for a batch", done)
             for number, micro_batches in enumerate(loader.steps(done, plan.steps), start=done):
@@ -200,35 +174,25 @@ def train(run: Run, folder: Path) -> None:
                 done = number + 1
                 last = done == plan.steps
                 saving = last or checkpoints.due(done)
-                examining = any(one is not None and one.due(done) for one in (watch, judge))
-                logging = examining or last or done % run.track.every == 0
+                logging = examination.due(done) or last or done % run.track.every == 0
                 news = guard.news(now=saving or logging)
                 if news.asked:
                     news = guard.news(now=True)
                 if news.incident is not None:
-                    done = overcome(news.incident)
+                    done = state.overcome(news.incident, guard, say)
+                    if examination.due(done):
+                        conclude(done, {})
                     break
-                ending, collapse = news.asked and not last, None
+                values: dict[str, float] | None = None
                 if logging:
                     watchdog.at("measures", done)
                     values = measure(accelerator, output, norm)
                     values |= {"lr": optim.get_lr(optimizer), "epoch": done / plan.steps_per_epoch}
                     values |= {"images_per_second": progress.rate(done), **checkpoints.measured()}
                     progress.show(done, values["loss"])
-                    if examining:
-                        examined, collapse = evaluate(done)
-                        values |= examined
-                        ending |= INTERRUPTED in examined
-                    saving |= log(done, values)
-                if saving or collapse or ending:
-                    save(done, wait=last or ending or collapse is not None)
-                if collapse and run.diagnose.action == "stop":
-                    raise Stopped(collapse)
-                if collapse:
-                    say(f"warning: {collapse}")
-                if ending:
-                    leave(done)
+                conclude(done, values, saving, ending=news.asked and not last)
                 watchdog.at("waits for a batch", done)
+        watchdog.at("ends", done)
 
 
 def accumulate(accelerator: Accelerator, model: torch.nn.Module, micro_batches: list[Batch]) -> tuple[Output, Tensor]:

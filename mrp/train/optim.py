@@ -172,6 +172,15 @@ def build(config: Config | LarsConfig, module: nn.Module) -> torch.optim.Optimiz
     return torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
+def forget_others(optimizer: torch.optim.Optimizer) -> bool:
+    """Drop what a checkpoint holds of another kind of optimizer, where that was changed; whether there was any."""
+    own = {"momentum"} if isinstance(optimizer, Lars) else {"step", "exp_avg", "exp_avg_sq"}
+    foreign = [parameter for parameter, state in optimizer.state.items() if state and state.keys() != own]
+    for parameter in foreign:
+        optimizer.state[parameter] = {}
+    return bool(foreign)
+
+
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Give every group this learning rate, times its own scale if it has one."""
     for group in optimizer.param_groups:

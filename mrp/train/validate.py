@@ -28,7 +28,7 @@ _LARGEST_BATCH = 256
 
 
 class Config(Node):
-    """`validate:`, how often a run is judged on `data.test` while it trains; never, unless this says so."""
+    """`validation:`, how often a run is judged on `data.test` while it trains; never, unless this says so."""
 
     every: Duration | None = None
 

@@ -28,13 +28,18 @@ class Watch:
         self._plan = plan
         self._folder = folder
         self._accelerator = accelerator
-        for line in read_lines(folder / METRICS):  # what a run that is resumed has been through
-            fault = self._alarm.hear(line["step"], line)
-            if fault and run.diagnose.action == "stop":
-                raise Stopped(
-                    f"{folder}: the features had collapsed at step {line['step']}: {fault}; "
-                    "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
-                )
+        before = [self._recalled() if accelerator.is_main_process else None]
+        broadcast_object_list(before)  # the others may have read the file before the first process cut it
+        if before[0] and run.diagnose.action == "stop":
+            raise Stopped(
+                f"{folder}: the features had collapsed at {before[0]}; "
+                "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
+            )
+
+    def _recalled(self) -> str | None:
+        """Hear what a run that is resumed has been through; when it first collapsed, and how."""
+        heard = [(line["step"], self._alarm.hear(line["step"], line)) for line in read_lines(self._folder / METRICS)]
+        return next((f"step {step}: {fault}" for step, fault in heard if fault), None)
 
     def due(self, step: int) -> bool:
         """Whether this step is one after which to look."""

@@ -73,7 +73,7 @@ class Watchdog:
     def _watch(self) -> None:
         limit = self._limit
         assert limit is not None
-        while not self._closed.wait(limit / _OFTEN):
+        while not self._closed.wait(min(limit, self._end or limit) / _OFTEN):
             phase, step, since = self._now
             self._write(Sign(self._rank, phase, step, since, time.time(), socket.gethostname(), os.getpid()))
             still = time.time() - since

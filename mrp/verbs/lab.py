@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Callable
 from typing import NamedTuple
 
-from mrp.verbs import _lab_multiview, _lab_theory
+from mrp.verbs import _lab_claims, _lab_multiview, _lab_theory
 
-HELP = "run an experiment on the theory of mask-reconstruction pretraining: multiview, maskgraph, bounds, coverage"
+HELP = "run an experiment on the theory of pretraining: multiview, maskgraph, bounds, coverage; claims judges them"
 EXAMPLE = "mrp lab multiview"
 
 
@@ -50,5 +50,10 @@ LABS = {
         "which features mask-reconstruction pretraining and supervised learning capture",
         _lab_multiview.words,
         _lab_multiview.run,
+    ),
+    "claims": Lab(
+        "the table of the papers' claims: what was predicted, what was measured, what can be said",
+        _lab_claims.words,
+        _lab_claims.run,
     ),
 }

@@ -226,13 +226,17 @@ def test_an_unreadable_image(images: Path, tmp_path: Path, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("verb", ["probe", "report"])
-@pytest.mark.parametrize("run", ["nowhere", "void", "notes.txt"])
-def test_what_is_no_run(place: Path, capsys: pytest.CaptureFixture[str], verb: str, run: str) -> None:
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("nowhere", "there is no such folder"),
+        ("void", "is neither a run of mrp nor a folder of timm or transformers"),
+        ("notes.txt", "refused: it is damaged or not a checkpoint"),
+    ],
+)
+def test_what_is_no_run(place: Path, capsys: pytest.CaptureFixture[str], verb: str, run: str, said: str) -> None:
     before = contents(place)
-    assert (
-        fault(capsys, verb, run)
-        == f"{run}: is not the folder of a run (it has no config.yaml); 'mrp pretrain' makes one"
-    )
+    assert fault(capsys, verb, run).startswith(f"{run}: {said}")
     assert contents(place) == before
 
 
@@ -260,7 +264,7 @@ def test_a_run_of_another_configuration(
 ) -> None:
     before = contents(finished)
     line = fault(capsys, "pretrain", *SMALL, word, "--folder", finished)
-    assert line.startswith(f"{finished}: this run was made with {named}; restore that value, or start another run")
+    assert line.startswith(f"{finished}: this run was made with {named}; restore that value, start another run")
     assert contents(finished) == before
 
 

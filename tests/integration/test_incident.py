@@ -189,7 +189,9 @@ def test_no_more_than_the_limit_is_left_out_also_over_a_resume(
 ) -> None:
     command = words(place, tmp_path / "run", "gradient: [2, 5, 9]", "guard.policy=skip", *KEEP)
     assert stopped(command) == 3
-    assert "step 10 is not finite (guard.limit: 2 before it)" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "step 10 is not finite (guard.limit: 2 before it)" in said
+    assert "or go on here with a higher guard.limit" in said
     found = checkpoint.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 9
@@ -215,8 +217,18 @@ def test_rollback_takes_the_weights_before_and_steps_over_the_data(
     assert found.state()["data"]["consumed"] == 12 * 32
 
 
-def test_without_a_checkpoint_to_go_back_to_it_stops(place: Path, tmp_path: Path) -> None:
+def test_what_is_due_after_a_step_that_is_left_out_is_done_also_if_it_is_the_last(place: Path, tmp_path: Path) -> None:
+    diagnose = "diagnose={every: 4 steps, images: 32}"
+    main(words(place, tmp_path / "run", "gradient: [3, 11]", "guard.policy=skip", diagnose, *KEEP))
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "features/rank_me" in line] == [4, 8, 12]
+
+
+def test_without_a_checkpoint_to_go_back_to_it_stops(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert stopped(words(place, tmp_path / "run", "gradient: [2]", "guard.policy=rollback")) == 3
+    assert "(guard.policy: there is no checkpoint yet to roll back to)" in capsys.readouterr().err
     found = checkpoint.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 2

@@ -157,3 +157,14 @@ def test_a_second_signal_ends_it_at_once_and_harms_nothing(method: Path, undistu
     assert found.step == 6
     main(command)
     assert content(tmp_path / "run") == content(undisturbed)
+
+
+def test_a_collapse_that_an_interrupted_evaluation_would_have_shown_stops_the_next_start(
+    method: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strict = "diagnose={every: 4 steps, images: 256, min_rank: 1e9, patience: 1, after: 0 steps, action: stop}"
+    monkeypatch.setenv("MRP_EVENT", "evaluation 0 15")
+    assert ended(words(method, tmp_path / "run", strict)) == 0
+    capsys.readouterr()
+    assert ended(words(method, tmp_path / "run", strict)) == 3
+    assert "the features have collapsed at step 4" in capsys.readouterr().err

@@ -81,3 +81,14 @@ def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     assert average.begin(None, built, found) is None
     with pytest.raises(ConfigError, match="average: the checkpoint averages other parameters"):
         average.begin(average.Config(), nn.Linear(2, 2), found)
+
+
+def test_brought_back_to_a_checkpoint_from_before_it_was_kept_it_begins_anew(tmp_path: Path) -> None:
+    built = module()
+    checkpoint.save(tmp_path, 3, built, optim.build(optim.Config(lr=0.1), built), {}, 1)
+    (found,) = checkpoint.whole(tmp_path)
+    followed = average.Average(average.Config(), built)
+    with torch.no_grad():
+        built[2].weight.add_(1)
+    followed.restore(found)
+    assert torch.equal(followed.tensors()["2.weight"], built[2].weight)

@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import distributed
 
 from mrp.config import ConfigError, dump
 from mrp.models import vit
 from mrp.run import Run, load
-from mrp.train import average, checkpoint, init, optim
+from mrp.train import average, checkpoint, init, optim, tensors, wrapping
 from mrp.train.folder import CONFIG
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2", "objective.decoder.width=16"]
@@ -194,3 +195,18 @@ def test_without_an_origin_nothing_changes() -> None:
     run = load("demo")
     assert run.init is None
     assert init.completed(init.Tree({"seed": 1}, {})) == init.Tree({"seed": 1}, {})
+
+
+def test_a_step_that_is_sharded_starts_with_the_same_weights(pretrained: Path) -> None:
+    run = load("finetune_tiny_digits", ["backbone=null", f"init={pretrained}"])
+    whole, said = started(run)
+    sharded = run.build_step()
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        wrapping.shard(sharded, "cpu", 1)
+        assert run.init is not None
+        assert init.start(run.init, run.name, sharded) == said
+        found = {name: tensors.whole(tensor) for name, tensor in sharded.objective.state_dict().items()}
+    finally:
+        distributed.destroy_process_group()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in whole.state_dict().items())

@@ -144,3 +144,18 @@ def test_lars_takes_a_zero_matrix_and_a_zero_gradient() -> None:
 def test_an_option_of_the_other_optimizer_is_refused(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load("demo", words)
+
+
+@pytest.mark.parametrize("other", [optim.Config(lr=0.1), optim.LarsConfig(lr=0.1)], ids=["to adamw", "to lars"])
+def test_the_memory_of_another_optimizer_is_forgotten(other: optim.Config | optim.LarsConfig) -> None:
+    module = nn.Linear(3, 2)
+    before = optim.build(optim.LarsConfig(lr=0.1) if isinstance(other, optim.Config) else optim.Config(lr=0.1), module)
+    module(torch.ones(1, 3)).sum().backward()
+    before.step()
+    after = optim.build(other, module)
+    assert not optim.forget_others(after)
+    after.state.update(before.state)
+    assert optim.forget_others(after)
+    after.step()
+    assert not optim.forget_others(after), "its own it keeps"
+    assert all(after.state[parameter] for parameter in module.parameters())

@@ -97,3 +97,11 @@ def test_without_a_limit_nothing_is_watched_and_without_a_run_nothing_is_written
     with Watchdog(tmp_path, 0, 1, 0.04, None):
         time.sleep(0.03)
     assert not list(tmp_path.iterdir())
+
+
+def test_who_is_to_be_given_up_early_is_looked_at_often_enough(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
+    with Watchdog(run, 0, 1, limit=3600, end=0.05):
+        until(lambda: codes)
+    assert set(codes) == {STALLED}

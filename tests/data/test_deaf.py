@@ -1,0 +1,41 @@
+"""The fork server of the loader's workers: requests to end that reach it at any moment leave it alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+# In a process of its own: a fork server stays for as long as the process that has started it.
+SERVER = """
+import os, signal, sys, time
+from multiprocessing import forkserver, get_context
+from mrp.data import deaf
+
+number = signal.Signals[sys.argv[1]]
+before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+deaf.start_fork_server([])
+server = forkserver._forkserver._forkserver_pid
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before, "this process no longer listens"
+os.kill(server, number)  # while its interpreter starts
+for turn in range(2):
+    worker = get_context("forkserver").Process(target=time.sleep, args=(60 * turn,))
+    worker.start()
+    if turn == 0:
+        worker.join(60)
+        assert worker.exitcode == 0, worker.exitcode
+        os.kill(server, number)  # once it runs
+    else:
+        worker.kill()
+        worker.join(60)
+        assert worker.exitcode == -signal.SIGKILL, worker.exitcode
+assert forkserver._forkserver._forkserver_pid == server, "the server died and was started again"
+assert "torch" not in sys.modules
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+def test_the_fork_server_outlives_what_is_sent_to_the_whole_job(name: str) -> None:
+    done = subprocess.run([sys.executable, "-c", SERVER, name], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")

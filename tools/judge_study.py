@@ -1,0 +1,179 @@
+"""What trained runs are good for, judged in every way there is, in one table with intervals and cost.
+
+    python tools/judge_study.py RUN... [--fraction 0.2] [--tune 2] [--paper RUN [--paper-epochs 5]] [--out judged.md]
+
+Each run is judged on the same part of its training images and on all of its test images: the probe's sweep and nearest
+neighbours, and fine-tuning. The backbone as it was before training is judged beside them: its "fine-tuning" is training
+from scratch, for the same steps. The runs after --paper go through the paper's linear probe too.
+Verdicts are kept in the runs' folders; run again, it goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mrp import api, probing
+from mrp.evaluate.processes import meet
+from mrp.evaluate.table import Store
+from mrp.run import Machine, Run, follow
+from mrp.train.loop import train
+from mrp.train.validate import VALIDATION
+
+TUNING, LINEAR = "finetune_tiny_digits", "linear_mae_vit_base_in1k"
+BATCH = {TUNING: 64, LINEAR: 256}
+PEAK_LR = 6.4  # what the paper's 0.1 for 256 images comes to at its batch of 16,384
+EPOCHS = 90  # of the paper's probe
+VERDICTS = {"linear": "linear (sweep) %", "knn": "kNN %", "tuned": "fine-tuned %", "paper": "paper's probe %"}
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What each run is judged with."""
+
+    fraction: float  # of the training images
+    tune: int  # epochs of fine-tuning, and of training from scratch
+    paper: int  # epochs of the paper's linear probe
+
+    def files(self, place: Path) -> dict[str, Path]:
+        """Where each verdict is kept; the name says what it was reached with."""
+        folder = place / f"judged-{self.fraction:g}"
+        names = {"sweep": "sweep", "tuned": f"tuned-{self.tune}", "paper": f"paper-{self.paper}"}
+        return {verdict: folder / f"{name}.json" for verdict, name in names.items()}
+
+    def classify(self, recipe: str, epochs: int, origin: Path, file: Path, *more: str) -> dict[str, Any]:
+        """Train a recipe of classification from a run's weights, on its crops; the accuracy after the last step."""
+        before = api.read(origin)
+        words = [
+            f"data.fraction={self.fraction}", f"data.augment={before.data.augment.model_dump_json()}",
+            f"batch={BATCH[recipe]}", f"length={epochs} epochs", f"optim.warmup={epochs / 10:g} epochs",
+            f"validation.every={epochs} epochs", "checkpoint={every: 1 epochs, keep: 1}", "precision=fp32",
+            f"seed={before.seed}", "machine.workers=0", *more,
+        ]  # fmt: skip
+        folder = file.with_suffix("")
+        run = follow(recipe, origin, words, folder)
+        train(run, folder)
+        verdict = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))
+        return dict(verdict["student"]["accuracy"]) | {"steps": verdict["step"], "batch": run.batch}
+
+    def sweep(self, model: api.Model, place: Path) -> dict[str, Any]:
+        """The best of many linear heads, chosen without the test images, and nearest neighbours."""
+        run = probing.with_data(model.run, [f"data.fraction={self.fraction}"])
+        run = run.model_copy(update={"machine": Machine(workers=0)})  # the time of others would not be counted
+        images = probing.Images(run, Store(place / probing.CACHE), meet())
+        found = probing.judge(images, model.module, probing.Options())
+        assert found is not None, "there is one process"
+        return found
+
+
+def judge(origin: Path, budget: Budget, paper: bool) -> Path:
+    """Every verdict on a run that is not there yet; where they are."""
+    at = budget.files(origin)
+    kept(at["sweep"], lambda: budget.sweep(api.load(origin), origin))
+    kept(at["tuned"], partial(budget.classify, TUNING, budget.tune, origin, at["tuned"]))
+    if paper:
+        peak = f"optim.lr={PEAK_LR}", "optim.per=null"
+        kept(at["paper"], partial(budget.classify, LINEAR, budget.paper, origin, at["paper"], *peak))
+    return origin
+
+
+def judge_untrained(origin: Path, budget: Budget) -> Path:
+    """The same on the backbone that a run began with."""
+    place = origin / "untrained"
+    at = budget.files(place)
+    backbone = api.read(origin).backbone.model_dump_json()
+    bare = "init=null", f"backbone={backbone}", "optim.layer_decay=null"  # no block is nearer to its goal than another
+    kept(at["sweep"], lambda: budget.sweep(api.untrained(origin), place))
+    kept(at["tuned"], partial(budget.classify, TUNING, budget.tune, origin, at["tuned"], *bare))
+    return place
+
+
+def kept(file: Path, measure: Callable[[], dict[str, Any]]) -> None:
+    """Measure what was not measured before, and keep it whole or not at all, with the processor minutes it took."""
+    if file.exists():
+        return
+    file.parent.mkdir(parents=True, exist_ok=True)
+    spent = file.with_suffix(".spent")
+    with metered(spent):
+        found = measure()
+    unfinished = file.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(found | {"minutes": float(spent.read_text()) / 60}, indent=1), encoding="utf-8")
+    os.replace(unfinished, file)
+
+
+@contextmanager
+def metered(spent: Path) -> Iterator[None]:
+    """Add processor seconds to what earlier attempts have spent."""
+    began = cpu_seconds()
+    earlier = float(spent.read_text()) if spent.exists() else 0.0
+    try:
+        yield
+    finally:
+        spent.write_text(str(earlier + cpu_seconds() - began))
+
+
+def cpu_seconds() -> float:
+    """Processor time of this process, in which everything is done."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def table(places: Mapping[str, Path], budget: Budget) -> str:
+    """A line for each: accuracies on the test images with intervals of 95 %, and processor minutes, as Markdown."""
+    costs = ("pretraining", *budget.files(Path()))
+    titles = ["run", *VERDICTS.values(), *(f"CPU min: {name}" for name in costs)]
+    lines = ["| " + " | ".join(titles) + " |", "|---" * len(titles) + "|"]
+    for name, place in places.items():
+        files = budget.files(place) | {"pretraining": place / "result.json"}
+        found = {key: json.loads(file.read_text(encoding="utf-8")) for key, file in files.items() if file.exists()}
+        verdicts = found | found["sweep"]
+        cells = [interval(verdicts[key]) if key in verdicts else "-" for key in VERDICTS]
+        cells += [f"{found[key]['minutes']:.1f}" if key in found else "-" for key in costs]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def interval(found: Mapping[str, float]) -> str:
+    """An accuracy, and from where to where it may be."""
+    return f"{100 * found['accuracy']:.1f} ({100 * found['low']:.1f} to {100 * found['high']:.1f})"
+
+
+def first_weights(run: Run) -> tuple[int, str]:
+    """What decides them."""
+    return run.seed, run.backbone.model_dump_json()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Go through the runs; print the table after each, so that an interrupted judgement is of use."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("runs", type=Path, nargs="+", metavar="RUN")
+    words.add_argument("--fraction", type=float, default=1.0, help="of the training images (default: all)")
+    words.add_argument("--tune", type=int, default=10, help="epochs of fine-tuning (default: 10)")
+    words.add_argument("--paper", type=Path, nargs="*", default=[], metavar="RUN", help="also by the paper's probe")
+    words.add_argument("--paper-epochs", type=int, default=EPOCHS, help=f"of that probe (default: its {EPOCHS})")
+    words.add_argument("--out", type=Path, default=Path("judged.md"), help="default: judged.md")
+    options = words.parse_args(arguments)
+    budget = Budget(options.fraction, options.tune, options.paper_epochs)
+    places: dict[str, Path] = {}
+    begun = set()
+    for run in dict.fromkeys([*options.runs, *options.paper]):
+        places[run.name] = judge(run, budget, paper=run in options.paper)
+        start = first_weights(api.read(run))
+        if start not in begun:
+            begun.add(start)
+            places[f"untrained, as {run.name}"] = judge_untrained(run, budget)
+        found = table(places, budget)
+        options.out.write_text(found + "\n", encoding="utf-8")
+        print(f"\n{found}\n", flush=True)
+
+
+if __name__ == "__main__":
+    main()
