@@ -91,9 +91,14 @@ class Watchdog:
                 )  # fmt: skip
                 os._exit(STALLED)
 
+    @property
+    def _claimed(self) -> bool:
+        """Whether the folder is a run's: in any other, what is written would be in the way of the claim."""
+        return (self._folder / "identity.json").exists()
+
     def _write(self, sign: Sign) -> None:
         """Best effort: a full disk must not end the watch, and before the folder is claimed there is no place."""
-        if not (self._folder / "identity.json").exists():
+        if not self._claimed:
             return
         path = self._folder / RANKS / f"rank-{self._rank}.json"
         try:
@@ -119,7 +124,11 @@ class Watchdog:
         awake = [sign.rank for sign in self._signs() if time.time() - sign.alive < limit]
         return self._rank <= min(awake, default=self._rank)
 
-    def _dump(self, step: int) -> Path:
+    def _dump(self, step: int) -> Path | str:
+        """Where the stacks of all threads are now."""
+        if not self._claimed:
+            faulthandler.dump_traceback(sys.stderr, all_threads=True)
+            return "the error output"
         folder = self._folder / STALLS
         path = folder / f"step-{step:08d}-rank-{self._rank}.txt"
         try:
@@ -130,6 +139,7 @@ class Watchdog:
                 faulthandler.dump_traceback(file, all_threads=True)
         except OSError:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
+            return "the error output"
         return folder
 
 

@@ -105,3 +105,15 @@ def test_who_is_to_be_given_up_early_is_looked_at_often_enough(run: Path, monkey
     with Watchdog(run, 0, 1, limit=3600, end=0.05):
         until(lambda: codes)
     assert set(codes) == {STALLED}
+
+
+def test_a_stall_before_the_folder_is_claimed_leaves_nothing_in_its_way(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    said = ""
+    with Watchdog(tmp_path, 0, 1, limit=0.05, end=None):
+        while "no progress" not in said:
+            said += capfd.readouterr().out
+            time.sleep(0.01)
+    assert "stacks in the error output" in said
+    assert not list(tmp_path.iterdir())
