@@ -165,11 +165,11 @@ def attempt(place: Path, code: int, preempted: str = "None", **more: str) -> int
     return start(place, code, preempted, **more).wait(30)
 
 
-def start(place: Path, code: int, preempted: str, late: bool = False, **more: str) -> subprocess.Popen[bytes]:
+def start(place: Path, code: int, preempted: str, **more: str) -> subprocess.Popen[bytes]:
     for left in ("environment", "go"):  # by the attempt before it
         (place / left).unlink(missing_ok=True)
     environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu[3-4]", "CODE": str(code)}
-    environment |= {"PREEMPTED": preempted, "ENDS_LATE": str(int(late)), "SAVES": "", "STARTED": "2026-11-20T14:00:00"}
+    environment |= {"PREEMPTED": preempted, "ENDS_LATE": "0", "SAVES": "", "STARTED": "2026-11-20T14:00:00"}
     environment |= more
     return subprocess.Popen(["bash", "submitted.sh"], cwd=place, env=environment)
 
@@ -280,7 +280,7 @@ def test_an_ended_job_comes_back_unless_it_was_cancelled(
     job: Path, code: int, preempted: str, minutes: int, requeued: bool
 ) -> None:
     started = (datetime.now() - timedelta(minutes=minutes)).isoformat(timespec="seconds")
-    ended = start(job, code, preempted, late=True, STARTED=started)
+    ended = start(job, code, preempted, ENDS_LATE="1", STARTED=started)
     assert end(job, ended) == (0 if requeued else code)
     assert (job / "requeued").exists() == requeued
 

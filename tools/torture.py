@@ -9,6 +9,7 @@ of every step, each sample once an epoch. Prints a table, and exits 1 if anythin
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import multiprocessing
 import os
@@ -20,8 +21,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from mrp.data.order import keys
 from mrp.train import checkpoint
@@ -47,14 +51,20 @@ Config = method.Config
 class Objective(method.Objective):
     def forward(self, batch):
         if self.training and type(batch.keys) is torch.Tensor:  # and not when costs are counted on shapes
-            masks = self.first_mask(batch.keys).int().tolist() if hasattr(self, "first_mask") else [[]] * len(batch.keys)
-            rows = {{str(key): "".join(map(str, mask)) for key, mask in zip(batch.keys.tolist(), masks, strict=True)}}
+            keys = batch.keys.tolist()
+            masks = self.first_mask(batch.keys).int().tolist() if hasattr(self, "first_mask") else [[]] * len(keys)
+            rows = {{str(key): "".join(map(str, mask)) for key, mask in zip(keys, masks, strict=True)}}
             with open(os.environ["WITNESS"], "ab", buffering=0) as file:
                 file.write(b"\\n" + json.dumps([int(batch.step), rows]).encode())
+        elif not self.training:
+            open(os.environ["WITNESS"] + ".evaluating", "a").close()
         return super().forward(batch)
 """
 # Children are forked from a server that has imported everything and runs no threads.
 CONTEXT = multiprocessing.get_context("forkserver")
+
+
+Process = BaseProcess | subprocess.Popen[bytes]
 
 
 @dataclass
@@ -84,12 +94,13 @@ class Place:
             "pretrain", "demo", f"objective={{name: {objective}, {METHODS[self.method]}}}",
             *(["backbone.norm=post"] if self.method == "data2vec2" else []),
             "backbone.width=32", "backbone.depth=2", "backbone.heads=2", f"length={STEPS} steps",
-            "data.tail=continuous", "optim.warmup=10 steps", f"batch={BATCH}", "data.augment={name: resize, flip: true}",
+            "data.tail=continuous", "data.augment={name: resize, flip: true}", "optim.warmup=10 steps",
+            f"batch={BATCH}",
             "checkpoint.every=5 steps", "checkpoint.keep=3", "track.every=1", *self.options, *more,
             "--folder", str(self.folder),
         ]  # fmt: skip
 
-    def start(self, *more: str) -> multiprocessing.process.BaseProcess:
+    def start(self, *more: str) -> BaseProcess:
         """The run as one process of its own group."""
         process = CONTEXT.Process(target=_run, args=(self.words(*more), str(self.witness), str(self.out / "log")))
         process.start()
@@ -107,6 +118,15 @@ class Place:
         command = [sys.executable, "-m", "mrp", *self.words(*more), "--processes", str(processes)]
         log = (self.out / "log").open("ab")
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def wait(self, process: Process, steps: int = 0, saving: bool = False, evaluating: bool = False) -> None:
+        """Until the run has come so far, or has ended."""
+        deadline = time.monotonic() + 300
+        while alive(process) and time.monotonic() < deadline:
+            mark = self.witness.with_name(f"{self.witness.name}.evaluating")
+            if self.steps() >= steps and (not saving or self.saving()) and (not evaluating or mark.exists()):
+                return
+            time.sleep(0.002)
 
     def steps(self) -> int:
         """The steps that its metrics show."""
@@ -179,8 +199,6 @@ def once_an_epoch(seen: dict[int, dict[int, str]]) -> str:
     if any(len(rows) != BATCH for rows in seen.values()):
         return "a batch is not whole, or was another one when it was repeated"
     drawn = [key for step in range(STEPS) for key in seen[step]]
-    import numpy as np
-
     epochs, rest = divmod(STEPS * BATCH, IMAGES)
     for epoch in range(epochs + 1):
         mine = set(drawn[epoch * IMAGES : (epoch + 1) * IMAGES])
@@ -214,15 +232,17 @@ def kills(out: Path, count: int) -> Iterator[Result]:
     """SIGKILL, at random moments and inside saves, of the process alone or with all that it started."""
     for method in METHODS:
         reference = undisturbed(out, method)
-        place, luck, inside = Place(out, f"{method}-killed", method), random.Random(method), 0
+        place, luck, inside = Place(out, f"{method}-killed", method), random.Random(method), 0  # noqa: S311
         result = Result(f"{count} SIGKILLs, {method}")
         for number in range(count):
             process = place.start()
             assert process.pid is not None
             target = place.steps() + luck.randrange(1, STEPS // count)
-            wait(lambda target=target: place.steps() >= target or not process.is_alive(), luck.random() * 0.02)
+            place.wait(process, target)
+            time.sleep(luck.random() * 0.02)
             if number % 2:
-                wait(lambda: place.saving() or not process.is_alive(), luck.random() * 0.01)
+                place.wait(process, saving=True)
+                time.sleep(luck.random() * 0.01)
             inside += place.saving()
             (os.killpg if number % 4 < 2 else os.kill)(process.pid, signal.SIGKILL)
             process.join()
@@ -233,12 +253,9 @@ def kills(out: Path, count: int) -> Iterator[Result]:
         yield result
 
 
-def wait(until: Callable[[], bool], then: float = 0.0) -> None:
-    """Wait for something, and a moment longer."""
-    deadline = time.monotonic() + 120
-    while not until() and time.monotonic() < deadline:
-        time.sleep(0.002)
-    time.sleep(then)
+def alive(process: Process) -> bool:
+    """Whether it has not ended yet."""
+    return process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
 
 
 def damage(out: Path) -> Iterator[Result]:
@@ -247,13 +264,13 @@ def damage(out: Path) -> Iterator[Result]:
     half = Place(out, "mae-half", "mae")
     process = half.start()
     assert process.pid is not None
-    wait(lambda: half.steps() >= STEPS // 2)
+    half.wait(process, STEPS // 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
     found = checkpoint.newest(half.folder)
     assert found is not None
     names = sorted(path.name for path in found.folder.iterdir())
-    luck = random.Random(0)
+    luck = random.Random(0)  # noqa: S311
 
     def flip(path: Path) -> None:
         content = bytearray(path.read_bytes())
@@ -268,7 +285,7 @@ def damage(out: Path) -> Iterator[Result]:
         "a byte too many": lambda path: path.write_bytes(path.read_bytes() + b"\0"),
     }
     for what, way in ways.items():
-        result = Result(f"a checkpoint's file {what}", note=f"each of {', '.join(names)}: found out, the one before used")
+        result = Result(f"a checkpoint's file {what}", note=f"each of {', '.join(names)}: the one before is used")
         for name in names:
             place = Place(out, f"damage-{what}-{name}".replace(" ", "-"), "mae")
             shutil.copytree(half.folder, place.folder)
@@ -291,20 +308,18 @@ def disk(out: Path) -> Iterator[Result]:
     reference = undisturbed(out, "mae")
     place = Place(out / "small", "mae-disk", "mae")
     place.out.mkdir(exist_ok=True)
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place.out)], capture_output=True).returncode:  # noqa: S607
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place.out)]
+    if subprocess.run(mount, capture_output=True).returncode:
         result.note = "not tried: mounting a small disk needs root"
         yield result
         return
     try:
         process = place.start()
-        wait(lambda: place.steps() >= STEPS // 3)
+        place.wait(process, STEPS // 3)
         ballast = place.out / "ballast"
-        with ballast.open("wb", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 12))
-            except OSError:
-                pass
+        with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 12))
         process.join()
         said = (place.out / "log").read_text(errors="replace").strip().splitlines()
         result.check(process.exitcode == 2, f"exit code {process.exitcode}")
@@ -323,19 +338,23 @@ def disk(out: Path) -> Iterator[Result]:
 def signals(out: Path) -> Iterator[Result]:
     """What asks a run to end, in each of its phases."""
     reference = undisturbed(out, "mae")
-    phases: dict[str, Callable[[Place], bool]] = {
-        "start": lambda place: (place.folder / "config.yaml").exists(),
-        "training": lambda place: place.steps() >= STEPS // 3,
-        "a save": lambda place: place.steps() >= STEPS // 4 and place.saving(),
+    phases: dict[str, dict[str, Any]] = {
+        "start": {},
+        "training": {"steps": STEPS // 3},
+        "evaluation": {"evaluating": True},
+        "a save": {"steps": STEPS // 4, "saving": True},
     }
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, None):
         name = signal.Signals(number).name if number else "STOP file"
-        result = Result(f"{name} at start, in training, in a save", note="exit code 0, then bit-equal")
+        result = Result(f"{name} at start, in training, evaluation, a save", note="exit code 0, then bit-equal")
         for phase, reached in phases.items():
-            place = Place(out, f"{name}-{phase}".replace(" ", "-"))
+            watched = ("diagnose.every=20 steps", "diagnose.images=360") if phase == "evaluation" else ()
+            place = Place(out, f"{name}-{phase}".replace(" ", "-"), options=watched)
             process = place.start()
             assert process.pid is not None
-            wait(lambda place=place, reached=reached: reached(place) or not process.is_alive())
+            while alive(process) and not (place.folder / "config.yaml").exists():
+                time.sleep(0.002)
+            place.wait(process, **reached)
             if number:
                 os.kill(process.pid, number)
             else:
@@ -346,18 +365,16 @@ def signals(out: Path) -> Iterator[Result]:
             result.check(place.finish() == 0, f"{phase}: it does not go on")
             same(result, place, reference)
         yield result
-    result = Result("a second signal at once", note="ends at once, nothing damaged, then bit-equal")
+    result = Result("a second signal, soon and later", note="ends at once, nothing damaged, then bit-equal")
     for attempt in range(4):
         place = Place(out, f"twice-{attempt}")
         process = place.start()
         assert process.pid is not None
-        wait(lambda place=place, attempt=attempt: place.steps() >= 20 * (attempt + 1))
+        place.wait(process, 20 * (attempt + 1))
         os.kill(process.pid, signal.SIGTERM)
-        time.sleep(0.003 * attempt)
-        try:
+        time.sleep((0.003, 0.9, 1.1, 1.5)[attempt])  # within a second it is taken for the first one's echo
+        with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
-        except ProcessLookupError:
-            pass
         process.join()
         result.check(process.exitcode in (0, 143, -15), f"exit code {process.exitcode}")
         result.check(place.finish() == 0, "it does not go on")
@@ -372,7 +389,7 @@ def elastic(out: Path) -> Iterator[Result]:
     result = Result("1, 2, 4, 1 processes, changed within epochs")
     for number, processes in enumerate((1, 2, 4)):
         process = place.several(processes)
-        wait(lambda number=number: place.steps() >= 22 + 29 * number or process.poll() is not None)
+        place.wait(process, 22 + 29 * number)
         process.terminate()
         result.check(process.wait() == 0, f"{processes} processes: exit code {process.returncode}")
     result.check(place.finish() == 0, "the last start failed")

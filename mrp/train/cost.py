@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensorMode,
+)
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from mrp.batch import Batch
+from mrp.config import ConfigError
 from mrp.train.memory import host_memory
 
 _OVERHEAD = 1.2  # of what the count cannot see: workspaces, fragmentation, the allocator's rounding
@@ -75,7 +80,13 @@ def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -
         }
         keys = torch.zeros(images, dtype=torch.int64)
         batch = Batch(torch.zeros(images, channels, *size), keys, labels=keys)
-        counts: tuple[int, int, int] = functional_call(_Counting(step), weights, (batch,))
+        try:
+            counts: tuple[int, int, int] = functional_call(_Counting(step), weights, (batch,))
+        except (DataDependentOutputException, DynamicOutputShapeException) as error:
+            raise ConfigError(
+                f"objective: its forward pass needs numbers that are not known before it is run ({error}), so its memory "
+                "cannot be foreseen; give machine.micro_batch a number"
+            ) from None
         return counts
 
 

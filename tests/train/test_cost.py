@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 from mrp.batch import Batch
+from mrp.config import ConfigError
 from mrp.run import Run, load
 from mrp.train import optim
 from mrp.train.cost import Cost, device_memory
@@ -128,3 +130,18 @@ def test_the_memory_of_the_host_is_shared_by_its_processes() -> None:
         total = int(file.readline().split()[1]) * 1024
     assert whole == pytest.approx(total, rel=0.01)
     assert whole > 2**20 * os.cpu_count()  # type: ignore[operator]
+
+
+def test_a_method_that_asks_for_numbers_is_told_to_name_its_micro_batch(tmp_path: Path) -> None:
+    method = tmp_path / "curious.py"
+    method.write_text(
+        "from typing import Literal\nfrom mrp.objectives import mae\n"
+        "class Config(mae.Config):\n    name: Literal['curious'] = 'curious'\n"
+        "class Objective(mae.Objective):\n    def forward(self, batch):\n"
+        "        assert float(batch.images.sum()) != 3\n        return super().forward(batch)\n"
+    )
+    run = load("demo", [f"objective.name={method}"])
+    with pytest.raises(ConfigError, match="objective: its forward pass needs numbers .* give machine.micro_batch a"):
+        run.plan(10, 1, 2**30)
+    chosen = run.model_copy(update={"machine": run.machine.model_copy(update={"micro_batch": 1})})
+    assert chosen.plan(10, 1, 2**30).micro_batch == 1
