@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from mrp.train.signals import LAUNCHER
 
 _GRACE = 10.0  # seconds between asking the other processes to end and ending them
+_AGAIN = 1.5  # seconds after which it is asked again: at the second time it ends at once, for it cannot go on alone
 _PARTING = 60.0  # seconds between the end of one process and that of the others, where all were asked to end
 _FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
@@ -74,8 +76,10 @@ def _end(children: list[subprocess.Popen[bytes]]) -> None:
     _tell(children, signal.SIGTERM)
     deadline = time.monotonic() + _GRACE
     for child in children:
-        try:
-            child.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
+        while child.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                child.wait(_AGAIN)
+            _tell([child], signal.SIGTERM)
+        if child.poll() is None:
             child.kill()
             child.wait()

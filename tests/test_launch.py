@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mrp import launch as launch_module
+
 ROOT = Path(__file__).resolve().parent.parent
 
 # Stands in for Python in `python -m mrp WORDS`: says who it is, then does what the test wants of its rank.
@@ -39,6 +41,7 @@ def rest():
 """
 LAUNCHER = """
 import sys
+from mrp import launch as launch_module
 from mrp import launch
 sys.executable, launch._GRACE = {rank!r}, {grace}
 sys.exit(launch.launch(2, ["pretrain", "x", "--processes", "2"]))
@@ -168,3 +171,19 @@ def test_who_was_asked_to_end_is_not_ended_because_another_was_faster(
     launcher.send_signal(number)
     assert end(launcher, tmp_path) == 75
     assert log(tmp_path, 1) == ["ready", "saved"]
+
+
+def test_who_goes_on_after_another_has_failed_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first request is taken for one to save; alone that cannot be done, and the second one ends it at once."""
+    monkeypatch.setattr("mrp.launch._AGAIN", 0.1)
+    code = (
+        "import signal, sys, time; heard = []\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7) if heard else heard.append(1))\n"
+        "print(flush=True)\nwhile True: time.sleep(0.01)"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child.stdout:
+        child.stdout.readline()
+        launch_module._end([child])
+    assert child.returncode == 7

@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import resource
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from mrp import api, probing
+from mrp.config import ConfigError
 from mrp.evaluate.processes import meet
 from mrp.evaluate.table import Store
 from mrp.run import Machine, Run, follow
@@ -165,15 +167,19 @@ def main(arguments: list[str] | None = None) -> None:
     places: dict[str, Path] = {}
     begun = set()
     for run in dict.fromkeys([*options.runs, *options.paper]):
-        places[run.name] = judge(run, budget, paper=run in options.paper)
+        places[str(run)] = judge(run, budget, paper=run in options.paper)
         start = first_weights(api.read(run))
         if start not in begun:
             begun.add(start)
-            places[f"untrained, as {run.name}"] = judge_untrained(run, budget)
+            places[f"untrained, as {run}"] = judge_untrained(run, budget)
         found = table(places, budget)
         options.out.write_text(found + "\n", encoding="utf-8")
         print(f"\n{found}\n", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

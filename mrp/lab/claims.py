@@ -80,12 +80,12 @@ class Claim:
         """The verdict, and what it rests on where that is not plain."""
         if self.never:
             return Verdict.NEVER, self.never
-        if any(bound.number not in numbers for bound in self.bounds):
-            return (Verdict.MORE if self.recipes else Verdict.NOT_RUN), self.cost
-        met = {bound: bound.met_by(numbers[bound.number]) for bound in self.bounds}
+        met = {bound: bound.met_by(numbers[bound.number]) for bound in self.bounds if bound.number in numbers}
         missed = [bound for bound, verdict in met.items() if verdict is False]
         if missed:
             return Verdict.FAILS, _what(missed, numbers)
+        if len(met) < len(self.bounds):
+            return (Verdict.MORE if self.recipes else Verdict.NOT_RUN), self.cost
         undecided = [bound for bound, verdict in met.items() if verdict is None]
         if undecided:
             return Verdict.MORE, f"the interval allows both: {_what(undecided, numbers)}"
@@ -100,13 +100,15 @@ class Claim:
 
 
 def over_seeds(values: Sequence[float], where: str) -> Number:
-    """The mean over seeds, with Student's interval from two of them on."""
+    """The mean over seeds, with Student's interval from three of them on: that of two says nothing."""
     seeds = len(values)
-    over = f"{seeds} seed{'s' if seeds > 1 else ''}, {where}"
+    mean = sum(values) / seeds
     if seeds == 1:
-        return Number(values[0], None, over)
+        return Number(mean, None, f"1 seed, {where}")
+    if seeds == 2:
+        return Number(mean, None, f"2 seeds, {where}, {_plain(min(values))} and {_plain(max(values))}", seeds)
     spread = Spread.of(torch.tensor(values))
-    return Number(spread.mean, spread.half, over, seeds)
+    return Number(spread.mean, spread.half, f"{seeds} seeds, {where}", seeds)
 
 
 def over_images(values: Sequence[float], halves: Sequence[float], where: str) -> Number:

@@ -30,7 +30,7 @@ _HEAD = """# The claims of the two papers
     mrp lab claims [--results runs] [--out docs/claims.md]
 
 This page is written by that command from the results of the commands in it; no verdict is typed. Its numbers are in
-`claims.json` beside it. Directions of the predictions are the papers'; where these give no number, the limit is ours. It
+`claims.json` beside it. Directions of the predictions are the papers'; where these give none, the limit is ours and
 stands in code (`mrp/lab/claims_umae.py`, `claims_mrp.py`), set when first runs of the labs had been seen and before the
 results to come. Intervals (+-) are 95 %. Sources without a number are named by what they are about.
 
@@ -96,7 +96,7 @@ def render(record: Record) -> str:
     """The page."""
     judged = verdicts(record)
     count = Counter(verdict for verdict, _ in judged.values())
-    total = ", ".join(f"{count[verdict]} {verdict}" for verdict in Verdict if count[verdict])
+    total = ", ".join(f"{verdict} {count[verdict]}" for verdict in Verdict if count[verdict])
     lines = [_HEAD, f"Collected {record.made}. {len(CLAIMS)} claims: {total}.", ""]
     number = 0
     for title, claims in PAPERS.items():
@@ -124,11 +124,19 @@ def _row(place: int, claim: Claim, numbers: Numbers, judged: tuple[Verdict, str]
         claim.statement,
         claim.source,
         "; ".join(map(str, claim.bounds)) or "-",
-        "; ".join(f"{name}: {number} ({number.over})" for name, number in numbers.items()) or "-",
+        _measured(numbers) or "-",
         f"**{verdict}**" + (f" ({said})" if said else ""),
         "<br>".join(f"`{part}`" for part in claim.command.split("; ")) if claim.command != "-" else "-",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _measured(numbers: Numbers) -> str:
+    """Each number, and behind those that share it what they are over."""
+    groups: dict[str, list[str]] = {}
+    for name, number in numbers.items():
+        groups.setdefault(number.over, []).append(f"{name}: {number}")
+    return "; ".join(f"{', '.join(parts)} ({over})" for over, parts in groups.items())
 
 
 def _recipes(claim: Claim) -> str:

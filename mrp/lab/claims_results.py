@@ -34,18 +34,27 @@ class Results:
         """What `mrp lab` has written to lab/NAME."""
         return self.read("lab", name, file)
 
+    def study(self, method: str) -> list[Path]:
+        """All seeds of a method of `tools/small_study.py`, at its longest training."""
+        done = self._done(method)
+        longest = max((epochs for epochs, _ in done), default=0)
+        return [folder for (epochs, _), folder in done.items() if epochs == longest]
+
     def pairs(self, first: str, second: str) -> list[Pair]:
         """All seeds of two methods, at the longest training that both have been through."""
-        done = {path.parent.name for path in self.folder.glob("study/*-*-*/result.json")}
-        found = []
-        for name in sorted(done):
-            method, epochs, seed = name.rsplit("-", 2)
-            other = f"{second}-{epochs}-{seed}"
-            if method == first and other in done and epochs.isdecimal():
-                study = self.folder / "study"
-                found.append(Pair(study / name, study / other, int(epochs)))
-        longest = max((pair.epochs for pair in found), default=0)
-        return [pair for pair in found if pair.epochs == longest]
+        before, after = self._done(first), self._done(second)
+        both = [key for key in before if key in after]
+        longest = max((epochs for epochs, _ in both), default=0)
+        return [Pair(before[key], after[key], key[0]) for key in both if key[0] == longest]
+
+    def _done(self, method: str) -> dict[tuple[int, int], Path]:
+        """The finished runs of a method, by epochs and seed."""
+        found = {}
+        for path in sorted(self.folder.glob(f"study/{method}-*-*/result.json")):
+            name, epochs, seed = path.parent.name.rsplit("-", 2)
+            if name == method and epochs.isdecimal() and seed.isdecimal():
+                found[int(epochs), int(seed)] = path.parent
+        return found
 
 
 def read(path: Path) -> dict[str, Any]:

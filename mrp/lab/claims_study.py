@@ -13,14 +13,13 @@ from mrp.lab.claims_results import Pair, Results, read
 
 def collapse(results: Results) -> Numbers:
     """How far MAE's features have collapsed."""
-    pairs = results.pairs("mae", "umae")
+    runs = results.study("mae")
+    if not runs:
+        return {}
+    where, found = _epochs(int(runs[0].name.split("-")[1])), [read(run / "result.json") for run in runs]
     return {
-        name: _metric(pairs, lambda mae, umae, key=key: mae[key])
-        for name, key in (
-            ("uniformity of MAE", "features/uniformity"),
-            ("participation ratio of MAE", "features/participation_ratio"),
-        )
-        if pairs
+        f"{title} of MAE": over_seeds([one[f"features/{key}"] for one in found], where)
+        for title, key in (("uniformity", "uniformity"), ("participation ratio", "participation_ratio"))
     }
 
 
@@ -33,10 +32,14 @@ def uniformity(first: str, second: str) -> Measure:
             return {}
         unif, rank = "features/uniformity", "features/rank_me"
         return {
-            "uniformity, without over with": _metric(pairs, lambda without, given: without[unif] / given[unif]),
-            "effective rank, with over without": _metric(pairs, lambda without, given: given[rank] / without[rank]),
-            "uniformity with": _metric(pairs, lambda without, given: given[unif]),
-            "effective rank with": _metric(pairs, lambda without, given: given[rank]),
+            "uniformity, without the term / with it": _metric(
+                pairs, lambda without, given: without[unif] / given[unif]
+            ),
+            "effective rank, with the term / without it": _metric(
+                pairs, lambda without, given: given[rank] / without[rank]
+            ),
+            "uniformity with it": _metric(pairs, lambda without, given: given[unif]),
+            "effective rank with it": _metric(pairs, lambda without, given: given[rank]),
         }
 
     return measure
@@ -85,7 +88,7 @@ def trained(first: str, second: str) -> Measure:
 def _metric(pairs: list[Pair], of: Callable[..., float]) -> Number:
     """Something of the last diagnosis of both runs."""
     values = [of(*(read(folder / "result.json") for folder in (pair.first, pair.second))) for pair in pairs]
-    return over_seeds(values, _epochs(pairs))
+    return over_seeds(values, _epochs(pairs[0].epochs))
 
 
 def _judged(folder: Path, key: str) -> dict[str, Any]:
@@ -97,8 +100,8 @@ def _gain(found: list[tuple[dict[str, Any], dict[str, Any]]], pairs: list[Pair])
     """Over seeds where there are three; before that, over the test images."""
     gains = [_points(*both) for both in found]
     if len(gains) >= 3:
-        return over_seeds(gains, _epochs(pairs))
-    return over_images(gains, [_half(*both) for both in found], f"{_epochs(pairs)}, over test images")
+        return over_seeds(gains, _epochs(pairs[0].epochs))
+    return over_images(gains, [_half(*both) for both in found], f"{_epochs(pairs[0].epochs)}, over test images")
 
 
 def _points(before: dict[str, Any], after: dict[str, Any]) -> float:
@@ -110,5 +113,5 @@ def _half(*judged: dict[str, Any]) -> float:
     return 50 * math.hypot(*(one["high"] - one["low"] for one in judged))
 
 
-def _epochs(pairs: list[Pair]) -> str:
-    return f"{pairs[0].epochs} epoch{'s' if pairs[0].epochs > 1 else ''}"
+def _epochs(epochs: int) -> str:
+    return f"{epochs} epoch{'s' if epochs > 1 else ''}"

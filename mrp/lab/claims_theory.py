@@ -22,7 +22,8 @@ def inequality(name: str) -> Measure:
         gaps = [row["gaps"][name] for data in found for row in data["rows"]]
         if not gaps:
             return {}
-        over = f"{len(gaps)} checkpoints of {len(found)} runs, {min(data['images'] for data in found)} images"
+        images = min(data["images"] for data in found)
+        over = f"{len(gaps)} checkpoints of {len(found)} runs, the starts included, {images} images"
         tightest = min(gaps, key=lambda gap: float(gap["value"]))
         fail = sum(gap["value"] + gap["error"] < 0 for gap in gaps)
         return {"checkpoints where it fails": Number(fail, 0.0, over), "smallest gap": _estimate(tightest, over)}
@@ -36,14 +37,14 @@ def aligning(results: Results) -> Numbers:
     if not found:
         return {}
     over = f"1 seed, {found['images']} images"
-    start, first, last = (_estimate(found["rows"][index]["alignment"], over) for index in (0, 1, -1))
-    return {
-        "L_align, end minus start": difference(last, start, over),
-        "L_align, end minus first checkpoint": difference(last, first, over),
-    }
+    start, *between, last = (_estimate(row["alignment"], over) for row in found["rows"])
+    numbers = {"L_align, end minus start": difference(last, start, over), "L_align at the end": last}
+    if between:
+        numbers["L_align, end minus first checkpoint"] = difference(last, between[0], over)
+    return numbers
 
 
-def change(measure: str, before: str, after: str) -> Measure:
+def change(measure: str, title: str, before: str, after: str) -> Measure:
     """How a measure of the mask graph changes from one kind of ratio to another, in every world."""
 
     def measured(results: Results) -> Numbers:
@@ -55,7 +56,7 @@ def change(measure: str, before: str, after: str) -> Measure:
                 rows = [_nearest(found["rows"], ratios[kind]) for kind in (before, after)]
                 old, new = (_of_graph(found, row, measure) for row in rows)
                 over = f"ratio {rows[0]['ratio']:.2f} to {rows[1]['ratio']:.2f}, {new.over}"
-                numbers[f"change, {world}"] = difference(new, old, over)
+                numbers[f"{title}, {world}"] = difference(new, old, over)
         return numbers
 
     return measured
@@ -76,7 +77,8 @@ def criteria(results: Results) -> Numbers:
 
 def residual(results: Results) -> Numbers:
     """Whether the sum of Theorem 4.2 prefers large ratios to small ones, and where it is largest."""
-    numbers = {name: one for name, one in change("residual", "small", "large")(results).items() if "toy" in name}
+    changes = change("residual", "change of the sum", "small", "large")(results)
+    numbers = {name: number for name, number in changes.items() if name.endswith("toy")}
     found = results.lab(WORLDS["CIFAR-10"])
     if found:
         largest = max(found["rows"], key=lambda row: float(row["estimates"]["residual"]["value"]))

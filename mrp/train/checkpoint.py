@@ -226,6 +226,7 @@ class Checkpoints:
         self._about = dict(about or {})
         self._started = found.step if found else None
         self._best: dict[str, Any] | None = found.state().get("best") if found else None
+        self._best_there = self._best
         self._writer = Writer(run) if main and config.asynchronous else None
         self._measured: dict[str, float] = {}
 
@@ -254,11 +255,11 @@ class Checkpoints:
         extra: Groups | None = None,
         wait: bool = False,
     ) -> None:
-        """Copy everything to the host and have it written, unless the run started from here; `wait` until it is."""
+        """Copy everything to the host and have it written, unless the run started from just this; `wait` until it is."""
         begin = time.perf_counter()
         state = ({"best": self._best} if self._config.best else {}) | dict(state)
         files = _files(step, module, optimizer, state, extra or {}, self._about)
-        if not self._main or step == self._started:
+        if not self._main or (step == self._started and self._best == self._best_there):
             for file in files.values():
                 if isinstance(file, Layout):
                     file.meet()

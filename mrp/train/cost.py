@@ -84,8 +84,8 @@ def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -
             counts: tuple[int, int, int] = functional_call(_Counting(step), weights, (batch,))
         except (DataDependentOutputException, DynamicOutputShapeException) as error:
             raise ConfigError(
-                f"objective: its forward pass needs numbers that are not known before it is run ({error}), so its memory "
-                "cannot be foreseen; give machine.micro_batch a number"
+                f"objective: its forward pass needs numbers that are not known before it is run ({error.func}), so its "
+                "memory cannot be foreseen; give machine.micro_batch a number"
             ) from None
         return counts
 

@@ -39,8 +39,7 @@ def start(run: Run) -> Accelerator:
     if run.machine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True)
-    # Buffers are the same on every process by construction: sending them at each step would be megabytes for nothing.
-    wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)
+    wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
     return join(wrapping)
 
 

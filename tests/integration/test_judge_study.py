@@ -46,11 +46,12 @@ def test_a_run_and_its_beginning_are_judged_alike_and_once(
     out = tmp_path / "judged.md"
     judge_study.main([str(run), *BUDGET, "--paper", str(run), "--out", str(out)])
     title, _, trained, untrained = out.read_text().splitlines()
+    name = re.escape(str(run))
     assert title.count("|") == trained.count("|") == untrained.count("|")
-    assert re.fullmatch(rf"\| run \|( {ACCURACY} \|){{4}} 12\.3 \|( \d+\.\d \|){{3}}", trained), trained
-    assert re.fullmatch(rf"\| untrained, as run \|( {ACCURACY} \|){{3}} - \| - \|( \d+\.\d \|){{2}} - \|", untrained), (
-        untrained
-    )
+    assert re.fullmatch(rf"\| {name} \|( {ACCURACY} \|){{4}} 12\.3 \|( \d+\.\d \|){{3}}", trained), trained
+    assert re.fullmatch(
+        rf"\| untrained, as {name} \|( {ACCURACY} \|){{3}} - \| - \|( \d+\.\d \|){{2}} - \|", untrained
+    ), untrained
 
     ours, theirs = run / "judged-0.3", run / "untrained" / "judged-0.3"
     files = ours / "tuned-2.json", theirs / "tuned-2.json", ours / "paper-3.json"

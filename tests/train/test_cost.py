@@ -141,7 +141,7 @@ def test_a_method_that_asks_for_numbers_is_told_to_name_its_micro_batch(tmp_path
         "        assert float(batch.images.sum()) != 3\n        return super().forward(batch)\n"
     )
     run = load("demo", [f"objective.name={method}"])
-    with pytest.raises(ConfigError, match="objective: its forward pass needs numbers .* give machine.micro_batch a"):
+    with pytest.raises(ConfigError, match=r"objective: its forward pass needs numbers .* give machine.micro_batch a"):
         run.plan(10, 1, 2**30)
     chosen = run.model_copy(update={"machine": run.machine.model_copy(update={"micro_batch": 1})})
     assert chosen.plan(10, 1, 2**30).micro_batch == 1

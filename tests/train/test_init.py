@@ -197,16 +197,18 @@ def test_without_an_origin_nothing_changes() -> None:
     assert init.completed(init.Tree({"seed": 1}, {})) == init.Tree({"seed": 1}, {})
 
 
-def test_a_step_that_is_sharded_starts_with_the_same_weights(pretrained: Path) -> None:
+def test_a_step_that_is_sharded_starts_with_the_same_weights(pretrained: Path, tmp_path: Path) -> None:
     run = load("finetune_tiny_digits", ["backbone=null", f"init={pretrained}"])
     whole, said = started(run)
     sharded = run.build_step()
-    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
         wrapping.shard(sharded, "cpu", 1)
         assert run.init is not None
         assert init.start(run.init, run.name, sharded) == said
-        found = {name: tensors.whole(tensor) for name, tensor in sharded.objective.state_dict().items()}
+        found = {
+            name: tensors.whole(tensor) for name, tensor in sharded.get_submodule("objective").state_dict().items()
+        }
     finally:
         distributed.destroy_process_group()
     assert all(torch.equal(tensor, found[name]) for name, tensor in whole.state_dict().items())
