@@ -465,6 +465,17 @@ def test_the_state_a_run_started_from_is_not_written_again(tmp_path: Path) -> No
     assert contents(tmp_path) == before
 
 
+def test_the_state_a_run_started_from_is_written_again_if_it_turns_out_the_best(tmp_path: Path) -> None:
+    training = Training()
+    training.save(tmp_path, 3)
+    checkpoints = keeper(tmp_path, best="accuracy", found=found(tmp_path))
+    assert checkpoints.note(3, {"accuracy": 0.8})
+    checkpoints.save(3, training.model, training.optimizer, {})
+    checkpoints.close()
+    assert found(tmp_path).state()["best"] == {"name": "accuracy", "value": 0.8, "step": 3}
+    assert [one.step for one in whole(tmp_path)] == [3]
+
+
 def test_one_that_does_not_write_leaves_nothing(tmp_path: Path) -> None:
     training = Training()
     other = Checkpoints(tmp_path, checkpoint.Config(), 1, main=False)
