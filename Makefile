@@ -37,8 +37,8 @@ setup: ## Create or renew .venv with mrp and its pinned dependencies (about two 
 demo: setup ## Pretrain, probe and draw a small run on a CPU
 	@$(BIN)/mrp demo
 
-test: setup ## Run the tests
-	@$(BIN)/python -m pytest -q --durations=10 $(ARGS)
+test: setup ## Run the tests, in two processes
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations=10 $(ARGS)
 
 lint: setup ## Check style and formatting
 	@$(BIN)/ruff check .
