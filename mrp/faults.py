@@ -16,7 +16,7 @@ Place = tuple[int | str, ...]
 _PLAIN = (
     (r"^(Input|Value) should be (a |an )?(valid )?", ""),
     (r", (unable to parse|got) .*$", ""),
-    (r"^dictionary or instance of \w+$", "a section (key: value)"),
+    (r"^dictionary or (instance of \w+|object to extract fields from)$", "a section (key: value)"),
     (r"^tuple$", "list"),
 )
 
