@@ -255,7 +255,7 @@ class Checkpoints:
         extra: Groups | None = None,
         wait: bool = False,
     ) -> None:
-        """Copy everything to the host and have it written, unless the run started from just this; `wait` until it is."""
+        """Copy all to the host and have it written, unless the run started from just this; `wait` until it is."""
         begin = time.perf_counter()
         state = ({"best": self._best} if self._config.best else {}) | dict(state)
         files = _files(step, module, optimizer, state, extra or {}, self._about)
