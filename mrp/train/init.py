@@ -67,7 +67,10 @@ def completed(tree: Tree, folder: Path | None = None) -> Tree:
     if noted is not None:
         backbone, content = vit.Config.model_validate(noted["backbone"]), noted["init"]["content"]
     else:
-        found = _read(config, stated)
+        try:
+            found = _read(config, stated)
+        except ConfigError as error:
+            raise ConfigError(f"{tree.origins.get('init', 'the configuration')}: init: {error}") from None
         _check_data(found, tree.values.get("data"))
         backbone, content = found.backbone, config.content or found.digest
     values = tree.values | {
