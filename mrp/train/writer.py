@@ -164,12 +164,15 @@ def serve(memory: int, parent: int) -> None:
 
 def _lines(orders: IO[bytes], parent: int) -> Iterator[bytes]:
     """Orders until none can come: data loading processes, which inherit the pipe, may keep it open for a while."""
-    while os.getppid() == parent:
-        if select.select([orders], [], [], 1.0)[0]:
+    while True:
+        orphaned = os.getppid() != parent  # an order that it left in the pipe is still carried out
+        if select.select([orders], [], [], 0.0 if orphaned else 1.0)[0]:
             line = orders.readline()
             if not line:
                 return
             yield line
+        elif orphaned:
+            return
 
 
 def _write(memory: int, job: dict[str, Any]) -> dict[str, Any]:
