@@ -20,9 +20,9 @@ from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.sources import open_source
-from mrp.lab.multiview_measure import Spread
-from mrp.lab.multiview_render import render
-from mrp.lab.multiview_settings import Settings, read
+from mrp.lab.multiview.constants import Settings, read
+from mrp.lab.multiview.measure import Spread
+from mrp.lab.multiview.render import render
 from mrp.run import load
 from mrp.train.loop import train
 

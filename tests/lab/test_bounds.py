@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from mrp import api
 from mrp.cli import main
 from mrp.config import ConfigError
-from mrp.lab import bounds
+from mrp.lab.bounds import experiment as bounds
 from mrp.lab.mean import Mean
 from mrp.objectives import mae
 from mrp.run import load

@@ -10,9 +10,11 @@ import pytest
 
 from mrp import cli
 from mrp.config import ConfigError
-from mrp.lab import claims_page, claims_study, claims_theory
-from mrp.lab.claims import Bound, Claim, Number, Verdict, difference, over_seeds
-from mrp.lab.claims_results import Results
+from mrp.lab.claims import page as claims_page
+from mrp.lab.claims import study as claims_study
+from mrp.lab.claims import theory as claims_theory
+from mrp.lab.claims.claim import Bound, Claim, Number, Verdict, difference, over_seeds
+from mrp.lab.claims.results import Results
 from mrp.run import find_recipe
 
 DOCS = Path(__file__).parents[2] / "docs"

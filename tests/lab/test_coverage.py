@@ -14,8 +14,8 @@ from mrp import api
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.evaluate import logistic
-from mrp.lab import coverage
-from mrp.lab.activation import Classifier, classifier
+from mrp.lab.coverage import experiment as coverage
+from mrp.lab.coverage.activation import Classifier, classifier
 from mrp.run import load
 from mrp.train.loop import train
 

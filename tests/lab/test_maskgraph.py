@@ -12,8 +12,9 @@ from torch import Tensor
 
 from mrp.cli import main
 from mrp.config import ConfigError
-from mrp.lab import discrete, graph, maskgraph
-from mrp.lab.maskgraph import Options, Result
+from mrp.lab.maskgraph import experiment as maskgraph
+from mrp.lab.maskgraph import graph, toy_world
+from mrp.lab.maskgraph.experiment import Options, Result
 
 
 def toy(images: int, seed: int = 0) -> Result:
@@ -59,13 +60,13 @@ def mask_of(*hidden: int) -> Tensor:
 
 
 def test_a_ratio_and_its_complement_have_the_same_spectrum() -> None:
-    world, mask = discrete.make(), mask_of(0, 4)
-    assert torch.allclose(discrete.exact(world, mask, 2)[1], discrete.exact(world, ~mask, 2)[1], atol=1e-12)
+    world, mask = toy_world.make(), mask_of(0, 4)
+    assert torch.allclose(toy_world.exact(world, mask, 2)[1], toy_world.exact(world, ~mask, 2)[1], atol=1e-12)
 
 
 def test_patches_that_know_nothing_of_each_other_leave_one_eigenvalue() -> None:
-    world = discrete.make(sharpness=0)
-    found, eigenvalues = discrete.exact(world, mask_of(1, 2, 3), 1)
+    world = toy_world.make(sharpness=0)
+    found, eigenvalues = toy_world.exact(world, mask_of(1, 2, 3), 1)
     assert eigenvalues[0] == pytest.approx(1)
     assert found["residual"] == pytest.approx(0, abs=1e-20)
     assert found["same_class"] == pytest.approx(0.5)
@@ -73,8 +74,8 @@ def test_patches_that_know_nothing_of_each_other_leave_one_eigenvalue() -> None:
 
 
 def test_what_is_visible_and_what_is_hidden_move_in_opposite_ways() -> None:
-    world = discrete.make()
-    found = [discrete.exact(world, mask_of(*range(count)), 2)[0] for count in range(1, 6)]
+    world = toy_world.make()
+    found = [toy_world.exact(world, mask_of(*range(count)), 2)[0] for count in range(1, 6)]
     errors, edges = ([values[name] for values in found] for name in ("label_error", "same_class"))
     assert errors == sorted(errors)
     assert edges == sorted(edges)
@@ -82,13 +83,13 @@ def test_what_is_visible_and_what_is_hidden_move_in_opposite_ways() -> None:
 
 def test_the_exact_graph_by_another_way() -> None:
     """Image by image instead of view by view: A through the images that agree on what is hidden."""
-    world, mask = discrete.make(values=2), mask_of(0, 3)
+    world, mask = toy_world.make(values=2), mask_of(0, 3)
     chance = world.joint.sum(0)
     same_target = (world.images[:, None, mask] == world.images[None, :, mask]).all(-1).double()
     same_view = (world.images[:, None, ~mask] == world.images[None, :, ~mask]).all(-1).double()
     edges = chance[:, None] * same_target * chance / (same_target @ chance)[:, None]  # p(image, image+)
     of_class = world.joint / chance
-    found = discrete.exact(world, mask, 2)[0]
+    found = toy_world.exact(world, mask, 2)[0]
     assert found["same_class"] == pytest.approx(float((of_class @ edges @ of_class.T).trace()))
     views = same_view * chance / (same_view @ chance)[:, None]
     eigenvalues = torch.linalg.eigvals(views @ (edges / chance[:, None])).real.sort(descending=True).values

@@ -14,10 +14,12 @@ from torch import Tensor
 from mrp import cli
 from mrp.config import ConfigError
 from mrp.data.sources import open_source
-from mrp.lab import multiview, multiview_render, multiview_train
-from mrp.lab.multiview_data import Samples, draw
-from mrp.lab.multiview_measure import Spread, held
-from mrp.lab.multiview_settings import Settings, read
+from mrp.lab.multiview import compare as multiview
+from mrp.lab.multiview import network as multiview_train
+from mrp.lab.multiview import render as multiview_render
+from mrp.lab.multiview.constants import Settings, read
+from mrp.lab.multiview.data import Samples, draw
+from mrp.lab.multiview.measure import Spread, held
 
 SMALL = ("k=3", "d=12", "P=9", "m=2", "samples=40", "tests=40", "seeds=2", "batch=16", "steps=1")
 CLEAN = ("sigma=0", "gamma=0")

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from mrp.lab.claims import Measure, Number, Numbers, over_images, over_seeds
-from mrp.lab.claims_results import Pair, Results, read
+from mrp.lab.claims.claim import Measure, Number, Numbers, over_images, over_seeds
+from mrp.lab.claims.results import Pair, Results, read
 
 
 def collapse(results: Results) -> Numbers:

@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mrp.lab import graph
-from mrp.lab.maskgraph import Result, Row
+from mrp.lab.maskgraph import graph
+from mrp.lab.maskgraph.experiment import Result, Row
 
 COLOURS = ("#1f5f8b", "#c2571a", "#3b7d3b", "#7a4a8c", "#8c6d1f")
 SHOWN = 24  # eigenvalues in the picture

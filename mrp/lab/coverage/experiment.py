@@ -22,7 +22,7 @@ from mrp import api
 from mrp.config import ConfigError
 from mrp.data.sources import Source
 from mrp.lab import samples
-from mrp.lab.activation import Classifier, classifier
+from mrp.lab.coverage.activation import Classifier, classifier
 from mrp.lab.mean import Mean
 
 THRESHOLD = 0.5  # of a map's largest value: what counts as covered

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from mrp.config import ConfigError, nearest
-from mrp.lab.multiview_data import Samples, draw
-from mrp.lab.multiview_measure import Spread, correlations, held, summary
-from mrp.lab.multiview_settings import Settings
-from mrp.lab.multiview_train import (
+from mrp.lab.multiview.constants import Settings
+from mrp.lab.multiview.data import Samples, draw
+from mrp.lab.multiview.measure import Spread, correlations, held, summary
+from mrp.lab.multiview.network import (
     Classifier,
     accuracy,
     class_head,

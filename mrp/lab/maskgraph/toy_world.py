@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrp.lab.graph import SPECTRUM, residual
+from mrp.lab.maskgraph.graph import SPECTRUM, residual
 
 GRID = (2, 3)
 STYLES = 2  # of each class

@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mrp.lab.multiview_data import Samples
-from mrp.lab.multiview_settings import Settings
+from mrp.lab.multiview.constants import Settings
+from mrp.lab.multiview.data import Samples
 
 Watch = Callable[[int, Tensor], None]  # the step and the kernels
 CHUNK = 100  # samples of a seed that are evaluated at once

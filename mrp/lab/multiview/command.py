@@ -1,4 +1,4 @@
-"""The words of `mrp lab multiview`, and what runs it."""
+"""`mrp lab multiview`: its words and what runs it."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrp.lab.multiview import Result
-    from mrp.lab.multiview_settings import Settings
+    from mrp.lab.multiview.compare import Result
+    from mrp.lab.multiview.constants import Settings
 
+HELP = "which features mask-reconstruction pretraining and supervised learning capture"
 TOY = ("k=4", "d=27", "P=9", "m=10", "samples=100", "tests=100", "seeds=2", "steps=60", "steps_scratch=40")
 _PREDICTED = {
     "teacher": "all features, one or none a kernel, accuracy near 1 on both kinds",
@@ -34,7 +35,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Run what was asked, and say how long it took."""
-    from mrp.lab import multiview_settings
+    from mrp.lab.multiview import constants as multiview_settings
 
     settings = multiview_settings.read([*(TOY if options.toy else ()), *options.overrides])
     began = time.monotonic()
@@ -58,7 +59,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _compare(settings: Settings, out: Path) -> None:
-    from mrp.lab import multiview, multiview_plots
+    from mrp.lab.multiview import compare as multiview
+    from mrp.lab.multiview import plots as multiview_plots
 
     results = multiview.compare(settings)
     _show(settings, results)
@@ -70,7 +72,8 @@ def _compare(settings: Settings, out: Path) -> None:
 
 
 def _sweep(settings: Settings, name: str, out: Path) -> None:
-    from mrp.lab import multiview, multiview_plots
+    from mrp.lab.multiview import compare as multiview
+    from mrp.lab.multiview import plots as multiview_plots
 
     results = multiview.sweep(settings, name, lambda line: print(line, flush=True))
     for value, found in results.items():
@@ -82,7 +85,8 @@ def _sweep(settings: Settings, name: str, out: Path) -> None:
 
 
 def _map(settings: Settings, out: Path) -> None:
-    from mrp.lab import multiview, multiview_plots
+    from mrp.lab.multiview import compare as multiview
+    from mrp.lab.multiview import plots as multiview_plots
 
     rows = multiview.map_pretraining(settings, lambda line: print(line, flush=True))
     cells = [
@@ -98,7 +102,7 @@ def _map(settings: Settings, out: Path) -> None:
 
 
 def _render(settings: Settings, folder: Path) -> None:
-    from mrp.lab import multiview_render
+    from mrp.lab.multiview import render as multiview_render
 
     for split, num in multiview_render.render(settings, folder).items():
         print(f"{folder / split}: {num} images in {settings.k} classes")
@@ -108,7 +112,7 @@ def _show(settings: Settings, results: dict[str, Result], title: str = "") -> No
     from rich.console import Console
     from rich.table import Table
 
-    from mrp.lab.multiview import METHODS
+    from mrp.lab.multiview.compare import METHODS
 
     table = Table(title=title or f"{settings.seeds} seeds, mean and 95 % interval", title_justify="left")
     table.add_column("")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrp.lab.claims import Measure, Number, Numbers, difference
-from mrp.lab.claims_results import Results
+from mrp.lab.claims.claim import Measure, Number, Numbers, difference
+from mrp.lab.claims.results import Results
 
 WORLDS = {"toy": "maskgraph-toy", "CIFAR-10": "maskgraph-cifar10", "CIFAR-10, unit 8": "maskgraph-cifar10-unit8"}
 RATIOS = {"small": 0.3, "large": 0.75, "too large": 0.95}

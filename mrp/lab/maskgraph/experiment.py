@@ -20,8 +20,8 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.data.order import keys
-from mrp.lab import discrete, graph
-from mrp.lab.graph import Distances, Estimate
+from mrp.lab.maskgraph import graph, toy_world
+from mrp.lab.maskgraph.graph import Distances, Estimate
 from mrp.lab.samples import labelled
 from mrp.models.masking import fold, random_mask
 from mrp.train.step import Prepare
@@ -101,7 +101,7 @@ class Result:
 def run(options: Options, say: Any = print) -> Result:
     """Measure every ratio and unit."""
     began = time.monotonic()
-    world = discrete.make(seed=options.seed) if options.data == TOY else None
+    world = toy_world.make(seed=options.seed) if options.data == TOY else None
     images, labels = _sample(options, world)
     _check(options, images)
     noise = options.noise
@@ -123,14 +123,14 @@ def run(options: Options, say: Any = print) -> Result:
     return Result(options, noise, chance, rows, time.monotonic() - began)
 
 
-def _sample(options: Options, world: discrete.World | None) -> tuple[Tensor, Tensor]:
+def _sample(options: Options, world: toy_world.World | None) -> tuple[Tensor, Tensor]:
     """Images (N C H W) with zero mean, and their labels."""
     if world is None:
         images, labels = labelled(options.data, options.size, options.images)
         images = Prepare((0.0,), (1.0,))(images)  # to 0..1
     else:
         images, labels = world.sample(options.images, options.seed)
-        images = images.unflatten(1, (1, *discrete.GRID))
+        images = images.unflatten(1, (1, *toy_world.GRID))
     return images - images.mean(0), labels
 
 
@@ -167,7 +167,13 @@ def _counts(images: Tensor, unit: int, ratios: Sequence[float]) -> list[int]:
 
 
 def _row(
-    images: Tensor, labels: Tensor, unit: int, hidden: int, noise: float, options: Options, world: discrete.World | None
+    images: Tensor,
+    labels: Tensor,
+    unit: int,
+    hidden: int,
+    noise: float,
+    options: Options,
+    world: toy_world.World | None,
 ) -> Row:
     """The mean over masks."""
     grid = (images.shape[2] // unit, images.shape[3] // unit)
@@ -192,7 +198,7 @@ def _row(
         )
         for name in graph.MEASURES
     }
-    known = [discrete.exact(world, mask, options.features) for mask in masks] if world else []
+    known = [toy_world.exact(world, mask, options.features) for mask in masks] if world else []
     return Row(
         unit=unit,
         ratio=hidden / units,

@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from mrp.lab.bounds import Result, Row
+from mrp.lab.bounds.experiment import Result, Row
 from mrp.lab.mean import Mean
 
 _BLUE, _ORANGE, _GREEN, _GREY = "#1f5f8b", "#c2571a", "#3b7d3b", "#777777"

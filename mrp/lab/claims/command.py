@@ -1,9 +1,11 @@
-"""The words of `mrp lab claims`, and what runs it."""
+"""`mrp lab claims`: its words and what runs it."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+
+HELP = "the table of the papers' claims: what was predicted, what was measured, what can be said"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
@@ -29,22 +31,22 @@ def run(options: argparse.Namespace) -> None:
     from rich.table import Table
 
     from mrp.config import ConfigError
-    from mrp.lab import claims_page
-    from mrp.lab.claims_results import Results
+    from mrp.lab.claims import page
+    from mrp.lab.claims.results import Results
 
     if options.results is not None and not options.results.is_dir():
         raise ConfigError(f"--results: there is no folder {options.results}")
     if options.out.suffix != ".md":
         raise ConfigError(f"--out: {options.out} is no page; give a name that ends in .md")
-    record = claims_page.collect(Results(options.results or Path("runs")))
+    record = page.collect(Results(options.results or Path("runs")))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     numbers = options.out.with_suffix(".json")
-    numbers.write_text(claims_page.as_json(record), encoding="utf-8")
-    written = claims_page.from_json(numbers)  # so that the page follows from the file, to the last digit
-    options.out.write_text(claims_page.render(written), encoding="utf-8")
+    numbers.write_text(page.as_json(record), encoding="utf-8")
+    written = page.from_json(numbers)  # so that the page follows from the file, to the last digit
+    options.out.write_text(page.render(written), encoding="utf-8")
     table = Table("", "claim", "verdict", title="What the results say of the papers' claims", title_justify="left")
-    judged = claims_page.verdicts(written)
-    for place, claim in enumerate(claims_page.CLAIMS, start=1):
+    judged = page.verdicts(written)
+    for place, claim in enumerate(page.CLAIMS, start=1):
         verdict, why = judged[claim.key]
         table.add_row(str(place), claim.statement, f"{verdict} ({why})" if why else verdict)
     Console(width=140).print(table)

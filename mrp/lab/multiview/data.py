@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrp.lab.multiview_settings import Range, Settings
+from mrp.lab.multiview.constants import Range, Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from mrp.lab import claims_multiview as multiview
-from mrp.lab.claims import Bound, Claim, Number, Numbers, difference
-from mrp.lab.claims_results import Results
+from mrp.lab.claims import multiview
+from mrp.lab.claims.claim import Bound, Claim, Number, Numbers, difference
+from mrp.lab.claims.results import Results
 
 _MULTIVIEW = "mrp lab multiview"
 _MULTIVIEW_COST = "1.3 CPU minutes"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from mrp.lab.claims import Measure, Number, Numbers, over_seeds
-from mrp.lab.claims_results import Results
+from mrp.lab.claims.claim import Measure, Number, Numbers, over_seeds
+from mrp.lab.claims.results import Results
 
 Pick = Callable[[dict[str, Any]], Any]  # from the methods of a comparison, a mean and its interval
 

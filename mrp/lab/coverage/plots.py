@@ -8,7 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from mrp.lab.coverage import Examples, Options, Row, as_data
+from mrp.lab.coverage.experiment import Examples, Options, Row, as_data
 
 COLOURS = ("#1f5f8b", "#c2571a", "#3b7d3b", "#7a4a8c", "#8c6d1f", "#444444")
 _COMPARED = {

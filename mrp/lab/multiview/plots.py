@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from mrp.lab.multiview import MAP, METHODS, Result, largest_ratio
-from mrp.lab.multiview_measure import Spread
-from mrp.lab.multiview_settings import Settings
+from mrp.lab.multiview.compare import MAP, METHODS, Result, largest_ratio
+from mrp.lab.multiview.constants import Settings
+from mrp.lab.multiview.measure import Spread
 
 COLOURS = {"teacher": "#1f5f8b", "patches": "#3b7d3b", "scratch": "#c2571a"}
 MARKERS = {"teacher": "o", "patches": "s", "scratch": "^"}

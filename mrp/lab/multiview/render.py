@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mrp.config import ConfigError
-from mrp.lab.multiview_data import Samples, draw
-from mrp.lab.multiview_settings import Settings
+from mrp.lab.multiview.constants import Settings
+from mrp.lab.multiview.data import Samples, draw
 
 SCALE = 2.5  # of a patch's numbers in pixels of 0 to 1: a label's feature is plain to see and seldom clipped
 SPLITS = ("train", "test_multi", "test_single")

@@ -10,8 +10,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from mrp.lab.claims_results import Results
-from mrp.lab.multiview_measure import Spread
+from mrp.lab.claims.results import Results
+from mrp.lab.multiview.measure import Spread
 
 
 class Verdict(StrEnum):

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from mrp.config import ConfigError
-from mrp.lab import claims_mrp, claims_umae
-from mrp.lab.claims import Claim, Number, Numbers, Verdict
-from mrp.lab.claims_results import Results, read
+from mrp.lab.claims import mrp as claims_mrp
+from mrp.lab.claims import umae as claims_umae
+from mrp.lab.claims.claim import Claim, Number, Numbers, Verdict
+from mrp.lab.claims.results import Results, read
 from mrp.run import find_recipe
 
 PAPERS = {

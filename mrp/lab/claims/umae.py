@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
-from mrp.lab import claims_study as study
-from mrp.lab import claims_theory as theory
-from mrp.lab.claims import Bound, Claim
+from mrp.lab.claims import study, theory
+from mrp.lab.claims.claim import Bound, Claim
 
 _STUDY = "python tools/small_study.py CIFAR --epochs 5 --seeds 3 --methods mae umae"
 _STUDY_COST = "about 13 CPU minutes a method and seed"

@@ -1,0 +1,31 @@
+"""`mrp lab bounds`: its words and what runs it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mrp.lab.words import add_out, count, print_table, print_written
+
+HELP = "the inequalities of U-MAE's theory at every checkpoint of a run"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """The run, and how many images and steps."""
+    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run of MAE or U-MAE")
+    parser.add_argument("--images", type=count, default=512, metavar="N", help="held-out images (default: 512)")
+    parser.add_argument(
+        "--descent", type=count, default=150, metavar="N", help="steps in search of the decoder's error (default: 150)"
+    )
+    add_out(parser, "bounds")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Evaluate the inequalities at every checkpoint, print the table, write."""
+    from mrp.lab.bounds import experiment, plots
+
+    result = experiment.run(options.run, options.images, options.descent)
+    title = f"{options.run}: left side minus right side, which should not be negative"
+    rows = [[str(row.step), *(f"{gap} ({gap.verdict})" for gap in row.gaps.values())] for row in result.rows]
+    print_table(title, ["step", *experiment.GAPS.values()], rows, width=150)
+    print_written(plots.write(result, options.out))

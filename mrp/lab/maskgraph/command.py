@@ -1,0 +1,56 @@
+"""`mrp lab maskgraph`: its words and what runs it."""
+
+from __future__ import annotations
+
+import argparse
+
+from mrp.lab.words import add_out, count, print_table, print_written
+
+HELP = "how masks connect images: edges within classes, label error, eigenvalues, by mask ratio and unit"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """The data, the masks, and the size of the sample."""
+    add = parser.add_argument
+    add("data", metavar="DATA", help="what data.train takes, or 'toy': a world whose graph is known")
+    add("--ratios", type=float, nargs="+", metavar="R", help="mask ratios (default: .1 to .95)")
+    add("--unit", type=count, nargs="+", default=[4], metavar="PIXELS", help="side of a mask unit (default: 4)")
+    add("--images", type=count, metavar="N", help="default: 2000, of the toy 1000")
+    add("--masks", type=count, metavar="N", help="per ratio (default: 4, of the toy all)")
+    add("--features", type=count, metavar="K", help="k in Theorem 4.2 (default: 64, of the toy 2)")
+    add("--noise", type=float, metavar="S", help="through which views are seen (default: by --candidates)")
+    add("--candidates", type=float, default=8.0, metavar="N", help="images that a noisy one could be (default: 8)")
+    add("--size", type=count, default=32, metavar="PIXELS", help="images are resized to it (default: 32)")
+    add("--seed", type=int, default=0, metavar="N", help="of masks and noise (default: 0)")
+    add_out(parser, "maskgraph")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measure, print what each criterion would choose, write."""
+    from mrp.lab.maskgraph import experiment, graph, plots
+
+    toy = options.data == experiment.TOY
+    result = experiment.run(
+        experiment.Options(
+            data=options.data,
+            ratios=tuple(options.ratios or experiment.RATIOS),
+            units=tuple(options.unit),
+            images=options.images or (1000 if toy else 2000),
+            masks=options.masks or (20 if toy else 4),
+            features=options.features or (2 if toy else 64),
+            noise=options.noise,
+            candidates=options.candidates,
+            size=options.size,
+            seed=options.seed,
+        )
+    )
+    rows = []
+    for unit in result.units:
+        for name, (best, *others) in result.choices(unit).items():
+            wanted = f"{graph.MEASURES[name]} ({'most' if name.startswith('same') else 'least'})"
+            rows.append((str(unit), wanted, f"{best:.2f}", ", ".join(f"{ratio:.2f}" for ratio in others) or "-"))
+    columns = ("unit", "criterion", "best", "not told apart from it")
+    print_table(f"{options.data}: which ratio each criterion would choose", columns, rows, width=120)
+    if toy:
+        print("the exact values lie within the stated error for {} of {} estimates".format(*result.within()))
+    print_written(plots.write(result, options.out))

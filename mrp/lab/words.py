@@ -1,0 +1,39 @@
+"""What the experiments' commands share: words of the command line, tables, and the list of written files."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+
+def count(word: str) -> int:
+    """A whole number from 1."""
+    if not word.isdecimal() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 1")
+    return int(word)
+
+
+def add_out(parser: argparse.ArgumentParser, name: str) -> None:
+    """The folder for the results."""
+    default = Path("runs/lab") / name
+    parser.add_argument(
+        "--out", type=Path, default=default, metavar="FOLDER", help=f"for the results (default: {default})"
+    )
+
+
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
+    """Print a table; rich is imported only here, so that `mrp --help` answers at once."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=width).print(table)
+
+
+def print_written(paths: Iterable[Path]) -> None:
+    """Say where the results are."""
+    for path in paths:
+        print(f"written to {path}")
