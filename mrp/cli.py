@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = _read(words)
     if options.verb in TRAINING and options.processes > 1:
         if "RANK" not in os.environ:
-            from mrp.launch import launch
+            from mrp.processes.launch import launch
 
             sys.exit(launch(options.processes, words))
         if os.environ.get("WORLD_SIZE") != str(options.processes):

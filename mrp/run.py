@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ import torch
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 import mrp
-from mrp import objectives
+from mrp.checkpoint.checkpoints import Config as Checkpoint
 from mrp.config import ConfigError, Duration, Node, build, compose, nearest
 from mrp.data import mixed
 from mrp.data.cache import Cache
@@ -25,25 +24,25 @@ from mrp.data.order import Order
 from mrp.data.sources import Config as Data
 from mrp.data.sources import Source
 from mrp.data.views import open_data
+from mrp.evaluate.validation import Config as Validation
+from mrp.folder import CONFIG
+from mrp.interop.init import Config as Init
+from mrp.interop.init import completed
 from mrp.interop.runs import locate
 from mrp.models.vit import Config as Backbone
 from mrp.models.vit import build as build_backbone
+from mrp.monitor.alarm import Config as Diagnose
+from mrp.monitor.guard import Config as Guard
+from mrp.monitor.tracker import Config as Track
+from mrp.objectives import OBJECTIVES
 from mrp.objectives._helpers import Objective
-from mrp.train.alarm import Config as Diagnose
-from mrp.train.average import Config as Average
-from mrp.train.checkpoint import Config as Checkpoint
-from mrp.train.cost import Cost
-from mrp.train.cost import measure as measure_cost
-from mrp.train.folder import CONFIG
-from mrp.train.guard import Config as Guard
-from mrp.train.init import Config as Init
-from mrp.train.init import completed
-from mrp.train.mixing import Config as Mixing
-from mrp.train.mixing import Erase, Mix
-from mrp.train.optim import Section as Optimizer
-from mrp.train.step import Precision, Prepare, Step
-from mrp.train.tracker import Config as Track
-from mrp.train.validate import Config as Validation
+from mrp.optim.average import Config as Average
+from mrp.optim.optimizer import Section as Optimizer
+from mrp.prepare.mixing import Config as Mixing
+from mrp.prepare.mixing import Erase, Mix
+from mrp.processes.cost import Cost
+from mrp.processes.cost import measure as measure_cost
+from mrp.step import Precision, Prepare, Step
 
 _OF_THE_MACHINE = {"validation", "diagnose", "checkpoint", "track", "guard", "resume", "machine"}
 _IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged"}  # what of `data:` its content stands for
@@ -78,41 +77,11 @@ class Resume(Node):
     allow: tuple[str, ...] = ()  # keys, or sections that hold them, such as [optim.lr, data]; what changes is kept
 
 
-def _objective(value: Any) -> Any:
-    """The section of whichever objective it names."""
-    if isinstance(value, Node):
-        return value
-    if not isinstance(value, Mapping) or not isinstance(value.get("name"), str):
-        raise ValueError(
-            f"a section with a name is needed, such as {{name: mae}}; known: {', '.join(objectives.names())}"
-        )
-    name: str = value["name"]
-    if name.endswith(".py"):
-        name = str(Path(name).absolute())  # so that the run's own copy of its configuration works from any folder
-    return _objective_config(name).model_validate({**value, "name": name})
-
-
-@cache
-def _objective_config(name: str) -> type[Node]:
-    config: type[Node] = objectives.find(name).Config
-    if not name.endswith(".py"):
-        return config
-    widened = {"__annotations__": {"name": str}, "name": name, "__module__": __name__}
-    return type(config.__name__, (config,), widened)  # a file's own objective keeps its path as its name
-
-
-def _objective_keys(value: Any) -> type[Node] | None:
-    try:
-        return _objective_config(value["name"])
-    except (ConfigError, KeyError, TypeError):
-        return None
-
-
 class Run(Node):
     """One run. Sections that change results come first; `diagnose`, `checkpoint`, `track` and `machine` do not."""
 
-    objective: Annotated[SerializeAsAny[Node], BeforeValidator(_objective)] = Field(
-        json_schema_extra={"choose": _objective_keys}  # type: ignore[dict-item]
+    objective: Annotated[SerializeAsAny[Node], BeforeValidator(OBJECTIVES.read)] = Field(
+        json_schema_extra={"choose": OBJECTIVES.config_of}  # type: ignore[dict-item]
     )
     backbone: Backbone
     data: Data
@@ -174,7 +143,7 @@ class Run(Node):
         torch.manual_seed(self.seed)
         backbone = build_backbone(self.backbone, self.data.shape, self.data.channels)
         backbone.set_grad_checkpointing(self.machine.checkpointing)
-        objective: Objective = objectives.find(self.name).Objective(self.objective, backbone)
+        objective: Objective = OBJECTIVES.find(self.name).Objective(self.objective, backbone)
         return Step(self._prepare(), objective, self.precision)
 
     def _prepare(self) -> Prepare:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import mrp
-from mrp import cli, launch, verbs
+from mrp import cli, verbs
 from mrp.config import ConfigError, Stopped
+from mrp.processes import launch
 from mrp.run import load
 
 ROOT = Path(__file__).resolve().parent.parent

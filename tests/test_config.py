@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import Field, ValidationError
 
 from mrp.config import ConfigError, Duration, Node, Tree, build, compose, dump, nearest, parse
+from mrp.folder import flat
 from mrp.run import Run, load
-from mrp.train.folder import flat
 
 
 class Optimizer(Node):

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mrp import cli, cluster
+from mrp import cli
+from mrp.processes import slurm as cluster
 from mrp.run import load
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -19,17 +19,17 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrp import api, probing
+from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import Loader
-from mrp.evaluate import knn, sweep
+from mrp.evaluate import knn, probing, sweep
 from mrp.evaluate.heads import Schedule
-from mrp.evaluate.processes import meet
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Store
 from mrp.objectives.classify import Config, Objective
-from mrp.train.step import Step
+from mrp.processes.join import meet
+from mrp.step import Step
 
 EPOCHS = 90  # of the protocol
 IMAGENET = {"images": 1_281_167, "forward": 35.1e9, "width": 768, "classes": 1000}  # ViT-B/16 at 224: 17.6 G products

@@ -22,9 +22,9 @@ from pathlib import Path
 
 import torch
 
+from mrp.checkpoint.checkpoints import Checkpoints, Config, newest
+from mrp.optim import optimizer as optim
 from mrp.run import load
-from mrp.train import optim
-from mrp.train.checkpoint import Checkpoints, Config, newest
 
 
 def main() -> None:

@@ -64,8 +64,8 @@ def run_case(case: Case) -> dict[str, Any]:
 
     from mrp.batch import Batch
     from mrp.config import Tree, build
+    from mrp.optim import optimizer as optim
     from mrp.run import Run
-    from mrp.train import optim
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = METHODS[case.method] | ({"masks": case.masks} if case.method in MULTIPLE else {})

@@ -12,12 +12,12 @@ from pathlib import Path
 import torch
 import yaml
 
-from mrp import objectives
 from mrp.config import Tree, build
 from mrp.data.augment import View
 from mrp.data.loader import Loader
+from mrp.objectives import OBJECTIVES
+from mrp.optim import optimizer as optim
 from mrp.run import Run, load, recipes
-from mrp.train import optim
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 STEPS = 12
@@ -76,7 +76,7 @@ def _values(name: str) -> dict[str, object]:
 def main() -> None:
     """Write everything."""
     trees = resolved()  # before anything is removed
-    curves = {name: losses(name) for name in objectives.names()}
+    curves = {name: losses(name) for name in OBJECTIVES.names()}
     (FOLDER / "recipes").mkdir(parents=True, exist_ok=True)
     for old in (FOLDER / "recipes").glob("*.yaml"):
         old.unlink()

@@ -22,13 +22,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mrp import api, probing
+from mrp import api
 from mrp.config import ConfigError
-from mrp.evaluate.processes import meet
+from mrp.evaluate import probing
 from mrp.evaluate.table import Store
+from mrp.evaluate.validation import VALIDATION
+from mrp.processes.join import meet
 from mrp.run import Machine, Run, follow
-from mrp.train.loop import train
-from mrp.train.validate import VALIDATION
+from mrp.train import train
 
 TUNING, LINEAR = "finetune_tiny_digits", "linear_mae_vit_base_in1k"
 BATCH = {TUNING: 64, LINEAR: 256}

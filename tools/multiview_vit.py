@@ -24,7 +24,7 @@ from mrp.lab.multiview.constants import Settings, read
 from mrp.lab.multiview.measure import Spread
 from mrp.lab.multiview.render import render
 from mrp.run import load
-from mrp.train.loop import train
+from mrp.train import train
 
 METHODS = {
     "mae": ["objective.mask_ratio=0.6"],

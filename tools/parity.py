@@ -24,8 +24,8 @@ from mrp.interop import official
 from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, TransformerConfig
 from mrp.objectives import _teacher, _uniformity, classify, data2vec, data2vec2, mae, simmim
-from mrp.train import optim
-from mrp.train.schedules import half_cosine
+from mrp.optim import optimizer as optim
+from mrp.optim.schedules import half_cosine
 
 Tensors = dict[str, Tensor]
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws

@@ -19,9 +19,9 @@ import torch
 
 from mrp import api
 from mrp.config import Tree, build
+from mrp.monitor.tracker import METRICS, read_lines
 from mrp.run import Run
-from mrp.train.loop import train
-from mrp.train.tracker import METRICS, read_lines
+from mrp.train import train
 
 DECODER = {"width": 64, "depth": 2, "heads": 4}
 # Teachers follow faster than the official ones, which average over as many steps as a short run has.

@@ -27,8 +27,8 @@ from typing import Any
 
 import numpy as np
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.data.order import keys
-from mrp.train import checkpoint
 
 STEPS, BATCH, IMAGES = 120, 96, 1437  # scikit-learn's digits, eight times over and a little
 METHODS = {
@@ -412,7 +412,7 @@ def main() -> None:
     out = options.out.absolute()
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.api", "sklearn.datasets"])
+    CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "sklearn.datasets"])
     began, failed = time.monotonic(), False
     print("| torture | checks | as it must be | |\n|---|---|---|---|", flush=True)
     for name in options.only:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mrp.train import checkpoint
+from mrp.checkpoint import checkpoints as checkpoint
 
 NODES = ("mrp-one", "mrp-two")  # the namespaces
 ADDRESSES = ("10.213.77.1", "10.213.77.2")

@@ -18,7 +18,7 @@ from mrp.data.order import Ints, keys, permute
 from mrp.data.sources import Source
 from mrp.evaluate import geometry, knn
 from mrp.evaluate.features import evaluating
-from mrp.evaluate.processes import Accelerator
+from mrp.processes.join import Accelerator
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10

@@ -21,8 +21,8 @@ from torch import Tensor
 from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.evaluate.features import evaluating
-from mrp.evaluate.processes import Accelerator
 from mrp.evaluate.readout import Readout
+from mrp.processes.join import Accelerator
 
 VERSION = 1  # raise it whenever the same description could stand for other numbers
 _META = "meta.json"

@@ -11,9 +11,9 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from mrp import objectives
 from mrp.config import ConfigError
 from mrp.models import vit
+from mrp.objectives import OBJECTIVES
 
 Weights = Literal["student", "teacher", "average"]
 _TEACHER = "teacher.backbone."
@@ -77,7 +77,7 @@ class Found:
         return replace(self, tensors=kept, missing=tuple(missing))
 
     def _shapes(self) -> dict[str, torch.Size]:
-        module = objectives.find(self.method)
+        module = OBJECTIVES.find(self.method)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             backbone = vit.build(self.backbone, self.size, self.channels)
             built = module.Objective(module.Config.model_validate(self.objective), backbone)

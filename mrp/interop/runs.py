@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
+from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, parse
 from mrp.data.sources import Config as Data
+from mrp.folder import CONFIG
 from mrp.interop.found import Found, Weights, choose, digest
 from mrp.models import vit
-from mrp.train import checkpoint
-from mrp.train.checkpoint import Checkpoint
-from mrp.train.folder import CONFIG
 
 _MODEL, _AVERAGE = "model.safetensors", "average.safetensors"
 _OBJECTIVE = "objective."

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 
 from mrp.config import ConfigError
 from mrp.evaluate.interval import wilson
-from mrp.train.tracker import METRICS, read_lines
-from mrp.train.validate import VALIDATION
+from mrp.evaluate.validation import VALIDATION
+from mrp.monitor.tracker import METRICS, read_lines
 
 MEASURES = {
     "linear": "linear probe (sweep)",

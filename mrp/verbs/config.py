@@ -39,7 +39,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
     import torch
 
     from mrp.config import ConfigError
-    from mrp.train.cost import device_memory
+    from mrp.processes.cost import device_memory
 
     cost = run.cost()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

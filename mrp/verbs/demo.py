@@ -20,7 +20,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """The whole path on data that is at hand: pretrain, probe, draw, and say where everything is."""
     from mrp.run import find_recipe, load
-    from mrp.train.loop import train
+    from mrp.train import train
 
     folder = Path(options.run or "runs/demo")
     train(load(find_recipe("demo")), folder)

@@ -27,7 +27,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Write the folder, and say how far its answers are from ours."""
-    from mrp import exchange
+    from mrp.exchange import export as exchange
 
     out = Path(options.out or Path("exports") / f"{Path(options.run).stem}-{options.to}")
     apart = exchange.export(options.run, options.to, out, options.weights, options.checkpoint)

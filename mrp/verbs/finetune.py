@@ -25,9 +25,9 @@ def words(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train a recipe that starts from other weights, and say how good it is in the end."""
     from mrp.config import ConfigError
+    from mrp.evaluate.validation import VALIDATION
     from mrp.run import load
-    from mrp.train.loop import train
-    from mrp.train.validate import VALIDATION
+    from mrp.train import train
 
     folder = _words.folder(options)
     chosen = load(options.recipe, options.overrides, folder)

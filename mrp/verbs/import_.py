@@ -27,7 +27,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Read the weights, write the folder, and say what was found."""
-    from mrp import exchange
+    from mrp.exchange import export as exchange
 
     out = Path(options.out or Path("runs") / _name(options.source))
     found = exchange.bring(options.source, out, options.method, options.overrides, options.weights)

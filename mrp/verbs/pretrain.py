@@ -20,7 +20,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train a recipe into its folder."""
     from mrp.run import load
-    from mrp.train.loop import train
+    from mrp.train import train
 
     folder = _words.folder(options)
     train(load(options.recipe, options.overrides, folder), folder)

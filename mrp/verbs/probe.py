@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> None:
     if options.protocol == "paper":
         return _paper(options)
     from mrp import api
-    from mrp.probing import Options
+    from mrp.evaluate.probing import Options
 
     asked = Options(
         protocol=options.protocol, layers=options.layers, attentive=options.attentive, check=options.check
@@ -60,10 +60,10 @@ def run(options: argparse.Namespace) -> None:
 def _paper(options: argparse.Namespace) -> None:
     """Train MAE's linear probe on the run's own data, as a run of its own beside it."""
     from mrp.config import ConfigError
+    from mrp.evaluate.validation import VALIDATION
     from mrp.interop import runs
     from mrp.run import follow
-    from mrp.train.loop import train
-    from mrp.train.validate import VALIDATION
+    from mrp.train import train
 
     idle = [name for name in ("untrained", "layers", "attentive", "check", "cache") if getattr(options, name)]
     if idle:

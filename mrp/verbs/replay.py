@@ -18,7 +18,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print what was found; exit code 1 where the step is finite this time."""
-    from mrp.train.replay import replay
+    from mrp.replay import replay
 
     verdict = replay(options.incident)
     for line in verdict.lines:

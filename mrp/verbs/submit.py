@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
-    from mrp.cluster import Request
+    from mrp.processes.slurm import Request
 
 HELP = "train a recipe as a SLURM job, which is requeued after time-outs and preemptions until it is finished"
 EXAMPLE = "mrp submit mae_vit_base_in1k data.train=/data/in1k/train --nodes 2 --gpus 8 --time 12:00:00"
@@ -43,8 +43,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Check the recipe, then submit or show its script."""
-    from mrp import cluster
     from mrp.config import ConfigError, dump
+    from mrp.processes import slurm as cluster
     from mrp.run import load
 
     recipe = load(options.recipe, options.overrides)
@@ -68,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _request(options: argparse.Namespace, workers: int) -> Request:
-    from mrp.cluster import Request
+    from mrp.processes.slurm import Request
 
     return Request(
         nodes=options.nodes, gpus=options.gpus, cpus=options.cpus_per_gpu or workers + 1, time=options.time,

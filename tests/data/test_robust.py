@@ -33,7 +33,7 @@ from mrp.data.sources import Config, Source, open_source
 from mrp.data.store import LocalStore
 from mrp.data.views import Mixture, Subset
 from mrp.evaluate.diagnose import Diagnosis, Sampled
-from mrp.evaluate.processes import join
+from mrp.processes.join import join
 from mrp.run import load
 from tests.data.conftest import jpeg, make
 from tests.servers import serving

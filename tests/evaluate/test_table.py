@@ -15,9 +15,9 @@ from mrp.batch import Batch
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.evaluate.diagnose import Sampled
-from mrp.evaluate.processes import Accelerator, meet
 from mrp.evaluate.readout import TOKENS, Readout
 from mrp.evaluate.table import Store, Table, Writer
+from mrp.processes.join import Accelerator, meet
 from mrp.run import load
 
 SAMPLES = 37  # divided by neither 2 nor 3, nor by the batch

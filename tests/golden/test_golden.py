@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrp import objectives
+from mrp.objectives import OBJECTIVES
 
 HERE = Path(__file__).parent
 TOOL = runpy.run_path(str(HERE.parent.parent / "tools" / "golden.py"))
@@ -20,7 +20,7 @@ def test_recipes_resolve_as_decided() -> None:
     assert TOOL["resolved"]() == expected
 
 
-@pytest.mark.parametrize("name", objectives.names())
+@pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_first_losses_are_as_decided(name: str) -> None:
     expected = json.loads((HERE / "losses.json").read_text())
     torch.set_num_threads(1)

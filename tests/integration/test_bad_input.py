@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import sealed
 from mrp.cli import main
 from mrp.data.order import Order
+from mrp.monitor import tracker
 from mrp.run import load
-from mrp.train import checkpoint, sealed, tracker
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = [

@@ -16,8 +16,8 @@ from mrp.data.augment import View
 from mrp.data.sources import open_source
 from mrp.evaluate import geometry
 from mrp.evaluate.diagnose import Diagnosis, Sampled
-from mrp.evaluate.processes import join
-from mrp.launch import launch
+from mrp.processes.join import join
+from mrp.processes.launch import launch
 
 RECIPE = [
     "demo", "length=60 steps", "optim.warmup=4 steps", "optim.lr=3e-3", "batch=64", "backbone.depth=2",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mrp.cli import main
-from mrp.launch import launch
+from mrp.processes.launch import launch
 
 STEPS = 20
 METHOD = '''

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.cli import main
-from mrp.launch import launch
+from mrp.processes.launch import launch
 from mrp.run import follow
-from mrp.train import checkpoint
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2"]
 FINETUNE = [

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.cli import main
-from mrp.train import checkpoint
 
 SMALL = [
     "batch=16", "length=4 steps", "optim.warmup=1 steps", "checkpoint.every=2 steps", "backbone.depth=2",
@@ -39,7 +39,7 @@ import json, shutil, sys
 from pathlib import Path
 from torch import distributed
 from mrp.run import load
-from mrp.train.loop import train
+from mrp.train import train
 for words, folder, start in json.loads(sys.argv[1]):
     if start and distributed.get_rank() == 0:
         shutil.copytree(start, folder)

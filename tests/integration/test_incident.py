@@ -10,8 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.cli import main
-from mrp.train import checkpoint
 
 METHOD = '''
 """A method with faults to order."""

@@ -13,7 +13,7 @@ import pytest
 from mrp.cli import main
 from mrp.config import parse
 from mrp.evaluate import sweep
-from mrp.train.folder import CONFIG
+from mrp.folder import CONFIG
 from tools import judge_study
 
 SMALL = [

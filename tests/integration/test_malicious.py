@@ -14,10 +14,11 @@ import pytest
 import torch
 
 from mrp import api
+from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import sealed
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.interop import official
-from mrp.train import checkpoint, sealed
 
 SMALL = [
     "demo", "batch=16", "length=2 steps", "optim.warmup=0 steps", "backbone.depth=1", "backbone.width=16",

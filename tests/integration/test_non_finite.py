@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.cli import main
-from mrp.launch import launch
-from mrp.train import checkpoint
+from mrp.processes.launch import launch
 
 BAD_STEP = 5
 METHOD = '''

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrp import api, probing
+from mrp import api
 from mrp.cli import main
 from mrp.data import sources
-from mrp.evaluate import sweep
+from mrp.evaluate import probing, sweep
 
 SMALL = [
     "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",

@@ -19,7 +19,7 @@ from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.order import Order
 from mrp.data.sources import open_source
-from mrp.launch import launch
+from mrp.processes.launch import launch
 from mrp.run import load
 
 RECIPE = [

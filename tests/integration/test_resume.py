@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.cli import main
-from mrp.train import checkpoint
 
 STEPS = 60
 # Saves at every other step, so that a kill often falls into one; a flip, so that the keys decide the pixels.
@@ -23,7 +23,7 @@ RECIPE = [
 
 # Children are forked from a server that has imported torch already and runs no threads.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mrp.train.loop", "mrp.api", "sklearn.datasets"])
+CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "sklearn.datasets"])
 
 
 def start(folder: Path, *more: str) -> multiprocessing.process.BaseProcess:

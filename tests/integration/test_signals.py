@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint.checkpoints import Checkpoints
 from mrp.cli import main
-from mrp.train import checkpoint, signals
-from mrp.train.checkpoint import Checkpoints
+from mrp.processes import signals
 
 STEPS = 12
 METHOD = '''

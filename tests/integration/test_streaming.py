@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.data.build import Options, Plan, build
 from mrp.data.sources import open_source
-from mrp.launch import launch
-from mrp.train import checkpoint
+from mrp.processes.launch import launch
 from tests.servers import serving
 
 STEPS = 12

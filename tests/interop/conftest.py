@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 import torch
 
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.config import Tree, build
+from mrp.folder import CONFIG, IDENTITY, claim
+from mrp.optim import optimizer as optim
 from mrp.run import Run
-from mrp.train import checkpoint, optim
-from mrp.train.folder import CONFIG, IDENTITY, claim
 
 SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
 MASKED = {"mask_ratio": 0.5}

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 import mrp
-from mrp import exchange
 from mrp.api import Model
 from mrp.config import ConfigError
+from mrp.exchange import export as exchange
 from mrp.interop import official, official_export
 from mrp.objectives import mae
 from tests.interop.conftest import Make, images
@@ -154,7 +154,8 @@ def test_torch_exports_format_says_the_same_of_any_number_of_images(make: Make) 
 
 @pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/checkpoint.pth")))
 def test_official_names_come_back_bit_by_bit(case: str, tmp_path: Path) -> None:
-    from mrp import imported, interop
+    from mrp import interop
+    from mrp import model as imported
 
     values = {"backbone": {"heads": 4}, "objective": {}}
     if case.startswith(("mae", "umae")):

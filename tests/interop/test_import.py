@@ -17,8 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mrp
-from mrp import cli, exchange, interop
+from mrp import cli, interop
 from mrp.config import ConfigError
+from mrp.exchange import export as exchange
 from mrp.interop import hub
 from tests.interop.conftest import Make, images, shake
 

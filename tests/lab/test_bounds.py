@@ -17,7 +17,7 @@ from mrp.lab.bounds import experiment as bounds
 from mrp.lab.mean import Mean
 from mrp.objectives import mae
 from mrp.run import load
-from mrp.train.loop import train
+from mrp.train import train
 
 SMALL = ["backbone={width: 32, depth: 2, heads: 2, patch: 2}", "length=4 steps", "batch=32", "optim.warmup=1 steps"]
 

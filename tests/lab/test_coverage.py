@@ -17,7 +17,7 @@ from mrp.evaluate import logistic
 from mrp.lab.coverage import experiment as coverage
 from mrp.lab.coverage.activation import Classifier, classifier
 from mrp.run import load
-from mrp.train.loop import train
+from mrp.train import train
 
 SMALL = [
     "backbone={width: 32, depth: 2, heads: 2, patch: 2}",

@@ -9,7 +9,7 @@ import pytest
 
 from mrp import cli
 from mrp.run import load
-from mrp.train.loop import train
+from mrp.train import train
 from mrp.verbs.lab import LABS
 
 SMALL = [

@@ -10,12 +10,13 @@ import timm
 import torch
 from torch import Tensor
 
-from mrp import objectives
 from mrp.batch import Batch, Output
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.config import Tree, build
+from mrp.objectives import OBJECTIVES
+from mrp.optim import optimizer as optim
 from mrp.run import Run
-from mrp.train import checkpoint, optim
-from mrp.train.step import Step
+from mrp.step import Step
 
 # The smallest sensible options of each method and of its variants; one that is not here is tried with its defaults.
 DECODER = {"width": 32, "depth": 1, "heads": 4}
@@ -33,7 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "classify": {"classes": 4, "smoothing": 0.1},
     "probe": {"name": "classify", "classes": 4, "frozen": True, "head_std": 0.01},
 }  # fmt: skip
-NAMES = list(VARIANTS) + [name for name in objectives.names() if name not in VARIANTS]
+NAMES = list(VARIANTS) + [name for name in OBJECTIVES.names() if name not in VARIANTS]
 
 SHAPES = [
     pytest.param({"size": 16, "channels": 3}, {}, id="square"),

@@ -109,7 +109,7 @@ def work(rank: int, folder: Path) -> None:
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     folder = tmp_path_factory.mktemp("two")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mrp.run", "mrp.train.loop"])
+    context.set_forkserver_preload(["mrp.run", "mrp.train"])
     processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
     for process in processes:
         process.start()

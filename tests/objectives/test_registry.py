@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mrp import objectives
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.cli import main
 from mrp.config import ConfigError
+from mrp.objectives import OBJECTIVES
 from mrp.run import load
-from mrp.train import checkpoint
 
 METHOD = '''
 """Predict the mean colour of the image from its class token."""
@@ -80,10 +80,10 @@ def test_its_options_are_checked_like_any_others(method: Path) -> None:
 
 
 def test_the_folder_is_the_registry() -> None:
-    assert "mae" in objectives.names()
-    for name in objectives.names():
-        module = objectives.find(name)
+    assert "mae" in OBJECTIVES.names()
+    for name in OBJECTIVES.names():
+        module = OBJECTIVES.find(name)
         assert module.Config.model_fields["name"].default == name
         assert module.Objective.__doc__
     with pytest.raises(ConfigError, match="unknown objective 'mea'; did you mean 'mae'"):
-        objectives.find("mea")
+        OBJECTIVES.find("mea")

@@ -26,14 +26,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrp import api
+from mrp.checkpoint import checkpoints as checkpoint
 from mrp.config import ConfigError
 from mrp.data.order import keys
 from mrp.evaluate import geometry
 from mrp.lab.mean import Mean
 from mrp.models.masking import visible_places
 from mrp.objectives import _helpers, _uniformity, mae
-from mrp.train import checkpoint
-from mrp.train.step import Step
+from mrp.step import Step
 
 _CHUNK = 128
 _FLAT = 1e-3  # a target of a smaller root mean square has no direction

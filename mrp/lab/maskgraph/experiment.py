@@ -24,7 +24,7 @@ from mrp.lab.maskgraph import graph, toy_world
 from mrp.lab.maskgraph.graph import Distances, Estimate
 from mrp.lab.samples import labelled
 from mrp.models.masking import fold, random_mask
-from mrp.train.step import Prepare
+from mrp.step import Prepare
 
 TOY = "toy"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)

@@ -1,0 +1,1 @@
+"""Checkpoints: read, saved, chosen, sealed."""

@@ -1,0 +1,22 @@
+"""Typed configuration: frozen sections, one `base:` chain, dotted overrides, and errors of one line."""
+
+from mrp.config.duration import Duration
+from mrp.config.errors import ConfigError, Preempted, Stopped
+from mrp.config.faults import nearest
+from mrp.config.node import Node, build
+from mrp.config.tree import COMMAND_LINE, Tree, compose, dump, parse
+
+__all__ = [
+    "COMMAND_LINE",
+    "ConfigError",
+    "Duration",
+    "Node",
+    "Preempted",
+    "Stopped",
+    "Tree",
+    "build",
+    "compose",
+    "dump",
+    "nearest",
+    "parse",
+]

@@ -1,0 +1,19 @@
+"""How a run ends that does not come to its end: the three exceptions that the command line turns into one line."""
+
+from __future__ import annotations
+
+
+class ConfigError(ValueError):
+    """Something the user can fix: one line that says what is wrong, where, and what to do."""
+
+
+class Stopped(RuntimeError):
+    """The run ended itself because going on would harm or waste it; what it had is saved."""
+
+
+class Preempted(RuntimeError):
+    """The run was asked to end before it was complete; it is saved, and the same command goes on."""
+
+    def __init__(self, message: str, code: int = 0) -> None:
+        super().__init__(message)
+        self.code = code

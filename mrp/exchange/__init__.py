@@ -1,0 +1,1 @@
+"""Import and export: weights and features as other tools read them."""

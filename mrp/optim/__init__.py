@@ -1,0 +1,1 @@
+"""Parameter groups, learning rates, moving averages."""

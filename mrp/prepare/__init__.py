@@ -1,0 +1,1 @@
+"""What happens to images on the device before a method sees them."""

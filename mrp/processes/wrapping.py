@@ -1,0 +1,82 @@
+"""One step on many processes: each holds all of it and they average gradients (DDP), or each holds a part (FSDP2)."""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+
+from mrp.config import ConfigError
+from mrp.run import Machine
+from mrp.step import Step
+
+
+def wrap(step: Step, machine: Machine, accelerator: Accelerator) -> nn.Module:
+    """The module to call, compiled and wrapped; comes before the optimizer, since sharding replaces parameters."""
+    compiled = machine.compile == "yes" or (machine.compile == "auto" and accelerator.device.type == "cuda")
+    if machine.shard == "full" and accelerator.num_processes > 1:
+        shard(step, accelerator.device.type, accelerator.num_processes, compiled)
+        return step
+    if compiled:
+        step.compile(dynamic=False)
+    wrapped: nn.Module = accelerator.prepare_model(step)
+    return wrapped
+
+
+def shard(step: Step, device: str, processes: int, compiled: bool = False) -> None:
+    """Cut every parameter over the processes, in place; a block is gathered when it runs and let go after it.
+
+    Nothing is cast on the way: the step casts for itself, so that the results are those of unsharded training. What is
+    outside of the blocks is let go too, for it is asked for between steps (teachers, checkpoints) by its parts.
+    """
+    mesh = init_device_mesh(device, (processes,))
+    found = units(step)
+    _check(found)
+    for unit in found.values():
+        if compiled:
+            unit.compile(dynamic=False)  # within a unit, for the graph would break at its borders anyway
+        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+    fully_shard(step, mesh=mesh, reshard_after_forward=True)
+
+
+def units(step: nn.Module) -> dict[str, nn.Module]:
+    """What is gathered at once: whatever stands in a list that is called `blocks`."""
+    return {
+        f"{name}.{number}": unit
+        for name, module in step.named_modules()
+        if name.rpartition(".")[2] == "blocks"
+        for number, unit in module.named_children()
+    }
+
+
+def synchronised(model: nn.Module, accelerator: Accelerator, last: bool) -> contextlib.AbstractContextManager[None]:
+    """Around one micro-batch: only after the last one do the processes average their gradients."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        return contextlib.nullcontext()
+    return contextlib.nullcontext() if last else accelerator.no_sync(model)
+
+
+def clip(step: nn.Module, limit: float | None) -> Tensor:
+    """The norm of the whole gradient, cut to the limit where there is one; the same number on every process."""
+    parameters = [parameter for parameter in step.parameters() if parameter.grad is not None]
+    if limit is None:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    else:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm
+
+
+def _check(found: dict[str, nn.Module]) -> None:
+    owners: dict[int, str] = {}
+    for name, unit in found.items():
+        for parameter in unit.parameters():
+            if (other := owners.setdefault(id(parameter), name)) != name:
+                raise ConfigError(
+                    f"machine.shard: {other} and {name} share a parameter, and each is sharded by itself; use none"
+                )

@@ -1,0 +1,146 @@
+"""Validation: every image counted once, on any number of processes, and what is written of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrp.config import ConfigError
+from mrp.data.augment import View
+from mrp.data.sources import Arrays
+from mrp.evaluate.validation import VALIDATION, Validation, Verdict
+from mrp.processes.signals import Interrupted
+from mrp.run import Run, load
+
+TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "objective.head_std=1"]
+
+
+class Alone:
+    """A rank without its neighbours: what it would reduce is noted."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.process_index, self.num_processes, self.device = rank, world, torch.device("cpu")
+        self.noted: list[torch.Tensor] = []
+
+    def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+        assert how == "sum"
+        self.noted.append(tensor)
+        return tensor
+
+
+def some(count: int) -> Arrays:
+    source = load("demo").source("test")
+    assert isinstance(source, Arrays)
+    return Arrays("some", source.images[:count], source.labels[:count], source.classes, "")
+
+
+def judge(run: Run, source: Arrays, rank: int, world: int, batch: int = 8) -> tuple[Validation, Any]:
+    alone: Any = Alone(rank, world)
+    return Validation(source, View(run.data, train=False), batch, 0, alone), alone
+
+
+@pytest.fixture(scope="module")
+def run() -> Run:
+    return load("finetune_tiny_digits", TINY)
+
+
+@pytest.mark.parametrize("count", [1, 17, 37])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) -> None:
+    step, source = run.build_step().eval(), some(count)
+    images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = step.objective.predict(step.prepare(images))[1]
+    labels = torch.from_numpy(source.labels)
+    expected = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, logits.argmax(1)), torch.tensor(1), True)
+    losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
+
+    ranks = [judge(run, source, rank, world) for rank in range(world)]
+    for validation, _ in ranks:
+        validation.measure(step)
+    totals = [torch.stack(column).sum(0) for column in zip(*(alone.noted for _, alone in ranks), strict=True)]
+    loss, correct, among_five, images_, confusion = totals
+    assert int(images_) == count
+    assert float(loss) == pytest.approx(float(losses.sum()), rel=1e-6)
+    assert float(correct) == float(expected.diagonal().sum())
+    assert float(among_five) == float((logits.topk(5).indices == labels[:, None]).any(1).sum())
+    assert torch.equal(confusion.view(10, 10), expected)
+
+
+def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
+    step = run.build_step().train()
+    before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
+    judge(run, some(9), 0, 1)[0].measure(step)
+    assert step.objective.backbone.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
+
+
+def test_it_can_be_left_between_batches(run: Run) -> None:
+    step, calls = run.build_step().train(), []
+
+    def between() -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        judge(run, some(37), 0, 1)[0].measure(step, between)
+    assert len(calls) == 2
+    assert step.training
+
+
+def test_a_method_without_answers_is_judged_by_its_loss() -> None:
+    chosen = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
+    verdict = judge(chosen, some(9), 0, 1)[0].measure(chosen.build_step())
+    assert verdict.metrics("validation").keys() == {"validation/loss"}
+    assert verdict.confusion is None
+
+
+def test_what_is_written_has_intervals_and_every_class(run: Run, tmp_path: Path) -> None:
+    validation, _ = judge(run, some(37), 0, 1)
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    confusion[0, 0], confusion[0, 3], confusion[4, 4] = 2, 1, 1
+    validation.write(tmp_path, 7, {"student": Verdict(4, {"loss": 1.5, "accuracy": 0.75}, confusion)})
+    found = json.loads((tmp_path / VALIDATION).read_text())
+    assert found["step"] == 7
+    student = found["student"]
+    assert (student["images"], student["loss"], student["accuracy"]["accuracy"]) == (4, 1.5, 0.75)
+    assert 0 < student["accuracy"]["low"] < 0.75 < student["accuracy"]["high"] < 1
+    assert student["classes"][0] == {"name": "0", "images": 3, "accuracy": 2 / 3}
+    assert student["classes"][1] == {"name": "1", "images": 0, "accuracy": None}
+    assert student["confusion"] == confusion.tolist()
+
+
+def sources(train: tuple[str, ...], test: tuple[str, ...]) -> Any:
+    return {"train": SimpleNamespace(classes=train), "test": SimpleNamespace(classes=test)}
+
+
+@pytest.mark.parametrize(
+    ("words", "train", "test", "message"),
+    [
+        ([], ("a", "b"), ("a", "b"), "objective.classes: 10, but data.train has 2 classes; set objective.classes=2"),
+        ([], (), (), "data.train: has no labels, which classify needs"),
+        (["objective.classes=2"], ("a", "b"), ("a", "c"), "data.test: has a class 'c' that data.train has not"),
+        (["objective.classes=2"], ("a", "b"), ("a",), "data.test: has 1 of the classes"),
+        (["data.test=null"], tuple("0123456789"), (), "validation.every: data.test is not set"),
+    ],
+)
+def test_classes_have_to_fit(
+    words: list[str], train: tuple[str, ...], test: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = load("finetune_tiny_digits", words)
+    known = sources(train, test)
+    monkeypatch.setattr(Run, "source", lambda self, split: known[split])
+
+    def check() -> None:
+        chosen.check_classes(known["train"])
+        chosen.validation_source(known["train"])
+
+    with pytest.raises(ConfigError, match=message):
+        check()

@@ -1,0 +1,219 @@
+"""What a run starts with: the weights of another, the backbone that follows from them, and what is refused."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import distributed
+
+from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import layout as tensors
+from mrp.config import ConfigError, dump
+from mrp.folder import CONFIG
+from mrp.interop import init
+from mrp.models import vit
+from mrp.optim import average
+from mrp.optim import optimizer as optim
+from mrp.processes import wrapping
+from mrp.run import Run, load
+
+TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2", "objective.decoder.width=16"]
+OFFICIAL = Path(__file__).parent.parent / "reference" / "cases"
+MODEL = "model.safetensors"
+
+
+def made(folder: Path, *words: str, recipe: str = "demo") -> Path:
+    """A run of which nothing but its first checkpoint is there."""
+    run = load(recipe, words)
+    step = run.build_step()
+    folder.mkdir()
+    (folder / CONFIG).write_text(dump(run.resolved()))
+    averaged = {name: tensor + 1 for name, tensor in average.Average(average.Config(), step).tensors().items()}
+    checkpoint.save(folder, 5, step, optim.build(run.optim, step), {}, 1, {average.GROUP: averaged})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made(tmp_path_factory.mktemp("init") / "mae", *TINY, "seed=7")
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    found = checkpoint.newest(folder)
+    assert found is not None
+    return {name.removeprefix("objective."): tensor for name, tensor in found.weights().items()}
+
+
+def started(run: Run) -> tuple[Any, str]:
+    step = run.build_step()
+    assert run.init is not None
+    return step.objective, init.start(run.init, run.name, step)
+
+
+def test_a_recipe_takes_its_backbone_from_the_checkpoint(pretrained: Path) -> None:
+    run = load("finetune_tiny_digits", ["backbone=null", "backbone.drop_path=0.2", f"init={pretrained}"])
+    assert (run.backbone.width, run.backbone.depth, run.backbone.drop_path) == (16, 2, 0.2)
+    objective, said = started(run)
+    theirs, own = weights(pretrained), objective.state_dict()
+    same = [name for name in own if name.startswith("backbone.") and not name.startswith("backbone.fc_norm.")]
+    assert all(torch.equal(own[name], theirs[name]) for name in same)
+    assert said.endswith("): backbone; new: backbone.fc_norm, head; not taken: backbone.norm, decoder")
+    assert "(mae, step 5)" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["backbone.depth=3"], "backbone.depth: 3 is stated, but the weights of .* have depth 2"),
+        (["backbone={name: vit_tiny_patch16_224}"], "backbone.name: vit_tiny_patch16_224 is stated, .* width 16"),
+        (["backbone={patch: 4}"], r"backbone.patch: 4 is stated, but the weights of .* have patch \(2, 2\)"),
+        (["backbone={registers: 4}"], "backbone.registers: 4 is stated, but the weights of .* have 0"),
+        (["backbone={widht: 4}"], "backbone.widht: unknown key"),
+        (["backbone=null", "data.channels=3", "data.mean=0.3", "data.std=0.3"], "data.channels: 3, but .* images of 1"),
+        (["backbone=null", "init.weights=teacher"], "holds no teacher"),
+        (["backbone=null", "init.weight=teacher"], "init.weight: unknown key; did you mean 'weights'"),
+    ],
+)
+def test_what_does_not_fit_the_checkpoint_is_named(pretrained: Path, words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load("finetune_tiny_digits", ["backbone=null", f"init={pretrained}", *words])
+
+
+def test_what_the_checkpoint_says_too_may_be_stated(pretrained: Path) -> None:
+    run = load("demo", [*TINY, f"init={pretrained}"])
+    assert run.backbone == load("demo", TINY).backbone
+    assert load("demo", [*TINY, f"init={pretrained}", "backbone.positions=learned"]).backbone.positions == "learned"
+
+
+def test_the_same_method_goes_on_with_all_of_its_parts(tmp_path: Path) -> None:
+    small = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2", "objective.layers=1"]
+    place = made(tmp_path / "data2vec", *small, "seed=7", recipe="data2vec_tiny_digits")
+    objective, said = started(load("data2vec_tiny_digits", [*small, f"init={place}"]))
+    theirs = weights(place)
+    own = objective.state_dict()
+    assert all(torch.equal(tensor, theirs[name]) for name, tensor in own.items())
+    assert said.endswith("new: nothing; not taken: nothing")
+
+
+def test_a_teacher_that_is_not_given_starts_where_its_student_does(pretrained: Path) -> None:
+    words = ["backbone=null", "objective.layers=1", f"init={pretrained}"]
+    objective, said = started(load("data2vec_tiny_digits", words))
+    student = objective.backbone.state_dict()
+    teacher = objective.teacher.backbone.state_dict()
+    assert all(torch.equal(tensor, student[name]) for name, tensor in teacher.items())
+    assert torch.equal(student["blocks.0.attn.qkv.weight"], weights(pretrained)["backbone.blocks.0.attn.qkv.weight"])
+    assert "not taken: decoder" in said
+
+
+def test_a_decoder_of_another_size_is_new_and_said_to_be(pretrained: Path) -> None:
+    _, said = started(load("demo", [*TINY, "objective.decoder.width=8", f"init={pretrained}"]))
+    assert said.endswith("backbone, backbone.norm; new: decoder; not taken: decoder")
+
+
+def test_the_average_is_another_origin(pretrained: Path) -> None:
+    words = ["finetune_tiny_digits", ["backbone=null", f"init={pretrained}", "init.weights=average"]]
+    run = load(*words)  # type: ignore[arg-type]
+    objective, _ = started(run)
+    name = "blocks.0.attn.qkv.weight"
+    assert torch.equal(objective.backbone.state_dict()[name], weights(pretrained)[f"backbone.{name}"] + 1)
+    student = load("finetune_tiny_digits", ["backbone=null", f"init={pretrained}"])
+    assert run.identity("x") != student.identity("x")
+
+
+def test_another_size_has_to_be_asked_for(pretrained: Path) -> None:
+    words = ["backbone=null", "data.size=12", f"init={pretrained}"]
+    with pytest.raises(
+        ConfigError, match=r"data.size: its grid of patches is 6x6, that of the weights is 4x4; set init.res"
+    ):
+        started(load("finetune_tiny_digits", words))
+    words = [
+        "backbone=null",
+        "backbone.positions=learned",
+        "data.size=12",
+        f"init.from={pretrained}",
+        "init.resample=true",
+    ]
+    objective, _ = started(load("finetune_tiny_digits", words))
+    assert objective.backbone.pos_embed.shape == (1, 37, 16)
+    theirs = {k.removeprefix("backbone."): w for k, w in weights(pretrained).items() if k.startswith("backbone.")}
+    expected = vit.resampled(objective.backbone, theirs, (4, 4))["pos_embed"]
+    assert torch.equal(objective.backbone.pos_embed, expected)
+
+
+def test_a_shared_bias_becomes_that_of_each_block(tmp_path: Path) -> None:
+    small = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2", "backbone.positions=none"]
+    place = made(tmp_path / "simmim", *small, "backbone.relative_bias=shared", recipe="simmim_tiny_digits")
+    words = ["backbone={relative_bias: per_block}", "data.size=12", f"init={{from: {place}, resample: true}}"]
+    objective, _ = started(load("finetune_tiny_digits", ["backbone=null", *words]))
+    assert [len(block.rel_pos_bias.relative_position_bias_table) for block in objective.backbone.blocks] == [124, 124]
+
+
+def test_an_official_checkpoint_is_an_origin_like_any_other() -> None:
+    place = OFFICIAL / "vit_cls" / "checkpoint.pth"
+    words = ["backbone=null", "backbone.heads=4", "data.size=32", "data.channels=3", "data.mean=0.5", "data.std=0.5"]
+    run = load("finetune_tiny_digits", [*words, f"init={place}"])
+    assert (run.backbone.width, run.backbone.depth, run.backbone.heads) == (48, 3, 4)
+    _, said = started(run)
+    assert said.endswith("(classify, step 0): backbone, head; new: backbone.fc_norm; not taken: backbone.norm")
+    _, said = started(load("finetune_tiny_digits", [*words, "objective.classes=4", f"init={place}"]))
+    assert said.endswith("(classify, step 0): backbone; new: backbone.fc_norm, head; not taken: backbone.norm, head")
+    with pytest.raises(ConfigError, match=r"add backbone\.heads=N"):
+        load("finetune_tiny_digits", [*words[:1], *words[2:], f"init={place}"])
+
+
+def test_the_content_counts_not_the_place(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path / "copy")
+    first, second = (load("demo", [*TINY, f"init={place}"]) for place in (pretrained, tmp_path / "copy"))
+    assert first.identity("x") == second.identity("x") != load("demo", TINY).identity("x")
+    other = made(tmp_path / "other", *TINY, "seed=8")
+    assert load("demo", [*TINY, f"init={other}"]).identity("x") != first.identity("x")
+
+
+def test_a_run_that_is_there_already_needs_its_origin_no_more(pretrained: Path, tmp_path: Path) -> None:
+    place, folder = tmp_path / "origin", tmp_path / "run"
+    shutil.copytree(pretrained, place)
+    words = ["backbone=null", f"init={place}"]
+    before = load("finetune_tiny_digits", words)
+    folder.mkdir()
+    (folder / CONFIG).write_text(dump(before.resolved()))
+    shutil.rmtree(place)
+    assert load("finetune_tiny_digits", words, folder).resolved() == before.resolved()
+    assert load(folder / CONFIG).resolved() == before.resolved()
+    with pytest.raises(ConfigError, match="there is no such file or folder"):
+        load("finetune_tiny_digits", words)
+    made(place, *TINY, "seed=8")
+    with pytest.raises(ConfigError, match=r"init.from: .* holds other weights than when this run was first started"):
+        started(load("finetune_tiny_digits", words, folder))
+
+
+def test_a_content_that_is_given_has_to_be_met(pretrained: Path) -> None:
+    words = [f"init={{from: {pretrained}, content: {'0' * 64}}}"]
+    with pytest.raises(ConfigError, match="holds other weights"):
+        started(load("demo", [*TINY, *words]))
+
+
+def test_without_an_origin_nothing_changes() -> None:
+    run = load("demo")
+    assert run.init is None
+    assert init.completed(init.Tree({"seed": 1}, {})) == init.Tree({"seed": 1}, {})
+
+
+def test_a_step_that_is_sharded_starts_with_the_same_weights(pretrained: Path, tmp_path: Path) -> None:
+    run = load("finetune_tiny_digits", ["backbone=null", f"init={pretrained}"])
+    whole, said = started(run)
+    sharded = run.build_step()
+    distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    try:
+        wrapping.shard(sharded, "cpu", 1)
+        assert run.init is not None
+        assert init.start(run.init, run.name, sharded) == said
+        found = {
+            name: tensors.whole(tensor) for name, tensor in sharded.get_submodule("objective").state_dict().items()
+        }
+    finally:
+        distributed.destroy_process_group()
+    assert all(torch.equal(tensor, found[name]) for name, tensor in whole.state_dict().items())

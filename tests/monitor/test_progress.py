@@ -1,0 +1,78 @@
+"""What the person who watches a run is told."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from mrp.monitor import progress
+from mrp.monitor.progress import Progress
+
+
+class Clock:
+    """Time that passes when it is told to."""
+
+    now = 100.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(progress, "time", clock)
+    return clock
+
+
+def test_the_rate_counts_only_what_this_process_did(clock: Clock) -> None:
+    shown = Progress(total=100, start=40, batch=8, quiet=True)
+    clock.now += 2
+    assert shown.rate(50) == 10 * 8 / 2
+
+
+def test_a_log_gets_a_line_every_ten_seconds_and_the_last(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(total=3610, start=0, batch=4, quiet=False)
+    for step in range(1, 26):
+        clock.now += 1
+        shown.show(step, loss=0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "step 11/3610  4 images/s  loss 0.5000  0:59:59 left",
+        "step 22/3610  4 images/s  loss 0.5000  0:59:48 left",
+    ]
+    shown.show(3610, loss=float("nan"))
+    assert capsys.readouterr().out.endswith("loss nan  0:00:00 left\n")
+    shown.close()
+
+
+def test_a_quiet_one_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(total=2, start=0, batch=4, quiet=True)
+    clock.now += 60
+    shown.show(2, loss=0.5)
+    shown.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_terminal_gets_one_line_that_moves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor == 2)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = Progress(total=10, start=4, batch=8, quiet=False)
+    shown.show(7, loss=0.25)
+    shown.close()
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "7/10 steps" in output.err
+    assert "loss 0.2500" in output.err
+    assert output.err.count("\x1b[?25l") == output.err.count("\x1b[?25h") == 1, "the cursor is hidden, and shown again"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360000, "100:00:00")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert progress._duration(seconds) == text

@@ -1,0 +1,160 @@
+"""Erasing and mixing: what is drawn, from what, and that the images' neighbours and labels go together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from mrp.batch import Batch
+from mrp.config import ConfigError, Tree, build
+from mrp.prepare.mixing import Config, Erase, Mix, beta_quantiles, swapped
+from mrp.run import Run
+
+GIB = 2**30
+
+
+def make_run(**more: Any) -> Run:
+    values = {
+        "objective": {"name": "classify", "classes": 10, "head_std": 0.1},
+        "backbone": {"width": 32, "depth": 1, "heads": 4, "patch": 4},
+        "data": {"train": "digits", "size": 16, "channels": 1},
+        "batch": 8, "length": "10 steps", "optim": {"lr": 1e-3}, "precision": "fp32",
+    }  # fmt: skip
+    return build(Run, Tree(values | more, {}))
+
+
+def batch(count: int = 8, step: int = 0, size: int = 16) -> Batch:
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(count, 1, size, size, generator=generator)
+    return Batch(images, torch.arange(count) * 13, torch.arange(count) % 10, step=torch.tensor(step))
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 2.0])
+def test_shares_follow_the_beta_distribution(alpha: float) -> None:
+    shares = beta_quantiles(alpha)
+    drawn = np.random.default_rng(0).beta(alpha, alpha, 400_000)
+    assert shares.mean() == pytest.approx(0.5, abs=1e-3)
+    assert shares.var() == pytest.approx(drawn.var(), rel=0.01)
+    for chance in (0.05, 0.25, 0.6, 0.9):
+        assert np.quantile(shares, chance) == pytest.approx(np.quantile(drawn, chance), abs=0.005)
+
+
+def test_neighbours_change_places() -> None:
+    assert swapped(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+@pytest.mark.parametrize("config", [Config(mixup=0.8), Config(cutmix=1.0), Config(mixup=0.8, cutmix=1.0)])
+def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Config) -> None:
+    mix = Mix(config, 10, (16, 16), seed=3)
+    shares, kinds = [], []
+    for step in range(200):
+        given = batch(4, step)
+        found = mix(given)
+        mask, share = mix.draw(given.step, 16, 16)
+        partner = given.images[[1, 0, 3, 2]]
+        assert torch.allclose(found.images, given.images * (1 - mask) + partner * mask, atol=1e-6)
+        assert torch.allclose(found.labels.sum(1), torch.ones(4))
+        assert torch.allclose(found.labels[0, :2], torch.stack([1 - share, share]), atol=1e-6)
+        assert float(share) == pytest.approx(float(mask.mean()), abs=1e-6)
+        shares.append(float(share))
+        kinds.append(len(mask.unique()) == 1 and 0 < float(share) < 1)
+    expected = {(True, False): 1.0, (False, True): 0.0, (True, True): 0.5}[config.mixup > 0, config.cutmix > 0]
+    assert np.mean(kinds) == pytest.approx(expected, abs=0.12)
+    assert len(set(shares)) > 40  # of 16 x 16 pixels there are not many boxes
+    # A cut box loses what reaches over the edge, so less than half is the partner's.
+    assert 0.25 < np.mean(shares) < 0.55
+
+
+def test_a_box_is_a_rectangle_of_its_share() -> None:
+    mix = Mix(Config(cutmix=1.0), 10, (16, 24), seed=0)
+    for step in range(100):
+        mask, share = mix.draw(torch.tensor(step), 16, 24)
+        rows, columns = mask.amax(1), mask.amax(0)
+        assert torch.equal(mask, rows[:, None] * columns)
+        assert (rows.diff().abs().sum() <= 2) & (columns.diff().abs().sum() <= 2)
+        assert float(share) == pytest.approx(float(rows.sum() * columns.sum()) / (16 * 24))
+
+
+def test_the_mixture_follows_the_step_and_the_seed_alone() -> None:
+    mix, other = Mix(Config(mixup=1.0), 10, (16, 16), seed=3), Mix(Config(mixup=1.0), 10, (16, 16), seed=4)
+    whole = mix(batch(8, 5))
+    for first in (0, 2, 4, 6):
+        given = batch(8, 5)
+        rows = slice(first, first + 2)
+        part = mix(Batch(given.images[rows], given.keys[rows], given.labels[rows], step=given.step))
+        assert torch.equal(part.images, whole.images[rows])
+        assert torch.equal(part.labels, whole.labels[rows])
+    assert not torch.equal(mix(batch(8, 6)).labels, whole.labels)
+    assert not torch.equal(other(batch(8, 5)).labels, whole.labels)
+
+
+def rectangles(found: Tensor, given: Tensor) -> Tensor:
+    return (found != given).any(1)
+
+
+def test_a_share_of_the_images_loses_a_rectangle() -> None:
+    erase = Erase(0.25, 3, (32, 48))
+    images, keys = torch.zeros(4000, 3, 32, 48), torch.arange(4000)
+    found = erase(images, keys)
+    hit = rectangles(found, images)
+    touched = hit.any((1, 2))
+    assert float(touched.float().mean()) == pytest.approx(0.25, abs=0.03)
+    rows, columns = hit[touched].any(2).sum(1), hit[touched].any(1).sum(1)
+    area = hit[touched].sum((1, 2))
+    assert torch.equal(area, rows * columns)
+    assert area.min() >= 0.02 * 32 * 48
+    assert area.max() <= 32 * 48 / 3
+    aspect = rows / columns
+    assert ((aspect >= 0.3 - 1e-6) & (aspect <= 1 / 0.3 + 1e-6)).all()
+    noise = found[found != 0]
+    assert float(noise.mean()) == pytest.approx(0, abs=0.02)
+    assert float(noise.std()) == pytest.approx(1, abs=0.02)
+
+
+def test_the_rectangle_follows_the_sample() -> None:
+    erase, given = Erase(1.0, 1, (16, 16)), batch(8)
+    found = erase(given.images, given.keys)
+    assert torch.equal(found[3:5], erase(given.images[3:5], given.keys[3:5]))
+    assert rectangles(found, given.images).any((1, 2)).all()
+    assert torch.equal(Erase(0.0, 1, (16, 16))(given.images, given.keys), given.images)
+
+
+def test_only_training_changes_images() -> None:
+    step = make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5}).build_step()
+    plain = make_run().build_step()
+    plain.load_state_dict(step.state_dict())
+    given = batch()
+    assert not torch.equal(step(given).loss, plain(given).loss)
+    assert torch.equal(step(given, features=True).features, plain(given, features=True).features)
+    assert torch.equal(step.eval()(given).loss, plain.eval()(given).loss)
+
+
+def test_it_is_one_graph_over_three_steps() -> None:
+    step = make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5}).build_step()
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    compiled = torch.compile(step, backend="eager", fullgraph=True)
+    for number in range(3):
+        assert torch.allclose(compiled(batch(step=number)).loss, step(batch(step=number)).loss, rtol=1e-5)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+def test_the_cost_is_counted_and_nothing_is_saved() -> None:
+    run = make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5})
+    assert run.cost().forward_flops == make_run().cost().forward_flops
+    assert run.build_step().state_dict().keys() == make_run().build_step().state_dict().keys()
+
+
+def test_what_cannot_be_mixed_is_said() -> None:
+    run = make_run(mix={"mixup": 0.8}, machine={"micro_batch": 1})
+    with pytest.raises(ConfigError, match="mix: images are mixed two by two, but a process takes 1 at once"):
+        run.plan(1, 1, GIB)
+    assert make_run(mix={"mixup": 0.8}).plan(1, 4, GIB).micro_batch == 2
+    objective = {"name": "mae", "decoder": {"width": 32, "depth": 1, "heads": 4}}
+    with pytest.raises(ConfigError, match="mix: mae has no classes whose labels could be mixed"):
+        make_run(objective=objective, mix={"cutmix": 1.0}).build_step()
+    make_run(objective=objective, mix={"erase": 0.5}).build_step()

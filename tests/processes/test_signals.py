@@ -1,0 +1,98 @@
+"""What asks a run to end is heard once, whoever sends it; only a second request is obeyed at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mrp.processes import signals
+from mrp.processes.signals import LAUNCHER, STOP, Signals
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Exit codes, in place of exits."""
+    found: list[int] = []
+    monkeypatch.setattr(signals.os, "_exit", found.append)
+    monkeypatch.setattr(signals, "_LOOK", 0.02)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+def test_the_first_is_noted_its_echo_is_not_and_a_second_ends(
+    number: signal.Signals, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    before = signal.getsignal(number)
+    with Signals(None, said.append) as heard:
+        assert heard.asked is None
+        os.kill(os.getpid(), number)
+        until(lambda: heard.asked)
+        os.kill(os.getpid(), signal.SIGTERM)  # as by the launcher, which was told too
+        time.sleep(0.1)
+        assert heard.asked == number.name
+        assert not codes
+        monkeypatch.setattr(signals, "_ECHO", 0.0)
+        os.kill(os.getpid(), number)
+        until(lambda: codes)
+    assert codes[0] == 128 + number
+    assert len(said) == 1
+    assert said[0].startswith(f"{number.name}: ")
+    assert signal.getsignal(number) is before
+
+
+def test_a_file_ends_it_once(tmp_path: Path, codes: list[int]) -> None:
+    with Signals(tmp_path, lambda _: None) as heard:
+        time.sleep(0.1)
+        assert heard.asked is None
+        (tmp_path / STOP).touch()
+        until(lambda: heard.asked)
+        assert heard.asked == f"the file {tmp_path / STOP}"
+        heard.obeyed()
+    assert not (tmp_path / STOP).exists()
+    assert not codes
+
+
+def test_a_rank_that_is_left_alone_ends_in_order_and_then_at_once(
+    codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAUNCHER, str(os.getppid()))
+    with Signals(None, lambda _: None) as heard:
+        time.sleep(0.1)
+        assert heard.asked is None
+    monkeypatch.setenv(LAUNCHER, "1" if os.getppid() != 1 else "2")
+    with Signals(None, lambda _: None) as heard:
+        until(lambda: heard.asked)
+        assert heard.asked == "the end of the launcher"
+        assert not codes
+        monkeypatch.setattr(signals, "_ORPHAN", 0.0)
+        until(lambda: codes)
+    assert codes[0] == 128 + signal.SIGTERM
+
+
+def test_after_it_was_obeyed_a_launcher_that_insists_is_not_heard(
+    codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signals, "_ECHO", 0.0)
+    with Signals(None, lambda _: None) as heard:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        until(lambda: heard.asked)
+        heard.obeyed()
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+        assert not codes
+        os.kill(os.getpid(), signal.SIGINT)  # a person may still insist
+        until(lambda: codes)
+    assert codes[0] == 128 + signal.SIGINT
