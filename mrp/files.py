@@ -1,0 +1,51 @@
+"""Files that appear whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".unfinished"  # the end of a file's name while it is being written
+_AT_ONCE = 2**20  # bytes
+
+
+def unfinished(path: Path) -> Path:
+    """Returns the name under which a file is written before it is complete: hidden, in the same folder."""
+    return path.with_name(f".{path.name}{UNFINISHED}")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Opens a new file that takes the place of `path` when the block ends; after an error the old file stays.
+
+    The content is on the disk before the name changes, so that a power failure leaves one of the two, never a part.
+    """
+    temporary = unfinished(path)
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces a small file in one step."""
+    with replacing(path) as file:
+        file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def sha256_of(path: Path) -> str:
+    """Returns the hash of a file's content, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(_AT_ONCE):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""Parts that a configuration chooses by name: one file each, of mrp, of an installed package, or at a path."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from mrp.config import ConfigError, Node, nearest
+
+
+@dataclass(frozen=True)
+class Registry:
+    """The parts of one kind.
+
+    A part is a module that defines the names in `parts`, such as `Config` and `Objective`. It is found as a file of the
+    folder `package`, by its path (`./mine.py`), or through an entry point of the group that is named like the package.
+    """
+
+    kind: str  # what messages call one of them, such as "objective"
+    package: str
+    parts: tuple[str, ...]
+    default: str | None = None  # the name of a section that gives none
+
+    def names(self) -> list[str]:
+        """Returns the parts that come with mrp, then those of installed packages."""
+        folder = importlib.import_module(self.package).__path__
+        own = [module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
+        return own + sorted(point.name for point in entry_points(group=self.package) if point.name not in own)
+
+    def find(self, name: str) -> ModuleType:
+        """Returns the module of a part."""
+        if name.endswith(".py"):
+            return self._checked(_from_file(self.kind, Path(name).absolute()), name)
+        names = self.names()
+        if name not in names:
+            raise ConfigError(
+                f"unknown {self.kind} '{name}'{nearest(name, names)}; known: {', '.join(names)}, or ./FILE.py"
+            )
+        for point in entry_points(group=self.package):
+            if point.name == name:
+                return self._checked(point.load(), name)
+        return self._checked(importlib.import_module(f"{self.package}.{name}"), name)
+
+    def config(self, name: str) -> type[Node]:
+        """Returns the class of a part's section; for a file it accepts the file's path as the name."""
+        return _config(self, name)
+
+    def read(self, value: Any) -> Node:
+        """Returns the checked section of the part that a value names; a text is short for its name alone."""
+        if isinstance(value, Node):
+            return value
+        section = {"name": value} if isinstance(value, str) else value
+        if self.default is not None and isinstance(section, Mapping):
+            section = {"name": self.default, **section}
+        if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
+            example = self.default or self.names()[0]
+            raise ValueError(
+                f"a section with a name is needed, such as {{name: {example}}}; known: {', '.join(self.names())}"
+            )
+        name: str = section["name"]
+        if name.endswith(".py"):
+            name = str(Path(name).absolute())  # so that the run's own copy of its configuration works from any folder
+        return self.config(name).model_validate({**section, "name": name})
+
+    def config_of(self, value: Any) -> type[Node] | None:
+        """Returns the class of the section that a value stands for; None where it names no part."""
+        name = value.get("name", self.default) if isinstance(value, Mapping) else value
+        try:
+            return self.config(name) if isinstance(name, str) else None
+        except ConfigError:
+            return None
+
+    def _checked(self, module: ModuleType, name: str) -> ModuleType:
+        missing = [part for part in self.parts if not hasattr(module, part)]
+        if missing:
+            example = importlib.import_module(self.package).__name__.replace(".", "/")
+            raise ConfigError(
+                f"{self.kind} '{name}' defines no {' and no '.join(missing)}; see the files in {example}/"
+            )
+        return module
+
+
+@cache
+def _config(registry: Registry, name: str) -> type[Node]:
+    config: type[Node] = registry.find(name).Config
+    if not name.endswith(".py"):
+        return config
+    widened = {"__annotations__": {"name": str}, "name": name, "__module__": __name__}
+    return type(config.__name__, (config,), widened)  # the type of its name is a literal, which a path is not
+
+
+@cache
+def _from_file(kind: str, path: Path) -> ModuleType:
+    if not path.is_file():
+        raise ConfigError(f"{kind} file '{path}' does not exist; a relative path starts at the current folder")
+    name = f"mrp_{kind.replace(' ', '_')}_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
