@@ -87,11 +87,15 @@ def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
 
 
 def test_two_processes_measure_the_same(healthy: Path, tmp_path: Path) -> None:
-    assert launch(2, ["pretrain", *RECIPE, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
-    for ours, theirs in zip(lines(tmp_path / "two"), lines(healthy), strict=True):
-        for key, value in theirs.items():
-            if "features/" in key:
-                assert ours[key] == pytest.approx(value, rel=2e-3), key
+    """The same weights, as a step at a learning rate of zero leaves them: two trainings differ by rounding."""
+    still = ["length=1 steps", "optim.warmup=1 steps", f"init={healthy}"]
+    assert launch(2, ["pretrain", *RECIPE, *still, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
+    (ours,) = lines(tmp_path / "two")
+    theirs = {key: value for key, value in lines(healthy)[-1].items() if "features/" in key}
+    # A half's own variance is not the whole's; an image between two classes may fall to either by a last bit.
+    loose = {"features/loss_over_variance": {"rel": 1e-3}, "features/knn": {"abs": 1 / 64 + 1e-6}}
+    for key, value in theirs.items():
+        assert ours[key] == pytest.approx(value, **loose.get(key, {"rel": 1e-4})), key
 
 
 @pytest.mark.parametrize("action", ["warn", "stop"])
