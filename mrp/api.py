@@ -14,7 +14,8 @@ from mrp.evaluate import feature_files, probing
 from mrp.evaluate.diagnose import Sampled
 from mrp.evaluate.probing import Options, Probed
 from mrp.evaluate.table import Store
-from mrp.interop import Weights, runs
+from mrp.interop import runs
+from mrp.interop.config import WeightsName
 from mrp.model import Model as Model
 from mrp.model import load as load
 from mrp.model import read as read
@@ -38,7 +39,7 @@ def held_out(run: Run, count: int) -> Tensor:
 def probe(
     path: str | Path,
     options: Options = Options(),  # noqa: B008 -- frozen
-    weights: Weights | None = None,
+    weights: WeightsName | None = None,
     step: int | None = None,
     baseline: bool = False,
     data: Iterable[str] = (),
@@ -76,7 +77,7 @@ def features(
     split: Literal["train", "test"] = "test",
     layer: int | None = None,
     pooling: str | None = None,
-    weights: Weights | None = None,
+    weights: WeightsName | None = None,
     step: int | None = None,
     data: Iterable[str] = (),
     cache: str | Path | None = None,

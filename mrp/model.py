@@ -10,12 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from mrp import interop
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Tree, build
 from mrp.data.order import keys
 from mrp.folder import CONFIG
-from mrp.interop import Found, Weights, runs
+from mrp.interop import reading, runs
+from mrp.interop.config import WeightsName
+from mrp.interop.found import Found
 from mrp.models.vit import VisionTransformer
 from mrp.objectives._helpers import Objective
 from mrp.run import Run
@@ -63,7 +64,7 @@ class Model:
     folder: Path
     step: int
     module: Step
-    weights: Weights = "student"
+    weights: WeightsName = "student"
     source: Mapping[str, Any] = field(
         default_factory=dict
     )  # where imported weights are from; see mrp.exchange.imported
@@ -114,14 +115,14 @@ class Model:
         return Batch(images.to(device), torch.from_numpy(keys(seed, 0, numbers)).to(device))
 
 
-def load(path: str | Path, weights: Weights | None = None, step: int | None = None) -> Model:
+def load(path: str | Path, weights: WeightsName | None = None, step: int | None = None) -> Model:
     """The model of a run at its newest checkpoint or at a step, of one checkpoint, or of anything that can be imported.
 
     `weights` are the student's, the teacher's or the average's: by default the average where the run keeps one.
     """
     place = Path(path)
     if not runs.is_ours(place) and (place.exists() or str(path).startswith("hf:")):
-        found = interop.read(path, weights or "student", step)
+        found = reading.read(path, weights or "student", step)
         run = run_of(found)
         source = provenance(found)[KEY]
         return Model(run, place, 0, step_of(found, run), weights or "student", source)

@@ -26,7 +26,7 @@ from mrp.data.sources import Source
 from mrp.data.views import open_data
 from mrp.evaluate.validation import Config as Validation
 from mrp.folder import CONFIG
-from mrp.interop.init import Config as Init
+from mrp.interop.config import Config as Init
 from mrp.interop.init import completed
 from mrp.interop.runs import locate
 from mrp.models.vit import Config as Backbone

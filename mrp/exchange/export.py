@@ -9,23 +9,23 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from mrp import interop
 from mrp.config import ConfigError, nearest, parse
 from mrp.data.augment import Crop
 from mrp.exchange import imported
 from mrp.folder import ENVIRONMENT, flat
 from mrp.interop import (
-    Found,
-    Weights,
     card,
     graphs,
     huggingface_export,
     official_export,
+    reading,
     runs,
     timm_export,
     verify,
 )
+from mrp.interop.config import WeightsName
 from mrp.interop.folders import Preprocessing
+from mrp.interop.found import Found
 from mrp.interop.heads import linear_head
 from mrp.model import NO_DATA, Model, load, run_of
 from mrp.monitor.tracker import METRICS, read_lines
@@ -40,13 +40,13 @@ _ROWS = 24  # of a card's table
 
 
 def bring(
-    source: str, out: Path, method: str | None = None, words: Iterable[str] = (), weights: Weights = "student"
+    source: str, out: Path, method: str | None = None, words: Iterable[str] = (), weights: WeightsName = "student"
 ) -> Found:
     """Import weights into a folder that probe, finetune, report and export take for a run's."""
     values = sections(words)
     if runs.is_ours(Path(source)):
         raise ConfigError(f"{source}: is a run of mrp already; give it to probe, finetune or export as it is")
-    found = interop.read(source, weights, values=values, method=method)
+    found = reading.read(source, weights, values=values, method=method)
     imported.write(found, run_of(found, values.get("data")), out)
     return found
 
@@ -69,7 +69,7 @@ def sections(words: Iterable[str]) -> dict[str, dict[str, Any]]:
 
 
 def export(
-    path: str | Path, to: str, out: Path, weights: Weights | None = None, step: int | None = None
+    path: str | Path, to: str, out: Path, weights: WeightsName | None = None, step: int | None = None
 ) -> float | None:
     """Write a folder that the other side loads with its own call; how far its answers are from ours, where measured."""
     if to not in get_args(To):

@@ -8,7 +8,7 @@ from pathlib import Path
 from mrp.checkpoint import checkpoints as checkpoint
 from mrp.config import ConfigError
 from mrp.folder import CONFIG, IDENTITY, claim
-from mrp.interop import Found
+from mrp.interop.found import Found
 from mrp.model import provenance, step_of
 from mrp.optim import optimizer as optim
 from mrp.run import Run

@@ -6,16 +6,16 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.interop.config import WeightsName
 from mrp.models import vit
 from mrp.objectives import OBJECTIVES
 
-Weights = Literal["student", "teacher", "average"]
 _TEACHER = "teacher.backbone."
 _BACKBONE = "backbone."
 _LAST_NORM = ("backbone.norm.weight", "backbone.norm.bias")
@@ -85,7 +85,7 @@ class Found:
 
 
 def choose(
-    tensors: Mapping[str, Tensor], weights: Weights, average: Mapping[str, Tensor], where: str
+    tensors: Mapping[str, Tensor], weights: WeightsName, average: Mapping[str, Tensor], where: str
 ) -> dict[str, Tensor]:
     """An objective's tensors with the backbone's taken from the teacher, or all that was averaged from the average."""
     if weights == "student":

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import ConfigDict, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from mrp.checkpoint.layout import place_like
-from mrp.config import ConfigError, Node, Tree, parse
+from mrp.config import ConfigError, Tree, parse
 from mrp.folder import CONFIG
 from mrp.interop import runs
+from mrp.interop.config import Config
 from mrp.interop.found import Found
 from mrp.interop.reading import read
 from mrp.models import vit
@@ -23,30 +24,6 @@ _LAST_NORMS = ("backbone.norm.", "backbone.fc_norm.")  # which of the two there 
 _TRAINING = ("drop_path", "attention_dropout")  # of a backbone: how it is trained, not what it is
 _SHAPE = ("name", "width", "depth", "heads", "patch", "mlp_ratio")
 _CONVERSIONS = {("positions", "sincos", "learned"), ("relative_bias", "shared", "per_block")}
-
-
-class Config(Node):
-    """`init:`, a place or a section: the weights that a run starts with; a checkpoint of its own takes their place."""
-
-    model_config = ConfigDict(serialize_by_alias=True)
-
-    place: str = Field(alias="from")  # a run's folder, one of its checkpoints, a file or folder of other people's
-    weights: Literal["student", "teacher", "average"] = "student"
-    resample: bool = False  # make positions fit images of another size
-    content: str | None = None  # sha256 of the weights; found out, unless it is given
-
-    @model_validator(mode="before")
-    @classmethod
-    def _short(cls, value: Any) -> Any:
-        if isinstance(value, str):
-            return {"from": value}
-        if isinstance(value, Mapping) and "name" in value and "from" not in value:  # `init=PLACE init.weights=teacher`
-            return {"from": value["name"]} | {key: other for key, other in value.items() if key != "name"}
-        return value
-
-    def identity(self) -> dict[str, Any]:
-        """What decides the results: the weights by content, not by place."""
-        return {"content": self.content, "weights": self.weights, "resample": self.resample}
 
 
 def completed(tree: Tree, folder: Path | None = None) -> Tree:
@@ -75,7 +52,7 @@ def completed(tree: Tree, folder: Path | None = None) -> Tree:
         backbone, content = found.backbone, config.content or found.digest
     values = tree.values | {
         "init": config.model_copy(update={"content": content}).model_dump(mode="json"),
-        "backbone": agreed(stated, backbone, config.place),
+        "backbone": agreed(stated, backbone, config.source),
     }
     return Tree(values, tree.origins)
 
@@ -94,12 +71,12 @@ def _noted(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 def _read(config: Config, stated: Mapping[str, Any]) -> Found:
-    if runs.is_ours(Path(config.place)):
-        return read(config.place, config.weights)
+    if runs.is_ours(Path(config.source)):
+        return read(config.source, config.weights)
     heads = stated.get("heads")
     if heads is None and isinstance(stated.get("name"), str):
         heads = _facts(vit.Config(name=stated["name"]))["heads"]
-    return read(config.place, config.weights, values={"backbone": {"heads": heads}} if heads else None)
+    return read(config.source, config.weights, values={"backbone": {"heads": heads}} if heads else None)
 
 
 def _check_data(found: Found, data: Any) -> None:
@@ -162,11 +139,11 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     found = _read(config, {"heads": backbone.blocks[0].attn.num_heads})
     if found.digest != config.content:
         raise ConfigError(
-            f"init.from: {config.place} holds other weights than when this run was first started; bring those back, "
+            f"init.from: {config.source} holds other weights than when this run was first started; bring those back, "
             "or start another run with --folder FOLDER"
         )
     given = _fitted(found, backbone, config.resample)
-    taken = _backbone(given, own, config.place)
+    taken = _backbone(given, own, config.source)
     if found.method == method:
         taken |= _parts(given, own, {name for name, tensor in objective.named_parameters() if tensor.requires_grad})
     for name in own:  # a teacher that was not given starts where its student does
@@ -176,7 +153,7 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     objective.load_state_dict({**own, **placed})
     fresh, unused = _tops(own.keys() - taken.keys()), _tops(given.keys() - taken.keys())
     return (
-        f"starts with the {config.weights} weights of {config.place} ({found.method}, step {found.step}): "
+        f"starts with the {config.weights} weights of {config.source} ({found.method}, step {found.step}): "
         f"{', '.join(_tops(taken))}; new: {', '.join(fresh) or 'nothing'}; not taken: {', '.join(unused) or 'nothing'}"
     )
 

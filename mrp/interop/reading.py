@@ -9,7 +9,8 @@ from typing import Any
 
 from mrp.config import ConfigError, nearest
 from mrp.interop import hub, huggingface, official, runs, shape, timm
-from mrp.interop.found import Found, Held, Weights, choose, digest, merged
+from mrp.interop.config import WeightsName
+from mrp.interop.found import Found, Held, choose, digest, merged
 from mrp.models import vit
 
 _KEYS = ("objective", "backbone", "data")
@@ -17,7 +18,7 @@ _KEYS = ("objective", "backbone", "data")
 
 def read(
     source: str | Path,
-    weights: Weights = "student",
+    weights: WeightsName = "student",
     step: int | None = None,
     values: Mapping[str, Mapping[str, Any]] | None = None,
     method: str | None = None,
@@ -53,7 +54,7 @@ def _sections(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, An
     return {key: dict(values.get(key, {})) for key in _KEYS}
 
 
-def _foreign(path: Path, weights: Weights, given: dict[str, dict[str, Any]], method: str | None) -> Found:
+def _foreign(path: Path, weights: WeightsName, given: dict[str, dict[str, Any]], method: str | None) -> Found:
     if path.is_dir():
         held, file = _folder(path)
     elif path.exists():

@@ -13,7 +13,8 @@ from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, parse
 from mrp.data.sources import Config as Data
 from mrp.folder import CONFIG
-from mrp.interop.found import Found, Weights, choose, digest
+from mrp.interop.config import WeightsName
+from mrp.interop.found import Found, choose, digest
 from mrp.models import vit
 
 _MODEL, _AVERAGE = "model.safetensors", "average.safetensors"
@@ -50,7 +51,7 @@ def configuration(folder: Path, found: Checkpoint) -> Path:
     return next((place / CONFIG for place in (found.folder, folder) if (place / CONFIG).is_file()), folder / CONFIG)
 
 
-def weights_of(found: Checkpoint, weights: Weights) -> dict[str, Tensor]:
+def weights_of(found: Checkpoint, weights: WeightsName) -> dict[str, Tensor]:
     """A checkpoint's tensors, with those of the student, the teacher or the average where the trained ones are."""
     tensors = found.weights()
     apart = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OBJECTIVE)}
@@ -69,7 +70,7 @@ def average(found: Checkpoint) -> dict[str, Tensor]:
     return found.tensors("average") if has_average(found) else {}
 
 
-def read(path: Path, weights: Weights = "student", step: int | None = None) -> Found:
+def read(path: Path, weights: WeightsName = "student", step: int | None = None) -> Found:
     """The weights of a run or checkpoint, and what its configuration says of them."""
     folder, found = locate(path, step)
     place = configuration(folder, found)

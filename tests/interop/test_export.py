@@ -16,7 +16,7 @@ import mrp
 from mrp.api import Model
 from mrp.config import ConfigError
 from mrp.exchange import export as exchange
-from mrp.interop import official, official_export
+from mrp.interop import official, official_export, reading
 from mrp.objectives import mae
 from tests.interop.conftest import Make, images
 
@@ -154,7 +154,6 @@ def test_torch_exports_format_says_the_same_of_any_number_of_images(make: Make) 
 
 @pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/checkpoint.pth")))
 def test_official_names_come_back_bit_by_bit(case: str, tmp_path: Path) -> None:
-    from mrp import interop
     from mrp import model as imported
 
     values = {"backbone": {"heads": 4}, "objective": {}}
@@ -167,7 +166,7 @@ def test_official_names_come_back_bit_by_bit(case: str, tmp_path: Path) -> None:
     elif case.startswith("data2vec"):
         values["objective"] = {"smallest_block": 1}
     path = CASES / case / "checkpoint.pth"
-    found = interop.read(path, values=values)
+    found = reading.read(path, values=values)
     assert not found.missing
     objective = imported.step_of(found, imported.run_of(found)).objective
     before = official.read(path)

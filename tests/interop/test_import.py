@@ -17,10 +17,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import mrp
-from mrp import cli, interop
+from mrp import cli
 from mrp.config import ConfigError
 from mrp.exchange import export as exchange
-from mrp.interop import hub
+from mrp.interop import hub, reading
 from tests.interop.conftest import Make, images, shake
 
 CASES = Path(__file__).parent.parent / "reference" / "cases"
@@ -210,7 +210,7 @@ def test_an_encoder_alone_goes_into_the_method_that_is_asked_for(make: Make) -> 
         words = ["backbone.heads=4", *(["objective.mask_unit=4"] if method else [])]
         model = brought(path, *words, method=method)
         assert model.run.name == (method or "mae")
-        assert torch.equal(model.features(images()), exchange.api.load(path.with_name("imported")).features(images()))
+        assert torch.equal(model.features(images()), mrp.load(path.with_name("imported")).features(images()))
         with pytest.raises(ConfigError, match=r"was imported without '"):
             model.reconstruct(images())
         shutil.rmtree(path.with_name("imported"))
@@ -220,7 +220,7 @@ def test_what_was_imported_is_exported_probed_and_continued(make: Make, tmp_path
     shutil.copytree(CASES / "vit_cls", tmp_path / "official")
     model = brought(tmp_path / "official" / "checkpoint.pth", "backbone.heads=4")
     exchange.export(tmp_path / "official" / "imported", "timm", tmp_path / "timm")
-    again = interop.read(tmp_path / "timm")
+    again = reading.read(tmp_path / "timm")
     assert again.method == "classify"
     assert all(torch.equal(tensor, model.objective.state_dict()[name]) for name, tensor in again.tensors.items())
     card = (tmp_path / "timm" / "README.md").read_text()
@@ -271,7 +271,7 @@ def hf(folder: Path, weights: Any, **config: Any) -> Path:
 )
 def test_folders_that_are_not_known_are_one_line(weights: Any, config: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message) as error:
-        interop.read(hf(tmp_path / "folder", weights, **config))
+        reading.read(hf(tmp_path / "folder", weights, **config))
     assert "\n" not in str(error.value)
     assert str(error.value).startswith(str(tmp_path / "folder"))
 
@@ -279,7 +279,7 @@ def test_folders_that_are_not_known_are_one_line(weights: Any, config: Any, mess
 def test_a_folder_that_would_run_code_is_refused(tmp_path: Path) -> None:
     folder = hf(tmp_path / "folder", {"vit.x": Payload(tmp_path / "ran")}, model_type="vit")
     with pytest.raises(ConfigError, match=r"refused: it asks to load 'posix.mkdir"):
-        interop.read(folder)
+        reading.read(folder)
     assert not (tmp_path / "ran").exists()
 
 
@@ -299,10 +299,10 @@ def test_tensors_that_do_not_fit_are_named(make: Make, tmp_path: Path) -> None:
         path = tmp_path / "changed.safetensors"
         save_file({k: w for k, w in (state | change).items() if w is not None}, path)
         with pytest.raises(ConfigError, match=message):
-            interop.read(path, values={"backbone": {"heads": 4}})
+            reading.read(path, values={"backbone": {"heads": 4}})
     (tmp_path / "changed.safetensors").write_bytes(b"damaged")
     with pytest.raises(ConfigError, match=r"changed\.safetensors: cannot be read"):
-        interop.read(tmp_path / "changed.safetensors")
+        reading.read(tmp_path / "changed.safetensors")
 
 
 @pytest.mark.parametrize("words", ["heads=4", "backbone.heads", "model.heads=4", "backbone..x=1", "backbone.head=4"])
@@ -339,7 +339,7 @@ def test_a_hub_that_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: os.listdir(tmp_path / "hub"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    found = interop.read("hf:owner/name@main")
+    found = reading.read("hf:owner/name@main")
     assert asked == [("owner/name", "main", ["config.json", "preprocessor_config.json", "model.safetensors"])]
     assert torch.equal(found.tensors["head.weight"], mrp.load(folder).objective.state_dict()["head.weight"])
 
