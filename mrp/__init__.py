@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrp.model import Model as Model
-    from mrp.model import load as load
+    from mrp.api import Model as Model
+    from mrp.api import load as load
+    from mrp.batch import Batch as Batch
+    from mrp.batch import Output as Output
+    from mrp.methodkit import Objective as Objective
 
 __version__ = "0.1.0"
 
+_MODULES = {
+    "Batch": "mrp.batch",
+    "Model": "mrp.api",
+    "Objective": "mrp.methodkit",
+    "Output": "mrp.batch",
+    "load": "mrp.api",
+}
+
 
 def __getattr__(name: str) -> Any:
-    """`mrp.load` and `mrp.Model`; torch is imported when one of them is asked for, and not by `import mrp`."""
-    if name in {"load", "Model"}:
-        from mrp import model
+    """Imports a public name when it is first asked for, so that `import mrp` does not load torch."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'mrp' has no attribute '{name}'")
+    return getattr(import_module(_MODULES[name]), name)
 
-        return getattr(model, name)
-    raise AttributeError(f"module 'mrp' has no attribute '{name}'")
+
+def __dir__() -> list[str]:
+    return sorted(globals().keys() | _MODULES)

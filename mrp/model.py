@@ -17,8 +17,8 @@ from mrp.folder import CONFIG
 from mrp.interop import reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.found import Found
+from mrp.methodkit import Objective
 from mrp.models.vit import VisionTransformer
-from mrp.objectives._helpers import Objective
 from mrp.run import Run
 from mrp.run import load as load_run
 from mrp.step import Step

@@ -29,13 +29,13 @@ from mrp.folder import CONFIG
 from mrp.interop.config import Config as Init
 from mrp.interop.init import completed
 from mrp.interop.runs import locate
+from mrp.methodkit import Objective
 from mrp.models.vit import Config as Backbone
 from mrp.models.vit import build as build_backbone
 from mrp.monitor.alarm import Config as Diagnose
 from mrp.monitor.guard import Config as Guard
 from mrp.monitor.tracker import Config as Track
 from mrp.objectives import OBJECTIVES
-from mrp.objectives._helpers import Objective
 from mrp.optim.average import Config as Average
 from mrp.optim.optimizer import Section as Optimizer
 from mrp.prepare.mixing import Config as Mixing
@@ -111,7 +111,7 @@ class Run(Node):
     @property
     def couples(self) -> bool:
         """Whether a sample's loss depends on the others that are taken with it."""
-        return bool(getattr(self.objective, "couples", False))
+        return bool(getattr(self.objective, "couples_samples", False))
 
     @property
     def together(self) -> int:

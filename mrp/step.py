@@ -25,7 +25,7 @@ class Objective(Protocol):
     def features(self, batch: Batch) -> Tensor:
         """One vector an image."""
 
-    def after_step(self, step: int, moved: Tensor) -> None:
+    def after_step(self, step: int, updated: Tensor) -> None:
         """The optimizer was called."""
 
 
@@ -83,9 +83,9 @@ class Step(nn.Module):
                 return self.objective(batch)
             return Output(loss=images.new_zeros(()), features=self.objective.features(batch).float())
 
-    def after_step(self, step: int, moved: Tensor) -> None:
-        """Tell the objective that the optimizer was called; `moved` (on the device) is False if it was held back."""
-        self.objective.after_step(step, moved)
+    def after_step(self, step: int, updated: Tensor) -> None:
+        """Tells the objective that the optimizer was called; `updated` (on the device) is False if it skipped."""
+        self.objective.after_step(step, updated)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

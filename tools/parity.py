@@ -21,9 +21,10 @@ from torch import Tensor, nn
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.interop import official
+from mrp.methodkit import NO_UNIFORMITY, TeacherConfig, UniformityConfig, gram_penalty, uniformity_feature
 from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, TransformerConfig
-from mrp.objectives import _teacher, _uniformity, classify, data2vec, data2vec2, mae, simmim
+from mrp.objectives import classify, data2vec, data2vec2, mae, simmim
 from mrp.optim import optimizer as optim
 from mrp.optim.schedules import half_cosine
 
@@ -136,27 +137,25 @@ def compute_mae(case: Inputs) -> Tensors:
 def compute_umae(case: Inputs) -> Tensors:
     """U-MAE: both terms and their sum, the feature, gradients; and the penalty of free features."""
     weight = case.sizes["lambda_uniformity"]
-    config = _uniformity.Config(weight=weight, renormalise=True)
+    config = UniformityConfig(weight=weight, renormalise=True)
     objective, mask = _mae(case, config)
     results = _trained(objective, lambda: objective(case.batch, mask))
     latent = objective.predict(case.tensors["images"], mask)[0]
     free = case.tensors["free_features"].requires_grad_()
-    penalty = _uniformity.gram(free[None])
+    penalty = gram_penalty(free[None])
     penalty.backward()
     assert free.grad is not None
     return results | {
         "total": results["loss"],
         "mae_loss": results["metrics/reconstruction"],
         "uniformity": results["metrics/uniformity"],
-        "feature": _uniformity.feature(config, objective.backbone, latent),
+        "feature": uniformity_feature(config, objective.backbone, latent),
         "free_uniformity": penalty,
         "free_gradient": free.grad,
     }
 
 
-def _mae(
-    case: Inputs, uniformity: _uniformity.Config = _uniformity.OFF, load: bool = True
-) -> tuple[mae.Objective, Tensor]:
+def _mae(case: Inputs, uniformity: UniformityConfig = NO_UNIFORMITY, load: bool = True) -> tuple[mae.Objective, Tensor]:
     decoder = case.sizes["decoder"]
     config = mae.Config(
         mask_ratio=case.sizes["mask_ratio"],
@@ -195,7 +194,7 @@ def compute_data2vec(case: Inputs) -> Tensors:
         smallest_block=1,
         layers=case.sizes["top_layers"],
         beta=case.sizes["smooth_l1_beta"],
-        teacher=_teacher.Config(decay=case.sizes["ema_decay"]),
+        teacher=TeacherConfig(decay=case.sizes["ema_decay"]),
     )
     objective = data2vec.Objective(config, backbone)
     objective.load_state_dict(case.weights)

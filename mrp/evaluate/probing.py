@@ -29,7 +29,7 @@ from mrp.evaluate.readout import name as block_name
 from mrp.evaluate.split import split
 from mrp.evaluate.sweep import Choice, Head, Sealed, Settled
 from mrp.evaluate.table import Store, Table
-from mrp.objectives._helpers import Objective
+from mrp.methodkit import Objective
 from mrp.processes.join import Accelerator
 from mrp.run import Run
 from mrp.step import Step

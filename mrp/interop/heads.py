@@ -7,8 +7,8 @@ from collections.abc import Collection
 import torch
 from torch import nn
 
+from mrp.methodkit import Objective, Standardise
 from mrp.objectives import classify
-from mrp.objectives._helpers import Objective
 
 
 def linear_head(objective: Objective, missing: Collection[str] = ()) -> nn.Linear | None:
@@ -19,7 +19,7 @@ def linear_head(objective: Objective, missing: Collection[str] = ()) -> nn.Linea
     if not isinstance(objective, classify.Objective) or "head.weight" in missing:
         return None
     head, standardise = objective.head, objective.standardise
-    if not isinstance(standardise, classify.Standardise):
+    if not isinstance(standardise, Standardise):
         return head
     scale = (standardise.variance.double() + standardise.eps).rsqrt()
     folded = nn.Linear(head.in_features, head.out_features)

@@ -13,10 +13,10 @@ from mrp.config import ConfigError
 from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_tensors
 from mrp.interop.heads import linear_head
 from mrp.interop.huggingface import BLOCK, DECODER, ENCODER, QKV
+from mrp.methodkit import Objective
 from mrp.models.blocks import PostNormBlock
 from mrp.models.vit import grid, norm_eps
 from mrp.objectives import mae
-from mrp.objectives._helpers import Objective
 
 _PREPROCESSING = "preprocessor_config.json"
 _BICUBIC = 3  # as Pillow counts

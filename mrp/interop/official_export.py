@@ -12,10 +12,10 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.interop.heads import linear_head
+from mrp.methodkit import Objective
 from mrp.models.blocks import QueryValueLinear
 from mrp.models.positions import RelativeBias
 from mrp.objectives import classify, data2vec, data2vec2, mae, simmim
-from mrp.objectives._helpers import Objective
 
 FILE = "checkpoint.pth"
 _TABLE, _INDEX = "relative_position_bias_table", "relative_position_index"

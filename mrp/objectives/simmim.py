@@ -1,4 +1,4 @@
-"""SimMIM: encode all patches, a token for the hidden ones, and predict their pixels linearly (Xie et al., 2022)."""
+"""SimMIM: replace the hidden patches by a token, encode all, predict pixels linearly (Xie et al., 2022)."""
 
 from __future__ import annotations
 
@@ -11,29 +11,33 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
-from mrp.config import ConfigError, Node
+from mrp.config import ConfigError
+from mrp.methodkit import (
+    NO_UNIFORMITY,
+    Masked,
+    MaskedConfig,
+    Reconstruction,
+    UniformityConfig,
+    collapse_loss,
+    patchify,
+    unpatchify,
+)
 from mrp.models.masking import unit_mask
 from mrp.models.vit import VisionTransformer, embed, encode, grid, initialise
-from mrp.objectives import _helpers, _uniformity
 
 
-class Config(Node):
-    """Options of SimMIM; of U-SimMIM with a weight on uniformity."""
+class Config(MaskedConfig):
+    """Options of SimMIM, and of U-SimMIM where `uniformity` has a weight."""
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = Field(0.6, gt=0, lt=1)
-    mask_unit: int = Field(32, gt=0)  # pixels: what is hidden is hidden in squares of this side
-    masks: int = Field(1, gt=0)  # views of each image in a step
-    uniformity: _uniformity.Config = _uniformity.OFF
-
-    @property
-    def couples(self) -> bool:
-        """Whether a sample's loss depends on the others in its micro-step."""
-        return self.uniformity.weight > 0
+    mask_unit: int = Field(32, gt=0)  # pixels: patches are hidden in squares of this side
+    masks: int = Field(1, gt=0)  # per image and step
+    uniformity: UniformityConfig = NO_UNIFORMITY
 
 
-class Objective(_helpers.Masked):
-    """Masked image modelling of raw pixels."""
+class Objective(Masked):
+    """Masked image modelling: the encoder sees all patches, the hidden ones as a mask token, and a linear head."""
 
     paints = True
 
@@ -55,43 +59,38 @@ class Objective(_helpers.Masked):
         initialise(self.head)
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
-        """The mean absolute error of the hidden pixels; a mask given from outside replaces the drawn one."""
+        """Returns the mean absolute error of the hidden pixels; `mask` replaces the masks that the keys give."""
         mask = self.mask(batch.keys) if mask is None else mask  # BM N
-        latent, prediction = self.predict(batch.images, mask, self.path_keys(batch.keys))
-        target = self.patchify(batch.images)  # B N CPQ
-        error = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.masks) - target[:, None]
+        latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
+        target = patchify(batch.images, self.patch, channels_first=True)  # B N CPQ
+        error = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.num_masks) - target[:, None]
         per_patch = error.abs().sum(-1).flatten(0, 1)  # BM N
         num_pixels = mask.sum(1) * self.patch[0] * self.patch[1]
         per_view = (per_patch * mask).sum(1) / (num_pixels + 1e-5) / self.channels
-        return self.outcome(per_view, latent, _helpers.constant_loss(target, mask, torch.abs))
+        return self.build_output(per_view, latent, collapse_loss(target, mask, torch.abs))
 
-    def draw(self, keys: Tensor, number: Tensor) -> Tensor:
-        """Units at random."""
-        return unit_mask(keys, grid(self.backbone), self.unit, self.num_hidden, number)
+    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
+        """Hides squares of patches at random."""
+        return unit_mask(keys, grid(self.backbone), self.unit, self.num_hidden, draws)
 
     def predict(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The encoder's tokens, and a prediction of the pixels of every patch, view by view."""
+        """Returns the encoder's tokens and a prediction of the pixels of every patch, per view."""
         tokens = embed(self.backbone, images, self.mask_token, mask)
         latent = encode(self.backbone, tokens, keys=keys).tokens  # BM P+N D
         return latent, self.head(latent[:, self.backbone.num_prefix_tokens :])  # BM N CPQ
 
-    def patchify(self, images: Tensor) -> Tensor:
-        """Patches in the official order of their pixels: by channel, row, column."""
-        return rearrange(images, "b c (h p) (w q) -> b (h w) (c p q)", p=self.patch[0], q=self.patch[1])
-
     def unpatchify(self, patches: Tensor) -> Tensor:
-        """The images that these patches were cut from."""
-        rows, (p, q) = grid(self.backbone)[0], self.patch
-        return rearrange(patches, "b (h w) (c p q) -> b c (h p) (w q)", h=rows, p=p, q=q)
+        """Returns the images of these predictions, whose pixels lie in the official order: channel, row, column."""
+        return unpatchify(patches, self.patch, grid(self.backbone), channels_first=True)
 
-    def reconstruct(self, batch: Batch) -> _helpers.Reconstruction:
-        """The predicted pixels."""
+    def reconstruct(self, batch: Batch) -> Reconstruction:
+        """Returns the predicted pixels."""
         mask = self.first_mask(batch.keys)
-        return _helpers.Reconstruction(mask, self.unpatchify(self.predict(batch.images, mask)[1].float()))
+        return Reconstruction(mask, self.unpatchify(self.predict(batch.images, mask)[1].float()))
 
 
 def _unit(side: int, patch: tuple[int, int], grid_size: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of patches in a unit of this many pixels."""
+    """Returns how many rows and columns of patches a square of `side` pixels covers."""
     image = grid_size[0] * patch[0], grid_size[1] * patch[1]
     if side % patch[0] or side % patch[1] or image[0] % side or image[1] % side:
         raise ConfigError(

@@ -438,7 +438,7 @@ from typing import Literal
 from pydantic import Field
 from mrp.batch import Batch, Output
 from mrp.config import Node
-from mrp.objectives._helpers import Objective as Base
+from mrp import Objective as Base
 
 class Config(Node):
     name: Literal["own"] = "own"

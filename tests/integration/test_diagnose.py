@@ -33,12 +33,12 @@ from torch import nn
 from mrp.batch import Output
 from mrp.config import Node
 from mrp.models.vit import embed, encode, pool
-from mrp.objectives import _helpers
+from mrp.methodkit import Objective as Base
 
 class Config(Node):
     name: Literal["constant"] = "constant"
 
-class Objective(_helpers.Objective):
+class Objective(Base):
     def __init__(self, config, backbone):
         super().__init__(backbone)
 

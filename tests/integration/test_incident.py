@@ -21,7 +21,7 @@ from torch import nn
 from mrp.batch import Output
 from mrp.config import Node
 from mrp.models.vit import embed, encode, pool
-from mrp.objectives import _helpers
+from mrp.methodkit import Objective as Base
 
 class Config(Node):
     name: Literal["faulty"] = "faulty"
@@ -37,7 +37,7 @@ class Root(nn.Module):
     def forward(self, x, bad):
         return x + torch.where(bad, x - x.detach(), torch.ones_like(x)).sqrt() * bad
 
-class Objective(_helpers.Objective):
+class Objective(Base):
     def __init__(self, config, backbone):
         super().__init__(backbone)
         self.config, self.contrast, self.root = config, Contrast(), Root()
@@ -48,8 +48,8 @@ class Objective(_helpers.Objective):
         bad = sum((batch.step == step for step in self.config.gradient), torch.tensor(False))
         return Output(loss=self.root(latent.float(), bad).square().mean())
 
-    def after_step(self, step, moved):
-        super().after_step(step, moved)
+    def after_step(self, step, updated):
+        super().after_step(step, updated)
         if step + 1 == self.config.weight:
             with torch.no_grad():
                 self.backbone.blocks[1].mlp.fc1.weight[3, 5] = float("nan")

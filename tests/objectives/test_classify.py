@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
-from mrp.objectives.classify import Standardise
+from mrp.methodkit import Standardise
 from tests.objectives.test_every_objective import gradients, make_batch, make_run
 
 

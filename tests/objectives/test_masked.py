@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
+from mrp.methodkit import patchify
 from mrp.run import Run
 from tests.objectives.test_every_objective import VARIANTS, make_batch, make_run
 
@@ -48,9 +49,9 @@ def test_several_masks_give_the_mean_of_one_at_a_time(name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_views_are_dropped_along_the_depth_apart(name: str) -> None:
     objective, batch = prepared(make(name, masks=2))
-    keys = objective.path_keys(batch.keys)
+    keys = objective.view_keys(batch.keys)
     assert len(keys.unique()) == 16
-    alone = objective.path_keys(batch.keys[3:4])
+    alone = objective.view_keys(batch.keys[3:4])
     assert torch.equal(keys[6:8], alone)
 
 
@@ -80,9 +81,9 @@ def test_simmim_paints_what_it_predicts() -> None:
     painted = objective.reconstruct(batch)
     assert torch.equal(painted.mask, objective.mask(batch.keys))
     error = (painted.images - batch.images).abs()
-    hidden = objective.patchify(error)[painted.mask]
+    hidden = patchify(error, (4, 4), channels_first=True)[painted.mask]
     assert torch.allclose(hidden.mean(), objective(batch).loss, rtol=1e-5)
-    assert torch.equal(objective.unpatchify(objective.patchify(batch.images)), batch.images)
+    assert torch.equal(objective.unpatchify(patchify(batch.images, (4, 4), channels_first=True)), batch.images)
 
 
 def test_simmim_hides_squares_of_so_many_pixels() -> None:
@@ -96,7 +97,7 @@ def test_data2vec_2_weighs_its_class_token_by_a_multiple_of_the_mean() -> None:
     objective, batch = prepared(make("data2vec2", class_weight=0.5, noise=0.0))
     output = objective(batch)
     mask = objective.mask(batch.keys)
-    latent, prediction = objective.predict(batch.images, mask, objective.path_keys(batch.keys))
+    latent, prediction = objective.predict(batch.images, mask, objective.view_keys(batch.keys))
     target = objective.target(batch.images).repeat_interleave(3, dim=0)
     regression = (prediction - target)[mask].square().sum(-1).mean() / 32**0.5
     of_class = (latent[:, 0] - target.mean(1)).square().sum(-1).mean() / 32**0.5

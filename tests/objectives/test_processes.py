@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mrp.batch import Batch
-from mrp.objectives import _uniformity
+from mrp.methodkit import gram_penalty
 from mrp.run import Run
 from tests.objectives.test_every_objective import NAMES, gradients, make_batch, make_run
 
@@ -97,7 +97,7 @@ def work(rank: int, folder: Path) -> None:
             {},
         )
     found["flops"] = make("u-mae").cost().forward_flops
-    found["ours"] = penalty_gradient(lambda features: _uniformity.gram(features[None]), rank)
+    found["ours"] = penalty_gradient(lambda features: gram_penalty(features[None]), rank)
     found["released"] = penalty_gradient(released_penalty, rank)
     if rank == 0:
         torch.save(found, folder / "found.pt")
@@ -142,7 +142,7 @@ def test_loss_gradients_and_what_follows_agree(name: str, two: dict[str, Any]) -
 
 def test_the_penalty_has_the_gradient_of_one_process_and_the_released_gather_half_of_it(two: dict[str, Any]) -> None:
     matrix = torch.eye(6, requires_grad=True)
-    _uniformity.gram((free_features() @ matrix)[None]).backward()
+    gram_penalty((free_features() @ matrix)[None]).backward()
     assert matrix.grad is not None
     assert close(two["ours"], matrix.grad)
     assert not close(two["released"], matrix.grad, 0.4)

@@ -20,13 +20,13 @@ from torch import nn
 from mrp.batch import Output
 from mrp.config import Node
 from mrp.models.vit import embed, encode, pool
-from mrp.objectives import _helpers
+from mrp.methodkit import Objective as Base
 
 class Config(Node):
     name: Literal["mean"] = "mean"
     weight: float = Field(1.0, gt=0)
 
-class Objective(_helpers.Objective):
+class Objective(Base):
     def __init__(self, config, backbone):
         super().__init__(backbone)
         self.config = config

@@ -31,8 +31,9 @@ from mrp.config import ConfigError
 from mrp.data.order import keys
 from mrp.evaluate import geometry
 from mrp.lab.mean import Mean
+from mrp.methodkit import patch_statistics, patchify, uniformity_feature
 from mrp.models.masking import visible_places
-from mrp.objectives import _helpers, _uniformity, mae
+from mrp.objectives import mae
 from mrp.step import Step
 
 _CHUNK = 128
@@ -160,9 +161,9 @@ def _views(objective: mae.Objective, module: Step, pixels: Tensor, start: int) -
     images = module.prepare(pixels[start : start + _CHUNK])
     numbers = torch.arange(start, start + len(images)).numpy()
     masks = [objective.first_mask(torch.from_numpy(keys(0, draw, numbers))) for draw in (1, 2)]
-    target = _helpers.patchify(images, objective.patch)
+    target = patchify(images, objective.patch)
     if objective.config.target == "pixels_norm":
-        mean, deviation = _helpers.patch_statistics(target)
+        mean, deviation = patch_statistics(target)
         target = (target - mean) / deviation
     return _Views(images, target, (masks[0], masks[1]))
 
@@ -202,7 +203,7 @@ def _measure(
         "alignment": _average(-agreement, directed),
     }
     config = objective.config.uniformity
-    pair = [_uniformity.feature(config, objective.backbone, latent) for latent in latents]
+    pair = [uniformity_feature(config, objective.backbone, latent) for latent in latents]
     return values, (pair[0], pair[1])
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.order import share
-from mrp.objectives import _uniformity
+from mrp.methodkit import gram_penalty
 from mrp.run import Run
 from tests.objectives.test_every_objective import DECODER, make_batch, make_run
 
@@ -32,7 +32,7 @@ def umae(uniformity: Any = 0.1, **more: Any) -> Run:
 def test_it_is_the_mean_squared_entry_of_the_gram_matrix() -> None:
     ours = torch.randn(10, 7, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
-    value, expected = _uniformity.gram(ours[None]), naive(theirs)
+    value, expected = gram_penalty(ours[None]), naive(theirs)
     assert torch.allclose(value, expected)
     value.backward()
     expected.backward()
@@ -40,13 +40,13 @@ def test_it_is_the_mean_squared_entry_of_the_gram_matrix() -> None:
 
 
 def test_its_ends_are_one_and_one_over_the_dimensions() -> None:
-    assert torch.allclose(_uniformity.gram(torch.ones(1, 6, 4)), torch.tensor(1.0))
-    assert torch.allclose(_uniformity.gram(torch.eye(4).repeat(3, 1)[None]), torch.tensor(0.25))
+    assert torch.allclose(gram_penalty(torch.ones(1, 6, 4)), torch.tensor(1.0))
+    assert torch.allclose(gram_penalty(torch.eye(4).repeat(3, 1)[None]), torch.tensor(0.25))
 
 
 def test_two_masks_of_an_image_are_no_negatives() -> None:
     draws = torch.randn(2, 10, 7)
-    assert torch.allclose(_uniformity.gram(draws), (naive(draws[0]) + naive(draws[1])) / 2)
+    assert torch.allclose(gram_penalty(draws), (naive(draws[0]) + naive(draws[1])) / 2)
 
 
 @pytest.mark.parametrize("name", ["mae", "simmim", "data2vec"])
@@ -158,5 +158,5 @@ def test_a_resume_with_another_coupled_batch_is_refused(tmp_path: Any) -> None:
 def test_lower_precision_around_it_changes_nothing() -> None:
     features = torch.randn(2, 16, 8)
     with torch.autocast("cpu", torch.bfloat16):
-        around = _uniformity.gram(features)
-    assert torch.equal(around, _uniformity.gram(features))
+        around = gram_penalty(features)
+    assert torch.equal(around, gram_penalty(features))

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mrp.config import ConfigError
+from mrp.methodkit import Teacher, TeacherConfig
 from mrp.models import vit
-from mrp.objectives._teacher import Config, Teacher
 from tests.objectives.test_every_objective import make_batch, make_run
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
@@ -27,7 +27,7 @@ def moved(model: vit.VisionTransformer) -> vit.VisionTransformer:
 
 def test_it_is_the_moving_average_of_what_is_trained() -> None:
     model = student(relative_bias="shared", layer_scale=0.1)
-    teacher = Teacher(Config(decay=0.9), model, 1, "output")
+    teacher = Teacher(TeacherConfig(decay=0.9), model, 1, "output")
     expected = {name: parameter.double() for name, parameter in model.named_parameters()}
     for step in range(4):
         moved(model)
@@ -42,18 +42,18 @@ def test_it_is_the_moving_average_of_what_is_trained() -> None:
 
 def test_what_is_fixed_is_shared_and_saved_once() -> None:
     model = student(relative_bias="shared")
-    teacher = Teacher(Config(), model, 1, "output")
+    teacher = Teacher(TeacherConfig(), model, 1, "output")
     assert teacher.backbone.pos_embed is model.pos_embed
     assert teacher.backbone.cls_token is not model.cls_token
     missing = set(model.state_dict()) - {name.removeprefix("backbone.") for name in teacher.state_dict()}
     assert missing == {"pos_embed"}
-    learned = Teacher(Config(), student(positions="learned"), 1, "output")
+    learned = Teacher(TeacherConfig(), student(positions="learned"), 1, "output")
     assert "backbone.pos_embed" in learned.state_dict()
 
 
 def test_it_is_loaded_strictly_and_ignores_what_it_shares() -> None:
     model = student()
-    teacher = Teacher(Config(), model, 1, "output")
+    teacher = Teacher(TeacherConfig(), model, 1, "output")
     before = model.pos_embed.clone()
     state = {name: torch.randn_like(tensor) for name, tensor in teacher.state_dict().items()}
     teacher.load_state_dict(state | {"backbone.pos_embed": torch.zeros_like(before)})
@@ -67,13 +67,13 @@ def test_it_is_loaded_strictly_and_ignores_what_it_shares() -> None:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (Config(decay=0.9), [0.9, 0.9, 0.9, 0.9]),
-        (Config(decay=0.5, last=0.9, steps=4), [0.6, 0.7, 0.8, 0.9]),
-        (Config(decay=0.5, last=0.9, steps=2), [0.7, 0.9, 0.9, 0.9]),
-        (Config(decay=0.5, last=0.9), [0.9, 0.9, 0.9, 0.9]),
+        (TeacherConfig(decay=0.9), [0.9, 0.9, 0.9, 0.9]),
+        (TeacherConfig(decay=0.5, last=0.9, steps=4), [0.6, 0.7, 0.8, 0.9]),
+        (TeacherConfig(decay=0.5, last=0.9, steps=2), [0.7, 0.9, 0.9, 0.9]),
+        (TeacherConfig(decay=0.5, last=0.9), [0.9, 0.9, 0.9, 0.9]),
     ],
 )
-def test_its_schedule(config: Config, expected: list[float]) -> None:
+def test_its_schedule(config: TeacherConfig, expected: list[float]) -> None:
     assert [config.decay_at(step) for step in range(4)] == pytest.approx(expected)
 
 
@@ -89,7 +89,7 @@ def test_it_drops_nothing_out_and_takes_no_part_in_training() -> None:
 
 def test_a_student_held_back_leaves_it_bit_equal_though_the_host_does_not_know() -> None:
     model = student()
-    teacher = Teacher(Config(decay=0.5), model, 1, "output")
+    teacher = Teacher(TeacherConfig(decay=0.5), model, 1, "output")
     before = {name: tensor.clone() for name, tensor in teacher.state_dict().items()}
     teacher.follow(moved(model), 0, torch.tensor(False))
     assert all(torch.equal(tensor, before[name]) for name, tensor in teacher.state_dict().items())
@@ -99,4 +99,4 @@ def test_a_student_held_back_leaves_it_bit_equal_though_the_host_does_not_know()
 
 def test_more_layers_than_there_are() -> None:
     with pytest.raises(ConfigError, match=r"objective.layers: 3 of the backbone's 2 blocks"):
-        Teacher(Config(), student(), 3, "output")
+        Teacher(TeacherConfig(), student(), 3, "output")

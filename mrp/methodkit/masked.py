@@ -1,0 +1,103 @@
+"""What methods that hide patches have in common: several masks per image, the mean of their losses, uniformity."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from mrp.batch import Output
+from mrp.config import ConfigError, Node
+from mrp.methodkit.objective import Objective
+from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
+from mrp.models.masking import fold
+from mrp.models.vit import VisionTransformer, pool
+
+
+class MaskedConfig(Node):
+    """Base of the options of a masked method, which declares `masks` (an int) and `uniformity` among its own."""
+
+    @property
+    def couples_samples(self) -> bool:
+        """Whether the loss of a sample depends on the other samples of its micro-step."""
+        options: Any = self
+        return bool(options.uniformity.weight)
+
+
+class Masked(Objective):
+    """Base class of methods that hide patches.
+
+    Every image is seen in `num_masks` views, each with a mask of its own. Tensors of views have num_masks rows per
+    image (the "BM" of shape comments), those of the first image first.
+    """
+
+    def __init__(self, backbone: VisionTransformer, masks: int, uniformity: UniformityConfig) -> None:
+        super().__init__(backbone)
+        uniformity.check(backbone)
+        self.num_masks = masks
+        self.uniformity = uniformity
+
+    @abstractmethod
+    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
+        """Returns one mask per key; `draws` are the numbers of the masks among those of the same image."""
+
+    def mask(self, keys: Tensor) -> Tensor:
+        """Returns the masks of all views of the images with these keys."""
+        draws = torch.arange(self.num_masks, device=keys.device).repeat(len(keys))
+        return self.draw_mask(keys.repeat_interleave(self.num_masks), draws)  # BM N
+
+    def first_mask(self, keys: Tensor) -> Tensor:
+        """Returns the mask of each image's first view, for pictures and measurements that need only one."""
+        return self.draw_mask(keys, torch.zeros_like(keys))  # B N
+
+    def view_keys(self, keys: Tensor) -> Tensor:
+        """Returns one key per view, from which its stochastic depth and its noise are drawn."""
+        return fold(keys[:, None], torch.arange(self.num_masks, device=keys.device)).flatten()  # BM
+
+    def build_output(self, per_view: Tensor, latent: Tensor, target_variance: Tensor) -> Output:
+        """Averages the losses of the views and adds the uniformity penalty.
+
+        `latent` is the encoder's output for every view, and `target_variance` the loss of the best constant prediction
+        (see `collapse_loss`).
+        """
+        per_sample = rearrange(per_view, "(b m) -> b m", m=self.num_masks).mean(1)
+        loss = per_sample.mean()
+        metrics = {"reconstruction": loss.detach(), "target_variance": target_variance}
+        if self.uniformity.weight:
+            penalty = uniformity_penalty(self.uniformity, self.backbone, latent, self.num_masks)
+            loss = loss + self.uniformity.weight * penalty
+            metrics["uniformity"] = penalty.detach()
+        return Output(
+            loss=loss,
+            metrics={"loss": loss.detach(), **metrics},
+            per_sample={"loss": per_sample.detach()},
+            features=pool(self.backbone, latent)[:: self.num_masks].detach(),
+        )
+
+
+def count_visible(num_patches: int, mask_ratio: float) -> int:
+    """Returns how many patches stay visible at this ratio, which must be at least one and not all of them."""
+    num_visible = int(num_patches * (1 - mask_ratio))
+    if not 0 < num_visible < num_patches:
+        raise ConfigError(
+            f"objective.mask_ratio: {mask_ratio} of {num_patches} patches leaves {num_visible} visible; "
+            "at least one must be visible and one hidden"
+        )
+    return num_visible
+
+
+def collapse_loss(target: Tensor, mask: Tensor, error: Callable[[Tensor], Tensor] = torch.square) -> Tensor:
+    """Returns the loss of predicting every hidden patch by the mean of all hidden patches.
+
+    A method whose features have collapsed can do no better, so a reconstruction that does not fall below this has
+    learned nothing (Theorem 3.6 of U-MAE; Zhang et al., 2022).
+    """
+    target = target.detach()  # B N D
+    times = rearrange(mask, "(b m) n -> b m n", b=len(target)).sum(1)[..., None]  # in how many views each is hidden
+    count = times.sum()
+    mean = (target * times).sum((0, 1)) / count
+    return (error(target - mean) * times).sum() / count / target.shape[-1]

@@ -1,0 +1,68 @@
+"""The base class of every training method."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import NamedTuple, Self
+
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+from mrp.config import ConfigError
+from mrp.models.vit import VisionTransformer, embed, encode, pool
+
+
+class Reconstruction(NamedTuple):
+    """What a method that predicts pixels makes of a batch of images."""
+
+    mask: Tensor  # B N, bool: True where a patch was hidden
+    images: Tensor  # B C H W: the prediction of every patch, in the normalised units of `batch.images`
+
+
+class Objective(nn.Module):
+    """A training method: a backbone, whatever is trained together with it, and a loss.
+
+    A method overrides `forward`. `batch.images` are normalised float32 images, and all randomness is derived from
+    `batch.keys`, one number per sample, so that a sample meets the same randomness on any number of processes. When a
+    run is exported, `backbone.state_dict()` is what leaves it.
+    """
+
+    paints = False  # True for a method that predicts pixels and overrides `reconstruct`
+    undecayed: frozenset[str] = frozenset()  # last parts of the names of weights that are spared from weight decay
+
+    def __init__(self, backbone: VisionTransformer) -> None:
+        super().__init__()
+        self.backbone = backbone
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Output:
+        """Returns the loss of one micro-batch, and what is measured beside it."""
+
+    def features(self, batch: Batch) -> Tensor:
+        """Returns one vector per image, computed from the whole image: what probes and diagnostics look at."""
+        return pool(self.backbone, encode(self.backbone, embed(self.backbone, batch.images)).tokens)  # B D
+
+    def reconstruct(self, batch: Batch) -> Reconstruction:
+        """Returns the images as the method predicts them, if it predicts pixels."""
+        raise ConfigError("this objective predicts no pixels, so there is nothing to draw")
+
+    def after_step(self, step: int, updated: Tensor) -> None:
+        """Called after each optimizer step; a teacher moves here.
+
+        `updated` is a boolean on the device. It is False when the optimizer skipped the step because a loss or a
+        gradient was not finite, and then nothing here may change either.
+        """
+
+    def train(self, mode: bool = True) -> Self:
+        """Switches between training and evaluation; parts that are frozen as a whole stay in evaluation."""
+        super().train(mode)
+        for module in self.modules():
+            parameters = list(module.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                module.eval()
+        return self
+
+
+def freeze(module: nn.Module) -> None:
+    """Takes a part out of training: it gets no gradients and is in evaluation mode, so it drops nothing at random."""
+    module.requires_grad_(False).eval()
