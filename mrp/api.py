@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
+from mrp.data.subset import fixed_sample
 from mrp.evaluate import feature_files, probing
-from mrp.evaluate.diagnose import Sampled
 from mrp.evaluate.probing import Options, Probed
 from mrp.evaluate.table import Store
 from mrp.interop import runs
@@ -31,7 +31,13 @@ def held_out(run: Run, count: int) -> Tensor:
     source = run.source("test" if run.data.test else "train")
     count = min(count, len(source))
     loader = EvalLoader(
-        Sampled(source, count), View(run.data, train=False), batch=count, rank=0, world=1, workers=0, pin_memory=False
+        fixed_sample(source, count),
+        View(run.data, train=False),
+        batch=count,
+        rank=0,
+        world=1,
+        workers=0,
+        pin_memory=False,
     )
     return next(iter(loader)).images
 

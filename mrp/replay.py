@@ -20,7 +20,7 @@ from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.quarantine import Bad, Quarantine
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.monitor.incident import CONFIG, FILE, where
 from mrp.processes.join import join
 from mrp.run import Run

@@ -15,15 +15,15 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 import mrp
 from mrp.checkpoint.checkpoints import Config as Checkpoint
 from mrp.config import ConfigError, Duration, Node, build, compose, nearest
-from mrp.data import mixed
-from mrp.data.cache import Cache
-from mrp.data.cache import Config as CacheConfig
-from mrp.data.mixed import Mixed
+from mrp.data import mixtures
+from mrp.data.config import CacheConfig
+from mrp.data.config import Config as Data
+from mrp.data.mixtures import Mixed
+from mrp.data.open import open_data
 from mrp.data.order import VERSION as ORDER_VERSION
 from mrp.data.order import Order
-from mrp.data.sources import Config as Data
-from mrp.data.sources import Source
-from mrp.data.views import open_data
+from mrp.data.source import Source
+from mrp.data.storage.cache import Cache
 from mrp.evaluate.validation import Config as Validation
 from mrp.folder import CONFIG
 from mrp.interop.config import Config as Init
@@ -210,7 +210,7 @@ class Run(Node):
         if isinstance(data, int):
             return Order(size, self.batch // views, self.seed, self.data.tail)
         group = self.coupled_batch if self.couples and self.coupled_batch else self.batch
-        return mixed.order(data, self.data, self.batch // views, self.seed, group // views)
+        return mixtures.order(data, self.data, self.batch // views, self.seed, group // views)
 
     def plan(self, steps_per_epoch: float, processes: int, memory: int) -> Plan:
         """The numbers that follow from the data's size and the machine."""

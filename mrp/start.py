@@ -11,7 +11,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 
 from mrp.checkpoint import checkpoints as checkpoint
 from mrp.config import ConfigError
-from mrp.data.mixed import Mixed
+from mrp.data.mixtures import Mixed
 from mrp.data.order import Order
 from mrp.monitor.tracker import INTERRUPTED, METRICS, read_lines
 from mrp.processes.cost import device_memory

@@ -13,10 +13,10 @@ from accelerate.utils import gather_object
 from mrp.checkpoint import checkpoints as checkpoint
 from mrp.checkpoint.checkpoints import Checkpoints
 from mrp.config import Stopped
-from mrp.data.mixed import Mixed
+from mrp.data.mixtures import Mixed
 from mrp.data.order import Order
 from mrp.data.quarantine import Quarantine
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.monitor.guard import Guard
 from mrp.monitor.incident import Incidents
 from mrp.optim import average

@@ -27,12 +27,13 @@ from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
 from mrp.data.augment import View
-from mrp.data.build import Options, Plan, build
+from mrp.data.config import Config
 from mrp.data.decode import decode
 from mrp.data.loader import Loader
+from mrp.data.open import open_source
 from mrp.data.order import Order, keys
-from mrp.data.sharded import Shards
-from mrp.data.sources import Config, open_source
+from mrp.data.shardtool.build import Options, Plan, build
+from mrp.data.sources.shards import Source as Shards
 
 SIZE = 224
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -19,7 +19,7 @@ import torch
 from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
 from mrp.lab.multiview.constants import Settings, read
 from mrp.lab.multiview.measure import Spread
 from mrp.lab.multiview.render import render

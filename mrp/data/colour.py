@@ -1,7 +1,7 @@
 """Changes after the crop: colour jitter, and RandAugment (Cubuk et al., 2020), pure functions of the key.
 
 RandAugment is the variant of the published fine-tuning recipes, which they write as rand-m9-mstd0.5-inc1: two
-operations an image, each done half of the time, every strength growing with the magnitude, which varies a little.
+operations per image, each done half of the time; every strength grows with the magnitude, which varies a little.
 """
 
 from __future__ import annotations
@@ -11,32 +11,22 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
-from pydantic import Field
 
-from mrp.config import Node
 from mrp.data import order
+from mrp.data.config import HIGHEST_MAGNITUDE, RandAugment
 
-_JITTER, _RAND = 0x6A697474, 0x72616E64  # what a hash is for
+_JITTER, _RAND = 0x6A697474, 0x72616E64  # the purpose of a hash, which sets it apart from others
 _FILL = (124, 116, 104)  # ImageNet's mean, where an image is moved away
-_HIGHEST = 10.0
-
-
-class RandAugment(Node):
-    """`rand:` of a crop."""
-
-    magnitude: float = Field(9, ge=0, le=_HIGHEST)
-    deviation: float = Field(0.5, ge=0)  # of the magnitude, from operation to operation
-    operations: int = Field(2, ge=1, le=8)
 
 
 def _draws(purpose: int, key: int) -> Iterator[float]:
-    """Numbers in [0, 1) that belong to the key."""
+    """Yield the numbers in [0, 1) that belong to the key."""
     for word in order.fold(purpose, key, np.arange(64)).tolist():
         yield (word >> 11) * 2.0**-53
 
 
 def jitter(image: Image.Image, strength: float, key: int) -> Image.Image:
-    """Brightness, contrast and saturation times 1 - strength to 1 + strength, in any order."""
+    """Multiply brightness, contrast and saturation by 1 - strength to 1 + strength, in any order."""
     draws = _draws(_JITTER, key)
     kinds = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
     for kind in sorted(kinds, key=lambda _: next(draws)):
@@ -45,14 +35,14 @@ def jitter(image: Image.Image, strength: float, key: int) -> Image.Image:
 
 
 def randaugment(image: Image.Image, config: RandAugment, key: int) -> Image.Image:
-    """Operations drawn with replacement, each done with probability one half."""
+    """Apply operations drawn with replacement, each with probability one half."""
     draws = _draws(_RAND, key)
     for _ in range(config.operations):
         chosen, done, first, second, sign = (next(draws) for _ in range(5))
         if done < 0.5:
             continue
         normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)
-        magnitude = min(max(config.magnitude + config.deviation * normal, 0), _HIGHEST) / _HIGHEST
+        magnitude = min(max(config.magnitude + config.deviation * normal, 0), HIGHEST_MAGNITUDE) / HIGHEST_MAGNITUDE
         operation = _OPERATIONS[int(chosen * len(_OPERATIONS))]
         image = operation(image, magnitude, 1 if sign < 0.5 else -1)
     return image
@@ -65,18 +55,21 @@ def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Operation:
     return lambda image, magnitude, sign: kind(image).enhance(max(0.1, 1 + 0.9 * magnitude * sign))
 
 
+def _fill(image: Image.Image) -> int | tuple[int, int, int]:
+    return _FILL if image.mode == "RGB" else _FILL[1]
+
+
 def _affine(image: Image.Image, matrix: tuple[float, ...]) -> Image.Image:
-    fill = _FILL if image.mode == "RGB" else _FILL[1]
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, Image.Resampling.BICUBIC, fillcolor=fill)
+    bicubic = Image.Resampling.BICUBIC
+    return image.transform(image.size, Image.Transform.AFFINE, matrix, bicubic, fillcolor=_fill(image))
 
 
 def _rotate(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
-    fill = _FILL if image.mode == "RGB" else _FILL[1]
-    return image.rotate(30 * magnitude * sign, Image.Resampling.BICUBIC, fillcolor=fill)
+    return image.rotate(30 * magnitude * sign, Image.Resampling.BICUBIC, fillcolor=_fill(image))
 
 
 def _solarize_add(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
-    """Dark pixels are made lighter."""
+    """Make dark pixels lighter."""
     table = [min(255, value + int(110 * magnitude)) if value < 128 else value for value in range(256)]
     return image.point(table * len(image.getbands()))
 

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels: what a damaged file holds is an error, never a guess.
+"""From the bytes of an image file to pixels: a damaged file is an error, never a guess.
 
 The format is told from the content, not from the name. JPEG goes through libjpeg-turbo in strict mode, since Pillow
 says nothing about a damaged scan; PNG has its checksums verified first for the same reason.
@@ -18,8 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from mrp.config import ConfigError
-
-Pixels = NDArray[np.uint8 | np.uint16]  # H W C
+from mrp.data.source import Pixels
 
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
 _LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
@@ -31,11 +30,11 @@ class DecodeError(ValueError):
 
 
 class UnfitError(ConfigError):
-    """A sound image that is not what the configuration asks for, which is therefore not set aside."""
+    """A sound image that does not fit the configuration, and is therefore not replaced by another."""
 
 
 class Header(NamedTuple):
-    """What the first bytes of an image say of it."""
+    """Format and size of an image, from its first bytes."""
 
     format: str  # as a file's ending: jpg, png, ...
     width: int  # as stored, before EXIF turns it
@@ -45,7 +44,7 @@ class Header(NamedTuple):
 
 
 def header(data: bytes) -> Header:
-    """The image's format and size without its pixels."""
+    """Returns format and size without decoding the pixels."""
     if data[:2] == b"\xff\xd8":
         try:
             height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
@@ -73,7 +72,7 @@ def _unknown(data: bytes) -> str:
 
 
 def decode(data: bytes | Pixels, channels: int) -> Tensor:
-    """The upright pixels (C H W; uint8, or uint16 where the file holds 16 bits) with the wanted number of channels.
+    """Returns the upright pixels (C H W; uint8, or uint16 where the file has 16 bits) with the wanted channels.
 
     Grey is replicated to RGB, RGB becomes luma, and alpha is dropped unless four channels are wanted. Colour of 16 bits
     a channel is read in 8, as Pillow does.
@@ -103,7 +102,7 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
 
 
 def _orientation(data: bytes) -> int:
-    """How a JPEG's EXIF says that it was turned; damaged EXIF says nothing, for it is not the picture."""
+    """Returns the orientation in a JPEG's EXIF; damaged EXIF is ignored, since the picture itself may be sound."""
     start = _segment(data)
     if start < 0:
         return 1
@@ -118,7 +117,7 @@ def _orientation(data: bytes) -> int:
 
 
 def _segment(data: bytes) -> int:
-    """Where EXIF begins among the segments before the scan; -1 where there is none."""
+    """Returns where EXIF begins among the segments before the scan; -1 where there is none."""
     place = 2
     while place + 10 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
         if data[place + 1] == 0xE1 and data[place + 4 : place + 10] == _EXIF:

@@ -1,4 +1,4 @@
-"""The order of a set that lies in shards: near in a file is near in time, and a node needs only its lanes.
+"""The order of a set of shards: samples of one file are shown near in time, and a node needs only its lanes.
 
 The shards, permuted by the seed, make one long line, which is cut into lanes of equal length for the whole run. Each
 epoch a lane permutes its pieces of shards anew, takes them a window at a time, and shuffles the samples of a window.
@@ -13,7 +13,11 @@ import numpy as np
 
 from mrp.data.order import Ints, permute
 
-_LAYOUT, _PIECES, _SAMPLES = 0x6C6179, 0x706365, 0x736D70  # what a permutation is for
+_LAYOUT, _PIECES, _SAMPLES = (
+    0x6C6179,
+    0x706365,
+    0x736D70,
+)  # the purpose of a permutation
 
 
 class _Turns(NamedTuple):
@@ -25,34 +29,34 @@ class _Turns(NamedTuple):
 
 
 class Lanes:
-    """Samples by lane, epoch and position; all that is kept is the lengths of the shards."""
+    """Which sample stands at a position of a lane in an epoch, computed from nothing but the sizes of the shards."""
 
-    def __init__(self, blocks: Ints, seed: int, lanes: int, window: int) -> None:
-        self.blocks, self.seed, self.lanes, self.window = blocks, seed, lanes, window
-        laid = permute(np.arange(len(blocks)), len(blocks), seed, _LAYOUT)
-        ends = np.cumsum(blocks[laid])
+    def __init__(self, shard_sizes: Ints, seed: int, lanes: int, window: int) -> None:
+        self.shard_sizes, self.seed, self.lanes, self.window = shard_sizes, seed, lanes, window
+        laid = permute(np.arange(len(shard_sizes)), len(shard_sizes), seed, _LAYOUT)
+        ends = np.cumsum(shard_sizes[laid])
         bounds = np.arange(lanes + 1, dtype=np.int64) * int(ends[-1]) // lanes
         self.sizes = np.diff(bounds)  # samples in each lane
-        cuts = np.unique(np.concatenate([ends[blocks[laid] > 0], bounds[1:]]))
+        cuts = np.unique(np.concatenate([ends[shard_sizes[laid] > 0], bounds[1:]]))
         starts = np.concatenate([[0], cuts[:-1]])
-        places = np.searchsorted(ends, starts, side="right")  # where among the shards, as laid, each piece lies
-        firsts = np.cumsum(blocks) - blocks  # the first sample of each shard
+        places = np.searchsorted(ends, starts, side="right")  # the shard of each piece, in the permuted line
+        firsts = np.cumsum(shard_sizes) - shard_sizes  # the first sample of each shard
         self._shards = laid[places]
-        self._starts = firsts[self._shards] + starts - (ends - blocks[laid])[places]  # each piece's first sample
+        self._starts = firsts[self._shards] + starts - (ends - shard_sizes[laid])[places]  # each piece's first sample
         self._lengths = cuts - starts
         self._bounds = np.searchsorted(starts, bounds)  # the pieces of each lane
         self._turns = lru_cache(2 * lanes + 2)(self._arrange)
 
     @property
     def num_shards(self) -> int:
-        """Shards in all."""
-        return len(self.blocks)
+        """The number of shards."""
+        return len(self.shard_sizes)
 
     def __reduce__(self) -> Any:
-        return Lanes, (self.blocks, self.seed, self.lanes, self.window)
+        return Lanes, (self.shard_sizes, self.seed, self.lanes, self.window)
 
     def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
-        """The sample at each position of each lane's epoch."""
+        """Returns the sample at each position of each lane's epoch."""
         out = np.empty(len(positions), np.int64)
         for lane, epoch in np.unique(np.stack([lanes, epochs]), axis=1).T.tolist():
             here = (lanes == lane) & (epochs == epoch)
@@ -64,7 +68,7 @@ class Lanes:
         return out
 
     def _shuffled(self, turns: _Turns, lane: int, epoch: int, window: int, positions: Ints) -> Ints:
-        """The samples at positions that lie in one window."""
+        """Returns the samples at positions of one window."""
         first = int(turns.window_ends[window - 1]) if window else 0
         width = int(turns.window_ends[window]) - first
         flat = first + permute(positions - first, width, self.seed, _SAMPLES, epoch, lane, window)
@@ -81,14 +85,14 @@ class Lanes:
         return _Turns(pieces, ends, window_ends[:-1] if len(ends) % self.window == 0 else window_ends)
 
     def shards(self, lane: int, epoch: int, position: int) -> list[list[int]]:
-        """The shards of the window at a position and of the one after it, which may be the next epoch's first."""
-        found: list[list[int]] = []
+        """Returns the shards of the window at a position and of the one after it, perhaps the next epoch's first."""
+        windows: list[list[int]] = []
         turns = self._turns(lane, epoch)
         window = int(np.searchsorted(turns.window_ends, position, side="right"))
         for _ in range(2):
             if window == len(turns.window_ends):
                 turns, window = self._turns(lane, epoch + 1), 0
             pieces = turns.pieces[window * self.window : (window + 1) * self.window]
-            found.append(self._shards[pieces].tolist())
+            windows.append(self._shards[pieces].tolist())
             window += 1
-        return found
+        return windows

@@ -1,4 +1,4 @@
-"""What a set of shards is: the manifest (JSON, read by people) and the index (one fixed-width record a sample)."""
+"""A set of shards: the manifest (JSON, read by people) and the index (one record of fixed width per sample)."""
 
 from __future__ import annotations
 
@@ -6,12 +6,14 @@ import hashlib
 import json
 import os
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from mrp.files import write_atomically
 
 MANIFEST, INDEX = "manifest.json", "index.bin"
 FORMAT, VERSION = "mrp-shards", 1
@@ -33,7 +35,7 @@ _SHA256, _CONTROL, _ODD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\x00-\x1f]"
 
 
 class ManifestError(ValueError):
-    """A manifest or an index that is not what it says it is."""
+    """A manifest or an index that is damaged, or that was not made by mrp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """A whole set: its shards in the order of the index, and what was learned while they were made."""
+    """A whole set: its shards in the order of the index, and what was noted while they were made."""
 
     shards: tuple[Shard, ...]
     index_sha256: str
@@ -60,22 +62,22 @@ class Manifest:
 
     @property
     def count(self) -> int:
-        """Samples in all shards."""
+        """The number of samples in all shards."""
         return sum(shard.count for shard in self.shards)
 
     @property
     def bytes(self) -> int:
-        """Bytes of all shards."""
+        """The number of bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
     @property
     def identity(self) -> str:
-        """A sha256 of the content, whatever place it lies in and whatever was noted about it."""
+        """A sha256 of the content, wherever it is stored and whatever was noted about it."""
         content = [self.classes, self.index_sha256, [(shard.sha256, shard.count) for shard in self.shards]]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
     def dump(self) -> str:
-        """The manifest's text, sealed with a digest of itself."""
+        """Returns the text of the file, sealed with a digest of itself."""
         shards = [asdict(shard) for shard in self.shards]
         index = {"file": INDEX, "sha256": self.index_sha256}
         values = {
@@ -88,7 +90,7 @@ class Manifest:
 
 
 def _seal(rest: bytes) -> str:
-    """The first line of a manifest: the sha256 of all that follows it."""
+    """Returns the first line of a manifest: the sha256 of all that follows it."""
     return f'{{"digest": "{hashlib.sha256(rest).hexdigest()}",\n'
 
 
@@ -96,7 +98,7 @@ def parse(text: bytes) -> Manifest:
     """Read a manifest; one that was edited, or that names a file outside of its folder, is refused."""
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ManifestError(f"not valid JSON: {error}") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise ManifestError(f"not a manifest of {FORMAT}")
@@ -127,7 +129,7 @@ def _shard(entry: Any) -> Shard:
 
 
 def _typed(values: dict[str, Any], key: str, *kinds: type) -> Any:
-    """A value that must be there, and of such a type."""
+    """Returns a value that must be there and have one of these types."""
     if type(values.get(key)) not in kinds:  # not isinstance, for which true is a number
         raise ManifestError(f"'{key}' is missing, or no {kinds[0].__name__}")
     return values[key]
@@ -148,18 +150,18 @@ def _digest(values: dict[str, Any]) -> str:
 
 
 def is_sha256(text: str) -> bool:
-    """Whether this is a sha256 in hexadecimal, and so a safe name of a file."""
+    """Returns whether this is a sha256 in hexadecimal, and so a safe name of a file."""
     return _SHA256.fullmatch(text) is not None
 
 
 def check_member(name: str) -> None:
-    """Refuse a member's name that is absolute or leads out: members are never unpacked here, but others may do so."""
+    """Refuse a name in a tar that is absolute or leads out of its folder, since others may unpack the tar."""
     if not name or name.startswith("/") or ".." in name.split("/") or _CONTROL.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
 
 
 def check_name(name: str) -> None:
-    """Refuse a shard's name that would lead out of its folder, or to a program: names are paths, and nothing else."""
+    """Refuse a shard's name that would lead out of its folder, or that some reader would run as a program."""
     check_member(name)
     if name.startswith("-") or _ODD.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
@@ -167,31 +169,17 @@ def check_name(name: str) -> None:
 
 def write(folder: Path, manifest: Manifest, records: Records) -> Manifest:
     """Write the index, then the manifest that seals it; each appears whole or not at all."""
-    content = np.ascontiguousarray(records, RECORD)
-    sealed = Manifest(**{**_fields(manifest), "index_sha256": hashlib.sha256(content.tobytes()).hexdigest()})
-    atomic(folder / INDEX, content.tobytes())
-    atomic(folder / MANIFEST, sealed.dump().encode())
+    content = np.ascontiguousarray(records, RECORD).tobytes()
+    sealed = replace(manifest, index_sha256=hashlib.sha256(content).hexdigest())
+    write_atomically(folder / INDEX, content)
+    write_atomically(folder / MANIFEST, sealed.dump())
     return sealed
 
 
-def _fields(manifest: Manifest) -> dict[str, Any]:
-    return {name: getattr(manifest, name) for name in manifest.__dataclass_fields__}
-
-
-def atomic(path: Path, content: bytes) -> None:
-    """Replace a file in one step, flushed to the disk."""
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    with unfinished.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
-
-
 class Index:
-    """The records of a set: mapped where they are scanned, read one by one where they are looked up.
+    """The records of a set: mapped into memory to be scanned, or read one by one.
 
-    A look-up by pread leaves no page of the index in a worker's memory, however many records it has looked up.
+    Reading by pread leaves no page of the index in a worker's memory, however many records it has read.
     """
 
     def __init__(self, path: Path, count: int) -> None:
@@ -222,11 +210,5 @@ class Index:
             os.close(self._descriptor)  # type: ignore[arg-type]
 
     def mapped(self) -> Records:
-        """All records, as an array that lies on the disk."""
+        """Returns all records, as an array on the disk."""
         return np.memmap(self.path, RECORD, "r", shape=(self.count,)) if self.count else np.empty(0, RECORD)
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Which sample comes at which place of which global batch, and from which key its randomness derives.
+"""Which sample stands at which place of which global batch, and the key from which its randomness derives.
 
 All of it is arithmetic on (size, batch, seed): nothing is stored, nothing depends on rank or worker, and a set of
 a billion samples costs no more memory than one of ten.
@@ -51,12 +51,12 @@ def fold(*parts: int | Ints | Words) -> Words:
 
 
 def keys(seed: int, epochs: Ints | int, samples: Ints, view: int = 0) -> Ints:
-    """One non-negative key a sample: all of its randomness (crop, flip, mask, drop path) comes from it."""
+    """Returns one non-negative key per sample: all of its randomness (crop, flip, mask, drop path) comes from it."""
     return (fold(seed, epochs, samples, view) >> np.uint64(1)).astype(np.int64)
 
 
 def permute(positions: Ints, size: int, *key: int | Ints) -> Ints:
-    """A keyed bijection of [0, size): a Feistel network over a power of four, walked until it lands inside."""
+    """Apply a keyed bijection of [0, size): a Feistel network over a power of four, repeated until inside."""
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)
     shift = np.uint64(half)
@@ -73,7 +73,7 @@ def permute(positions: Ints, size: int, *key: int | Ints) -> Ints:
 
 
 def share(batch: int, group: int, rank: int, world: int) -> Ints:
-    """The places of the global batch that one rank takes, in the order in which it takes them.
+    """Returns the places of the global batch that one rank takes, in the order in which it takes them.
 
     The batch is cut into groups, and a rank takes a contiguous slice of each. A group is the whole batch, or, where
     samples act on each other within a micro-step, the micro-step: then the same samples meet on any number of ranks.
@@ -82,20 +82,20 @@ def share(batch: int, group: int, rank: int, world: int) -> Ints:
 
 
 class Layout(Protocol):
-    """Samples that lie in lanes, each of which has epochs of its own."""
+    """Samples in lanes, each of which has epochs of its own."""
 
     lanes: int
     sizes: Ints
 
     @property
     def num_shards(self) -> int:
-        """Shards in all."""
+        """The number of shards."""
 
     def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
-        """The sample at each position of each lane's epoch."""
+        """Returns the sample at each position of each lane's epoch."""
 
     def shards(self, lane: int, epoch: int, position: int) -> list[list[int]]:
-        """The shards that a lane needs at a position, and those that it needs next."""
+        """Returns the shards that a lane needs at a position, and those that it needs next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ class Order:
     """The endless sequence of global batches over one data set: each epoch is a fresh permutation.
 
     With a layout, each group of the batch (the batch, or the micro-step where that couples samples) is cut into one
-    stretch a lane, so that the contiguous slice which a rank takes of it lies in as few lanes as there can be.
+    stretch per lane, so that the contiguous slice which a rank takes of it is in as few lanes as possible.
     """
 
     size: int
@@ -121,11 +121,11 @@ class Order:
 
     @property
     def dropped(self) -> int:
-        """Samples left out of each epoch (others each time), because they do not fill a batch."""
+        """The number of samples left out of each epoch (others each time), because they do not fill a batch."""
         return self.size % self.batch if self.tail == "drop" else 0
 
     def slots(self, step: int, places: Ints | None = None) -> Slots:
-        """What stands at these places (default: all) of global batch `step`."""
+        """Returns what stands at these places (default: all) of global batch `step`."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
         if self.layout is not None:
             lanes, epochs, positions = self._in_lanes(self.layout, step, places)
@@ -141,7 +141,7 @@ class Order:
         return Slots(samples, epochs, keys(self.seed, epochs, samples))
 
     def _in_lanes(self, layout: Layout, step: int, places: Ints) -> tuple[Ints, Ints, Ints]:
-        """Lane, epoch of the lane and position in it, of each place."""
+        """Returns the lane of each place, the epoch of the lane, and the position in it."""
         group = self.group or self.batch
         stretch, each = group // layout.lanes, self.batch // layout.lanes
         lanes = places % group // stretch
@@ -153,7 +153,7 @@ class Order:
         return lanes, epochs, positions
 
     def shards(self, step: int, places: Ints) -> list[list[int]]:
-        """The shards that these places need at a step, window by window, and then those that they need next."""
+        """Returns the shards that these places need at a step, window by window, and then those that they need next."""
         if self.layout is None:
             return []
         lanes, epochs, positions = self._in_lanes(self.layout, step, places)
@@ -162,7 +162,7 @@ class Order:
         return [shards for turn in zip(*windows, strict=True) for shards in turn]
 
     def state(self, step: int) -> dict[str, Any]:
-        """Where the run stands after `step` optimizer steps: for people and checks, never needed to go on."""
+        """Returns where the run stands after `step` optimizer steps: for people and checks, never needed to resume."""
         epoch = step // max(1, self.size // self.batch) if self.tail == "drop" else step * self.batch // self.size
         return {
             "order_version": VERSION,

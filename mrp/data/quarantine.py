@@ -1,4 +1,4 @@
-"""Samples that are intact and yet no images: named, replaced alike on every run, and counted against a limit."""
+"""Samples that are intact and yet no images: named, replaced in the same way in every run, counted up to a limit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Bad(NamedTuple):
 
 
 class Quarantine:
-    """The bad samples that a run has met; part of its state, so that a resumed run replaces the same ones."""
+    """The bad samples that a run has met; part of its checkpoints, so that a resumed run replaces the same ones."""
 
     def __init__(self, limit: int = 100, state: Iterable[Iterable[Any]] = (), folder: Path | None = None) -> None:
         self.limit, self.folder = limit, folder
@@ -35,9 +35,9 @@ class Quarantine:
     def __len__(self) -> int:
         return len(self._bad)
 
-    def add(self, found: Iterable[Bad]) -> None:
-        """Take down what was met; more than the limit stops the run with the list, which is first written down."""
-        for bad in found:
+    def add(self, samples: Iterable[Bad]) -> None:
+        """Add what was met; more than the limit stops the run with the list, which is first written to its folder."""
+        for bad in samples:
             self._bad.setdefault(bad.sample, Bad(*bad))
         if len(self._bad) > self.limit:
             if self.folder is not None and self.folder.is_dir():  # a node without the run's folder
@@ -49,11 +49,11 @@ class Quarantine:
             )
 
     def state(self) -> list[Bad]:
-        """Everything, in the order of the samples."""
+        """Returns all of them, in the order of the samples."""
         return sorted(self._bad.values())
 
     def write(self, folder: Path) -> None:
-        """One line a sample in the run's folder; what is there already, of this process or another, stays as it is."""
+        """Write one line per sample in the run's folder; lines that are there, of this process or another, are kept."""
         path = folder / FILE
         if not self._bad:
             return

@@ -3,81 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
 from mrp.data.augment import View
-from mrp.data.decode import Pixels
 from mrp.data.loader import EvalLoader
-from mrp.data.order import Ints, keys, permute
-from mrp.data.sources import Source
+from mrp.data.order import keys
+from mrp.data.source import Source
+from mrp.data.subset import fixed_sample
 from mrp.evaluate import geometry, knn
 from mrp.evaluate.features import evaluating
 from mrp.processes.join import Accelerator
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
-_SHARDS = 4  # that samples are taken from, if these hold enough: each may have to be fetched whole
-_SAMPLING = 0x73616D70  # decides which samples are looked at, in every run
-
-
-@dataclass(frozen=True)
-class Sampled:
-    """A few samples of a source, the same every time.
-
-    They are from all over it, for in a folder the classes lie in a row, or from a few shards where it lies in shards.
-    """
-
-    source: Source
-    count: int
-
-    @property
-    def identity(self) -> str:
-        """That of the whole, and how much of it."""
-        return f"{self.source.identity}:{self.count}"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those of the whole."""
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, index: int) -> tuple[bytes | Pixels, int]:
-        """A sample of the whole."""
-        return self.source.read(self._place(index))
-
-    def where(self, index: int) -> str:
-        """Its name in the whole."""
-        return self.source.where(self._place(index))
-
-    def instead(self, index: int) -> int:
-        """The number here of the sample after this one in the whole: numbers from `count` on are those of the whole."""
-        return self.count + (self._place(index) + 1) % len(self.source)
-
-    def _place(self, index: int) -> int:
-        return int(self._places[index]) if index < self.count else index - self.count
-
-    @cached_property
-    def _places(self) -> Ints:
-        """Where in the whole the samples are."""
-        blocks = self.source.blocks
-        if not len(blocks):
-            return permute(np.arange(self.count), len(self.source), _SAMPLING)
-        shards = permute(np.arange(len(blocks)), len(blocks), _SAMPLING)
-        held = np.cumsum(blocks[shards])
-        needed = int(np.searchsorted(held, min(self.count, int(held[-1])))) + 1
-        filled = int(np.searchsorted(np.cumsum(blocks[shards] > 0), min(_SHARDS, int((blocks > 0).sum())))) + 1
-        firsts = np.cumsum(blocks) - blocks
-        ranges = [np.arange(firsts[n], firsts[n] + blocks[n]) for n in shards[: max(needed, filled)].tolist()]
-        pool = np.concatenate(ranges)
-        return pool[permute(np.arange(self.count), len(pool), _SAMPLING)]
 
 
 class Diagnosis:
@@ -89,10 +31,10 @@ class Diagnosis:
         batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
         self._accelerator = accelerator
         self._labelled = bool(source.classes)
-        sampled = Sampled(source, share * world)
+        sample = fixed_sample(source, share * world)
         self._loader = EvalLoader(
-            sampled, view, batch=batch, rank=accelerator.process_index, world=world, workers=0, pin_memory=False,
-            instead=sampled.instead,
+            sample, view, batch=batch, rank=accelerator.process_index, world=world, workers=0, pin_memory=False,
+            replacement=sample.next_in_source,
         )  # fmt: skip
 
     def measure(self, model: nn.Module, between: Callable[[], None] = lambda: None) -> tuple[dict[str, float], Tensor]:

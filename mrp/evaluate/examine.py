@@ -7,7 +7,7 @@ from pathlib import Path
 from accelerate import Accelerator
 from torch import nn
 
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.evaluate.judge import Judge
 from mrp.evaluate.watch import Watch
 from mrp.monitor.tracker import INTERRUPTED

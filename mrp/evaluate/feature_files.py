@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.data.sources import Source
+from mrp.data.source import Source
 
 _AT_ONCE = 8192  # rows
 ENDINGS = (".npy", ".parquet")

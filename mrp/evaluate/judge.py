@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import nn
 
 from mrp.data.augment import View
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.evaluate.validation import Validation
 from mrp.optim.average import Average
 from mrp.processes.join import Accelerator

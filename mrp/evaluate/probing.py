@@ -18,9 +18,10 @@ from torch import nn
 
 from mrp.config import ConfigError, Tree, build, parse
 from mrp.data.augment import View
+from mrp.data.config import Config as Data
 from mrp.data.loader import EvalLoader
-from mrp.data.sources import Config as Data
-from mrp.data.sources import Source
+from mrp.data.source import Source
+from mrp.data.subset import evenly_spaced
 from mrp.evaluate import attentive, fewshot, knn, logistic, sweep
 from mrp.evaluate.attentive import Attention
 from mrp.evaluate.logistic import Logistic
@@ -121,10 +122,10 @@ class Images:
     def table(self, readout: Readout, split: Literal["train", "test"], most: int | None = None) -> Table | None:
         """The features of a split, of at most so many of its images; of several processes the first one gets them."""
         whole = self.source(split)
-        chosen = whole if most is None or most >= len(whole) else Evenly(whole, most)
+        chosen = whole if most is None or most >= len(whole) else evenly_spaced(whole, most)
         made_from = {
             "weights": _digest(readout.step),
-            "data": whole.identity,
+            "data": whole.content,
             "view": [type(self.run.data.augment).__name__, *self.run.data.shape],
             "precision": self.run.precision,
         }
@@ -141,33 +142,6 @@ class Images:
         numbers = {name: number for number, name in enumerate(self.train.classes)}
         known = [numbers.setdefault(name, len(numbers)) for name in self.test.classes]
         return found and replace(found, labels=torch.tensor(known)[found.labels])
-
-
-@dataclass(frozen=True, slots=True)
-class Evenly:
-    """So many samples of a source, as far apart as they can be: of each class nearly the same share."""
-
-    source: Source
-    count: int
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Those of the whole."""
-        return self.source.classes
-
-    def __len__(self) -> int:
-        return self.count
-
-    def read(self, index: int) -> tuple[Any, int]:
-        """A sample of the whole."""
-        return self.source.read(self._place(index))
-
-    def where(self, index: int) -> str:
-        """Its name in the whole."""
-        return self.source.where(self._place(index))
-
-    def _place(self, index: int) -> int:
-        return index * len(self.source) // self.count
 
 
 def judge(images: Images, step: Step, options: Options) -> dict[str, Any] | None:

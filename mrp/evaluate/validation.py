@@ -16,7 +16,7 @@ from mrp.batch import Batch, Output
 from mrp.config import Duration, Node
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.evaluate.features import evaluating
 from mrp.evaluate.interval import wilson
 from mrp.processes.join import Accelerator

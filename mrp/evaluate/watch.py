@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 
 from mrp.config import Stopped
 from mrp.data.augment import View
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.evaluate.diagnose import Diagnosis
 from mrp.monitor.alarm import Alarm, save_evidence
 from mrp.monitor.tracker import METRICS, read_lines

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from mrp.config import ConfigError, nearest, parse
-from mrp.data.augment import Crop
+from mrp.data.config import Crop
 from mrp.exchange import imported
 from mrp.folder import ENVIRONMENT, flat
 from mrp.interop import (

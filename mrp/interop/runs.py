@@ -11,7 +11,7 @@ from torch import Tensor
 from mrp.checkpoint import checkpoints as checkpoint
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, parse
-from mrp.data.sources import Config as Data
+from mrp.data.config import Config as Data
 from mrp.folder import CONFIG
 from mrp.interop.config import WeightsName
 from mrp.interop.found import Found, choose, digest

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.data.augment import View
-from mrp.data.cache import Cache
-from mrp.data.cache import Config as CacheConfig
+from mrp.data.config import CacheConfig, Config
 from mrp.data.loader import EvalLoader
-from mrp.data.sources import Config, Source
-from mrp.data.views import open_data
-from mrp.evaluate.diagnose import Sampled
+from mrp.data.open import open_data
+from mrp.data.source import Source
+from mrp.data.storage.cache import Cache
+from mrp.data.subset import fixed_sample
 
 _BATCH = 250
 
@@ -27,10 +27,10 @@ def read(source: Source, config: Config, name: str, count: int) -> tuple[Tensor,
     """The same of a source that is open, as evaluation sees it."""
     if not source.classes:
         raise ConfigError(f"{name}: has no labels, and this experiment is about classes; give labelled data")
-    sampled = Sampled(source, min(count, len(source)))
+    sample = fixed_sample(source, min(count, len(source)))
     loader = EvalLoader(
-        sampled, View(config, train=False), batch=min(_BATCH, len(sampled)), rank=0, world=1, workers=0,
-        pin_memory=False, instead=sampled.instead,
+        sample, View(config, train=False), batch=min(_BATCH, len(sample)), rank=0, world=1, workers=0,
+        pin_memory=False, replacement=sample.next_in_source,
     )  # fmt: skip
     batches = [(batch.images, batch.labels, batch.valid) for batch in loader]
     images, labels = [], []

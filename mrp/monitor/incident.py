@@ -15,10 +15,10 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mrp.config import dump
-from mrp.data.mixed import Mixed
+from mrp.data.mixtures import Mixed
 from mrp.data.order import Order, keys, share
 from mrp.data.quarantine import Quarantine
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.folder import environment, placed
 from mrp.run import Plan, Run
 

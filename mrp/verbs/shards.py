@@ -58,16 +58,16 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _build(options: argparse.Namespace) -> None:
-    from mrp.data.build import Options, Plan, build, complete
-    from mrp.data.originals import open_original, shortfall
-    from mrp.data.views import view
+    from mrp.data.shardtool.build import Options, Plan, build, complete
+    from mrp.data.shardtool.imagenet import open_original, shortfall
+    from mrp.data.subset import select
 
     if not 1 <= options.quality <= 100:
         raise ConfigError(f"--quality: {options.quality} was given; allowed: 1 to 100")
     source = open_original(options.source, options.split, Path(options.devkit) if options.devkit else None)
     seed = None if options.keep_order else options.seed
     made = Options(options.shard_size, seed, options.max_side, options.quality)
-    plan = Plan(view(source, options.source, options.classes, None), made, Path(options.out))
+    plan = Plan(select(source, options.source, options.classes, None), made, Path(options.out))
     if (lacking := shortfall(source)) is not None:
         print(f"warning: {lacking}", file=sys.stderr)
     if complete(plan) is not None:
@@ -78,8 +78,8 @@ def _build(options: argparse.Namespace) -> None:
 
 
 def _index(options: argparse.Namespace) -> None:
-    from mrp.data.foreign import index
-    from mrp.data.views import class_list
+    from mrp.data.shardtool.index import index
+    from mrp.data.subset import class_list
 
     folder, names = _names(options.source)
     remote = "://" in folder
@@ -95,7 +95,7 @@ def _index(options: argparse.Namespace) -> None:
 
 def _names(source: str) -> tuple[str, list[str]]:
     """The place of the shards, and their names in order."""
-    from mrp.data.shards import expand
+    from mrp.data.shardtool.scan import expand
 
     if "://" not in source and Path(source).is_dir():
         return source, sorted(path.name for path in Path(source).glob("*.tar"))
@@ -110,7 +110,8 @@ def _names(source: str) -> tuple[str, list[str]]:
 def _paths(folder: str, names: list[str], bar: _Bar) -> Iterator[tuple[str, Path]]:
     """Each shard as a local file; a remote one only for as long as it is looked at."""
     from mrp.data.manifest import ManifestError, check_name
-    from mrp.data.store import open_store
+    from mrp.data.storage.open import open_store
+    from mrp.data.storage.store import PIECE
 
     store = open_store(folder)
     for done, name in enumerate(names, start=1):
@@ -124,14 +125,11 @@ def _paths(folder: str, names: list[str], bar: _Bar) -> Iterator[tuple[str, Path
         else:
             with tempfile.NamedTemporaryFile(suffix=".tar") as file:
                 size = store.size(name)
-                for start in range(0, size, _PIECE):
-                    file.write(store.read(name, start, min(start + _PIECE, size)))
+                for start in range(0, size, PIECE):
+                    file.write(store.read(name, start, min(start + PIECE, size)))
                 file.flush()
                 yield name, Path(file.name)
         bar(done, len(names))
-
-
-_PIECE = 16 << 20  # bytes of one request
 
 
 def _report(manifest: Manifest, folder: Path) -> None:
@@ -146,7 +144,7 @@ def _report(manifest: Manifest, folder: Path) -> None:
 
 
 def _verify(options: argparse.Namespace) -> None:
-    from mrp.data.inspect import verify
+    from mrp.data.shardtool.inspect import verify
 
     if "://" in options.shards:
         raise ConfigError(f"{options.shards}: is remote; verify a folder with its manifest.json and index.bin")
@@ -160,7 +158,7 @@ def _verify(options: argparse.Namespace) -> None:
 
 
 def _stats(options: argparse.Namespace) -> None:
-    from mrp.data.inspect import measured, sizes
+    from mrp.data.shardtool.inspect import measured, sizes
 
     shards = _open(options.shards)
     _report(shards.manifest, Path(options.shards))
@@ -174,17 +172,18 @@ def _stats(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
-    from mrp.data.inspect import contact_sheet
+    from mrp.data.shardtool.inspect import contact_sheet
 
     contact_sheet(_open(options.shards), Path(options.out), options.count, options.seed)
     print(f"written to {options.out}")
 
 
 def _open(place: str) -> Any:
-    from mrp.data.cache import Cache, Config
-    from mrp.data.sharded import Shards
+    from mrp.data.config import CacheConfig
+    from mrp.data.sources.shards import Config, Source
+    from mrp.data.storage.cache import Cache
 
-    return Shards(place, Cache(Config()))
+    return Source(Config(path=place), "train", Cache(CacheConfig()))
 
 
 class _Bar:

@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrp.data.build import Options, Plan, build
-from mrp.data.cache import Cache, Config
+from mrp.data.config import CacheConfig
 from mrp.data.manifest import Manifest
-from mrp.data.sharded import Shards
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
+from mrp.data.shardtool.build import Options, Plan, build
+from mrp.data.sources.shards import Config as ShardsConfig
+from mrp.data.sources.shards import Source as Shards
+from mrp.data.storage.cache import Cache
 
 
 def jpeg(number: int, side: tuple[int, int] = (24, 20), **options: object) -> bytes:
@@ -51,6 +53,7 @@ def made(photographs: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def opened(tmp_path: Path) -> Callable[..., Shards]:
     def open_(place: Path | str, deadline: float = 2.0, gib: float = 1.0) -> Shards:
-        return Shards(str(place), Cache(Config(folder=str(tmp_path / "cache"), gib=gib)), deadline)
+        cache = Cache(CacheConfig(folder=str(tmp_path / "cache"), gib=gib))
+        return Shards(ShardsConfig(path=str(place)), "train", cache, deadline)
 
     return open_

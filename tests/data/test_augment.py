@@ -14,8 +14,8 @@ from torchvision.transforms.v2 import Resize as TorchvisionResize
 from torchvision.transforms.v2.functional import resized_crop
 
 from mrp.config import ConfigError, Tree, build
-from mrp.data.augment import Crop, Resize, View, crop_box, resize, uniforms
-from mrp.data.sources import Config
+from mrp.data.augment import View, crop_box, resize, uniforms
+from mrp.data.config import Config, Crop, Resize
 
 BICUBIC = InterpolationMode.BICUBIC
 
@@ -36,7 +36,7 @@ def test_a_crop_lies_inside_and_has_the_asked_shape(height: int, width: int, key
     top, left, h, w = crop_box((height, width), crop, uniforms(key)[1:])
     assert 0 <= top <= top + h <= height
     assert 0 <= left <= left + w <= width
-    if min(h, w) > 30 and 0.5 < height / width < 2:
+    if min(h, w) > 30 and 0.8 < height / width < 1.25:  # where the centre crop, too, is almost the whole image
         assert 0.72 < w / h < 1.39
         assert low * 0.95 < h * w / (height * width)
 

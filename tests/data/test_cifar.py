@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.data.sources import Source, open_source
+from mrp.data.open import open_source
+from mrp.data.source import Source
 
 NAMES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NAMES_100 = [f"kind_{number:02}" for number in range(100)]

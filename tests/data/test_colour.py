@@ -13,11 +13,11 @@ from torch import Tensor
 from torchvision.transforms import ColorJitter
 
 from mrp.data import colour
-from mrp.data.augment import Crop, View
+from mrp.data.augment import View
 from mrp.data.augment import colour as coloured
-from mrp.data.colour import RandAugment, jitter, randaugment
+from mrp.data.colour import jitter, randaugment
+from mrp.data.config import Config, Crop, RandAugment
 from mrp.data.decode import UnfitError
-from mrp.data.sources import Config
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).resize((48, 48))
 

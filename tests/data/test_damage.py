@@ -19,17 +19,20 @@ import torch
 from PIL import Image
 
 from mrp.config import ConfigError
-from mrp.data import manifest, shards
+from mrp.data import manifest
 from mrp.data.augment import View
-from mrp.data.foreign import index
+from mrp.data.config import Config
 from mrp.data.loader import EvalLoader, Loader
 from mrp.data.manifest import ManifestError, parse
-from mrp.data.mixed import order
+from mrp.data.mixtures import order
+from mrp.data.open import open_source
 from mrp.data.quarantine import Quarantine
-from mrp.data.sharded import Shards
-from mrp.data.shards import ShardError
-from mrp.data.sources import Config, open_source
-from mrp.data.store import StorageError, open_store
+from mrp.data.shardtool import scan
+from mrp.data.shardtool.index import index
+from mrp.data.shardtool.scan import ShardError
+from mrp.data.sources.shards import Source as Shards
+from mrp.data.storage.open import open_store
+from mrp.data.storage.store import StorageError
 from tests.data.conftest import jpeg, make
 from tests.servers import serving
 
@@ -53,7 +56,7 @@ def whole(count: int = 4) -> list[tuple[str, bytes]]:
 
 def refused(path: Path) -> str:
     with pytest.raises(ShardError) as error:
-        shards.index(path)
+        scan.scan(path)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -65,7 +68,7 @@ def test_a_tar_cut_at_any_member_boundary_is_refused(tmp_path: Path) -> None:
     content = tar(tmp_path / "a.tar", whole()).read_bytes()
     with tarfile.open(tmp_path / "a.tar") as found:
         cuts = [member.offset for member in found] + [found.offset]
-    assert len(shards.index(tmp_path / "a.tar").records) == 4
+    assert len(scan.scan(tmp_path / "a.tar").records) == 4
     for cut in cuts:
         (tmp_path / "cut.tar").write_bytes(content[:cut])
         assert "cut short" in refused(tmp_path / "cut.tar")
@@ -137,7 +140,7 @@ def test_a_key_in_two_shards_is_named(tmp_path: Path) -> None:
 
 def test_same_base_names_in_two_folders_are_two_samples(tmp_path: Path) -> None:
     members = [("cat/1.jpg", jpeg(0)), ("dog/1.jpg", jpeg(1))]
-    assert len(shards.index(tar(tmp_path / "a.tar", members)).records) == 2
+    assert len(scan.scan(tar(tmp_path / "a.tar", members)).records) == 2
 
 
 def test_a_link_in_a_tar_is_refused(tmp_path: Path) -> None:
@@ -401,7 +404,7 @@ def test_what_lasts_stops_the_job_and_is_never_a_bad_sample(made: Path, opened: 
 
 
 def test_a_server_that_stalls_is_given_up(made: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrp.data.store._STALL", 0.3)
+    monkeypatch.setattr("mrp.data.storage.http._STALL", 0.3)
     with serving(made) as server:
         source = opened(server.url, deadline=1)
         server.always = "stall"

@@ -67,7 +67,7 @@ def test_a_lane_keeps_its_samples_over_all_epochs(order: Order) -> None:
 def test_what_is_fetched_ahead_is_what_is_needed(order: Order, step: int) -> None:
     assert order.layout is not None
     assert isinstance(order.layout, Lanes)
-    ends = np.cumsum(order.layout.blocks)
+    ends = np.cumsum(order.layout.shard_sizes)
     group = order.group or order.batch
     world = next(n for n in (3, 2, 1) if group % n == 0)
     for rank in range(world):
@@ -82,7 +82,7 @@ def test_a_rank_touches_only_the_shards_of_its_lanes() -> None:
     """Four ranks, eight lanes: each meets about a quarter of the shards, whatever the epoch."""
     layout = Lanes(np.full(64, 100), 3, 8, 2)
     order = Order(6400, 64, 3, layout=layout, group=32)
-    ends = np.cumsum(layout.blocks)
+    ends = np.cumsum(layout.shard_sizes)
     met = []
     for rank in range(4):
         places = share(64, 32, rank, 4)

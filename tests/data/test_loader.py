@@ -18,12 +18,14 @@ from torch import Tensor
 from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.augment import View
-from mrp.data.build import Options, Plan
-from mrp.data.build import build as build_shards
+from mrp.data.config import Config
 from mrp.data.loader import EvalLoader, Loader
-from mrp.data.mixed import order as sharded_order
+from mrp.data.mixtures import order as sharded_order
+from mrp.data.open import open_source
 from mrp.data.order import Order, keys
-from mrp.data.sources import Config, Source, open_source
+from mrp.data.shardtool.build import Options, Plan
+from mrp.data.shardtool.build import build as build_shards
+from mrp.data.source import Source
 
 BATCH = 24
 
@@ -256,7 +258,8 @@ import multiprocessing, os, signal, sys
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.order import Order
-from mrp.data.sources import Config, open_source
+from mrp.data.config import Config
+from mrp.data.open import open_source
 
 if __name__ == "__main__":
     source = open_source(sys.argv[1], "train")

@@ -16,23 +16,27 @@ from PIL import Image
 
 from mrp.cli import main
 from mrp.config import ConfigError
-from mrp.data import manifest, shards
+from mrp.data import manifest
 from mrp.data.augment import Crop, View
-from mrp.data.cache import Cache
-from mrp.data.cache import Config as CacheConfig
+from mrp.data.config import CacheConfig, Config
 from mrp.data.decode import decode, header
-from mrp.data.foreign import index
-from mrp.data.loader import Loader, _received
+from mrp.data.loader import Loader
 from mrp.data.manifest import ManifestError, parse
-from mrp.data.mixed import order
-from mrp.data.originals import open_original, shortfall
+from mrp.data.mixtures import Mixture, order
+from mrp.data.open import open_source
 from mrp.data.quarantine import Bad, Quarantine
-from mrp.data.sharded import Shards
-from mrp.data.shards import ShardError
-from mrp.data.sources import Config, Source, open_source
-from mrp.data.store import LocalStore
-from mrp.data.views import Mixture, Subset
-from mrp.evaluate.diagnose import Diagnosis, Sampled
+from mrp.data.shardtool import scan
+from mrp.data.shardtool.imagenet import open_original, shortfall
+from mrp.data.shardtool.index import index
+from mrp.data.shardtool.scan import ShardError
+from mrp.data.source import Source
+from mrp.data.sources.shards import Config as ShardsConfig
+from mrp.data.sources.shards import Source as Shards
+from mrp.data.storage.cache import Cache, Prefetch
+from mrp.data.storage.store import LocalStore
+from mrp.data.subset import Subset, fixed_sample
+from mrp.data.workers import received
+from mrp.evaluate.diagnose import Diagnosis
 from mrp.processes.join import join
 from mrp.run import load
 from tests.data.conftest import jpeg, make
@@ -81,7 +85,7 @@ def test_nothing_is_written_outside_of_the_cache(made: Path, tmp_path: Path) -> 
     (tmp_path / "remote" / "index.bin").write_bytes((made / "index.bin").read_bytes())
     (tmp_path / "remote" / "manifest.json").write_bytes(sealed(index={"sha256": str(tmp_path / "pwned")}))
     with serving(tmp_path / "remote") as server, pytest.raises(ConfigError, match="is no sha256"):
-        Shards(server.url, Cache(CacheConfig(folder=str(tmp_path / "cache"))), 2.0)
+        Shards(ShardsConfig(path=server.url), "train", Cache(CacheConfig(folder=str(tmp_path / "cache"))), 2.0)
     cache = Cache(CacheConfig(folder=str(tmp_path / "cache")))
     with pytest.raises(ConfigError, match="is no sha256"):
         cache.get(LocalStore(made), "index.bin", "../pwned", 1920)
@@ -102,7 +106,7 @@ def pax_tar(path: Path, size: str) -> Path:
 @pytest.mark.parametrize("size", ["abc", "-1536", "1_0", " 1", "9" * 5000, "²"])
 def test_a_size_in_an_extended_header_is_a_number(tmp_path: Path, size: str) -> None:
     with pytest.raises(ShardError, match="has no readable size"):
-        shards.index(pax_tar(tmp_path / "a.tar", size))
+        scan.scan(pax_tar(tmp_path / "a.tar", size))
 
 
 @pytest.mark.parametrize("size", [b"-0000001000\0", b"0o000001000\0", b"00_00001000\0"])
@@ -116,7 +120,7 @@ def test_a_size_in_a_header_is_octal(tmp_path: Path, size: bytes) -> None:
     content[148:156] = b"%06o\0 " % (sum(content[:148]) + 8 * 32 + sum(content[156:512]))
     (tmp_path / "a.tar").write_bytes(content)
     with pytest.raises(ShardError, match="has no readable size"):
-        shards.index(tmp_path / "a.tar")
+        scan.scan(tmp_path / "a.tar")
 
 
 def test_members_may_have_any_name_that_stays_inside(tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def loaded(source: Source, config: Config, quarantine: Quarantine, batch: int = 
 def test_an_index_that_is_gone_is_one_line(
     made: Path, opened: Open, workers: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Shards, "prefetch", lambda *_: None)  # whose thread would outlive the server
+    monkeypatch.setattr(Shards, "fetch", lambda *_: None)  # whose thread would outlive the server
     with serving(made) as server:
         source = opened(server.url)
         loader = loaded(source, Config(train="x", size=16), Quarantine(), workers=workers)
@@ -185,7 +189,7 @@ class _Batches(list[Any]):
 )
 def test_only_a_dead_worker_is_called_dead(error: Exception, workers: int, dead: bool) -> None:
     with pytest.raises(ConfigError if dead else FileNotFoundError):
-        list(_received(_Batches(error, workers)))  # type: ignore[arg-type]
+        list(received(_Batches(error, workers)))  # type: ignore[arg-type]
 
 
 # Samples that are no images, and what takes their place.
@@ -207,33 +211,32 @@ def test_a_diagnosis_goes_on_after_a_bad_image(tmp_path: Path, sharded: bool) ->
     view = View(Config(train="x", size=16), False)
     batches = list(Diagnosis(source, view, 12, join())._loader)
     found = torch.cat([batch.images for batch in batches])
-    sampled = Sampled(source, 12)
+    sample = fixed_sample(source, 12)
     good = [view(decode(source.read(number)[0], 3), 0) for number in range(12) if number not in (5, 11)]
     for row in range(12):
-        place_ = sampled._place(row)
+        place_ = int(sample.chosen[row])
         assert torch.equal(found[row], good[{5: 5, 11: 0}.get(place_, place_ - (place_ > 5))])
 
 
 def test_a_diagnosis_takes_its_samples_from_a_few_shards(made: Path) -> None:
     source = open_source(str(made), "train")
-    ends = np.cumsum(source.blocks)
+    ends = np.cumsum(source.shard_sizes)
 
     def touched(count: int, of: Source = source) -> tuple[int, int]:
-        places = [Sampled(of, count)._place(number) for number in range(count)]
+        places = fixed_sample(of, count).chosen.tolist()
         assert len(set(places)) == count
         return len(places), len(set(np.searchsorted(ends, places, side="right").tolist()))
 
     assert touched(24) == (24, 4)
     assert touched(60) == (60, 8)
     assert touched(40)[1] in (5, 6)
-    folder = Sampled(open_source("digits", "test"), 100)
-    assert np.ptp([folder._place(number) for number in range(100)]) > 300
+    assert np.ptp(fixed_sample(open_source("digits", "test"), 100).chosen) > 300
 
 
 def test_a_sample_alone_in_its_shard_is_replaced_by_one_of_the_next(tmp_path: Path) -> None:
     make(photographs_with(tmp_path / "images", {5: b""}), tmp_path / "shards", seed=None, shard_size=1)
     source = open_source(str(tmp_path / "shards"), "train")
-    assert [source.neighbour(number) for number in (0, 5, 11)] == [1, 6, 0]
+    assert [source.replacement(number) for number in (0, 5, 11)] == [1, 6, 0]
     quarantine = Quarantine()
     list(loaded(source, Config(train="x", size=16), quarantine).steps(0, 2))
     assert [bad.sample for bad in quarantine.state()] == [5]
@@ -249,9 +252,9 @@ def test_a_set_without_any_image_stops(tmp_path: Path) -> None:
 def test_substitutes_are_looked_for_after_a_fault_only(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(str(made), "train")
     part = Subset(source, np.arange(0, 60, 2), np.zeros(30, np.int32), source.classes)
-    assert part.blocks is part.blocks
-    monkeypatch.setattr(Shards, "neighbour", None)
-    monkeypatch.setattr(Subset, "neighbour", None)
+    assert part.shard_sizes is part.shard_sizes
+    monkeypatch.setattr(Shards, "replacement", None)
+    monkeypatch.setattr(Subset, "replacement", None)
     for one in (source, part):
         list(loaded(one, Config(train="x", size=16), Quarantine()).steps(0, 2))
 
@@ -309,11 +312,11 @@ def test_a_run_over_the_limit_leaves_its_list(tmp_path: Path, capsys: Any) -> No
 
 def test_the_shards_of_all_micro_batches_are_fetched_ahead(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, asked = open_source(str(made), "train"), set[int]()
-    monkeypatch.setattr(Shards, "prefetch", lambda self, thread, shard: asked.add(shard))
+    monkeypatch.setattr(Prefetch, "ask", lambda self, shard: asked.add(shard))
     config = Config(train="x", size=16, lanes=4, window=1)
     loader = loaded(source, config, Quarantine(), batch=8, group=8, micro_batch=2)
     list(loader.steps(0, 1))
-    needed = np.searchsorted(np.cumsum(source.blocks), order(source, config, 8, 0).slots(0).samples, side="right")
+    needed = np.searchsorted(np.cumsum(source.shard_sizes), order(source, config, 8, 0).slots(0).samples, side="right")
     assert set(needed.tolist()) <= asked
 
 
@@ -321,7 +324,7 @@ def test_a_source_smaller_than_the_lanes_is_refused(made: Path) -> None:
     source = open_source(str(made), "train")
     few = Subset(source, np.arange(3), np.zeros(3, np.int32), source.classes)
     with pytest.raises(ConfigError, match=r"data\.lanes: 4, and a source has only 3 samples"):
-        order(Mixture.of([source, few], [1, 1]), Config(train="x", size=16, lanes=4), 16, 0)
+        order(Mixture([source, few], [1, 1]), Config(train="x", size=16, lanes=4), 16, 0)
 
 
 def test_views_are_mixed_with_views_of_other_samples() -> None:

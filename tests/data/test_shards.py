@@ -21,12 +21,14 @@ from PIL import Image
 
 from mrp.config import ConfigError
 from mrp.data import manifest
-from mrp.data.build import Options, Plan, build
-from mrp.data.cache import Cache, Config, Prefetch
-from mrp.data.foreign import index
+from mrp.data.config import CacheConfig
 from mrp.data.manifest import RECORD, Index, Manifest, Shard, parse
-from mrp.data.sharded import Shards
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
+from mrp.data.shardtool.build import Options, Plan, build
+from mrp.data.shardtool.index import index
+from mrp.data.sources.shards import Config as ShardsConfig
+from mrp.data.sources.shards import Source as Shards
+from mrp.data.storage.cache import Cache, Prefetch
 from tests.data.conftest import jpeg, make
 from tests.servers import serving
 
@@ -42,11 +44,11 @@ def test_every_image_is_in_the_shards_as_it_was(photographs: Path, made: Path) -
     assert isinstance(source, Shards)
     assert len(source) == len(folder) == 60
     assert source.classes == folder.classes
-    assert source.blocks.tolist() == [8] * 7 + [4]
+    assert source.shard_sizes.tolist() == [8] * 7 + [4]
     assert sorted(source.read(n) for n in range(60)) == sorted(folder.read(n) for n in range(60))
     assert [source.read(n)[1] for n in range(60)] == source.labels.tolist()
     assert source.where(9).startswith(f"{made}/shard-000001.tar: sample 9 (byte ")
-    assert [source.neighbour(n) for n in (0, 7, 8, 58, 59)] == [1, 0, 9, 59, 56]
+    assert [source.replacement(n) for n in (0, 7, 8, 58, 59)] == [1, 0, 9, 59, 56]
     records = source.index.mapped()
     assert set(zip(records["width"].tolist(), records["height"].tolist(), strict=True)) == {(20, 24)}
 
@@ -238,9 +240,9 @@ def test_a_full_cache_lets_the_longest_unused_go(made: Path, opened: Open, tmp_p
 def test_a_shard_is_fetched_in_the_background(made: Path, opened: Open) -> None:
     with serving(made) as server:
         source = opened(server.url)
-        thread = Prefetch()
+        thread = Prefetch(source.fetch)
         for shard in range(8):
-            source.prefetch(thread, shard)
+            thread.ask(shard)
         thread.close()
         thread._thread.join(10)
         assert server.seen["shard-000006.tar"] == 1
@@ -252,9 +254,11 @@ def test_a_shard_is_fetched_in_the_background(made: Path, opened: Open) -> None:
 
 FETCH = """
 import sys
-from mrp.data.cache import Cache, Config
-from mrp.data.sharded import Shards
-source = Shards(sys.argv[1], Cache(Config(folder=sys.argv[2])))
+from mrp.data.config import CacheConfig
+from mrp.data.storage.cache import Cache
+from mrp.data.sources.shards import Config as ShardsConfig
+from mrp.data.sources.shards import Source as Shards
+source = Shards(ShardsConfig(path=sys.argv[1]), "train", Cache(CacheConfig(folder=sys.argv[2])))
 print(sum(len(source.read(number)[0]) for number in range(60)))
 """
 
@@ -272,8 +276,9 @@ def test_processes_share_one_cache(made: Path, tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_written_is_named(made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
+    cache = Cache(CacheConfig(folder=str(tmp_path / "file" / "cache")))
     with serving(made) as server, pytest.raises(ConfigError, match=r"set machine\.cache\.folder to a disk with space"):
-        Shards(server.url, Cache(Config(folder=str(tmp_path / "file" / "cache"))))
+        Shards(ShardsConfig(path=server.url), "train", cache)
 
 
 def test_opening_a_large_set_takes_no_time(tmp_path: Path) -> None:

@@ -10,7 +10,9 @@ import pytest
 from PIL import Image
 
 from mrp.config import ConfigError, Tree, build
-from mrp.data.sources import Config, Source, open_source
+from mrp.data.config import Config
+from mrp.data.open import open_source
+from mrp.data.source import Source
 
 
 def picture(path: Path, value: int = 0) -> None:

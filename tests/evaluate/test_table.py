@@ -14,7 +14,7 @@ import torch
 from mrp.batch import Batch
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
-from mrp.evaluate.diagnose import Sampled
+from mrp.data.subset import fixed_sample
 from mrp.evaluate.readout import TOKENS, Readout
 from mrp.evaluate.table import Store, Table, Writer
 from mrp.processes.join import Accelerator, meet
@@ -27,7 +27,7 @@ RUN = load("demo", ["backbone.depth=3", "backbone.width=24", "backbone.heads=2",
 def made(folder: Path, processes: Accelerator, count: int = SAMPLES, tokens: bool = False) -> Table | None:
     readout = Readout(RUN.build_step(), 3, tokens)
     loader = EvalLoader(
-        Sampled(RUN.source("test"), count), View(RUN.data, train=False), batch=8, rank=processes.process_index,
+        fixed_sample(RUN.source("test"), count), View(RUN.data, train=False), batch=8, rank=processes.process_index,
         world=processes.num_processes, workers=0, pin_memory=False,
     )  # fmt: skip
     return Store(folder).get({"of": "a test"}, readout, loader, count, processes)
@@ -42,7 +42,7 @@ def test_rows_are_the_backbones_features(tmp_path: Path) -> None:
     found = made(tmp_path, meet())
     assert found is not None
     step = RUN.build_step().eval()
-    sampled = Sampled(RUN.source("test"), SAMPLES)
+    sampled = fixed_sample(RUN.source("test"), SAMPLES)
     images = torch.stack([torch.from_numpy(np.array(sampled.read(i)[0])).permute(2, 0, 1) for i in range(SAMPLES)])
     with torch.no_grad():
         expected = step(Batch(images, torch.arange(SAMPLES)), features=True).features

@@ -13,7 +13,7 @@ import torch
 
 from mrp.config import ConfigError
 from mrp.data.augment import View
-from mrp.data.sources import Arrays
+from mrp.data.source import Arrays
 from mrp.evaluate.validation import VALIDATION, Validation, Verdict
 from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
@@ -37,7 +37,7 @@ class Alone:
 def some(count: int) -> Arrays:
     source = load("demo").source("test")
     assert isinstance(source, Arrays)
-    return Arrays("some", source.images[:count], source.labels[:count], source.classes, "")
+    return Arrays("some", source.images[:count], source.labels[:count], source.classes)
 
 
 def judge(run: Run, source: Arrays, rank: int, world: int, batch: int = 8) -> tuple[Validation, Any]:

@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from mrp import api
 from mrp.cli import main
 from mrp.data.augment import View
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
+from mrp.data.subset import fixed_sample
 from mrp.evaluate import geometry
-from mrp.evaluate.diagnose import Diagnosis, Sampled
+from mrp.evaluate.diagnose import Diagnosis
 from mrp.processes.join import join
 from mrp.processes.launch import launch
 
@@ -76,7 +77,7 @@ def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
     source = open_source("digits", "test")
     diagnosis = Diagnosis(source, View(model.run.data, train=False), 128, join())
     values, features = diagnosis.measure(model.module)
-    chosen = Sampled(source, 128)
+    chosen = fixed_sample(source, 128)
     again = model.features(torch.stack([torch.as_tensor(chosen.read(i)[0]).permute(2, 0, 1) for i in range(128)]))
     assert len({chosen.read(i)[1] for i in range(20)}) > 5
     assert torch.allclose(features, again, atol=1e-5)

@@ -16,7 +16,7 @@ import pytest
 
 from mrp import api
 from mrp.cli import main
-from mrp.data import sources
+from mrp.data import source
 from mrp.evaluate import probing, sweep
 
 SMALL = [
@@ -63,9 +63,9 @@ def test_a_run_is_judged_beside_its_untrained_backbone(run: Path, capsys: pytest
 def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order in which things happen, as the whole command does them."""
     events = []
-    read_one, chosen, fitted = sources.Arrays.read, sweep.choose, sweep.fit
+    read_one, chosen, fitted = source.Arrays.read, sweep.choose, sweep.fit
 
-    def reading(self: sources.Arrays, index: int) -> Any:
+    def reading(self: source.Arrays, index: int) -> Any:
         events.append("train" if "train" in self.name else "test")
         return read_one(self, index)
 
@@ -79,7 +79,7 @@ def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkey
         events.append("fitted")
         return head
 
-    monkeypatch.setattr(sources.Arrays, "read", reading)
+    monkeypatch.setattr(source.Arrays, "read", reading)
     monkeypatch.setattr(probing.sweep, "choose", choosing)
     monkeypatch.setattr(probing.sweep, "fit", fitting)
     api.probe(run, cache=tmp_path)

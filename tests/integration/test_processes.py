@@ -17,8 +17,8 @@ import torch
 from mrp.cli import main
 from mrp.data.augment import View
 from mrp.data.loader import Loader
+from mrp.data.open import open_source
 from mrp.data.order import Order
-from mrp.data.sources import open_source
 from mrp.processes.launch import launch
 from mrp.run import load
 

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mrp.cli import main
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
 from tests.servers import serving
 
 
@@ -74,7 +74,7 @@ def test_verify_names_what_is_damaged(built: Path, capsys: pytest.CaptureFixture
     with pytest.raises(SystemExit):
         main(["shards", "verify", str(built)])
     err = capsys.readouterr().err
-    assert f"{path}: the shard is missing" in err
+    assert f"{path}: cannot be read: No such file or directory; put it back" in err
     assert "shard-000002.tar: has 0 bytes and not" in err
     (built / "index.bin").unlink()
     assert "index.bin: is missing" in error(capsys, "verify", built)

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from mrp.checkpoint import checkpoints as checkpoint
-from mrp.data.build import Options, Plan, build
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
+from mrp.data.shardtool.build import Options, Plan, build
 from mrp.processes.launch import launch
 from tests.servers import serving
 

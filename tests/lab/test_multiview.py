@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrp import cli
 from mrp.config import ConfigError
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
 from mrp.lab.multiview import compare as multiview
 from mrp.lab.multiview import network as multiview_train
 from mrp.lab.multiview import render as multiview_render

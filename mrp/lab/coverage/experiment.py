@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mrp import api
 from mrp.config import ConfigError
-from mrp.data.sources import Source
+from mrp.data.source import Source
 from mrp.lab import samples
 from mrp.lab.coverage.activation import Classifier, classifier
 from mrp.lab.mean import Mean

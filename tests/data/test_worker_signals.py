@@ -11,11 +11,11 @@ import pytest
 SERVER = """
 import os, signal, sys, time
 from multiprocessing import forkserver, get_context
-from mrp.data import deaf
+from mrp.data import worker_signals
 
 number = signal.Signals[sys.argv[1]]
 before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-deaf.start_fork_server([])
+worker_signals.start_fork_server([])
 server = forkserver._forkserver._forkserver_pid
 assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before, "this process no longer listens"
 os.kill(server, number)  # while its interpreter starts

@@ -1,4 +1,4 @@
-"""Tar headers, read strictly: a cut or a flipped bit is an error that names the place, never an early end.
+"""Tar headers, read strictly: a cut or a flipped bit is an error that names the position, never an early end.
 
 Python's tarfile and most readers take a damaged header for the end of the archive, and the rest is silently lost.
 """
@@ -14,7 +14,7 @@ _FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0"), b"5", b"L", b"x",
 _NAME_LIMIT = 1 << 20  # bytes of an extended header
 _OCTAL, _DECIMAL = re.compile(rb" *([0-7]*)[ \0]*"), re.compile(r"[0-9]{1,18}", re.ASCII)
 
-Read = Callable[[int, int], bytes]  # from this position up to so many bytes; fewer only at the end
+Read = Callable[[int, int], bytes]  # position, number of bytes -> the bytes, fewer only at the end of the file
 
 
 class TarError(ValueError):
@@ -30,7 +30,7 @@ class Member(NamedTuple):
 
 
 def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
-    """Every regular file between two positions, in order, each header checked by its sum."""
+    """Yield every regular file between two positions, in order, each header checked by its sum."""
     end, offset, long_name, extended = start + size, start, None, dict[str, str]()
     while True:
         header = read(offset, _BLOCK) if offset < end else b""
@@ -65,7 +65,7 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
 
 
 def _check_end(read: Read, offset: int, end: int) -> None:
-    """After the end mark there is nothing but zeros: a header that was zeroed is not the end."""
+    """Refuse anything but zeros after the end mark: a header that was zeroed is not the end."""
     if (end - offset) % _BLOCK:
         raise TarError(f"cut short at byte {end}, inside its end mark")
     while offset < end:
@@ -85,7 +85,7 @@ def _fields(header: bytes, offset: int) -> tuple[str, int, bytes]:
 
 
 def _number(field: bytes, offset: int) -> int:
-    """An octal number, or GNU's binary one for eight gigabytes and more."""
+    """Returns an octal number, or GNU's binary one for eight gigabytes and more."""
     if field[0] & 0x80:
         return int.from_bytes(field, "big") & ~(0x80 << 88)
     if (number := _octal(field)) is None:
@@ -94,19 +94,19 @@ def _number(field: bytes, offset: int) -> int:
 
 
 def _octal(field: bytes) -> int | None:
-    """The number, where the field holds octal digits and nothing else."""
-    found = _OCTAL.fullmatch(field)
-    return int(found[1] or b"0", 8) if found else None
+    """Returns the number, where the field holds octal digits and nothing else."""
+    match = _OCTAL.fullmatch(field)
+    return int(match[1] or b"0", 8) if match else None
 
 
 def _pax(data: bytes, offset: int) -> dict[str, str]:
-    """The records of a POSIX extended header: 'length key=value' lines."""
-    found = {}
+    """Returns the records of a POSIX extended header: 'length key=value' lines."""
+    records = {}
     while data.strip(b"\0"):
         length, _, _ = data.partition(b" ")
         if not length.isdigit() or len(length) > 7 or not 0 < int(length) <= len(data):
             raise TarError(f"the extended header at byte {offset} is damaged")
         key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
-        found[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
+        records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
         data = data[int(length) :]
-    return found
+    return records

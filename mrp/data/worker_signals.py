@@ -1,4 +1,4 @@
-"""Imported first by the fork server of the loader's workers: a signal that is sent to all processes spares them.
+"""Signals that the loader's workers ignore; the fork server that starts them imports this module first.
 
 A scheduler tells every process of a job to end, and a terminal every process in front of it; the training process obeys
 at the end of a step, for which it needs its workers.
@@ -15,16 +15,16 @@ _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def ignore_requests() -> None:
-    """Let the training process decide when this one ends."""
+    """Ignore requests to end: the training process decides when this process ends."""
     for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
-    """Start it, unless it runs, with the requests held back: it inherits that, until it has learned to ignore them."""
+    """Start the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
     forkserver.set_forkserver_preload([__name__, *preload])
-    resource_tracker.ensure_running()  # it lets through what the caller holds back
+    resource_tracker.ensure_running()  # it would unblock what the caller has blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
     try:
         forkserver.ensure_running()
@@ -33,8 +33,8 @@ def start_fork_server(preload: Sequence[str]) -> None:
 
 
 def _is_fork_server() -> bool:
-    """Whether this is the server itself, and not one of the processes that it has forked and that carry its words."""
-    inheriting = getattr(current_process(), "_inheriting", False)  # set while a forked process makes itself ready
+    """Returns whether this is the server itself, not a process that it has forked, which has the same arguments."""
+    inheriting = getattr(current_process(), "_inheriting", False)  # set while a forked process starts
     return "multiprocessing.forkserver" in " ".join(sys.orig_argv) and parent_process() is None and not inheriting
 
 

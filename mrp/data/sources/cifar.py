@@ -11,7 +11,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Node
+from mrp.data.source import Arrays
+from mrp.data.storage.cache import Cache
 
 _SIDE = 32
 _PIXELS = 3 * _SIDE * _SIDE
@@ -19,16 +21,36 @@ _GZIP = b"\x1f\x8b"
 _NAMES_LIMIT = 1 << 16  # bytes of a list of class names
 
 
-class Records(NamedTuple):
-    """One split: images N H W C, labels, and what the labels are called."""
+class Config(Node):
+    """An archive of the binary version, or the folder that it extracts to."""
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    classes: tuple[str, ...]
+    name: Literal["cifar"] = "cifar"
+    path: str
+
+
+def recognise(place: str) -> Config | None:
+    """Returns a configuration if `data.train` names this kind of source."""
+    path = Path(place).expanduser()
+    return Config(path=place) if path.is_file() or _find(path) else None
+
+
+class Source(Arrays):
+    """One split of CIFAR-10 or CIFAR-100."""
+
+    def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
+        path = Path(config.path).expanduser()
+        if path.is_file():
+            version, contents = _read_archive(path, split)
+        elif (found := _find(path)) is not None:
+            path, version = found
+            contents = _read_folder(path, version, split)
+        else:
+            raise ConfigError(f"{path}: neither {_ARCHIVES}, nor a folder that it extracts to; give one of these")
+        super().__init__(str(path), *_parse(path, version, contents, split))
 
 
 class _Version(NamedTuple):
-    """How one of the two data sets lies in its files."""
+    """The files of one of the two data sets."""
 
     archive: str
     folder: str
@@ -70,34 +92,32 @@ _VERSIONS = (
 _ARCHIVES = " or ".join(version.archive for version in _VERSIONS)
 
 
-def read(path: Path, split: Literal["train", "test"]) -> Records | None:
-    """The split that an archive or a folder holds, or None where a folder is no CIFAR folder."""
-    if path.is_file():
-        return _parse(path, *_read_archive(path, split), split)
+def _find(path: Path) -> tuple[Path, _Version] | None:
+    """Returns the folder with the files, which may be one below, and what they are; None if there are none."""
     for version in _VERSIONS:
         for folder in (path, path / version.folder):
             if any((folder / name).is_file() for files in version.rows.values() for name in files):
-                return _parse(folder, version, _read_folder(folder, version, split), split)
+                return folder, version
         if path.name == version.pickled or (path / version.pickled).is_dir():
             raise _pickled(path, version)
     return None
 
 
 def _read_folder(folder: Path, version: _Version, split: str) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     for file in (folder / name for name in (*version.rows[split], version.names)):
         if file.is_file():
             version.check(file, file.name, file.stat().st_size, split)
-            found[file.name] = file.read_bytes()
-    return found
+            contents[file.name] = file.read_bytes()
+    return contents
 
 
 def _read_archive(path: Path, split: str) -> tuple[_Version, dict[str, bytes]]:
-    """Only the expected members are read, and the stream to its end, for there stands gzip's checksum."""
+    """Read only the expected members, and then the stream to its end, where gzip's checksum stands."""
     with path.open("rb") as file:
         if file.read(2) != _GZIP:
             raise ConfigError(f"{path}: neither a folder of images nor {_ARCHIVES}; give one of these")
-    version, found, where = None, dict[str, bytes](), str(path)
+    version, contents, where = None, dict[str, bytes](), str(path)
     try:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
@@ -110,33 +130,36 @@ def _read_archive(path: Path, split: str) -> tuple[_Version, dict[str, bytes]]:
                     raise _pickled(path, version)
                 if name in (*version.rows[split], version.names) and (content := tar.extractfile(member)) is not None:
                     version.check(where, name, member.size, split)
-                    found[name] = content.read()
+                    contents[name] = content.read()
             while stream.read(1 << 20):
                 pass
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise ConfigError(f"{where}: the archive is cut short or damaged here ({error}); download it again") from None
     assert version is not None, "tarfile refuses an archive without members"
-    return version, found
+    return version, contents
 
 
-def _parse(path: Path, version: _Version, found: dict[str, bytes], split: str) -> Records:
-    missing = [name for name in (*version.rows[split], version.names) if name not in found]
+def _parse(
+    path: Path, version: _Version, contents: dict[str, bytes], split: str
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
+    """Returns the images (N H W C), their labels, and the names of the classes."""
+    missing = [name for name in (*version.rows[split], version.names) if name not in contents]
     if missing:
         raise ConfigError(f"{path}: '{missing[0]}' is missing; download {version.archive} again")
-    classes = tuple(found[version.names].decode("utf-8", "replace").split())
+    classes = tuple(contents[version.names].decode("utf-8", "replace").split())
     if len(classes) != version.num_classes:
         raise ConfigError(
             f"{path}: '{version.names}' has {len(classes)} names, not {version.num_classes}; download it again"
         )
     parts = []
     for name in version.rows[split]:
-        part = np.frombuffer(found[name], np.uint8).reshape(-1, version.label_bytes + _PIXELS)
+        part = np.frombuffer(contents[name], np.uint8).reshape(-1, version.label_bytes + _PIXELS)
         if (label := part[:, version.label_bytes - 1].max()) >= version.num_classes:
             raise ConfigError(f"{path}: '{name}' has the label {label}; it is damaged, download it again")
         parts.append(part)
     records = np.concatenate(parts)
     images = records[:, version.label_bytes :].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    return Records(images, records[:, version.label_bytes - 1].astype(np.int64), classes)
+    return images, records[:, version.label_bytes - 1].astype(np.int64), classes
 
 
 def _pickled(path: Path, version: _Version) -> ConfigError:

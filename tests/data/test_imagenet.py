@@ -11,8 +11,8 @@ import pytest
 from scipy.io import savemat
 
 from mrp.config import ConfigError
-from mrp.data.originals import DEVKIT, open_original
-from mrp.data.sources import open_source
+from mrp.data.open import open_source
+from mrp.data.shardtool.imagenet import DEVKIT, open_original
 from tests.data.conftest import jpeg, make
 
 CLASSES = ["n03000000", "n01000000", "n02000000"]
@@ -74,7 +74,7 @@ def test_the_validation_tar_is_labelled_by_the_development_kit(tmp_path: Path) -
 
 
 def test_shards_of_an_archive_are_those_of_its_folder(tmp_path: Path) -> None:
-    from mrp.data.build import Options, Plan, build
+    from mrp.data.shardtool.build import Options, Plan, build
 
     source = open_original(str(training(tmp_path)), "train", None)
     build(Plan(source, Options(shard_size=5), tmp_path / "a"), 1, lambda done, total: None)
@@ -113,8 +113,8 @@ def test_what_is_damaged_or_missing_is_named(tmp_path: Path) -> None:
 
 
 def test_digits_and_other_arrays_are_kept_without_loss(tmp_path: Path) -> None:
-    from mrp.data.build import Options, Plan, build
     from mrp.data.decode import decode
+    from mrp.data.shardtool.build import Options, Plan, build
 
     source = open_original("digits", "test", None)
     build(Plan(source, Options(seed=None), tmp_path / "a"), 1, lambda done, total: None)

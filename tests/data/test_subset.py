@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
-from mrp.data.cache import Cache
-from mrp.data.cache import Config as CacheConfig
+from mrp.data.config import CacheConfig, Config
 from mrp.data.loader import Loader
-from mrp.data.mixed import Mixed, order
+from mrp.data.mixtures import Mixed, Mixture, order
+from mrp.data.open import open_data
 from mrp.data.order import Order
-from mrp.data.sources import Config, Source
-from mrp.data.views import Mixture, class_list, open_data
+from mrp.data.source import Source
+from mrp.data.storage.cache import Cache
+from mrp.data.subset import class_list
 
 
 def opened(split: Any = "train", **values: Any) -> Source:
@@ -35,17 +36,17 @@ def test_some_classes_get_new_numbers(made: Path, tmp_path: Path) -> None:
     whole, part = opened(train=str(made)), opened(train=str(made), classes=str(tmp_path / "classes.txt"))
     assert part.classes == ("c", "a")
     assert len(part) == 40
-    assert part.blocks.sum() == 40
-    assert len(part.blocks) == 8
+    assert part.shard_sizes.sum() == 40
+    assert len(part.shard_sizes) == 8
     names = [(data, whole.classes[label]) for data, label in (whole.read(n) for n in range(60)) if label != 1]
     assert [(data, part.classes[label]) for data, label in (part.read(n) for n in range(40))] == names
     assert part.identity != whole.identity
     for number in range(40):
-        other = part.neighbour(number)
+        other = part.replacement(number)
         assert other is not None
-        ends = np.cumsum(part.blocks)
+        ends = np.cumsum(part.shard_sizes)
         if number == 39:  # alone in its shard
-            assert (part.blocks[-1], other) == (1, 0)
+            assert (part.shard_sizes[-1], other) == (1, 0)
             continue
         assert np.searchsorted(ends, other, side="right") == np.searchsorted(ends, number, side="right")
 
@@ -59,7 +60,7 @@ def test_imagenet100_is_what_it_was(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert list(names) == sorted(names)
     (tmp_path / "imagenet100.txt").write_text("mine")  # a user's own file comes first
     assert class_list("imagenet100.txt") == ("mine",)
-    monkeypatch.setattr("mrp.data.views._LISTS", {"imagenet100.txt": "0" * 64})
+    monkeypatch.setattr("mrp.data.subset._LISTS", {"imagenet100.txt": "0" * 64})
     with pytest.raises(ConfigError, match="was changed since it was published"):
         class_list("imagenet100")
 

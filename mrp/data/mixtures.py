@@ -2,16 +2,83 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mrp.config import ConfigError
+from mrp.data.config import Config
 from mrp.data.lanes import Lanes
 from mrp.data.order import VERSION, Ints, Layout, Order, Slots, keys, permute
-from mrp.data.sources import Config, Source
-from mrp.data.views import Mixture
+from mrp.data.source import Pixels, Source
+
+
+class Mixture(Source):
+    """The samples of several sources, numbered one source after another; how often each is shown is `Mixed`'s.
+
+    It has no shards of its own: `Mixed` asks the sources for theirs.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float]) -> None:
+        self.sources, self.weights = tuple(sources), tuple(weights)
+        same = len({source.classes for source in sources}) == 1
+        self.classes = sources[0].classes if same else ()  # labels that mean different things are not kept
+        self._ends = np.cumsum([len(source) for source in sources])
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of the sources' identities and their weights."""
+        return self._digest([source.identity for source in self.sources])
+
+    @cached_property
+    def content(self) -> str:
+        """A sha256 of the sources' contents and their weights."""
+        return self._digest([source.content for source in self.sources])
+
+    def _digest(self, parts: list[str]) -> str:
+        return hashlib.sha256(repr((parts, self.weights)).encode()).hexdigest()
+
+    @property
+    def labels(self) -> NDArray[Any]:  # not kept: it would be copied to every worker
+        """The label of every sample."""
+        return np.concatenate([source.labels for source in self.sources])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def _find(self, index: int) -> tuple[Source, int]:
+        """Returns the source of a sample, and the number of that source's first sample."""
+        number = int(np.searchsorted(self._ends, index, side="right"))
+        return self.sources[number], int(self._ends[number]) - len(self.sources[number])
+
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """Returns the image and the label that its source gives."""
+        source, first = self._find(index)
+        return source.read(index - first)
+
+    def where(self, index: int) -> str:
+        """Returns what its source calls it."""
+        source, first = self._find(index)
+        return source.where(index - first)
+
+    def replacement(self, index: int) -> int | None:
+        """Returns the sample that its source would show in place of it."""
+        source, first = self._find(index)
+        inside = source.replacement(index - first)
+        return None if inside is None else first + inside
+
+    def fetch(self, shard: int) -> None:
+        """Have its source fetch a shard; those of all sources are numbered one source after another."""
+        for source in self.sources:
+            if shard < len(source.shard_sizes):
+                source.fetch(shard)
+                return
+            shard -= len(source.shard_sizes)
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,11 +113,11 @@ class Mixed:
 
     @property
     def shares(self) -> tuple[float, ...]:
-        """The part of each batch that each source has, exactly."""
+        """The exact part of each batch that each source has."""
         return tuple(count / sum(self.counts) for count in self.counts)
 
     def slots(self, step: int, places: Ints | None = None) -> Slots:
-        """What stands at these places (default: all) of global batch `step`."""
+        """Returns what stands at these places (default: all) of global batch `step`."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
         lanes, owners, offsets = self._in_lanes(step, places)
         samples, epochs = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
@@ -67,7 +134,7 @@ class Mixed:
         return Slots(samples, epochs, keys(self.seed, epochs, samples))
 
     def _in_lanes(self, step: int, places: Ints) -> tuple[Ints, Ints, Ints]:
-        """Lane and source of each place, and how many samples that lane took of that source before."""
+        """Returns lane and source of each place, and how many samples that lane took of that source before."""
         stretch = self.group // self.lanes
         # Each source's places are spread evenly over the stretch, and so over ranks and micro-steps.
         spread = np.concatenate([(np.arange(count) + 0.5) / count for count in self.counts])
@@ -80,21 +147,21 @@ class Mixed:
         return places % self.group // stretch, owners, groups * np.array(self.counts)[owners] + rank[inside]
 
     def shards(self, step: int, places: Ints) -> list[list[int]]:
-        """The shards (those of all sources numbered one after another) needed at a step, and then those needed next."""
+        """Returns the shards needed at a step, and then those needed next, numbered one source after another."""
         lanes, owners, offsets = self._in_lanes(step, places)
-        found, first = [], 0
+        needed, first = [], 0
         for number, layout in enumerate(self.layouts):
             if layout is None:
                 continue
             for lane in np.unique(lanes[owners == number]).tolist():
                 offset = int(offsets[(owners == number) & (lanes == lane)][0])
                 windows = layout.shards(lane, *divmod(offset, int(layout.sizes[lane])))
-                found.append([[first + shard for shard in shards] for shards in windows])
+                needed.append([[first + shard for shard in shards] for shards in windows])
             first += layout.num_shards
-        return [shards for turn in zip(*found, strict=True) for shards in turn]
+        return [shards for turn in zip(*needed, strict=True) for shards in turn]
 
     def state(self, step: int) -> dict[str, Any]:
-        """Where the run stands after `step` optimizer steps."""
+        """Returns where the run stands after `step` optimizer steps."""
         consumed = step * self.batch
         epoch = consumed // self.size
         return {
@@ -103,7 +170,7 @@ class Mixed:
 
 
 def order(source: Source, config: Config, batch: int, seed: int, group: int | None = None) -> Order | Mixed:
-    """The order in which a run shows its data; `group` is the micro-step where that couples samples."""
+    """Returns the order in which a run shows its data; `group` is the micro-step where samples act on each other."""
     group = group or batch
     if group % config.lanes:
         raise ConfigError(
@@ -113,22 +180,22 @@ def order(source: Source, config: Config, batch: int, seed: int, group: int | No
         layout = _layout(source, config, seed)
         return Order(len(source), batch, seed, config.tail, layout=layout, group=group)
     counts = _counts(source.weights, group // config.lanes)
-    sizes = tuple(len(one) for one in source.sources)
-    layouts = tuple(_layout(one, config, seed) for one in source.sources)
+    sizes = tuple(len(part) for part in source.sources)
+    layouts = tuple(_layout(part, config, seed) for part in source.sources)
     return Mixed(sizes, counts, layouts, batch, seed, config.lanes, group)
 
 
 def _layout(source: Source, config: Config, seed: int) -> Lanes | None:
-    blocks = source.blocks
-    if len(blocks) and len(source) < config.lanes:
+    sizes = source.shard_sizes
+    if len(sizes) and len(source) < config.lanes:
         raise ConfigError(
             f"data.lanes: {config.lanes}, and a source has only {len(source)} samples; take fewer, or leave it out"
         )
-    return Lanes(blocks, seed, config.lanes, config.window) if len(blocks) else None
+    return Lanes(sizes, seed, config.lanes, config.window) if len(sizes) else None
 
 
 def _counts(weights: tuple[float, ...], stretch: int) -> tuple[int, ...]:
-    """Whole numbers in proportion to the weights, by largest remainder."""
+    """Returns whole numbers in proportion to the weights, by largest remainder."""
     exact = np.array(weights) / sum(weights) * stretch
     counts = exact.astype(np.int64)
     counts[np.argsort(counts - exact, kind="stable")[: stretch - int(counts.sum())]] += 1

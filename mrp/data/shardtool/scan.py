@@ -1,4 +1,4 @@
-"""Shards: written by webdataset's writer, and any webdataset shard indexed, checked member by member."""
+"""One shard: written by webdataset's writer, or scanned, which checks any webdataset shard member by member."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrp.data.decode import DecodeError, header
 from mrp.data.manifest import RECORD, ManifestError, Records, check_member
-from mrp.data.tars import Member, Read, TarError, members
+from mrp.data.shardtool.tars import Member, Read, TarError, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")
 _SUSPECT_NAMES = 20
@@ -31,8 +31,8 @@ class Sample(NamedTuple):
     label: int
 
 
-class Indexed(NamedTuple):
-    """What a shard was found to hold."""
+class ScannedShard(NamedTuple):
+    """What a shard holds."""
 
     records: Records
     keys: NDArray[np.uint64]  # a hash of each sample's key, to find duplicates across shards
@@ -40,11 +40,11 @@ class Indexed(NamedTuple):
 
 
 class ShardError(ValueError):
-    """A shard that is not sound: one line that names the sample."""
+    """A shard that is damaged, or that holds something other than samples: one line that names the sample."""
 
 
 def write(path: Path, samples: Iterable[Sample]) -> None:
-    """One standard shard, the same bytes for the same samples, flushed to the disk."""
+    """Write a standard shard, the same bytes for the same samples, and flush it to the disk."""
     from webdataset.writer import TarWriter
 
     with path.open("wb") as file:
@@ -57,14 +57,14 @@ def write(path: Path, samples: Iterable[Sample]) -> None:
 
 
 def expand(spec: str) -> list[str]:
-    """The names that a brace pattern such as `train-{000000..001281}.tar` stands for."""
+    """Returns the names that a brace pattern such as `train-{000000..001281}.tar` stands for."""
     from braceexpand import braceexpand
 
     return list(braceexpand(spec))
 
 
-def index(path: Path) -> Indexed:
-    """Every sample of a shard, after every member was checked; what is not sound is an error with the sample's name."""
+def scan(path: Path, num_classes: int | None = None) -> ScannedShard:
+    """Returns every sample of a shard, after checking every member; a fault is an error with the sample's name."""
     with path.open("rb") as file:
         descriptor = file.fileno()
         size = os.fstat(descriptor).st_size
@@ -81,19 +81,21 @@ def index(path: Path) -> Indexed:
                 if key in seen:
                     raise ShardError(f"sample '{key}': its key stands twice")
                 seen.add(key)
-                image, label = _parts(key, files, read, notes)
+                image, label = _image_and_label(key, files, read, notes)
+                if num_classes is not None and label >= num_classes:
+                    raise ShardError(f"sample '{key}': its label {label} is not below {num_classes:,}, the classes")
                 data = read(image.offset, image.size)
                 width, height = _size(key, image.name, data, notes)
                 rows.append((image.offset, len(data), zlib.crc32(data), label, width, height))
-                hashes.append(key_hash(key))
+                hashes.append(_key_hash(key))
         except TarError as error:
             last = f" (the last whole sample before it is '{key}')" if rows else ""
             raise ShardError(f"{error}{last}") from None
-    return Indexed(_records(rows), np.array(hashes, np.uint64), notes)
+    return ScannedShard(_records(rows), np.array(hashes, np.uint64), notes)
 
 
-def key_hash(key: str) -> int:
-    """64 bits of a key."""
+def _key_hash(key: str) -> int:
+    """Returns 64 bits of a key."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
 
 
@@ -105,11 +107,11 @@ def _records(rows: list[tuple[int, int, int, int, int, int]]) -> Records:
     return records
 
 
-def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Members that follow each other and share a key: the name up to the first dot after the last slash."""
+def _samples(every: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
+    """Yield each key (the name up to the first dot after the last slash) and the members in a row that share it."""
     current: str | None = None
     files: dict[str, Member] = {}
-    for member in found:
+    for member in every:
         try:
             check_member(member.name)
         except ManifestError as error:
@@ -128,7 +130,7 @@ def _samples(found: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]
         yield current, files
 
 
-def _parts(key: str, files: dict[str, Member], read: Read, notes: Counter[str]) -> tuple[Member, int]:
+def _image_and_label(key: str, files: dict[str, Member], read: Read, notes: Counter[str]) -> tuple[Member, int]:
     images = [ending for ending in files if ending in IMAGES]
     if len(images) != 1:
         what = "no image" if not images else f"several images ({', '.join(images)})"
@@ -151,15 +153,15 @@ def _parts(key: str, files: dict[str, Member], read: Read, notes: Counter[str]) 
 
 def _size(key: str, name: str, data: bytes, notes: Counter[str]) -> tuple[int, int]:
     try:
-        found = header(data)
+        image = header(data)
     except DecodeError as error:
         notes["unreadable"] += 1
         if notes["unreadable"] <= _SUSPECT_NAMES:
             notes[f"unreadable: {key} ({error})"] += 1
         return 0, 0
     named = name.rpartition(".")[2].lower().replace("jpeg", "jpg").replace("tiff", "tif")
-    notes["recovered: CMYK"] += found.inks
-    notes["grey"] += found.grey
-    if named in ("jpg", "png", "webp", "gif") and found.format != named:
-        notes[f"recovered: {found.format} named {named}"] += 1
-    return found.width, found.height
+    notes["recovered: CMYK"] += image.inks
+    notes["grey"] += image.grey
+    if named in ("jpg", "png", "webp", "gif") and image.format != named:
+        notes[f"recovered: {image.format} named {named}"] += 1
+    return image.width, image.height

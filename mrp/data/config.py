@@ -1,0 +1,164 @@
+"""The sections of the configuration that are about data. Nothing here needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+
+from mrp.config import Node, nearest
+
+Size = tuple[int, int]  # height, width
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_OTHER_MEAN, _OTHER_STD = 0.5, 0.25
+HIGHEST_MAGNITUDE = 10.0
+
+
+class CacheConfig(Node):
+    """`machine.cache:`, where each node keeps the remote shards that it has fetched."""
+
+    folder: str = ""  # by default mrp in the user's cache folder
+    gib: float = Field(100, gt=0)
+
+
+class RandAugment(Node):
+    """`rand:` of a crop."""
+
+    magnitude: float = Field(9, ge=0, le=HIGHEST_MAGNITUDE)
+    deviation: float = Field(0.5, ge=0)  # of the magnitude, from operation to operation
+    operations: int = Field(2, ge=1, le=8)
+
+
+class Crop(Node):
+    """A random crop resized to `size`; evaluation sees the centre of the image."""
+
+    name: Literal["crop"] = "crop"
+    scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
+    flip: bool = True
+    jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
+    rand: RandAugment | None = None
+
+    @field_validator("scale")
+    @classmethod
+    def _check_scale(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError(f"{list(value)} was given; allowed: two shares of the area, 0 < low <= high <= 1")
+        return value
+
+    @field_validator("ratio")
+    @classmethod
+    def _check_ratio(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} was given; allowed: two ratios of width to height, 0 < low <= high")
+        return value
+
+
+class Resize(Node):
+    """The whole image resized to `size`, in training and evaluation alike: for small images of one size."""
+
+    name: Literal["resize"] = "resize"
+    flip: bool = False
+
+
+_AUGMENTATIONS: dict[str, type[Crop] | type[Resize]] = {"crop": Crop, "resize": Resize}
+
+
+def _augmentation(value: Any) -> Any:
+    """Accept a bare name for an augmentation with its usual options, and refuse a name nobody knows."""
+    value = {"name": value} if isinstance(value, str) else value
+    if isinstance(value, Mapping) and value.get("name") not in tuple(_AUGMENTATIONS):
+        given = f"'{value['name']}' is unknown" if "name" in value else "a name is missing"
+        hint = nearest(str(value.get("name", "")), _AUGMENTATIONS)
+        raise ValueError(f"{given}; allowed: {' or '.join(_AUGMENTATIONS)}{hint}")
+    return value
+
+
+def _augmentation_keys(values: Any) -> type[Crop] | type[Resize] | None:
+    return _AUGMENTATIONS.get(str(values.get("name"))) if isinstance(values, Mapping) else None
+
+
+Augment = Annotated[
+    Crop | Resize,
+    Field(discriminator="name", json_schema_extra={"choose": _augmentation_keys}),
+    BeforeValidator(_augmentation),
+]
+
+
+class Weighted(Node):
+    """One of several sources that are mixed."""
+
+    source: str
+    weight: float = Field(gt=0)  # the share of each batch is in proportion
+    classes: str | None = None
+    fraction: float | None = Field(None, gt=0, le=1)
+
+
+class Config(Node):
+    """The `data:` section of a run."""
+
+    train: str | tuple[Weighted, ...]
+    test: str | None = None
+    classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
+    fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
+    size: int | tuple[int, int]  # height and width
+    channels: int = 3
+    mean: tuple[float, ...] = ()  # of pixels in [0, 1]; by default ImageNet's for 3 channels, 0.5 otherwise
+    std: tuple[float, ...] = ()  # by default ImageNet's for 3 channels, 0.25 otherwise
+    augment: Augment = Crop()
+    views: int = Field(1, ge=1)  # images that a batch holds of each sample, from one decode
+    tail: Literal["drop", "continuous"] = "drop"
+    lanes: int = Field(1, ge=1)  # a multiple of the nodes, where each should fetch only its part of remote shards
+    window: int = Field(16, ge=1)  # shards of a lane that are shuffled together
+    damaged: int = Field(100, ge=0)  # samples that may turn out to be no images before the run stops
+
+    @property
+    def shape(self) -> Size:
+        """Height and width of every image."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
+
+    @field_validator("size", "channels")
+    @classmethod
+    def _check_positive(cls, value: int | Size) -> int | Size:
+        if np.min(value) < 1:
+            raise ValueError(f"{value} was given; allowed: numbers from 1")
+        return value
+
+    @field_validator("train")
+    @classmethod
+    def _check_any_source(cls, value: str | tuple[Weighted, ...]) -> str | tuple[Weighted, ...]:
+        if value == ():
+            raise ValueError("nothing was given; allowed: a place, or a list of sources with weights")
+        return value
+
+    @field_validator("augment")
+    @classmethod
+    def _check_colours(cls, value: Augment, info: ValidationInfo) -> Augment:
+        channels = info.data.get("channels", 3)
+        if channels not in (1, 3) and isinstance(value, Crop) and (value.jitter or value.rand):
+            raise ValueError(f"jitter and rand are for 1 or 3 channels, and there are {channels}; leave them out")
+        return value
+
+    @field_validator("mean", "std", mode="before")
+    @classmethod
+    def _accept_number(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, (int, float)) else value
+
+    @field_validator("mean", "std")
+    @classmethod
+    def _one_per_channel(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
+        channels = info.data.get("channels", len(value))
+        mean = info.field_name == "mean"
+        if not value and channels == 3:
+            return _IMAGENET_MEAN if mean else _IMAGENET_STD
+        value = value or (_OTHER_MEAN if mean else _OTHER_STD,)
+        if len(value) not in (1, channels):
+            raise ValueError(
+                f"{len(value)} numbers were given; allowed: one, or one for each of the {channels} channels"
+            )
+        if not mean and min(value) <= 0:
+            raise ValueError(f"{list(value)} was given; allowed: numbers above 0")
+        return value * channels if len(value) == 1 else value

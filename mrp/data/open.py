@@ -1,0 +1,56 @@
+"""From what the `data:` section says to a source that can be read."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from mrp.config import ConfigError, Node, nearest
+from mrp.data.config import CacheConfig, Config
+from mrp.data.mixtures import Mixture
+from mrp.data.source import Source
+from mrp.data.sources import RECOGNISED, SOURCES
+from mrp.data.storage.cache import Cache
+from mrp.data.subset import select
+
+Split = Literal["train", "test"]
+
+
+def open_data(config: Config, split: Split, cache: Cache) -> Source:
+    """Returns the data of a run's `data:` section."""
+    spec = config.train if split == "train" else config.test
+    assert spec is not None, "whoever asks for test data has looked whether there are any"
+    if not isinstance(spec, tuple):
+        source = open_source(spec, split, cache)
+        return select(source, f"data.{split}", config.classes, config.fraction if split == "train" else None)
+    parts = [
+        select(
+            open_source(part.source, split, cache),
+            f"data.{split}.{number}",
+            part.classes or config.classes,
+            part.fraction or config.fraction,
+        )
+        for number, part in enumerate(spec)
+    ]
+    return Mixture(parts, [part.weight for part in spec])
+
+
+def open_source(spec: str | Node, split: Split, cache: Cache | None = None) -> Source:
+    """Returns the source that a text or a section names; `split` chooses where one name stands for both."""
+    try:
+        config = _recognise(spec, split) if isinstance(spec, str) else spec
+        source: Source = SOURCES.find(getattr(config, "name")).Source(config, split, cache or Cache(CacheConfig()))  # noqa: B009
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or spec}: cannot be read: {error.strerror or error}; mend or remove it"
+        ) from None
+    return source
+
+
+def _recognise(place: str, split: Split) -> Node:
+    for name in RECOGNISED:
+        config: Node | None = SOURCES.find(name).recognise(place)
+        if config is not None:
+            return config
+    named = f"; 'digits' comes with mrp{nearest(place, ['digits'])}" if os.sep not in place else ""
+    raise ConfigError(f"data.{split}: '{place}' does not exist; give a folder of images or an archive of CIFAR{named}")

@@ -1,0 +1,1 @@
+"""What `mrp shards` does: make, index, verify and look at shards."""

@@ -1,0 +1,220 @@
+"""Shards from original images: planned first, made by several processes, and continued after an interruption.
+
+A finished shard is renamed into place and then noted; what is noted is never made again, and the rest is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import astuple, dataclass
+from functools import cached_property
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from mrp.config import ConfigError
+from mrp.data import manifest
+from mrp.data.manifest import RECORD, Manifest, Records, Shard
+from mrp.data.order import Ints, permute
+from mrp.data.shardtool import scan
+from mrp.data.shardtool.encode import encode
+from mrp.data.shardtool.statistics import SAMPLED, Sums, measure_shard, moments
+from mrp.data.source import Source
+from mrp.files import sha256_of, unfinished, write_atomically
+
+_NOTES = ".building"  # the folder with what is known of finished shards, while others are missing
+_PLAN = "plan"  # in the manifest's notes: the digest of the plan that made it
+
+Progress = Callable[[int, int], None]  # shards done, shards in all
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides the bytes of the shards."""
+
+    shard_size: int = 1000  # samples
+    seed: int | None = 0  # of the order in which samples are laid down; None keeps that of the source
+    max_side: int | None = None  # images with a longer side are made smaller, and encoded as JPEG again
+    quality: int = 90
+
+
+class FinishedShard(NamedTuple):
+    """A shard with what the manifest and the index will say of it."""
+
+    shard: Shard
+    records: Records
+    sums: Sums
+    notes: Counter[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The whole build, the same in every process."""
+
+    source: Source
+    options: Options
+    folder: Path
+
+    @property
+    def num_shards(self) -> int:
+        """The number of shards."""
+        return -(-len(self.source) // self.options.shard_size)
+
+    def samples(self, number: int) -> Ints:
+        """Returns the source's samples in one shard."""
+        start = number * self.options.shard_size
+        places = np.arange(start, min(start + self.options.shard_size, len(self.source)), dtype=np.int64)
+        return places if self.options.seed is None else permute(places, len(self.source), self.options.seed)
+
+    @cached_property
+    def digest(self) -> str:
+        """What an interrupted build is recognised by."""
+        return hashlib.sha256(repr((self.source.identity, self.source.classes, self.options)).encode()).hexdigest()
+
+    def tar(self, number: int) -> Path:
+        """Returns the path of a shard."""
+        return self.folder / f"shard-{number:06}.tar"
+
+    def note(self, number: int, ending: str) -> Path:
+        """Returns the path of what is noted of a finished shard."""
+        return self.folder / _NOTES / f"shard-{number:06}{ending}"
+
+
+def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
+    """Make the shards that are missing, then the index and the manifest; nothing where all is there."""
+    if (made := complete(plan)) is not None:
+        return made
+    _claim(plan)
+    missing = [number for number in range(plan.num_shards) if not _is_finished(plan, number)]
+    progress(plan.num_shards - len(missing), plan.num_shards)
+    for done, _ in enumerate(_make_all(plan, missing, workers), start=plan.num_shards - len(missing) + 1):
+        progress(done, plan.num_shards)
+    shards = [_read_note(plan, number) for number in range(plan.num_shards)]
+    made = write_set(plan.folder, shards, plan.source.classes, "", {_PLAN: plan.digest})
+    shutil.rmtree(plan.folder / _NOTES)
+    return made
+
+
+def complete(plan: Plan) -> Manifest | None:
+    """Returns what this very build has made, if it was finished and every shard still has its size."""
+    if (plan.folder / _NOTES).exists() or not (plan.folder / manifest.MANIFEST).is_file():
+        return None
+    try:
+        made = manifest.parse((plan.folder / manifest.MANIFEST).read_bytes())
+        sizes = [(plan.folder / shard.name).stat().st_size for shard in made.shards]
+    except (manifest.ManifestError, OSError):
+        return None
+    same = made.notes.get(_PLAN) == plan.digest and (plan.folder / manifest.INDEX).is_file()
+    return made if same and sizes == [shard.bytes for shard in made.shards] else None
+
+
+def _claim(plan: Plan) -> None:
+    """Make the folder for this build, or check that what it holds was begun by it."""
+    notes = plan.folder / _NOTES
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    if not (notes / "plan").is_file():
+        others = [path.name for path in plan.folder.iterdir() if path.name != _NOTES]
+        if others:
+            raise ConfigError(f"{plan.folder}: is not empty ('{others[0]}'); choose another folder for the shards")
+        notes.mkdir(exist_ok=True)
+        write_atomically(notes / "plan", plan.digest)
+    if (notes / "plan").read_text() != plan.digest:
+        raise ConfigError(
+            f"{plan.folder}: holds the unfinished build of other data or options; remove it, or choose another folder"
+        )
+
+
+def _make_all(plan: Plan, missing: list[int], workers: int) -> Iterator[None]:
+    if workers <= 1:
+        for number in missing:
+            _make(plan, number)
+            yield
+        return
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(workers, context, _start_worker, (plan,)) as pool:
+        try:
+            yield from pool.map(_make_in_worker, missing)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_plan: Plan | None = None  # of a worker process
+
+
+def _start_worker(plan: Plan) -> None:
+    global _plan
+    _plan = plan
+    torch.set_num_threads(1)
+
+
+def _make_in_worker(number: int) -> None:
+    assert _plan is not None
+    _make(_plan, number)
+
+
+def _is_finished(plan: Plan, number: int) -> bool:
+    if not (plan.tar(number).is_file() and plan.note(number, ".json").is_file()):
+        return False
+    return plan.tar(number).stat().st_size == _read_note(plan, number).shard.bytes
+
+
+def _make(plan: Plan, number: int) -> None:
+    """Write one shard under another name, read it back and check it, rename it, and then note it."""
+    tar, notes = plan.tar(number), Counter[str]()
+    temporary = unfinished(tar)
+    scan.write(temporary, _samples(plan, number, notes))
+    scanned = scan.scan(temporary)
+    assert len(scanned.records) == len(plan.samples(number))
+    shard = Shard(tar.name, temporary.stat().st_size, sha256_of(temporary), len(scanned.records))
+    sums = measure_shard(temporary, scanned.records, -(-SAMPLED // plan.num_shards))
+    temporary.replace(tar)
+    write_atomically(plan.note(number, ".bin"), scanned.records.tobytes())
+    write_atomically(plan.note(number, ".json"), json.dumps([astuple(shard), sums.tolist(), notes + scanned.notes]))
+
+
+def _read_note(plan: Plan, number: int) -> FinishedShard:
+    entry, sums, notes = json.loads(plan.note(number, ".json").read_text())
+    records = np.frombuffer(plan.note(number, ".bin").read_bytes(), RECORD)
+    return FinishedShard(Shard(*entry), records, np.array(sums), Counter(notes))
+
+
+def _samples(plan: Plan, number: int, notes: Counter[str]) -> Iterator[scan.Sample]:
+    for place, sample in enumerate(plan.samples(number).tolist(), start=number * plan.options.shard_size):
+        content, label = plan.source.read(sample)
+        where = plan.source.where(sample)
+        named = where.rpartition(".")[2].lower()
+        ending, data = encode(content, named, plan.options.max_side, plan.options.quality, notes)
+        yield scan.Sample(f"{place:09}-{_plain(where)}", ending, data, label)
+
+
+def _plain(where: str) -> str:
+    """Returns the last part of a name, in letters that any file system and any reader takes."""
+    last = "-".join(re.split(r"[/:]", where)[-2:]).rpartition(".")[0] or where
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", last)[-60:].strip("_")
+
+
+def write_set(
+    folder: Path,
+    shards: list[FinishedShard],
+    classes: tuple[str, ...],
+    location: str,
+    more: dict[str, str] | None = None,
+) -> Manifest:
+    """Write index and manifest of finished shards; `more` is noted beside what was counted."""
+    records = np.concatenate([shard.records for shard in shards])
+    records["shard"] = np.repeat(np.arange(len(shards)), [len(shard.records) for shard in shards])
+    notes: dict[str, int | str] = dict(sorted(sum((shard.notes for shard in shards), Counter[str]()).items()))
+    mean, std = moments(np.sum([shard.sums for shard in shards], axis=0))
+    made = Manifest(tuple(shard.shard for shard in shards), "", classes, location, mean, std, notes | (more or {}))
+    return manifest.write(folder, made, records)

@@ -1,0 +1,51 @@
+"""Mean and standard deviation of pixels, from sums that can be added up over shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mrp.data.decode import DecodeError, decode
+from mrp.data.manifest import Records
+
+SAMPLED = 10_000  # images of a set whose pixels are measured
+
+Sums = NDArray[np.float64]  # rows: number of images, sum of means, sum of mean squares; one column per channel
+
+
+def measure(images: Iterator[bytes]) -> Sums:
+    """Returns the sums over these images; those that cannot be decoded are left out."""
+    sums = np.zeros((3, 3))
+    for data in images:
+        try:
+            image = decode(data, 3)
+        except DecodeError:
+            continue
+        pixels = image.double().flatten(1) / (65535 if image.dtype == torch.uint16 else 255)
+        sums += np.stack([np.ones(3), pixels.mean(1).numpy(), pixels.square().mean(1).numpy()])
+    return sums
+
+
+def measure_shard(path: Path, records: Records, count: int) -> Sums:
+    """Returns the sums over the first images of a shard, which are a random sample where the seed laid them down."""
+    with path.open("rb") as file:
+
+        def read(record: Any) -> bytes:
+            file.seek(int(record["offset"]))
+            return file.read(int(record["size"]))
+
+        return measure(read(record) for record in records[:count])
+
+
+def moments(sums: Sums) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel; both are empty when no image was measured."""
+    if not sums[0, 0]:
+        return (), ()
+    mean, square = sums[1] / sums[0], sums[2] / sums[0]
+    std = np.sqrt(np.maximum(square - mean**2, 0))
+    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())

@@ -1,0 +1,91 @@
+"""What can be trained on: images by number, and what the order of training and a run's identity need to know of them.
+
+A kind of source is one file in `mrp/data/sources/`, or a file of a user's own, with `Config` and a subclass `Source`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.data.order import Ints
+
+Pixels = NDArray[np.uint8 | np.uint16]  # H W C
+
+
+class Source(ABC):
+    """Images by number. A kind of source writes `__len__`, `read` and `identity`; the rest has a default here."""
+
+    classes: tuple[str, ...] = ()  # what the labels are called; empty where there are none
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """Returns an image, as the bytes of a file or as pixels (H W C), and its label: -1 where there is none."""
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of what the data are, wherever they are stored: a run that goes on must find the same one."""
+        raise NotImplementedError(f"{type(self).__module__}: its Source has no identity")
+
+    @cached_property
+    def content(self) -> str:
+        """What results that are kept are looked up by: it changes whenever any image or label may have changed."""
+        return self.identity
+
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """The label of every sample."""
+        if self.classes:
+            raise NotImplementedError(f"{type(self).__module__}: its Source has classes and no labels")
+        return np.broadcast_to(np.int64(-1), len(self))
+
+    @cached_property
+    def shard_sizes(self) -> Ints:
+        """How many samples each shard holds; empty where any two samples can be read together equally well."""
+        return np.empty(0, np.int64)
+
+    def where(self, index: int) -> str:
+        """Returns what to call a sample in a message."""
+        return f"{type(self).__module__}: sample {index}"
+
+    def replacement(self, index: int) -> int | None:
+        """Returns the sample to show where this one is intact but no image; None where the user should mend it."""
+        return None
+
+    def fetch(self, shard: int) -> None:
+        """Bring a shard to this node, if it is on a server."""
+        return
+
+
+class Arrays(Source):
+    """Labelled images that fit in memory."""
+
+    def __init__(self, name: str, images: Pixels, labels: NDArray[np.int64], classes: tuple[str, ...]) -> None:
+        self.name, self.images, self.labels, self.classes = name, images, labels, classes  # images: N H W C
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of classes, pixels and labels."""
+        digest = hashlib.sha256("\n".join(self.classes).encode())
+        digest.update(self.images.tobytes())
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """Returns the pixels and the label."""
+        return self.images[index], int(self.labels[index])
+
+    def where(self, index: int) -> str:
+        """Returns the name of the data and the number of the image."""
+        return f"{self.name}: image {index}"

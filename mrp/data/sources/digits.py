@@ -1,0 +1,36 @@
+"""`digits`: scikit-learn's 1797 handwritten digits of 8 x 8 pixels, which need no download."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from mrp.config import Node
+from mrp.data.source import Arrays
+from mrp.data.storage.cache import Cache
+
+
+class Config(Node):
+    """No options."""
+
+    name: Literal["digits"] = "digits"
+
+
+def recognise(place: str) -> Config | None:
+    """Returns a configuration if `data.train` names this kind of source."""
+    return Config() if place == "digits" else None
+
+
+class Source(Arrays):
+    """The digits; every fifth of each class is for testing."""
+
+    def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        by_class = np.argsort(labels, kind="stable")
+        fifth = np.arange(len(labels)) % 5 == 0
+        chosen = np.sort(by_class[fifth if split == "test" else ~fifth])
+        images = np.round(pixels[chosen] * (255 / 16)).astype(np.uint8).reshape(-1, 8, 8, 1)
+        super().__init__(f"digits ({split})", images, labels[chosen].astype(np.int64), tuple("0123456789"))

@@ -1,0 +1,179 @@
+"""Sets of shards: read in place where they are local, through the node's cache where they are on a server."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections import OrderedDict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError, Node
+from mrp.data import source
+from mrp.data.manifest import INDEX, MANIFEST, RECORD, Index, ManifestError, parse
+from mrp.data.order import Ints
+from mrp.data.source import Pixels
+from mrp.data.storage.cache import Cache
+from mrp.data.storage.open import open_store
+from mrp.data.storage.store import DEADLINE, StorageError, Store
+from mrp.files import sha256_of
+
+_OPEN_FILES = 64  # of one process
+_CHECKED = 1 << 28  # bytes of an index up to which its sha256 is checked whenever it is opened
+
+
+class Config(Node):
+    """A folder or an address with a `manifest.json`, made by `mrp shards build` or `mrp shards index`."""
+
+    name: Literal["shards"] = "shards"
+    path: str
+
+
+def recognise(place: str) -> Config | None:
+    """Returns a configuration if `data.train` names this kind of source."""
+    path = Path(place).expanduser()
+    address = "://" in place or place.startswith("pipe:")
+    return Config(path=place) if address or path.name == MANIFEST or (path / MANIFEST).is_file() else None
+
+
+class Source(source.Source):
+    """A set of shards with its manifest and index."""
+
+    def __init__(
+        self, config: Config, split: Literal["train", "test"], cache: Cache, deadline: float = DEADLINE
+    ) -> None:
+        self.path, self.cache = config.path.removesuffix(MANIFEST).rstrip("/") or "/", cache
+        home = open_store(self.path, deadline)
+        try:
+            self.manifest = parse(home.read(MANIFEST, 0, home.size(MANIFEST)))
+            self.index = self._open_index(home)
+        except ManifestError as error:
+            raise ConfigError(f"{home.where(MANIFEST)}: {error}; make it anew with 'mrp shards index'") from None
+        self.store = open_store(self.manifest.location, deadline) if self.manifest.location else home
+        if self.store.local:
+            self._check_present(Path(self.manifest.location or self.path).expanduser())
+        self.classes, self.identity = self.manifest.classes, self.manifest.identity
+        self._descriptors: OrderedDict[int, int] = OrderedDict()
+
+    def _open_index(self, home: Store) -> Index:
+        size = self.manifest.count * RECORD.itemsize
+        if not home.local:
+            path = self.cache.get(home, INDEX, self.manifest.index_sha256, size, index=True)
+            return Index(path, self.manifest.count)
+        path = Path(home.where(INDEX))
+        home.size(INDEX)  # an error that names it if it is missing
+        index = Index(path, self.manifest.count)
+        if size <= _CHECKED and sha256_of(path) != self.manifest.index_sha256:
+            raise ManifestError(f"{INDEX} is damaged: its sha256 is not the manifest's")
+        return index
+
+    def _check_present(self, folder: Path) -> None:
+        present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
+        for shard in self.manifest.shards:
+            if shard.name not in present and not (folder / shard.name).is_file():
+                raise StorageError(f"{folder / shard.name}: the shard is missing; put it back")
+
+    def __getstate__(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.__dict__.items() if name != "labels"}  # those are on the disk
+        return {**kept, "_descriptors": OrderedDict()}
+
+    def __del__(self) -> None:
+        for descriptor in getattr(self, "_descriptors", {}).values():
+            os.close(descriptor)
+
+    @cached_property
+    def labels(self) -> NDArray[Any]:
+        """The label of every sample, from the disk."""
+        labels: NDArray[np.int32] = self.index.mapped()["label"]
+        return labels
+
+    @cached_property
+    def shard_sizes(self) -> Ints:
+        """How many samples each shard holds."""
+        return np.array([shard.count for shard in self.manifest.shards], np.int64)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """Returns the bytes of the image, whose checksum is verified, and the label.
+
+        Bytes that do not fit are read again, from the server if the shard is a copy in the cache.
+        """
+        start, shard, size, crc32, label, _, _ = self.index[index].item()
+        if shard >= len(self.manifest.shards) or start + size > self.manifest.shards[shard].bytes:
+            raise StorageError(
+                f"{self.index.path}: sample {index} is not inside a shard (shard {shard}, byte {start}); make the "
+                "index anew with 'mrp shards index'"
+            )
+        for _ in range(2):
+            data = os.pread(self._descriptor(shard), size, start)
+            if len(data) == size and zlib.crc32(data) == crc32:
+                return data, label
+            self._forget(shard)
+        if len(data) < size:
+            raise StorageError(f"{self._path(shard)}: cut short: it ends before byte {start + size}; put it back")
+        raise StorageError(
+            f"{self._path(shard)}: the bytes from {start} on are not those that were indexed (crc32), in two reads; "
+            "put back the right shard"
+        )
+
+    def _descriptor(self, shard: int) -> int:
+        if shard in self._descriptors:
+            self._descriptors.move_to_end(shard)
+            return self._descriptors[shard]
+        descriptor = self._open(shard)
+        if len(self._descriptors) >= _OPEN_FILES:
+            os.close(self._descriptors.popitem(last=False)[1])
+        self._descriptors[shard] = descriptor
+        return descriptor
+
+    def _open(self, shard: int) -> int:
+        entry = self.manifest.shards[shard]
+        while True:
+            if self.store.local and (size := self.store.size(entry.name)) != entry.bytes:
+                raise StorageError(
+                    f"{self._path(shard)}: has {size} bytes and not {entry.bytes}; put back the whole shard"
+                )
+            path = self._path(shard) if self.store.local else self._cached(shard)
+            try:
+                return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                if self.store.local:
+                    raise
+                # The cache was full, and another process made room: fetch it again.
+
+    def _cached(self, shard: int) -> Path:
+        entry = self.manifest.shards[shard]
+        return self.cache.get(self.store, entry.name, entry.sha256, entry.bytes)
+
+    def _forget(self, shard: int) -> None:
+        """Have the next read go to the storage again."""
+        os.close(self._descriptors.pop(shard))
+        if not self.store.local:
+            self.cache.drop(self.cache.folder / self.manifest.shards[shard].sha256)
+
+    def _path(self, shard: int) -> str:
+        return self.store.where(self.manifest.shards[shard].name)
+
+    def where(self, index: int) -> str:
+        """Returns the shard, the number of the sample in the set, and the position of its bytes."""
+        record = self.index[index]
+        return f"{self._path(int(record['shard']))}: sample {index} (byte {record['offset']})"
+
+    def replacement(self, index: int) -> int | None:
+        """Returns the next sample of the same shard, or its first; of the whole set where it is alone in its shard."""
+        shard = int(self.index[index]["shard"])
+        if index + 1 < len(self) and int(self.index[index + 1]["shard"]) == shard:
+            return index + 1
+        first = int(self.shard_sizes[:shard].sum())
+        return first if first != index else (index + 1) % len(self)
+
+    def fetch(self, shard: int) -> None:
+        """Bring a shard into the node's cache, unless it is on a disk of this node anyway."""
+        if not self.store.local:
+            self._cached(shard)

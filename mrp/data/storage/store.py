@@ -1,0 +1,105 @@
+"""Ranges of bytes from a folder, a web server or an object store: exactly what was asked for, or a fatal error.
+
+What may be over soon (a busy server, a cut connection) is tried again after growing, jittered waits until a deadline;
+then the run fails, for a fault of storage is no bad sample.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from mrp.config import ConfigError
+
+T = TypeVar("T")
+
+DEADLINE = 300.0  # seconds for which one request is tried again
+PIECE = 16 << 20  # bytes of one request for a long file
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0
+
+
+class StorageError(ConfigError):
+    """Storage that does not hold, or does not return, what it should."""
+
+
+class TemporaryError(Exception):
+    """A fault that may be gone the next time; the server may have said how many seconds to wait."""
+
+    def __init__(self, message: str, wait: float = 0.0) -> None:
+        super().__init__(message)
+        self.wait = wait
+
+
+class Store(ABC):
+    """A folder of files somewhere."""
+
+    local = False  # whether files can be read in place
+
+    @abstractmethod
+    def where(self, name: str) -> str:
+        """Returns what to call a file in a message: its path or address."""
+
+    @abstractmethod
+    def size(self, name: str) -> int:
+        """Returns how many bytes a file has."""
+
+    @abstractmethod
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Returns exactly these bytes."""
+
+
+def retry(attempt: Callable[[float], T], where: str, deadline: float) -> T:
+    """Call `attempt` with the time at which it must be over (`time.monotonic`), until it succeeds or that has come."""
+    until, wait = time.monotonic() + deadline, _FIRST_WAIT
+    while True:
+        try:
+            return attempt(until)
+        except TemporaryError as fault:
+            pause = max(fault.wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
+            if time.monotonic() + pause > until:
+                asked = f" (it asks to wait {fault.wait:g} seconds)" if fault.wait else ""
+                raise StorageError(
+                    f"{where}: {fault}{asked}, still after {deadline:g} seconds; mend the storage and run the same "
+                    "command again"
+                ) from None
+            time.sleep(pause)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+
+class LocalStore(Store):
+    """A folder on a disk or a network file system."""
+
+    local = True
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def where(self, name: str) -> str:
+        """Returns the path."""
+        return str(self.folder / name)
+
+    def size(self, name: str) -> int:
+        """Returns what the file system says."""
+        try:
+            return (self.folder / name).stat().st_size
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: cannot be read: {error.strerror}; put it back") from None
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        """Returns the bytes by pread."""
+        try:
+            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                data = os.pread(descriptor, stop - start, start)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: cannot be read: {error.strerror}; put it back") from None
+        if len(data) != stop - start:
+            raise StorageError(f"{self.where(name)}: cut short: it ends before byte {stop}; put back the whole file")
+        return data

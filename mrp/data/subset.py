@@ -1,0 +1,174 @@
+"""Some samples of a source: chosen classes, a fraction of each, evenly spaced ones, or a fixed sample."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+import mrp
+from mrp.config import ConfigError, nearest
+from mrp.data.order import Ints, fold, permute
+from mrp.data.source import Pixels, Source
+
+_FRACTION, _SAMPLE = 0x66726163, 0x73616D70  # the purpose of a hash, which sets it apart from others
+_SAMPLED_SHARDS = 4  # a fixed sample is from so few, if these hold enough: each may have to be fetched whole
+# Lists of classes that come with mrp; people ask which classes a name means, so what it means never changes.
+_LISTS = {"imagenet100.txt": "5ee5db69d488bb799a286d8e181801c3d02798776c1ce9203e5450f64e086e07"}
+
+
+class Subset(Source):
+    """Some samples of a source, by their numbers in it."""
+
+    def __init__(
+        self, source: Source, chosen: Ints, labels: NDArray[Any] | None = None, classes: tuple[str, ...] | None = None
+    ) -> None:
+        self.source, self.chosen = source, chosen
+        self.labels = np.asarray(source.labels[chosen] if labels is None else labels, np.int32)
+        self.classes = source.classes if classes is None else classes
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of the source's identity and of what was chosen."""
+        return self._digest(self.source.identity)
+
+    @cached_property
+    def content(self) -> str:
+        """A sha256 of the source's content and of what was chosen."""
+        return self._digest(self.source.content)
+
+    def _digest(self, whole: str) -> str:
+        digest = hashlib.sha256(f"{whole}\n{self.classes}\n".encode())
+        digest.update(self.chosen.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def shard_sizes(self) -> Ints:
+        """How many samples are left in each shard."""
+        sizes = self.source.shard_sizes
+        return np.bincount(np.searchsorted(np.cumsum(sizes), self.chosen, side="right"), minlength=len(sizes))
+
+    @cached_property
+    def _shard_ends(self) -> Ints:
+        return np.cumsum(self.shard_sizes)
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """Returns the source's image, with the label that it has here.
+
+        Numbers from `len(self)` on stand for all samples of the source, and are read with the source's label.
+        """
+        if index >= len(self):
+            return self.source.read(index - len(self))
+        return self.source.read(int(self.chosen[index]))[0], int(self.labels[index])
+
+    def where(self, index: int) -> str:
+        """Returns what the source calls it."""
+        return self.source.where(self._in_source(index))
+
+    def replacement(self, index: int) -> int | None:
+        """Returns the next sample that was chosen in the same shard, or its first; of all where it is alone there."""
+        if not len(self.shard_sizes):
+            return None
+        shard = int(np.searchsorted(self._shard_ends, index, side="right"))
+        if index + 1 < self._shard_ends[shard] or self.shard_sizes[shard] == 1:
+            return (index + 1) % len(self)
+        return int(self._shard_ends[shard] - self.shard_sizes[shard])
+
+    def next_in_source(self, index: int) -> int:
+        """Returns the sample after this one in the whole source, chosen or not, as a number that `read` takes."""
+        return len(self) + (self._in_source(index) + 1) % len(self.source)
+
+    def _in_source(self, index: int) -> int:
+        return int(self.chosen[index]) if index < len(self) else index - len(self)
+
+    def fetch(self, shard: int) -> None:
+        """Have the source fetch it."""
+        self.source.fetch(shard)
+
+
+def evenly_spaced(source: Source, count: int) -> Subset:
+    """Returns so many samples, as far apart as they can be: nearly the same share of every class."""
+    return Subset(source, np.arange(count, dtype=np.int64) * len(source) // count)
+
+
+def fixed_sample(source: Source, count: int) -> Subset:
+    """Returns so many samples, the same every time.
+
+    They are from all over a folder, where each class lies together, or from a few shards where there are shards.
+    """
+    sizes = source.shard_sizes
+    if not len(sizes):
+        return Subset(source, permute(np.arange(count), len(source), _SAMPLE))
+    shards = permute(np.arange(len(sizes)), len(sizes), _SAMPLE)
+    held = np.cumsum(sizes[shards])
+    needed = int(np.searchsorted(held, min(count, int(held[-1])))) + 1
+    filled = int(np.searchsorted(np.cumsum(sizes[shards] > 0), min(_SAMPLED_SHARDS, int((sizes > 0).sum())))) + 1
+    firsts = np.cumsum(sizes) - sizes
+    pool = np.concatenate([firsts[n] + np.arange(sizes[n]) for n in shards[: max(needed, filled)].tolist()])
+    return Subset(source, pool[permute(np.arange(count), len(pool), _SAMPLE)])
+
+
+def select(source: Source, where: str, classes: str | None, fraction: float | None) -> Source:
+    """Returns the samples of these classes, and of each class a fraction; the source itself if nothing is left out."""
+    if classes is None and fraction is None:
+        return source
+    labels = source.labels
+    names = source.classes
+    if classes is not None:
+        names = class_list(classes)
+        labels = _new_labels(source, where, names)[labels] if source.classes else labels
+    chosen = np.flatnonzero(labels >= 0) if classes is not None else np.arange(len(labels))
+    if fraction is not None:
+        chosen = _fraction(chosen, np.asarray(labels[chosen]), fraction)
+    if not len(chosen):
+        raise ConfigError(f"{where}: the chosen classes and fraction leave no sample; take more")
+    return Subset(source, chosen, labels[chosen], names)
+
+
+def class_list(spec: str) -> tuple[str, ...]:
+    """Returns the names in a file, one per line, or in a list that comes with mrp."""
+    path = Path(spec).expanduser()
+    known = spec if spec.endswith(".txt") else f"{spec}.txt"
+    ours = not path.is_file() and known in _LISTS
+    if ours:
+        package = Path(mrp.__file__).parent
+        path = next(p for p in (package / "configs" / known, package.parent / "configs" / known) if p.is_file())
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"{spec}: the list of classes cannot be read: {error.strerror}; give a file, or {', '.join(_LISTS)}"
+        ) from None
+    if ours and hashlib.sha256(content).hexdigest() != _LISTS[known]:
+        raise ConfigError(f"{path}: the list was changed since it was published; install mrp again")
+    names = tuple(name for line in content.decode("utf-8", "replace").split("\n") if (name := line.strip()))
+    twice = {name for name in names if names.count(name) > 1}
+    if not names or twice:
+        raise ConfigError(f"{path}: {f'{min(twice)!r} stands twice' if twice else 'holds no names'}; one name per line")
+    return names
+
+
+def _new_labels(source: Source, where: str, names: tuple[str, ...]) -> NDArray[np.int32]:
+    """Returns, for each label of the source, the position of its class among the names; -1 for the others."""
+    missing = [name for name in names if name not in source.classes]
+    if missing:
+        raise ConfigError(f"{where}: there is no class '{missing[0]}'{nearest(missing[0], source.classes)}")
+    numbers = np.full(len(source.classes) + 1, -1, np.int32)  # the last stands for no label
+    numbers[[source.classes.index(name) for name in names]] = np.arange(len(names))
+    return numbers
+
+
+def _fraction(chosen: Ints, labels: NDArray[Any], fraction: float) -> Ints:
+    """Returns the same share of each class, at least one sample; of two fractions the smaller is inside the larger."""
+    turn = np.lexsort([fold(_FRACTION, chosen), labels])
+    _, first, counts = np.unique(labels[turn], return_index=True, return_counts=True)
+    rank = np.arange(len(turn)) - np.repeat(first, counts)
+    kept = np.maximum(1, np.round(counts * fraction)).astype(np.int64)
+    return np.sort(chosen[turn[rank < np.repeat(kept, counts)]])

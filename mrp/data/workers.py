@@ -1,0 +1,101 @@
+"""The worker processes of a loader: how they start, how they end, and what is said when one dies."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from multiprocessing import parent_process
+from typing import Any, NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from mrp.config import ConfigError
+from mrp.data.worker_signals import ignore_requests, start_fork_server
+
+_AHEAD = 2  # batches that each worker prepares before they are asked for
+
+
+class WorkerError(NamedTuple):
+    """What a worker sends in place of a batch that it cannot make: one line, where an exception would be forty."""
+
+    message: str
+
+
+class Numbers(Sampler[int]):
+    """The numbers of the batches to make next; workers that live on get new ones when it is changed."""
+
+    def __init__(self, numbers: range) -> None:
+        self.range = numbers
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.range)
+
+    def __len__(self) -> int:
+        return len(self.range)
+
+
+def torch_loader(
+    dataset: Dataset[Any], numbers: Numbers, workers: int, pin_memory: bool, *, persistent: bool
+) -> DataLoader[Any]:
+    """Returns torch's loader with one batch per item; its own generator leaves the global one alone.
+
+    Workers come from a fork server, which is started without CUDA or threads; torch gives each of them one thread.
+    """
+    options: dict[str, Any] = {}
+    if workers:
+        start_fork_server(["mrp.data.loader"])  # import torch once for all
+        options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        pin_memory=pin_memory,
+        generator=torch.Generator(),
+        worker_init_fn=_end_with_parent,
+        **options,
+    )
+
+
+def _end_with_parent(_: int) -> None:
+    """Have a worker die with a training process that is killed: torch only watches the fork server, which lives on.
+
+    A signal that asks the run to end is left to the training process, which still needs batches for its current step.
+    """
+    ignore_requests()
+
+    def watch() -> None:
+        parent = parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def received(batches: DataLoader[Any]) -> Iterator[Any]:
+    """Yield the batches; what went wrong in a worker becomes an error of one line."""
+    try:
+        for batch in batches:
+            if isinstance(batch, WorkerError):
+                raise ConfigError(batch.message)
+            yield batch
+    except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
+        if not _from_a_dead_worker(error, batches.num_workers):
+            raise
+        raise ConfigError(
+            "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
+            "container); take fewer workers or a smaller micro-batch"
+        ) from None
+    finally:
+        del batches  # or the traceback keeps the workers, and collecting them as a cycle takes torch five seconds
+
+
+def _from_a_dead_worker(error: Exception, workers: int) -> bool:
+    """Returns whether the error comes from a worker that died while it handed over a batch, not from its work."""
+    if isinstance(error, RuntimeError):
+        return str(error).startswith("DataLoader worker (pid")
+    named = isinstance(error, FileNotFoundError) and error.filename is not None  # a socket that is gone has no name
+    return workers > 0 and not named and not str(error).startswith("Caught ")  # torch's word for what a worker raised
