@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from mrp.config import Node, nearest
+from mrp.data.sources import SOURCES
 
 Size = tuple[int, int]  # height, width
 
@@ -88,10 +89,19 @@ Augment = Annotated[
 ]
 
 
+def _read_source(value: Any) -> Any:
+    return SOURCES.read(value) if isinstance(value, Mapping) else value
+
+
+# A text, whose kind of source is recognised when it is opened, or a section that names the kind.
+SourceName = Annotated[SerializeAsAny[Node] | str, BeforeValidator(_read_source)]
+_SourceKeys = Field(json_schema_extra={"choose": SOURCES.config_of})  # type: ignore[dict-item]
+
+
 class Weighted(Node):
     """One of several sources that are mixed."""
 
-    source: str
+    source: Annotated[SourceName, _SourceKeys]
     weight: float = Field(gt=0)  # the share of each batch is in proportion
     classes: str | None = None
     fraction: float | None = Field(None, gt=0, le=1)
@@ -100,8 +110,8 @@ class Weighted(Node):
 class Config(Node):
     """The `data:` section of a run."""
 
-    train: str | tuple[Weighted, ...]
-    test: str | None = None
+    train: Annotated[SourceName | tuple[Weighted, ...], _SourceKeys]
+    test: Annotated[SourceName | None, _SourceKeys] = None
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
     size: int | tuple[int, int]  # height and width
@@ -129,7 +139,7 @@ class Config(Node):
 
     @field_validator("train")
     @classmethod
-    def _check_any_source(cls, value: str | tuple[Weighted, ...]) -> str | tuple[Weighted, ...]:
+    def _check_any_source(cls, value: Any) -> Any:
         if value == ():
             raise ValueError("nothing was given; allowed: a place, or a list of sources with weights")
         return value

@@ -6,6 +6,8 @@ A kind of source is one file in `mrp/data/sources/`, or a file of a user's own, 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import sys
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any
@@ -63,6 +65,20 @@ class Source(ABC):
     def fetch(self, shard: int) -> None:
         """Bring a shard to this node, if it is on a server."""
         return
+
+    def __reduce__(self) -> Any:
+        """A worker process knows nothing of a user's own file: it is loaded there before the source is rebuilt."""
+        module = sys.modules[type(self).__module__]
+        return _empty, (module.__name__, module.__file__, type(self).__name__), self.__getstate__()
+
+
+def _empty(module: str, file: str, name: str) -> Source:
+    from mrp.data.sources import SOURCES
+
+    imported = importlib.util.find_spec(module) is not None
+    found = importlib.import_module(module) if imported else SOURCES.find(file)
+    kind: type[Source] = getattr(found, name)
+    return object.__new__(kind)
 
 
 class Arrays(Source):

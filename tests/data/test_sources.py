@@ -11,8 +11,10 @@ from PIL import Image
 
 from mrp.config import ConfigError, Tree, build
 from mrp.data.config import Config
+from mrp.data.mixtures import Mixture
 from mrp.data.open import open_source
 from mrp.data.source import Source
+from mrp.data.subset import Subset
 
 
 def picture(path: Path, value: int = 0) -> None:
@@ -181,3 +183,21 @@ def test_mistakes_in_the_section_are_named(values: dict[str, Any], wanted: str) 
     with pytest.raises(ConfigError) as error:
         config(**values)
     assert str(error.value).startswith(wanted)
+
+
+def test_the_content_of_a_folder_changes_with_its_files_and_its_identity_with_their_names(tmp_path: Path) -> None:
+    """A cache of features that is looked up by the identity would return those of images that are gone."""
+    picture(tmp_path / "a" / "1.png", 1)
+    picture(tmp_path / "b" / "1.png", 2)
+    before = open_source(str(tmp_path), "train")
+    picture(tmp_path / "a" / "1.png", 3)
+    os.utime(tmp_path / "a" / "1.png", ns=(0, 1))
+    after = open_source(str(tmp_path), "train")
+    assert after.identity == before.identity
+    assert after.content != before.content
+    half = [Subset(source, np.array([0])) for source in (before, after)]
+    assert half[0].identity == half[1].identity
+    assert half[0].content != half[1].content
+    mixed = [Mixture([source, source], [1, 1]) for source in (before, after)]
+    assert mixed[0].identity == mixed[1].identity
+    assert mixed[0].content != mixed[1].content

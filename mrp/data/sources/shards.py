@@ -111,7 +111,7 @@ class Source(source.Source):
                 "index anew with 'mrp shards index'"
             )
         for _ in range(2):
-            data = os.pread(self._descriptor(shard), size, start)
+            data = os.pread(self.descriptor(shard), size, start)
             if len(data) == size and zlib.crc32(data) == crc32:
                 return data, label
             self._forget(shard)
@@ -122,7 +122,8 @@ class Source(source.Source):
             "put back the right shard"
         )
 
-    def _descriptor(self, shard: int) -> int:
+    def descriptor(self, shard: int) -> int:
+        """Returns the open file of a shard, which is fetched first where it is remote."""
         if shard in self._descriptors:
             self._descriptors.move_to_end(shard)
             return self._descriptors[shard]

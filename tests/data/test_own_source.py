@@ -1,0 +1,124 @@
+"""A source of a user's own: one file outside of the package, and no other edit."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.data.subset import select
+from mrp.run import load
+
+STRIPES = '''
+"""Stripes, computed and not stored."""
+import hashlib
+from typing import Literal
+import numpy as np
+from mrp.config import Node
+from mrp.data import source
+
+class Config(Node):
+    name: Literal["stripes"] = "stripes"
+    count: int = 64
+
+class Source(source.Source):
+    classes = ("across", "along")
+
+    def __init__(self, config, split, cache):
+        self.count = config.count
+        self.labels = np.arange(self.count) % 2
+        self.identity = hashlib.sha256(f"{self.count} {split}".encode()).hexdigest()
+
+    def __len__(self):
+        return self.count
+
+    def read(self, index):
+        row = (np.arange(8) * (index + 1) % 256).astype(np.uint8)
+        image = np.broadcast_to(row[:, None] if index % 2 else row, (8, 8))
+        return np.ascontiguousarray(image[..., None]), index % 2
+'''
+SMALL = ["demo", "data.test=null", "batch=16", "length=2 steps", "optim.warmup=1 steps", "backbone.depth=1",
+         "objective.decoder.depth=1", "track.every=1"]  # fmt: skip
+
+
+@pytest.fixture
+def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (tmp_path / "stripes.py").write_text(STRIPES)
+    monkeypatch.chdir(tmp_path)
+    return "./stripes.py"
+
+
+def test_a_run_trains_on_it_and_goes_on_from_another_folder(
+    stripes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["pretrain", *SMALL, f"data.train={{name: {stripes}, count: 48}}", "machine.workers=1", "--folder", "run"])
+    written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert written["data"]["train"] == {"name": str(tmp_path / "stripes.py"), "count": 48}
+    monkeypatch.chdir("/")
+    folder = str(tmp_path / "run")
+    main(["pretrain", f"{folder}/config.yaml", "length=3 steps", "resume.allow=[length]", "--folder", folder])
+
+
+def test_it_is_a_source_like_any_other(stripes: str) -> None:
+    source = load("demo", [f"data.train={{name: {stripes}}}"]).source("train")
+    assert (len(source), source.classes, source.where(3)) == (64, ("across", "along"), "mrp_source_stripes: sample 3")
+    assert (len(source.shard_sizes), source.replacement(0), source.content) == (0, None, source.identity)
+    half = select(source, "data.train", None, 0.5)
+    assert np.bincount(half.labels).tolist() == [16, 16]
+    again = pickle.loads(pickle.dumps(half))
+    assert again.identity == half.identity
+    mixed = load("demo", [f"data.train=[{{source: {{name: {stripes}}}, weight: 1}}, {{source: digits, weight: 1}}]"])
+    assert len(mixed.source("train")) == 64 + 1437
+
+
+def test_a_worker_process_loads_its_file(stripes: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    source = load("demo", [f"data.train={{name: {stripes}}}"]).source("train")
+    sent = pickle.dumps(source)
+    monkeypatch.delitem(sys.modules, type(source).__module__)  # as in a process that has just started
+    assert pickle.loads(sent).read(1)[1] == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "wanted"),
+    [
+        ("{name: ./stripes.py, cuont: 3}", "data.train.cuont: unknown key; did you mean 'count'"),
+        ("{name: ./gone.py}", "gone.py' does not exist; a relative path starts at the current folder"),
+        ("{name: foldr, path: x}", "unknown source 'foldr'; did you mean 'folder'"),
+        ("{name: folder, pth: x}", "data.train.pth: unknown key; did you mean 'path'"),
+    ],
+)
+def test_mistakes_are_one_line(stripes: str, section: str, wanted: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load("demo", [f"data.train={section}"])
+    assert wanted in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_section_names_a_kind_that_comes_with_mrp(tmp_path: Path) -> None:
+    by_text = load("demo").source("train")
+    assert load("demo", ["data.train={name: digits}"]).source("train").identity == by_text.identity
+
+
+def test_labels_that_are_lacking_are_no_labels() -> None:
+    from mrp.data.source import Source
+
+    class Bare(Source):
+        def __len__(self) -> int:
+            return 3
+
+        def read(self, index: int) -> tuple[bytes, int]:
+            return b"", -1
+
+    assert Bare().labels.tolist() == [-1, -1, -1]
+    Bare.classes = ("a",)
+    with pytest.raises(NotImplementedError, match="has classes and no labels"):
+        _ = Bare().labels
+    with pytest.raises(NotImplementedError, match="has no identity"):
+        _ = Bare().identity
