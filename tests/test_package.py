@@ -44,9 +44,12 @@ def test_the_archives_hold_every_module_and_recipe(tmp_path: Path) -> None:
 
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "mrp").rglob("*.py")}
     recipes = {f"mrp/{path.relative_to(ROOT)}" for path in (ROOT / "configs").rglob("*.yaml")}
+    data = {str(path.relative_to(ROOT)) for path in (ROOT / "mrp").rglob("*.yaml")}
     held = {str(path.relative_to(tmp_path / "installed")) for path in (tmp_path / "installed").rglob("*")}
     assert recipes
-    assert modules | recipes <= held, f"not in the wheel; see [tool.setuptools]: {modules | recipes - held}"
+    assert data
+    wanted = modules | recipes | data
+    assert wanted <= held, f"not in the wheel; see [tool.setuptools]: {wanted - held}"
     assert "recipes" in run(sys.executable, "-m", "mrp", "--help", cwd=tmp_path / "installed")
 
 

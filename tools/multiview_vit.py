@@ -20,8 +20,8 @@ from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.open import open_source
-from mrp.lab.multiview.constants import Settings, read
-from mrp.lab.multiview.measure import Spread
+from mrp.lab.estimate import Estimate
+from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.render import render
 from mrp.run import load
 from mrp.train import train
@@ -38,7 +38,7 @@ TESTS = ("test_multi", "test_single")
 class Plan:
     """One seed: its constants, where its runs are, and how long they take."""
 
-    settings: Settings
+    constants: Constants
     place: Path
     pretraining: int  # epochs
     training: int
@@ -52,7 +52,7 @@ class Plan:
         """Fine-tune, or train from scratch, by the same recipe; the accuracy on each kind of image."""
         words = [
             *self._shared(), *_length(self.training),
-            f"objective={{name: classify, classes: {self.settings.k}, pool: mean}}",
+            f"objective={{name: classify, classes: {self.constants.k}, pool: mean}}",
         ]  # fmt: skip
         if start != "scratch":
             words.append(f"init={self.place / start}")
@@ -62,13 +62,13 @@ class Plan:
 
     def _shared(self) -> list[str]:
         """The data, a small network, and no checkpoints on the way."""
-        images, side = self.place / "images", math.isqrt(self.settings.d // 3)
-        size = side * math.isqrt(self.settings.P)
+        images, side = self.place / "images", math.isqrt(self.constants.d // 3)
+        size = side * math.isqrt(self.constants.P)
         return [
             f"data={{train: {images / 'train'}, test: {images / TESTS[1]}, size: {size}, channels: 3, mean: 0.5, "
             "std: 0.25, augment: resize}",
             f"backbone={{width: 64, depth: 4, heads: 4, patch: {side}, positions: sincos}}",
-            "batch=50", f"seed={self.settings.seed}", "checkpoint={every: 1000 epochs, keep: 1}", "optim.lr=1e-3",
+            "batch=50", f"seed={self.constants.seed}", "checkpoint={every: 1000 epochs, keep: 1}", "optim.lr=1e-3",
         ]  # fmt: skip
 
 
@@ -83,10 +83,10 @@ def main() -> None:
     options = parser.parse_args()
     rows: dict[str, list[list[float]]] = {}
     for seed in range(options.seeds):
-        settings = read([*options.constants, f"seed={seed}"])
-        plan = Plan(settings, options.out / f"seed{seed}", options.pretraining, options.training)
+        constants = read([*options.constants, f"seed={seed}"])
+        plan = Plan(constants, options.out / f"seed{seed}", options.pretraining, options.training)
         if not (plan.place / "images").exists():
-            render(settings, plan.place / "images")
+            render(constants, plan.place / "images")
         for start in ("scratch", *METHODS):
             if start in METHODS:
                 plan.pretrain(start)
@@ -98,10 +98,10 @@ def main() -> None:
     (options.out / "results.json").write_text(json.dumps({"tests": TESTS, "accuracy": rows}, indent=1))
     if options.seeds > 1:
         for start, found in rows.items():
-            spreads = [Spread.of(one) for one in torch.tensor(found).T]
+            spreads = [Estimate.over_seeds(one) for one in torch.tensor(found).T]
             print(
                 f"{start:10}",
-                *(f"{test} {one.mean:.3f} +- {one.half:.3f}" for test, one in zip(TESTS, spreads, strict=True)),
+                *(f"{test} {one}" for test, one in zip(TESTS, spreads, strict=True)),
             )
 
 

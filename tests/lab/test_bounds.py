@@ -14,7 +14,7 @@ from mrp import api
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.lab.bounds import experiment as bounds
-from mrp.lab.mean import Mean
+from mrp.lab.estimate import Estimate
 from mrp.objectives import mae
 from mrp.run import load
 from mrp.train import train
@@ -60,9 +60,9 @@ def test_a_decoder_that_knows_only_places_meets_the_bound_of_a_constant_encoder(
     model = api.load(folder)
     objective = cast(mae.Objective, model.objective)
     pixels = api.held_out(model.run, 48)
-    target = bounds._views(objective, model.module, pixels, 0).target
+    target = bounds.Views.draw(model.module, pixels).target
     objective.decoder = cast(Any, _Places(target.mean(0)))
-    row = bounds._row(0, model.module, pixels, descent=1)
+    row = bounds._measure(0, model.module, pixels, descent=1)
     assert row.half_disagreement.value == 0
     assert row.alignment.value == pytest.approx(-1, abs=1e-5)
     assert row.loss.value == row.loss_constant.value
@@ -73,8 +73,8 @@ def test_a_decoder_that_knows_only_places_meets_the_bound_of_a_constant_encoder(
 def test_descent_finds_a_smaller_error_of_the_decoder(folder: Path) -> None:
     model = api.load(folder)
     objective = cast(mae.Objective, model.objective)
-    views = bounds._views(objective, model.module, api.held_out(model.run, 8), 0)
-    none, some = (bounds._decoder_error(objective, views, count) for count in (0, 10))
+    views = bounds.Views.draw(model.module, api.held_out(model.run, 8))
+    none, some = (bounds.decoder_error(objective, views, count) for count in (0, 10))
     assert (some < none).all()
     assert all(parameter.grad is None for parameter in objective.parameters())
 
@@ -86,5 +86,5 @@ def test_only_masked_autoencoders_are_taken(tmp_path: Path) -> None:
 
 
 def test_verdicts() -> None:
-    assert [Mean(value, 0.1).verdict for value in (0.2, 0.05, -0.2)] == ["holds", "not told apart", "fails"]
-    assert Mean.of(torch.tensor([1.0, 3.0])).error == pytest.approx(1.96, abs=1e-3)
+    assert [Estimate(value, 0.1).verdict for value in (0.2, 0.05, -0.2)] == ["holds", "not told apart", "fails"]
+    assert Estimate.over_images(torch.tensor([1.0, 3.0])).error == pytest.approx(1.96, abs=1e-3)

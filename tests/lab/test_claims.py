@@ -10,18 +10,18 @@ import pytest
 
 from mrp import cli
 from mrp.config import ConfigError
-from mrp.lab.claims import page as claims_page
-from mrp.lab.claims import study as claims_study
-from mrp.lab.claims import theory as claims_theory
-from mrp.lab.claims.claim import Bound, Claim, Number, Verdict, difference, over_seeds
+from mrp.lab.claims import page, study, theory
+from mrp.lab.claims.claim import Claim, Prediction, Verdict
+from mrp.lab.claims.number import Number, difference, over_seeds
 from mrp.lab.claims.results import Results
+from mrp.lab.multiview.constants import Constants
 from mrp.run import find_recipe
 
 DOCS = Path(__file__).parents[2] / "docs"
 
 
-def claim(*bounds: Bound, **more: Any) -> Claim:
-    return Claim("a", "It rises", "Theorem 1", "mrp demo", "nothing", bounds, lambda results: {}, **more)
+def claim(*predictions: Prediction, **more: Any) -> Claim:
+    return Claim(id="a", claim="It rises", source="Theorem 1", cost="nothing", predictions=predictions, **more)
 
 
 def written(path: Path, data: Any) -> Path:
@@ -43,27 +43,27 @@ def written(path: Path, data: Any) -> Path:
     ],
 )
 def test_a_verdict_follows_from_the_interval_and_the_seeds(number: Number, verdict: Verdict) -> None:
-    assert claim(Bound("x", ">", 1)).judge({"x": number})[0] == verdict
+    assert claim(Prediction("x", ">", 1)).verdict({"x": number})[0] == verdict
     mirrored = number._replace(value=-number.value)
-    assert claim(Bound("x", "<", -1)).judge({"x": mirrored})[0] == verdict
+    assert claim(Prediction("x", "<", -1)).verdict({"x": mirrored})[0] == verdict
 
 
 def test_one_missed_prediction_decides_and_a_missing_number_is_no_verdict() -> None:
-    two = (Bound("x", ">", 1), Bound("y", ">", 1))
+    two = (Prediction("x", ">", 1), Prediction("y", ">", 1))
     good, bad = Number(2.0, 0.1, "5 seeds", 5), Number(0.0, 0.1, "5 seeds", 5)
-    assert claim(*two).judge({"x": good, "y": good}) == (Verdict.HOLDS, "")
-    assert claim(*two).judge({"x": good, "y": bad}) == (Verdict.FAILS, "y is 0 +- 0.100")
-    assert claim(*two).judge({"x": bad})[0] == Verdict.FAILS
-    assert claim(*two).judge({"x": good}) == (Verdict.NOT_RUN, "nothing")
-    assert claim(*two, recipes=("demo",)).judge({})[0] == Verdict.MORE
-    assert claim(never="too hard").judge({}) == (Verdict.NEVER, "too hard")
+    assert claim(*two).verdict({"x": good, "y": good}) == (Verdict.HOLDS, "")
+    assert claim(*two).verdict({"x": good, "y": bad}) == (Verdict.FAILS, "y is 0 +- 0.100")
+    assert claim(*two).verdict({"x": bad})[0] == Verdict.FAILS
+    assert claim(*two).verdict({"x": good}) == (Verdict.NOT_RUN, "nothing")
+    assert claim(*two, recipes=("demo",)).verdict({})[0] == Verdict.MORE
+    assert claim(never="too hard").verdict({}) == (Verdict.NEVER, "too hard")
 
 
 def test_what_fails_elsewhere_holds_here_only() -> None:
     numbers = {"x": Number(2.0, 0.1, "5 seeds", 5), "min": Number(0.5, 0.1, "5 seeds", 5)}
-    limited = claim(Bound("x", ">", 1), elsewhere=(Bound("min", ">", 1), Bound("not looked at", ">", 1)))
-    assert limited.judge(numbers) == (Verdict.HERE_ONLY, "elsewhere: min is 0.500 +- 0.100")
-    assert limited.judge({"x": numbers["x"]}) == (Verdict.HOLDS, "")
+    limited = claim(Prediction("x", ">", 1), elsewhere=(Prediction("min", ">", 1), Prediction("not looked at", ">", 1)))
+    assert limited.verdict(numbers) == (Verdict.HERE_ONLY, "elsewhere: min is 0.500 +- 0.100")
+    assert limited.verdict({"x": numbers["x"]}) == (Verdict.HOLDS, "")
 
 
 def test_intervals() -> None:
@@ -75,74 +75,180 @@ def test_intervals() -> None:
     assert difference(Number(1.0, 3.0, ""), Number(3.0, 4.0, ""), "both") == Number(-2.0, 5.0, "both")
 
 
-def study(folder: Path, method: str, seed: int, uniformity: float, accuracy: float, epochs: int = 5) -> None:
-    place = folder / "study" / f"{method}-{epochs}-{seed}"
+def write_study(folder: Path, method: str, seed: int, uniformity: float, accuracy: float, epochs: int = 5) -> None:
+    run = folder / "study" / f"{method}-{epochs}-{seed}"
     features = {"uniformity": uniformity, "rank_me": 1 / uniformity, "participation_ratio": 1 / uniformity}
-    written(place / "result.json", {f"features/{name}": value for name, value in features.items()})
-    judged = {"accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}
-    written(place / "probe.json", {"trained": {"linear": judged, "knn": judged}})
+    written(run / "result.json", {f"features/{name}": value for name, value in features.items()})
+    interval = {"accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}
+    written(run / "probe.json", {"trained": {"linear": interval, "knn": interval}})
 
 
 def test_a_study_is_compared_seed_by_seed_at_the_longest_training_of_both(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
-        study(tmp_path, "mae", seed, 0.9, accuracy)
-        study(tmp_path, "umae", seed, 0.05, accuracy + 0.03)
-    study(tmp_path, "mae", 0, 0.9, 0.8, epochs=10)
-    results = Results(tmp_path)
-    gains = claims_study.probed("mae", "umae")(results)
+        write_study(tmp_path, "mae", seed, 0.9, accuracy)
+        write_study(tmp_path, "umae", seed, 0.05, accuracy + 0.03)
+    write_study(tmp_path, "mae", 0, 0.9, 0.8, epochs=10)
+    gains = study.probe_gain(Results(tmp_path), "mae", "umae")
     assert gains["gain, linear"].value == pytest.approx(3)
     assert gains["gain, linear"].half == pytest.approx(0, abs=1e-9), "the seeds agree, whatever their level"
     assert gains["gain, linear"].over == "3 seeds, 5 epochs"
-    ratio = claims_study.uniformity("mae", "umae")(results)["uniformity, without the term / with it"]
-    assert ratio.value == pytest.approx(18)
-    assert claims_study.collapse(results)["uniformity of MAE"].over == "1 seed, 10 epochs"
-    judged = claims_page.verdicts(claims_page.collect(results))
-    assert judged["uniformity"][0] == judged["linear"][0] == Verdict.HOLDS
-    assert judged["tuned"][0] == Verdict.NOT_RUN
-    assert judged["linear-in1k"][0] == Verdict.MORE
+    record = page.collect(Results(tmp_path))
+    assert record.numbers["uniformity"]["uniformity, without the term / with it"].value == pytest.approx(18)
+    assert record.numbers["uniformity"]["uniformity with it"].value == pytest.approx(0.05)
+    assert record.numbers["collapse"]["uniformity of MAE"].over == "1 seed, 10 epochs"
+    verdicts = {claim.id: record.verdict(claim)[0] for claim in page.CLAIMS}
+    assert verdicts["uniformity"] == verdicts["linear"] == Verdict.HOLDS
+    assert verdicts["tuned"] == Verdict.NOT_RUN
+    assert verdicts["linear-in1k"] == Verdict.MORE
+
+
+def graph_result(data: str) -> dict[str, Any]:
+    values = {0.1: 9.0, 0.31: 0.1, 0.74: 0.3, 0.95: 0.2}
+    rows = [
+        {"ratio": ratio, "masks": 4, "estimates": {"same_class": {"value": value, "error": 0.03}}, "exact": None}
+        for ratio, value in values.items()
+    ]
+    return {"options": {"data": data, "images": 50}, "rows": rows}
 
 
 def test_a_graph_is_compared_at_the_ratios_nearest_to_those_asked_for(tmp_path: Path) -> None:
-    def row(ratio: float, value: float) -> dict[str, Any]:
-        estimate = {"value": value, "error": 0.03}
-        return {"ratio": ratio, "masks": 4, "estimates": {"same_class": estimate}, "exact": None}
-
-    rows = [row(0.1, 9.0), row(0.31, 0.1), row(0.74, 0.3), row(0.95, 0.2)]
-    written(tmp_path / "lab/maskgraph-cifar10/results.json", {"options": {"images": 50}, "rows": rows})
-    rises = claims_theory.change("same_class", "edges", "small", "large")(Results(tmp_path))
+    written(tmp_path / "lab/maskgraph-cifar10/results.json", graph_result("cifar10/train"))
+    rises = theory.ratio_change(Results(tmp_path), "CIFAR-10", "same_class", "edges", "small", "large")
     assert list(rises) == ["edges, CIFAR-10"]
     assert rises["edges, CIFAR-10"].value == pytest.approx(0.2)
     assert rises["edges, CIFAR-10"].half == pytest.approx(0.03 * 2**0.5)
-    falls = claims_theory.change("same_class", "edges", "large", "too large")(Results(tmp_path))
+    falls = theory.ratio_change(Results(tmp_path), "CIFAR-10", "same_class", "edges", "large", "too large")
     assert falls["edges, CIFAR-10"].value == pytest.approx(-0.1)
+
+
+def row_of(folder: Path, statement: str) -> str:
+    """The row of a claim on the page that the command writes."""
+    cli.main(["lab", "claims", "--results", str(folder), "--out", str(folder / "claims.md")])
+    (row,) = [line for line in (folder / "claims.md").read_text(encoding="utf-8").splitlines() if statement in line]
+    return row
+
+
+def test_results_of_toy_size_are_not_counted(tmp_path: Path) -> None:
+    cli.main(["lab", "multiview", "--toy", "--out", str(tmp_path / "lab/multiview"), "steps_scratch=5"])
+    for statement in ("The same if patches are reconstructed", "Its total error is about 0.5 mu"):
+        row = row_of(tmp_path, statement)
+        assert "**not run**" in row, row
+        assert "results.json: toy or other constants than the defaults (k, d" in row
+        assert "not counted" in row
+    record = page.from_json(tmp_path / "claims.json")
+    assert not record.numbers["features-patches"]
+    assert record.not_counted["features-patches"]
+
+
+def methods_of(value: float) -> dict[str, Any]:
+    entry = {"mean": value, "half": 0.0}
+    kernels = {"captured": entry, "kernels with two or more": entry}
+    accuracy = {"multi-view": entry, "single-view": entry, "total error": entry}
+    return {method: {"kernels": kernels, "accuracy": accuracy} for method in ("teacher", "patches", "scratch")}
+
+
+def test_a_sweep_at_other_constants_is_not_counted_beside_results_at_the_defaults(tmp_path: Path) -> None:
+    full = Constants().model_dump(mode="json")
+    written(tmp_path / "lab/multiview/results.json", {"constants": full, "methods": methods_of(1.0)})
+    small = {"constants": full | {"samples": 100}, "values": [{"value": 0.1} | methods_of(0.5)]}
+    written(tmp_path / "lab/multiview/sweep_mu.json", small)
+    row = row_of(tmp_path, "The same if patches are reconstructed")
+    assert "captured share: 1 (5 seeds, mu = 0.02)" in row
+    assert "min over mu:" not in row
+    assert "**holds** (" in row
+    assert "sweep_mu.json: toy or other constants than the defaults (samples): not counted" in row
+    written(tmp_path / "lab/multiview/sweep_mu.json", small | {"constants": full | {"mu": 0.3, "seeds": 9}})
+    assert "min over mu: 0.500 (9 seeds, mu = 0.1)" in row_of(tmp_path, "The same if patches are reconstructed")
+
+
+def coverage_result(*runs: tuple[str, str]) -> dict[str, Any]:
+    entry = {"value": 0.6, "error": 0.01}
+    names = ("focus", "regions", "objects", "area")
+    same, less = ({"value": value, "error": 0.0} for value in (0.0, -0.2))
+    differences = [dict.fromkeys(names, less if place else same) for place in range(len(runs))]
+    rows = [
+        {"run": run, "objective": objective, "measures": dict.fromkeys(names, entry), "beyond_first": difference}
+        for (run, objective), difference in zip(runs, differences, strict=True)
+    ]
+    return {"options": {"images": 20, "mosaics": 10}, "rows": rows}
+
+
+@pytest.mark.parametrize(
+    ("runs", "reason"),
+    [
+        ([("runs/mae", "mae")], "compares runs/mae with itself"),
+        ([("runs/mae", "mae"), ("runs/other", "classify"), ("runs/mae", "mae")], "compares runs/mae with itself"),
+        ([("runs/mae", "mae"), ("runs/umae", "mae")], "has to be pretrained and the last one supervised"),
+        ([("runs/supervised", "classify"), ("runs/mae", "mae")], "has to be pretrained and the last one supervised"),
+    ],
+)
+def test_a_run_is_not_compared_with_itself(tmp_path: Path, runs: list[tuple[str, str]], reason: str) -> None:
+    written(tmp_path / "lab/coverage/results.json", coverage_result(*runs))
+    row = row_of(tmp_path, "maps of MRP encoders cover more")
+    assert "**not run**" in row, row
+    assert reason in row
+    assert "not counted" in row
+
+
+def test_a_pretrained_run_is_compared_with_a_supervised_one(tmp_path: Path) -> None:
+    written(tmp_path / "lab/coverage/results.json", coverage_result(("runs/mae", "mae"), ("runs/sl", "classify")))
+    assert "more regions: 0.200" in row_of(tmp_path, "maps of MRP encoders cover more")
+
+
+def test_two_names_of_one_run_are_not_compared(tmp_path: Path) -> None:
+    write_study(tmp_path, "mae", 0, 0.9, 0.5)
+    (tmp_path / "study/umae-5-0").symlink_to(tmp_path / "study/mae-5-0")
+    for statement in ("better under a linear probe: here", "raises the effective rank"):
+        row = row_of(tmp_path, statement)
+        assert "**not run**" in row, row
+        assert "umae-5-0: is the run mae-5-0 itself: not counted" in row
+
+
+def test_results_of_other_data_or_of_another_method_are_not_counted(tmp_path: Path) -> None:
+    written(tmp_path / "lab/maskgraph-cifar10/results.json", graph_result("toy"))
+    assert "maskgraph-cifar10/results.json: is of toy: not counted" in row_of(tmp_path, "adds edges within a class")
+    gap = {"value": 1.0, "error": 0.1}
+    row = {"gaps": {"theorem_3_4": gap, "theorem_3_6": gap}, "alignment": gap}
+    bounds = {"run": "runs/umae", "images": 9, "uniformity_weight": 0.01, "rows": [row, row]}
+    written(tmp_path / "lab/bounds-mae/results.json", bounds)
+    assert "bounds-mae/results.json: runs/umae is no run of mae: not counted" in row_of(
+        tmp_path, "a smaller loss of MAE"
+    )
 
 
 def test_without_results_every_claim_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "here" / "claims.md"
     cli.main(["lab", "claims", "--results", str(tmp_path), "--out", str(out)])
     assert f"written to {out}" in capsys.readouterr().out
-    record = claims_page.from_json(out.with_suffix(".json"))
-    kinds = {verdict for verdict, _ in claims_page.verdicts(record).values()}
-    assert kinds == {Verdict.NOT_RUN, Verdict.MORE, Verdict.NEVER}
-    page = out.read_text(encoding="utf-8")
-    assert page == claims_page.render(record)
-    assert all(one.command.split("; ")[0] in page for one in claims_page.CLAIMS)
-    assert "1.5e+19 FLOP" in page, "what training costs is read from the recipe"
+    record = page.from_json(out.with_suffix(".json"))
+    assert {record.verdict(claim)[0] for claim in page.CLAIMS} == {Verdict.NOT_RUN, Verdict.MORE, Verdict.NEVER}
+    text = out.read_text(encoding="utf-8")
+    assert text == page.render(record)
+    assert all(command in text for claim in page.CLAIMS for command in claim.commands)
+    assert "1.5e+19 FLOP" in text, "what training costs is read from the recipe"
 
 
 def test_the_page_that_is_kept_is_what_the_kept_numbers_come_to() -> None:
-    record = claims_page.from_json(DOCS / "claims.json")
-    assert set(record.numbers) == {one.key for one in claims_page.CLAIMS}
-    assert (DOCS / "claims.md").read_text(encoding="utf-8") == claims_page.render(record)
+    record = page.from_json(DOCS / "claims.json")
+    assert set(record.numbers) == {claim.id for claim in page.CLAIMS}
+    assert (DOCS / "claims.md").read_text(encoding="utf-8") == page.render(record)
 
 
 def test_every_prediction_is_about_a_number_that_is_measured() -> None:
-    kept = claims_page.from_json(DOCS / "claims.json").numbers
-    for one in claims_page.CLAIMS:
-        assert one.bounds or one.never, one.key
-        assert not kept[one.key] or {bound.number for bound in one.bounds} <= set(kept[one.key]), one.key
-        assert all(find_recipe(name).exists() for name in one.recipes)
-    assert len({one.key for one in claims_page.CLAIMS}) == len(claims_page.CLAIMS) >= 12
+    kept = page.from_json(DOCS / "claims.json").numbers
+    for claim in page.CLAIMS:
+        assert claim.predictions or claim.never, claim.id
+        numbers = {prediction.number for prediction in (*claim.predictions, *claim.elsewhere)}
+        assert not kept[claim.id] or numbers <= set(kept[claim.id]), claim.id
+        assert all(find_recipe(name).exists() for name in claim.recipes)
+        assert {measure["measure"] for measure in claim.measures} <= set(page.MEASURES)
+    assert len({claim.id for claim in page.CLAIMS}) == len(page.CLAIMS) >= 12
+
+
+@pytest.mark.parametrize("wrong", [["x", "==", 1], ["x", ">", "much"], ["x", ">"]])
+def test_only_plain_comparisons_are_read(wrong: list[Any]) -> None:
+    with pytest.raises(ValueError, match="predictions"):
+        Claim.model_validate({"id": "a", "claim": "It rises", "source": "Theorem 1", "predictions": [wrong]})
 
 
 @pytest.mark.parametrize(
@@ -170,4 +276,4 @@ def test_a_broken_file_is_named(tmp_path: Path) -> None:
     broken = tmp_path / "lab/multiview/results.json"
     written(broken, {}).write_text("{")
     with pytest.raises(ConfigError, match=r"multiview.results\.json: cannot be read"):
-        claims_page.collect(Results(tmp_path))
+        page.collect(Results(tmp_path))

@@ -19,7 +19,7 @@ from mrp.lab.maskgraph.experiment import Options, Result
 
 def toy(images: int, seed: int = 0) -> Result:
     options = Options("toy", ratios=(0.17, 0.5, 0.83), images=images, masks=20, features=2, seed=seed)
-    return maskgraph.run(options, say=lambda line: None)
+    return maskgraph.run(options)
 
 
 @pytest.fixture(scope="module")

@@ -14,12 +14,13 @@ from torch import Tensor
 from mrp import cli
 from mrp.config import ConfigError
 from mrp.data.open import open_source
+from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import compare as multiview
 from mrp.lab.multiview import network as multiview_train
 from mrp.lab.multiview import render as multiview_render
-from mrp.lab.multiview.constants import Settings, read
+from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.data import Samples, draw
-from mrp.lab.multiview.measure import Spread, held
+from mrp.lab.multiview.measure import held
 
 SMALL = ("k=3", "d=12", "P=9", "m=2", "samples=40", "tests=40", "seeds=2", "batch=16", "steps=1")
 CLEAN = ("sigma=0", "gamma=0")
@@ -38,17 +39,17 @@ def width(picture: Path) -> int:
         return image.width
 
 
-def drawn(settings: Settings, single_view: float) -> tuple[Samples, Tensor, Tensor]:
+def drawn(constants: Constants, single_view: float) -> tuple[Samples, Tensor, Tensor]:
     """Samples, the strength of every feature in each, and in how many patches it is."""
-    samples = draw(settings, 300, 2, single_view, generator())
-    features = samples.patches[..., : settings.features]
+    samples = draw(constants, 300, 2, single_view, generator())
+    features = samples.patches[..., : constants.features]
     return samples, features.sum(dim=2), (features > 0).sum(dim=2)
 
 
 @pytest.mark.parametrize("single_view", [0.0, 1.0])
 def test_samples_hold_what_the_model_says(single_view: float) -> None:
-    settings = read([*CLEAN, "s=2", "P=20"])
-    samples, strengths, patches = drawn(settings, single_view)
+    constants = read([*CLEAN, "s=2", "P=20"])
+    samples, strengths, patches = drawn(constants, single_view)
     own = torch.stack([2 * samples.labels, 2 * samples.labels + 1], dim=-1)
     of_label = strengths.gather(-1, own)
     others = strengths.scatter(-1, own, 0.0)
@@ -56,31 +57,31 @@ def test_samples_hold_what_the_model_says(single_view: float) -> None:
     assert high.min() >= 1
     assert high.max() <= 1.4 + 1e-5
     if single_view:
-        assert low.max() <= 2 * settings.rho + 1e-6
-        assert others.max() <= settings.Gamma + 1e-6
+        assert low.max() <= 2 * constants.rho + 1e-6
+        assert others.max() <= constants.Gamma + 1e-6
         assert 0.4 < of_label.argmax(dim=-1).double().mean() < 0.6  # which of the two is missing is chance
     else:
         assert low.min() >= 1
         assert others[others > 0].min() >= 0.2
         assert others.max() <= 0.4 + 1e-6
-    assert set(patches.unique().tolist()) <= {0, settings.spread}
+    assert set(patches.unique().tolist()) <= {0, constants.spread}
     assert (samples.patches > 0).sum(dim=-1).max() == 1, "a patch holds one feature"
-    expected = settings.s / settings.k * (settings.features - 2)
+    expected = constants.s / constants.k * (constants.features - 2)
     assert (others > 0).double().sum(dim=-1).mean() == pytest.approx(expected, rel=0.1)
 
 
 def test_the_mixture_has_its_fraction_of_single_views() -> None:
-    settings = read([*CLEAN, "mu=0.3"])
-    samples = draw(settings, 2000, 2, settings.mu, generator())
-    strengths = samples.patches[..., : settings.features].sum(dim=2)
+    constants = read([*CLEAN, "mu=0.3"])
+    samples = draw(constants, 2000, 2, constants.mu, generator())
+    strengths = samples.patches[..., : constants.features].sum(dim=2)
     assert ((strengths > 0.9).sum(dim=-1) == 1).double().mean() == pytest.approx(0.3, abs=0.03)
 
 
 def test_noise_has_its_size() -> None:
-    settings = read(["sigma=0.2", "gamma=0.1", "s=0"])
-    patches = draw(settings, 500, 2, 0.0, generator()).patches
-    assert patches[..., settings.features :].std() == pytest.approx(0.2, rel=0.02)
-    empty = patches[..., : settings.features].median()
+    constants = read(["sigma=0.2", "gamma=0.1", "s=0"])
+    patches = draw(constants, 500, 2, 0.0, generator()).patches
+    assert patches[..., constants.features :].std() == pytest.approx(0.2, rel=0.02)
+    empty = patches[..., : constants.features].median()
     assert empty == pytest.approx(0.05, abs=0.01)
 
 
@@ -95,86 +96,88 @@ def test_the_activation_is_the_papers(q: int) -> None:
     torch.testing.assert_close(slope, gradient)
 
 
-def scene() -> tuple[Settings, Tensor, Samples]:
-    settings = read([*SMALL, "sigma_0=0.8"])
-    samples = draw(settings, settings.samples, settings.seeds, 0.5, generator(1))
-    return settings, multiview_train.first_kernels(settings, generator(2)), samples
+def scene() -> tuple[Constants, Tensor, Samples]:
+    constants = read([*SMALL, "sigma_0=0.8"])
+    samples = draw(constants, constants.samples, constants.seeds, 0.5, generator(1))
+    return constants, multiview_train.first_kernels(constants, generator(2)), samples
 
 
 def direction(before: Tensor, after: Tensor) -> Tensor:
     return torch.nn.functional.normalize(before - after, dim=-1)
 
 
-def seen_by_hand(settings: Settings, kernels: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
+def seen_by_hand(constants: Constants, kernels: Tensor, samples: Samples) -> tuple[Tensor, Tensor]:
     """What the first step takes: the batch, and its hidden patches set to zero."""
     rng = generator(3)
-    batch = samples.patches[:, torch.randint(settings.samples, (settings.batch,), generator=rng)]
-    visible = torch.rand(settings.seeds, settings.batch * settings.P, 1, generator=rng) >= settings.theta
+    batch = samples.patches[:, torch.randint(constants.samples, (constants.batch,), generator=rng)]
+    visible = torch.rand(constants.seeds, constants.batch * constants.P, 1, generator=rng) >= constants.theta
     return batch, batch * visible.view(*batch.shape[:3], 1)
 
 
-def hidden(settings: Settings, kernels: Tensor, patches: Tensor) -> Tensor:
+def hidden(constants: Constants, kernels: Tensor, patches: Tensor) -> Tensor:
     values = torch.einsum("snpd,skd->snpk", patches, kernels)
-    low = values.clamp(0, settings.t) ** settings.q / (settings.q * settings.t ** (settings.q - 1))
-    return (low + (values - settings.t).clamp_min(0)).sum(dim=2)
+    low = values.clamp(0, constants.t) ** constants.q / (constants.q * constants.t ** (constants.q - 1))
+    return (low + (values - constants.t).clamp_min(0)).sum(dim=2)
 
 
 def test_the_gradient_of_the_teachers_setting() -> None:
-    settings, kernels, samples = scene()
-    batch, masked = seen_by_hand(settings, kernels, samples)
+    constants, kernels, samples = scene()
+    batch, masked = seen_by_hand(constants, kernels, samples)
     weights = kernels.clone().requires_grad_()
-    target = hidden(settings, settings.tau * kernels, batch)
-    loss = (target - hidden(settings, weights, masked) / (1 - settings.theta)).square().sum() / 2
+    target = hidden(constants, constants.tau * kernels, batch)
+    loss = (target - hidden(constants, weights, masked) / (1 - constants.theta)).square().sum() / 2
     (gradient,) = torch.autograd.grad(loss, weights)
-    after = multiview_train.pretrain_teacher(settings, kernels, samples.patches, generator(3), nothing)
+    after = multiview_train.pretrain(constants, "teacher", kernels, samples.patches, generator(3), nothing)
     torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
-    torch.testing.assert_close((kernels - after).norm(dim=-1), torch.full(kernels.shape[:2], settings.lr))
+    torch.testing.assert_close((kernels - after).norm(dim=-1), torch.full(kernels.shape[:2], constants.lr))
 
 
 def test_the_gradient_of_the_decoder_that_recovers_patches() -> None:
     """Its first value is zero, so the first step moves it alone, and the second moves the kernels."""
-    settings, kernels, samples = scene()
-    after = multiview_train.pretrain_patches(settings, kernels, samples.patches, generator(3), nothing)
+    constants, kernels, samples = scene()
+    after = multiview_train.pretrain(constants, "patches", kernels, samples.patches, generator(3), nothing)
     torch.testing.assert_close(after, kernels)
-    two = settings.model_copy(update={"steps": 2})
+    two = constants.model_copy(update={"steps": 2})
     rng = generator(3)
     batches = []
     for _ in range(2):
-        batch = samples.patches[:, torch.randint(settings.samples, (settings.batch,), generator=rng)]
-        visible = torch.rand(settings.seeds, settings.batch * settings.P, 1, generator=rng) >= settings.theta
+        batch = samples.patches[:, torch.randint(constants.samples, (constants.batch,), generator=rng)]
+        visible = torch.rand(constants.seeds, constants.batch * constants.P, 1, generator=rng) >= constants.theta
         batches.append((batch, batch * visible.view(*batch.shape[:3], 1)))
-    codes = [hidden(settings, kernels, masked) / (1 - settings.theta) for _, masked in batches]
+    codes = [hidden(constants, kernels, masked) / (1 - constants.theta) for _, masked in batches]
     pull = -(batches[0][0].flatten(2).mT @ codes[0])
-    decoder = -settings.lr_decoder * pull / pull.norm(dim=1, keepdim=True)
+    decoder = -constants.lr_decoder * pull / pull.norm(dim=1, keepdim=True)
     weights = kernels.clone().requires_grad_()
-    made = hidden(settings, weights, batches[1][1]) / (1 - settings.theta) @ decoder.mT
+    made = hidden(constants, weights, batches[1][1]) / (1 - constants.theta) @ decoder.mT
     (gradient,) = torch.autograd.grad((made - batches[1][0].flatten(2)).square().sum() / 2, weights)
-    after = multiview_train.pretrain_patches(two, kernels, samples.patches, generator(3), nothing)
+    after = multiview_train.pretrain(two, "patches", kernels, samples.patches, generator(3), nothing)
     torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
 
 
 def test_the_gradient_of_classification() -> None:
-    settings, kernels, samples = scene()
-    head = multiview_train.class_head(settings)
-    chosen = torch.randint(settings.samples, (settings.batch,), generator=generator(3))
+    constants, kernels, samples = scene()
+    head = multiview_train.class_head(constants)
+    chosen = torch.randint(constants.samples, (constants.batch,), generator=generator(3))
     weights, last = kernels.clone().requires_grad_(), head.clone().requires_grad_()
-    scores = hidden(settings, weights, samples.patches[:, chosen]) @ last.mT
-    loss = torch.nn.functional.cross_entropy(scores.flatten(0, 1), samples.labels[:, chosen].flatten()) * settings.seeds
+    scores = hidden(constants, weights, samples.patches[:, chosen]) @ last.mT
+    loss = (
+        torch.nn.functional.cross_entropy(scores.flatten(0, 1), samples.labels[:, chosen].flatten()) * constants.seeds
+    )
     expected = torch.autograd.grad(loss, (weights, last))
     start = multiview_train.Classifier(kernels, head)
-    after = multiview_train.classify(settings, start, samples, (1, 1.0), generator(3), nothing)
+    after = multiview_train.classify(constants, start, samples, (1, 1.0), generator(3), nothing)
     torch.testing.assert_close(kernels - after.kernels, expected[0], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(head - after.head, expected[1], atol=1e-6, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("offset", "sign"), [(-0.08, 1), (0.08, -1)])
 def test_below_the_largest_ratio_a_small_kernel_grows(offset: float, sign: int) -> None:
-    settings = read([*CLEAN, "k=2", "d=4", "m=1", "s=0", "seeds=2", "steps=1", "samples=4000", "batch=20000"])
-    ratio = multiview.largest_ratio(settings)
-    settings = multiview.varied(settings, theta=ratio + offset)
-    patches = draw(settings, settings.samples, settings.seeds, 0.0, generator(4)).patches
-    kernels = 0.1 * torch.eye(settings.d)[: settings.kernels].expand(settings.seeds, -1, -1).contiguous()
-    after = multiview_train.pretrain_teacher(settings, kernels, patches, generator(5), nothing)
+    constants = read([*CLEAN, "k=2", "d=4", "m=1", "s=0", "seeds=2", "steps=1", "samples=4000", "batch=20000"])
+    ratio = multiview.largest_ratio(constants)
+    constants = multiview.varied(constants, theta=ratio + offset)
+    patches = draw(constants, constants.samples, constants.seeds, 0.0, generator(4)).patches
+    kernels = 0.1 * torch.eye(constants.d)[: constants.kernels].expand(constants.seeds, -1, -1).contiguous()
+    after = multiview_train.pretrain(constants, "teacher", kernels, patches, generator(5), nothing)
     assert bool(((after - kernels).diagonal(dim1=1, dim2=2).sum(dim=-1) * sign > 0).all())
 
 
@@ -186,24 +189,24 @@ def test_without_spread_or_gain_nothing_grows() -> None:
 
 
 def test_what_a_kernel_holds() -> None:
-    settings = read(["k=2", "d=6", "P=4", "m=2", "seeds=2", "t=1"])
+    constants = read(["k=2", "d=6", "P=4", "m=2", "seeds=2", "t=1"])
     one = torch.tensor([
         [2.0, 0, 0, 0, 0, 0],  # holds the first
         [2.0, 1.9, 0, 0, 0, 0],  # holds two
         [0, 0, 0.5, 0, 0, 0],  # points right, but is too small
         [0, 0, 0, 1.5, 9, 0],  # is large enough, but mostly noise
     ])  # fmt: skip
-    found = held(settings, torch.stack([one, -one]))
+    found = held(constants, torch.stack([one, -one]))
     assert found.captured.tolist() == [0.5, 0.0]
     assert found.kernels_with(0).tolist() == [0.5, 1.0]
     assert found.kernels_with(1).tolist() == [0.25, 0.0]
-    assert found.most_one.tolist() == [0.75, 1.0]
-    assert found.kernels_a_feature.tolist() == [0.75, 0.0]
-    assert held(settings, one[None], cosine=0.1).captured.tolist() == [0.75]
+    assert found.at_most_one.tolist() == [0.75, 1.0]
+    assert found.kernels_per_feature.tolist() == [0.75, 0.0]
+    assert held(constants, one[None], cosine=0.1).captured.tolist() == [0.75]
 
 
 def test_the_interval_is_students() -> None:
-    assert Spread.of(torch.tensor([1.0, 2.0, 3.0])) == pytest.approx((2.0, 4.303 / math.sqrt(3)))
+    assert Estimate.over_seeds(torch.tensor([1.0, 2.0, 3.0])) == Estimate(2.0, 4.303 / math.sqrt(3))
 
 
 @pytest.mark.parametrize(
@@ -224,9 +227,9 @@ def test_wrong_constants_are_one_line(words: list[str], part: str) -> None:
 
 
 def test_images_hold_the_same_samples(tmp_path: Path) -> None:
-    settings = read([*CLEAN, "k=3", "d=27", "P=9", "samples=20", "tests=10"])
-    assert multiview_render.render(settings, tmp_path) == {"train": 20, "test_multi": 10, "test_single": 10}
-    basis = multiview_render._patterns(3)
+    constants = read([*CLEAN, "k=3", "d=27", "P=9", "samples=20", "tests=10"])
+    assert multiview_render.render(constants, tmp_path) == {"train": 20, "test_multi": 10, "test_single": 10}
+    basis = multiview_render.patterns(3)
     torch.testing.assert_close(basis @ basis.T, torch.eye(27), atol=1e-5, rtol=0)
     source = open_source(str(tmp_path / "test_multi"), "train")
     assert source.classes == ("class_00", "class_01", "class_02")

@@ -1,17 +1,13 @@
-"""What a paper claims, what follows for an experiment, and what the experiment's numbers say of it."""
+"""A claim: what a paper says, what an experiment should then find, and the verdict on what it found."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-import torch
-
-from mrp.lab.claims.results import Results
-from mrp.lab.multiview.measure import Spread
+from mrp.config import Node
+from mrp.lab.claims.number import Number, Numbers, plain
 
 
 class Verdict(StrEnum):
@@ -25,111 +21,59 @@ class Verdict(StrEnum):
     NEVER = "cannot be evaluated"
 
 
-class Number(NamedTuple):
-    """A measured value."""
+class Prediction(NamedTuple):
+    """An inequality about one number."""
 
-    value: float
-    half: float | None  # of its 95 % interval; None where there is none
-    over: str  # what it and the interval are over: "5 seeds"
-    seeds: int = 1
-
-    def __str__(self) -> str:
-        spread = "" if self.half is None else f" +- {_plain(self.half)}" if self.half else ""
-        return f"{_plain(self.value)}{spread}"
-
-
-class Bound(NamedTuple):
-    """A prediction: an inequality about one number, by that number's name."""
-
-    number: str
-    sense: Literal[">", "<"]
+    number: str  # its name
+    comparison: Literal[">", "<"]
     limit: float
 
     def __str__(self) -> str:
-        return f"{self.number} {self.sense} {_plain(self.limit)}"
+        return f"{self.number} {self.comparison} {plain(self.limit)}"
 
-    def met_by(self, number: Number) -> bool | None:
-        """Whether the whole interval is on the predicted side; None: on both."""
-        sign = 1 if self.sense == ">" else -1
+    def holds_for(self, number: Number) -> bool | None:
+        """Whether the whole interval lies on the predicted side; None if it lies on both sides."""
+        sign = 1 if self.comparison == ">" else -1
         middle, half = sign * (number.value - self.limit), number.half or 0.0
         return True if middle - half > 0 else False if middle + half <= 0 else None
 
 
-Numbers = dict[str, Number]
-Measure = Callable[[Results], Numbers]
+class Claim(Node):
+    """One entry of `claims.yaml`, whose head explains the fields."""
 
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """One row: what is said, what it comes to in an experiment, and how to measure that."""
-
-    key: str
-    statement: str
+    id: str
+    claim: str
     source: str
-    command: str
-    cost: str  # processor time of the command, or what a GPU would take
-    bounds: tuple[Bound, ...]
-    measure: Measure
-    elsewhere: tuple[Bound, ...] = ()  # the same away from the experiment's defaults
-    enough: int = 3  # seeds, for a verdict that is not of this place only
-    recipes: tuple[str, ...] = ()  # to be trained first, at the cost in their heads
-    never: str = ""  # why it cannot be evaluated
+    commands: tuple[str, ...] = ()
+    cost: str = ""
+    measures: tuple[dict[str, Any], ...] = ()
+    predictions: tuple[Prediction, ...] = ()
+    elsewhere: tuple[Prediction, ...] = ()
+    seeds: int = 3
+    recipes: tuple[str, ...] = ()
+    never: str = ""
     note: str = ""
 
-    def judge(self, numbers: Numbers) -> tuple[Verdict, str]:
-        """The verdict, and what it rests on where that is not plain."""
+    def verdict(self, numbers: Numbers) -> tuple[Verdict, str]:
+        """The verdict, and the reason where the numbers alone do not show it."""
         if self.never:
             return Verdict.NEVER, self.never
-        met = {bound: bound.met_by(numbers[bound.number]) for bound in self.bounds if bound.number in numbers}
-        missed = [bound for bound, verdict in met.items() if verdict is False]
-        if missed:
-            return Verdict.FAILS, _what(missed, numbers)
-        if len(met) < len(self.bounds):
+        results = {each: each.holds_for(numbers[each.number]) for each in self.predictions if each.number in numbers}
+        if wrong := [prediction for prediction, holds in results.items() if holds is False]:
+            return Verdict.FAILS, _measured(wrong, numbers)
+        if len(results) < len(self.predictions):
             return (Verdict.MORE if self.recipes else Verdict.NOT_RUN), self.cost
-        undecided = [bound for bound, verdict in met.items() if verdict is None]
-        if undecided:
-            return Verdict.MORE, f"the interval allows both: {_what(undecided, numbers)}"
-        limits = [bound for bound in self.elsewhere if bound.number in numbers]
-        lost = [bound for bound in limits if not bound.met_by(numbers[bound.number])]
-        if lost:
-            return Verdict.HERE_ONLY, f"elsewhere: {_what(lost, numbers)}"
-        seeds = min(numbers[bound.number].seeds for bound in self.bounds)
-        if seeds < self.enough:
-            return Verdict.HERE_ONLY, f"{seeds} of {self.enough} seeds"
+        if undecided := [prediction for prediction, holds in results.items() if holds is None]:
+            return Verdict.MORE, f"the interval allows both: {_measured(undecided, numbers)}"
+        others = [prediction for prediction in self.elsewhere if prediction.number in numbers]
+        if unmet := [prediction for prediction in others if not prediction.holds_for(numbers[prediction.number])]:
+            return Verdict.HERE_ONLY, f"elsewhere: {_measured(unmet, numbers)}"
+        seeds = min(numbers[prediction.number].seeds for prediction in self.predictions)
+        if seeds < self.seeds:
+            return Verdict.HERE_ONLY, f"{seeds} of {self.seeds} seeds"
         return Verdict.HOLDS, ""
 
 
-def over_seeds(values: Sequence[float], where: str) -> Number:
-    """The mean over seeds, with Student's interval from three of them on: that of two says nothing."""
-    seeds = len(values)
-    mean = sum(values) / seeds
-    if seeds == 1:
-        return Number(mean, None, f"1 seed, {where}")
-    if seeds == 2:
-        return Number(mean, None, f"2 seeds, {where}, {_plain(min(values))} and {_plain(max(values))}", seeds)
-    spread = Spread.of(torch.tensor(values))
-    return Number(spread.mean, spread.half, f"{seeds} seeds, {where}", seeds)
-
-
-def over_images(values: Sequence[float], halves: Sequence[float], where: str) -> Number:
-    """The mean of few seeds, with the interval over the images that each was measured on."""
-    seeds = len(values)
-    half = math.hypot(*halves) / seeds
-    return Number(sum(values) / seeds, half, f"{seeds} seed{'s' if seeds > 1 else ''}, {where}", seeds)
-
-
-def difference(first: Number, second: Number, over: str) -> Number:
-    """Of two numbers whose errors are taken for independent, which is cautious where they share their images."""
-    half = math.hypot(first.half or 0.0, second.half or 0.0)
-    return Number(first.value - second.value, half, over, min(first.seeds, second.seeds))
-
-
-def _what(bounds: Sequence[Bound], numbers: Numbers) -> str:
-    return "; ".join(f"{bound.number} is {numbers[bound.number]}" for bound in bounds)
-
-
-def _plain(value: float) -> str:
-    """Three digits after the point, or three digits that count."""
-    if value == int(value) and abs(value) < 1e6:
-        return str(int(value))
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"
+def _measured(predictions: Sequence[Prediction], numbers: Numbers) -> str:
+    names = dict.fromkeys(prediction.number for prediction in predictions)
+    return "; ".join(f"{name} is {numbers[name]}" for name in names)

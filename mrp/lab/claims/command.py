@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp.lab.words import print_table, print_written
+
 HELP = "the table of the papers' claims: what was predicted, what was measured, what can be said"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """Where results are, and where the table goes."""
+    """The folder of the results, and the page to write."""
     parser.add_argument(
         "--results",
         type=Path,
+        default=Path("runs"),
         metavar="FOLDER",
         help="that holds lab/NAME, study, multiview_vit and runs by their recipes' names (default: runs)",
     )
@@ -26,28 +29,23 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Judge every claim by the results there are, print the verdicts, write the page and its numbers."""
-    from rich.console import Console
-    from rich.table import Table
-
+    """Evaluate every claim on the results, print the verdicts, write the page and its numbers."""
     from mrp.config import ConfigError
     from mrp.lab.claims import page
     from mrp.lab.claims.results import Results
 
-    if options.results is not None and not options.results.is_dir():
+    if not options.results.is_dir() and options.results != Path("runs"):
         raise ConfigError(f"--results: there is no folder {options.results}")
     if options.out.suffix != ".md":
         raise ConfigError(f"--out: {options.out} is no page; give a name that ends in .md")
-    record = page.collect(Results(options.results or Path("runs")))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     numbers = options.out.with_suffix(".json")
-    numbers.write_text(page.as_json(record), encoding="utf-8")
-    written = page.from_json(numbers)  # so that the page follows from the file, to the last digit
-    options.out.write_text(page.render(written), encoding="utf-8")
-    table = Table("", "claim", "verdict", title="What the results say of the papers' claims", title_justify="left")
-    judged = page.verdicts(written)
+    numbers.write_text(page.as_json(page.collect(Results(options.results))), encoding="utf-8")
+    record = page.from_json(numbers)  # so that the page follows from the file, to the last digit
+    options.out.write_text(page.render(record), encoding="utf-8")
+    rows = []
     for place, claim in enumerate(page.CLAIMS, start=1):
-        verdict, why = judged[claim.key]
-        table.add_row(str(place), claim.statement, f"{verdict} ({why})" if why else verdict)
-    Console(width=140).print(table)
-    print(f"written to {options.out}\nwritten to {numbers}")
+        verdict, reason = record.verdict(claim)
+        rows.append((str(place), claim.claim, f"{verdict} ({reason})" if reason else verdict))
+    print_table("What the results say of the papers' claims", ("", "claim", "verdict"), rows, width=140)
+    print_written([options.out, numbers])

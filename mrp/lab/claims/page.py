@@ -1,4 +1,4 @@
-"""The table of claims: its numbers as JSON, and a page that follows from these numbers alone."""
+"""The table of claims: the measured numbers as JSON, and a Markdown page that follows from these numbers alone."""
 
 from __future__ import annotations
 
@@ -9,131 +9,145 @@ import platform
 import re
 from collections import Counter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+import yaml
 
-from mrp.config import ConfigError
-from mrp.lab.claims import mrp as claims_mrp
-from mrp.lab.claims import umae as claims_umae
-from mrp.lab.claims.claim import Claim, Number, Numbers, Verdict
-from mrp.lab.claims.results import Results, read
+from mrp.config import ConfigError, Node
+from mrp.lab.claims import multiview, study, theory
+from mrp.lab.claims.claim import Claim, Verdict
+from mrp.lab.claims.number import Number, Numbers
+from mrp.lab.claims.results import NotCounted, Results, read
 from mrp.run import find_recipe
 
-PAPERS = {
-    "How mask matters: Zhang, Wang and Wang, NeurIPS 2022 (U-MAE)": claims_umae.CLAIMS,
-    "Why pretraining by reconstruction helps: Pan, Zhou and Yan, ICLR 2023": claims_mrp.CLAIMS,
-}
-CLAIMS = tuple(claim for claims in PAPERS.values() for claim in claims)
+MEASURES = {
+    function.__name__: function
+    for function in (
+        multiview.comparison, multiview.sweep, multiview.over_map, multiview.relative_error, multiview.vit,
+        study.diagnosis, study.probe_gain, study.tuning_gain, study.recipe_gain,
+        theory.inequality, theory.alignment, theory.ratio_change, theory.best_ratio, theory.largest_residual,
+        theory.estimator, theory.coverage,
+    )
+}  # fmt: skip
+
+
+class Paper(Node):
+    """The claims of one paper."""
+
+    title: str
+    claims: tuple[Claim, ...]
+
+
+PAPERS = [Paper.model_validate(paper) for paper in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text())]
+CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
 _COST = re.compile(r"^# Cost \(counted\): (\S+) FLOP, ([\d.,]+) GPU hours", re.MULTILINE)
 _HEAD = """# The claims of the two papers
 
     mrp lab claims [--results runs] [--out docs/claims.md]
 
-This page is written by that command from the results of the commands in it; no verdict is typed. Its numbers are in
-`claims.json` beside it. Directions of the predictions are the papers'; where these give none, the limit is ours and
-stands in code (`mrp/lab/claims_umae.py`, `claims_mrp.py`), set when first runs of the labs had been seen and before the
-results to come. Intervals (+-) are 95 %. Sources without a number are named by what they are about.
+This page is written by that command from the results of the commands in its last column; no verdict is typed by hand.
+Its numbers are in `claims.json` beside it. The claims and the predictions are in `mrp/lab/claims/claims.yaml`.
+Directions of the predictions are the papers'. Where the papers give no limit, it is ours: it was set when first runs of
+the experiments had been seen and before the results to come. Intervals (+-) are 95 %. Sources without a number are
+named by what they are about.
 
-- **holds**: the whole interval is on the predicted side, over enough seeds, also where else it was looked at.
-- **holds here only**: so, but with fewer seeds than asked for, or not at other constants; which is said.
-- **does not hold**: the whole interval is on the other side, or the one value there is where there is no interval.
+- **holds**: the whole interval is on the predicted side, for enough seeds, and also where else it was looked at.
+- **holds here only**: the same, but with fewer seeds than asked for, or not at other constants; the row says which.
+- **does not hold**: the whole interval is on the other side, or the one value that there is if there is no interval.
 - **needs more compute**: the interval allows both, or the experiment needs what the row says.
 - **not run**: the command has left no results. **cannot be evaluated**: no experiment of ours decides it.
 
+Results that say nothing about a claim are **not counted**, and the row says so: an experiment at toy size or at
+constants other than the defaults, a run that is compared with itself, results of other data than the claim is about.
+
 The experiments are described in [multiview](lab/multiview.md), [maskgraph](lab/maskgraph.md), [bounds](lab/bounds.md)
-and [coverage](lab/coverage.md). CIFAR stands for a folder of CIFAR-10's images with train/ and test/. What the labs
-find is read from runs/lab/NAME, that of the study from runs/study, that of the ViTs from runs/multiview_vit.
+and [coverage](lab/coverage.md). CIFAR stands for a folder of CIFAR-10's images with train/ and test/. Results of the
+experiments are read from runs/lab/NAME, those of the study from runs/study, those of the ViTs from runs/multiview_vit.
 """
 
 
 class Record(NamedTuple):
-    """What was measured, by claim, and where the page was made."""
+    """What was measured, by claim, and where."""
 
     made: str
     numbers: dict[str, Numbers]
+    not_counted: dict[str, list[str]]  # results that say nothing about the claim, and why
+
+    def verdict(self, claim: Claim) -> tuple[Verdict, str]:
+        """The verdict on a claim, and the reasons."""
+        verdict, reason = claim.verdict(self.numbers.get(claim.id, {}))
+        return verdict, "; ".join(filter(None, [reason, *self.not_counted.get(claim.id, [])]))
 
 
 def collect(results: Results) -> Record:
-    """All that the results have to say of the claims."""
-    numbers = {}
+    """Everything that the results say about the claims."""
+    numbers: dict[str, Numbers] = {claim.id: {} for claim in CLAIMS}
+    not_counted: dict[str, list[str]] = {}
     for claim in CLAIMS:
-        try:
-            numbers[claim.key] = claim.measure(results)
-        except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
-            raise ConfigError(
-                f"{results.folder}: results for the claim '{claim.key}' are not those of this version "
-                f"({type(error).__name__}: {error}); run again: {claim.command}"
-            ) from None
+        for measure in claim.measures:
+            arguments = {name: value for name, value in measure.items() if name != "measure"}
+            try:
+                numbers[claim.id] |= MEASURES[measure["measure"]](results, **arguments)
+            except NotCounted as reason:
+                not_counted.setdefault(claim.id, []).append(str(reason))
+            except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
+                raise ConfigError(
+                    f"{results.folder}: results for the claim '{claim.id}' are not those of this version "
+                    f"({type(error).__name__}: {error}); run again: {'; '.join(claim.commands)}"
+                ) from None
     today = datetime.datetime.now(datetime.UTC).date()
-    where = f"{os.cpu_count()} cores {platform.machine()}, {'a' if torch.cuda.is_available() else 'no'} GPU"
-    return Record(f"{today}, {where}, torch {torch.__version__.partition('+')[0]}", numbers)
+    machine = f"{os.cpu_count()} cores {platform.machine()}, {'a' if torch.cuda.is_available() else 'no'} GPU"
+    return Record(f"{today}, {machine}, torch {torch.__version__.partition('+')[0]}", numbers, not_counted)
 
 
 def as_json(record: Record) -> str:
-    """The numbers, rounded to what can be told apart."""
+    """The numbers, rounded to six digits."""
     claims = {
-        key: {name: _rounded(number)._asdict() for name, number in numbers.items()}
-        for key, numbers in record.numbers.items()
+        id: {name: _rounded(number)._asdict() for name, number in numbers.items()}
+        for id, numbers in record.numbers.items()
     }
-    return json.dumps({"made": record.made, "claims": claims}, indent=1) + "\n"
+    return json.dumps({"made": record.made, "claims": claims, "not_counted": record.not_counted}, indent=1) + "\n"
 
 
 def from_json(path: Path) -> Record:
     """The numbers of an earlier page."""
-    found: dict[str, Any] = read(path)
-    numbers = {
-        key: {name: Number(**number) for name, number in claim.items()} for key, claim in found["claims"].items()
-    }
-    return Record(found["made"], numbers)
-
-
-def verdicts(record: Record) -> dict[str, tuple[Verdict, str]]:
-    """That of each claim, and what it rests on."""
-    return {claim.key: claim.judge(record.numbers.get(claim.key, {})) for claim in CLAIMS}
+    data = read(path)
+    numbers = {id: {name: Number(**number) for name, number in claim.items()} for id, claim in data["claims"].items()}
+    return Record(data["made"], numbers, data["not_counted"])
 
 
 def render(record: Record) -> str:
     """The page."""
-    judged = verdicts(record)
-    count = Counter(verdict for verdict, _ in judged.values())
-    total = ", ".join(f"{verdict} {count[verdict]}" for verdict in Verdict if count[verdict])
+    verdicts = Counter(record.verdict(claim)[0] for claim in CLAIMS)
+    total = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in Verdict if verdicts[verdict])
     lines = [_HEAD, f"Collected {record.made}. {len(CLAIMS)} claims: {total}.", ""]
-    number = 0
-    for title, claims in PAPERS.items():
-        lines += [
-            f"## {title}",
-            "",
-            "| | claim | from | prediction | measured | verdict | experiment |",
-            "|---" * 7 + "|",
-        ]
-        for claim in claims:
-            number += 1
-            lines.append(_row(number, claim, record.numbers.get(claim.key, {}), judged[claim.key]))
-        lines.append("")
-    lines += ["## Remarks", ""]
-    lines += [f"- **{place}** {claim.note}" for place, claim in enumerate(CLAIMS, start=1) if claim.note]
-    return "\n".join(lines) + "\n"
+    columns = "| | claim | from | prediction | measured | verdict | experiment |"
+    for paper in PAPERS:
+        rows = [_row(claim, record) for claim in paper.claims]
+        lines += [f"## {paper.title}", "", columns, "|---" * 7 + "|", *rows, ""]
+    notes = [f"- **{place}** {claim.note}" for place, claim in enumerate(CLAIMS, start=1) if claim.note]
+    return "\n".join([*lines, "## Remarks", "", *notes]) + "\n"
 
 
-def _row(place: int, claim: Claim, numbers: Numbers, judged: tuple[Verdict, str]) -> str:
-    verdict, why = judged
-    reasons = [why, _recipes(claim)] if verdict in (Verdict.MORE, Verdict.NOT_RUN) else [why]
-    said = "; ".join(reason for reason in reasons if reason)
+def _row(claim: Claim, record: Record) -> str:
+    verdict, reason = record.verdict(claim)
+    if verdict in (Verdict.MORE, Verdict.NOT_RUN):
+        reason = "; ".join(filter(None, [reason, _recipes(claim)]))
     cells = [
-        str(place),
-        claim.statement,
+        str(CLAIMS.index(claim) + 1),
+        claim.claim,
         claim.source,
-        "; ".join(map(str, claim.bounds)) or "-",
-        _measured(numbers) or "-",
-        f"**{verdict}**" + (f" ({said})" if said else ""),
-        "<br>".join(f"`{part}`" for part in claim.command.split("; ")) if claim.command != "-" else "-",
+        "; ".join(map(str, claim.predictions)) or "-",
+        _measured(record.numbers.get(claim.id, {})) or "-",
+        f"**{verdict}**" + (f" ({reason})" if reason else ""),
+        "<br>".join(f"`{command}`" for command in claim.commands) or "-",
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _measured(numbers: Numbers) -> str:
-    """Each number, and behind those that share it what they are over."""
+    """All numbers; those that are means over the same things share the brackets that say so."""
     groups: dict[str, list[str]] = {}
     for name, number in numbers.items():
         groups.setdefault(number.over, []).append(f"{name}: {number}")
@@ -141,13 +155,11 @@ def _measured(numbers: Numbers) -> str:
 
 
 def _recipes(claim: Claim) -> str:
-    """What training costs, by the heads of the recipes."""
-    counted = []
-    for name in claim.recipes:
-        match = _COST.search(find_recipe(name).read_text(encoding="utf-8"))
-        if match:
-            counted.append(f"`{name}` {match[1]} FLOP, {match[2]} GPU hours at 300 TFLOP/s")
-    return ", ".join(counted)
+    """The cost of training the recipes of a claim, as the heads of the recipes state it."""
+    costs = {name: _COST.search(find_recipe(name).read_text(encoding="utf-8")) for name in claim.recipes}
+    return ", ".join(
+        f"`{name}` {cost[1]} FLOP, {cost[2]} GPU hours at 300 TFLOP/s" for name, cost in costs.items() if cost
+    )
 
 
 def _rounded(number: Number) -> Number:

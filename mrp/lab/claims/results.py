@@ -1,8 +1,9 @@
-"""The results that claims are judged by: what the labs, the study and runs have left in one folder."""
+"""The results that claims are judged by: what experiments, studies and runs have left in one folder."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,11 @@ from typing import Any
 from mrp.config import ConfigError
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """The folders of two methods of `tools/small_study.py` with the same seed and length."""
+class NotCounted(Exception):
+    """A result that is there but says nothing about the claim; the message says which and why."""
 
-    first: Path
-    second: Path
-    epochs: int
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}: not counted")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,44 +24,43 @@ class Results:
 
     folder: Path
 
-    def read(self, *parts: str) -> dict[str, Any]:
-        """What a file says; nothing where there is none."""
-        path = self.folder.joinpath(*parts)
+    def read(self, file: str) -> dict[str, Any]:
+        """The contents of a result file, empty if there is none."""
+        path = self.folder / file
         return read(path) if path.is_file() else {}
 
-    def lab(self, name: str, file: str = "results.json") -> dict[str, Any]:
-        """What `mrp lab` has written to lab/NAME."""
-        return self.read("lab", name, file)
+    def study(self, *methods: str) -> tuple[int, list[tuple[Path, ...]]]:
+        """The runs of `tools/small_study.py`: the most epochs that all methods have finished, and each seed's runs."""
+        finished = [self._finished(method) for method in methods]
+        shared = [key for key in finished[0] if all(key in runs for runs in finished)]
+        longest = max((epochs for epochs, _ in shared), default=0)
+        seeds = [tuple(runs[key] for runs in finished) for key in shared if key[0] == longest]
+        for runs in seeds:
+            refuse_same_run(runs)
+        return longest, seeds
 
-    def study(self, method: str) -> list[Path]:
-        """All seeds of a method of `tools/small_study.py`, at its longest training."""
-        done = self._done(method)
-        longest = max((epochs for epochs, _ in done), default=0)
-        return [folder for (epochs, _), folder in done.items() if epochs == longest]
-
-    def pairs(self, first: str, second: str) -> list[Pair]:
-        """All seeds of two methods, at the longest training that both have been through."""
-        before, after = self._done(first), self._done(second)
-        both = [key for key in before if key in after]
-        longest = max((epochs for epochs, _ in both), default=0)
-        return [Pair(before[key], after[key], key[0]) for key in both if key[0] == longest]
-
-    def _done(self, method: str) -> dict[tuple[int, int], Path]:
+    def _finished(self, method: str) -> dict[tuple[int, int], Path]:
         """The finished runs of a method, by epochs and seed."""
-        found = {}
+        runs = {}
         for path in sorted(self.folder.glob(f"study/{method}-*-*/result.json")):
             name, epochs, seed = path.parent.name.rsplit("-", 2)
             if name == method and epochs.isdecimal() and seed.isdecimal():
-                found[int(epochs), int(seed)] = path.parent
-        return found
+                runs[int(epochs), int(seed)] = path.parent
+        return runs
+
+
+def refuse_same_run(runs: Sequence[Path]) -> None:
+    """Refuses to compare a run with itself, under two names of its folder."""
+    if len({run.resolve() for run in runs}) < len(runs):
+        raise NotCounted(runs[-1], f"is the run {runs[0].name} itself")
 
 
 def read(path: Path) -> dict[str, Any]:
     """A JSON object."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}; write it again or remove it") from None
-    if not isinstance(found, dict):
+    if not isinstance(data, dict):
         raise ConfigError(f"{path}: holds no results of an experiment; write it again or remove it")
-    return found
+    return data

@@ -1,116 +1,82 @@
-"""What two methods' runs on the same data come to: of `tools/small_study.py`, or by our recipes."""
+"""Numbers that compare the runs of two methods on the same data: of `tools/small_study.py`, or of our recipes."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrp.lab.claims.claim import Measure, Number, Numbers, over_images, over_seeds
-from mrp.lab.claims.results import Pair, Results, read
+from mrp.lab.claims.number import Number, Numbers, over_images, over_seeds
+from mrp.lab.claims.results import Results, read, refuse_same_run
+
+Accuracy = dict[str, Any]  # accuracy, and low and high of its interval
 
 
-def collapse(results: Results) -> Numbers:
-    """How far MAE's features have collapsed."""
-    runs = results.study("mae")
-    if not runs:
-        return {}
-    where, found = _epochs(int(runs[0].name.split("-")[1])), [read(run / "result.json") for run in runs]
+def diagnosis(results: Results, methods: Sequence[str], numbers: dict[str, dict[str, str]]) -> Numbers:
+    """Metrics of the last diagnosis: `key` in the runs `of` one method, divided by the same `per` another method."""
+    epochs, seeds = results.study(*methods)
+    diagnoses = [dict(zip(methods, (read(run / "result.json") for run in runs), strict=True)) for runs in seeds]
     return {
-        f"{title} of MAE": over_seeds([one[f"features/{key}"] for one in found], where)
-        for title, key in (("uniformity", "uniformity"), ("participation ratio", "participation_ratio"))
+        name: over_seeds([_metric(seed, **metric) for seed in diagnoses], _epochs(epochs))
+        for name, metric in numbers.items()
+        if diagnoses
     }
 
 
-def uniformity(first: str, second: str) -> Measure:
-    """How much more spread out the second method's features are."""
-
-    def measure(results: Results) -> Numbers:
-        pairs = results.pairs(first, second)
-        if not pairs:
-            return {}
-        unif, rank = "features/uniformity", "features/rank_me"
-        return {
-            "uniformity, without the term / with it": _metric(
-                pairs, lambda without, given: without[unif] / given[unif]
-            ),
-            "effective rank, with the term / without it": _metric(
-                pairs, lambda without, given: given[rank] / without[rank]
-            ),
-            "uniformity with it": _metric(pairs, lambda without, given: given[unif]),
-            "effective rank with it": _metric(pairs, lambda without, given: given[rank]),
-        }
-
-    return measure
+def probe_gain(results: Results, first: str, second: str) -> Numbers:
+    """How many points of accuracy the second method's features have more than the first one's."""
+    epochs, seeds = results.study(first, second)
+    return {
+        f"gain, {title}": _gain([_accuracies(runs, key) for runs in seeds], epochs)
+        for title, key in (("linear", "linear"), ("kNN", "knn"))
+        if seeds
+    }
 
 
-def probed(first: str, second: str) -> Measure:
-    """What the second method's features gain over the first's, in points."""
-
-    def measure(results: Results) -> Numbers:
-        pairs = results.pairs(first, second)
-        return {
-            f"gain, {title}": _gain([(_judged(pair.first, key), _judged(pair.second, key)) for pair in pairs], pairs)
-            for title, key in (("linear", "linear"), ("kNN", "knn"))
-            if pairs
-        }
-
-    return measure
-
-
-def tuned(results: Results) -> Numbers:
-    """What U-MAE gains over MAE after the same fine-tuning, in points."""
-    found, kept = [], []
-    for pair in results.pairs("mae", "umae"):
-        for path in sorted(pair.first.glob("judged-*/tuned-*.json"))[-1:]:
-            other = pair.second / path.relative_to(pair.first)
+def tuning_gain(results: Results, first: str, second: str) -> Numbers:
+    """The same after fine-tuning, from what `tools/judge_study.py` has left in the runs' folders."""
+    epochs, seeds = results.study(first, second)
+    pairs = []
+    for before, after in seeds:
+        for path in sorted(before.glob("judged-*/tuned-*.json"))[-1:]:
+            other = after / path.relative_to(before)
             if other.exists():
-                found.append((read(path), read(other)))
-                kept.append(pair)
-    return {"gain, fine-tuned": _gain(found, kept)} if kept else {}
+                pairs.append((read(path), read(other)))
+    return {"gain, fine-tuned": _gain(pairs, epochs)} if pairs else {}
 
 
-def trained(first: str, second: str) -> Measure:
-    """The gain between two runs that were made by our recipes and judged by `mrp probe`, in points."""
-
-    def measure(results: Results) -> Numbers:
-        both = [results.folder / name for name in (first, second)]
-        if not all((folder / "probe.json").exists() for folder in both):
-            return {}
-        before, after = (_judged(folder, "linear") for folder in both)
-        gains, halves = [_points(before, after)], [_half(before, after)]
-        return {"gain, linear": over_images(gains, halves, "over test images")}
-
-    return measure
+def recipe_gain(results: Results, first: str, second: str) -> Numbers:
+    """The same of two runs that were made by our recipes and measured by `mrp probe`."""
+    runs = (results.folder / first, results.folder / second)
+    if not all((run / "probe.json").exists() for run in runs):
+        return {}
+    refuse_same_run(runs)
+    points, half = _points(*_accuracies(runs, "linear"))
+    return {"gain, linear": over_images([points], [half], "over test images")}
 
 
-def _metric(pairs: list[Pair], of: Callable[..., float]) -> Number:
-    """Something of the last diagnosis of both runs."""
-    values = [of(*(read(folder / "result.json") for folder in (pair.first, pair.second))) for pair in pairs]
-    return over_seeds(values, _epochs(pairs[0].epochs))
+def _metric(diagnoses: dict[str, dict[str, float]], key: str, of: str, per: str = "") -> float:
+    return diagnoses[of][key] / diagnoses[per][key] if per else diagnoses[of][key]
 
 
-def _judged(folder: Path, key: str) -> dict[str, Any]:
-    found: dict[str, Any] = read(folder / "probe.json")["trained"][key]
-    return found
+def _accuracies(runs: Sequence[Path], key: str) -> tuple[Accuracy, Accuracy]:
+    first, second = (read(run / "probe.json")["trained"][key] for run in runs)
+    return first, second
 
 
-def _gain(found: list[tuple[dict[str, Any], dict[str, Any]]], pairs: list[Pair]) -> Number:
-    """Over seeds where there are three; before that, over the test images."""
-    gains = [_points(*both) for both in found]
-    if len(gains) >= 3:
-        return over_seeds(gains, _epochs(pairs[0].epochs))
-    return over_images(gains, [_half(*both) for both in found], f"{_epochs(pairs[0].epochs)}, over test images")
+def _gain(pairs: Sequence[tuple[Accuracy, Accuracy]], epochs: int) -> Number:
+    """The mean gain over seeds if there are three or more, otherwise over the test images."""
+    points, halves = zip(*(_points(*pair) for pair in pairs), strict=True)
+    if len(pairs) >= 3:
+        return over_seeds(points, _epochs(epochs))
+    return over_images(points, halves, f"{_epochs(epochs)}, over test images")
 
 
-def _points(before: dict[str, Any], after: dict[str, Any]) -> float:
-    return 100 * float(after["accuracy"] - before["accuracy"])
-
-
-def _half(*judged: dict[str, Any]) -> float:
-    """Of the interval of a difference, as if its parts were of different images, which is cautious."""
-    return 50 * math.hypot(*(one["high"] - one["low"] for one in judged))
+def _points(before: Accuracy, after: Accuracy) -> tuple[float, float]:
+    """The gain in points, and its half interval as if it was measured on different images, which is cautious."""
+    half = 50 * math.hypot(*(accuracy["high"] - accuracy["low"] for accuracy in (before, after)))
+    return 100 * float(after["accuracy"] - before["accuracy"]), half
 
 
 def _epochs(epochs: int) -> str:

@@ -1,4 +1,4 @@
-"""Class-activation maps of any encoder: which patches speak for a class."""
+"""Class-activation maps of any encoder: how much each patch contributes to the score of a class."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from mrp import api
 from mrp.config import ConfigError
 from mrp.evaluate import logistic
 from mrp.evaluate.split import split
-from mrp.lab import samples
+from mrp.lab import images
 from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
 from mrp.objectives import classify
 
-_CHUNK = 128
+CHUNK = 128  # images at once
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """An encoder with its own head, or with one that was fitted to it."""
+    """An encoder with its own head, or with a head that was fitted to it."""
 
     model: api.Model
-    head: logistic.Logistic | None  # on the mean of the patch tokens
+    head: logistic.Logistic | None  # on the mean patch token; None where the encoder has its own
 
     @property
     def backbone(self) -> VisionTransformer:
@@ -36,14 +36,14 @@ class Classifier:
         """Rows and columns of patches."""
         return grid(self.backbone)
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Normalised as this model was trained."""
-        prepared: Tensor = self.model.module.prepare(images)
+    def prepare(self, pixels: Tensor) -> Tensor:
+        """Returns the images normalised as in this model's training."""
+        prepared: Tensor = self.model.module.prepare(pixels)
         return prepared
 
-    def logits(self, images: Tensor) -> Tensor:
-        """A score for each class, of normalised images."""
-        tokens = encode(self.backbone, embed(self.backbone, images)).tokens
+    def logits(self, prepared: Tensor) -> Tensor:
+        """Returns a score per class."""
+        tokens = encode(self.backbone, embed(self.backbone, prepared)).tokens
         if self.head is not None:
             inputs = self.head.coordinates(_mean_token(self.backbone, tokens))
             return (inputs @ self.head.weights[:-1] + self.head.weights[-1]).float()
@@ -51,60 +51,58 @@ class Classifier:
         scores: Tensor = objective.head(pool(self.backbone, tokens))
         return scores.float()
 
-    def predict(self, images: Tensor) -> Tensor:
-        """The most likely class of each normalised image."""
+    def predict(self, prepared: Tensor) -> Tensor:
+        """Returns the most likely class of each image."""
         with torch.no_grad():
-            return torch.cat([self.logits(part).argmax(1) for part in images.split(_CHUNK)])
+            return torch.cat([self.logits(part).argmax(1) for part in prepared.split(CHUNK)])
 
-    def maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        """How much each patch speaks for the class (B N, at least 0): gradient times activation before the last block.
+    def maps(self, prepared: Tensor, classes: Tensor) -> Tensor:
+        """Returns what each patch contributes to the class (B N, at least 0): gradient times activation.
 
-        There and not after it, since patch tokens after the last block do not reach a class token.
+        Both are taken before the last block, because patch tokens after it do not reach a class token.
         """
-        return torch.cat([self._maps(i, c) for i, c in zip(images.split(_CHUNK), classes.split(_CHUNK), strict=True)])
+        parts = zip(prepared.split(CHUNK), classes.split(CHUNK), strict=True)
+        return torch.cat([self._maps(images, labels) for images, labels in parts])
 
-    def _maps(self, images: Tensor, classes: Tensor) -> Tensor:
-        seen: list[Tensor] = []
+    def _maps(self, prepared: Tensor, classes: Tensor) -> Tensor:
+        tokens: list[Tensor] = []
 
-        def catch(_: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-            seen.append(given[0].detach().requires_grad_())
-            return (seen[0], *given[1:])
+        def keep_tokens(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            tokens.append(inputs[0].detach().requires_grad_())
+            return (tokens[0], *inputs[1:])
 
         blocks: Any = self.backbone.blocks
-        hook = blocks[-1].register_forward_pre_hook(catch)
+        hook = blocks[-1].register_forward_pre_hook(keep_tokens)
         try:
             with torch.enable_grad():
-                score = self.logits(images).gather(1, classes[:, None]).sum()
-                (gradient,) = torch.autograd.grad(score, seen)
+                score = self.logits(prepared).gather(1, classes[:, None]).sum()
+                (gradient,) = torch.autograd.grad(score, tokens)
         finally:
             hook.remove()
-        return (gradient * seen[0].detach()).sum(-1)[:, self.backbone.num_prefix_tokens :].relu()
+        return (gradient * tokens[0].detach()).sum(-1)[:, self.backbone.num_prefix_tokens :].relu()
 
 
-def classifier(model: api.Model, images: int) -> Classifier:
-    """A trained classifier as it is; any other encoder frozen, with a linear head fitted to so many training images."""
+def classifier(model: api.Model, num_train: int) -> Classifier:
+    """Returns a trained classifier as it is; another encoder gets a linear head fitted to so many training images."""
     objective = model.objective
     if isinstance(objective, classify.Objective) and not objective.config.frozen:
         return Classifier(model, None)
     source = model.run.source("train")
-    seen, labels = samples.read(source, model.run.data, f"{model.folder}: data.train", images)
-    unseen = set(range(len(source.classes))) - set(labels.tolist())
-    if unseen:
+    pixels, labels = images.read(source, model.run.data, f"{model.folder}: data.train", num_train)
+    missing = set(range(len(source.classes))) - set(labels.tolist())
+    if missing:
         raise ConfigError(
-            f"{model.folder}: data.train: {len(labels)} images have no class {min(unseen)}; raise --train"
+            f"{model.folder}: data.train: {len(labels)} images have no class {min(missing)}; raise --train"
         )
-    features = mean_tokens(model, seen)
-    return Classifier(model, logistic.train(features, labels, split(labels, torch.arange(len(labels)))))
+    return Classifier(model, logistic.train(_features(model, pixels), labels, split(labels, torch.arange(len(labels)))))
 
 
 @torch.no_grad()
-def mean_tokens(model: api.Model, images: Tensor) -> Tensor:
-    """The mean patch token of each raw image."""
-    parts = []
-    for part in images.split(_CHUNK):
-        tokens = encode(model.backbone, embed(model.backbone, model.module.prepare(part))).tokens
-        parts.append(_mean_token(model.backbone, tokens))
-    return torch.cat(parts)
+def _features(model: api.Model, pixels: Tensor) -> Tensor:
+    """Returns the mean patch token of each image."""
+    prepared = (model.module.prepare(part) for part in pixels.split(CHUNK))
+    tokens = (encode(model.backbone, embed(model.backbone, part)).tokens for part in prepared)
+    return torch.cat([_mean_token(model.backbone, part) for part in tokens])
 
 
 def _mean_token(backbone: VisionTransformer, tokens: Tensor) -> Tensor:

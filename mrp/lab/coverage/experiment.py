@@ -1,10 +1,10 @@
-"""How much of the objects, and how many of them, class-activation maps cover: the second paper's pictures as numbers.
+"""How much of the objects class-activation maps cover: the pictures of Pan, Zhou and Yan (ICLR 2023) as numbers.
 
-Pan, Zhou and Yan (ICLR 2023) show maps of encoders that learned by reconstruction next to supervised ones and say that
-they cover more regions. Data sets such as CIFAR-10 have no boxes, so what is to be covered is made: a mosaic of four
-images at half their size, two of one class and two of others, in which the map of that class should lie on two
-quadrants and on both of them. On whole images the map's spread and its connected regions are counted, and a map is put
-to the test: where patches are deleted in its order, accuracy must fall faster than where they are deleted at random.
+The paper shows maps of encoders that learned by reconstruction beside supervised ones, and says that they cover more
+regions. Data sets such as CIFAR-10 have no boxes, so we make something to cover: a mosaic of four images at half their
+size, two of one class and two of others. The map of that class should lie on its two quadrants, and on both of them. On
+whole images we count the map's spread and its connected regions. To test whether a map means anything, patches are
+deleted in its order: accuracy must fall faster than if they are deleted in random order.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -21,13 +21,14 @@ from torch import Tensor
 from mrp import api
 from mrp.config import ConfigError
 from mrp.data.source import Source
-from mrp.lab import samples
 from mrp.lab.coverage.activation import Classifier, classifier
-from mrp.lab.mean import Mean
+from mrp.lab.estimate import Estimate
+from mrp.lab.images import read
 
-THRESHOLD = 0.5  # of a map's largest value: what counts as covered
-_CUTS = 8  # shares of the patches that are deleted
-_RANDOM_ORDERS = 3
+THRESHOLD = 0.5  # what counts as covered, as a share of a map's largest value
+CUTS = 8  # steps in which the patches are deleted
+RANDOM_ORDERS = 3
+SMALLEST = 1e-12  # avoids a division by zero for empty maps
 MEASURES = {
     "accuracy": "accuracy on whole images",
     "spread": "effective share of patches, exp(entropy) / patches",
@@ -44,7 +45,7 @@ MEASURES = {
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to look at, and how closely."""
+    """The runs, and how many images to measure them on."""
 
     runs: tuple[Path, ...]
     images: int = 512
@@ -60,11 +61,11 @@ class Row:
     run: str
     objective: str
     head: str  # "own" or "fitted"
-    measures: dict[str, Mean]
-    beyond_first: dict[str, Mean]  # difference from the first run, image by image
+    measures: dict[str, Estimate]
+    beyond_first: dict[str, Estimate]  # the difference from the first run, image by image
     deleted: list[float]  # shares of patches
-    by_map: list[float]  # accuracy after deletion in the map's order
-    at_random: list[float]
+    by_map: list[float]  # accuracy after these are deleted in the map's order
+    at_random: list[float]  # the same in random order
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,160 +76,152 @@ class Examples:
     maps: dict[str, Tensor]  # B rows columns, up to 1
 
 
-def run(options: Options, say: Any = print) -> tuple[list[Row], Examples]:
-    """Every run, on the same images and mosaics."""
+def run(options: Options) -> tuple[list[Row], Examples]:
+    """Measures every run on the same images and mosaics."""
     models = [api.load(folder) for folder in options.runs]
-    images, labels = _images(models, options)
+    images, labels = _images(models, options.images)
     mosaics, wanted, quadrants = mosaic(images, labels, options.mosaics, options.seed)
     rows: list[Row] = []
     first: dict[str, Tensor] = {}
-    maps: dict[str, Tensor] = {}
+    examples = Examples(mosaics[:8], {})
     for model in models:
-        judged = classifier(model, options.train)
-        values, curves = _whole(judged, images, labels, options.seed)
-        more, found = _mosaics(judged, mosaics, wanted, quadrants)
+        encoder = classifier(model, options.train)
+        values, by_map, at_random = _whole(encoder, images, labels, options.seed)
+        more, maps = _mosaics(encoder, mosaics, wanted, quadrants)
         values |= more
         first = first or values
-        rows.append(
-            Row(
-                run=str(model.folder),
-                objective=model.run.name,
-                head="own" if judged.head is None else "fitted",
-                measures={name: Mean.of(column) for name, column in values.items()},
-                beyond_first={name: Mean.of(column - first[name]) for name, column in values.items()},
-                deleted=[cut / _CUTS for cut in range(_CUTS + 1)],
-                by_map=curves[0],
-                at_random=curves[1],
-            )
+        row = Row(
+            run=str(model.folder),
+            objective=model.run.name,
+            head="own" if encoder.head is None else "fitted",
+            measures={name: Estimate.over_images(column) for name, column in values.items()},
+            beyond_first={name: Estimate.over_images(column - first[name]) for name, column in values.items()},
+            deleted=[cut / CUTS for cut in range(CUTS + 1)],
+            by_map=by_map,
+            at_random=at_random,
         )
-        maps[str(model.folder)] = (found[:8] / found[:8].amax((1, 2), keepdim=True).clamp_min(1e-12)).cpu()
-        say(
-            f"{model.folder}: "
-            + ", ".join(f"{name} {rows[-1].measures[name]}" for name in ("accuracy", "focus", "objects"))
-        )
-    return rows, Examples(mosaics[:8], maps)
+        rows.append(row)
+        examples.maps[row.run] = (maps[:8] / maps[:8].amax((1, 2), keepdim=True).clamp_min(SMALLEST)).cpu()
+        print(f"{row.run}: " + ", ".join(f"{name} {row.measures[name]}" for name in ("accuracy", "focus", "objects")))
+    return rows, examples
 
 
 def as_data(options: Options, rows: Sequence[Row]) -> dict[str, Any]:
-    """Plain values."""
+    """Returns plain values."""
     settings = {**asdict(options), "runs": [str(folder) for folder in options.runs], "threshold": THRESHOLD}
     return {"options": settings, "measures": MEASURES, "rows": [asdict(row) for row in rows]}
 
 
-def _images(models: Sequence[api.Model], options: Options) -> tuple[Tensor, Tensor]:
-    """Held-out images that all runs know the classes of."""
-    run = models[0].run
-    source, name = _judged_on(models[0])
-    for model in models[1:]:
-        same = model.run.data.shape == run.data.shape and model.run.data.channels == run.data.channels
-        if not same or _judged_on(model)[0].classes != source.classes:
-            raise ConfigError(
-                f"{model.folder}: its images or classes are not those of {models[0].folder}; give comparable runs"
-            )
+def _images(models: Sequence[api.Model], count: int) -> tuple[Tensor, Tensor]:
+    """Returns held-out images, and their labels, which have to be the same classes for all runs."""
+    first = models[0]
+    source, name = _held_out(first)
     for model in models:
-        if any(side % 2 for side in (*model.backbone.patch_embed.grid_size, *run.data.shape)):
+        data = model.run.data
+        same = data.shape == first.run.data.shape and data.channels == first.run.data.channels
+        if not same or _held_out(model)[0].classes != source.classes:
+            raise ConfigError(
+                f"{model.folder}: its images or classes are not those of {first.folder}; give comparable runs"
+            )
+        if any(side % 2 for side in (*model.backbone.patch_embed.grid_size, *data.shape)):
             raise ConfigError(f"{model.folder}: mosaics need an even number of patches on either side")
-    return samples.read(source, run.data, name, options.images)
+    return read(source, first.run.data, name, count)
 
 
-def _judged_on(model: api.Model) -> tuple[Source, str]:
-    """A run's test data, or its training data where it has no others; and what to call them."""
-    if model.run.data.test:
-        return model.run.source("test"), f"{model.folder}: data.test"
-    return model.run.source("train"), f"{model.folder}: data.train"
+def _held_out(model: api.Model) -> tuple[Source, str]:
+    """Returns a run's test data and their name; its training data if it has no test data."""
+    part: Literal["test", "train"] = "test" if model.run.data.test else "train"
+    return model.run.source(part), f"{model.folder}: data.{part}"
 
 
 def mosaic(images: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Mosaics (M C H W, uint8), the class wanted in each, and which two of the four quadrants have it (M 4 bool)."""
+    """Returns mosaics (M C H W, uint8), the class wanted in each, and which two of its four quadrants show it (M 4)."""
     generator = torch.Generator().manual_seed(seed)
     counts = labels.bincount()
-    able = (counts >= 2) & (len(labels) - counts >= 2)
-    if not able.any():
+    usable = ((counts >= 2) & (len(labels) - counts >= 2)).nonzero()[:, 0]
+    if not len(usable):
         raise ConfigError("--images: too few for mosaics, which need two of a class and two of others; give more")
-    usable = able.nonzero()[:, 0]
     wanted = usable[torch.randint(len(usable), (count,), generator=generator)]
     small = F.interpolate(images.float(), scale_factor=0.5, mode="area").round().clamp(0, 255).to(images.dtype)
     rank = torch.rand(count, len(labels), generator=generator)
-    mine = rank.masked_fill(labels[None] != wanted[:, None], -1).topk(2).indices  # M 2
+    same = rank.masked_fill(labels[None] != wanted[:, None], -1).topk(2).indices  # M 2
     others = rank.masked_fill(labels[None] == wanted[:, None], -1).topk(2).indices
-    places = torch.rand(count, 4, generator=generator).argsort(1)  # where each of the four goes
-    parts = torch.cat([mine, others], dim=1).gather(1, places.argsort(1))  # M 4: what lies in each quadrant
-    tiles = small[parts]  # M 4 C h w
+    order = torch.rand(count, 4, generator=generator).argsort(1).argsort(1)  # which of the four is in each quadrant
+    tiles = small[torch.cat([same, others], dim=1).gather(1, order)]  # M 4 C h w
     rows = [torch.cat([tiles[:, left], tiles[:, left + 1]], dim=3) for left in (0, 2)]
-    return torch.cat(rows, dim=2), wanted, places.argsort(1) < 2
+    return torch.cat(rows, dim=2), wanted, order < 2
 
 
 def _whole(
-    judged: Classifier, images: Tensor, labels: Tensor, seed: int
-) -> tuple[dict[str, Tensor], tuple[list[float], list[float]]]:
-    """The measures on whole images (a number each), and both curves of deletion."""
-    prepared = judged.prepare(images)
-    maps = judged.maps(prepared, labels)
-    covered = maps >= THRESHOLD * maps.amax(1, keepdim=True).clamp_min(1e-12)
+    encoder: Classifier, images: Tensor, labels: Tensor, seed: int
+) -> tuple[dict[str, Tensor], list[float], list[float]]:
+    """Returns the measures on whole images (one value each), and accuracy over deletion by the map and at random."""
+    prepared = encoder.prepare(images)
+    maps = encoder.maps(prepared, labels)
+    covered = _covered(maps)
     generator = torch.Generator().manual_seed(seed)
-    shuffled = torch.rand(maps.shape, generator=generator).argsort(1)
-    order = shuffled.gather(1, maps.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))  # ties at random
-    by_map = _deletion(judged, prepared, labels, order)
-    at_random = torch.stack(
-        [
-            _deletion(judged, prepared, labels, torch.rand(maps.shape, generator=generator).argsort(1))
-            for _ in range(_RANDOM_ORDERS)
-        ]
-    ).mean(0)
+    shuffled = torch.rand(maps.shape, generator=generator).argsort(1)  # so that ties are broken at random
+    order = shuffled.gather(1, maps.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
+    by_map = _deletion(encoder, prepared, labels, order)
+    random_orders = [torch.rand(maps.shape, generator=generator).argsort(1) for _ in range(RANDOM_ORDERS)]
+    at_random = torch.stack([_deletion(encoder, prepared, labels, order) for order in random_orders]).mean(0)
     values = {
         "accuracy": by_map[:, 0],
         "spread": effective_share(maps),
         "area": covered.double().mean(1),
-        "regions": regions(covered.unflatten(1, judged.grid)).double(),
+        "regions": regions(covered.unflatten(1, encoder.grid)).double(),
         "deletion": (at_random - by_map)[:, 1:-1].mean(1),
     }
-    return values, (by_map.mean(0).tolist(), at_random.mean(0).tolist())
+    return values, by_map.mean(0).tolist(), at_random.mean(0).tolist()
 
 
-def _deletion(judged: Classifier, prepared: Tensor, labels: Tensor, order: Tensor) -> Tensor:
-    """Whether each image is still named rightly (B cuts+1) as more patches, in this order, become the mean colour."""
+def _deletion(encoder: Classifier, prepared: Tensor, labels: Tensor, order: Tensor) -> Tensor:
+    """Returns whether each image is classified correctly (B cuts+1) as more patches become the mean colour."""
     rank = order.argsort(1)
-    height, width = (side // count for side, count in zip(prepared.shape[2:], judged.grid, strict=True))
+    height, width = (side // count for side, count in zip(prepared.shape[2:], encoder.grid, strict=True))
     columns = []
-    for cut in range(_CUTS + 1):
-        gone = (rank < round(cut / _CUTS * rank.shape[1])).unflatten(1, judged.grid)
-        pixels = gone.repeat_interleave(height, 1).repeat_interleave(width, 2)
-        columns.append(judged.predict(prepared.masked_fill(pixels[:, None], 0.0)) == labels)
+    for cut in range(CUTS + 1):
+        deleted = (rank < round(cut / CUTS * rank.shape[1])).unflatten(1, encoder.grid)
+        pixels = deleted.repeat_interleave(height, 1).repeat_interleave(width, 2)
+        columns.append(encoder.predict(prepared.masked_fill(pixels[:, None], 0.0)) == labels)
     return torch.stack(columns, dim=1).double()
 
 
 def _mosaics(
-    judged: Classifier, mosaics: Tensor, wanted: Tensor, quadrants: Tensor
+    encoder: Classifier, mosaics: Tensor, wanted: Tensor, quadrants: Tensor
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """The measures on mosaics (a number each), and their maps."""
-    prepared = judged.prepare(mosaics)
-    maps = judged.maps(prepared, wanted).unflatten(1, judged.grid)  # M rows columns
-    rows, columns = judged.grid
-    covered = maps >= THRESHOLD * maps.amax((1, 2), keepdim=True).clamp_min(1e-12)
+    """Returns the measures on mosaics (one value each), and the maps (M rows columns)."""
+    prepared = encoder.prepare(mosaics)
+    maps = encoder.maps(prepared, wanted)
+    rows, columns = encoder.grid
     mass, area = (
-        tensor.double().unflatten(2, (2, columns // 2)).unflatten(1, (2, rows // 2)).sum((2, 4)).flatten(1)
-        for tensor in (maps, covered)
+        values.double().view(-1, 2, rows // 2, 2, columns // 2).sum((2, 4)).flatten(1)
+        for values in (maps, _covered(maps))
     )  # M 4 each
-    patches = rows * columns / 4
+    patches = rows * columns / 2  # of two quadrants
     values = {
-        "mosaic_accuracy": (judged.predict(prepared) == wanted).double(),
-        "focus": (mass * quadrants).sum(1) / mass.sum(1).clamp_min(1e-12),
-        "object_area": (area * quadrants).sum(1) / (2 * patches),
-        "other_area": (area * ~quadrants).sum(1) / (2 * patches),
+        "mosaic_accuracy": (encoder.predict(prepared) == wanted).double(),
+        "focus": (mass * quadrants).sum(1) / mass.sum(1).clamp_min(SMALLEST),
+        "object_area": (area * quadrants).sum(1) / patches,
+        "other_area": (area * ~quadrants).sum(1) / patches,
         "objects": ((area > 0) & quadrants).double().sum(1),
     }
-    return values, maps
+    return values, maps.unflatten(1, encoder.grid)
+
+
+def _covered(maps: Tensor) -> Tensor:
+    return maps >= THRESHOLD * maps.amax(1, keepdim=True).clamp_min(SMALLEST)
 
 
 def effective_share(maps: Tensor) -> Tensor:
-    """On how many of the patches (B N) a map lies, as a share: all of them if it is even, one if it is one."""
+    """Returns over what share of the patches a map (B N) is spread: 1 if it is even, 1 / N if it is on one patch."""
     shares = maps.double() / maps.double().sum(1, keepdim=True).clamp_min(1e-300)
     entropy: Tensor = torch.special.entr(shares).sum(1)
     return entropy.exp() / maps.shape[1]
 
 
 def regions(covered: Tensor) -> Tensor:
-    """How many connected regions (by sides, not corners) each picture (B rows columns, bool) has."""
+    """Returns how many regions, connected by sides and not by corners, each picture (B rows columns, bool) has."""
     numbers = torch.arange(1, covered[0].numel() + 1).view(covered.shape[1:])
     label = torch.where(covered, numbers, 0)
     while True:

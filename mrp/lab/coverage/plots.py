@@ -1,17 +1,16 @@
-"""What `mrp lab coverage` draws and writes."""
+"""The files of `mrp lab coverage`."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
+from mrp.lab import figures
 from mrp.lab.coverage.experiment import Examples, Options, Row, as_data
 
-COLOURS = ("#1f5f8b", "#c2571a", "#3b7d3b", "#7a4a8c", "#8c6d1f", "#444444")
-_COMPARED = {
+COMPARED = {
     "spread": "effective share of patches",
     "regions": "connected regions",
     "focus": "share on wanted quadrants",
@@ -20,7 +19,7 @@ _COMPARED = {
 
 
 def write(options: Options, rows: Sequence[Row], examples: Examples, out: Path) -> list[Path]:
-    """The numbers as JSON, the measures and deletion curves, and some maps."""
+    """Write the numbers as JSON, the measures with the deletion curves, and some maps; return the paths."""
     out.mkdir(parents=True, exist_ok=True)
     numbers, curves, maps = out / "results.json", out / "coverage.png", out / "maps.png"
     numbers.write_text(json.dumps(as_data(options, rows), indent=1))
@@ -30,53 +29,41 @@ def write(options: Options, rows: Sequence[Row], examples: Examples, out: Path) 
 
 
 def _draw_measures(rows: Sequence[Row], path: Path) -> None:
-    figure = Figure(figsize=(14, 4.2), dpi=120, layout="constrained")
-    panels = figure.subplots(1, len(_COMPARED) + 1, width_ratios=[1] * len(_COMPARED) + [2])
-    for panel, (name, title) in zip(panels[:-1], _COMPARED.items(), strict=True):
-        for place, (row, colour) in enumerate(zip(rows, _colours(rows), strict=True)):
-            found = row.measures[name]
-            panel.bar(place, found.value, yerr=found.error, color=colour, capsize=4, width=0.7)
+    figure, grid = figures.panels(14, 4.2, 1, len(COMPARED) + 1, width_ratios=[1] * len(COMPARED) + [2])
+    *bars, curves = grid[0]
+    for panel, (name, title) in zip(bars, COMPARED.items(), strict=True):
+        for place, (row, colour) in enumerate(zip(rows, cycle(figures.COLOURS), strict=False)):
+            estimate = row.measures[name]
+            panel.bar(place, estimate.value, yerr=estimate.error, color=colour, capsize=4, width=0.7)
         panel.set_title(title, fontsize=10)
         panel.set_xticks([])
-    panels[list(_COMPARED).index("focus")].axhline(0.5, color="#888888", linestyle=":", linewidth=1)
-    last = panels[-1]
-    for row, colour in zip(rows, _colours(rows), strict=True):
-        last.plot(row.deleted, row.by_map, color=colour, marker=".", label=f"{_name(row)}, by map")
-        last.plot(row.deleted, row.at_random, color=colour, linestyle="--", linewidth=1, label="at random")
-    last.set(xlabel="share of patches deleted", ylabel="accuracy", ylim=(0, None))
-    last.legend(frameon=False, fontsize=7)
-    for panel in panels:
-        panel.grid(color="#e6e6e6", linewidth=0.8, axis="y")
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        if name == "focus":
+            panel.axhline(0.5, color="#888888", linestyle=":", linewidth=1)
+    for row, colour in zip(rows, cycle(figures.COLOURS), strict=False):
+        label = f"{Path(row.run).name} ({row.objective}, {row.head} head), by map"
+        curves.plot(row.deleted, row.by_map, color=colour, marker=".", label=label)
+        curves.plot(row.deleted, row.at_random, color=colour, linestyle="--", linewidth=1, label="at random")
+    curves.set(xlabel="share of patches deleted", ylabel="accuracy", ylim=(0, None))
+    curves.legend(frameon=False, fontsize=7)
+    for panel in grid[0]:
+        figures.tidy(panel)
     figure.savefig(path, format="png")
 
 
 def _draw_maps(examples: Examples, path: Path) -> None:
-    """Mosaics, and under each what every run's map lies on."""
-    count = len(examples.images)
+    """Mosaics in the first row, and below them each run's maps of them."""
     titles = ["mosaic", *(Path(name).name for name in examples.maps)]
-    figure = Figure(figsize=(1.3 * count, 1.4 * len(titles)), dpi=120, layout="constrained")
-    panels = figure.subplots(len(titles), count, squeeze=False)
     full = 255 if examples.images.element_size() == 1 else 65535
-    pictures = examples.images.float().permute(0, 2, 3, 1) / full
-    height, width = pictures.shape[1:3]
-    for column in range(count):
-        for row, name in enumerate(("", *examples.maps)):
-            panel = panels[row][column]
-            panel.imshow(pictures[column].numpy(), extent=(0, width, height, 0), cmap="grey", vmin=0, vmax=1)
-            if name:
-                found = examples.maps[name][column].numpy()
-                panel.imshow(found, extent=(0, width, height, 0), cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+    pictures = (examples.images.float().permute(0, 2, 3, 1) / full).numpy()
+    extent = (0, pictures.shape[2], pictures.shape[1], 0)
+    figure, grid = figures.panels(1.3 * len(pictures), 1.4 * len(titles), len(titles), len(pictures))
+    for row, (title, maps) in enumerate(zip(titles, (None, *examples.maps.values()), strict=True)):
+        grid[row][0].set_ylabel(title, fontsize=8)
+        for column, picture in enumerate(pictures):
+            panel = grid[row][column]
+            panel.imshow(picture, extent=extent, cmap="grey", vmin=0, vmax=1)
+            if maps is not None:
+                overlay = maps[column].numpy()
+                panel.imshow(overlay, extent=extent, cmap="inferno", alpha=0.65, vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
-    for row, title in enumerate(titles):
-        panels[row][0].set_ylabel(title, fontsize=8)
     figure.savefig(path, format="png")
-
-
-def _colours(rows: Sequence[Row]) -> list[str]:
-    return [COLOURS[place % len(COLOURS)] for place in range(len(rows))]
-
-
-def _name(row: Row) -> str:
-    return f"{Path(row.run).name} ({row.objective}, {row.head} head)"

@@ -1,8 +1,8 @@
 """How masks connect images: the mask graph's edges, label error and eigenvalues, by mask ratio and mask unit.
 
-The papers' argument for large ratios is about this graph (Zhang, Wang and Wang, 2022): a larger ratio should add edges
-within a class, too large a one edges between classes. Here that is measured, on images or on a world small enough to be
-written down, where the exact values stand beside the estimated ones.
+The argument of Zhang, Wang and Wang (2022) for large mask ratios is about this graph: a larger ratio should add edges
+within a class, too large a ratio edges between classes. Here that is measured, on images or on a toy world that is so
+small that all its images can be listed, where the exact values stand beside the estimates.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -20,30 +20,31 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.data.order import keys
+from mrp.lab.estimate import Estimate
+from mrp.lab.images import labelled
 from mrp.lab.maskgraph import graph, toy_world
-from mrp.lab.maskgraph.graph import Distances, Estimate
-from mrp.lab.samples import labelled
+from mrp.lab.maskgraph.graph import Distances
 from mrp.models.masking import fold, random_mask
 from mrp.step import Prepare
 
 TOY = "toy"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
-_TOY_NOISE = 0.02  # a twenty-fifth of the step between two values of a patch: as good as none
-_BEST = {"label_error": min, "same_class": max, "same_class_views": max, "residual": min}
+TOY_NOISE = 0.02  # a twenty-fifth of the difference between two values of a patch: as good as none
+BEST = {"label_error": min, "same_class": max, "same_class_views": max, "residual": min}  # the criteria
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What to look at, and how closely."""
+    """The data, the masks, and the size of the sample."""
 
     data: str  # what `data.train` takes, or "toy"
     ratios: tuple[float, ...] = RATIOS
     units: tuple[int, ...] = (4,)  # sides, in pixels, of the squares that are hidden as one
     images: int = 2000
-    masks: int = 4  # of each ratio; all there are if these are fewer
+    masks: int = 4  # per ratio; every mask if there are fewer
     features: int = 64  # k in Theorem 4.2
-    noise: float | None = None  # in pixels of 0..1; None: by `candidates`
-    candidates: float = 8.0  # how many of the images a whole image seen through the noise could be
+    noise: float | None = None  # in pixels of 0..1; None: chosen by `candidates`
+    candidates: float = 8.0  # as how many of the images a whole image could be seen through the noise
     size: int = 32  # images are resized to it
     seed: int = 0
 
@@ -53,11 +54,11 @@ class Row:
     """One ratio and unit."""
 
     unit: int
-    ratio: float  # as it came out
+    ratio: float  # of whole units
     hidden: int  # units
     masks: int
     estimates: dict[str, Estimate]
-    eigenvalues: list[float]  # the largest, as they are in the sample
+    eigenvalues: list[float]  # the largest ones, in the sample
     exact: dict[str, float] | None  # where they are known
     exact_eigenvalues: list[float] | None
 
@@ -73,58 +74,59 @@ class Result:
     seconds: float
 
     @property
-    def units(self) -> list[int]:
-        """Those that were looked at."""
-        return list(dict.fromkeys(row.unit for row in self.rows))
+    def units(self) -> tuple[int, ...]:
+        """The units that were measured, in the order of the options."""
+        return tuple(dict.fromkeys(row.unit for row in self.rows))
 
     def of_unit(self, unit: int) -> list[Row]:
-        """Its ratios."""
+        """Returns the rows of one unit."""
         return [row for row in self.rows if row.unit == unit]
 
     def within(self) -> tuple[int, int]:
-        """How many estimates have the exact value inside their stated error, and how many there are to compare."""
+        """Returns how many exact values lie within the stated error of their estimate, and how many are known."""
         pairs = [(row.estimates[name], value) for row in self.rows for name, value in (row.exact or {}).items()]
-        return sum(found.low <= value <= found.high for found, value in pairs), len(pairs)
+        return sum(estimate.low <= value <= estimate.high for estimate, value in pairs), len(pairs)
 
     def choices(self, unit: int) -> dict[str, list[float]]:
-        """For each criterion the ratio it would choose, and those whose intervals reach into the best one's."""
+        """Returns for each criterion the best ratio, then those whose intervals overlap with that of the best."""
         rows = self.of_unit(unit)
-        found = {}
-        for name, better in _BEST.items():
+        choices = {}
+        for name, better in BEST.items():
             best = better(rows, key=lambda row: row.estimates[name].value)
-            reach = best.estimates[name]
-            near = [r for r in rows if r.estimates[name].low <= reach.high and r.estimates[name].high >= reach.low]
-            found[name] = [best.ratio, *(row.ratio for row in near if row is not best)]
-        return found
+            top = best.estimates[name]
+            near = [r for r in rows if r.estimates[name].low <= top.high and r.estimates[name].high >= top.low]
+            choices[name] = [best.ratio, *(row.ratio for row in near if row is not best)]
+        return choices
+
+    def as_data(self) -> dict[str, Any]:
+        """Returns plain values, with what each criterion would choose."""
+        choices = {str(unit): self.choices(unit) for unit in self.units}
+        return {**asdict(self), "measures": graph.MEASURES, "choices": choices}
 
 
-def run(options: Options, say: Any = print) -> Result:
-    """Measure every ratio and unit."""
+def run(options: Options) -> Result:
+    """Measures every ratio and unit."""
     began = time.monotonic()
     world = toy_world.make(seed=options.seed) if options.data == TOY else None
     images, labels = _sample(options, world)
     _check(options, images)
     noise = options.noise
     if noise is None:
-        noise = _TOY_NOISE if world else _calibrated(images, options)
-    say(
-        f"{len(images):,} images of {int(labels.max()) + 1} classes, seen through noise of {noise:.4g} (pixels in 0..1)"
-    )
+        noise = TOY_NOISE if world else _calibrated(images, options)
+    print(f"{len(images):,} images of {labels.max() + 1} classes, seen through noise of {noise:.4g} (pixels in 0..1)")
     rows = []
     for unit in (1,) if world else options.units:
         for hidden in _counts(images, unit, options.ratios):
-            rows.append(_row(images, labels, unit, hidden, noise, options, world))
-            found = rows[-1].estimates
-            numbers = (f"{name} {found[name].value:.3f} +- {found[name].error:.3f}" for name in _BEST)
-            say(f"unit {unit}, ratio {rows[-1].ratio:.3f}: {', '.join(numbers)}")
-    chance = float((labels.bincount().double() / len(labels)).square().sum())
-    if world:
-        chance = float(world.joint.sum(1).square().sum())
-    return Result(options, noise, chance, rows, time.monotonic() - began)
+            row = _measure(images, labels, unit, hidden, noise, options, world)
+            rows.append(row)
+            numbers = (f"{name} {row.estimates[name]}" for name in BEST)
+            print(f"unit {unit}, ratio {row.ratio:.3f}: {', '.join(numbers)}")
+    shares = world.joint.sum(1) if world else labels.bincount().double() / len(labels)
+    return Result(options, noise, float(shares.square().sum()), rows, time.monotonic() - began)
 
 
 def _sample(options: Options, world: toy_world.World | None) -> tuple[Tensor, Tensor]:
-    """Images (N C H W) with zero mean, and their labels."""
+    """Returns images (N C H W) with zero mean, and their labels."""
     if world is None:
         images, labels = labelled(options.data, options.size, options.images)
         images = Prepare((0.0,), (1.0,))(images)  # to 0..1
@@ -155,18 +157,19 @@ def _check(options: Options, images: Tensor) -> None:
 
 
 def _calibrated(images: Tensor, options: Options) -> float:
+    """Returns the noise that leaves as many candidates as the options ask for."""
     flat = images.flatten(1)
     draws = torch.randn(flat.shape, generator=torch.Generator().manual_seed(options.seed))
     return graph.calibrate(graph.distances(flat, draws), options.candidates)
 
 
 def _counts(images: Tensor, unit: int, ratios: Sequence[float]) -> list[int]:
-    """How many units each ratio hides, as MAE counts them; ratios that come out alike are one."""
+    """Returns how many units each ratio hides, as MAE counts them, each count once."""
     units = images.shape[2] // unit * (images.shape[3] // unit)
     return sorted({min(max(units - int(units * (1 - ratio)), 1), units - 1) for ratio in ratios})
 
 
-def _row(
+def _measure(
     images: Tensor,
     labels: Tensor,
     unit: int,
@@ -175,46 +178,47 @@ def _row(
     options: Options,
     world: toy_world.World | None,
 ) -> Row:
-    """The mean over masks."""
+    """Returns the means over masks, with the errors that halves of the images show."""
     grid = (images.shape[2] // unit, images.shape[3] // unit)
     units = grid[0] * grid[1]
     masks = list(_masks(units, hidden, options))
-    whole, halves, largest = [], [], []
+    whole, halves = [], []
     for number, mask in enumerate(masks):
         generator = torch.Generator().manual_seed(int(fold(torch.tensor(options.seed), unit, hidden, number)))
-        visible, target = _views(images, mask.view(grid), unit, generator)
-        everything = torch.arange(len(images))
-        parts = (everything, *torch.randperm(len(images), generator=generator).chunk(2))
-        found = [_part(visible, target, labels, part, noise, options.features) for part in parts]
-        whole.append(found[0][0])
-        halves.append([found[1][0], found[2][0]])
-        largest.append(found[0][1])
+        views = _views(images, mask.view(grid), unit, generator)
+        everything, *two_halves = torch.arange(len(images)), *torch.randperm(len(images), generator=generator).chunk(2)
+        whole.append(_of_part(views, labels, everything, noise, options.features))
+        halves.append([_of_part(views, labels, half, noise, options.features)[0] for half in two_halves])
     every = len(masks) == math.comb(units, hidden)
     estimates = {
         name: graph.estimate(
-            torch.tensor([values[name] for values in whole]),
+            torch.tensor([values[name] for values, _ in whole]),
             torch.tensor([[values[name] for values in pair] for pair in halves]),
             every,
         )
         for name in graph.MEASURES
     }
-    known = [toy_world.exact(world, mask, options.features) for mask in masks] if world else []
+    exact = [toy_world.exact(world, mask, options.features) for mask in masks] if world else []
+    exact_means = {name: sum(values[name] for values, _ in exact) / len(exact) for name in graph.MEASURES if exact}
     return Row(
         unit=unit,
         ratio=hidden / units,
         hidden=hidden,
         masks=len(masks),
         estimates=estimates,
-        eigenvalues=torch.stack(largest).mean(0).tolist(),
-        exact={name: sum(values[name] for values, _ in known) / len(known) for name in graph.MEASURES}
-        if known
-        else None,
-        exact_eigenvalues=torch.stack([values for _, values in known]).mean(0).tolist() if known else None,
+        eigenvalues=_mean_spectrum(whole),
+        exact=exact_means or None,
+        exact_eigenvalues=_mean_spectrum(exact) if exact else None,
     )
 
 
+def _mean_spectrum(measured: Sequence[tuple[dict[str, float], Tensor]]) -> list[float]:
+    mean: list[float] = torch.stack([eigenvalues for _, eigenvalues in measured]).mean(0).tolist()
+    return mean
+
+
 def _masks(units: int, hidden: int, options: Options) -> Iterator[Tensor]:
-    """Every mask, or as many as asked for, drawn as MAE draws them."""
+    """Yields every mask, or as many as the options ask for, drawn as MAE draws them."""
     if math.comb(units, hidden) <= options.masks:
         for chosen in itertools.combinations(range(units), hidden):
             yield torch.zeros(units, dtype=torch.bool).index_fill(0, torch.tensor(chosen), True)
@@ -223,22 +227,23 @@ def _masks(units: int, hidden: int, options: Options) -> Iterator[Tensor]:
 
 
 def _views(images: Tensor, mask: Tensor, unit: int, generator: torch.Generator) -> tuple[Distances, Distances]:
-    """Distances of the visible views and of the hidden ones: the smaller kind is computed, the other is the rest."""
+    """Returns the distances of visible views and of hidden ones: the smaller views are computed, the others follow."""
     pixels = mask.repeat_interleave(unit, 0).repeat_interleave(unit, 1).flatten()  # HW
     flat = images.flatten(2)  # N C HW
     draws = torch.randn(flat.shape, generator=generator)
     whole = graph.distances(flat.flatten(1), draws.flatten(1))
-    fewer = pixels if pixels.sum() * 2 <= len(pixels) else ~pixels
-    part = graph.distances(flat[..., fewer].flatten(1), draws[..., fewer].flatten(1))
+    hidden_is_smaller = bool(pixels.sum() * 2 <= len(pixels))
+    smaller = pixels if hidden_is_smaller else ~pixels
+    part = graph.distances(flat[..., smaller].flatten(1), draws[..., smaller].flatten(1))
     rest = whole.less(part)
-    return (rest, part) if fewer is pixels else (part, rest)
+    return (rest, part) if hidden_is_smaller else (part, rest)
 
 
-def _part(
-    visible: Distances, target: Distances, labels: Tensor, part: Tensor, noise: float, features: int
+def _of_part(
+    views: tuple[Distances, Distances], labels: Tensor, part: Tensor, noise: float, features: int
 ) -> tuple[dict[str, float], Tensor]:
-    """The measures on some of the images."""
-    posteriors = [
-        Distances(*(table[part][:, part] for table in views)).log_posterior(noise) for views in (visible, target)
-    ]
-    return graph.measure(posteriors[0], posteriors[1], labels[part], features)
+    """Returns the measures and eigenvalues on some of the images."""
+    visible, hidden = (
+        Distances(*(table[part][:, part] for table in distances)).log_posterior(noise) for distances in views
+    )
+    return graph.measure(visible, hidden, labels[part], features)

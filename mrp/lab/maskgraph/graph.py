@@ -14,13 +14,13 @@ is that of the sample, whose bias `estimate` takes off.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from mrp.evaluate.interval import Z_95
+from mrp.lab.estimate import Estimate
 
 SPECTRUM = 48  # eigenvalues that are kept for plots
 MEASURES = {
@@ -46,24 +46,6 @@ class Distances(NamedTuple):
     def log_posterior(self, noise: float) -> Tensor:
         """Up to a constant, the log probability that the noisy view of image i (a row) is one of image j."""
         return self.squares.mul(-0.5 / noise**2).sub_(self.projections, alpha=1 / noise)  # N N
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A mean over masks, and how far from the true value it may be: sampling with 95 % confidence, and bias."""
-
-    value: float
-    error: float
-
-    @property
-    def low(self) -> float:
-        """The lower end."""
-        return self.value - self.error
-
-    @property
-    def high(self) -> float:
-        """The upper end."""
-        return self.value + self.error
 
 
 def distances(views: Tensor, draws: Tensor) -> Distances:

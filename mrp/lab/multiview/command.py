@@ -5,24 +5,28 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrp.lab.words import print_table
+
 if TYPE_CHECKING:
+    from mrp.lab.estimate import Estimate
     from mrp.lab.multiview.compare import Result
-    from mrp.lab.multiview.constants import Settings
+    from mrp.lab.multiview.constants import Constants
 
 HELP = "which features mask-reconstruction pretraining and supervised learning capture"
 TOY = ("k=4", "d=27", "P=9", "m=10", "samples=100", "tests=100", "seeds=2", "steps=60", "steps_scratch=40")
-_PREDICTED = {
-    "teacher": "all features, one or none a kernel, accuracy near 1 on both kinds",
+PREDICTED = {
+    "teacher": "all features, one or none per kernel, accuracy near 1 on both kinds",
     "patches": "the same",
-    "scratch": "about one feature a class, half of the single-view samples wrong",
+    "scratch": "about one feature per class, half of the single-view samples wrong",
 }
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """Constants, and what to do with them."""
+    """The constants, and what to do with them."""
     parser.add_argument("overrides", nargs="*", default=[], metavar="name=value", help="constants, such as mu=0.3")
     parser.add_argument("--out", type=Path, default=Path("runs/lab/multiview"), metavar="OUT", help="a folder")
     what = parser.add_mutually_exclusive_group()
@@ -34,113 +38,109 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Run what was asked, and say how long it took."""
-    from mrp.lab.multiview import constants as multiview_settings
+    """Run what was asked for, and say how long it took."""
+    from mrp.lab.multiview.constants import read
 
-    settings = multiview_settings.read([*(TOY if options.toy else ()), *options.overrides])
-    began = time.monotonic()
+    constants = read([*(TOY if options.toy else ()), *options.overrides])
     if options.constants:
-        print("\n".join(f"{name}={value}" for name, value in settings.model_dump(mode="json").items()))
-        return
-    if options.render:
-        _render(settings, options.render)
-        return
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.sweep:
-        _sweep(settings, options.sweep, options.out)
-    if options.map:
-        _map(settings, options.out)
-    if not (options.sweep or options.map):
-        _compare(settings, options.out)
-        if not options.toy:
-            _sweep(settings, "mu", options.out)
-            _map(settings, options.out)
-    print(f"{time.monotonic() - began:.0f} s")
+        print("\n".join(f"{name}={value}" for name, value in constants.model_dump(mode="json").items()))
+    elif options.render:
+        from mrp.lab.multiview.render import render
+
+        for split, num in render(constants, options.render).items():
+            print(f"{options.render / split}: {num} images in {constants.k} classes")
+    else:
+        began = time.monotonic()
+        options.out.mkdir(parents=True, exist_ok=True)
+        experiment = Experiment(constants, options.out)
+        everything = not (options.sweep or options.map)
+        if everything:
+            experiment.compare()
+        if options.sweep or (everything and not options.toy):
+            experiment.sweep(options.sweep or "mu")
+        if options.map or (everything and not options.toy):
+            experiment.map()
+        print(f"{time.monotonic() - began:.0f} s")
 
 
-def _compare(settings: Settings, out: Path) -> None:
-    from mrp.lab.multiview import compare as multiview
-    from mrp.lab.multiview import plots as multiview_plots
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Runs a part of the experiment, prints its table, writes its numbers and pictures."""
 
-    results = multiview.compare(settings)
-    _show(settings, results)
-    data = {method: _as_data(result) for method, result in results.items()}
-    multiview_plots.draw_correlations(settings, results, out / "correlations.png")
-    multiview_plots.draw_capture(settings, results, out / "capture.png")
-    _write(settings, {"methods": data}, out / "results.json")
-    print(f"in {out}/: results.json, correlations.png, capture.png")
+    constants: Constants
+    out: Path
+
+    def compare(self) -> None:
+        """All methods at these constants."""
+        from mrp.lab.multiview import plots
+        from mrp.lab.multiview.compare import METHODS, compare
+
+        results = compare(self.constants)
+        _print(self.constants, results, f"{self.constants.seeds} seeds, mean and 95 % interval")
+        print("predicted: " + "; ".join(f"{METHODS[method]}: {PREDICTED[method]}" for method in results))
+        plots.draw_correlations(self.constants, results, self.out / "correlations.png")
+        plots.draw_capture(self.constants, results, self.out / "capture.png")
+        self._write("results", {"methods": {method: _as_data(result) for method, result in results.items()}})
+        print(f"in {self.out}/: results.json, correlations.png, capture.png")
+
+    def sweep(self, name: str) -> None:
+        """All methods over one constant."""
+        from mrp.lab.multiview import plots
+        from mrp.lab.multiview.compare import sweep, varied
+
+        results = sweep(self.constants, name, _report)
+        for value, methods in results.items():
+            _print(varied(self.constants, **{name: value}), methods, f"{name} = {value:g}")
+        plots.draw_sweep(self.constants, name, results, self.out / f"sweep_{name}.png")
+        rows = [
+            {"value": value} | {method: _as_data(result) for method, result in methods.items()}
+            for value, methods in results.items()
+        ]
+        self._write(f"sweep_{name}", {"sweep": name, "values": rows})
+        print(f"in {self.out}/: sweep_{name}.json, sweep_{name}.png")
+
+    def map(self) -> None:
+        """The teacher's setting over mask ratio and kernels per class."""
+        from mrp.lab.multiview import plots
+        from mrp.lab.multiview.compare import MAP, largest_ratio, map_pretraining
+
+        rows, limit = map_pretraining(self.constants, _report), largest_ratio(self.constants)
+        plots.draw_map(rows, limit, self.out / "map.png")
+        cells = [
+            {"theta": theta, "m": m} | _as_data(cell)
+            for theta, row in zip(MAP["theta"], rows, strict=True)
+            for m, cell in zip(MAP["m"], row, strict=True)
+        ]
+        self._write("map", {"largest_ratio": limit, "cells": cells})
+        print(f"by the expected gradient small kernels shrink above theta = {limit:.2f}")
+        print(f"in {self.out}/: map.json, map.png")
+
+    def _write(self, name: str, data: dict[str, Any]) -> None:
+        data = {"constants": self.constants.model_dump(mode="json")} | data
+        (self.out / f"{name}.json").write_text(json.dumps(data, indent=1))
 
 
-def _sweep(settings: Settings, name: str, out: Path) -> None:
-    from mrp.lab.multiview import compare as multiview
-    from mrp.lab.multiview import plots as multiview_plots
-
-    results = multiview.sweep(settings, name, lambda line: print(line, flush=True))
-    for value, found in results.items():
-        _show(multiview.varied(settings, **{name: value}), found, f"{name} = {value:g}")
-    data = [{"value": value} | {key: _as_data(one) for key, one in found.items()} for value, found in results.items()]
-    multiview_plots.draw_sweep(settings, name, results, out / f"sweep_{name}.png")
-    _write(settings, {"sweep": name, "values": data}, out / f"sweep_{name}.json")
-    print(f"in {out}/: sweep_{name}.json, sweep_{name}.png")
+def _report(line: str) -> None:
+    print(line, flush=True)
 
 
-def _map(settings: Settings, out: Path) -> None:
-    from mrp.lab.multiview import compare as multiview
-    from mrp.lab.multiview import plots as multiview_plots
-
-    rows = multiview.map_pretraining(settings, lambda line: print(line, flush=True))
-    cells = [
-        {"theta": theta, "m": m} | _as_data(cell)
-        for theta, row in zip(multiview.MAP["theta"], rows, strict=True)
-        for m, cell in zip(multiview.MAP["m"], row, strict=True)
-    ]
-    limit = multiview.largest_ratio(settings)
-    multiview_plots.draw_map(settings, rows, out / "map.png")
-    _write(settings, {"largest_ratio": limit, "cells": cells}, out / "map.json")
-    print(f"by the expected gradient small kernels shrink above theta = {limit:.2f}")
-    print(f"in {out}/: map.json, map.png")
-
-
-def _render(settings: Settings, folder: Path) -> None:
-    from mrp.lab.multiview import render as multiview_render
-
-    for split, num in multiview_render.render(settings, folder).items():
-        print(f"{folder / split}: {num} images in {settings.k} classes")
-
-
-def _show(settings: Settings, results: dict[str, Result], title: str = "") -> None:
-    from rich.console import Console
-    from rich.table import Table
-
+def _print(constants: Constants, results: dict[str, Result], title: str) -> None:
     from mrp.lab.multiview.compare import METHODS
 
-    table = Table(title=title or f"{settings.seeds} seeds, mean and 95 % interval", title_justify="left")
-    table.add_column("")
-    for method in results:
-        table.add_column(METHODS[method], justify="right")
     first = next(iter(results.values()))
-    for name in first.kernels:
-        table.add_row(name, *(_plain(result.kernels[name]) for result in results.values()))
-    table.add_section()
+    rows = [[name, *(str(result.kernels[name]) for result in results.values())] for name in first.kernels]
     for name in first.accuracy:
-        row = "accuracy, " + name if name != "total error" else f"error on the mixture (0.5 mu = {settings.mu / 2:g})"
-        table.add_row(row, *(_plain(result.accuracy[name]) for result in results.values()))
-    Console(width=110).print(table)
-    if not title:
-        print("predicted: " + "; ".join(f"{METHODS[method]}: {_PREDICTED[method]}" for method in results))
-
-
-def _plain(spread: tuple[float, float]) -> str:
-    return f"{spread[0]:.3f} +- {spread[1]:.3f}"
+        label = (
+            "accuracy, " + name if name != "total error" else f"error on the mixture (0.5 mu = {constants.mu / 2:g})"
+        )
+        rows.append([label, *(str(result.accuracy[name]) for result in results.values())])
+    print_table(title, ["", *(METHODS[method] for method in results)], rows, width=110)
 
 
 def _as_data(result: Result) -> dict[str, Any]:
-    spreads = {"kernels": result.kernels, "accuracy": result.accuracy}
-    data: dict[str, Any] = {
-        part: {name: spread._asdict() for name, spread in found.items()} for part, found in spreads.items()
-    }
+    data: dict[str, Any] = {"kernels": _entries(result.kernels), "accuracy": _entries(result.accuracy)}
     return data | ({"captured": result.trace.captured} if result.trace.captured else {})
 
 
-def _write(settings: Settings, data: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps({"constants": settings.model_dump(mode="json")} | data, indent=1))
+def _entries(estimates: dict[str, Estimate]) -> dict[str, dict[str, float]]:
+    return {name: {"mean": estimate.value, "half": estimate.error} for name, estimate in estimates.items()}

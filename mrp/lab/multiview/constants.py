@@ -1,4 +1,4 @@
-"""The constants of `mrp lab multiview`, all of them settings."""
+"""The constants of the data model, the network and its training, which the command line of `mrp lab multiview` sets."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mrp.config import COMMAND_LINE, ConfigError, Node, Tree, build, parse
 Range = tuple[float, float]
 
 
-class Settings(Node):
-    """Every constant, under the paper's letter where it has one; the paper fixes only how they grow with k."""
+class Constants(Node):
+    """Every constant, named by the paper's letter where it has one; the paper says only how they grow with k."""
 
     k: int = Field(10, ge=2)  # classes; the features are the first 2k of the d axes
     d: int = Field(48, ge=4)  # numbers in a patch
@@ -54,34 +54,34 @@ class Settings(Node):
 
     @property
     def features(self) -> int:
-        """How many there are."""
+        """The number of features."""
         return 2 * self.k
 
     @property
     def slots(self) -> int:
-        """How many features find room in a sample."""
+        """The number of features that a sample has room for."""
         return self.P // self.spread
 
+    @property
+    def kernels(self) -> int:
+        """The number of kernels."""
+        return self.k * self.m
+
     @model_validator(mode="after")
-    def _fits(self) -> Settings:
+    def _fits(self) -> Constants:
         if self.d < self.features:
             raise ValueError(f"d = {self.d} holds no {self.features} orthonormal features; give d of 2 k or more")
         if self.slots < 2:
             raise ValueError(f"P = {self.P} patches hold no two features of {self.spread}; give a larger P")
         return self
 
-    @property
-    def kernels(self) -> int:
-        """How many there are."""
-        return self.k * self.m
 
-
-def read(words: Iterable[str]) -> Settings:
-    """Settings from words of the form name=value."""
+def read(words: Iterable[str]) -> Constants:
+    """The defaults, changed by words of the form name=value."""
     values: dict[str, Any] = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator:
             raise ConfigError(f"{COMMAND_LINE}: '{word}' is not of the form name=value, for example mu=0.3")
         values[name] = parse(text, f"{COMMAND_LINE}, {name}")
-    return build(Settings, Tree(values, dict.fromkeys(values, COMMAND_LINE) | {"": COMMAND_LINE}))
+    return build(Constants, Tree(values, dict.fromkeys(values, COMMAND_LINE) | {"": COMMAND_LINE}))

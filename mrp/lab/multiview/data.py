@@ -7,55 +7,64 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mrp.lab.multiview.constants import Range, Settings
+from mrp.lab.multiview.constants import Constants, Range
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """One data set a seed."""
+    """One data set per seed."""
 
     patches: Tensor  # seeds N P d
     labels: Tensor  # seeds N
 
 
-def draw(settings: Settings, num: int, seeds: int, single_view: float, generator: torch.Generator) -> Samples:
-    """Samples of which a given fraction is single-view."""
-    labels = torch.randint(settings.k, (seeds, num), generator=generator)
-    strengths = _strengths(settings, labels, single_view, generator)
-    patches = settings.sigma * torch.randn(seeds, num, settings.P, settings.d, generator=generator)
-    everywhere = (seeds, num, settings.P, settings.features)
-    patches[..., : settings.features] += _uniform(everywhere, (0, settings.gamma), generator)
-    return Samples(_place(settings, strengths, patches, generator), labels)
+def splits(constants: Constants) -> dict[str, tuple[int, float]]:
+    """How many samples each split has, and what fraction of them is single-view."""
+    return {
+        "train": (constants.samples, constants.mu),
+        "test_multi": (constants.tests, 0.0),
+        "test_single": (constants.tests, 1.0),
+    }
 
 
-def _strengths(settings: Settings, labels: Tensor, single_view: float, generator: torch.Generator) -> Tensor:
-    """How strong each feature is in each sample, summed over patches; seeds N features."""
-    shape = (*labels.shape, settings.features)
+def random_stream(constants: Constants, number: int) -> torch.Generator:
+    """One of 16 independent streams of random numbers, so that the length of one draw does not change the others."""
+    return torch.Generator().manual_seed(constants.seed * 16 + number)
+
+
+def draw(constants: Constants, num: int, seeds: int, single_view: float, generator: torch.Generator) -> Samples:
+    """Draw samples, of which the given fraction is single-view."""
+    labels = torch.randint(constants.k, (seeds, num), generator=generator)
+    strengths = _strengths(constants, labels, single_view, generator)
+    patches = constants.sigma * torch.randn(seeds, num, constants.P, constants.d, generator=generator)
+    shape = (seeds, num, constants.P, constants.features)
+    patches[..., : constants.features] += _uniform(shape, (0, constants.gamma), generator)
+    return Samples(_add_features(constants, strengths, patches, generator), labels)
+
+
+def _strengths(constants: Constants, labels: Tensor, single_view: float, generator: torch.Generator) -> Tensor:
+    """How strong each feature is in each sample, summed over patches (seeds N features)."""
+    shape = (*labels.shape, constants.features)
     single = torch.rand(labels.shape, generator=generator) < single_view
-    present = torch.rand(shape, generator=generator) < settings.s / settings.k
-    of_single = _uniform(shape, (settings.Gamma / 2, settings.Gamma), generator)
-    strengths = present * of_single.where(single[..., None], _uniform(shape, settings.strength_off, generator))
-    of_label = _uniform((*labels.shape, 2), settings.strength, generator)
-    lacking = _uniform((*labels.shape, 2), (settings.rho, 2 * settings.rho), generator)
+    present = torch.rand(shape, generator=generator) < constants.s / constants.k
+    of_single = _uniform(shape, (constants.Gamma / 2, constants.Gamma), generator)
+    strengths = present * of_single.where(single[..., None], _uniform(shape, constants.strength_off, generator))
+    shown = _uniform((*labels.shape, 2), constants.strength, generator)
+    lacking = _uniform((*labels.shape, 2), (constants.rho, 2 * constants.rho), generator)
     missing = torch.arange(2) == torch.randint(2, (*labels.shape, 1), generator=generator)
-    of_label = lacking.where(missing & single[..., None], of_label)
-    return strengths.scatter(-1, _of_label(labels), of_label)
+    features = torch.stack([2 * labels, 2 * labels + 1], dim=-1)  # the two of the sample's class
+    return strengths.scatter(-1, features, lacking.where(missing & single[..., None], shown))
 
 
-def _of_label(labels: Tensor) -> Tensor:
-    """The two features of each sample's class."""
-    return torch.stack([2 * labels, 2 * labels + 1], dim=-1)
-
-
-def _place(settings: Settings, strengths: Tensor, patches: Tensor, generator: torch.Generator) -> Tensor:
-    """Add each feature to patches of its own; should they not suffice, the weakest are left out."""
-    seeds, num, places, width = patches.shape
-    order = strengths.argsort(dim=-1, descending=True)[..., : settings.slots]
-    shares = _uniform((*order.shape, settings.spread), (1 - settings.uneven, 1 + settings.uneven), generator)
+def _add_features(constants: Constants, strengths: Tensor, patches: Tensor, generator: torch.Generator) -> Tensor:
+    """Add each feature to patches of its own; if there are too few patches, the weakest features are left out."""
+    seeds, num, patches_per_sample, width = patches.shape
+    order = strengths.argsort(dim=-1, descending=True)[..., : constants.slots]
+    shares = _uniform((*order.shape, constants.spread), (1 - constants.uneven, 1 + constants.uneven), generator)
     values = strengths.gather(-1, order)[..., None] * shares / shares.sum(dim=-1, keepdim=True)
-    taken = order.shape[-1] * settings.spread
-    where = torch.rand(seeds, num, places, generator=generator).argsort(dim=-1)[..., :taken]
-    index = where.view_as(values) * width + order[..., None]
+    taken = order.shape[-1] * constants.spread
+    chosen = torch.rand(seeds, num, patches_per_sample, generator=generator).argsort(dim=-1)[..., :taken]
+    index = chosen.view_as(values) * width + order[..., None]
     return patches.view(seeds, num, -1).scatter_add(-1, index.flatten(2), values.flatten(2)).view_as(patches)
 
 

@@ -1,4 +1,4 @@
-"""Labelled images for an experiment, from whatever a run could be trained on."""
+"""Labelled images for an experiment, from any data that a run could be trained on."""
 
 from __future__ import annotations
 
@@ -14,29 +14,28 @@ from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
 from mrp.data.subset import fixed_sample
 
-_BATCH = 250
+BATCH = 250
 
 
 def labelled(data: str, size: int, count: int) -> tuple[Tensor, Tensor]:
-    """So many images (N C H W, uint8) and their labels: the same ones every time, from all over the data."""
+    """Returns images (N C H W, uint8) and labels: the same ones every time, spread over the whole data set."""
     config = Config(train=data, size=size)
     return read(open_data(config, "train", Cache(CacheConfig())), config, data, count)
 
 
 def read(source: Source, config: Config, name: str, count: int) -> tuple[Tensor, Tensor]:
-    """The same of a source that is open, as evaluation sees it."""
+    """The same for a source that is open, with the images as evaluation sees them."""
     if not source.classes:
         raise ConfigError(f"{name}: has no labels, and this experiment is about classes; give labelled data")
     sample = fixed_sample(source, min(count, len(source)))
     loader = EvalLoader(
-        sample, View(config, train=False), batch=min(_BATCH, len(sample)), rank=0, world=1, workers=0,
+        sample, View(config, train=False), batch=min(BATCH, len(sample)), rank=0, world=1, workers=0,
         pin_memory=False, replacement=sample.next_in_source,
     )  # fmt: skip
-    batches = [(batch.images, batch.labels, batch.valid) for batch in loader]
     images, labels = [], []
-    for pixels, names, valid in batches:
-        assert names is not None
-        kept = slice(None) if valid is None else valid
-        images.append(pixels[kept])
-        labels.append(names[kept])
+    for batch in loader:
+        assert batch.labels is not None
+        valid = slice(None) if batch.valid is None else batch.valid
+        images.append(batch.images[valid])
+        labels.append(batch.labels[valid])
     return torch.cat(images), torch.cat(labels)

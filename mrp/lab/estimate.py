@@ -1,0 +1,54 @@
+"""A measured value with its 95 % interval."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from mrp.evaluate.interval import Z_95
+
+STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, 1 to 9 degrees of freedom
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A value and the half width of its 95 % interval."""
+
+    value: float
+    error: float
+
+    @classmethod
+    def over_images(cls, values: Tensor) -> Estimate:
+        """The mean of one value per image, with the normal interval: there are many images."""
+        return _mean(values, Z_95)
+
+    @classmethod
+    def over_seeds(cls, values: Tensor) -> Estimate:
+        """The mean of one value per seed, with Student's interval: there are few seeds."""
+        freedom = len(values) - 1
+        return _mean(values, STUDENT_95[freedom - 1] if freedom <= len(STUDENT_95) else 1.96 + 2.5 / freedom)
+
+    @property
+    def low(self) -> float:
+        """The lower end of the interval."""
+        return self.value - self.error
+
+    @property
+    def high(self) -> float:
+        """The upper end of the interval."""
+        return self.value + self.error
+
+    @property
+    def verdict(self) -> str:
+        """Whether a gap that a theorem says is at least 0 is so: the whole interval has to agree."""
+        return "holds" if self.low >= 0 else "fails" if self.high < 0 else "not told apart"
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f} +- {self.error:.3f}"
+
+
+def _mean(values: Tensor, quantile: float) -> Estimate:
+    values = values.double()
+    return Estimate(float(values.mean()), quantile * float(values.std()) / math.sqrt(len(values)))

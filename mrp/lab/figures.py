@@ -1,0 +1,37 @@
+"""What the experiments' pictures share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from mrp.lab.estimate import Estimate
+
+BLUE, ORANGE, GREEN, VIOLET, BROWN, GREY = "#1f5f8b", "#c2571a", "#3b7d3b", "#7a4a8c", "#8c6d1f", "#444444"
+COLOURS = (BLUE, ORANGE, GREEN, VIOLET, BROWN, GREY)
+
+
+def panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Figure, Any]:
+    """A figure of that size in inches, and its panels as an array (rows columns)."""
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **options)
+
+
+def tidy(panel: Axes) -> None:
+    """A light grid behind the data, and no frame."""
+    panel.grid(color="#e6e6e6", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def draw_estimates(
+    panel: Axes, x: Sequence[float], estimates: Sequence[Estimate], colour: str, label: str, lowest: float = -math.inf
+) -> None:
+    """A line with the 95 % intervals as a band around it; `lowest` is the smallest possible value."""
+    panel.plot(x, [estimate.value for estimate in estimates], color=colour, marker=".", label=label)
+    low = [max(lowest, estimate.low) for estimate in estimates]
+    panel.fill_between(x, low, [estimate.high for estimate in estimates], color=colour, alpha=0.15, lw=0)
