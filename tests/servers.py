@@ -6,7 +6,6 @@ import gzip
 import random
 import re
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ class Server:
         self.seen: Counter[str] = Counter()
         self._random = random.Random(0)
         self._lock = threading.Lock()
+        self.closed = threading.Event()
         self.http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self.http.server_address[1]}"
 
@@ -80,7 +80,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if fault == "stall":
                 self.wfile.write(body[:1])
                 self.wfile.flush()
-                time.sleep(3)
+                server.closed.wait()
                 return None
             self.wfile.write(body)
             return None
@@ -96,6 +96,7 @@ def serving(folder: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.closed.set()
         server.http.shutdown()
         server.http.server_close()
         thread.join()

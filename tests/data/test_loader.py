@@ -26,6 +26,7 @@ from mrp.data.order import Order, keys
 from mrp.data.shardtool.build import Options, Plan
 from mrp.data.shardtool.build import build as build_shards
 from mrp.data.source import Source
+from tests.waiting import LONG
 
 BATCH = 24
 
@@ -276,7 +277,7 @@ def test_a_killed_run_leaves_no_workers_behind(folder: Path, tmp_path: Path) -> 
     (tmp_path / "run.py").write_text(ORPHANS)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     command = [sys.executable, str(tmp_path / "run.py"), str(folder)]
-    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=LONG, check=False)
     assert ended.returncode == -signal.SIGKILL
 
 

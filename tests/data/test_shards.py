@@ -31,6 +31,7 @@ from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
 from tests.data.conftest import jpeg, make
 from tests.servers import serving
+from tests.waiting import LONG
 
 Open = Callable[..., Shards]
 
@@ -268,7 +269,7 @@ def test_processes_share_one_cache(made: Path, tmp_path: Path) -> None:
     with serving(made) as server:
         command = [sys.executable, "-c", FETCH, server.url, str(tmp_path)]
         running = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE) for _ in range(3)]
-        totals = {process.communicate(timeout=60)[0] for process in running}
+        totals = {process.communicate(timeout=LONG)[0] for process in running}
         assert len(totals) == 1
         assert {process.returncode for process in running} == {0}
         assert all(count == 1 for name, count in server.seen.items() if name != "manifest.json")

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from tests.waiting import LONG
+
 # In a process of its own: a fork server stays for as long as the process that has started it.
 SERVER = """
 import os, signal, sys, time
@@ -23,12 +25,12 @@ for turn in range(2):
     worker = get_context("forkserver").Process(target=time.sleep, args=(60 * turn,))
     worker.start()
     if turn == 0:
-        worker.join(60)
+        worker.join()
         assert worker.exitcode == 0, worker.exitcode
         os.kill(server, number)  # once it runs
     else:
         worker.kill()
-        worker.join(60)
+        worker.join()
         assert worker.exitcode == -signal.SIGKILL, worker.exitcode
 assert forkserver._forkserver._forkserver_pid == server, "the server died and was started again"
 assert "torch" not in sys.modules
@@ -37,5 +39,5 @@ assert "torch" not in sys.modules
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
 def test_the_fork_server_outlives_what_is_sent_to_the_whole_job(name: str) -> None:
-    done = subprocess.run([sys.executable, "-c", SERVER, name], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", SERVER, name], capture_output=True, text=True, timeout=LONG)
     assert (done.returncode, done.stderr) == (0, "")

@@ -22,6 +22,7 @@ from mrp.cli import main
 from mrp.data.order import Order
 from mrp.monitor import tracker
 from mrp.run import load
+from tests.waiting import LONG
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SMALL = [
@@ -482,7 +483,7 @@ def test_an_objective_by_its_path_is_trained_and_resumed(
 def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "mrp", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONG)
 
 
 def test_one_process_as_a_user_starts_it(place: Path) -> None:

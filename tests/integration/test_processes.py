@@ -21,6 +21,7 @@ from mrp.data.open import open_source
 from mrp.data.order import Order
 from mrp.processes.launch import launch
 from mrp.run import load
+from tests.waiting import LONG
 
 RECIPE = [
     "demo", "batch=64", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=32",
@@ -97,5 +98,5 @@ def test_processes_that_see_different_checkpoints_do_not_start(
     ranks = [
         subprocess.Popen([sys.executable, "-c", code], env=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
     ]
-    assert [rank.wait(120) for rank in ranks] == [2, 2]
+    assert [rank.wait(LONG) for rank in ranks] == [2, 2]
     assert "the processes see different checkpoints (steps 0, 12)" in capfd.readouterr().err

@@ -66,7 +66,7 @@ def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -
         process = start(folder, *(["machine.workers=2"] if kills % 2 else []))
         begin = checkpoint.newest(folder)
         # Wait until it has come a little further than last time, then strike at a random moment.
-        target = (begin.step if begin else 0) + generator.randrange(2, 10)
+        target = (begin.step if begin else 0) + generator.randrange(2, 7)
         while process.is_alive() and ((found := checkpoint.newest(folder)) is None or found.step < target):
             time.sleep(0.001)
         time.sleep(generator.random() * 0.03)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -16,13 +17,15 @@ from mrp.checkpoint import checkpoints as checkpoint
 from mrp.checkpoint.checkpoints import Checkpoints
 from mrp.cli import main
 from mrp.processes import signals
+from tests.waiting import until
 
 STEPS = 12
 METHOD = '''
 """MAE that is asked to end where MRP_EVENT says: PHASE STEP SIGNAL SECONDS-UNTIL-THE-SECOND."""
-import os, time
+import gc, os, time
 from typing import Literal
 from mrp.objectives import mae
+from mrp.processes.signals import Signals
 
 class Config(mae.Config):
     name: Literal["eventful"] = "eventful"
@@ -46,7 +49,8 @@ def happen(phase, step):
         open(words[3], "w").close()
     else:
         os.kill(os.getpid(), int(words[2]))
-    time.sleep(0.3)
+    while not any(type(one) is Signals and one.asked for one in gc.get_objects()):
+        time.sleep(0.01)
     if len(words) > 3 and words[2] != "STOP":
         time.sleep(float(words[3]))
         os.kill(os.getpid(), int(words[2]))
@@ -122,6 +126,7 @@ def test_it_saves_and_goes_on(
         def told(self: Checkpoints, at: int, *arguments: Any, **options: Any) -> None:
             if at == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
+                until(lambda: any(type(one) is signals.Signals and one.asked for one in gc.get_objects()))
             save(self, at, *arguments, **options)
 
         monkeypatch.setattr(Checkpoints, "save", told)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,13 +11,38 @@ import pytest
 from mrp.folder import IDENTITY
 from mrp.monitor import watchdog
 from mrp.monitor.watchdog import RANKS, STALLED, STALLS, Sign, Watchdog, explain
+from tests.waiting import until
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+class Clock:
+    """A time that passes only when it is told to, so that nothing depends on how busy the machine is."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def time(self) -> float:
+        return self.now
+
+    def strftime(self, form: str) -> str:
+        return form
+
+    def pass_to(self, run: Path, seconds: float, ranks: range) -> None:
+        """Time passes, and every watchdog takes note of it."""
+        self.now += seconds
+        until(lambda: all(noted(run, rank, "alive") == self.now for rank in ranks))
+
+
+def noted(run: Path, rank: int, name: str) -> object:
+    """What a watchdog has written of its process when it looked last."""
+    path = run / RANKS / f"rank-{rank}.json"
+    return json.loads(path.read_text())[name] if path.exists() else None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(watchdog, "time", clock)
+    return clock
 
 
 @pytest.fixture
@@ -54,27 +79,30 @@ def test_the_silent_and_the_never_heard_of_are_told_apart() -> None:
 
 
 def test_a_stall_is_told_once_by_one_process_and_all_dump_their_stacks(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with Watchdog(run, 0, 2, 0.4, None) as first, Watchdog(run, 1, 2, 0.4, None) as second:
-        first.at("computes", 5)
-        second.at("waits for a batch", 5)
-        stacks = [run / STALLS / f"step-00000005-rank-{rank}.txt" for rank in (0, 1)]
-        until(lambda: all(path.exists() and "most recent call first" in path.read_text() for path in stacks))
-        time.sleep(0.5)
+    first, second = Watchdog(run, 0, 2, 0.1, None), Watchdog(run, 1, 2, 0.1, None)
+    first.at("computes", 5)
+    second.at("waits for a batch", 5)
+    with first, second:
+        for _ in range(12):
+            clock.pass_to(run, 0.03, range(2))
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
     assert said[0].startswith("warning: no progress for ")
     assert "process 0 waits for process 1; stacks in " in said[0]
-    assert "test_a_stall_is_told_once" in stacks[0].read_text(), "the stack of the thread that stands still"
+    stacks = [(run / STALLS / f"step-00000005-rank-{rank}.txt").read_text() for rank in (0, 1)]
+    assert all(text.count("most recent call first") >= 3 for text in stacks), "of both watchdogs and what stands still"
+    assert "test_a_stall_is_told_once" in stacks[0], "the stack of the thread that stands still"
     assert {path.name for path in (run / RANKS).iterdir()} == {"rank-0.json", "rank-1.json"}
 
 
-def test_who_comes_on_is_left_in_peace(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with Watchdog(run, 0, 1, 0.4, 0.5) as watched:
+def test_who_comes_on_is_left_in_peace(run: Path, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with Watchdog(run, 0, 1, 0.1, 0.2) as watched:
         for step in range(20):
             watched.at("computes", step)
-            time.sleep(0.05)
+            until(lambda step=step: noted(run, 0, "step") == step)
+            clock.pass_to(run, 0.09, range(1))
     assert not capsys.readouterr().out
     assert not (run / STALLS).exists()
 
@@ -84,8 +112,9 @@ def test_after_the_longer_limit_the_process_is_given_up(
 ) -> None:
     codes: list[int] = []
     monkeypatch.setattr(watchdog.os, "_exit", codes.append)
-    with Watchdog(run, 0, 1, 0.1, 0.3) as watched:
-        watched.at("saves", 7)
+    watched = Watchdog(run, 0, 1, 0.1, 0.3)
+    watched.at("saves", 7)
+    with watched:
         until(lambda: codes)
     assert codes[0] == STALLED
     assert "process 0 saves (step 7) since" in capsys.readouterr().err

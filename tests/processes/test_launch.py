@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mrp.processes import launch as launch_module
+from tests.waiting import LONG, until
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -43,7 +43,7 @@ LAUNCHER = """
 import sys
 from mrp.processes import launch as launch_module
 from mrp.processes import launch
-sys.executable, launch._GRACE = {rank!r}, {grace}
+sys.executable, launch._GRACE, launch._AGAIN = {rank!r}, {grace}, {grace}
 sys.exit(launch.launch(2, ["pretrain", "x", "--processes", "2"]))
 """
 
@@ -54,7 +54,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 def start(tmp_path: Path) -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
-    def start(act: str, grace: float = 20.0) -> subprocess.Popen[str]:
+    def start(act: str, grace: float = LONG) -> subprocess.Popen[str]:
         script = tmp_path / "rank.py"
         script.write_text(RANK.format(python=sys.executable, act=act))
         script.chmod(0o755)
@@ -73,13 +73,6 @@ def start(tmp_path: Path) -> Iterator[Start]:
             os.killpg(launcher.pid, signal.SIGKILL)  # where a test has failed: the launcher and its ranks
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.02)
-
-
 def ready(folder: Path) -> list[dict[str, object]]:
     """What the two ranks say of themselves, once both run."""
     files = [folder / "0.json", folder / "1.json"]
@@ -89,7 +82,7 @@ def ready(folder: Path) -> list[dict[str, object]]:
 
 def end(launcher: subprocess.Popen[str], folder: Path, said: str = "") -> int:
     """The launcher's exit code, after making sure that no rank outlives it."""
-    output, _ = launcher.communicate(timeout=30)
+    output, _ = launcher.communicate(timeout=LONG)
     assert output == said
     for rank in ready(folder):
         assert not Path(f"/proc/{rank['pid']}").exists()

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from mrp.processes import signals
 from mrp.processes.signals import LAUNCHER, STOP, Signals
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 30
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
+from tests.waiting import until
 
 
 @pytest.fixture(autouse=True)
@@ -36,6 +30,7 @@ def test_the_first_is_noted_its_echo_is_not_and_a_second_ends(
 ) -> None:
     said: list[str] = []
     before = signal.getsignal(number)
+    monkeypatch.setattr(signals, "_ECHO", math.inf)
     with Signals(None, said.append) as heard:
         assert heard.asked is None
         os.kill(os.getpid(), number)

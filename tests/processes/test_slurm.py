@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,6 +17,7 @@ from mrp import cli
 from mrp.config import ConfigError
 from mrp.processes import slurm as cluster
 from mrp.run import load
+from tests.waiting import LONG, until
 
 WORDS = ["submit", "demo", "batch=64", "--nodes", "2", "--gpus", "2", "--time", "2:00:00", "--partition", "fast"]
 
@@ -43,7 +43,7 @@ PYTHON = """\
 printf '%s\\0' "$@" > words
 env --null > environment.new && mv environment.new environment
 [ -z "$SAVES" ] || mkdir -p "$SAVES"
-for _ in $(seq $((ENDS_LATE * 600))); do
+for _ in $(seq $((ENDS_LATE * 6000))); do
   [ ! -e go ] || break
   sleep 0.05
 done
@@ -163,7 +163,7 @@ def test_an_array_has_a_job_for_each_seed(place: Path, capsys: pytest.CaptureFix
 
 def attempt(place: Path, code: int, preempted: str = "None", **more: str) -> int:
     """Run the submitted script, as SLURM would, with a run that ends with this code."""
-    return start(place, code, preempted, **more).wait(30)
+    return start(place, code, preempted, **more).wait(LONG)
 
 
 def start(place: Path, code: int, preempted: str, **more: str) -> subprocess.Popen[bytes]:
@@ -288,14 +288,11 @@ def test_an_ended_job_comes_back_unless_it_was_cancelled(
 
 def end(place: Path, job: subprocess.Popen[bytes]) -> int:
     """Signal the shell, as SLURM does, which has to outlive its task; how it ends."""
-    deadline = time.monotonic() + 30
-    while not (place / "environment").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until((place / "environment").exists)
     job.send_signal(signal.SIGTERM)
     job.send_signal(signal.SIGUSR1)
     (place / "go").touch()
-    return job.wait(30)
+    return job.wait(LONG)
 
 
 @pytest.mark.parametrize(
