@@ -1,40 +1,23 @@
-"""A set of shards: the manifest (JSON, read by people) and the index (one record of fixed width per sample)."""
+"""The manifest of a set of shards: which shards there are and what they hold, as JSON that people can read."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
+from collections import Counter
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+from mrp.config import ConfigError
 
-from mrp.files import write_atomically
-
-MANIFEST, INDEX = "manifest.json", "index.bin"
+MANIFEST = "manifest.json"
 FORMAT, VERSION = "mrp-shards", 1
-
-RECORD = np.dtype(
-    [
-        ("offset", "<u8"),  # of the image's first byte in its shard
-        ("shard", "<u4"),
-        ("size", "<u4"),  # of the image in bytes
-        ("crc32", "<u4"),  # of these bytes
-        ("label", "<i4"),  # -1 where there is none
-        ("width", "<u4"),  # as stored, before EXIF turns it; 0 where the header could not be read
-        ("height", "<u4"),
-    ]
-)
-Records = NDArray[np.void]
 
 _SHA256, _CONTROL, _ODD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\x00-\x1f]"), re.compile(r"[\\:|]")
 
 
-class ManifestError(ValueError):
+class ManifestError(ConfigError):
     """A manifest or an index that is damaged, or that was not made by mrp."""
 
 
@@ -59,6 +42,7 @@ class Manifest:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)  # how it was made, what was recovered or unreadable
+    hashes_sha256: str = ""  # of the list of hashes that a large index has
 
     @property
     def count(self) -> int:
@@ -79,7 +63,9 @@ class Manifest:
     def dump(self) -> str:
         """Returns the text of the file, sealed with a digest of itself."""
         shards = [asdict(shard) for shard in self.shards]
-        index = {"file": INDEX, "sha256": self.index_sha256}
+        index = {"file": "index.bin", "sha256": self.index_sha256}
+        if self.hashes_sha256:
+            index["hashes"] = self.hashes_sha256
         values = {
             "format": FORMAT, "version": VERSION, "identity": self.identity, "count": self.count, "bytes": self.bytes,
             "location": self.location, "mean": list(self.mean), "std": list(self.std), "notes": self.notes,
@@ -107,9 +93,15 @@ def parse(text: bytes) -> Manifest:
     first, _, rest = text.partition(b"\n")
     if first.decode("utf-8", "replace") + "\n" != _seal(rest):
         raise ManifestError("it was edited or damaged: its digest does not fit its content")
+    index = _typed(values, "index", dict)
+    shards = tuple(_shard(entry) for entry in _typed(values, "shards", list))
+    for name, count in Counter(shard.name for shard in shards).most_common(1):
+        if count > 1:
+            raise ManifestError(f"the shard {name!r} is named twice")
     return Manifest(
-        shards=tuple(_shard(entry) for entry in _typed(values, "shards", list)),
-        index_sha256=_digest(_typed(values, "index", dict)),
+        shards=shards,
+        index_sha256=_digest(index, "sha256"),
+        hashes_sha256=_digest(index, "hashes") if "hashes" in index else "",
         classes=_row(values, "classes", str),
         location=_typed(values, "location", str),
         mean=_row(values, "mean", int, float),
@@ -125,7 +117,7 @@ def _shard(entry: Any) -> Shard:
     check_name(name)
     if min(size, count) < 0:
         raise ManifestError(f"{name}: 'bytes' and 'count' are numbers from 0")
-    return Shard(name, size, _digest(entry), count)
+    return Shard(name, size, _digest(entry, "sha256"), count)
 
 
 def _typed(values: dict[str, Any], key: str, *kinds: type) -> Any:
@@ -142,8 +134,8 @@ def _row(values: dict[str, Any], key: str, *kinds: type) -> tuple[Any, ...]:
     return row
 
 
-def _digest(values: dict[str, Any]) -> str:
-    digest: str = _typed(values, "sha256", str)
+def _digest(values: dict[str, Any], key: str) -> str:
+    digest: str = _typed(values, key, str)
     if not is_sha256(digest):
         raise ManifestError(f"{digest[:80]!r} is no sha256")
     return digest
@@ -165,50 +157,3 @@ def check_name(name: str) -> None:
     check_member(name)
     if name.startswith("-") or _ODD.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
-
-
-def write(folder: Path, manifest: Manifest, records: Records) -> Manifest:
-    """Write the index, then the manifest that seals it; each appears whole or not at all."""
-    content = np.ascontiguousarray(records, RECORD).tobytes()
-    sealed = replace(manifest, index_sha256=hashlib.sha256(content).hexdigest())
-    write_atomically(folder / INDEX, content)
-    write_atomically(folder / MANIFEST, sealed.dump())
-    return sealed
-
-
-class Index:
-    """The records of a set: mapped into memory to be scanned, or read one by one.
-
-    Reading by pread leaves no page of the index in a worker's memory, however many records it has read.
-    """
-
-    def __init__(self, path: Path, count: int) -> None:
-        self.path, self.count = path, count
-        size = path.stat().st_size
-        if size != count * RECORD.itemsize:
-            raise ManifestError(
-                f"{path.name}: {size} bytes where {count * RECORD.itemsize} are expected for {count} samples"
-            )
-        self._descriptor: int | None = None
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "count": self.count, "_descriptor": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-
-    def __getitem__(self, number: int) -> Any:
-        if self._descriptor is None:
-            self._descriptor = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
-        return np.frombuffer(os.pread(self._descriptor, RECORD.itemsize, number * RECORD.itemsize), RECORD)[0]
-
-    def __del__(self) -> None:
-        if getattr(self, "_descriptor", None) is not None:
-            os.close(self._descriptor)  # type: ignore[arg-type]
-
-    def mapped(self) -> Records:
-        """Returns all records, as an array on the disk."""
-        return np.memmap(self.path, RECORD, "r", shape=(self.count,)) if self.count else np.empty(0, RECORD)

@@ -28,7 +28,7 @@ class Subset(Source):
         self, source: Source, chosen: Ints, labels: NDArray[Any] | None = None, classes: tuple[str, ...] | None = None
     ) -> None:
         self.source, self.chosen = source, chosen
-        self.labels = np.asarray(source.labels[chosen] if labels is None else labels, np.int32)
+        self.labels = np.asarray(np.asarray(source.labels)[chosen] if labels is None else labels, np.int32)
         self.classes = source.classes if classes is None else classes
 
     @cached_property
@@ -119,7 +119,7 @@ def select(source: Source, where: str, classes: str | None, fraction: float | No
     """Returns the samples of these classes, and of each class a fraction; the source itself if nothing is left out."""
     if classes is None and fraction is None:
         return source
-    labels = source.labels
+    labels = np.asarray(source.labels)
     names = source.classes
     if classes is not None:
         names = class_list(classes)

@@ -8,10 +8,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from mrp.config import ConfigError
 from mrp.data import manifest
 from mrp.data.augment import View
 from mrp.data.config import Config
+from mrp.data.index import RECORD
 from mrp.data.loader import EvalLoader, Loader
 from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixtures import order
@@ -364,6 +367,46 @@ def test_an_index_that_was_changed_is_refused(made: Path, tmp_path: Path, opened
     os.truncate(place / "index.bin", 64)
     with pytest.raises(ConfigError, match=r"index\.bin: 64 bytes where 1920 are expected for 60 samples"):
         opened(place)
+
+
+def test_a_remote_index_is_compared_with_its_hash_whenever_it_is_opened(made: Path, opened: Open) -> None:
+    """One flipped bit in every record's label, and the size is right: 60 of 60 labels would be wrong."""
+    with serving(made) as server:
+        first = opened(server.url)
+        right = [first.read(number)[1] for number in range(60)]
+        (path,) = first.cache.folder.glob("*.index")
+        for number in range(60):
+            flip(path, number * RECORD.itemsize + 20)
+        again = opened(server.url)
+        assert [again.read(number)[1] for number in range(60)] == right
+        assert server.seen["index.bin"] == 2
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_a_large_index_is_checked_chunk_by_chunk(
+    photographs: Path, tmp_path: Path, opened: Open, monkeypatch: pytest.MonkeyPatch, remote: bool
+) -> None:
+    for module in ("index", "sources.shards"):
+        monkeypatch.setattr(f"mrp.data.{module}.SMALL", 1000)
+    monkeypatch.setattr("mrp.data.index._CHUNK", 10 * RECORD.itemsize)
+    made = tmp_path / "made"
+    make(photographs, made)
+    assert (made / "index.sha256").stat().st_size == 6 * 32
+    with serving(made) as server:
+        place: Any = server.url if remote else made
+        source = opened(place)
+        folder = source.cache.folder if remote else made
+        (path,) = [path for path in (*folder.glob("*.index"), *folder.glob("index.bin")) if path.stat().st_size == 1920]
+        flip(path, 45 * RECORD.itemsize + 20)
+        source = pickle.loads(pickle.dumps(opened(place)))
+        assert source.read(39)[1] in (0, 1, 2)
+        with pytest.raises(ConfigError, match=r": is damaged after byte 1280; put it back"):
+            source.read(44)
+        with pytest.raises(ConfigError, match=r": is damaged after byte 1280; put it back"):
+            _ = opened(place).labels
+    flip(made / "index.sha256", 3)
+    with pytest.raises(ConfigError, match=r"index\.sha256 is damaged"):
+        opened(made)
 
 
 # Servers.

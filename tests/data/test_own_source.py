@@ -31,7 +31,7 @@ class Source(source.Source):
 
     def __init__(self, config, split, cache):
         self.count = config.count
-        self.labels = np.arange(self.count) % 2
+        self.labels = [number % 2 for number in range(self.count)]
         self.identity = hashlib.sha256(f"{self.count} {split}".encode()).hexdigest()
 
     def __len__(self):

@@ -22,7 +22,8 @@ from PIL import Image
 from mrp.config import ConfigError
 from mrp.data import manifest
 from mrp.data.config import CacheConfig
-from mrp.data.manifest import RECORD, Index, Manifest, Shard, parse
+from mrp.data.index import RECORD, Index
+from mrp.data.manifest import Manifest, Shard, parse
 from mrp.data.open import open_source
 from mrp.data.shardtool.build import Options, Plan, build
 from mrp.data.shardtool.index import index
@@ -192,7 +193,7 @@ SCAN = """
 import sys
 import numpy as np
 from pathlib import Path
-from mrp.data.manifest import Index
+from mrp.data.index import Index
 def resident():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
 before = resident()

@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -22,8 +22,9 @@ import numpy as np
 import torch
 
 from mrp.config import ConfigError
-from mrp.data import manifest
-from mrp.data.manifest import RECORD, Manifest, Records, Shard
+from mrp.data import index, manifest
+from mrp.data.index import RECORD, Records
+from mrp.data.manifest import Manifest, Shard
 from mrp.data.order import Ints, permute
 from mrp.data.shardtool import scan
 from mrp.data.shardtool.encode import encode
@@ -113,7 +114,7 @@ def complete(plan: Plan) -> Manifest | None:
         sizes = [(plan.folder / shard.name).stat().st_size for shard in made.shards]
     except (manifest.ManifestError, OSError):
         return None
-    same = made.notes.get(_PLAN) == plan.digest and (plan.folder / manifest.INDEX).is_file()
+    same = made.notes.get(_PLAN) == plan.digest and (plan.folder / index.INDEX).is_file()
     return made if same and sizes == [shard.bytes for shard in made.shards] else None
 
 
@@ -217,4 +218,7 @@ def write_set(
     notes: dict[str, int | str] = dict(sorted(sum((shard.notes for shard in shards), Counter[str]()).items()))
     mean, std = moments(np.sum([shard.sums for shard in shards], axis=0))
     made = Manifest(tuple(shard.shard for shard in shards), "", classes, location, mean, std, notes | (more or {}))
-    return manifest.write(folder, made, records)
+    index_sha256, hashes_sha256 = index.write(folder, records)
+    made = replace(made, index_sha256=index_sha256, hashes_sha256=hashes_sha256)
+    write_atomically(folder / manifest.MANIFEST, made.dump())
+    return made

@@ -14,14 +14,14 @@ from PIL import Image, ImageDraw
 from mrp.config import ConfigError
 from mrp.data.augment import centre
 from mrp.data.decode import DecodeError, decode
-from mrp.data.manifest import INDEX, MANIFEST, Index, Manifest, ManifestError, Shard, parse
+from mrp.data.index import INDEX, Index
+from mrp.data.manifest import MANIFEST, Manifest, ManifestError, Shard, parse
 from mrp.data.order import permute
 from mrp.data.shardtool.build import Progress
 from mrp.data.shardtool.statistics import SAMPLED, measure, moments
 from mrp.data.sources.shards import Source
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import PIECE, StorageError, Store
-from mrp.files import sha256_of
 
 _SHA256 = "its sha256 is not the manifest's"
 _CELL, _LINE, _GAP = 128, 14, 4  # pixels of the contact sheet
@@ -33,9 +33,11 @@ def verify(folder: Path, samples: int | None, progress: Progress) -> list[str]:
     path = folder / INDEX
     if not path.is_file():
         return [f"{path}: is missing"]
-    if sha256_of(path) != manifest.index_sha256:
-        return [f"{path}: its sha256 is not the manifest's"]
-    index = Index(path, manifest.count)
+    try:
+        index = Index(path, manifest.count)
+        index.check(manifest.index_sha256)
+    except ManifestError as error:
+        return [f"{folder}: {error}"]
     store = open_store(manifest.location or str(folder))
     if samples is not None:
         chosen = np.sort(permute(np.arange(min(samples, manifest.count)), manifest.count, 1))

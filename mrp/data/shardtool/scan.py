@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.data.decode import DecodeError, header
-from mrp.data.manifest import RECORD, ManifestError, Records, check_member
+from mrp.data.index import RECORD, Records
+from mrp.data.manifest import ManifestError, check_member
 from mrp.data.shardtool.tars import Member, Read, TarError, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from mrp.data.decode import DecodeError, decode
-from mrp.data.manifest import Records
+from mrp.data.index import Records
 
 SAMPLED = 10_000  # images of a set whose pixels are measured
 

@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError, Node
 from mrp.data import source
-from mrp.data.manifest import INDEX, MANIFEST, RECORD, Index, ManifestError, parse
+from mrp.data.index import HASHES, INDEX, RECORD, SMALL, Index
+from mrp.data.manifest import MANIFEST, ManifestError, parse
 from mrp.data.order import Ints
 from mrp.data.source import Pixels
 from mrp.data.storage.cache import Cache
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import DEADLINE, StorageError, Store
-from mrp.files import sha256_of
 
 _OPEN_FILES = 64  # of one process
-_CHECKED = 1 << 28  # bytes of an index up to which its sha256 is checked whenever it is opened
 
 
 class Config(Node):
@@ -60,16 +59,30 @@ class Source(source.Source):
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     def _open_index(self, home: Store) -> Index:
-        size = self.manifest.count * RECORD.itemsize
-        if not home.local:
-            path = self.cache.get(home, INDEX, self.manifest.index_sha256, size, index=True)
-            return Index(path, self.manifest.count)
-        path = Path(home.where(INDEX))
-        home.size(INDEX)  # an error that names it if it is missing
-        index = Index(path, self.manifest.count)
-        if size <= _CHECKED and sha256_of(path) != self.manifest.index_sha256:
-            raise ManifestError(f"{INDEX} is damaged: its sha256 is not the manifest's")
+        """Returns the index once it is known to be what the manifest names; a damaged copy is fetched again."""
+        manifest, size = self.manifest, self.manifest.count * RECORD.itemsize
+        for last in (home.local, True):
+            path = self._beside(home, INDEX, manifest.index_sha256, size)
+            index = Index(path, manifest.count)
+            try:
+                if size > SMALL and manifest.hashes_sha256:
+                    hashes = self._beside(home, HASHES, manifest.hashes_sha256, index.num_chunks * 32)
+                    index.check_when_read(hashes.read_bytes(), manifest.hashes_sha256)
+                else:
+                    index.check(manifest.index_sha256)
+                break
+            except ManifestError:
+                if last:
+                    raise
+                self.cache.drop(path)
         return index
+
+    def _beside(self, home: Store, name: str, sha256: str, size: int) -> Path:
+        """Returns a file that stands beside the manifest: in place, or its copy in the cache."""
+        if not home.local:
+            return self.cache.get(home, name, sha256, size, index=True)
+        home.size(name)  # an error that names it if it is missing
+        return Path(home.where(name))
 
     def _check_present(self, folder: Path) -> None:
         present = {entry.name for entry in os.scandir(folder)} if folder.is_dir() else set()
