@@ -42,10 +42,11 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def sha256_of(path: Path) -> str:
-    """Returns the hash of a file's content, read piece by piece."""
+def sha256_of(*paths: Path) -> str:
+    """Returns the hash of the content of files, one after another, read piece by piece."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(_AT_ONCE):
-            digest.update(piece)
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(_AT_ONCE):
+                digest.update(piece)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""A trained model and how it is loaded: from a run, from one of its checkpoints, or from other people's weights."""
+"""A trained model, loaded from a run, from one of its checkpoints, or from weights of another project."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Tree, build
 from mrp.data.order import keys
 from mrp.folder import CONFIG
-from mrp.interop import reading, runs
+from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
-from mrp.interop.found import Found
+from mrp.interop.weights import ModelWeights
 from mrp.methodkit import Objective
 from mrp.models.vit import VisionTransformer
 from mrp.run import Run
@@ -24,58 +24,58 @@ from mrp.run import load as load_run
 from mrp.step import Step
 
 NO_DATA = "none given at import"
-KEY = "imported"  # of a checkpoint's state: where its weights are from, and what is not among them
-# What training would need and no file of weights tells; a run of no steps cannot be trained by accident.
-_UNTOLD: dict[str, Any] = {"batch": 256, "length": "0 steps", "optim": {"lr": 1e-3}, "precision": "fp32"}
+_ORIGIN = "imported"  # in a checkpoint's state: where the weights come from, and what is not among them
+# What training needs and no file of weights tells. A run of no steps cannot be trained by accident.
+_NOT_TOLD: dict[str, Any] = {"batch": 256, "length": "0 steps", "optim": {"lr": 1e-3}, "precision": "fp32"}
+_OVERSHOOT = 0.25  # how far resizing may carry pixels beyond [0, 1]
 
 
-def run_of(found: Found, data: Mapping[str, Any] | None = None) -> Run:
-    """The run that some weights fit; `data` says what they are to be judged on."""
-    section: dict[str, Any] = {"train": NO_DATA, "size": list(found.size), "channels": found.channels}
-    if found.mean and found.std:
-        section |= {"mean": list(found.mean), "std": list(found.std)}
+def run_of(weights: ModelWeights, data: Mapping[str, Any] | None = None) -> Run:
+    """Returns the run that some weights fit; `data` says what it is evaluated on."""
+    images = {"size": list(weights.size), "channels": weights.channels}
+    section: dict[str, Any] = {"train": NO_DATA}
+    if weights.mean and weights.std:
+        section |= {"mean": list(weights.mean), "std": list(weights.std)}
     values = {
-        "objective": {"name": found.method, **found.objective},
-        "backbone": found.backbone.model_dump(mode="json"),
-        "data": section | dict(data or {}) | {"size": list(found.size), "channels": found.channels},
+        "objective": {"name": weights.method, **weights.objective},
+        "backbone": weights.backbone.model_dump(mode="json"),
+        "data": section | dict(data or {}) | images,
     }
-    return build(Run, Tree(values | _UNTOLD, {"": found.source}))
+    return build(Run, Tree(values | _NOT_TOLD, {"": weights.source}))
 
 
-def step_of(found: Found, run: Run) -> Step:
-    """The model with these weights; what they do not hold is as it was built, from the run's seed."""
+def step_of(weights: ModelWeights, run: Run) -> Step:
+    """Returns the model with these weights; what they do not hold has its initial values, from the run's seed."""
     step = run.build_step()
-    own = step.state_dict()
-    step.load_state_dict(own | {f"objective.{name}": tensor for name, tensor in found.tensors.items()})
+    state = step.state_dict()
+    step.load_state_dict(state | {f"objective.{name}": tensor for name, tensor in weights.tensors.items()})
     return step.eval()
 
 
-def provenance(found: Found) -> dict[str, Any]:
-    """Where the weights are from, for a checkpoint's state."""
-    source = found.source if "://" in found.source or found.source.startswith("hf:") else Path(found.source).name
-    return {KEY: {"source": source, "sha256": found.digest, "missing": list(found.missing)}}
+def origin(weights: ModelWeights) -> dict[str, Any]:
+    """Returns where the weights come from, for a checkpoint's state; of a path the last part only."""
+    source = weights.source if weights.source.startswith("hf:") else Path(weights.source).name
+    return {_ORIGIN: {"source": source, "sha256": weights.digest, "missing": list(weights.missing)}}
 
 
 @dataclass(frozen=True)
 class Model:
-    """A run's model at one of its checkpoints, ready to be asked."""
+    """A run's model at one of its checkpoints."""
 
-    run: Run
+    run: Run = field(repr=False)
     folder: Path
     step: int
-    module: Step
+    module: Step = field(repr=False)
     weights: WeightsName = "student"
-    source: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # where imported weights are from; see mrp.exchange.imported
+    source: Mapping[str, Any] = field(default_factory=dict, repr=False)  # where imported weights come from
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Parts that the file of an import did not hold: as untrained as they were built."""
+        """Tensors that an imported file did not hold: they have their initial values."""
         return tuple(self.source.get("missing", ()))
 
     def to(self, device: torch.device | str) -> Model:
-        """The same model on a device, to which images follow by themselves."""
+        """Returns the same model on a device; images are moved there when they are given."""
         return replace(self, module=self.module.to(device))
 
     @property
@@ -89,20 +89,20 @@ class Model:
         return self.objective.backbone
 
     def features(self, images: Tensor) -> Tensor:
-        """One vector an image; images as uint8, uint16 or float in [0, 1], of the run's size."""
+        """Returns one vector per image; images are uint8, uint16 or float in [0, 1], of the run's size."""
         with torch.no_grad():
             output: Output = self.module(self._batch(images), features=True)
         assert output.features is not None
         return output.features
 
     def reconstruct(self, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """What was hidden (B, patches), and every patch as the model paints it, in [0, 1]."""
+        """Returns which patches were hidden (B, patches), and the images as the model predicts them, in [0, 1]."""
         if any(not name.startswith("backbone.") for name in self.missing):
             raise ConfigError(f"{self.folder}: was imported without '{self.missing[0]}', so it cannot paint")
         batch = self._batch(images, seed)
         with torch.no_grad():
-            painted = self.objective.reconstruct(batch.with_images(self.module.prepare(batch.images)))
-        return painted.mask, self.module.prepare.undo(painted.images)
+            prediction = self.objective.reconstruct(batch.with_images(self.module.prepare(batch.images)))
+        return prediction.mask, self.module.prepare.undo(prediction.images)
 
     def _batch(self, images: Tensor, seed: int = 0) -> Batch:
         expected = (self.run.data.channels, *self.run.data.shape)
@@ -110,42 +110,54 @@ class Model:
             raise ValueError(
                 f"images of shape (count, {', '.join(map(str, expected))}) are expected, not {tuple(images.shape)}"
             )
+        _check_range(images)
         device = self.module.prepare.mean.device
         numbers = torch.arange(len(images)).numpy()
         return Batch(images.to(device), torch.from_numpy(keys(seed, 0, numbers)).to(device))
 
 
-def load(path: str | Path, weights: WeightsName | None = None, step: int | None = None) -> Model:
-    """The model of a run at its newest checkpoint or at a step, of one checkpoint, or of anything that can be imported.
+def _check_range(images: Tensor) -> None:
+    """Refuses images on another scale than they are taken to be on: their features would be wrong without a sign."""
+    if images.dtype in (torch.uint8, torch.uint16):
+        return
+    if not images.is_floating_point():
+        raise ValueError(f"images are {images.dtype}; convert them to torch.uint8 (0 to 255), or to floats in [0, 1]")
+    low, high = (float(value) for value in images.aminmax())
+    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+        remedy = "divide them by 255" if low >= 0 else "leave out their normalisation, which the model does itself"
+        raise ValueError(f"images are floats from {low:.3g} to {high:.3g}, where [0, 1] is expected; {remedy}")
 
-    `weights` are the student's, the teacher's or the average's: by default the average where the run keeps one.
+
+def load(path: str | Path, weights: WeightsName | None = None, step: int | None = None) -> Model:
+    """Returns the model of a run, of one of its checkpoints, or of anything that can be imported.
+
+    Of a run it is the newest checkpoint, or that of a step. By default the weights are the average where the run keeps
+    one, else the student's.
     """
-    place = Path(path)
-    if not runs.is_ours(place) and (place.exists() or str(path).startswith("hf:")):
-        found = reading.read(path, weights or "student", step)
-        run = run_of(found)
-        source = provenance(found)[KEY]
-        return Model(run, place, 0, step_of(found, run), weights or "student", source)
-    folder, held = runs.locate(place, step)
-    run = load_run(runs.configuration(folder, held))
-    chosen = weights or ("average" if runs.has_average(held) else "student")
+    if not runs.is_ours(Path(path)) and (Path(path).exists() or hub.is_name(str(path))):
+        read = reading.read(path, weights or "student", step)
+        run = run_of(read)
+        return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])
+    folder, checkpoint = runs.locate(Path(path), step)
+    run = load_run(runs.configuration(folder, checkpoint))
+    chosen = weights or ("average" if runs.has_average(checkpoint) else "student")
     module = run.build_step()
     try:
-        module.load_state_dict(runs.weights_of(held, chosen))
+        module.load_state_dict(runs.weights_of(checkpoint, chosen))
     except RuntimeError as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())
-        raise ConfigError(f"{held.folder}: its weights do not fit its configuration: {reason}") from None
-    return Model(run, folder, held.step, module.eval(), chosen, held.state().get(KEY, {}))
+        raise ConfigError(f"{checkpoint.folder}: its weights do not fit its configuration: {reason}") from None
+    return Model(run, folder, checkpoint.step, module.eval(), chosen, checkpoint.state().get(_ORIGIN, {}))
 
 
 def untrained(folder: str | Path) -> Model:
-    """The same model with the weights it started from: the baseline of every claim."""
+    """Returns the model of a run with its initial weights: what trained weights are compared with."""
     run = read(Path(folder))
     return Model(run, Path(folder), 0, run.build_step().eval())
 
 
 def read(folder: Path) -> Run:
-    """The configuration of a run's folder."""
+    """Returns the configuration of a run's folder."""
     if not (folder / CONFIG).is_file():
         raise ConfigError(f"{folder}: is not the folder of a run (it has no {CONFIG}); 'mrp pretrain' makes one")
     return load_run(folder / CONFIG)

@@ -293,7 +293,8 @@ def compare(folder: Path) -> list[Row]:
         expected = load_file(folder / "tensors.safetensors")
     method, weights = "", Tensors()
     if (folder / "checkpoint.pth").is_file():
-        method, weights, *_ = official.load(folder / "checkpoint.pth")
+        checkpoint = official.load(folder / "checkpoint.pth")
+        method, weights = checkpoint.method, checkpoint.tensors
     inputs = {name: expected.pop(name) for name in todo.inputs}
     results = {name: sizes.pop(name) for name in todo.sizes if name in sizes}
     found = {name: tensor.detach() for name, tensor in todo.compute(Inputs(sizes, inputs, weights)).items()}

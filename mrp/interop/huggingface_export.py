@@ -1,24 +1,26 @@
-"""A folder that transformers loads with its own call: ViTMAE, ViT or Data2VecVision, whichever computes the same."""
+"""A folder that transformers loads with its own call: ViT or Data2VecVision, or the whole of a MAE as ViTMAE."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_tensors
 from mrp.interop.heads import linear_head
-from mrp.interop.huggingface import BLOCK, DECODER, ENCODER, QKV
+from mrp.interop.huggingface import NAMES, PREFIXES
+from mrp.interop.names import split_projections
+from mrp.interop.traits import Traits, refuse
+from mrp.interop.weights import BACKBONE
 from mrp.methodkit import Objective
-from mrp.models.blocks import PostNormBlock
-from mrp.models.vit import grid, norm_eps
+from mrp.models.vit import grid
 from mrp.objectives import mae
 
-_PREPROCESSING = "preprocessor_config.json"
+SIDE = "transformers"
 _BICUBIC = 3  # as Pillow counts
 
 
@@ -28,86 +30,103 @@ def write(
     images: Preprocessing,
     classes: Sequence[str] = (),
     missing: Collection[str] = (),
+    whole: bool = False,
 ) -> str:
-    """Write config.json, model.safetensors and preprocessor_config.json; how to load them.
+    """Writes config.json, model.safetensors and preprocessor_config.json, and returns how to use them.
 
-    What is missing of an objective was never trained and stays behind.
+    The folder holds the encoder, with the head of a classifier. `whole` is for MAE: the encoder and the decoder, which
+    hide patches at random whenever they are called.
     """
-    vit = objective.backbone
-    _refuse(vit, images)
-    if isinstance(objective, mae.Objective) and not missing and not _needs_more_than_vit(vit):
-        name, values, tensors = "ViTMAEForPreTraining", *_mae(objective)
+    traits = Traits.of(objective.backbone)
+    _refuse(objective.backbone, traits, images)
+    head = None if whole else linear_head(objective, missing)
+    state = {BACKBONE + name: tensor for name, tensor in objective.backbone.state_dict().items()}
+    if whole:
+        name, model_type, values = "ViTMAEForPreTraining", "vit_mae", _decoder(objective, missing)
+        state = objective.state_dict()
+    elif _needs_data2vec(traits):
+        name, model_type, values = "Data2VecVisionModel", "data2vec-vision", _of_data2vec(traits)
     else:
-        head = linear_head(objective, missing)
-        name, values, tensors = _encoder(vit, head)
-        if head is not None:
-            values |= _labels(classes if len(classes) == head.out_features else (), head.out_features)
-    save_tensors(folder / WEIGHTS, tensors)
-    save_json(folder / CONFIG, {"architectures": [name]} | values | {"dtype": "float32"})
-    save_json(folder / _PREPROCESSING, _preprocessing(images))
-    without = ", add_pooling_layer=False" if name == "ViTModel" else ""
-    return (
-        f"from transformers import AutoImageProcessor, {name}\n\n"
-        f'model = {name}.from_pretrained("FOLDER"{without})  # or, uploaded: "OWNER/NAME"\n'
-        'processor = AutoImageProcessor.from_pretrained("FOLDER")'
+        name, model_type, values = "ViTModel", "vit", {"qkv_bias": True}
+    if head is not None:
+        if objective.backbone.global_pool == "avg" and not traits.norm_after_pooling:
+            raise ConfigError(f"objective.pool: mean of normalised tokens is what {SIDE} has no model for")
+        name = name.replace("Model", "ForImageClassification")
+        values |= _labels(classes if len(classes) == head.out_features else (), head.out_features)
+        state |= {f"head.{key}": tensor for key, tensor in head.state_dict().items()}
+    prefix = "" if name.endswith("Model") else PREFIXES[model_type]
+    save_tensors(folder / WEIGHTS, _renamed(state, prefix, key_bias=model_type != "data2vec-vision"))
+    save_json(
+        folder / CONFIG,
+        {"architectures": [name], "model_type": model_type, **_sizes(objective.backbone, traits), **values}
+        | {"dtype": "float32"},
     )
+    save_json(folder / "preprocessor_config.json", _preprocessing(images))
+    return _usage(name)
 
 
-def _refuse(vit: VisionTransformer, images: Preprocessing) -> None:
-    """Say what none of transformers' models computes."""
-    block: Any = vit.blocks[0]
-    patch = vit.patch_embed.patch_size
-    relative = hasattr(vit, "rel_pos_bias") or hasattr(block, "rel_pos_bias")
+def _refuse(vit: VisionTransformer, traits: Traits, images: Preprocessing) -> None:
+    """Raises an error that says what none of transformers' models computes."""
+    oblong = images.size[0] != images.size[1]
     reasons = {
-        "backbone.norm: post": isinstance(block, PostNormBlock),
-        f"backbone.registers: {vit.num_reg_tokens}": vit.num_reg_tokens > 0,
-        "backbone.class_token: false": not vit.has_class_token,
-        f"backbone.patch: {list(patch)}": patch[0] != patch[1],
-        "an activation other than the exact GELU": type(getattr(block.mlp, "act", None)) is not nn.GELU,
-        f"a relative_bias on images of {list(images.size)}": relative and images.size[0] != images.size[1],
-        "the norm before the first block": not isinstance(vit.norm_pre, nn.Identity)
-        and block.__class__ is not PostNormBlock,
-        "positions for patches alone": vit.pos_embed is not None and vit.no_embed_class,
+        "backbone.norm: post": traits.post_norm,
+        f"backbone.registers: {traits.registers}": traits.registers > 0,
+        "backbone.class_token: false": not traits.class_token,
+        f"backbone.patch: {list(traits.patch)}": traits.patch[0] != traits.patch[1],
+        "an activation other than the exact GELU": not traits.exact_gelu,
+        f"a relative_bias on images of {list(images.size)}": traits.relative_bias != "none" and oblong,
+        "the norm before the first block": traits.norm_before_blocks,
+        "positions for patches alone": traits.absolute_positions and vit.no_embed_class,
     }
-    for reason, holds in reasons.items():
-        if holds:
-            raise ConfigError(f"{reason} is what transformers has no model for, so it cannot be exported to it")
+    refuse(reasons, SIDE)
 
 
-def _needs_more_than_vit(vit: VisionTransformer) -> bool:
-    """Whether there is a layer scale, a relative bias or a norm after pooling, which Data2VecVision alone has."""
-    block: Any = vit.blocks[0]
-    scaled = not isinstance(block.ls1, nn.Identity)
-    relative = hasattr(vit, "rel_pos_bias") or hasattr(block, "rel_pos_bias")
-    return scaled or relative or isinstance(vit.fc_norm, nn.LayerNorm) or vit.pos_embed is None
+def _needs_data2vec(traits: Traits) -> bool:
+    """Returns whether the encoder has a part that ViT lacks and Data2VecVision has."""
+    relative = traits.relative_bias != "none"
+    return traits.layer_scale or relative or traits.norm_after_pooling or not traits.absolute_positions
 
 
-def _shape(vit: VisionTransformer) -> dict[str, Any]:
-    block: Any = vit.blocks[0]
-    side, rows = vit.patch_embed.patch_size[0], grid(vit)
-    size = [rows[0] * side, rows[1] * side]
+def _sizes(vit: VisionTransformer, traits: Traits) -> dict[str, Any]:
+    height, width = (side * traits.patch[0] for side in grid(vit))
     return {
-        "hidden_size": vit.embed_dim,
-        "num_hidden_layers": len(vit.blocks),
-        "num_attention_heads": block.attn.num_heads,
-        "intermediate_size": block.mlp.fc1.out_features,
+        "hidden_size": traits.width,
+        "num_hidden_layers": traits.depth,
+        "num_attention_heads": traits.heads,
+        "intermediate_size": traits.mlp_width,
         "hidden_act": "gelu",
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": norm_eps(vit),
-        "image_size": size[0] if size[0] == size[1] else size,
-        "patch_size": side,
+        "layer_norm_eps": traits.norm_eps,
+        "image_size": height if height == width else [height, width],
+        "patch_size": traits.patch[0],
         "num_channels": vit.patch_embed.proj.in_channels,
     }
 
 
-def _mae(objective: mae.Objective) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    vit, decoder = objective.backbone, objective.config.decoder
-    size = grid(vit)
-    if size[0] != size[1]:
-        raise ConfigError(f"data.size: a grid of {size[0]}x{size[1]} patches is not square, as ViTMAE's loss needs it")
-    values = _shape(vit) | {
-        "model_type": "vit_mae",
+def _of_data2vec(traits: Traits) -> dict[str, Any]:
+    return {
+        "use_absolute_position_embeddings": traits.absolute_positions,
+        "use_shared_relative_position_bias": traits.relative_bias == "shared",
+        "use_relative_position_bias": traits.relative_bias == "per_block",
+        "layer_scale_init_value": 0.1 if traits.layer_scale else 0.0,  # 0: there is none
+        "use_mean_pooling": traits.norm_after_pooling,
+        "drop_path_rate": 0.0,
+    }
+
+
+def _decoder(objective: Objective, missing: Collection[str]) -> dict[str, Any]:
+    """Returns the settings of MAE's decoder and loss; other methods have no whole in transformers."""
+    if not isinstance(objective, mae.Objective) or missing:
+        what = f"the file that it came from had no '{next(iter(missing))}'" if missing else "its method is not mae"
+        raise ConfigError(f"--whole: there is no ViTMAE to write, since {what}; export the encoder, without --whole")
+    if _needs_data2vec(Traits.of(objective.backbone)):
+        raise ConfigError("--whole: layer scale, relative bias or no positions are what ViTMAE lacks; leave it out")
+    rows, columns = grid(objective.backbone)
+    if rows != columns:
+        raise ConfigError(f"data.size: a grid of {rows}x{columns} patches is not square, as ViTMAE's loss needs it")
+    decoder = objective.config.decoder
+    return {
         "qkv_bias": True,
         "mask_ratio": objective.config.mask_ratio,
         "norm_pix_loss": objective.config.target == "pixels_norm",
@@ -116,62 +135,16 @@ def _mae(objective: mae.Objective) -> tuple[dict[str, Any], dict[str, Tensor]]:
         "decoder_num_attention_heads": decoder.heads,
         "decoder_intermediate_size": 4 * decoder.width,
     }
-    decoded = _renamed(objective.decoder.state_dict(), DECODER, "decoder_layers", key_bias=True)
-    tensors = {f"vit.{name}": w for name, w in _renamed(vit.state_dict(), ENCODER, key_bias=True).items()}
-    return values, tensors | {f"decoder.{name}": tensor for name, tensor in decoded.items()}
 
 
-def _encoder(vit: VisionTransformer, head: nn.Linear | None) -> tuple[str, dict[str, Any], dict[str, Tensor]]:
-    """ViT where it has all that is needed, or else Data2VecVision."""
-    data2vec = _needs_more_than_vit(vit)
-    kind, prefix = ("Data2VecVision", "data2vec_vision") if data2vec else ("ViT", "vit")
-    values = _shape(vit)
-    if data2vec:
-        block: Any = vit.blocks[0]
-        values |= {
-            "model_type": "data2vec-vision",
-            "use_absolute_position_embeddings": vit.pos_embed is not None,
-            "use_shared_relative_position_bias": hasattr(vit, "rel_pos_bias"),
-            "use_relative_position_bias": hasattr(block, "rel_pos_bias"),
-            "layer_scale_init_value": 0.0 if isinstance(block.ls1, nn.Identity) else 0.1,  # 0: there is none
-            "use_mean_pooling": isinstance(vit.fc_norm, nn.LayerNorm),
-            "drop_path_rate": 0.0,
-        }
-    else:
-        values |= {"model_type": "vit", "qkv_bias": True}
-    tensors = _renamed(vit.state_dict(), ENCODER, key_bias=not data2vec)
-    if head is not None and vit.global_pool == "avg" and not isinstance(vit.fc_norm, nn.LayerNorm):
-        raise ConfigError("objective.pool: mean of normalised tokens is what transformers has no model for")
-    if head is None:
-        return f"{kind}Model", values, tensors
-    tensors = {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
-    tensors |= {f"classifier.{name}": tensor for name, tensor in head.state_dict().items()}
-    return f"{kind}ForImageClassification", values, tensors
-
-
-def _renamed(
-    state: Mapping[str, Tensor], others: Mapping[str, str], blocks: str = "encoder.layer", *, key_bias: bool
-) -> dict[str, Tensor]:
-    """Our names as theirs; a bias of keys, which changes no attention, is left out where they have none."""
-    inside, outside = ({ours: theirs for theirs, ours in table.items()} for table in (BLOCK, others))
-    found: dict[str, Tensor] = {}
-    for name, tensor in state.items():
-        place, table, rest = "", outside, name
-        if name.startswith("blocks."):
-            _, layer, rest = name.split(".", 2)
-            place, table = f"{blocks}.{layer}.", inside
-        stem, _, last = rest.rpartition(".")
-        if stem == "attn.qkv":
-            for part, third in zip(QKV, tensor.chunk(3), strict=True):
-                if last == "weight" or part != "key" or key_bias:
-                    found[f"{place}attention.attention.{part}.{last}"] = third
-        elif rest in table:
-            found[place + table[rest]] = tensor
-        elif stem in table:
-            found[f"{place}{table[stem]}.{last}"] = tensor
-        else:
-            raise ConfigError(f"this backbone has a '{name}', which transformers has no model for")
-    return found
+def _renamed(state: dict[str, Tensor], prefix: str, key_bias: bool) -> dict[str, Tensor]:
+    """Returns weights under their names, with the prefix that models give to their encoder."""
+    split = split_projections(state, ["weight", "bias"], key_bias)
+    theirs = NAMES.export(split, SIDE)
+    return {
+        name if name.startswith(("decoder.", "classifier.")) else prefix + name: tensor
+        for name, tensor in theirs.items()
+    }
 
 
 def _labels(classes: Sequence[str], count: int) -> dict[str, Any]:
@@ -184,7 +157,7 @@ def _labels(classes: Sequence[str], count: int) -> dict[str, Any]:
 
 
 def _preprocessing(images: Preprocessing) -> dict[str, Any]:
-    """What their image processor is told; it takes the centre of a square alone."""
+    """Returns the settings of their image processor, which takes the centre of squares only."""
     height, width = images.size
     cropped = images.crop is not None and height == width
     return {
@@ -201,3 +174,20 @@ def _preprocessing(images: Preprocessing) -> dict[str, Any]:
         "image_mean": list(images.mean),
         "image_std": list(images.std),
     }
+
+
+def _usage(name: str) -> str:
+    """Returns the call that loads the folder, and the one that gets an answer for `images` (PIL, or uint8 tensors)."""
+    options = ", add_pooling_layer=False" if name.endswith("Model") else ""
+    answer = "outputs = model(**inputs)  # loss, logits and mask; other patches are hidden at each call"
+    if name.endswith("Model"):
+        answer = "features = model(**inputs).last_hidden_state[:, 0]  # the class token, one vector per image"
+    elif name.endswith("Classification"):
+        answer = "scores = model(**inputs).logits"
+    return (
+        f"from transformers import AutoImageProcessor, {name}\n\n"
+        f'model = {name}.from_pretrained("FOLDER"{options})  # or, uploaded: "OWNER/NAME"\n'
+        'processor = AutoImageProcessor.from_pretrained("FOLDER")\n'
+        'inputs = processor(images, return_tensors="pt")  # a list of PIL images, or of uint8 tensors\n'
+        f"{answer}"
+    )

@@ -1,165 +1,124 @@
-"""Checkpoints of the official implementations (and state dicts of timm), read without executing what they hold."""
+"""Checkpoints of the official implementations, and state dicts of timm: their names, and how they are read."""
 
 from __future__ import annotations
 
-import argparse
 import re
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.interop import untrusted
+from mrp.interop.names import NameTable, Pairs, join_projections
+from mrp.interop.weights import BACKBONE, ForeignWeights
 
-Weights = Mapping[str, Tensor]
-
-
-# What the official code saves besides tensors. Anything else is refused by name. For the settings of other packages a
-# dictionary stands in, which takes their data and does nothing with it.
-_ALLOWED: list[Any] = [
-    argparse.Namespace,
-    *(
-        (OrderedDict, name)
-        for name in (
-            "yacs.config.CfgNode",  # SimMIM
-            "omegaconf.dictconfig.DictConfig",  # data2vec, from here on
-            "omegaconf.listconfig.ListConfig",
-            "omegaconf.base.ContainerMetadata",
-            "omegaconf.base.Metadata",
-            "omegaconf.nodes.AnyNode",
-            "typing.Any",
-        )
+TABLE, INDEX = "relative_position_bias_table", "relative_position_index"
+# What BEiT's code, and so timm's Beit, names otherwise than timm's VisionTransformer.
+BEIT: Pairs = [
+    ("blocks.#.gamma_1", "backbone.blocks.#.ls1.gamma"),
+    ("blocks.#.gamma_2", "backbone.blocks.#.ls2.gamma"),
+    (f"blocks.#.attn.{TABLE}", f"backbone.blocks.#.rel_pos_bias.{TABLE}"),
+    ("blocks.#.attn.q_bias", "backbone.blocks.#.attn.query.bias"),
+    ("blocks.#.attn.v_bias", "backbone.blocks.#.attn.value.bias"),
+]
+_VIT = ("cls_token", "reg_token", "pos_embed", "patch_embed.*", "rel_pos_bias.*", "norm_pre.*", "blocks.#.*", "norm.*")
+BACKBONE_PAIRS: Pairs = [*BEIT, *((name, BACKBONE + name) for name in _VIT)]
+CLASSIFY: Pairs = [("head.*", "head.*"), ("fc_norm.*", "backbone.fc_norm.*"), *BACKBONE_PAIRS]
+_IMAGE = "modality_encoders.IMAGE"
+TABLES = {
+    "mae": NameTable(
+        [
+            *((f"decoder_{name}.*", f"decoder.{name}.*") for name in ("blocks", "norm", "embed")),
+            ("decoder_pred.*", "decoder.head.*"),
+            ("decoder_pos_embed", "decoder.positions"),
+            ("mask_token", "decoder.mask_token"),
+            *BACKBONE_PAIRS,
+        ]
     ),
-]
-
-# Per method: official name -> ours, or None for what is not a weight of the method. The first rule that fits counts.
-_Rules = list[tuple[str, str | None]]
-_BACKBONE: _Rules = [
-    (r"(.*\.)?relative_position_index", None),
-    (r"blocks\.(\d+)\.gamma_([12])", r"backbone.blocks.\1.ls\2.gamma"),
-    (r"blocks\.(\d+)\.attn\.(relative_position_bias_table)", r"backbone.blocks.\1.rel_pos_bias.\2"),
-    (r"((?:cls_token|reg_token|pos_embed|patch_embed|rel_pos_bias|norm_pre|blocks|norm)(?:\..*)?)", r"backbone.\1"),
-]
-_IMAGE = r"modality_encoders\.IMAGE\."
-_RULES: dict[str, _Rules] = {
-    "mae": [
-        (r"decoder_(blocks\..*|norm\..*|embed\..*)", r"decoder.\1"),
-        (r"decoder_pred\.(.*)", r"decoder.head.\1"),
-        (r"decoder_pos_embed", r"decoder.positions"),
-        (r"mask_token", r"decoder.mask_token"),
-        (r"(fc|fc_norm)\..*", None),  # U-MAE's online classifier
-        *_BACKBONE,
-    ],
-    "simmim": [
-        (r"encoder\.mask_token", r"mask_token"),
-        (r"decoder\.0\.(.*)", r"head.\1"),
-        *((r"encoder\." + rule, ours) for rule, ours in _BACKBONE),
-    ],
-    "data2vec": [(r"lm_head\.(.*)", r"head.\1"), (r"mask_token", r"mask_token"), *_BACKBONE],
-    "data2vec2": [
-        (_IMAGE + r"extra_tokens", r"backbone.cls_token"),
-        (_IMAGE + r"local_encoder\.(proj\..*)", r"backbone.patch_embed.\1"),
-        (_IMAGE + r"fixed_positional_encoder\.positions", r"backbone.pos_embed"),
-        (_IMAGE + r"context_encoder\.norm\.(.*)", r"backbone.norm_pre.\1"),
-        (_IMAGE + r"context_encoder\.(blocks\..*)", r"backbone.\1"),
-        (_IMAGE + r"decoder\.blocks\.(\d+)\.0\.(.*)", r"decoder.layers.\1.\2"),
-        (_IMAGE + r"decoder\.proj\.(.*)", r"decoder.head.\1"),
-        (r"(blocks\..*)", r"backbone.\1"),
-    ],
-    "classify": [(r"(head\..*)", r"\1"), (r"(fc_norm\..*)", r"backbone.\1"), *_BACKBONE],
+    "simmim": NameTable(
+        [
+            ("encoder.mask_token", "mask_token"),
+            ("decoder.0.*", "head.*"),
+            *((f"encoder.{theirs}", ours) for theirs, ours in BACKBONE_PAIRS),
+        ]
+    ),
+    "data2vec": NameTable([("lm_head.*", "head.*"), ("mask_token", "mask_token"), *BACKBONE_PAIRS]),
+    "data2vec2": NameTable(
+        [
+            (f"{_IMAGE}.extra_tokens", "backbone.cls_token"),
+            (f"{_IMAGE}.local_encoder.*", "backbone.patch_embed.*"),
+            (f"{_IMAGE}.fixed_positional_encoder.positions", "backbone.pos_embed"),
+            (f"{_IMAGE}.context_encoder.norm.*", "backbone.norm_pre.*"),
+            (f"{_IMAGE}.context_encoder.blocks.#.*", "backbone.image_blocks.#.*"),  # the first blocks, counted apart
+            (f"{_IMAGE}.decoder.blocks.#.0.*", "decoder.layers.#.*"),
+            (f"{_IMAGE}.decoder.proj.*", "decoder.head.*"),
+            ("blocks.#.*", "backbone.blocks.#.*"),
+        ]
+    ),
+    "classify": NameTable(CLASSIFY),
 }
+_IGNORED = {"mae": r"(fc|fc_norm)\..*"}  # no weights of the method: U-MAE's online classifier
+_MODELS = ("model", "module", "state_dict")  # where a file keeps the weights (module: DeepSpeed), if not at its top
 _TEACHERS = ("teacher", "model_ema", "_ema")
-_PLACES = ("model", "state_dict")  # of the weights; or nowhere, where the file holds nothing else
+_BEIT_STATISTICS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what data2vec is fine-tuned with
 
 
-class Official(NamedTuple):
-    """A checkpoint of an official implementation, under our names."""
-
-    method: str  # the objective that it belongs to
-    weights: dict[str, Tensor]  # the objective's; or, where no more was published, the encoder's
-    backbone: dict[str, Any] = {}  # noqa: RUF012 -- options that the names of the weights tell but not their shapes
-    objective: dict[str, Any] = {}  # noqa: RUF012 -- and the method's, where its settings were saved
-
-    def encoder(self) -> dict[str, Tensor]:
-        """The backbone's weights alone."""
-        return {name.removeprefix("backbone."): w for name, w in self.weights.items() if name.startswith("backbone.")}
-
-
-def load(path: Path) -> Official:
-    """The weights of an official MAE, U-MAE, SimMIM-ViT, data2vec or ViT classification checkpoint.
+def load(path: Path) -> ForeignWeights:
+    """Returns the weights of an official MAE, U-MAE, SimMIM-ViT, data2vec or ViT classification checkpoint.
 
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
-    content = read(path)
-    held: Any = content
-    if isinstance(content, dict):
-        held = next((content[place] for place in _PLACES if place in content), content)
-    if not _are_weights(held):
-        raise ConfigError(f"{path}: holds no weights by name; is it a checkpoint of an official implementation?")
-    model = dict(held)
-    teacher = next((found for name in _TEACHERS if (found := content.get(name) or model.pop(name, None))), model)
-    model = {name.removeprefix("module."): tensor for name, tensor in model.items()}
+    content = untrusted.read(path)
+    content = content if isinstance(content, dict) else {}
+    key = next((key for key in _MODELS if key in content), None)
+    model = content if key is None else content[key]
+    holders = [holder for holder in (content, model) if isinstance(holder, dict)]
+    teachers = [holder[name] for name in _TEACHERS for holder in holders if isinstance(holder.get(name), dict)]
+    if isinstance(model, dict):
+        model = {name: value for name, value in model.items() if name not in _TEACHERS}
+    model = _state_dict(model, path)
     try:
         method = recognise(model)
-        weights = rename(method, model)
+        tensors = rename(method, model)
         if method in {"data2vec", "data2vec2"}:
-            copied = rename(method, {name.removeprefix("module."): tensor for name, tensor in teacher.items()})
-            weights |= {f"teacher.{name}": tensor for name, tensor in copied.items() if name.startswith("backbone.")}
+            teacher = rename(method, _state_dict(teachers[0], path) if teachers else model)
+            tensors |= {f"teacher.{name}": tensor for name, tensor in teacher.items() if name.startswith(BACKBONE)}
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
-    keyless = any(name.endswith(".q_bias") for name in model)
-    return Official(method, weights, {"qkv_bias": "query_value"} if keyless else {}, _settings(method, content))
-
-
-def _settings(method: str, content: Mapping[str, Any]) -> dict[str, Any]:
-    """What MAE's saved arguments say of its objective."""
-    saved = content.get("args")
-    if method != "mae" or not isinstance(saved, argparse.Namespace):
-        return {}
-    told: dict[str, Any] = {}
-    if isinstance(ratio := getattr(saved, "mask_ratio", None), float):
-        told["mask_ratio"] = ratio
-    if isinstance(norm := getattr(saved, "norm_pix_loss", None), bool):
-        told["target"] = "pixels_norm" if norm else "pixels"
-    return told
-
-
-def _are_weights(found: Any) -> bool:
-    return (
-        isinstance(found, dict)
-        and any(isinstance(value, Tensor) for value in found.values())
-        and all(isinstance(name, str) for name in found)
+    no_key_bias = any(name.endswith(".q_bias") for name in model)
+    fine_tuned_data2vec = method == "classify" and key == "module" and no_key_bias
+    return ForeignWeights(
+        file=path,
+        method=method,
+        tensors=tensors,
+        backbone={"qkv_bias": "query_value"} if no_key_bias else {},
+        objective=_settings_of_mae(content.get("args")) if method == "mae" else {},
+        data=dict(_BEIT_STATISTICS) if fine_tuned_data2vec else {},
     )
 
 
-def read(path: Path) -> Any:
-    """A file's content: tensors, numbers, text and settings, nothing that could run."""
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        with torch.serialization.safe_globals(_ALLOWED):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; fetch it again") from None
-    except Exception as error:  # a damaged file makes the reader stumble in any way
-        named = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f"it asks to load '{named[1]}'" if named else "it is damaged or not a checkpoint"
-        raise ConfigError(
-            f"{path}: refused: {what}; only tensors, plain data and the settings of official checkpoints are read"
-        ) from None
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    tensors = untrusted.state_dict(content, path)
+    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+
+
+def _settings_of_mae(saved: Any) -> dict[str, Any]:
+    """Returns what MAE's saved arguments say of its objective."""
+    settings: dict[str, Any] = {}
+    if isinstance(ratio := getattr(saved, "mask_ratio", None), float):
+        settings["mask_ratio"] = ratio
+    if isinstance(normalised := getattr(saved, "norm_pix_loss", None), bool):
+        settings["target"] = "pixels_norm" if normalised else "pixels"
+    return settings
 
 
 def recognise(names: Iterable[str]) -> str:
-    """The method that weights of these names belong to."""
+    """Returns the method that weights of these names belong to."""
     names = set(names)
-    if any(name.startswith("modality_encoders.IMAGE.") for name in names):
+    if any(name.startswith(f"{_IMAGE}.") for name in names):
         return "data2vec2"
     if "encoder.cls_token" in names:
         return "simmim"
@@ -176,35 +135,35 @@ def recognise(names: Iterable[str]) -> str:
     raise ConfigError("holds no model that is known here; MAE, U-MAE, SimMIM, data2vec and ViT checkpoints are")
 
 
-def rename(method: str, weights: Weights, image_blocks: int | None = None) -> dict[str, Tensor]:
-    """The official names of weights (or of their gradients) as ours; what we do not know is an error, never dropped.
+def rename(method: str, weights: Mapping[str, Tensor], image_blocks: int | None = None) -> dict[str, Tensor]:
+    """Returns weights (or their gradients) under mrp's names; a name that is not known is an error, never dropped.
 
     data2vec 2 numbers its first blocks, `image_blocks` of them, apart from the others; they are counted if not given.
     """
     renamed: dict[str, Tensor] = {}
-    if image_blocks is None:
-        counted = [re.match(_IMAGE + r"context_encoder\.blocks\.(\d+)", name) for name in weights]
-        image_blocks = len({found[1] for found in counted if found})
     for name, tensor in weights.items():
-        rule = next(((old, ours) for old, ours in _RULES[method] if re.fullmatch(old, name)), None)
-        if rule is None:
-            raise ConfigError(f"'{name}' is no weight of {method} as officially released; is it another kind of model?")
-        if rule[1] is None:
+        if name.endswith(INDEX) or re.fullmatch(_IGNORED.get(method, ""), name):
             continue
-        if method == "data2vec2":
-            name = re.sub(r"^blocks\.(\d+)", lambda found: f"blocks.{int(found[1]) + image_blocks}", name)
-        ours = re.sub(f"^{rule[0]}$", rule[1], name)
-        if method == "data2vec2" and ours == "backbone.pos_embed":  # the class token has no position there
+        ours = TABLES[method].ours(name)
+        if ours is None:
+            raise ConfigError(f"'{name}' is no weight of {method} as officially released; is it another kind of model?")
+        renamed[ours] = tensor
+    if method == "simmim" and "head.weight" in renamed:
+        renamed["head.weight"] = renamed["head.weight"].flatten(1)  # a convolution of 1x1 there
+    if method == "data2vec2":
+        renamed = _as_one_stack(renamed, image_blocks)
+    return join_projections(renamed)
+
+
+def _as_one_stack(weights: Mapping[str, Tensor], image_blocks: int | None) -> dict[str, Tensor]:
+    """Returns data2vec 2's weights with all blocks counted together, and a position (zero) for the class token."""
+    if image_blocks is None:
+        image_blocks = len({name.split(".")[2] for name in weights if name.startswith("backbone.image_blocks.")})
+    renamed: dict[str, Tensor] = {}
+    for name, tensor in weights.items():
+        if match := re.fullmatch(r"backbone\.blocks\.(\d+)(\..*)", name):
+            name = f"backbone.blocks.{int(match[1]) + image_blocks}{match[2]}"
+        elif name == "backbone.pos_embed":
             tensor = torch.cat([torch.zeros_like(tensor[:, :1]), tensor], dim=1)
-        renamed[ours] = tensor.flatten(1) if method == "simmim" and ours == "head.weight" else tensor
-    return _with_key_bias(renamed)
-
-
-def _with_key_bias(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The biases of queries and values as one with that of keys between them, which is zero."""
-    for name in [name for name in weights if name.endswith(".q_bias")]:
-        query, value = weights.pop(name), weights.pop(name.removesuffix("q_bias") + "v_bias", None)
-        if value is None:
-            raise ConfigError(f"'{name}' stands without its v_bias; the checkpoint is not whole")
-        weights[name.removesuffix("q_bias") + "qkv.bias"] = torch.cat([query, torch.zeros_like(query), value])
-    return weights
+        renamed[name.replace("image_blocks", "blocks")] = tensor
+    return renamed

@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch.nn import functional
+
 from mrp.config import ConfigError, nearest
-from mrp.interop import hub, huggingface, official, runs, shape, timm
+from mrp.files import sha256_of
+from mrp.interop import hub, huggingface, official, runs, shape, timm, untrusted
 from mrp.interop.config import WeightsName
-from mrp.interop.found import Found, Held, choose, digest, merged
+from mrp.interop.weights import BACKBONE, ForeignWeights, ModelWeights, choose, merged
 from mrp.models import vit
 
-_KEYS = ("objective", "backbone", "data")
+_SECTIONS = ("objective", "backbone", "data")
 
 
 def read(
@@ -22,74 +25,45 @@ def read(
     step: int | None = None,
     values: Mapping[str, Mapping[str, Any]] | None = None,
     method: str | None = None,
-) -> Found:
-    """The weights of a run or checkpoint folder, an official or timm file, a transformers or timm folder, `hf:name`.
+) -> ModelWeights:
+    """Returns the weights of a run or checkpoint, an official or timm file, a transformers or timm folder, `hf:NAME`.
 
     `values` are sections (`backbone`, `objective`, `data`) with what the weights do not tell, such as the number of
     heads; `method` is the objective that weights of an encoder alone are put into. Nothing in the files is executed.
     """
-    path = Path(source)
-    if hub.is_name(str(source)):
-        path = hub.fetch(str(source))
+    path = hub.fetch(str(source)) if hub.is_name(str(source)) else Path(source)
     if runs.is_ours(path):
         if values or method:
             raise ConfigError(f"{path}: a run says itself what its weights are; leave the other values out")
         return runs.read(path, weights, step)
     if step is not None:
         raise ConfigError(f"{path}: is no run, so it has no step {step}; leave it out")
-    given = _sections(values or {})
+    given = _checked_sections(values or {})
     try:
-        return _foreign(path, weights, given, method).checked()
+        return _complete(_foreign(path), path, weights, given, method).fitted()
     except ConfigError as error:
         raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes of any kind
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"{path}: its tensors are not those of a Vision Transformer: {reason}") from None
 
 
-def _sections(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+def _checked_sections(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     for key, value in values.items():
-        if key not in _KEYS or not isinstance(value, Mapping):
+        if key not in _SECTIONS or not isinstance(value, Mapping):
             raise ConfigError(
-                f"'{key}' is not read from other people's weights{nearest(key, _KEYS)}; allowed: "
-                f"{', '.join(f'{name}.KEY=VALUE' for name in _KEYS)}"
+                f"'{key}' is not read from other people's weights{nearest(key, _SECTIONS)}; allowed: "
+                f"{', '.join(f'{name}.KEY=VALUE' for name in _SECTIONS)}"
             )
-    return {key: dict(values.get(key, {})) for key in _KEYS}
+    return {key: dict(values.get(key, {})) for key in _SECTIONS}
 
 
-def _foreign(path: Path, weights: WeightsName, given: dict[str, dict[str, Any]], method: str | None) -> Found:
-    if path.is_dir():
-        held, file = _folder(path)
-    elif path.exists():
-        found = official.load(path)
-        held = Held(found.method, found.weights, dict(found.backbone), dict(found.objective), {})
-        file = path
-    else:
+def _foreign(path: Path) -> ForeignWeights:
+    """Returns what a file holds, or a folder of timm or transformers, which its config.json tells apart."""
+    if path.is_file():
+        return official.load(path)
+    if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder; from a hub it is hf:OWNER/NAME")
-    chosen = choose(held.tensors, weights, {}, str(path))
-    options = merged(held.backbone, given["backbone"])
-    encoder = {name.removeprefix("backbone."): w for name, w in chosen.items() if name.startswith("backbone.")}
-    size = given["data"].get("size", held.data.get("size"))
-    told = shape.of_backbone(encoder, options, tuple(size) if isinstance(size, list) else size)
-    chosen |= {f"backbone.{name}": tensor for name, tensor in told.encoder.items()}
-    name = method or held.method
-    if method and method != held.method:
-        chosen = {name: tensor for name, tensor in chosen.items() if name.startswith("backbone.")}
-    said = merged(held.objective if name == held.method else {}, given["objective"])
-    of_method = shape.of_objective(name, chosen, 1 + _last_block(chosen), said)
-    try:
-        backbone = vit.Config.model_validate(told.backbone)
-    except ValueError as error:
-        raise ConfigError(f"{path}: {' '.join(str(error).split())}") from None
-    return Found(
-        str(path), digest(file), name, merged(of_method, said), backbone, told.size,
-        told.channels, chosen, tuple(held.data.get("mean", ())), tuple(held.data.get("std", ())),
-    )  # fmt: skip
-
-
-def _last_block(tensors: Mapping[str, Any]) -> int:
-    return max(int(name.split(".")[2]) for name in tensors if name.startswith("backbone.blocks."))
-
-
-def _folder(path: Path) -> tuple[Held, Path]:
-    """A folder of timm or of transformers, by what its config.json says."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -103,3 +77,34 @@ def _folder(path: Path) -> tuple[Held, Path]:
     if "model_type" in config:
         return huggingface.load(path, config)
     raise ConfigError(f"{path}: config.json: names neither a model_type (transformers) nor an architecture (timm)")
+
+
+def _complete(
+    foreign: ForeignWeights, path: Path, weights: WeightsName, given: dict[str, dict[str, Any]], method: str | None
+) -> ModelWeights:
+    """Returns weights with everything about their model that their names and shapes tell."""
+    tensors, stored_as = untrusted.as_float32(choose(foreign.tensors, weights, {}, str(path)))
+    size = given["data"].get("size", foreign.data.get("size"))
+    fits = shape.of_backbone(tensors, merged(foreign.backbone, given["backbone"]), size)
+    if fits.position_padding:
+        positions = tensors[f"{BACKBONE}pos_embed"]
+        tensors[f"{BACKBONE}pos_embed"] = functional.pad(positions, (0, 0, fits.position_padding, 0))
+    method = method or foreign.method
+    options = given["objective"]
+    if method == foreign.method:
+        options = merged(foreign.objective, options)
+    else:
+        tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BACKBONE)}
+    return ModelWeights(
+        source=str(path),
+        digest=sha256_of(foreign.file),
+        method=method,
+        objective=merged(shape.of_objective(method, tensors, options), options),
+        backbone=vit.Config.model_validate(fits.backbone),
+        size=fits.size,
+        channels=fits.channels,
+        tensors=tensors,
+        mean=tuple(foreign.data.get("mean", ())),
+        std=tuple(foreign.data.get("std", ())),
+        stored_as=stored_as,
+    )

@@ -1,20 +1,21 @@
-"""Our own runs as a place where weights lie: a run's folder, or one of its checkpoints."""
+"""Runs of mrp as a source of weights: a run's folder, or one of its checkpoints."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
 from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import sealed
 from mrp.checkpoint.checkpoints import Checkpoint
-from mrp.config import ConfigError, parse
+from mrp.config import ConfigError, compose
 from mrp.data.config import Config as Data
+from mrp.files import sha256_of
 from mrp.folder import CONFIG
 from mrp.interop.config import WeightsName
-from mrp.interop.found import Found, choose, digest
+from mrp.interop.weights import ModelWeights, choose, part
 from mrp.models import vit
 
 _MODEL, _AVERAGE = "model.safetensors", "average.safetensors"
@@ -22,88 +23,91 @@ _OBJECTIVE = "objective."
 
 
 def is_ours(path: Path) -> bool:
-    """Whether it is a run's folder or a checkpoint's."""
-    return path.is_dir() and ((path / CONFIG).is_file() or _step(path) is not None)
+    """Returns whether this is a run's folder, a checkpoint's, or the file with the weights in one."""
+    folder = _without_file(path)
+    return folder.is_dir() and ((folder / CONFIG).is_file() or _is_checkpoint(folder))
 
 
 def locate(path: Path, step: int | None = None) -> tuple[Path, Checkpoint]:
-    """A run's folder and one of its checkpoints: that of a step, that of a path, or the newest."""
+    """Returns a run's folder and one of its checkpoints: that of a step, that of a path, or the newest."""
+    path = _without_file(path)
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such folder; give a run's, or that of one of its checkpoints")
-    own = _step(path)
-    if own is not None:
-        if step not in {None, own}:
-            raise ConfigError(f"{path}: is the checkpoint of step {own}, not of {step}; give the run's folder")
+    if _is_checkpoint(path):
+        asked_for = checkpoint.at(path)
+        if step not in {None, asked_for.step}:
+            raise ConfigError(
+                f"{path}: is the checkpoint of step {asked_for.step}, not of {step}; give the run's folder"
+            )
         run = path.absolute().parent.parent
-        return run if (run / CONFIG).is_file() else path, checkpoint.at(path)
+        return run if (run / CONFIG).is_file() else path, asked_for
     if not (path / CONFIG).is_file():
         raise ConfigError(f"{path}: is not the folder of a run (it has no {CONFIG}); 'mrp pretrain' makes one")
-    if step is None:
-        found = checkpoint.newest(path)
-        if found is None:
-            raise ConfigError(f"{path}: has no checkpoint yet; 'mrp pretrain' writes the first")
-        return path, found
-    return path, checkpoint.numbered(path, step)
+    if step is not None:
+        return path, checkpoint.numbered(path, step)
+    newest = checkpoint.newest(path)
+    if newest is None:
+        raise ConfigError(f"{path}: has no checkpoint yet; 'mrp pretrain' writes the first")
+    return path, newest
 
 
-def configuration(folder: Path, found: Checkpoint) -> Path:
-    """The file that says what a checkpoint's model is: the checkpoint's own, or else the run's."""
-    return next((place / CONFIG for place in (found.folder, folder) if (place / CONFIG).is_file()), folder / CONFIG)
+def configuration(folder: Path, of: Checkpoint) -> Path:
+    """Returns the file that says what a checkpoint's model is: the checkpoint's own, or else the run's."""
+    return of.folder / CONFIG if (of.folder / CONFIG).is_file() else folder / CONFIG
 
 
-def weights_of(found: Checkpoint, weights: WeightsName) -> dict[str, Tensor]:
-    """A checkpoint's tensors, with those of the student, the teacher or the average where the trained ones are."""
-    tensors = found.weights()
+def weights_of(of: Checkpoint, weights: WeightsName) -> dict[str, Tensor]:
+    """Returns a checkpoint's tensors, in which the teacher or the average replaces the student where asked for."""
+    tensors = of.weights()
     apart = {name: tensor for name, tensor in tensors.items() if not name.startswith(_OBJECTIVE)}
-    averaged = _objective(average(found)) if weights == "average" else {}
-    chosen = choose(_objective(tensors), weights, averaged, str(found.folder))
+    averaged = part(average(of), _OBJECTIVE) if weights == "average" else {}
+    chosen = choose(part(tensors, _OBJECTIVE), weights, averaged, str(of.folder))
     return apart | {_OBJECTIVE + name: tensor for name, tensor in chosen.items()}
 
 
-def has_average(found: Checkpoint) -> bool:
-    """Whether a run keeps the average of its weights."""
-    return (found.folder / _AVERAGE).is_file()
+def has_average(of: Checkpoint) -> bool:
+    """Returns whether a run keeps the average of its weights."""
+    return (of.folder / _AVERAGE).is_file()
 
 
-def average(found: Checkpoint) -> dict[str, Tensor]:
-    """The weights averaged over the run; nothing where it keeps none."""
-    return found.tensors("average") if has_average(found) else {}
+def average(of: Checkpoint) -> dict[str, Tensor]:
+    """Returns the weights averaged over the run; nothing where it keeps none."""
+    return of.tensors("average") if has_average(of) else {}
 
 
-def read(path: Path, weights: WeightsName = "student", step: int | None = None) -> Found:
-    """The weights of a run or checkpoint, and what its configuration says of them."""
-    folder, found = locate(path, step)
-    place = configuration(folder, found)
-    values = _values(place)
+def read(path: Path, weights: WeightsName = "student", step: int | None = None) -> ModelWeights:
+    """Returns the weights of a run or checkpoint, and what its configuration says of them."""
+    folder, chosen = locate(path, step)
+    file = configuration(folder, chosen)
+    values = compose(file).values
     try:
         objective = dict(values["objective"])
         backbone = vit.Config.model_validate(values["backbone"])
         data = Data.model_validate(values["data"])
         method = objective.pop("name")
     except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(f"{place}: is not the configuration of a run: {' '.join(str(error).split())}") from None
-    files = [found.folder / _MODEL] + ([found.folder / _AVERAGE] if weights == "average" else [])
-    chosen = _objective(weights_of(found, weights))
-    return Found(
-        str(path), digest(*files), method, objective, backbone, data.shape, data.channels, chosen,
-        data.mean, data.std, step=found.step,
-    )  # fmt: skip
+        raise ConfigError(f"{file}: is not the configuration of a run: {' '.join(str(error).split())}") from None
+    files = [chosen.folder / _MODEL] + ([chosen.folder / _AVERAGE] if weights == "average" else [])
+    return ModelWeights(
+        source=str(path),
+        digest=sha256_of(*files),
+        method=method,
+        objective=objective,
+        backbone=backbone,
+        size=data.shape,
+        channels=data.channels,
+        tensors=part(weights_of(chosen, weights), _OBJECTIVE),
+        mean=data.mean,
+        std=data.std,
+        step=chosen.step,
+    )
 
 
-def _values(path: Path) -> dict[str, Any]:
-    try:
-        values = parse(path.read_text(encoding="utf-8"), str(path))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or 'not a text file'}") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: is not the configuration of a run")
-    return values
+def _without_file(path: Path) -> Path:
+    """Returns the checkpoint's folder where the path is that of its weights."""
+    return path.parent if path.name == _MODEL and path.is_file() and _is_checkpoint(path.parent) else path
 
 
-def _objective(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(_OBJECTIVE): tensor for name, tensor in tensors.items() if name.startswith(_OBJECTIVE)}
-
-
-def _step(path: Path) -> int | None:
-    number = re.fullmatch(r"step-([0-9]+)", path.resolve().name)
-    return int(number[1]) if number and (path / _MODEL).is_file() else None
+def _is_checkpoint(folder: Path) -> bool:
+    named = re.fullmatch(rf"{sealed.PREFIX}[0-9]+", folder.resolve().name)
+    return named is not None and (folder / _MODEL).is_file()

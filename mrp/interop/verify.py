@@ -1,4 +1,4 @@
-"""An exported folder, loaded with the other side's own call, beside our model: how far their answers are apart."""
+"""An exported folder, loaded with the other project's own call and compared with our model."""
 
 from __future__ import annotations
 
@@ -15,54 +15,58 @@ from mrp.interop import official
 from mrp.interop.folders import CONFIG
 from mrp.interop.graphs import EXPORTED, ONNX, Answers
 from mrp.interop.official_export import FILE
+from mrp.interop.weights import part
 from mrp.models.vit import embed, encode
 
-_TOLERANCE = 1e-4  # of the largest answer: beyond this something is wrong, and not only rounded
+_TOLERANCE = 1e-4  # of the largest answer: more is an error, and not rounding
 
 
 def difference(to: str, folder: Path, answers: Answers, shape: tuple[int, int, int]) -> float | None:
-    """The largest difference relative to the largest answer; None where the other side is not installed."""
+    """Returns the largest difference relative to the largest answer; None where the other side is not installed."""
     images = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         pair = _compared(to, folder, answers.eval(), images)
     if pair is None:
         return None
     ours, theirs = pair
-    apart = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
-    if not apart <= _TOLERANCE:
-        raise ConfigError(f"--to {to}: what was written answers otherwise than the run, by {apart:.1e} of the largest")
-    return apart
+    relative = float((ours - theirs).abs().max() / ours.abs().max().clamp(min=1e-12))
+    if not relative <= _TOLERANCE:
+        raise ConfigError(
+            f"--to {to}: what was written differs from the run by {relative:.1e} of the largest answer, so it was "
+            "deleted; please report this"
+        )
+    return relative
 
 
 def _compared(to: str, folder: Path, answers: Answers, images: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Our answer and theirs."""
-    own = answers(images)[-1]
+    """Returns our answer and theirs."""
+    ours = answers(images)[-1]
     normalised = (images - answers.mean) / answers.std
     if to == "timm":
         from timm.models import create_model
 
-        return own, create_model(f"local-dir:{folder}", pretrained=True).eval()(normalised)
+        return ours, create_model(f"local-dir:{folder}", pretrained=True).eval()(normalised)
     if to == "official":  # the weights themselves, bit by bit
-        again = official.load(folder / FILE).encoder()
-        state = answers.backbone.state_dict()
-        return tuple(torch.cat([held[k].flatten() for k in sorted(again)]) for held in (state, again))  # type: ignore[return-value]
+        state, again = answers.backbone.state_dict(), part(official.load(folder / FILE).tensors)
+        return torch.cat([state[k].flatten() for k in again]), torch.cat([w.flatten() for w in again.values()])
     if to == "torch-export":
-        return own, torch.export.load(folder / EXPORTED).module()(images)[-1]
+        return ours, torch.export.load(folder / EXPORTED).module()(images)[-1]
     if to == "onnx" and importlib.util.find_spec("onnxruntime"):
         import onnxruntime
 
         session = onnxruntime.InferenceSession(folder / ONNX, providers=["CPUExecutionProvider"])
-        return own, torch.from_numpy(session.run(None, {"images": images.numpy()})[-1])
+        return ours, torch.from_numpy(session.run(None, {"images": images.numpy()})[-1])
     if to == "transformers" and importlib.util.find_spec("transformers"):
         return _transformers(folder, answers, normalised)
     return None
 
 
 def _transformers(folder: Path, answers: Answers, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns our answer and theirs to normalised images: scores where there is a head, or else all tokens."""
     import transformers
 
-    quiet: Any = transformers.utils.logging.disable_progress_bar
-    quiet()
+    disable_progress_bar: Any = transformers.utils.logging.disable_progress_bar
+    disable_progress_bar()
     name = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["architectures"][0]
     model = getattr(transformers, name).from_pretrained(folder).eval()
     if name.endswith("ForImageClassification"):
@@ -70,6 +74,6 @@ def _transformers(folder: Path, answers: Answers, images: Tensor) -> tuple[Tenso
     tokens = encode(answers.backbone, embed(answers.backbone, images)).tokens
     if name == "ViTMAEForPreTraining":
         model.config.mask_ratio = 0.0  # all patches, in their order
-        places = torch.arange(tokens.shape[1] - 1).expand(len(images), -1).float()
-        return tokens, model.vit(images, noise=places).last_hidden_state
+        order = torch.arange(tokens.shape[1] - 1).expand(len(images), -1).float()
+        return tokens, model.vit(images, noise=order).last_hidden_state
     return tokens, model(images).last_hidden_state

@@ -286,10 +286,7 @@ def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tu
     for name in state:
         if name.endswith(table):
             state[name] = resample_table(state[name], grid_size, grid(vit))
-    own = vit.pos_embed
-    if own is not None and own.requires_grad:
+    if "pos_embed" in state:  # fixed positions too: the weights are used to these, and MAE's code interpolates them
         prefix = num_prefix_positions(vit)
         state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(grid(vit)), list(grid_size), prefix)
-    elif own is not None:
-        state["pos_embed"] = own.detach().clone()
     return state

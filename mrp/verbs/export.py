@@ -11,7 +11,7 @@ _SIDES = ("timm", "transformers", "official", "onnx", "torch-export")
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """A run, who is to load it, a folder."""
+    """Adds the run, who is to load it, and the folder."""
     parser.add_argument(
         "run", metavar="RUN", help="a run's folder, a checkpoint's, or anything that 'mrp import' reads"
     )
@@ -23,16 +23,19 @@ def words(parser: argparse.ArgumentParser) -> None:
         help="default: the average where there is one, else the student",
     )
     parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    parser.add_argument(
+        "--whole", action="store_true", help="for transformers, of MAE: encoder and decoder, as ViTMAEForPreTraining"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the folder, and say how far its answers are from ours."""
-    from mrp.exchange import export as exchange
+    """Writes the folder, and says how far its answers are from mrp's."""
+    from mrp.exchange.export import export
 
     out = Path(options.out or Path("exports") / f"{Path(options.run).stem}-{options.to}")
-    apart = exchange.export(options.run, options.to, out, options.weights, options.checkpoint)
-    if apart is None:
+    difference = export(options.run, options.to, out, options.weights, options.checkpoint, options.whole)
+    if difference is None:
         print("not compared: what loads it is not installed")
     else:
-        print(f"loaded again, it agrees with the run to {apart:.1e} of the largest value")
+        print(f"loaded again, it agrees with the run to {difference:.1e} of the largest value")
     print(f"written to {out}; README.md says how to load it, and leaves its licence to you")

@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from mrp.config import ConfigError
-from mrp.interop import official
+from mrp.interop import official, untrusted
+from mrp.interop.weights import part
 from mrp.models import vit
 
 CASES = Path(__file__).parent / "cases"
@@ -23,20 +24,20 @@ METHODS = {
 
 
 def content(case: str) -> dict[str, Any]:
-    return official.read(CASES / case / "checkpoint.pth")
+    return untrusted.read(CASES / case / "checkpoint.pth")
 
 
 @pytest.mark.parametrize("case", METHODS)
 def test_the_method_is_recognised_and_the_encoder_stands_alone(case: str) -> None:
     found = official.load(CASES / case / "checkpoint.pth")
     assert found.method == METHODS[case]
-    encoder = found.encoder()
+    encoder = part(found.tensors)
     assert {"cls_token", "patch_embed.proj.weight", "blocks.2.attn.qkv.bias"} <= encoder.keys()
     assert not any(name.startswith(("decoder", "teacher", "head", "mask_token")) for name in encoder)
 
 
 def test_an_encoder_fits_a_backbone_of_another_size() -> None:
-    encoder = official.load(CASES / "simmim_relative" / "checkpoint.pth").encoder()
+    encoder = part(official.load(CASES / "simmim_relative" / "checkpoint.pth").tensors)
     options = {"width": 48, "depth": 3, "heads": 4, "patch": 8, "layer_scale": 0.1, "positions": "none"}
     model = vit.build(vit.Config.model_validate(options | {"relative_bias": "per_block"}), (48, 32), 3)
     model.load_state_dict(vit.resampled(model, encoder, (4, 4)))
@@ -46,7 +47,7 @@ def test_an_encoder_fits_a_backbone_of_another_size() -> None:
 def test_a_checkpoint_of_the_encoder_alone_is_read(tmp_path: Path) -> None:
     model = {name: w for name, w in content("umae")["model"].items() if not name.startswith(("decoder", "mask", "fc"))}
     torch.save({"model": model}, tmp_path / "encoder.pth")
-    assert official.load(tmp_path / "encoder.pth").weights.keys() == {f"backbone.{k}" for k in model}
+    assert official.load(tmp_path / "encoder.pth").tensors.keys() == {f"backbone.{k}" for k in model}
 
 
 @pytest.mark.parametrize("place", ["teacher", "model_ema", "model/_ema", None])
@@ -58,13 +59,13 @@ def test_the_teacher_is_found_where_official_code_puts_it(place: str | None, tmp
     elif place:
         saved[place] = teacher
     torch.save(saved, tmp_path / "checkpoint.pth")
-    weights = official.load(tmp_path / "checkpoint.pth").weights
+    weights = official.load(tmp_path / "checkpoint.pth").tensors
     expected = teacher if place else saved["model"]
     assert torch.equal(weights["teacher.backbone.blocks.0.mlp.fc1.weight"], expected["blocks.0.mlp.fc1.weight"])
 
 
 def test_keys_get_no_bias_and_the_index_of_offsets_is_not_kept() -> None:
-    weights = official.load(CASES / "data2vec_relative" / "checkpoint.pth").weights
+    weights = official.load(CASES / "data2vec_relative" / "checkpoint.pth").tensors
     query, key, value = weights["backbone.blocks.0.attn.qkv.bias"].chunk(3)
     assert not key.any()
     assert torch.equal(query, content("data2vec_relative")["model"]["blocks.0.attn.q_bias"])
@@ -113,7 +114,7 @@ def test_the_settings_of_other_packages_are_let_through_unexecuted(
         settings.frozen = True
         torch.save(content("simmim") | {"config": settings}, tmp_path / "with.pth")
     assert official.load(tmp_path / "with.pth").method == "simmim"
-    assert official.read(tmp_path / "with.pth")["config"]["MODEL"]["TYPE"] == "vit"
+    assert untrusted.read(tmp_path / "with.pth")["config"]["MODEL"]["TYPE"] == "vit"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,179 @@
+"""The model card of an exported folder: what the model is, how it was made and how to use it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrp.config import dump
+from mrp.folder import ENVIRONMENT, flat
+from mrp.interop.folders import Preprocessing
+from mrp.interop.heads import linear_head
+from mrp.model import NO_DATA, Model
+from mrp.monitor.tracker import METRICS, read_lines
+from mrp.objectives import classify
+
+FILE = "README.md"
+_LIBRARIES = {"timm": "timm", "transformers": "transformers", "onnx": "onnx", "torch-export": "pytorch"}
+_HIDDEN = {"validation", "diagnose", "checkpoint", "track", "guard", "resume", "machine"}  # sections without results
+_INFERRED = {"objective", "backbone", "data"}  # sections that imported weights tell
+_MEASURES = ("accuracy", "accuracy5", "low", "high")
+_ROWS = 24  # of the table of metrics
+
+
+class Exported(NamedTuple):
+    """What was written beside the card."""
+
+    to: str
+    whole: bool
+    title: str
+    images: Preprocessing
+    usage: str
+    difference: float | None  # the largest between these answers and mrp's, relative to the largest answer
+
+
+def text(model: Model, exported: Exported) -> str:
+    """Returns README.md, ready for a hub; its licence is for the user to choose."""
+    parts = (
+        _header(model, exported),
+        _summary(model, exported),
+        f"## Use\n\n```python\n{exported.usage}\n```",
+        _images(exported.images),
+        _recipe(model),
+        _metrics(model),
+        _licence(model),
+    )
+    return "\n\n".join(parts) + "\n"
+
+
+def _header(model: Model, exported: Exported) -> str:
+    classifies = linear_head(model.objective, model.missing) is not None
+    task = "image-classification" if classifies else "image-feature-extraction"
+    lines = ["---", "license: unknown  # confirm: see 'Licence' below"]
+    if exported.to in _LIBRARIES:
+        lines.append(f"library_name: {_LIBRARIES[exported.to]}")
+    if not exported.whole:  # whose answers are of some patches alone
+        lines.append(f"pipeline_tag: {task}")
+    return "\n".join([*lines, f"tags: [mrp, vision-transformer, {model.run.name}]", "---"])
+
+
+def _summary(model: Model, exported: Exported) -> str:
+    parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
+    parts = [
+        f"# {exported.title}",
+        f"A Vision Transformer of {parameters / 1e6:.2f} million parameters, trained with **{model.run.name}**; "
+        f"the {model.weights}'s weights after step {model.step:,}. Written by `mrp export --to {exported.to}`.",
+    ]
+    if source := model.source:
+        missing = ", ".join(source.get("missing", ()))
+        parts.append(
+            f"The weights were imported from `{source.get('source')}` (sha256 `{source.get('sha256')}`); "
+            "the recipe below was inferred from them."
+            + (f"\nNever trained, since that file did not hold them: {missing}." if missing else "")
+        )
+    if left_out := _left_out(model, exported):
+        parts.append(f"Not in this folder, but in the run: {', '.join(f'`{name}`' for name in left_out)}.")
+    if exported.difference is not None:
+        compared = "Loaded again at export and compared with mrp on random images in float32: the answers differ"
+        if exported.to == "official":
+            compared = "Read again at export: the weights differ"
+        parts.append(f"{compared} by at most {exported.difference:.1e} of the largest one.")
+    return "\n\n".join(parts)
+
+
+def _left_out(model: Model, exported: Exported) -> list[str]:
+    """Returns the parts of the objective that the folder does not hold."""
+    if exported.to == "official":
+        return []
+    parts = {name.split(".")[0] for name in model.objective.state_dict() if name not in model.missing}
+    held = {"head", "standardise"} if isinstance(model.objective, classify.Objective) else set()
+    return sorted(parts - {"backbone"} - held - ({"decoder"} if exported.whole else set()))
+
+
+def _images(images: Preprocessing) -> str:
+    (height, width), (outer_height, outer_width) = images.size, images.covered
+    shape = f"resized to {height}x{width}"
+    if images.crop is not None:
+        shape = f"resized to just cover {outer_height}x{outer_width}, of which the central {height}x{width} are taken"
+    return (
+        f"## Images\n\n{images.channels} channels, {shape} (bicubic, antialiased); pixels in [0, 1], then minus the "
+        f"mean {list(images.mean)} and over the standard deviation {list(images.std)}."
+    )
+
+
+def _recipe(model: Model) -> str:
+    """Returns the section on data, commands and configuration, without the folders of this machine."""
+    sections = {k: v for k, v in model.run.resolved().items() if k not in _HIDDEN}
+    if model.source:
+        sections = {key: value for key, value in sections.items() if key in _INFERRED}
+    sections["data"] |= {key: without_folders(sections["data"][key]) for key in ("train", "test", "classes")}
+    if sections.get("init"):
+        sections["init"]["from"] = _last(sections["init"]["from"])
+    starts = _json(model.folder / ENVIRONMENT).get("starts") or [{}]
+    commands = [
+        shlex.join(["mrp", *(without_folders(str(word)) for word in start["command"])])
+        for start in starts
+        if start.get("command")
+    ]
+    lines = ["## How it was made", "", f"Data: `{_data(model)}`."]
+    if commands:
+        lines += ["", "```sh", *dict.fromkeys(commands), "```"]  # a run that was resumed has the same command twice
+    versions = {"mrp": starts[-1].get("mrp"), **dict(starts[-1].get("packages") or {})}
+    if any(versions.values()):
+        listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
+        lines += ["", f"With {listed}; on {starts[-1].get('device', 'unknown')}."]
+    return "\n".join([*lines, "", "```yaml", dump(sections).rstrip(), "```"])
+
+
+def _metrics(model: Model) -> str:
+    """Returns the last line of the metrics until this step, and the accuracies of probes and validation, as a table."""
+    values: dict[str, float] = {}
+    lines = [line for line in read_lines(model.folder / METRICS) if line["step"] <= model.step]
+    if lines:
+        values |= {name: value for name, value in lines[-1].items() if isinstance(value, int | float)}
+    for path in sorted(model.folder.glob("*.json")):
+        if path.stem.startswith(("probe", "validation")):
+            for name, value in flat(_json(path)).items():
+                if name.rpartition(".")[2] in _MEASURES and isinstance(value, int | float):
+                    values[f"{path.stem}.{name}"] = value
+    if not values:
+        return "## Metrics\n\nNone were measured by mrp."
+    rows = [f"| {name} | {value:.6g} |" for name, value in list(values.items())[:_ROWS]]
+    return "\n".join(["## Metrics", "", "| what | value |", "|---|---|", *rows])
+
+
+def _licence(model: Model) -> str:
+    origin = "the weights it was imported from and " if model.source else ""
+    return (
+        "## Licence\n\n**To be confirmed by whoever publishes this.** Set `license:` at the top to one that the terms "
+        f"of {origin}the data it was trained on (`{_data(model)}`) allow, then remove this paragraph."
+    )
+
+
+def _data(model: Model) -> str:
+    train = model.run.data.train
+    if not isinstance(train, str):
+        return "several sources"
+    return "unknown" if train == NO_DATA else _last(train)
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def without_folders(value: Any) -> Any:
+    """Returns a text in which each path outside the current folder has become its last name; other values stay."""
+    if not isinstance(value, str):
+        return value
+    return re.sub(r"""(?<![^\s=,\[{"'])(?:~|\.{1,2})?/[^\s=,\]}"']*""", lambda path: _last(path[0]), value)
+
+
+def _last(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path

@@ -1,0 +1,51 @@
+"""Weights of other projects, turned into a folder that probe, finetune, report and export take for a run's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from mrp.checkpoint import checkpoints as checkpoint
+from mrp.config import ConfigError, parse
+from mrp.exchange.folders import check_is_new
+from mrp.folder import CONFIG, IDENTITY, claim
+from mrp.interop import reading, runs
+from mrp.interop.config import WeightsName
+from mrp.interop.weights import ModelWeights
+from mrp.model import origin, run_of, step_of
+from mrp.optim import optimizer as optim
+
+
+def import_weights(
+    source: str, out: Path, method: str | None = None, words: Iterable[str] = (), weights: WeightsName = "student"
+) -> ModelWeights:
+    """Writes a folder like that of a run that has ended, with one checkpoint at step 0; returns what it holds."""
+    values = sections(words)
+    if runs.is_ours(Path(source)):
+        raise ConfigError(f"{source}: is a run of mrp already; give it to probe, finetune or export as it is")
+    read = reading.read(source, weights, values=values, method=method)
+    check_is_new(out)
+    run = run_of(read, values.get("data"))
+    step = step_of(read, run)
+    with claim(out, run.resolved(), run.identity(f"imported {read.digest}")):
+        about = {name: (out / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)}
+        checkpoint.save(out, 0, step, optim.build(run.optim, step), origin(read), keep=1, about=about)
+    return read
+
+
+def sections(words: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Returns words such as `backbone.heads=4 data.train=PATH` as nested sections."""
+    values: dict[str, dict[str, Any]] = {}
+    for word in words:
+        key, separator, text = word.partition("=")
+        names = key.split(".")
+        if not separator or len(names) < 2 or "" in names:
+            raise ConfigError(f"'{word}' is not of the form section.key=value, for example backbone.heads=12")
+        section: dict[str, Any] = values
+        for name in names[:-1]:
+            section = section.setdefault(name, {})
+            if not isinstance(section, dict):
+                raise ConfigError(f"'{word}' gives a key to what another word gave a value")
+        section[names[-1]] = parse(text, key)
+    return values

@@ -1,0 +1,148 @@
+"""Files of weights from strangers: read without executing anything, and without taking more memory than they should."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from mrp.config import ConfigError
+
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of timm or transformers; the first that exists
+
+
+class _StandIn:
+    """Takes the place of a harmless class whose value nobody needs; what is handed to it is dropped."""
+
+    def __new__(cls, *values: Any) -> _StandIn:
+        return super().__new__(cls)
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _empty_mapping(*values: Any) -> dict[Any, Any]:
+    return OrderedDict()
+
+
+# What checkpoints hold besides tensors, and what stands in for it here. Anything else is refused by its name.
+_ALLOWED: list[Any] = [
+    argparse.Namespace,
+    (_empty_mapping, "collections.defaultdict"),
+    *(
+        (OrderedDict, name)
+        for name in (
+            "yacs.config.CfgNode",  # SimMIM
+            "omegaconf.dictconfig.DictConfig",  # data2vec, as the next five
+            "omegaconf.listconfig.ListConfig",
+            "omegaconf.base.ContainerMetadata",
+            "omegaconf.base.Metadata",
+            "omegaconf.nodes.AnyNode",
+            "typing.Any",
+        )
+    ),
+    *((_StandIn, f"builtins.{name}") for name in ("dict", "list", "tuple", "int", "float", "str", "bool")),
+    *(
+        (_StandIn, name)
+        for name in (
+            "numpy.dtype",
+            "numpy.ndarray",
+            *(
+                f"numpy.{core}.multiarray.{function}"
+                for core in ("core", "_core")
+                for function in ("scalar", "_reconstruct")
+            ),
+            *(
+                f"{module}.{kind}"
+                for module in ("pathlib", "pathlib._local")
+                for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+            ),
+            "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+            "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
+        )
+    ),
+]
+
+
+def read(path: Path) -> Any:
+    """Returns a file's content: tensors, numbers, text and settings. Its first bytes tell the format, not its name."""
+    try:
+        with path.open("rb") as file:
+            start = file.read(9)
+        if start[8:] == b"{":  # safetensors: the length of a JSON header, then the header
+            return load_file(path)
+        if start.startswith(b"PK"):
+            _check_unpacked_size(path)
+        with torch.serialization.safe_globals(_ALLOWED):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except ConfigError:
+        raise
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except SafetensorError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}; fetch it again") from None
+    except Exception as error:  # a damaged file makes the reader fail in any way
+        refused = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if refused is None:
+            raise ConfigError(f"{path}: is damaged, or not a checkpoint; fetch it again") from None
+        raise ConfigError(
+            f"{path}: refused: it asks to load '{refused[1]}', which could run code; save its weights alone, with "
+            "torch.save(model.state_dict(), PATH) where that is installed, and give that file"
+        ) from None
+
+
+def _check_unpacked_size(path: Path) -> None:
+    """Refuses an archive that would grow when it is unpacked; torch.save never compresses."""
+    with zipfile.ZipFile(path) as archive:
+        unpacked = sum(member.file_size for member in archive.infolist())
+    if unpacked > path.stat().st_size:
+        raise ConfigError(
+            f"{path}: refused: its {path.stat().st_size:,} bytes unpack to {unpacked:,}, and a checkpoint is not "
+            "compressed; unpack it with a tool that you trust, and save it again with torch.save"
+        )
+
+
+def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    """Returns the named tensors of a model in a file's content, after checking that they are what they look like."""
+    if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
+        raise ConfigError(f"{path}: holds no weights by name; is it a checkpoint of an official implementation?")
+    for name, tensor in content.items():
+        if not isinstance(tensor, Tensor):
+            raise ConfigError(f"{path}: holds no weights by name: '{name}' is no tensor; save its weights alone")
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise ConfigError(f"{path}: '{name}' is sparse or quantized; save it as a dense tensor")
+    size = sum(tensor.numel() * tensor.element_size() for tensor in content.values())
+    if size > path.stat().st_size:
+        raise ConfigError(f"{path}: refused: its weights would take {size:,} bytes, more than the file holds")
+    return content
+
+
+def as_float32(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Returns the weights in float32, and the other number formats that they were stored in."""
+    formats: set[str] = set()
+    converted: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        stored = str(tensor.dtype).removeprefix("torch.")
+        if stored not in {"float16", "bfloat16", "float32", "float64"}:
+            raise ConfigError(f"'{name}' is stored as {stored}, which is no format of weights; save it as float32")
+        converted[name] = tensor.float()
+        if not bool(converted[name].isfinite().all()):
+            raise ConfigError(f"'{name}' holds NaN or infinite values; take a checkpoint from before training diverged")
+        formats.add(stored)
+    return converted, tuple(sorted(formats - {"float32"}))
+
+
+def weights_file(folder: Path) -> Path:
+    """Returns the file that holds the weights in a folder of timm or transformers."""
+    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    if file is None:
+        raise ConfigError(f"has neither {' nor '.join(_WEIGHTS)}")
+    return file
