@@ -1,10 +1,11 @@
-"""The parts of a backbone that official recipes need and timm's own ViT lacks, under timm's parameter names."""
+"""Parts of a backbone that official recipes need and timm's ViT lacks; parameters have timm's names."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+from timm.layers import calculate_drop_path_rates
 from timm.models import vision_transformer as timm
 from torch import Tensor, nn
 from torch.nn import functional
@@ -14,48 +15,69 @@ from mrp.models.masking import fold
 _PATHS = 0x70A7  # sets the hashes of stochastic depth apart from those of masks
 
 
-class DropPath(nn.Module):
-    """Stochastic depth that follows the sample: the same on any number of processes, whatever else is in the batch."""
+class StochasticDepth(nn.Module):
+    """Chooses which residual branches a sample skips in training (Huang et al., 2016).
 
-    layer = 0
+    The choice depends on the sample's key, the block and the branch only, so it is the same on any number of processes
+    and whatever else is in the batch. Rates are tensors, which torch.compile does not specialise on: all blocks share
+    one graph.
+    """
 
-    def __init__(self, rate: float, branch: int) -> None:
+    layers: Tensor
+    branches: Tensor
+    thresholds: Tensor
+    scales: Tensor
+
+    def __init__(self, rate: float, depth: int) -> None:
+        """The last block's branches are skipped at this rate; rates grow evenly from 0 at the first block."""
         super().__init__()
-        self.rate = rate
-        self.branch = branch
+        rates = calculate_drop_path_rates(rate, depth)
+        scales = torch.stack([torch.ones(()) / (1 - rate) for rate in rates])  # keeps the mean where others are skipped
+        self.register_buffer("layers", torch.arange(depth)[:, None, None], persistent=False)
+        self.register_buffer("branches", torch.arange(2)[:, None], persistent=False)
+        thresholds = torch.tensor([int(rate * 2**32) for rate in rates])
+        self.register_buffer("thresholds", thresholds[:, None, None], persistent=False)
+        self.register_buffer("scales", scales[:, None, None], persistent=False)
 
-    def forward(self, tokens: Tensor, keys: Tensor | None) -> Tensor:
-        """Leave out the branch of some samples in training, and make up for it in the others."""
-        if not self.training or keys is None or self.rate == 0:
-            return tokens
-        kept = fold(keys, _PATHS, self.layer, self.branch) >= int(self.rate * 2**32)
-        return tokens * (kept.to(tokens.dtype) / (1 - self.rate))[:, None, None]
+    def forward(self, keys: Tensor) -> Tensor:
+        """Returns the factor of each sample's two branches in every block: zero where the branch is skipped."""
+        kept = fold(keys, _PATHS, self.layers, self.branches) >= self.thresholds
+        return kept * self.scales  # L 2 B
 
 
 class Block(timm.Block):
-    """timm's block, with stochastic depth by key."""
+    """timm's block, with stochastic depth by key and, where it has one, a relative position bias of its own.
 
-    drop_path1: DropPath  # type: ignore[assignment]
-    drop_path2: DropPath  # type: ignore[assignment]
-
-    def __init__(self, *args: Any, drop_path: float = 0.0, **options: Any) -> None:
-        super().__init__(*args, **options)
-        self.drop_path1 = DropPath(drop_path, branch=0)
-        self.drop_path2 = DropPath(drop_path, branch=1)
+    Its arguments are the tokens, an additive attention mask (timm's `is_causal` is unused), the places of the tokens
+    among all patches, its part of what `StochasticDepth` returns, and whether to return two tensors: the tokens, and
+    what the MLP has added to them.
+    """
 
     def forward(
         self,
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        keys: Tensor | None = None,
+        places: Tensor | None = None,
+        factors: Tensor | None = None,
         added: bool = False,
     ) -> Any:
-        """The tokens after attention and feed-forward; with `added`, also what the latter has added (data2vec 2)."""
-        x = x + self.drop_path1(self.ls1(self.attn(self.norm1(x), attn_mask=attn_mask)), keys)
+        """Norms stand before attention and MLP, inside the branches."""
+        x = x + self._skip(0, self.ls1(self._attention(self.norm1(x), attn_mask, places)), factors)
         last = self.ls2(self.mlp(self.norm2(x)))
-        x = x + self.drop_path2(last, keys)
+        x = x + self._skip(1, last, factors)
         return (x, last) if added else x
+
+    def _attention(self, x: Tensor, attn_mask: Tensor | None, places: Tensor | None) -> Tensor:
+        # The bias is computed in here because sharded parameters (FSDP2) exist only while their block runs.
+        mask = self.rel_pos_bias(places) if hasattr(self, "rel_pos_bias") else attn_mask
+        attended: Tensor = self.attn(x, attn_mask=mask)
+        return attended
+
+    def _skip(self, index: int, branch: Tensor, factors: Tensor | None) -> Tensor:
+        if factors is None or not self.training:
+            return branch
+        return branch * factors[index].to(branch.dtype)[:, None, None]
 
 
 class PostNormBlock(Block):
@@ -66,13 +88,14 @@ class PostNormBlock(Block):
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
-        keys: Tensor | None = None,
+        places: Tensor | None = None,
+        factors: Tensor | None = None,
         added: bool = False,
     ) -> Any:
-        """The tokens after attention and feed-forward; with `added`, also what the latter has added before the norm."""
-        x = self.norm1(x + self.drop_path1(self.ls1(self.attn(x, attn_mask=attn_mask)), keys))
+        """Norms stand after the residuals; what the MLP adds is returned before the norm."""
+        x = self.norm1(x + self._skip(0, self.ls1(self._attention(x, attn_mask, places)), factors))
         last = self.ls2(self.mlp(x))
-        x = self.norm2(x + self.drop_path2(last, keys))
+        x = self.norm2(x + self._skip(1, last, factors))
         return (x, last) if added else x
 
 
@@ -80,6 +103,6 @@ class QueryValueLinear(nn.Linear):
     """A projection to queries, keys and values whose keys have no bias (BEiT's); its entries in `bias` stay zero."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Queries, keys and values, one after another."""
+        """Returns queries, keys and values side by side."""
         query, key, value = self.bias.chunk(3)
         return functional.linear(input, self.weight, torch.cat([query, torch.zeros_like(key), value]))

@@ -1,4 +1,4 @@
-"""Where a patch is: fixed tables, and learned biases of attention by offset."""
+"""How a backbone knows where a patch is: fixed tables, and biases of attention learned per offset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mrp.config import ConfigError
 
 
 def sincos(width: int, grid_size: tuple[int, int], num_prefix: int = 0) -> Tensor:
-    """Fixed 2-D positions: the column in the first half of the channels, the row in the second; none for the prefix."""
+    """Returns fixed 2-D positions: the column in the first half of the channels, the row in the second; prefix zero."""
     if width % 4:
         raise ConfigError(
             f"positions: sincos needs a width that is a multiple of 4, not {width}; or use positions: learned"
@@ -24,7 +24,7 @@ def sincos(width: int, grid_size: tuple[int, int], num_prefix: int = 0) -> Tenso
 
 
 class RelativeBias(nn.Module):
-    """A learned bias of attention by head and by the offset between two patches (BEiT's; Bao et al., 2022).
+    """A bias of attention, learned per head and per offset between two patches (BEiT; Bao et al., 2022).
 
     Three more entries serve the prefix: from a prefix token to a patch, back, and between prefix tokens.
     """
@@ -42,17 +42,18 @@ class RelativeBias(nn.Module):
         self.register_buffer("relative_position_index", index, persistent=False)
 
     def forward(self, places: Tensor | None = None) -> Tensor:
-        """What to add to the attention between all tokens, or between the prefix and the patches at these places."""
+        """Returns what is added to the scores of all tokens, or of the prefix and the patches at `places`."""
         index = self.relative_position_index[None]
         if places is not None:
             prefix = torch.arange(self.num_prefix, device=places.device).expand(len(places), -1)
             tokens = torch.cat([prefix, places + self.num_prefix], dim=1)  # B P+V
             index = self.relative_position_index[tokens[:, :, None], tokens[:, None, :]]
-        return self.relative_position_bias_table[index].permute(0, 3, 1, 2)  # B|1 heads P+V P+V
+        # Contiguous, because torch's fused attention takes no mask whose last stride is not 1.
+        return self.relative_position_bias_table[index].permute(0, 3, 1, 2).contiguous()  # B|1 heads P+V P+V
 
 
 def _offsets(grid: tuple[int, int]) -> Tensor:
-    """The number of the offset between each two patches, counted row by row."""
+    """Returns the index of the offset between every two patches; offsets are counted row by row."""
     rows, columns = grid
     patch = torch.arange(rows * columns)
     row, column = patch // columns, patch % columns
@@ -61,7 +62,7 @@ def _offsets(grid: tuple[int, int]) -> Tensor:
 
 
 def resample_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """A table of `RelativeBias` for another grid: offsets are interpolated, the prefix's entries stay."""
+    """Returns a table of `RelativeBias` for another grid: offsets are interpolated, the prefix's entries stay."""
     size = [2 * side - 1 for side in old]
     offsets = rearrange(table[:-3], "(h w) heads -> 1 heads h w", h=size[0], w=size[1])
     resized = functional.interpolate(offsets, [2 * side - 1 for side in new], mode="bicubic", align_corners=False)

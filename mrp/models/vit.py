@@ -1,80 +1,34 @@
-"""The one backbone: timm's VisionTransformer, its parameter names, and the two functions that serve every method."""
+"""The one backbone: timm's VisionTransformer under timm's parameter names, and the functions that every method uses.
+
+`embed` turns images into patch tokens and `encode` runs the blocks on all or some of them.
+"""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
-from functools import cache, partial
-from typing import Annotated, Any, Literal, NamedTuple, Self, cast
+from functools import partial
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from pydantic import Field, model_validator
 from timm.layers import LayerNorm, resample_abs_pos_embed
-from timm.models import create_model, list_models
-from timm.models.vision_transformer import Block as TimmBlock
+from timm.models import create_model
 from timm.models.vision_transformer import VisionTransformer as VisionTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrp.config import ConfigError, Node
-from mrp.models.blocks import Block, PostNormBlock, QueryValueLinear
+from mrp.config import ConfigError
+from mrp.models.blocks import Block, PostNormBlock, QueryValueLinear, StochasticDepth
+from mrp.models.config import Config as Config
+from mrp.models.named import Named, look_up
 from mrp.models.positions import RelativeBias, resample_table, sincos
 
-_SHAPE = ("width", "depth", "heads", "patch")
-
-Side = Annotated[int, Field(gt=0)]
-
-
-class Config(Node):
-    """`backbone:`: a size of timm's by name, or by width, depth, heads and patch; the image's size is the data's."""
-
-    name: str | None = None
-    width: int | None = Field(None, gt=0)
-    depth: int | None = Field(None, gt=0)
-    heads: int | None = Field(None, gt=0)
-    patch: Side | tuple[Side, Side] | None = None
-    mlp_ratio: float | None = Field(None, gt=0)  # the name's, or 4
-    positions: Literal["sincos", "learned", "none"] = "sincos"
-    class_token: bool = True
-    registers: int = Field(0, ge=0)
-    layer_scale: float | None = Field(None, gt=0)  # the name's, or none
-    drop_path: float = Field(0.0, ge=0, lt=1)  # of the last block; the first has none, between them it grows evenly
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
-    relative_bias: Literal["none", "shared", "per_block"] = "none"
-    qkv_bias: Literal["all", "query_value"] = "all"
-    norm_eps: float | None = Field(None, gt=0)  # the name's, or 1e-6
-    init: Literal["xavier", "truncated"] = "xavier"  # MAE's initial weights, or BEiT's
-    norm: Literal["pre", "post"] = (
-        "pre"  # post: after each residual, and before the first block instead of after the last
-    )
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.name is None:
-            missing = [key for key in _SHAPE if getattr(self, key) is None]
-            if missing:
-                raise ConfigError(f"give a name (such as vit_base_patch16_224), or also: {', '.join(missing)}")
-            assert self.width is not None
-            assert self.heads is not None
-            if self.width % self.heads:
-                raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
-        else:
-            given = [key for key in ("width", "depth", "heads") if getattr(self, key) is not None]
-            if given:
-                raise ConfigError(
-                    f"name: {self.name} already says its {', '.join(given)}; remove the name or those keys"
-                )
-            known = list_models(module="vision_transformer")
-            if self.name not in known:
-                near = difflib.get_close_matches(self.name, known, n=3)
-                hint = f"did you mean {' or '.join(near)}?" if near else "for example vit_base_patch16_224"
-                raise ConfigError(f"unknown backbone '{self.name}'; {hint}")
-        return self
+_NEEDS_USUAL_BLOCKS = ("drop_path", "init", "norm", "qkv_bias", "relative_bias")
 
 
 def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionTransformer:
-    """Make the backbone for images of this size; its weights are drawn from torch's generator."""
-    options = _options(config) | {"img_size": image_size, "in_chans": channels, "num_classes": 0}
+    """Returns the backbone for images of this size, with initial weights from torch's generator."""
+    named = None if config.name is None else look_up(config.name)
+    options = _options(config, named) | {"img_size": image_size, "in_chans": channels, "num_classes": 0}
     if config.name is None:
         options |= {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
         vit = VisionTransformer(**options)
@@ -82,9 +36,10 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionT
         vit = cast(VisionTransformer, create_model(config.name, pretrained=False, **options))
     patch = vit.patch_embed.patch_size
     if image_size[0] % patch[0] or image_size[1] % patch[1]:
+        fitting = [max(1, round(size / side)) * side for size, side in zip(image_size, patch, strict=True)]
         raise ConfigError(
             f"data.size {image_size[0]}x{image_size[1]} is not a multiple of the patch {patch[0]}x{patch[1]}; "
-            f"the nearest that is: {_nearest(image_size[0], patch[0])}x{_nearest(image_size[1], patch[1])}"
+            f"the nearest that is: {fitting[0]}x{fitting[1]}"
         )
     _equip(vit, config)
     (initialise if config.init == "xavier" else initialise_truncated)(vit)
@@ -96,65 +51,54 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionT
     return vit
 
 
-def _options(config: Config) -> dict[str, Any]:
-    """What timm's constructor can do of it; what a name implies stays unless it is asked otherwise."""
+def _options(config: Config, named: Named | None) -> dict[str, Any]:
+    """Returns what timm's constructor can do of the section."""
+    pool = "token" if named is None else named.pool
     options: dict[str, Any] = {
         "class_token": config.class_token,
         "reg_tokens": config.registers,
-        "global_pool": "token" if config.class_token else "avg",
-        "fc_norm": False,
+        "global_pool": pool if config.class_token else "avg",
+        "fc_norm": False,  # the last norm stands before pooling, where every method trains it
         "pos_embed": "none" if config.positions == "none" else "learn",
-        "final_norm": config.norm == "pre",
         "block_fn": PostNormBlock if config.norm == "post" else Block,
-        "drop_path_rate": config.drop_path,
         "attn_drop_rate": config.attention_dropout,
+        "dynamic_img_size": False,
     }
-    given = {"patch": "patch_size", "mlp_ratio": "mlp_ratio", "layer_scale": "init_values"}
+    if config.norm == "post":
+        options["final_norm"] = False
     if config.norm_eps is not None:
         options["norm_layer"] = partial(LayerNorm, eps=config.norm_eps)
-    # By value and not by what was written: a run's own copy of its configuration has every key.
-    options |= {theirs: value for ours, theirs in given.items() if (value := getattr(config, ours)) is not None}
-    if config.name is not None and (own := _own_block(config.name)):
-        keys = ("drop_path", "norm", "qkv_bias", "relative_bias")
-        changed = {key for key in keys if getattr(config, key) != Config.model_fields[key].default}
+    # What is null follows the name. A test for "was written" would not do: a run's own copy writes every key.
+    optional = {"patch_size": config.patch, "mlp_ratio": config.mlp_ratio, "init_values": config.layer_scale}
+    options |= {key: value for key, value in optional.items() if value is not None}
+    if named is not None and named.block is not None:
+        changed = [k for k in _NEEDS_USUAL_BLOCKS if getattr(config, k) != Config.model_fields[k].default]
         if changed:
             raise ConfigError(
-                f"backbone.{min(changed)}: {config.name} is made of {own}, which has no such option; remove it"
+                f"backbone.{changed[0]}: {config.name} is made of {named.block}, which has no such option; remove it"
             )
         del options["block_fn"]
     return options
 
 
-@cache
-def _own_block(name: str) -> str | None:
-    """The kind of block that a name stands for, where it is not the usual one."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        kind = type(cast(VisionTransformer, create_model(name)).blocks[0])
-    return None if kind is TimmBlock else kind.__name__
-
-
 def _equip(vit: VisionTransformer, config: Config) -> None:
-    """Give it what timm's constructor cannot."""
+    """Adds the parts that timm's constructor does not know."""
+    blocks: Any = vit.blocks
     if config.norm == "post":
         vit.norm_pre = nn.LayerNorm(vit.embed_dim, eps=config.norm_eps or 1e-6)
-    blocks: Any = vit.blocks
-    for layer, block in enumerate(blocks):
+    if config.drop_path:
+        vit.stochastic_depth = StochasticDepth(config.drop_path, len(blocks))
+    if config.relative_bias == "shared":
+        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, blocks[0].attn.num_heads)
+    for block in blocks:
         if config.relative_bias == "per_block":
             block.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, block.attn.num_heads)
         if config.qkv_bias == "query_value":
             block.attn.qkv = QueryValueLinear(vit.embed_dim, block.attn.qkv.out_features)
-        if isinstance(block, Block):
-            block.drop_path1.layer = block.drop_path2.layer = layer
-    if config.relative_bias == "shared":
-        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, blocks[0].attn.num_heads)
-
-
-def _nearest(size: int, patch: int) -> int:
-    return max(1, round(size / patch)) * patch
 
 
 def initialise(module: nn.Module) -> None:
-    """MAE's initial weights: Xavier-uniform matrices (the patch embedding as one), zero biases, N(0, .02) tokens."""
+    """Draws MAE's initial weights: Xavier-uniform matrices (the patch embedding too), zero biases, N(0, .02) tokens."""
     for name, child in module.named_modules():
         if isinstance(child, nn.Linear):
             nn.init.xavier_uniform_(child.weight)
@@ -169,7 +113,7 @@ def initialise(module: nn.Module) -> None:
 
 
 def initialise_truncated(vit: VisionTransformer) -> None:
-    """BEiT's initial weights, as SimMIM and data2vec start from: N(0, .02), and less where a block adds."""
+    """Draws BEiT's initial weights, from which SimMIM and data2vec start: N(0, .02), smaller where a block adds."""
     initialise(vit)
     for module in vit.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
@@ -182,26 +126,25 @@ def initialise_truncated(vit: VisionTransformer) -> None:
 
 
 def grid(vit: VisionTransformer) -> tuple[int, int]:
-    """Rows and columns of patches."""
+    """Returns the number of rows and columns of patches."""
     rows, columns = vit.patch_embed.grid_size
     return rows, columns
 
 
 def norm_eps(vit: VisionTransformer) -> float:
-    """What the backbone's norms add to the variance; those of a decoder or a head do the same."""
-    first: Any = vit.blocks[0]
-    return cast(float, first.norm1.eps)
+    """Returns the epsilon of the backbone's norms, which those of a decoder or a head share."""
+    return next(float(module.eps) for module in vit.blocks.modules() if hasattr(module, "eps"))
 
 
 def num_prefix_positions(vit: VisionTransformer) -> int:
-    """How many leading entries of the position table belong to prefix tokens."""
+    """Returns how many leading entries of the position table belong to prefix tokens."""
     return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
 def embed(
     vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None
 ) -> Tensor:
-    """Patch tokens with their positions; where a mask token is given, it stands for the hidden ones of each mask."""
+    """Returns patch tokens with their positions, per view where there is a mask; `mask_token` replaces hidden ones."""
     tokens: Tensor = vit.patch_embed(images).float()  # B N D; the residual stream stays in float32
     if mask_token is not None:
         assert mask is not None
@@ -212,11 +155,11 @@ def embed(
     return tokens
 
 
-Kept = Literal["none", "output", "added"]  # of a block: nothing, all, or what its feed-forward part has added
+Kept = Literal["none", "output", "added"]  # of each block: nothing, its output, or what its MLP adds to the tokens
 
 
 class Encoded(NamedTuple):
-    """The encoder's output (prefix tokens first) and, where asked for, something of every block."""
+    """The encoder's output (prefix tokens first) and, where asked for, a tensor from every block."""
 
     tokens: Tensor  # B P+V D
     layers: list[Tensor]
@@ -229,23 +172,23 @@ def encode(
     keys: Tensor | None = None,
     layers: Kept = "none",
 ) -> Encoded:
-    """Put the prefix tokens in front, run the blocks and the norm, on whichever patch tokens are given.
+    """Puts the prefix tokens in front of any patch tokens and runs the blocks and the norm.
 
-    `places` says which patches they are, unless they are all. In training, stochastic depth draws from `keys` and
-    does nothing without them.
+    `places` are the indices of the patches among all, unless all are given. In training, stochastic depth is drawn
+    from `keys` and is off without them.
     """
     tokens = vit.norm_pre(_with_prefix(vit, tokens))
-    shared = getattr(vit, "rel_pos_bias", None)
-    bias = None if shared is None else shared(places)
+    bias = vit.rel_pos_bias(places) if hasattr(vit, "rel_pos_bias") else None
+    factors: Any = [None] * len(vit.blocks)
+    if keys is not None and vit.training and hasattr(vit, "stochastic_depth"):
+        factors = vit.stochastic_depth(keys)
     kept = []
-    for block in vit.blocks:
-        own = getattr(block, "rel_pos_bias", None)
-        mask = bias if own is None else own(places)
-        more = (keys, layers == "added") if isinstance(block, Block) else ()
+    for layer, block in enumerate(vit.blocks):
+        more = (places, factors[layer], layers == "added") if isinstance(block, Block) else ()
         if vit.grad_checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, mask, False, *more, use_reentrant=False)
+            tokens = checkpoint(block, tokens, bias, False, *more, use_reentrant=False)
         else:
-            tokens = block(tokens, mask, False, *more)
+            tokens = block(tokens, bias, False, *more)
         if layers == "added":
             tokens, added = tokens
             kept.append(added)
@@ -265,16 +208,16 @@ def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
 
 
 def pool(vit: VisionTransformer, tokens: Tensor) -> Tensor:
-    """One vector an image: the class token, or the mean of the patch tokens, normalised where timm's model does so."""
+    """Returns one vector per image: the class token or the mean of the patch tokens, normalised if the model does."""
     pooled = tokens[:, 0] if vit.global_pool == "token" else tokens[:, vit.num_prefix_tokens :].mean(1)
     normalised: Tensor = vit.fc_norm(pooled)
     return normalised  # B D
 
 
 def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tuple[int, int]) -> dict[str, Tensor]:
-    """A backbone's weights from another grid of patches, made to fit this one: only its positions change.
+    """Returns weights from a backbone with another grid of patches, with positions interpolated to this one's.
 
-    A relative bias that was shared by all blocks is given to each of them where this one has a bias in every block.
+    Where all blocks shared a relative bias and this backbone has one per block, each block gets a copy.
     """
     state = dict(state)
     table = "rel_pos_bias.relative_position_bias_table"

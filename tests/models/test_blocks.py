@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,9 +11,34 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn import functional
 
+from mrp.batch import Batch
 from mrp.config import ConfigError
-from mrp.models import blocks, masking, positions, vit
+from mrp.models import blocks, masking, named, positions, vit
+from tests.objectives.test_every_objective import make_run
+
+
+class Encoder(nn.Module):
+    """What is wrapped as a whole, as the training step is."""
+
+    def __init__(self, model: vit.VisionTransformer) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return vit.encode(self.model, vit.embed(self.model, images)).tokens
+
+
+@pytest.fixture
+def one_process(tmp_path: Path) -> Iterator[DeviceMesh]:
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
 
@@ -20,41 +47,66 @@ def build(size: tuple[int, int] = (16, 16), **options: Any) -> vit.VisionTransfo
     return vit.build(vit.Config.model_validate(SMALL | options), size, 3)
 
 
-def test_paths_are_dropped_by_sample_whatever_else_is_in_the_batch() -> None:
-    path = blocks.DropPath(0.4, branch=1)
-    tokens, keys = torch.ones(5000, 2, 3), torch.arange(5000) * 31
-    dropped = path(tokens, keys)
-    assert torch.equal(dropped[70:90], path(tokens[70:90], keys[70:90]))
-    assert dropped.unique().tolist() == pytest.approx([0, 1 / 0.6])
-    assert float(dropped.mean()) == pytest.approx(1, abs=0.04)
-    assert torch.equal(dropped.amax((1, 2)), dropped.amin((1, 2)))  # a sample's branch as a whole
+def test_branches_are_skipped_by_sample_whatever_else_is_in_the_batch() -> None:
+    keys = torch.arange(5000) * 31
+    factors = blocks.StochasticDepth(0.4, depth=3)(keys)
+    assert factors.shape == (3, 2, 5000)
+    assert torch.equal(factors[:, :, 70:90], blocks.StochasticDepth(0.4, depth=3)(keys[70:90]))
+    assert factors[2].unique().tolist() == pytest.approx([0, 1 / 0.6])
+    assert (factors[0] == 1).all()
+    assert factors.mean(2).flatten().tolist() == pytest.approx([1] * 6, abs=0.04)
 
 
-def test_layers_and_branches_drop_independently() -> None:
+def test_layers_and_branches_are_skipped_independently() -> None:
     keys = torch.arange(20_000)
-    kept = []
-    for layer, branch in ((0, 0), (0, 1), (1, 0), (7, 1)):
-        path = blocks.DropPath(0.5, branch)
-        path.layer = layer
-        kept.append(path(torch.ones(20_000, 1, 1), keys).flatten())
-    kept.append(masking.random_mask(keys, 4, 2, 7)[:, 1].float())  # nor do they follow the mask
-    assert (torch.corrcoef(torch.stack(kept)) - torch.eye(5)).abs().max() < 0.03
+    kept = blocks.StochasticDepth(0.5, depth=3)(keys)[1:].flatten(0, 1) > 0
+    mask = masking.random_mask(keys, 4, 2, 7)[:, 1]  # nor do they follow the mask
+    assert (torch.corrcoef(torch.stack([*kept, mask]).float()) - torch.eye(5)).abs().max() < 0.03
 
 
-def test_paths_are_kept_in_evaluation_and_without_keys() -> None:
-    path, tokens = blocks.DropPath(0.9, branch=0), torch.randn(8, 2, 3)
-    assert path(tokens, None) is tokens
-    assert path.eval()(tokens, torch.arange(8)) is tokens
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_factor_of_a_branch_is_that_of_the_plain_formula_bit_for_bit(dtype: torch.dtype) -> None:
+    keys = torch.arange(500) * 977
+    factors = blocks.StochasticDepth(0.3, depth=12)(keys).to(dtype)
+    for layer, rate in enumerate(torch.linspace(0, 0.3, 12).tolist()):
+        for branch in (0, 1):
+            kept = masking.fold(keys, 0x70A7, layer, branch) >= int(rate * 2**32)
+            assert torch.equal(factors[layer, branch], kept.to(dtype) / (1 - rate))
+
+
+def test_nothing_is_skipped_in_evaluation_or_without_keys() -> None:
+    model, images, keys = build(drop_path=0.9), torch.randn(8, 3, 16, 16), torch.arange(8)
+    whole = vit.encode(model, vit.embed(model, images)).tokens
+    assert not torch.equal(vit.encode(model, vit.embed(model, images), keys=keys).tokens, whole)
+    model.blocks.eval()  # a frozen block, in a backbone that trains
+    assert torch.equal(vit.encode(model, vit.embed(model, images), keys=keys).tokens, whole)
+    assert torch.equal(vit.encode(model.eval(), vit.embed(model, images), keys=keys).tokens, whole)
 
 
 @pytest.mark.parametrize("name", [None, "vit_tiny_patch16_224"])
-def test_depth_is_dropped_at_timms_rates(name: str | None) -> None:
+def test_depth_is_skipped_at_timms_rates(name: str | None) -> None:
     options = SMALL | {"depth": 5} if name is None else {"name": name}
     ours = vit.build(vit.Config.model_validate(options | {"drop_path": 0.3}), (32, 32), 3)
     theirs = timm.create_model("vit_tiny_patch16_224", drop_path_rate=0.3, depth=len(ours.blocks))
-    for number, (block, reference) in enumerate(zip(ours.blocks, theirs.blocks, strict=True)):
-        assert block.drop_path1.rate == pytest.approx(getattr(reference.drop_path1, "drop_prob", 0.0))
-        assert (block.drop_path2.layer, block.drop_path2.branch) == (number, 1)
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in theirs.blocks]
+    assert (1 - 1 / ours.stochastic_depth.scales).flatten().tolist() == pytest.approx(rates, abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's, while it compiles
+@pytest.mark.parametrize("options", [{}, {"relative_bias": "per_block"}, {"norm": "post"}])
+def test_blocks_that_are_compiled_one_by_one_share_one_graph(options: dict[str, Any]) -> None:
+    model = build(depth=14, drop_path=0.5, **options)
+    images, keys = torch.randn(4, 3, 16, 16), torch.arange(4)
+    expected = vit.encode(model, vit.embed(model, images), keys=keys).tokens
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for block in model.blocks:
+        block.compile(backend="eager", dynamic=False)
+    with torch._dynamo.config.patch(fail_on_recompile_limit_hit=True):
+        compiled = vit.encode(model, vit.embed(model, images), keys=keys).tokens
+    assert torch.equal(compiled, expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def test_each_view_of_the_batch_meets_its_own_depth_when_activations_are_recomputed() -> None:
@@ -147,6 +199,39 @@ def test_a_relative_bias_enters_every_block(kind: str) -> None:
         before = after
 
 
+@pytest.mark.parametrize("places", [None, torch.tensor([[0, 5, 11], [2, 3, 4]])], ids=["all", "visible"])
+@pytest.mark.parametrize("kind", ["shared", "per_block"])
+def test_the_bias_reaches_attention_in_a_layout_that_fused_kernels_take(
+    kind: str, places: torch.Tensor | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, masks, plain = build(relative_bias=kind), [], functional.scaled_dot_product_attention
+
+    def watched(*tensors: torch.Tensor, **options: Any) -> torch.Tensor:
+        masks.append(options["attn_mask"])
+        return plain(*tensors, **options)
+
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", watched)
+    tokens = vit.embed(model, torch.randn(2, 3, 16, 16))
+    vit.encode(model, tokens if places is None else masking.gather_tokens(tokens, places), places)
+    assert len(masks) == 2
+    assert [mask.stride(-1) for mask in masks] == [1, 1]
+    assert all(mask.is_contiguous() for mask in masks)
+
+
+@pytest.mark.parametrize("kind", ["shared", "per_block"])
+def test_a_relative_bias_is_there_where_parameters_are_sharded(kind: str, one_process: DeviceMesh) -> None:
+    model, images = build(relative_bias=kind), torch.randn(2, 3, 16, 16)
+    for name, parameter in model.named_parameters():
+        if "bias_table" in name:
+            torch.nn.init.normal_(parameter)
+    root = Encoder(model)
+    expected = root(images)
+    for block in model.blocks:
+        fully_shard(block, mesh=one_process)
+    fully_shard(root, mesh=one_process)
+    assert torch.allclose(root(images), expected)
+
+
 def test_a_relative_bias_moves_to_another_grid() -> None:
     small, large = build((16, 24), relative_bias="per_block"), build((32, 16), relative_bias="per_block")
     for block in small.blocks:
@@ -172,7 +257,56 @@ def test_a_shared_bias_is_given_to_every_block() -> None:
         )
 
 
-@pytest.mark.parametrize("options", [{"norm": "post"}, {"drop_path": 0.1}, {"relative_bias": "shared"}])
+KINDS = {
+    "vit_base_patch14_reg4_dinov2": (True, 4, "token"),
+    "vit_little_patch16_reg1_gap_256": (False, 1, "avg"),
+    "vit_base_patch16_gap_224": (False, 0, "avg"),
+    "beit3_base_patch16_224": (True, 0, "avg"),
+    "vit_base_patch16_224": (True, 0, "token"),
+    "test_vit": (True, 0, "token"),  # of images of any size
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_name_builds_what_it_says(name: str) -> None:
+    config = vit.Config(name=name)
+    with torch.device("meta"):
+        model = vit.build(config, (56, 56) if "patch14" in name else (64, 64), 3)
+        tokens = vit.encode(model, vit.embed(model, torch.empty(2, 3, *model.patch_embed.img_size))).tokens
+    assert (model.has_class_token, model.num_reg_tokens, model.global_pool) == KINDS[name]
+    assert (config.class_token, config.registers) == KINDS[name][:2]
+    assert tokens.shape[1] == model.num_prefix_tokens + 16
+    assert vit.pool(model, tokens).shape == (2, model.embed_dim)
+    assert vit.Config.model_validate(config.model_dump()) == config
+
+
+def test_a_section_may_differ_from_its_name() -> None:
+    config = vit.Config(name="vit_base_patch14_reg4_dinov2", registers=0, class_token=False)
+    with torch.device("meta"):
+        model = vit.build(config, (28, 28), 3)
+    assert (model.num_prefix_tokens, model.global_pool) == (0, "avg")
+
+
+@pytest.mark.parametrize(
+    "name", ["vit_base_patch16_xp_224", "vit_pwee_patch16_reg1_gap_256", "vit_dpwee_patch16_reg1_gap_256"]
+)
+def test_blocks_of_another_kind_work_under_every_method_that_only_asks_for_tokens(name: str) -> None:
+    backbone = {"name": name, "width": None, "depth": None, "heads": None, "patch": None}
+    run = make_run("mae", {"size": 64}, backbone)
+    with torch.device("meta"):
+        step = run.build_step()
+        step.objective(Batch(torch.empty(2, 3, 64, 64), torch.arange(2))).loss.backward()
+    assert [key for key, weight in step.named_parameters() if weight.requires_grad and weight.grad is None] == []
+
+
+def test_a_name_whose_pooling_no_method_trains_is_refused() -> None:
+    with pytest.raises(ValueError, match="vit_base_patch16_siglip_224 pools its tokens by attention"):
+        vit.Config(name="vit_base_patch16_siglip_224")
+
+
+@pytest.mark.parametrize(
+    "options", [{"norm": "post"}, {"drop_path": 0.1}, {"relative_bias": "shared"}, {"init": "truncated"}]
+)
 def test_a_name_with_blocks_of_its_own_keeps_them(options: dict[str, Any]) -> None:
     name = "vit_small_patch16_18x2_224"
     with torch.device("meta"):
@@ -194,9 +328,9 @@ def test_a_name_decides_what_is_not_asked_for() -> None:
 
 
 def test_looking_at_a_name_draws_no_random_numbers() -> None:
-    vit._own_block.cache_clear()
+    named.look_up.cache_clear()
     torch.manual_seed(0)
-    vit._own_block("vit_tiny_patch16_224")
+    named.look_up("vit_tiny_patch16_224")
     first = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), first)

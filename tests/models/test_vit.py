@@ -110,7 +110,7 @@ def test_sizes_that_do_not_fit(options: dict[str, object], size: tuple[int, int]
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"name": "vit_bose_patch16_224"}, "did you mean vit_base_patch16_224"),
+        ({"name": "vit_bose_patch16_224"}, "did you mean 'vit_base_patch16_224'"),
         ({"width": 32}, "give a name .* or also: depth, heads, patch"),
         ({"name": "vit_base_patch16_224", "depth": 3}, "already says its depth"),
         (SMALL | {"heads": 5}, "not a multiple of heads"),
