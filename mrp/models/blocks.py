@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from timm.layers import calculate_drop_path_rates
 from timm.models import vision_transformer as timm
 from torch import Tensor, nn
 from torch.nn import functional
@@ -31,7 +30,7 @@ class StochasticDepth(nn.Module):
     def __init__(self, rate: float, depth: int) -> None:
         """The last block's branches are skipped at this rate; rates grow evenly from 0 at the first block."""
         super().__init__()
-        rates = calculate_drop_path_rates(rate, depth)
+        rates: list[float] = torch.linspace(0, rate, depth, device="cpu").tolist()  # as timm computes them
         scales = torch.stack([torch.ones(()) / (1 - rate) for rate in rates])  # keeps the mean where others are skipped
         self.register_buffer("layers", torch.arange(depth)[:, None, None], persistent=False)
         self.register_buffer("branches", torch.arange(2)[:, None], persistent=False)
@@ -70,8 +69,8 @@ class Block(timm.Block):
 
     def _attention(self, x: Tensor, attn_mask: Tensor | None, places: Tensor | None) -> Tensor:
         # The bias is computed in here because sharded parameters (FSDP2) exist only while their block runs.
-        mask = self.rel_pos_bias(places) if hasattr(self, "rel_pos_bias") else attn_mask
-        attended: Tensor = self.attn(x, attn_mask=mask)
+        bias: Any = getattr(self, "rel_pos_bias", None)
+        attended: Tensor = self.attn(x, attn_mask=attn_mask if bias is None else bias(places))
         return attended
 
     def _skip(self, index: int, branch: Tensor, factors: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
-from timm.layers import LayerNorm, resample_abs_pos_embed
+from timm.layers import LayerNorm, RmsNorm, resample_abs_pos_embed
 from timm.models import create_model
 from timm.models.vision_transformer import VisionTransformer as VisionTransformer
 from torch import Tensor, nn
@@ -133,7 +133,8 @@ def grid(vit: VisionTransformer) -> tuple[int, int]:
 
 def norm_eps(vit: VisionTransformer) -> float:
     """Returns the epsilon of the backbone's norms, which those of a decoder or a head share."""
-    return next(float(module.eps) for module in vit.blocks.modules() if hasattr(module, "eps"))
+    norms: Any = (module for module in vit.blocks.modules() if isinstance(module, LayerNorm | RmsNorm))
+    return cast(float, next(norms).eps)
 
 
 def num_prefix_positions(vit: VisionTransformer) -> int:
@@ -178,10 +179,11 @@ def encode(
     from `keys` and is off without them.
     """
     tokens = vit.norm_pre(_with_prefix(vit, tokens))
-    bias = vit.rel_pos_bias(places) if hasattr(vit, "rel_pos_bias") else None
-    factors: Any = [None] * len(vit.blocks)
-    if keys is not None and vit.training and hasattr(vit, "stochastic_depth"):
-        factors = vit.stochastic_depth(keys)
+    shared: Any = getattr(vit, "rel_pos_bias", None)
+    bias = None if shared is None else shared(places)
+    stochastic_depth: Any = getattr(vit, "stochastic_depth", None)
+    skips = stochastic_depth is not None and keys is not None and vit.training
+    factors = stochastic_depth(keys) if skips else [None] * len(vit.blocks)
     kept = []
     for layer, block in enumerate(vit.blocks):
         more = (places, factors[layer], layers == "added") if isinstance(block, Block) else ()
