@@ -231,7 +231,7 @@ def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tu
     for name in state:
         if name.endswith(table):
             state[name] = resample_table(state[name], grid_size, grid(vit))
-    if "pos_embed" in state:  # fixed positions too: the weights are used to these, and MAE's code interpolates them
+    if "pos_embed" in state:  # fixed positions too, as in the code of MAE: the weights have learned with them
         prefix = num_prefix_positions(vit)
         state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(grid(vit)), list(grid_size), prefix)
     return state
