@@ -8,6 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from mrp.build import build_step, open_source
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
@@ -28,7 +29,7 @@ PROBE = "probe.json"
 
 def held_out(run: Run, count: int) -> Tensor:
     """Some test images as the model takes them; training images where the run has no others."""
-    source = run.source("test" if run.data.test else "train")
+    source = open_source(run, "test" if run.data.test else "train")
     count = min(count, len(source))
     loader = EvalLoader(
         fixed_sample(source, count),
@@ -64,7 +65,7 @@ def probe(
     images.check(folder)
     modules = {"trained": model.module}
     if baseline:
-        modules["untrained"] = model.run.build_step().eval()
+        modules["untrained"] = build_step(model.run).eval()
     results = {name: probing.judge(images, module, options) for name, module in modules.items()}
     asked = step is not None or (ours and Path(path).resolve() != model.folder.resolve())
     name = "".join([Path(PROBE).stem, f"-{model.step:08d}" if asked else "", f"-{weights}" if weights else "", ".json"])

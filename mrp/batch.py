@@ -45,6 +45,18 @@ class Output:
     features: Tensor | None = None  # B D, detached
 
 
+@dataclass(frozen=True, slots=True)
+class Division:
+    """How a global batch is divided: over processes, and each process's share into micro-batches. Counted in images."""
+
+    batch: int
+    group: int  # images that are divided over the processes together: what acts on each other, or the whole batch
+    processes: int
+    micro_batch: int
+    accumulation: int
+    views: int  # images per sample; those of one sample are never parted
+
+
 def _register(cls: type[Any]) -> None:
     assert is_dataclass(cls)
     names = tuple(item.name for item in fields(cls))

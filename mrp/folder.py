@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NamedTuple, TextIO
 
 import mrp
 from mrp.config import ConfigError, dump
+from mrp.files import unfinished, write_atomically
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
-_LOCK, _TEMPORARY = ".lock", ".tmp"
+_LOCK = ".lock"
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PLACES = ("train", "test", "classes", "source")
 _ALWAYS_OTHER = ("time", "step", "command", "changed")
@@ -31,23 +32,28 @@ def claim(
     identity: Mapping[str, Any],
     allow: Sequence[str] = (),
     *,
+    defaults: Mapping[str, Any] | None = None,
+    begun: bool = True,
     step: int = 0,
     processes: int = 1,
     say: Callable[[str], object] = print,
 ) -> TextIO:
-    """Write who this run is into its folder, or check that the folder is this run's; hold the lock that is returned.
+    """Writes who this run is into its folder, or checks that the folder is this run's; returns the lock, to be held.
 
-    What differs is refused unless its key, or a section that holds it, is allowed; then it is kept as a history.
+    What differs is refused unless its key, or a section that holds it, is allowed; then it is kept as a history. An
+    option that the folder does not know yet counts as having had its default (`defaults`, dotted keys). A run that
+    has not `begun`, since it has no checkpoint, has nothing to lose: it starts anew with the other configuration.
     """
     new = flat(identity)
-    _check(folder, new, allow)  # before anything is written into a folder that is not ours
+    known = _Known(folder, new, defaults or {}, allow if begun else tuple(new))
+    known.read()  # before anything is written into a folder that is not ours
     lock = _lock(folder)
     try:
-        old = _check(folder, new, allow)
+        old = known.read()
         starts = _starts(folder)
         changes = {key: [old.get(key), new.get(key)] for key in _differing(old, new)} if old else {}
-        history = old.get(_HISTORY, [])
-        if changes:
+        history = old.get(_HISTORY, []) if begun else []
+        if changes and begun:
             history = [*history, {"time": _now(), "step": step, "changes": changes}]
         kept = new | ({_HISTORY: history} if history else {})
         _write(folder / IDENTITY, json.dumps(kept, indent=1))  # first: it makes the folder ours
@@ -58,7 +64,9 @@ def claim(
     except BaseException:
         lock.close()
         raise
-    for key, (before, after) in changes.items():
+    if changes and not begun:
+        say(f"{folder}: has no checkpoint yet, so the run starts anew: {', '.join(changes)} changed")
+    for key, (before, after) in changes.items() if begun else ():
         say(f"resume.allow: {key} was {before!r} and is {after!r} from step {step} on; {folder / IDENTITY} keeps both")
     for line in _warnings(changed):
         say(line)
@@ -135,41 +143,71 @@ def _lock(folder: Path) -> TextIO:
     return lock
 
 
-def _check(folder: Path, new: Mapping[str, Any], allow: Sequence[str]) -> dict[str, Any]:
-    """Refuse a folder that holds another run, or something that is no run at all; what it was made with, if a run."""
-    known = folder / IDENTITY
-    if not folder.is_dir():
-        return {}
-    if not known.exists():
-        if any(path.name not in {_LOCK, IDENTITY + _TEMPORARY} for path in folder.iterdir()):
-            raise ConfigError(
-                f"{folder}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
-            )
-        return {}
-    try:
-        old: dict[str, Any] = json.loads(known.read_text(encoding="utf-8"))
-        _compare(folder, old, new, allow)
-    except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
-        raise ConfigError(f"{known}: is damaged, so this run cannot be recognised; use --folder FOLDER") from None
-    return old
+class _Known(NamedTuple):
+    """What is needed to compare a run with the one that a folder holds."""
+
+    folder: Path
+    new: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+    allow: Sequence[str]
+
+    def read(self) -> dict[str, Any]:
+        """Returns the identity that the folder holds; refuses another run, and a folder that is no run at all."""
+        path = self.folder / IDENTITY
+        if not self.folder.is_dir():
+            return {}
+        if not path.exists():
+            if any(entry.name not in {_LOCK, unfinished(path).name} for entry in self.folder.iterdir()):
+                raise ConfigError(
+                    f"{self.folder}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
+                )
+            return {}
+        try:
+            old = with_defaults(json.loads(path.read_text(encoding="utf-8")), self.new, self.defaults)
+            self._compare(old)
+        except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
+            raise ConfigError(f"{path}: is damaged, so this run cannot be recognised; use --folder FOLDER") from None
+        return old
+
+    def _compare(self, old: Mapping[str, Any]) -> None:
+        for key in _differing(old, self.new):
+            if not any(f"{key}.".startswith(f"{allowed}.") for allowed in self.allow):
+                raise ConfigError(
+                    f"{self.folder}: this run was made with {key} = {old.get(key)!r}, not {self.new.get(key)!r}; "
+                    f"restore that value, start another run with --folder FOLDER, or go on with the change: "
+                    f"resume.allow=[{key}]"
+                )
+
+
+def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns an old identity, completed by the defaults of options that did not exist when it was written.
+
+    An option is new if the section that it stands in is known to the old identity (or is a new section itself) and the
+    option is not. A section that the old run had switched off (null) is known, so that switching it on is a change.
+    """
+    sections = {""}.union(*(_ancestors(key) for key in old))
+    completed = dict(old)
+    for key in new.keys() - old.keys():
+        unknown = [name for name in [*_ancestors(key), key] if name not in sections and name not in old]
+        parent = unknown[0].rpartition(".")[0]
+        off_by_default = any(name in defaults for name in unknown if name != key)
+        if parent in sections and key in defaults and not off_by_default:
+            completed[key] = defaults[key]
+    return completed
+
+
+def _ancestors(key: str) -> list[str]:
+    """Returns the sections that a dotted key stands in, the outermost first."""
+    parts = key.split(".")
+    return [".".join(parts[:count]) for count in range(1, len(parts))]
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [key for key in dict.fromkeys([*new, *old]) if key != _HISTORY and old.get(key) != new.get(key)]
 
 
-def _compare(folder: Path, old: Mapping[str, Any], new: Mapping[str, Any], allow: Sequence[str]) -> None:
-    for key in _differing(old, new):
-        if not any(f"{key}.".startswith(f"{allowed}.") for allowed in allow):
-            raise ConfigError(
-                f"{folder}: this run was made with {key} = {old.get(key)!r}, not {new.get(key)!r}; "
-                f"restore that value, start another run with --folder FOLDER, or go on with the change: "
-                f"resume.allow=[{key}]"
-            )
-
-
-def settled(folder: Path, key: str) -> Any:
-    """What a run was made with, where a value was left to the machine on which it began."""
+def recorded(folder: Path, key: str) -> Any:
+    """Returns a value of the run that a folder holds; None where it holds none, or none of this key."""
     try:
         return json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get(key)
     except (OSError, ValueError, AttributeError):
@@ -187,16 +225,9 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace a small file in one step; a full disk leaves the old one."""
-    temporary = path.with_name(path.name + _TEMPORARY)
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_atomically(path, text)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}; free some space, or use --folder FOLDER"
         ) from None

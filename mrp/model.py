@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mrp.batch import Batch, Output
+from mrp.build import build_step
 from mrp.config import ConfigError, Tree, build
 from mrp.data.order import keys
 from mrp.folder import CONFIG
@@ -46,7 +47,7 @@ def run_of(weights: ModelWeights, data: Mapping[str, Any] | None = None) -> Run:
 
 def step_of(weights: ModelWeights, run: Run) -> Step:
     """Returns the model with these weights; what they do not hold has its initial values, from the run's seed."""
-    step = run.build_step()
+    step = build_step(run)
     state = step.state_dict()
     step.load_state_dict(state | {f"objective.{name}": tensor for name, tensor in weights.tensors.items()})
     return step.eval()
@@ -141,7 +142,7 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
     folder, checkpoint = runs.locate(Path(path), step)
     run = load_run(runs.configuration(folder, checkpoint))
     chosen = weights or ("average" if runs.has_average(checkpoint) else "student")
-    module = run.build_step()
+    module = build_step(run)
     try:
         module.load_state_dict(runs.weights_of(checkpoint, chosen))
     except RuntimeError as error:
@@ -153,7 +154,7 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
 def untrained(folder: str | Path) -> Model:
     """Returns the model of a run with its initial weights: what trained weights are compared with."""
     run = read(Path(folder))
-    return Model(run, Path(folder), 0, run.build_step().eval())
+    return Model(run, Path(folder), 0, build_step(run).eval())
 
 
 def read(folder: Path) -> Run:

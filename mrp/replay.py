@@ -15,13 +15,15 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from mrp.batch import Batch, Output
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import build_step, open_source
+from mrp.checkpoint import checkpoints
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.quarantine import Bad, Quarantine
 from mrp.data.source import Source
 from mrp.monitor.incident import CONFIG, FILE, where
+from mrp.plan import plan_order
 from mrp.processes.join import join
 from mrp.run import Run
 from mrp.run import load as load_run
@@ -41,13 +43,13 @@ class Verdict:
 def replay(place: Path) -> Verdict:
     """Repeat the step of an incident's folder, a micro-batch at a time, until one is not finite again."""
     incident, run = _read(place)
-    found = checkpoint.newest(place)
+    found = checkpoints.newest(place)
     if found is None:
         raise ConfigError(f"{place}: holds no checkpoint of the state before the step, so it cannot be repeated")
     device = join().device
-    step = run.build_step().to(device)
+    step = build_step(run).to(device)
     step.load_state_dict(found.weights())
-    source = run.source("train")
+    source = open_source(run, "train")
     verdict = Verdict(lines=[f"step {incident['step']} of {place}, alone on {device}, from the state before it"])
     if ill := _ill(step):
         verdict.lines.append(
@@ -90,7 +92,7 @@ def _parts(run: Run, source: Source, incident: dict[str, Any]) -> Iterator[tuple
     """
     processes, accumulation = incident["processes"], incident["accumulation"]
     each = incident["micro_batch"] * (processes if run.couples else 1)
-    order, number = run.order(source), incident["checkpoint"]
+    order, number = plan_order(run, source), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
         source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=each, rank=0,

@@ -1,83 +1,151 @@
-"""The state of a run, beside its position: saved together, brought back together, kept clear of what is not finite."""
+"""The state of a run: what a checkpoint holds, which is saved, restored and recovered together."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import gather_object
+from torch import nn
 
-from mrp.checkpoint import checkpoints as checkpoint
-from mrp.checkpoint.checkpoints import Checkpoints
+from mrp.build import build_optimizer, build_step
+from mrp.checkpoint import checkpoints
+from mrp.checkpoint.checkpoints import Checkpoint
+from mrp.checkpoint.config import Config as CheckpointSection
+from mrp.checkpoint.saver import Saver
 from mrp.config import Stopped
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Order
 from mrp.data.quarantine import Quarantine
-from mrp.data.source import Source
+from mrp.folder import CONFIG, IDENTITY, placed
+from mrp.interop import init
 from mrp.monitor.guard import Guard
 from mrp.monitor.incident import Incidents
-from mrp.optim import average
-from mrp.optim.average import Average
-from mrp.run import Run
-from mrp.start import agree, chosen
+from mrp.monitor.metrics import INTERRUPTED, METRICS, read_lines
+from mrp.optim.average import GROUP, Average
+from mrp.optim.groups import drop_foreign_state
+from mrp.plan import Job
+from mrp.processes.wrapping import wrap
+from mrp.session import Session
 from mrp.step import Step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class State:
-    """All that a checkpoint holds; every process has one, and calls what is called together."""
+    """Every process has one; what is called together is called by all of them."""
 
-    run: Run
-    folder: Path
-    accelerator: Accelerator
-    source: Source
-    order: Order | Mixed
-    step: Step
+    step: int  # updates that lie behind
+    module: Step  # holds the parameters under their names
+    model: nn.Module  # the same, compiled and wrapped for many processes: what is called
     optimizer: torch.optim.Optimizer
-    averaged: Average | None
+    average: Average | None
+    guard: Guard
     quarantine: Quarantine
     incidents: Incidents
-    checkpoints: Checkpoints
+    saver: Saver
+    asked_to_end: bool  # some process was, while the state was built
+    owes_evaluation: bool  # the run was asked to end in the midst of one at this step
+    _folder: Path
+    _session: Session
+    _order: Order | Mixed
+    _data: str  # the identity of the data
 
-    def save(self, at: int, wait: bool = False) -> None:
-        """A checkpoint of the state after this step; `wait` until it is on the disk."""
+    @classmethod
+    def build(cls, job: Job, session: Session) -> State:
+        """Returns the state of the newest checkpoint, or that of other weights, or a fresh one."""
+        run, folder = job.run, session.folder
+        session.phase("builds the model", 0)
+        module = build_step(run).to(session.device)
+        model = wrap(module, session.accelerator, run.machine.compile, run.machine.shard)
+        optimizer = build_optimizer(run.optim, module)  # after wrapping, since sharding replaces the parameters
+        checkpoint = session.newest_checkpoint()
+        asked = session.agree(checkpoint.step if checkpoint else 0, job.source.identity)
+        kept: dict[str, Any] = {}
+        if checkpoint is not None:
+            checkpoints.restore(checkpoint, module, optimizer)
+            kept = checkpoint.state()
+            if drop_foreign_state(optimizer):
+                session.say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
+        elif run.init is not None:
+            session.say(init.start(run.init, run.name, module))
+        average = Average(run.average, module) if run.average else None
+        if average is not None and checkpoint is not None:
+            average.restore(_averaged(checkpoint))
+        data = kept.get("data", {})
+        same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
+        about = (
+            {name: (folder / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)} if session.main else {}
+        )
+        step = checkpoint.step if checkpoint else 0
+        lines = [line for line in read_lines(folder / METRICS) if line["step"] == step]
+        return cls(
+            step=step,
+            module=module,
+            model=model,
+            optimizer=optimizer,
+            average=average,
+            guard=Guard(optimizer, session.device, lambda flag: session.accelerator.reduce(flag, "sum")),
+            quarantine=Quarantine(run.data.damaged, data.get("quarantine", ()) if same else (), folder),
+            incidents=Incidents(
+                run.guard, folder, placed(run.resolved()), job.plan.division, job.order, job.source,
+                kept.get("guard", {}),
+            ),
+            saver=session.closing(
+                Saver(
+                    folder, run.checkpoint, job.plan.checkpoint_every, job.plan.milestone_every, session.main,
+                    checkpoint, about,
+                )
+            ),
+            asked_to_end=asked,
+            owes_evaluation=session.from_main(bool(lines) and INTERRUPTED in lines[-1]),
+            _folder=folder, _session=session, _order=job.order, _data=job.source.identity,
+        )  # fmt: skip
+
+    def save(self, wait: bool = False) -> None:
+        """Saves a checkpoint of this step; `wait` until it is on the disk."""
         self.quarantine.add(gather_object(self.quarantine.state()))
-        if self.accelerator.is_main_process:
-            self.quarantine.write(self.folder)
-        data = self.order.state(at) | {"manifest": self.source.identity, "quarantine": self.quarantine.state()}
+        if self._session.main:
+            self.quarantine.write(self._folder)
+        data = self._order.state(self.step) | {"manifest": self._data, "quarantine": self.quarantine.state()}
+        groups = {GROUP: self.average.tensors()} if self.average else {}
         state = {"data": data, "guard": self.incidents.state()}
-        groups = {average.GROUP: self.averaged.tensors()} if self.averaged else {}
-        self.checkpoints.save(at, self.step, self.optimizer, state, groups, wait=wait)
+        self.saver.save(self.step, self.module, self.optimizer, state, groups, wait=wait)
         if wait:
-            self.accelerator.wait_for_everyone()
+            self._session.accelerator.wait_for_everyone()
 
-    def overcome(self, number: int, guard: Guard, say: Callable[[str], object]) -> int:
-        """Put a step that was not finite on record and do as the policy says; the step to go on with."""
-        main, here = self.accelerator.is_main_process, self.run.checkpoint.here()
-        place = self.incidents.record(number, self.accelerator, self.quarantine)
-        Checkpoints(place, here, every=1, main=main).save(number, self.step, self.optimizer, {}, wait=True)
-        rolling = self.run.guard.policy == "rollback" and not self.incidents.exhausted
-        first = self._roll_back() if rolling else number
+    def recover(self, number: int) -> None:
+        """Records step `number`, which was not finite, and goes on behind it as the policy says, or ends the run.
+
+        No update was applied from that step on, so the weights are still those before it.
+        """
+        self.step = number
+        folder = self.incidents.record(number, self._session.accelerator, self.quarantine)
+        evidence = Saver(folder, CheckpointSection(asynchronous=False), every=1, main=self._session.main)
+        evidence.save(number, self.module, self.optimizer, {}, wait=True)
+        first = self._roll_back() if self.incidents.rolls_back else number
         if first is None or self.incidents.exhausted:
-            self.save(number, wait=True)
-            raise Stopped(self.incidents.explain(number, place))
-        say(self.incidents.leave_out(first, number))
-        guard.clear()
-        self.save(number + 1, wait=True)  # or a kill would forget it
-        return number + 1
+            self.save(wait=True)
+            raise Stopped(self.incidents.explain(number, folder))
+        self._session.say(self.incidents.leave_out(first, number))
+        self.guard.clear()
+        self.step = number + 1
+        self.save(wait=True)  # or a kill would forget what was left out
 
     def _roll_back(self) -> int | None:
-        """Take everything from the newest checkpoint, if there is one; its step."""
-        self.checkpoints.finish()
-        self.accelerator.wait_for_everyone()
-        good = chosen(self.accelerator, self.folder)
-        agree(self.accelerator, self.folder, good.step if good else 0, self.source.identity)
-        if good is None:
+        """Takes weights and optimizer from the newest checkpoint; returns its step, or None where there is none."""
+        self.saver.finish()
+        self._session.accelerator.wait_for_everyone()
+        checkpoint = self._session.newest_checkpoint()
+        self._session.agree(checkpoint.step if checkpoint else 0, self._data)
+        if checkpoint is None:
             return None
-        step = checkpoint.restore(good, self.step, self.optimizer)
-        if self.averaged:
-            self.averaged.restore(good)
-        return step
+        checkpoints.restore(checkpoint, self.module, self.optimizer)
+        if self.average is not None:
+            self.average.restore(_averaged(checkpoint))
+        return checkpoint.step
+
+
+def _averaged(checkpoint: Checkpoint) -> dict[str, torch.Tensor] | None:
+    return checkpoint.tensors(GROUP) if checkpoint.has(GROUP) else None

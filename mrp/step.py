@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
 from mrp.data.order import fold
+from mrp.prepare.config import Precision
 from mrp.prepare.mixing import Erase, Mix
-
-Precision = Literal["bf16", "fp32"]
 
 _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 

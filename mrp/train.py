@@ -1,230 +1,233 @@
-"""The one training loop."""
+"""The one training loop: read this first.
+
+`train` opens a session, builds the state of the run and goes through its steps. `update` is the only function that
+changes weights. `finish_step` does what is due after a step: report, evaluate, save, leave.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import functools
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from mrp.batch import Batch, Output
-from mrp.checkpoint import checkpoints as checkpoint
-from mrp.checkpoint.checkpoints import Checkpoints
-from mrp.config import Preempted, Stopped
+from mrp.config import Stopped
 from mrp.data.augment import View
 from mrp.data.loader import Loader
-from mrp.data.quarantine import Quarantine
-from mrp.evaluate.examine import Examination
-from mrp.folder import CONFIG, IDENTITY, claim, settled
-from mrp.interop import init
-from mrp.monitor.guard import Guard
-from mrp.monitor.incident import Incidents
-from mrp.monitor.progress import Progress
-from mrp.monitor.spikes import Spikes
-from mrp.monitor.tracker import INTERRUPTED, METRICS, Tracker, read_lines
-from mrp.monitor.watchdog import Watchdog
-from mrp.optim import average
-from mrp.optim import optimizer as optim
+from mrp.data.mixtures import Mixed
+from mrp.evaluate.examine import Examination as Evaluators
+from mrp.monitor.journal import Journal
+from mrp.monitor.metrics import INTERRUPTED
+from mrp.optim.groups import get_lr, set_lr
+from mrp.plan import Job, plan_job
 from mrp.processes import memory
-from mrp.processes.signals import Signals
-from mrp.processes.wrapping import clip, synchronised, wrap
-from mrp.run import Run
-from mrp.start import agree, announcement, chosen, least_memory, start, unfinished
+from mrp.processes.wrapping import clip, synchronised
+from mrp.run import Run, default_identity
+from mrp.session import Session
 from mrp.state import State
 from mrp.step import seed_step
 
 
+class NotFinite(Exception):
+    """The loss or the gradient of a step was not finite; every process raises it after the same step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What one update was made from, on the device."""
+
+    metrics: dict[str, Tensor]  # means over this process's micro-batches
+    gradient_norm: Tensor
+
+
 def train(run: Run, folder: Path) -> None:
-    """Train to the end of the run, from its newest checkpoint if it has one."""
-    with contextlib.ExitStack() as closing:
-        accelerator = start(run)
-        main, rank = accelerator.is_main_process, accelerator.process_index
-        say = functools.partial(print, flush=True) if main else _nothing
-        signals = closing.enter_context(Signals(folder if main else None, say))
-        limits = run.machine.watchdog, run.machine.give_up
-        watchdog = closing.enter_context(Watchdog(folder, rank, accelerator.num_processes, *limits))
-        source = run.source("train")
-        run.check_classes(source)
-        unseen = run.validation_source(source)
-        order = run.order(source)
-        if run.couples and run.coupled_batch is None:  # as it was on the machine on which the run began
-            run = run.model_copy(update={"coupled_batch": settled(folder, "coupled_batch")})
-        room = least_memory(accelerator)
-        plan = run.plan(order.steps_per_epoch, accelerator.num_processes, room)
-        run = run.settled(plan)
-        order = run.order(source)  # where samples act on each other, lanes are cut from what meets in a micro-step
-        if main:
-            at = max((one.step for one in checkpoint.whole(folder)), default=0)
-            who = run.identity(source.identity)
-            claimed = claim(folder, run.resolved(), who, run.resume.allow, step=at, processes=plan.processes, say=say)
-            closing.enter_context(claimed)
-        accelerator.wait_for_everyone()
-
-        watchdog.at("builds the model", 0)
-        step = run.build_step().to(accelerator.device)
-        model = wrap(step, run.machine, accelerator)
-        optimizer = optim.build(run.optim, step)
-        found = chosen(accelerator, folder)
-        asked = agree(accelerator, folder, found.step if found else 0, source.identity, signals.asked is not None)
-        done = checkpoint.restore(found, step, optimizer) if found else 0
-        if optim.forget_others(optimizer):
-            say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
-        if run.init and not found:
-            say(init.start(run.init, run.name, step))
-        kept = found.state() if found else {}
-        owed = unfinished(accelerator, folder, done)
-        say(announcement(run, plan, order, accelerator.device, folder, done))
-        if done >= plan.steps and not owed:
+    """Trains a run to its end, from its newest checkpoint if it has one."""
+    with Session.open(folder, run.machine, run.precision) as session:
+        job = plan_job(run, folder, session.processes, session.least_memory())
+        identity = job.run.identity(job.source.identity)
+        session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow)
+        state = State.build(job, session)  # restored, started from other weights, or fresh
+        session.say(announcement(job, state, session))
+        if state.step >= job.steps and not state.owes_evaluation:
             return
-
-        averaged = average.begin(run.average, step, found)
-        guard = Guard(optimizer, accelerator.device, lambda flag: accelerator.reduce(flag, "sum"))
-        before = kept.get("data", {})
-        same = before.get("manifest") == source.identity  # in other data the numbers mean other samples
-        quarantine = Quarantine(run.data.damaged, before.get("quarantine", ()) if same else (), folder)
-        incidents = Incidents(run, plan, order, source, folder, kept.get("guard", {}))
-        loader = Loader(
-            source, order, View(run.data, train=True), group=run.coupled_batch or run.batch,
-            micro_batch=plan.micro_batch, rank=accelerator.process_index, world=plan.processes,
-            workers=run.machine.workers, pin_memory=accelerator.device.type == "cuda", quarantine=quarantine,
-        )  # fmt: skip
-        closing.callback(loader.close)
-        progress = Progress(plan.steps, done, run.batch, quiet=not main)
-        closing.callback(progress.close)
-        tracker = Tracker(run.track, folder, run.resolved(), done) if main else None
-        if tracker:
-            closing.callback(tracker.close)
-        spikes = Spikes(read_lines(folder / METRICS))
-
-        examination = Examination(run, plan, folder, source, unseen, averaged, accelerator, signals, watchdog)
-        milestone = run.checkpoint.milestone.steps(plan.steps_per_epoch, run.batch) if run.checkpoint.milestone else 0
-        about = {name: (folder / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)} if main else {}
-        checkpoints = Checkpoints(folder, run.checkpoint, plan.checkpoint_every, milestone, main, found, about)
-        closing.callback(checkpoints.close)
-
-        state = State(
-            run, folder, accelerator, source, order, step, optimizer, averaged, quarantine, incidents, checkpoints
+        if state.asked_to_end:
+            session.leave(state.step, job.steps)
+        loader = session.closing(open_loader(job, state, session))
+        journal = session.closing(open_journal(job, state, session))
+        evaluators = open_evaluators(job, state, session)
+        session.enter(
+            memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
         )
-
-        def log(at: int, values: dict[str, float]) -> bool:
-            """Show and keep the numbers of a step; True if they are the best so far."""
-            best = [checkpoints.note(at, values)]
-            if run.checkpoint.best:
-                broadcast_object_list(best)  # the first process decides for all
-            if tracker:
-                tracker.log(at, values | spikes.hear(at, values, say))
-            return best[0]
-
-        def conclude(at: int, values: dict[str, float] | None, saving: bool = False, ending: bool = False) -> None:
-            """End a step: examine what is due, log, save, and leave if the run has to; None where nothing is logged."""
-            collapse = None
-            if values is not None:
-                if examination.due(at):
-                    examined, collapse = examination.examine(model, at)
-                    values |= examined
-                    ending |= INTERRUPTED in examined
-                saving |= log(at, values)
-            if saving or collapse or ending:
-                watchdog.at("saves", at)
-                state.save(at, wait=at == plan.steps or ending or collapse is not None)
-            if collapse and run.diagnose.action == "stop":
-                raise Stopped(collapse)
-            if collapse:
-                say(f"warning: {collapse}")
-            if ending:
-                leave(at)
-
-        def fits(used: int) -> int:
-            """The images at once for which there would have been memory, where it was lacking."""
-            return run.cost().smaller(plan.micro_batch, used, run.batch // plan.processes, room, run.together)
-
-        def leave(at: int) -> NoReturn:
-            reason = signals.asked or "another process was asked to end"
-            by_person = [signals.by_file]  # who wrote the file wants no scheduler to start the run again
-            broadcast_object_list(by_person)
-            signals.obeyed()
-            raise Preempted(
-                f"{folder}: {reason}: stopped at step {at} of {plan.steps}; the same command goes on from there",
-                0 if by_person[0] else run.machine.requeue_code,
-            )
-
-        closing.enter_context(memory.explained(plan.micro_batch, fits, accelerator.device, plan.coupled_batch))
-        if asked:
-            leave(done)
-        if owed:
-            conclude(done, {})
-        while done < plan.steps:
-            watchdog.at("waits for a batch", done)
-            for number, micro_batches in enumerate(loader.steps(done, plan.steps), start=done):
-                watchdog.at("computes", number)
-                seed_step(run.seed, number, rank)
-                optim.set_lr(optimizer, run.optim.lr_at(number, plan.steps, plan.warmup, run.batch, plan.drops))
-                output, losses = accumulate(accelerator, model, micro_batches)
-                norm = clip(step, run.optim.clip)
-                incidents.remember(number, losses, norm)
-                moved = guard.check(number, output.loss, norm, signals.asked is not None)
-                optimizer.step()
-                optimizer.zero_grad()
-                step.after_step(number, moved)
-                if averaged:
-                    averaged.follow(moved)
-                checkpoints.check()
-
-                done = number + 1
-                last = done == plan.steps
-                saving = last or checkpoints.due(done)
-                logging = examination.due(done) or last or done % run.track.every == 0
-                news = guard.news(now=saving or logging)
-                if news.asked:
-                    news = guard.news(now=True)
-                if news.incident is not None:
-                    done = state.overcome(news.incident, guard, say)
-                    if examination.due(done):
-                        conclude(done, {})
-                    break
-                values: dict[str, float] | None = None
-                if logging:
-                    watchdog.at("measures", done)
-                    values = measure(accelerator, output, norm)
-                    values |= {"lr": optim.get_lr(optimizer), "epoch": done / plan.steps_per_epoch}
-                    values |= {"images_per_second": progress.rate(done), **checkpoints.measured()}
-                    progress.show(done, values["loss"])
-                conclude(done, values, saving, ending=news.asked and not last)
-                watchdog.at("waits for a batch", done)
-        watchdog.at("ends", done)
+        if state.owes_evaluation:
+            conclude(state, {}, job, session, journal, evaluators)
+        while state.step < job.steps:
+            session.phase("waits for a batch", state.step)
+            try:
+                for micro_batches in loader.steps(state.step, job.steps):
+                    done = update(state, micro_batches, job, session)
+                    finish_step(state, done, job, session, journal, evaluators)
+            except NotFinite as incident:
+                state.recover(incident.step)  # or ends the run, as the policy says
+                if evaluators.due(state.step):
+                    conclude(state, {}, job, session, journal, evaluators)
+        session.phase("ends", state.step)
 
 
-def accumulate(accelerator: Accelerator, model: torch.nn.Module, micro_batches: list[Batch]) -> tuple[Output, Tensor]:
-    """The gradient of one global batch, synchronised once: means over the micro-batches, and the loss of each."""
+def update(state: State, micro_batches: list[Batch], job: Job, session: Session) -> Update:
+    """Changes the weights by one step of the optimizer.
+
+    Where the loss or the gradient is not finite, on any process, nothing changes; the device alone knows at first.
+    """
+    session.phase("computes", state.step)
+    run, plan = job.run, job.plan
+    seed_step(run.seed, state.step, session.rank)
+    set_lr(state.optimizer, run.optim.lr_at(state.step, plan.steps, plan.warmup, run.batch, plan.drops))
+    output, losses = accumulate(state, micro_batches, session)
+    norm = clip(state.module, run.optim.clip)
+    state.incidents.remember(state.step, losses, norm)
+    updated = state.guard.check(state.step, output.loss, norm, session.signals.asked is not None)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
+    state.module.after_step(state.step, updated)  # teachers follow here
+    if state.average is not None:
+        state.average.follow(updated)
+    state.step += 1
+    return Update(output.metrics, norm)
+
+
+def finish_step(
+    state: State, done: Update, job: Job, session: Session, journal: Journal, evaluators: Evaluators
+) -> None:
+    """Reports, evaluates, saves and leaves, as far as each is due after a step.
+
+    Only here the host waits for the device, and only where numbers are logged or saved.
+    """
+    state.saver.check()
+    journal.finished(state.step)
+    last = state.step == job.steps
+    saving = last or state.saver.due(state.step)
+    logging = last or evaluators.due(state.step) or journal.due(state.step)
+    news = state.guard.news(now=saving or logging)
+    if news.asked:
+        news = state.guard.news(now=True)
+    if news.incident is not None:
+        raise NotFinite(news.incident)
+    values = None
+    if logging:
+        session.phase("measures", state.step)
+        values = measure(done, session) | {
+            "lr": get_lr(state.optimizer),
+            "epoch": state.step / job.plan.steps_per_epoch,
+        }
+        values |= {"images_per_second": journal.rate(state.step), **state.saver.measured()}
+    conclude(state, values, job, session, journal, evaluators, saving, leaving=news.asked and not last)
+    session.phase("waits for a batch", state.step)
+
+
+def conclude(
+    state: State,
+    values: dict[str, float] | None,
+    job: Job,
+    session: Session,
+    journal: Journal,
+    evaluators: Evaluators,
+    saving: bool = False,
+    leaving: bool = False,
+) -> None:
+    """Evaluates what is due and records the numbers (None: nothing is recorded), saves, and ends the run if it must."""
+    alarm = None
+    if values is not None:
+        if evaluators.due(state.step):
+            evaluated, alarm = evaluators.measure(state.model, state.step, session.pause(state.step))
+            values |= evaluated
+            leaving |= INTERRUPTED in evaluated
+        best = state.saver.is_best(state.step, values)
+        saving |= session.from_main(best) if job.run.checkpoint.best else best
+        journal.log(state.step, values)
+    if saving or alarm or leaving:
+        session.phase("saves", state.step)
+        state.save(wait=state.step == job.steps or leaving or alarm is not None)
+    if alarm and job.run.diagnose.action == "stop":
+        raise Stopped(alarm)
+    if alarm:
+        session.say(f"warning: {alarm}")
+    if leaving:
+        session.leave(state.step, job.steps)
+
+
+def accumulate(state: State, micro_batches: list[Batch], session: Session) -> tuple[Output, Tensor]:
+    """Computes the gradient of one global batch, which the processes average once.
+
+    Returns means over the micro-batches, and the loss of each.
+    """
     outputs = []
     for index, batch in enumerate(micro_batches, start=1):
         last = index == len(micro_batches)
-        with synchronised(model, accelerator, last):
-            output: Output = model(batch.to(accelerator.device, non_blocking=True))
-            accelerator.backward(output.loss / len(micro_batches))
+        with synchronised(state.model, session.accelerator, last):
+            output: Output = state.model(batch.to(session.device, non_blocking=True))
+            session.accelerator.backward(output.loss / len(micro_batches))
         outputs.append(output)
     losses = torch.stack([output.loss.detach() for output in outputs])
     means = {name: torch.stack([output.metrics[name] for output in outputs]).mean() for name in outputs[0].metrics}
     return Output(loss=losses.mean(), metrics={"loss": losses.mean()} | means), losses
 
 
-def measure(accelerator: Accelerator, output: Output, norm: Tensor) -> dict[str, float]:
-    """The step's metrics as numbers, over all processes: here the host waits for the device."""
-    values = torch.stack([value.float() for value in output.metrics.values()])
-    means = accelerator.reduce(values, "mean").tolist()
-    used = memory.used(accelerator.device)
-    most = accelerator.gather(torch.tensor([list(used.values())], device=accelerator.device)).amax(0).tolist()
+def measure(done: Update, session: Session) -> dict[str, float]:
+    """Returns an update's metrics as numbers, over all processes: here the host waits for the device."""
+    values = torch.stack([value.float() for value in done.metrics.values()])
+    means = session.accelerator.reduce(values, "mean").tolist()
+    used = memory.used(session.device)
+    most = session.accelerator.gather(torch.tensor([list(used.values())], device=session.device)).amax(0).tolist()
     return (
-        dict(zip(output.metrics, means, strict=True))
-        | {"gradient_norm": float(norm)}
+        dict(zip(done.metrics, means, strict=True))
+        | {"gradient_norm": float(done.gradient_norm)}
         | dict(zip(used, most, strict=True))
     )
 
 
-def _nothing(*_: object) -> None:
-    """What all processes but the first say."""
+def open_loader(job: Job, state: State, session: Session) -> Loader:
+    """Returns this process's share of the training batches."""
+    return Loader(
+        job.source, job.order, View(job.run.data, train=True), group=job.plan.division.group,
+        micro_batch=job.plan.micro_batch, rank=session.rank, world=session.processes, workers=job.run.machine.workers,
+        pin_memory=session.device.type == "cuda", quarantine=state.quarantine,
+    )  # fmt: skip
+
+
+def open_journal(job: Job, state: State, session: Session) -> Journal:
+    """Returns what records and shows the numbers of the run."""
+    return Journal(
+        job.run.track, session.folder, job.run.resolved(), start=state.step, steps=job.steps, batch=job.run.batch,
+        main=session.main, say=session.say,
+    )  # fmt: skip
+
+
+def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
+    """Returns what measures the model while it trains."""
+    return Evaluators(job.run, job.plan, session.folder, job.source, job.validation, state.average, session.accelerator)
+
+
+def announcement(job: Job, state: State, session: Session) -> str:
+    """Returns what is about to happen, in a few lines."""
+    plan, order = job.plan, job.order
+    lines = [
+        f"{job.run.name} on {order.size:,} images: {plan.steps:,} steps of {job.run.batch} "
+        f"(processes x images x accumulation: {plan.processes} x {plan.micro_batch} x {plan.accumulation}), "
+        f"peak lr {plan.peak_lr:.3g}, {job.run.precision}, on {session.device}"
+    ]
+    if isinstance(order, Mixed):
+        shares = zip(order.shares, order.sizes, strict=True)
+        lines += [f"shares of the sources: {', '.join(f'{share:.2%} of {size:,} images' for share, size in shares)}"]
+    if order.dropped:
+        lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
+    if state.step >= plan.steps:
+        lines += [f"{session.folder}: complete already, at step {state.step}"]
+    else:
+        lines += [f"{session.folder}: from {f'step {state.step}' if state.step else 'the start'}"]
+    return "\n".join(lines)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +16,11 @@ import pytest
 
 import mrp
 from mrp import folder as folders
+from mrp.build import build_step
 from mrp.config import ConfigError
+from mrp.files import unfinished
 from mrp.folder import CONFIG, ENVIRONMENT, IDENTITY, claim, code_version, environment, flat
-from mrp.run import load
+from mrp.run import default_identity, load, recipes
 
 CONFIGURATION: dict[str, Any] = {"batch": 8, "optim": {"lr": 0.1, "betas": [0.9, 0.95]}, "machine": {"workers": 2}}
 WHO: dict[str, Any] = {"batch": 8, "optim": {"lr": 0.1, "betas": (0.9, 0.95)}, "data": {"content": "abc"}}
@@ -180,7 +183,7 @@ def test_a_full_disk_leaves_the_files_of_before(tmp_path: Path, monkeypatch: pyt
 
 def test_a_kill_while_the_first_file_is_written_does_no_harm(tmp_path: Path) -> None:
     (tmp_path / ".lock").touch()
-    (tmp_path / f"{IDENTITY}.tmp").write_text('{"ba')
+    unfinished(tmp_path / IDENTITY).write_text('{"ba')
     claim(tmp_path, CONFIGURATION, WHO).close()
     assert json.loads((tmp_path / IDENTITY).read_text())["batch"] == 8
 
@@ -202,7 +205,7 @@ def test_the_configuration_can_be_loaded_back(tmp_path: Path, words: list[str]) 
     again = load(tmp_path / CONFIG)
     assert again == run
     claim(tmp_path, again.resolved(), again.identity("abc")).close()
-    shapes = [{name: tensor.shape for name, tensor in each.build_step().state_dict().items()} for each in (run, again)]
+    shapes = [{name: tensor.shape for name, tensor in build_step(each).state_dict().items()} for each in (run, again)]
     assert shapes[0] == shapes[1]
 
 
@@ -332,3 +335,54 @@ def test_the_places_of_data_are_kept_so_that_they_are_found_from_anywhere(
     (first, second) = folders.placed({"data": {"train": parts}})["data"]["train"]
     assert first == {"source": f"{tmp_path}/more", "weight": 1.0, "classes": f"{tmp_path}/names.txt"}
     assert second == parts[1]
+
+
+# Options that did not exist yet
+
+
+YESTERDAY = {"batch": 8, "optim": {"lr": 0.1}, "average": None}
+
+
+@pytest.mark.parametrize(
+    ("today", "defaults", "differs"),
+    [
+        ({"optim": {"lr": 0.1, "clip": None}}, {"optim.clip": None}, None),
+        ({"optim": {"lr": 0.1, "nesterov": False}}, {"optim.nesterov": False}, None),
+        ({"optim": {"lr": 0.1, "nesterov": True}}, {"optim.nesterov": False}, "optim.nesterov = False"),
+        ({"sam": {"rho": 0.0}}, {"sam.rho": 0.0}, None),
+        ({"sam": {"rho": 0.1}}, {"sam.rho": 0.0}, "sam.rho = 0.0"),
+        ({"sam": {"rho": 0.0}}, {"sam": None, "sam.rho": 0.0}, "sam.rho = None"),
+        ({"average": {"decay": 0.9}}, {"average": None, "average.decay": 0.9}, "average.decay = None"),
+        ({"tail": "drop"}, {}, "tail = None"),
+    ],
+    ids=["null", "default", "not the default", "section", "its option", "off by default", "switched on", "no default"],
+)
+def test_a_new_option_with_its_default_lets_the_run_go_on(
+    tmp_path: Path, today: dict[str, Any], defaults: dict[str, Any], differs: str | None
+) -> None:
+    claim(tmp_path, CONFIGURATION, YESTERDAY).close()
+    if differs is None:
+        claim(tmp_path, CONFIGURATION, YESTERDAY | today, defaults=defaults).close()
+        return
+    with pytest.raises(ConfigError, match=f"this run was made with {re.escape(differs)}, not "):
+        claim(tmp_path, CONFIGURATION, YESTERDAY | today, defaults=defaults)
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in recipes().glob("*.yaml") if "tiny" in path.stem))
+def test_an_option_with_a_default_may_be_missing_in_an_old_identity(tmp_path: Path, recipe: str) -> None:
+    run = load(recipe, ["init=null", "backbone={width: 48, depth: 2, heads: 3, patch: 2}"])
+    identity, defaults = run.identity("abc"), default_identity(run)
+    options = {key for key in flat(identity) if key in defaults and flat(identity)[key] == defaults[key]}
+    assert options, "which options have a default is found out"
+    old = {
+        key: value for key, value in flat(identity).items() if key not in options or key.split(".")[0] == "objective"
+    }
+    (tmp_path / IDENTITY).write_text(json.dumps(old))
+    claim(tmp_path, run.resolved(), identity, defaults=defaults).close()
+
+
+def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    claim(tmp_path, CONFIGURATION, YESTERDAY).close()
+    claim(tmp_path, CONFIGURATION, YESTERDAY | {"batch": 16}, begun=False).close()
+    assert "has no checkpoint yet, so the run starts anew: batch changed" in capsys.readouterr().out
+    assert json.loads((tmp_path / IDENTITY).read_text()) == flat(YESTERDAY | {"batch": 16})

@@ -8,7 +8,9 @@ import pytest
 import torch
 import yaml
 
+from mrp.build import build_step, measure_cost
 from mrp.config import ConfigError
+from mrp.plan import inseparable, plan_order, plan_run
 from mrp.run import Run, find_recipe, load, recipes
 
 GIB = 2**30
@@ -19,25 +21,27 @@ def demo(*overrides: str) -> Run:
 
 
 def test_steps_warm_up_and_checkpoints_follow_from_the_data() -> None:
-    plan = demo("length=4 epochs", "optim.warmup=1 epoch", "checkpoint.every=640 samples", "batch=64").plan(22, 1, GIB)
+    plan = plan_run(
+        demo("length=4 epochs", "optim.warmup=1 epoch", "checkpoint.every=640 samples", "batch=64"), 22, 1, GIB
+    )
     assert (plan.steps, plan.warmup, plan.checkpoint_every) == (88, 22, 10)
 
 
 def test_the_micro_batch_is_the_largest_divisor_that_fits() -> None:
     run = demo("batch=96")
-    whole = run.plan(1, 1, 64 * GIB)
+    whole = plan_run(run, 1, 1, 64 * GIB)
     assert (whole.micro_batch, whole.accumulation) == (96, 1)
-    cost = run.cost()
-    tight = run.plan(1, 2, int(cost.memory(20) / 0.85))
+    cost = measure_cost(run)
+    tight = plan_run(run, 1, 2, int(cost.memory(20) / 0.85))
     assert (tight.micro_batch, tight.accumulation) == (16, 3)  # divisors of 48: 24 does not fit
-    assert run.plan(1, 1, 1).micro_batch == 1
+    assert plan_run(run, 1, 1, 1).micro_batch == 1
 
 
 def test_a_micro_batch_that_is_asked_for_is_taken_or_refused() -> None:
     run = demo("batch=96", "machine.micro_batch=12")
-    assert run.plan(1, 2, 1).accumulation == 4
+    assert plan_run(run, 1, 2, 1).accumulation == 4
     with pytest.raises(ConfigError, match=r"machine.micro_batch: 12 does not divide the 32 images"):
-        run.plan(1, 3, 1)
+        plan_run(run, 1, 3, 1)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +53,12 @@ def test_a_micro_batch_that_is_asked_for_is_taken_or_refused() -> None:
 )
 def test_plans_that_cannot_be(overrides: list[str], processes: int, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        demo(*overrides).plan(11, processes, GIB)
+        plan_run(demo(*overrides), 11, processes, GIB)
 
 
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"batch: 2000 .* the data holds 1437; give 1437 or fewer"):
-        demo("batch=2000").order(1437)
+        plan_order(demo("batch=2000"), 1437)
 
 
 def test_the_identity_is_what_changes_results_and_nothing_else() -> None:
@@ -81,7 +85,7 @@ def test_the_identity_is_what_changes_results_and_nothing_else() -> None:
 
 
 def test_the_seed_alone_decides_the_initial_weights() -> None:
-    first, second, other = demo().build_step(), demo().build_step(), demo("seed=1").build_step()
+    first, second, other = build_step(demo()), build_step(demo()), build_step(demo("seed=1"))
     weight = "objective.backbone.blocks.0.attn.qkv.weight"
     assert (first.state_dict()[weight] == second.state_dict()[weight]).all()
     assert (first.state_dict()[weight] != other.state_dict()[weight]).any()
@@ -97,8 +101,8 @@ def test_every_recipe_is_sound_and_says_what_it_is(path: Path) -> None:
         run = load(path, ["machine.micro_batch=2"])
     assert yaml.safe_load(yaml.safe_dump(run.resolved())) == run.resolved()
     with torch.device("meta"):
-        run.build_step()
-    plan = run.plan(1000, 8, 80 * GIB)
+        build_step(run)
+    plan = plan_run(run, 1000, 8, 80 * GIB)
     assert plan.micro_batch * plan.accumulation * 8 == run.batch
 
 
@@ -116,6 +120,6 @@ def test_to_be_given_up_a_process_has_to_be_watched() -> None:
 
 
 def test_what_has_to_stay_together_is_counted_in_views_and_in_pairs() -> None:
-    assert demo().together == 1
-    assert demo("data.views=2").together == 2
-    assert load("finetune_tiny_digits", ["backbone.depth=1", "mix={mixup: 0.8}", "data.views=2"]).together == 4
+    assert inseparable(demo()) == 1
+    assert inseparable(demo("data.views=2")) == 2
+    assert inseparable(load("finetune_tiny_digits", ["backbone.depth=1", "mix={mixup: 0.8}", "data.views=2"])) == 4

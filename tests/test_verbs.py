@@ -7,6 +7,7 @@ import re
 import pytest
 import yaml
 
+from mrp.build import measure_cost
 from mrp.cli import main
 from mrp.run import load, recipes
 
@@ -22,7 +23,7 @@ def test_config_shows_every_option_and_what_follows(capsys: pytest.CaptureFixtur
     text, follows = shown(capsys, "demo", "batch=100", "optim.per=50", "length=20 epochs", "optim.warmup=2 epochs")
     run = load("demo", ["batch=100", "optim.per=50", "length=20 epochs", "optim.warmup=2 epochs"])
     assert yaml.safe_load(text) == run.resolved()
-    cost = run.cost()
+    cost = measure_cost(run)
     assert follows["parameters"] == f"{cost.parameters / 1e6:.2f} M, of which {cost.trainable / 1e6:.2f} M are trained"
     assert follows["peak learning rate"] == "0.003"
     assert follows["images"] == "1,437"

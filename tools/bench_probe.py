@@ -28,6 +28,7 @@ from mrp.evaluate.readout import Readout
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Store
 from mrp.objectives.classify import Config, Objective
+from mrp.plan import plan_order
 from mrp.processes.join import meet
 from mrp.step import Step
 
@@ -104,7 +105,7 @@ def protocol_seconds(model: api.Model, images: probing.Images, batches: int) -> 
     )
     step = Step(model.module.prepare, objective, model.run.precision).train()
     optimizer = torch.optim.SGD(objective.head.parameters(), 0.1, momentum=0.9)
-    order = model.run.model_copy(update={"batch": BATCH, "data": images.run.data}).order(images.train)
+    order = plan_order(model.run.model_copy(update={"batch": BATCH, "data": images.run.data}), images.train)
     loader = Loader(
         images.train, order, View(images.run.data, train=True), group=BATCH, micro_batch=BATCH, rank=0, world=1,
         workers=0, pin_memory=False,

@@ -22,8 +22,10 @@ from pathlib import Path
 
 import torch
 
-from mrp.checkpoint.checkpoints import Checkpoints, Config, newest
-from mrp.optim import optimizer as optim
+from mrp.build import build_optimizer, build_step
+from mrp.checkpoint.checkpoints import newest
+from mrp.checkpoint.config import Config
+from mrp.checkpoint.saver import Saver
 from mrp.run import load
 
 
@@ -37,8 +39,8 @@ def main() -> None:
     options = words.parse_args()
     torch.set_num_threads(1)
     run = load(options.recipe, ["data.train=digits", "data.test=null"])
-    step = run.build_step()
-    optimizer = optim.build(run.optim, step)
+    step = build_step(run)
+    optimizer = build_optimizer(run.optim, step)
     for parameter in step.parameters():
         if parameter.requires_grad:
             parameter.grad = torch.zeros_like(parameter)
@@ -47,8 +49,8 @@ def main() -> None:
 
     folder = Path(tempfile.mkdtemp(prefix="bench-save-", dir=options.folder))
     ways = {
-        "synchronous": Checkpoints(folder / "synchronous", Config(asynchronous=False, keep=1), every=1),
-        "asynchronous": Checkpoints(folder / "asynchronous", Config(asynchronous=True, keep=1), every=1),
+        "synchronous": Saver(folder / "synchronous", Config(asynchronous=False, keep=1), every=1),
+        "asynchronous": Saver(folder / "asynchronous", Config(asynchronous=True, keep=1), every=1),
     }
     stalls: dict[str, list[float]] = {way: [] for way in ways}
     writes: dict[str, list[float]] = {way: [] for way in ways}

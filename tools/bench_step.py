@@ -21,6 +21,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from mrp.build import build_optimizer, build_step, measure_cost
+
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae"},
     "umae": {"name": "mae", "uniformity": 0.01},
@@ -64,7 +66,6 @@ def run_case(case: Case) -> dict[str, Any]:
 
     from mrp.batch import Batch
     from mrp.config import Tree, build
-    from mrp.optim import optimizer as optim
     from mrp.run import Run
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -73,8 +74,8 @@ def run_case(case: Case) -> dict[str, Any]:
     values: dict[str, Any] = {"objective": options, "backbone": backbone, "batch": case.batch}
     values |= {"data": {"train": "none", "size": case.size}, "length": "1 steps", "optim": {"lr": 1e-4}}
     run = build(Run, Tree(values | {"precision": case.precision}, {}))
-    step = run.build_step().to(device)
-    optimizer = optim.build(run.optim, step)
+    step = build_step(run).to(device)
+    optimizer = build_optimizer(run.optim, step)
     if case.compile == "yes":
         step.compile(dynamic=False)
     images = torch.randint(0, 256, (case.batch, 3, case.size, case.size), dtype=torch.uint8)
@@ -96,7 +97,7 @@ def run_case(case: Case) -> dict[str, Any]:
     while sum(times) < case.seconds or len(times) < 3:
         times.append(once(len(times)))
     memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident()
-    return {"times": times, "flops": run.cost().training_flops, "memory": memory}
+    return {"times": times, "flops": measure_cost(run).training_flops, "memory": memory}
 
 
 def _resident() -> int:

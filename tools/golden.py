@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 import yaml
 
+from mrp.build import build_optimizer, build_step, open_source
 from mrp.config import Tree, build
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.objectives import OBJECTIVES
-from mrp.optim import optimizer as optim
+from mrp.optim.groups import set_lr
+from mrp.plan import plan_order
 from mrp.run import Run, load, recipes
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
@@ -40,18 +42,18 @@ def resolved() -> dict[str, str]:
 def losses(name: str) -> list[float]:
     """The first losses of a method with its own defaults (as far as they fit), on digits enlarged to 32 pixels."""
     run = build(Run, Tree(_values(name), {}))
-    source = run.source("train")
-    order = run.order(len(source))
+    source = open_source(run, "train")
+    order = plan_order(run, len(source))
     loader = Loader(
         source, order, View(run.data, train=True), group=run.batch, micro_batch=run.batch, rank=0, world=1, workers=0,
         pin_memory=False,
     )  # fmt: skip
-    step = run.build_step()
-    optimizer = optim.build(run.optim, step)
+    step = build_step(run)
+    optimizer = build_optimizer(run.optim, step)
     found = []
     for number, (batch,) in enumerate(loader.steps(0, STEPS)):
         torch.manual_seed(number)
-        optim.set_lr(optimizer, run.optim.lr_at(number, STEPS, 2, run.batch))
+        set_lr(optimizer, run.optim.lr_at(number, STEPS, 2, run.batch))
         output = step(batch)
         output.loss.backward()
         optimizer.step()

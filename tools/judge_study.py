@@ -23,12 +23,13 @@ from pathlib import Path
 from typing import Any
 
 from mrp import api
+from mrp.build import follow_up
 from mrp.config import ConfigError
 from mrp.evaluate import probing
 from mrp.evaluate.table import Store
 from mrp.evaluate.validation import VALIDATION
 from mrp.processes.join import meet
-from mrp.run import Machine, Run, follow
+from mrp.run import Machine, Run
 from mrp.train import train
 
 TUNING, LINEAR = "finetune_tiny_digits", "linear_mae_vit_base_in1k"
@@ -62,7 +63,7 @@ class Budget:
             f"seed={before.seed}", "machine.workers=0", *more,
         ]  # fmt: skip
         folder = file.with_suffix("")
-        run = follow(recipe, origin, words, folder)
+        run = follow_up(recipe, origin, words, folder)
         train(run, folder)
         verdict = json.loads((folder / VALIDATION).read_text(encoding="utf-8"))
         return dict(verdict["student"]["accuracy"]) | {"steps": verdict["step"], "batch": run.batch}

@@ -19,14 +19,16 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.build import build_optimizer
 from mrp.config import ConfigError
 from mrp.interop import official
 from mrp.methodkit import NO_UNIFORMITY, TeacherConfig, UniformityConfig, gram_penalty, uniformity_feature
 from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, TransformerConfig
 from mrp.objectives import classify, data2vec, data2vec2, mae, simmim
-from mrp.optim import optimizer as optim
+from mrp.optim.groups import groups
 from mrp.optim.schedules import half_cosine
+from mrp.optimizers import lars
 
 Tensors = dict[str, Tensor]
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws
@@ -245,7 +247,7 @@ def compute_classify(case: Inputs) -> Tensors:
     names = {parameter: name for name, parameter in objective.named_parameters()}
     scales = {
         f"lr_scale_and_weight_decay/{names[parameter]}": torch.tensor([group["lr_scale"], group["weight_decay"]])
-        for group in optim.groups(objective, case.sizes["weight_decay"], case.sizes["layer_decay"])
+        for group in groups(objective, case.sizes["weight_decay"], case.sizes["layer_decay"])
         for parameter in group["params"]
     }
     return {"features": features, "logits": logits} | scales
@@ -255,10 +257,10 @@ def compute_lars(case: Inputs) -> Tensors:
     """The weights after every step of LARS."""
     sizes, module = case.sizes, nn.Linear(case.tensors["w0"].shape[1], case.tensors["w0"].shape[0])
     module.load_state_dict({"weight": case.tensors["w0"], "bias": case.tensors["b0"]})
-    config = optim.LarsConfig(
+    config = lars.Config(
         lr=sizes["lr"], weight_decay=sizes["weight_decay"], momentum=sizes["momentum"], trust=sizes["trust_coefficient"]
     )
-    optimizer, found = optim.build(config, module), Tensors()
+    optimizer, found = build_optimizer(config, module), Tensors()
     for step in range(sizes["steps"]):
         module.weight.grad, module.bias.grad = (case.tensors[f"g{name}{step}"] for name in "wb")
         optimizer.step()

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 
+from mrp.build import measure_cost
 from mrp.run import Run, load
 
 RECIPES = [f"mae_vit_{size}_in1k" for size in ("small", "base", "large", "huge")]
@@ -71,7 +72,7 @@ class Demand:
 def demand(recipe: str, assumed: Assumed) -> Demand:
     """Count a recipe's parameters and arithmetic."""
     run = load(recipe)
-    cost = run.cost()
+    cost = measure_cost(run)
     return Demand(run, assumed, cost.parameters, cost.trainable, cost.training_flops)
 
 
@@ -126,7 +127,7 @@ def main() -> None:
             ],
         )
     )  # fmt: skip
-    print(f"Checkpoints: {assumed.disk:g} GB/s\n")
+    print(f"Saver: {assumed.disk:g} GB/s\n")
     print(
         table(
             "recipe | weights | with AdamW's moments | to write",

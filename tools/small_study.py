@@ -19,7 +19,7 @@ import torch
 
 from mrp import api
 from mrp.config import Tree, build
-from mrp.monitor.tracker import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, read_lines
 from mrp.run import Run
 from mrp.train import train
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.data.order import keys
 
 STEPS, BATCH, IMAGES = 120, 96, 1437  # scikit-learn's digits, eight times over and a little
@@ -139,7 +139,7 @@ class Place:
 
     def weights(self) -> dict[str, bytes]:
         """The tensors of the last checkpoint."""
-        found = checkpoint.newest(self.folder)
+        found = checkpoints.newest(self.folder)
         assert found is not None, f"{self.folder} has no checkpoint"
         assert found.step == STEPS, f"{self.folder} ended at step {found.step}"
         return {path.name: path.read_bytes() for path in sorted(found.folder.glob("*.safetensors"))}
@@ -267,7 +267,7 @@ def damage(out: Path) -> Iterator[Result]:
     half.wait(process, STEPS // 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    found = checkpoint.newest(half.folder)
+    found = checkpoints.newest(half.folder)
     assert found is not None
     names = sorted(path.name for path in found.folder.iterdir())
     luck = random.Random(0)  # noqa: S311
@@ -325,7 +325,7 @@ def disk(out: Path) -> Iterator[Result]:
         result.check(process.exitcode == 2, f"exit code {process.exitcode}")
         result.check(bool(said) and "No space" in said[-1], f"said: {said[-1:]}")
         result.check(not any("Traceback" in line for line in said), "a traceback")
-        found = checkpoint.newest(place.folder)
+        found = checkpoints.newest(place.folder)
         result.check(found is not None and bool(found.weights()), "no whole checkpoint is left")
         ballast.unlink()
         result.check(place.finish() == 0, "it does not go on")

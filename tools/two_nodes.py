@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 
 NODES = ("mrp-one", "mrp-two")  # the namespaces
 ADDRESSES = ("10.213.77.1", "10.213.77.2")
@@ -124,13 +124,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def saved(folder: Path) -> int:
     """The step of the newest checkpoint."""
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     return found.step if found else 0
 
 
 def weights(folder: Path) -> str:
     """A digest of the tensors of the newest checkpoint, the optimizer's among them."""
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert found is not None
     digest = hashlib.sha256()
     for path in sorted(found.folder.glob("*.safetensors")):

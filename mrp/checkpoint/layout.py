@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from mrp.tensors import whole
 
 _NAMES = {
     torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16",
@@ -51,20 +52,6 @@ class Layout:
         """Take part in putting sharded tensors together, on a process that does not write them."""
         for tensor in self._tensors.values():
             whole(tensor)
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor, put together where it is sharded: then every process has to ask for it."""
-    tensor = tensor.detach()
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def place_like(own: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor as it has to lie beside this one: on its device, and sharded if it is (a lone number never is)."""
-    tensor = tensor.to(own.device)
-    if isinstance(own, DTensor) and tensor.shape == own.shape:
-        return distribute_tensor(tensor, own.device_mesh, own.placements, src_data_rank=None)
-    return tensor
 
 
 def _bytes(tensor: Tensor) -> Tensor:

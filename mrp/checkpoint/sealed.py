@@ -39,6 +39,11 @@ class Digest(NamedTuple):
     sha256: str
 
 
+def name(step: int) -> str:
+    """Returns the name of a step's folder."""
+    return f"{PREFIX}{step:08d}"
+
+
 def numbered(parent: Path) -> dict[int, Path]:
     """The checkpoints in a folder by their step, ascending; what else lies beside them is not ours."""
     found = {}
@@ -50,7 +55,7 @@ def numbered(parent: Path) -> dict[int, Path]:
 
 def write(parent: Path, step: int, files: Mapping[str, Parts], keep: Keep) -> int:
     """Write under another name, flush everything to the disk, rename, and only then drop the oldest; the bytes."""
-    final = parent / f"{PREFIX}{step:08d}"
+    final = parent / name(step)
     unfinished = parent / f"{UNFINISHED}{final.name}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -84,14 +89,14 @@ def clear(parent: Path) -> None:
         _remove(leftover)
 
 
-def point(parent: Path, name: str | None) -> None:
+def point(parent: Path, newest: str | None) -> None:
     """Say in a small file which checkpoint is the last; the file is replaced in one step."""
-    if name is None:
+    if newest is None:
         (parent / LATEST).unlink(missing_ok=True)
         return
-    if (parent / LATEST).is_file() and (parent / LATEST).read_bytes() == f"{name}\n".encode():
+    if (parent / LATEST).is_file() and (parent / LATEST).read_bytes() == f"{newest}\n".encode():
         return
-    _pointer(parent, name).rename(parent / LATEST)
+    _pointer(parent, newest).rename(parent / LATEST)
     _flush(parent)
 
 

@@ -11,8 +11,9 @@ from mrp.data.augment import View
 from mrp.data.source import Source
 from mrp.evaluate.validation import Validation
 from mrp.optim.average import Average
+from mrp.plan import Plan
 from mrp.processes.join import Accelerator
-from mrp.run import Plan, Run
+from mrp.run import Run
 
 
 class Judge:
@@ -37,7 +38,7 @@ class Judge:
         verdicts = {"student": self._validation.measure(model, between)}
         values = verdicts["student"].metrics("validation")
         if self._average is not None:
-            with self._average.instead():
+            with self._average.in_place():
                 verdicts["average"] = self._validation.measure(model, between)
             values |= verdicts["average"].metrics("validation/average")
         if self._main and step == self._plan.steps:

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mrp.build import open_source
 from mrp.config import ConfigError, Tree, build, parse
 from mrp.data.augment import View
 from mrp.data.config import Config as Data
@@ -98,12 +99,12 @@ class Images:
     @cached_property
     def train(self) -> Source:
         """The training images."""
-        return self.run.source("train")
+        return open_source(self.run, "train")
 
     @cached_property
     def test(self) -> Source:
         """The test images."""
-        return self.run.source("test")
+        return open_source(self.run, "test")
 
     def source(self, split: Literal["train", "test"]) -> Source:
         """The one or the other."""

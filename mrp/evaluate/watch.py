@@ -9,20 +9,22 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 
+from mrp.build import open_source
 from mrp.config import Stopped
 from mrp.data.augment import View
 from mrp.data.source import Source
 from mrp.evaluate.diagnose import Diagnosis
 from mrp.monitor.alarm import Alarm, save_evidence
-from mrp.monitor.tracker import METRICS, read_lines
-from mrp.run import Plan, Run
+from mrp.monitor.metrics import METRICS, read_lines
+from mrp.plan import Plan
+from mrp.run import Run
 
 
 class Watch:
     """Looks at the features of held-out images from time to time, and says when they have collapsed."""
 
     def __init__(self, run: Run, plan: Plan, folder: Path, source: Source, accelerator: Accelerator) -> None:
-        held_out = run.source("test") if run.data.test else source
+        held_out = open_source(run, "test") if run.data.test else source
         self._diagnosis = Diagnosis(held_out, View(run.data, train=False), run.diagnose.images, accelerator)
         self._alarm = Alarm(run.diagnose, plan.alarm_from)
         self._plan = plan

@@ -13,7 +13,7 @@ from mrp.folder import ENVIRONMENT, flat
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head
 from mrp.model import NO_DATA, Model
-from mrp.monitor.tracker import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, read_lines
 from mrp.objectives import classify
 
 FILE = "README.md"

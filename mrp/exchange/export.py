@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from mrp.build import open_source
 from mrp.config import ConfigError, nearest
 from mrp.data.config import Crop
 from mrp.exchange import card
@@ -73,6 +74,6 @@ def _classes(model: Model) -> tuple[str, ...]:
     if not isinstance(model.objective, classify.Objective):
         return ()
     try:
-        return model.run.source("train").classes
+        return open_source(model.run, "train").classes
     except ConfigError:
         return ()

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import build_optimizer
+from mrp.checkpoint.saver import save_now
 from mrp.config import ConfigError, parse
 from mrp.exchange.folders import check_is_new
 from mrp.folder import CONFIG, IDENTITY, claim
@@ -14,7 +15,6 @@ from mrp.interop import reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
 from mrp.model import origin, run_of, step_of
-from mrp.optim import optimizer as optim
 
 
 def import_weights(
@@ -30,7 +30,7 @@ def import_weights(
     step = step_of(read, run)
     with claim(out, run.resolved(), run.identity(f"imported {read.digest}")):
         about = {name: (out / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)}
-        checkpoint.save(out, 0, step, optim.build(run.optim, step), origin(read), keep=1, about=about)
+        save_now(out, 0, step, build_optimizer(run.optim, step), origin(read), keep=1, about=about)
     return read
 
 

@@ -80,7 +80,10 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
     eps = config.get("layer_norm_eps", 1e-12)
     if not isinstance(eps, float) or not 0 < eps < 1:
         raise ConfigError(f"config.json: layer_norm_eps: {eps!r} is no number between 0 and 1")
-    backbone: dict[str, Any] = {"heads": _count(config, "num_attention_heads", 12), "norm_eps": None if eps == 1e-6 else eps}
+    backbone: dict[str, Any] = {
+        "heads": _count(config, "num_attention_heads", 12),
+        "norm_eps": None if eps == 1e-6 else eps,
+    }
     tensors = _renamed(untrusted.state_dict(untrusted.read(file), file), PREFIXES[kind])
     if "backbone.blocks.0.attn.qkv.bias" not in tensors:
         raise ConfigError("config.json: qkv_bias false is what our backbone lacks")

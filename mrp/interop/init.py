@@ -10,7 +10,6 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from mrp.checkpoint.layout import place_like
 from mrp.config import ConfigError, Tree, compose
 from mrp.folder import CONFIG
 from mrp.interop import runs
@@ -19,6 +18,7 @@ from mrp.interop.reading import read
 from mrp.interop.traits import Traits
 from mrp.interop.weights import BACKBONE, TEACHER, ModelWeights, part
 from mrp.models import vit
+from mrp.tensors import laid_out_like
 
 _LAST_NORMS = ("backbone.norm.", "backbone.fc_norm.")  # a backbone has one of the two: its method decides which
 _OF_TRAINING = ("drop_path", "attention_dropout")  # options of a backbone that do not say what it computes
@@ -146,7 +146,7 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     for name in state:  # a teacher that was not given starts where its student does
         if name.startswith(TEACHER) and name not in taken:
             taken[name] = taken[BACKBONE + name.removeprefix(TEACHER)]
-    placed = {name: place_like(state[name], tensor) for name, tensor in taken.items()}  # the step may be sharded
+    placed = {name: laid_out_like(state[name], tensor) for name, tensor in taken.items()}  # the step may be sharded
     objective.load_state_dict({**state, **placed})
     new, unused = _part_names(state.keys() - taken.keys()), _part_names(given.keys() - taken.keys())
     return (

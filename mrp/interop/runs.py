@@ -7,8 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mrp.checkpoint import checkpoints as checkpoint
-from mrp.checkpoint import sealed
+from mrp.checkpoint import checkpoints, sealed
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, compose
 from mrp.data.config import Config as Data
@@ -34,7 +33,7 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, Checkpoint]:
     if not path.is_dir():
         raise ConfigError(f"{path}: there is no such folder; give a run's, or that of one of its checkpoints")
     if _is_checkpoint(path):
-        asked_for = checkpoint.at(path)
+        asked_for = checkpoints.at(path)
         if step not in {None, asked_for.step}:
             raise ConfigError(
                 f"{path}: is the checkpoint of step {asked_for.step}, not of {step}; give the run's folder"
@@ -44,8 +43,8 @@ def locate(path: Path, step: int | None = None) -> tuple[Path, Checkpoint]:
     if not (path / CONFIG).is_file():
         raise ConfigError(f"{path}: is not the folder of a run (it has no {CONFIG}); 'mrp pretrain' makes one")
     if step is not None:
-        return path, checkpoint.numbered(path, step)
-    newest = checkpoint.newest(path)
+        return path, checkpoints.numbered(path, step)
+    newest = checkpoints.newest(path)
     if newest is None:
         raise ConfigError(f"{path}: has no checkpoint yet; 'mrp pretrain' writes the first")
     return path, newest

@@ -3,26 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from pydantic import Field
 from torch import Tensor
-
-from mrp.config import Node
-
-
-class Config(Node):
-    """`guard:`, what follows a step whose loss or gradient is not finite.
-
-    No part of a run's identity: nothing depends on it until such a step is met, and then most of all one wants to
-    change it and go on. What it did is written into the checkpoints and so belongs to the run from there on.
-    """
-
-    # stop: the run ends with the weights before the step. skip: the step's update is left out. rollback: the weights
-    # of the last checkpoint are taken and all steps from there up to this one are left out, with their data.
-    policy: Literal["stop", "skip", "rollback"] = "stop"
-    limit: int = Field(3, ge=1)  # times in a run; then it stops after all
 
 
 class News(NamedTuple):

@@ -14,121 +14,140 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from mrp.batch import Division
 from mrp.config import dump
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Order, keys, share
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
-from mrp.folder import environment, placed
-from mrp.run import Plan, Run
+from mrp.files import write_atomically
+from mrp.folder import environment
+from mrp.monitor.config import Guard
 
 INCIDENTS, FILE, CONFIG = "incidents", "incident.json", "config.yaml"
 _REMEMBERED = 4  # steps: the host learns of an incident one step late
 
 
 class Incidents:
-    """The incidents of a run: their evidence, and how many were met, which is part of the run's state."""
+    """The incidents of a run: their evidence, and which updates were left out, which is part of the run's state."""
 
     def __init__(
-        self, run: Run, plan: Plan, order: Order | Mixed, source: Source, folder: Path, state: Mapping[str, Any]
+        self,
+        guard: Guard,
+        folder: Path,
+        config: Mapping[str, Any],
+        division: Division,
+        order: Order | Mixed,
+        source: Source,
+        state: Mapping[str, Any],
     ) -> None:
-        self._run, self._plan, self._order, self._source, self._folder = run, plan, order, source, folder
+        self._guard, self._folder, self._config = guard, folder, config
+        self._division, self._order, self._source = division, order, source
         self.left_out: list[list[int]] = [list(span) for span in state.get("left_out", ())]
         self._steps: deque[tuple[int, Tensor, Tensor]] = deque(maxlen=_REMEMBERED)
 
     def state(self) -> dict[str, Any]:
-        """For the checkpoint: the spans of steps without an update, first and last, counted from one."""
+        """Returns, for the checkpoint, the spans of steps without an update: first and last, counted from one."""
         return {"left_out": self.left_out}
 
     def remember(self, number: int, losses: Tensor, norm: Tensor) -> None:
-        """Keep a step's losses, a micro-batch each, on the device: nobody waits for them unless they are needed."""
+        """Keeps the losses of a step's micro-batches on the device; nobody waits for them unless they are needed."""
         self._steps.append((number, losses, norm))
 
     @property
     def exhausted(self) -> bool:
-        """Whether the next incident ends the run."""
-        return self._run.guard.policy == "stop" or len(self.left_out) >= self._run.guard.limit
+        """Returns whether the next incident ends the run."""
+        return self._guard.policy == "stop" or len(self.left_out) >= self._guard.limit
+
+    @property
+    def rolls_back(self) -> bool:
+        """Returns whether the next incident takes the run back to its newest checkpoint."""
+        return self._guard.policy == "rollback" and not self.exhausted
 
     def record(self, number: int, accelerator: Accelerator, quarantine: Quarantine) -> Path:
-        """Write down what is known of step `number`; the folder, to which its state is still to be added."""
-        place = self._folder / INCIDENTS / f"step-{number + 1:08d}"
-        own = [(losses.tolist(), float(norm)) for step, losses, norm in self._steps if step == number]
-        seen = gather_object([(accelerator.process_index, *own[-1])])
+        """Writes down what is known of step `number`; returns the folder, to which its state is still to be added."""
+        folder = self._folder / INCIDENTS / f"step-{number + 1:08d}"
+        local = [(losses.tolist(), float(norm)) for step, losses, norm in self._steps if step == number]
+        ranks = gather_object([(accelerator.process_index, *local[-1])])
         if accelerator.is_main_process:
-            place.mkdir(parents=True, exist_ok=True)
-            (place / CONFIG).write_text(dump(placed(self._run.resolved())), encoding="utf-8")
-            found = self._evidence(number, seen) | {"quarantine": quarantine.state()}
-            (place / FILE).write_text(json.dumps(found, indent=1), encoding="utf-8")
+            folder.mkdir(parents=True, exist_ok=True)
+            write_atomically(folder / CONFIG, dump(self._config))
+            evidence = self._evidence(number, ranks) | {"quarantine": quarantine.state()}
+            write_atomically(folder / FILE, json.dumps(evidence, indent=1))
         accelerator.wait_for_everyone()
-        return place
+        return folder
 
-    def _evidence(self, number: int, seen: list[tuple[int, list[float], float]]) -> dict[str, Any]:
-        views = self._run.data.views
+    def _evidence(self, number: int, ranks: list[tuple[int, list[float], float]]) -> dict[str, Any]:
         slots = self._order.slots(number)
         suspects = []
-        for rank, losses, _ in seen:
+        for rank, losses, _ in ranks:
             for part in (part for part, loss in enumerate(losses) if not math.isfinite(loss)):
                 places = self._places(rank)[part]
+                samples = slots.samples[places].tolist()
                 suspects.append(
                     {
                         "rank": rank,
                         "micro_batch": part,
-                        "samples": slots.samples[places].tolist(),
+                        "samples": samples,
                         "keys": slots.keys[places].tolist(),
-                        "names": [where(self._source, sample) for sample in slots.samples[places].tolist()],
+                        "names": [where(self._source, sample) for sample in samples],
                     }
                 )
+        views = range(self._division.views)
         return {
             "step": number + 1,
             "checkpoint": number,
-            "policy": self._run.guard.policy,
+            "policy": self._guard.policy,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "processes": self._plan.processes,
-            "micro_batch": self._plan.micro_batch,
-            "accumulation": self._plan.accumulation,
+            "processes": self._division.processes,
+            "micro_batch": self._division.micro_batch,
+            "accumulation": self._division.accumulation,
             "ranks": [
-                {"rank": rank, "losses": list(map(_word, losses)), "gradient_norm": _word(norm)}
-                for rank, losses, norm in seen
+                {"rank": rank, "losses": list(map(_json_number, losses)), "gradient_norm": _json_number(norm)}
+                for rank, losses, norm in ranks
             ],
             "suspects": suspects,
             "batch": {
                 "samples": slots.samples.tolist(),
                 "epochs": slots.epochs.tolist(),
-                "keys": [keys(self._order.seed, slots.epochs, slots.samples, view).tolist() for view in range(views)],
+                "keys": [keys(self._order.seed, slots.epochs, slots.samples, view).tolist() for view in views],
             },
             "environment": environment(),
         }
 
     def _places(self, rank: int) -> Any:
-        views = self._run.data.views
-        group = (self._run.coupled_batch or self._run.batch) // views
-        places = share(self._order.batch, group, rank, self._plan.processes)
-        return places.reshape(self._plan.accumulation, -1)
+        """Returns the places in the global batch of each micro-batch of a process."""
+        division = self._division
+        places = share(self._order.batch, division.group // division.views, rank, division.processes)
+        return places.reshape(division.accumulation, -1)
 
-    def explain(self, number: int, place: Path) -> str:
-        """What the user learns of a step that ends the run."""
+    def explain(self, number: int, folder: Path) -> str:
+        """Returns what the user is told of a step that ends the run."""
         spent, other = "", "guard.policy=skip"
-        if self._run.guard.policy != "stop" and self.exhausted:
+        if self._guard.policy != "stop" and self.exhausted:
             spent, other = f" (guard.limit: {len(self.left_out)} before it)", "a higher guard.limit"
-        elif self._run.guard.policy == "rollback":
+        elif self._guard.policy == "rollback":
             spent = " (guard.policy: there is no checkpoint yet to roll back to)"
         return (
             f"{self._folder}: the loss or the gradient of step {number + 1} is not finite{spent}; the weights before "
-            f"it are saved as checkpoint {number}; 'mrp replay {place}' finds the cause; then start again with "
+            f"it are saved as checkpoint {number}; 'mrp replay {folder}' finds the cause; then start again with "
             f"--folder FOLDER and a lower optim.lr, optim.clip or precision=fp32, or go on here with {other}"
         )
 
     def leave_out(self, first: int, number: int) -> str:
-        """Count the updates of `first` up to `number` as left out; what is said of it."""
+        """Counts the updates of `first` up to `number` as left out; returns the warning."""
         self.left_out.append([first + 1, number + 1])
-        which = f"its update is left out (number {len(self.left_out)} of {self._run.guard.limit})"
-        if self._run.guard.policy == "rollback":
-            which = (
+        count = f"number {len(self.left_out)} of {self._guard.limit}"
+        consequence = f"its update is left out ({count})"
+        if self._guard.policy == "rollback":
+            consequence = (
                 f"the weights are those of checkpoint {first} again, and the updates and the data of steps "
-                f"{first + 1} to {number + 1} are left out (number {len(self.left_out)} of {self._run.guard.limit})"
+                f"{first + 1} to {number + 1} are left out ({count})"
             )
-        place = self._folder / INCIDENTS / f"step-{number + 1:08d}"
-        return f"warning: the loss or the gradient of step {number + 1} is not finite: {which}; evidence in {place}"
+        folder = self._folder / INCIDENTS / f"step-{number + 1:08d}"
+        return (
+            f"warning: the loss or the gradient of step {number + 1} is not finite: {consequence}; evidence in {folder}"
+        )
 
 
 def where(source: Source, sample: int) -> str:
@@ -139,6 +158,6 @@ def where(source: Source, sample: int) -> str:
         return f"sample {sample}"
 
 
-def _word(value: float) -> float | str:
+def _json_number(value: float) -> float | str:
     """JSON has no NaN."""
     return value if math.isfinite(value) else str(value)

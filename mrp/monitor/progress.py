@@ -1,18 +1,25 @@
-"""Where a run stands, for the person who watches it."""
+"""How fast a run is and how long it will take, for the person who watches it."""
 
 from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from typing import Any
+
+_WINDOW = 20  # log points that the rate is measured over
+_SLOW_START = 10.0  # seconds: a first step that takes longer is told of
+_EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
     """One line that moves on a terminal; elsewhere, a plain line every few seconds."""
 
     def __init__(self, total: int, start: int, batch: int, quiet: bool) -> None:
-        self._total, self._start, self._batch, self._quiet = total, start, batch, quiet
+        self._total, self._batch, self._quiet = total, batch, quiet
         self._began = self._shown = time.monotonic()
+        # Steps and when they ended. The first one is left out of the rate: it holds compilation and the loader's start.
+        self._points: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
         self._bar: Any = None
         if not quiet and os.isatty(2):
             from rich.console import Console
@@ -24,22 +31,36 @@ class Progress:
             self._bar.start()
             self._task = self._bar.add_task("", total=total, completed=start, text="")
 
-    def rate(self, step: int) -> float:
-        """Images a second since the start."""
-        return (step - self._start) * self._batch / max(time.monotonic() - self._began, 1e-9)
+    def finished(self, step: int) -> None:
+        """Notes the end of the first step; of later ones nothing."""
+        if not self._points:
+            now = time.monotonic()
+            self._points.append((step, now))
+            if now - self._began > _SLOW_START and not self._quiet:
+                print(f"first step after {now - self._began:.0f} s", flush=True)
 
-    def show(self, step: int, loss: float) -> None:
-        """Say where the run stands."""
-        text = f"{self.rate(step):.0f} images/s  loss {loss:.4f}"
+    def rate(self, step: int) -> float:
+        """Returns images per second over the last log points; of the first step alone, since the start."""
+        now = time.monotonic()
+        first, at = self._points[0] if self._points else (step, now)
+        if step == first:
+            return self._batch / max(now - self._began, 1e-9)
+        rate = (step - first) * self._batch / max(now - at, 1e-9)
+        self._points.append((step, now))
+        return rate
+
+    def show(self, step: int, loss: float, rate: float) -> None:
+        """Says where the run stands."""
+        text = f"{rate:.0f} images/s  loss {loss:.4f}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
-        elif not self._quiet and (time.monotonic() - self._shown > 10 or step == self._total):
+        elif not self._quiet and (time.monotonic() - self._shown > _EVERY or step == self._total):
             self._shown = time.monotonic()
-            left = (self._total - step) * self._batch / max(self.rate(step), 1e-9)
+            left = (self._total - step) * self._batch / max(rate, 1e-9)
             print(f"step {step}/{self._total}  {text}  {_duration(left)} left", flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Leaves the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
 

@@ -20,18 +20,18 @@ class Spikes:
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()) -> None:
         self._before: deque[float] = deque(maxlen=_WINDOW)
         for line in lines:  # what a run that is resumed has logged
-            self._judge(float(line.get("loss", math.nan)))
+            self._deviations(float(line.get("loss", math.nan)))
 
-    def hear(self, step: int, values: Mapping[str, float], say: Callable[[str], object]) -> dict[str, float]:
-        """A further number for the metrics where the loss is a spike, of which it is also spoken."""
+    def check(self, step: int, values: Mapping[str, float], say: Callable[[str], object]) -> dict[str, float]:
+        """Returns one more number for the metrics where the loss is a spike, and warns of it."""
         loss = values.get("loss", math.nan)
-        above = self._judge(loss)
+        above = self._deviations(loss)
         if above is None or above <= _FAR:
             return {}
         say(f"warning: the loss of step {step} is a spike: {loss:.4g}, {above:.0f} deviations above the usual")
         return {"spike": above}
 
-    def _judge(self, loss: float) -> float | None:
+    def _deviations(self, loss: float) -> float | None:
         if not math.isfinite(loss):
             return None
         above = self._above(loss)

@@ -17,8 +17,7 @@ RANKS, STALLS = ".ranks", "stalls"
 STALLED = 4  # the exit code of a process that has been given up
 # In the order in which a step goes through them: of two processes, the one further back is waited for.
 PHASES = (
-    "opens the data", "builds the model", "waits for a batch", "computes", "agrees with the others", "measures",
-    "evaluates", "saves", "ends",
+    "opens the data", "builds the model", "waits for a batch", "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _OFTEN = 4  # signs of life in the time that a step may take
 
@@ -30,8 +29,8 @@ class Sign:
     rank: int
     phase: str
     step: int
-    since: float
-    alive: float
+    since: float  # when the phase began
+    alive: float  # when this was written
     host: str
     pid: int
 
@@ -51,14 +50,14 @@ class Watchdog:
     def __init__(self, folder: Path, rank: int, world: int, limit: float | None, end: float | None) -> None:
         self._folder, self._rank, self._world = folder, rank, world
         self._limit, self._end = limit, end
-        self._now = (PHASES[0], 0, time.time())
+        self._now = (PHASES[0], 0, time.monotonic())
         self._said: float | None = None  # the beginning of the stall that has been spoken of
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def at(self, phase: str, step: int) -> None:
-        """This process has come here; said again, it has come on."""
-        self._now = (phase, step, time.time())
+        """Notes that this process enters a phase; noting the same phase again counts as progress too."""
+        self._now = (phase, step, time.monotonic())
 
     def __enter__(self) -> Watchdog:
         if self._limit is not None:
@@ -71,25 +70,29 @@ class Watchdog:
             self._thread.join()
 
     def _watch(self) -> None:
-        limit = self._limit
-        assert limit is not None
-        while not self._closed.wait(min(limit, self._end or limit) / _OFTEN):
-            phase, step, since = self._now
-            self._write(Sign(self._rank, phase, step, since, time.time(), socket.gethostname(), os.getpid()))
-            still = time.time() - since
-            if still > limit and self._said != since:
-                self._said = since
-                stacks = self._dump(step)
-                lines = explain(self._signs(), self._world, limit, time.time())
-                if self._speaks(limit):
-                    print(f"warning: no progress for {still:.0f} s: {'; '.join(lines)}; stacks in {stacks}", flush=True)
-            if self._end is not None and still > self._end:
-                print(
-                    f"mrp: error: process {self._rank} {phase} (step {step}) since {still:.0f} s and is ended "
-                    "(machine.give_up); the same command goes on from the last checkpoint",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
-                os._exit(STALLED)
+        assert self._limit is not None
+        while not self._closed.wait(min(self._limit, self._end or self._limit) / _OFTEN):
+            self._check(self._limit)
+
+    def _check(self, limit: float) -> None:
+        """Writes a sign of life; after a stall says who waits for whom, and in the end ends the process."""
+        phase, step, since = self._now
+        still = time.monotonic() - since  # a clock that is set anew must not end a healthy run
+        now = time.time()
+        self._write(Sign(self._rank, phase, step, now - still, now, socket.gethostname(), os.getpid()))
+        if still > limit and self._said != since:
+            self._said = since
+            stacks = self._dump(step)
+            lines = explain(self._signs(), self._world, limit, now)
+            if self._speaks(limit):
+                print(f"warning: no progress for {still:.0f} s: {'; '.join(lines)}; stacks in {stacks}", flush=True)
+        if self._end is not None and still > self._end:
+            print(
+                f"mrp: error: process {self._rank} {phase} (step {step}) since {still:.0f} s and is ended "
+                "(machine.give_up); the same command goes on from the last checkpoint",
+                file=sys.stderr, flush=True,
+            )  # fmt: skip
+            os._exit(STALLED)
 
     @property
     def _claimed(self) -> bool:

@@ -12,30 +12,16 @@ import numpy as np
 import torch
 from einops import rearrange
 from numpy.typing import NDArray
-from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp.batch import Batch
-from mrp.config import Node
 from mrp.models.masking import below, block_shapes, fold, keyed_noise, noise_table
+from mrp.prepare.config import Mixing
 
 _QUANTILES = 4096  # a share is drawn from so many equally likely ones
 _ERASE, _MIX = 0xE7A5, 0x313C  # set these hashes apart from each other and from those of masks
 _AREA, _NARROWEST = (0.02, 1 / 3), 0.3  # of the rectangle, in the image and by its sides
-
-
-class Config(Node):
-    """`mix:`; each is off at 0."""
-
-    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution of shares (Zhang et al., 2018)
-    cutmix: float = Field(0.0, ge=0)  # likewise (Yun et al., 2019); with both, each step takes one or the other
-    erase: float = Field(0.0, ge=0, le=1)  # the share of images of which a rectangle is erased (Zhong et al., 2020)
-
-    @property
-    def pairs(self) -> bool:
-        """Whether images are put together two by two."""
-        return self.mixup > 0 or self.cutmix > 0
 
 
 class Erase(nn.Module):
@@ -74,7 +60,7 @@ class Mix(nn.Module):
     shares: Tensor
     boxes: Tensor
 
-    def __init__(self, config: Config, classes: int, size: tuple[int, int], seed: int) -> None:
+    def __init__(self, config: Mixing, classes: int, size: tuple[int, int], seed: int) -> None:
         super().__init__()
         self.config = config
         self.classes = classes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 import torch
 from accelerate import Accelerator
@@ -12,14 +13,15 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mrp.config import ConfigError
-from mrp.run import Machine
 from mrp.step import Step
 
 
-def wrap(step: Step, machine: Machine, accelerator: Accelerator) -> nn.Module:
-    """The module to call, compiled and wrapped; comes before the optimizer, since sharding replaces parameters."""
-    compiled = machine.compile == "yes" or (machine.compile == "auto" and accelerator.device.type == "cuda")
-    if machine.shard == "full" and accelerator.num_processes > 1:
+def wrap(
+    step: Step, accelerator: Accelerator, compile: Literal["auto", "yes", "no"], shard_over: Literal["none", "full"]
+) -> nn.Module:
+    """Returns the module to call, compiled and wrapped; comes before the optimizer: sharding replaces parameters."""
+    compiled = compile == "yes" or (compile == "auto" and accelerator.device.type == "cuda")
+    if shard_over == "full" and accelerator.num_processes > 1:
         shard(step, accelerator.device.type, accelerator.num_processes, compiled)
         return step
     if compiled:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from mrp.config import ConfigError
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.validation import VALIDATION
-from mrp.monitor.tracker import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, read_lines
 
 MEASURES = {
     "linear": "linear probe (sweep)",

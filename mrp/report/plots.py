@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.monitor.tracker import read_lines
+from mrp.monitor.metrics import read_lines
 
 LINE = "#1f5f8b"
 FAINT = "#a9c7db"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from mrp.build import measure_cost, open_source
+from mrp.plan import plan_order, plan_run
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
     from mrp.config import ConfigError
     from mrp.processes.cost import device_memory
 
-    cost = run.cost()
+    cost = measure_cost(run)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     lines = {
         "parameters": f"{cost.parameters / 1e6:.2f} M, of which {cost.trainable / 1e6:.2f} M are trained",
@@ -49,14 +51,14 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         "peak learning rate": f"{run.optim.peak_lr(run.batch):.4g}",
     }
     try:
-        source = run.source("train")
+        source = open_source(run, "train")
     except ConfigError as error:
         lines["steps"] = f"unknown, since {error}"
-        order = run.order(max(run.batch, _SIZE))
+        order = plan_order(run, max(run.batch, _SIZE))
     else:
         lines["images"] = f"{len(source):,}"
-        order = run.order(source)
-    plan = run.plan(order.steps_per_epoch, processes, device_memory(device, processes))
+        order = plan_order(run, source)
+    plan = plan_run(run, order.steps_per_epoch, processes, device_memory(device, processes))
     if "steps" not in lines:
         lines["steps an epoch"] = f"{plan.steps_per_epoch:g}" + (
             f" ({order.dropped} images left out)" if order.dropped else ""

@@ -59,10 +59,10 @@ def run(options: argparse.Namespace) -> None:
 
 def _paper(options: argparse.Namespace) -> None:
     """Train MAE's linear probe on the run's own data, as a run of its own beside it."""
+    from mrp.build import follow_up
     from mrp.config import ConfigError
     from mrp.evaluate.validation import VALIDATION
     from mrp.interop import runs
-    from mrp.run import follow
     from mrp.train import train
 
     idle = [name for name in ("untrained", "layers", "attentive", "check", "cache") if getattr(options, name)]
@@ -71,7 +71,7 @@ def _paper(options: argparse.Namespace) -> None:
     folder, found = runs.locate(Path(options.run), options.step)
     chosen = [f"init.weights={options.weights}"] if options.weights else []
     name = "-".join([PAPER, f"{found.step:08d}", *([options.weights] if options.weights else [])])
-    protocol = follow(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
+    protocol = follow_up(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
     train(protocol, folder / name)
     if os.environ.get("RANK", "0") == "0" and (folder / name / VALIDATION).is_file():
         finetune.show(folder / name / VALIDATION)

@@ -24,7 +24,7 @@ def run(options: argparse.Namespace) -> None:
 def draw(folder: Path) -> list[Path]:
     """Write the loss curve and, where the objective paints, its reconstructions of held-out images."""
     from mrp import api
-    from mrp.monitor.tracker import METRICS
+    from mrp.monitor.metrics import METRICS
     from mrp.report.pictures import reconstructions
     from mrp.report.plots import loss_curve
 

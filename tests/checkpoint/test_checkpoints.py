@@ -1,4 +1,4 @@
-"""Checkpoints: what is loaded is what was saved, bit for bit, and nothing that goes wrong harms the one before."""
+"""Saver: what is loaded is what was saved, bit for bit, and nothing that goes wrong harms the one before."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 import torch
+from mrp.checkpoint.read import Checkpoint, at, latest, listed, newest, numbered, restore
 from torch import nn
 
-from mrp.checkpoint import checkpoints as checkpoint
 from mrp.checkpoint import sealed
-from mrp.checkpoint.checkpoints import Checkpoint, Checkpoints, at, latest, newest, numbered, restore, save, whole
+from mrp.checkpoint.config import Config as CheckpointConfig
+from mrp.checkpoint.saver import Saver, save_now
 from mrp.config import ConfigError
 
 FILES = ["MANIFEST.json", "model.safetensors", "optimizer.safetensors", "state.json"]
@@ -55,7 +56,7 @@ class Training:
             self.optimizer.zero_grad()
 
     def save(self, run: Path, step: int, keep: int = 2) -> None:
-        save(run, step, self.model, self.optimizer, {"data": {"consumed": step * 8}}, keep)
+        save_now(run, step, self.model, self.optimizer, {"data": {"consumed": step * 8}}, keep)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         moments = {
@@ -94,7 +95,7 @@ def test_training_goes_on_as_if_nothing_had_happened(tmp_path: Path) -> None:
     one.run(5, 9)
 
     other = Training(seed=1)
-    assert restore(found(tmp_path), other.model, other.optimizer) == 5
+    restore(found(tmp_path), other.model, other.optimizer)
     assert same(other.tensors(), saved)
     other.run(5, 9)
     assert same(other.tensors(), one.tensors())
@@ -154,7 +155,7 @@ def stamp(run: Path, name: str) -> None:
 def test_those_of_a_run_go_by_their_names(tmp_path: Path, folders: list[str], steps: list[int]) -> None:
     for name in folders:
         stamp(tmp_path, name)
-    assert [one.step for one in whole(tmp_path)] == steps
+    assert [one.step for one in listed(tmp_path)] == steps
 
 
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:
@@ -171,7 +172,7 @@ def test_the_oldest_go_and_nothing_that_is_not_ours(tmp_path: Path) -> None:
         (tmp_path / "checkpoints" / name / "precious").touch()
     for step in (1, 2, 99_999_999, 100_000_000):
         training.save(tmp_path, step, keep=2)
-    assert [one.step for one in whole(tmp_path)] == [99_999_999, 100_000_000]
+    assert [one.step for one in listed(tmp_path)] == [99_999_999, 100_000_000]
     assert names(tmp_path) == sorted([*others, "latest", "step-99999999", "step-100000000"])
     assert all((tmp_path / "checkpoints" / name / "precious").exists() for name in others)
 
@@ -216,7 +217,7 @@ def test_a_damaged_one_is_told_of_and_the_one_before_is_taken(
     extra = {"teacher": {"weight": torch.ones(3)}}
     for step in (1, 2):
         training.run(step - 1, step)
-        save(tmp_path, step, training.model, training.optimizer, {}, 3, extra, {"config.yaml": "seed: 0"})
+        save_now(tmp_path, step, training.model, training.optimizer, {}, 3, extra, {"config.yaml": "seed: 0"})
     path = found(tmp_path).folder / name
     damage(path, how)
     before = contents(tmp_path)
@@ -334,11 +335,11 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(
     training = Training()
     state = {"long": "x" * 5000}
     training.run(0, 1)
-    save(tmp_path, 1, training.model, training.optimizer, state, keep=2)
+    save_now(tmp_path, 1, training.model, training.optimizer, state, keep=2)
     before = contents(tmp_path)
     training.run(1, 2)
     size = (found(tmp_path).folder / torn).stat().st_size
-    keeper = Checkpoints(tmp_path, checkpoint.Config(asynchronous=asynchronous), every=1)
+    keeper = Saver(tmp_path, CheckpointConfig(asynchronous=asynchronous), every=1)
     with file_limit(size - 1), pytest.raises(ConfigError) as caught:
         keeper.save(2, training.model, training.optimizer, state, wait=True)
     assert str(caught.value) == (
@@ -382,10 +383,10 @@ def test_a_full_disk_at_the_first_checkpoint_says_that_there_is_none(
 # While it trains
 
 
-def keeper(run: Path, **options: Any) -> Checkpoints:
+def keeper(run: Path, **options: Any) -> Saver:
     every, milestone = options.pop("every", 1), options.pop("milestone", 0)
     start = options.pop("found", None)
-    return Checkpoints(run, checkpoint.Config(**options), every, milestone, found=start, about={"config.yaml": "a: 1"})
+    return Saver(run, CheckpointConfig(**options), every, milestone, resumed=start, about={"config.yaml": "a: 1"})
 
 
 @pytest.mark.parametrize("asynchronous", [True, False])
@@ -401,12 +402,12 @@ def test_the_next_step_does_not_change_what_is_being_saved(tmp_path: Path, async
         with torch.no_grad():
             training.model.trained.weight.fill_(step)
     checkpoints.close()
-    assert [one.step for one in whole(tmp_path)] == list(range(1, 8))
-    for one in whole(tmp_path):
+    assert [one.step for one in listed(tmp_path)] == list(range(1, 8))
+    for one in listed(tmp_path):
         assert one.fault() is None
         assert same(one.weights() | one.optimizer(), saved[one.step])
         assert one.tensors("average") == {"w": torch.tensor(one.step)}
-        assert one.groups() == ["average", "model", "optimizer"]
+        assert all(one.has(group) for group in ("average", "model", "optimizer"))
         assert (one.folder / "config.yaml").read_text() == "a: 1"
 
 
@@ -470,16 +471,16 @@ def test_the_state_a_run_started_from_is_written_again_if_it_turns_out_the_best(
     training = Training()
     training.save(tmp_path, 3)
     checkpoints = keeper(tmp_path, best="accuracy", found=found(tmp_path))
-    assert checkpoints.note(3, {"accuracy": 0.8})
+    assert checkpoints.is_best(3, {"accuracy": 0.8})
     checkpoints.save(3, training.model, training.optimizer, {})
     checkpoints.close()
     assert found(tmp_path).state()["best"] == {"name": "accuracy", "value": 0.8, "step": 3}
-    assert [one.step for one in whole(tmp_path)] == [3]
+    assert [one.step for one in listed(tmp_path)] == [3]
 
 
 def test_one_that_does_not_write_leaves_nothing(tmp_path: Path) -> None:
     training = Training()
-    other = Checkpoints(tmp_path, checkpoint.Config(), 1, main=False)
+    other = Saver(tmp_path, CheckpointConfig(), 1, main=False)
     other.save(1, training.model, training.optimizer, {}, wait=True)
     other.check()
     other.close()
@@ -487,9 +488,9 @@ def test_one_that_does_not_write_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_when_one_is_due() -> None:
-    checkpoints = Checkpoints(Path("nowhere"), checkpoint.Config(), every=4, milestone=6, main=False)
+    checkpoints = Saver(Path("nowhere"), CheckpointConfig(), every=4, milestone=6, main=False)
     assert [step for step in range(1, 25) if checkpoints.due(step)] == [4, 6, 8, 12, 16, 18, 20, 24]
-    never = Checkpoints(Path("nowhere"), checkpoint.Config(), every=5, main=False)
+    never = Saver(Path("nowhere"), CheckpointConfig(), every=5, main=False)
     assert [step for step in range(1, 16) if never.due(step)] == [5, 10, 15]
 
 
@@ -505,15 +506,15 @@ def test_when_one_is_due() -> None:
     ],
 )
 def test_the_best_so_far(best: Any, steps: list[int]) -> None:
-    checkpoints = Checkpoints(Path("nowhere"), checkpoint.Config(best=best), every=1, main=False)
+    checkpoints = Saver(Path("nowhere"), CheckpointConfig(best=best), every=1, main=False)
     values = [0.5, 0.7, 0.4, 0.7, 0.9, 0.1]
     heard = [
         step
         for step, value in enumerate(values, 1)
-        if checkpoints.note(step, {"accuracy": value, "validation/loss": -value})
+        if checkpoints.is_best(step, {"accuracy": value, "validation/loss": -value})
     ]
     assert heard == steps
-    assert not checkpoints.note(9, {"accuracy": float("nan"), "validation/loss": float("nan")})
+    assert not checkpoints.is_best(9, {"accuracy": float("nan"), "validation/loss": float("nan")})
 
 
 def test_the_best_is_kept_until_it_is_beaten_also_over_a_resume(tmp_path: Path) -> None:
@@ -521,25 +522,25 @@ def test_the_best_is_kept_until_it_is_beaten_also_over_a_resume(tmp_path: Path) 
     options: dict[str, Any] = {"keep": 1, "best": "accuracy", "milestone": 5}
     checkpoints = keeper(tmp_path, **options)
     for step, accuracy in enumerate([0.1, 0.8, 0.3, 0.2, 0.5, 0.4, 0.6], 1):
-        checkpoints.note(step, {"accuracy": accuracy})
+        checkpoints.is_best(step, {"accuracy": accuracy})
         checkpoints.save(step, training.model, training.optimizer, {})
     checkpoints.close()
-    assert [one.step for one in whole(tmp_path)] == [2, 5, 7]
+    assert [one.step for one in listed(tmp_path)] == [2, 5, 7]
     assert found(tmp_path).state()["best"] == {"name": "accuracy", "value": 0.8, "step": 2}
 
     checkpoints = keeper(tmp_path, **options, found=found(tmp_path))
     for step, accuracy in enumerate([0.7, 0.9, 0.1], 8):
-        assert checkpoints.note(step, {"accuracy": accuracy}) == (step == 9)
+        assert checkpoints.is_best(step, {"accuracy": accuracy}) == (step == 9)
         checkpoints.save(step, training.model, training.optimizer, {})
         checkpoints.finish()
-        assert {one.step for one in whole(tmp_path)} == {2 if step == 8 else 9, 5, step}
+        assert {one.step for one in listed(tmp_path)} == {2 if step == 8 else 9, 5, step}
     checkpoints.close()
 
 
 def test_the_configuration() -> None:
     with pytest.raises(ValueError, match="greater than 0"):
-        checkpoint.Config(keep=0)
-    assert json.loads(checkpoint.Config(best="features/knn").model_dump_json()) == {
+        CheckpointConfig(keep=0)
+    assert json.loads(CheckpointConfig(best="features/knn").model_dump_json()) == {
         "every": "1 epochs",
         "keep": 3,
         "milestone": None,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import yaml
 
+from mrp.build import open_source
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.data.subset import select
@@ -65,7 +66,7 @@ def test_a_run_trains_on_it_and_goes_on_from_another_folder(
 
 
 def test_it_is_a_source_like_any_other(stripes: str) -> None:
-    source = load("demo", [f"data.train={{name: {stripes}}}"]).source("train")
+    source = open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
     assert (len(source), source.classes, source.where(3)) == (64, ("across", "along"), "mrp_source_stripes: sample 3")
     assert (len(source.shard_sizes), source.replacement(0), source.content) == (0, None, source.identity)
     half = select(source, "data.train", None, 0.5)
@@ -73,13 +74,13 @@ def test_it_is_a_source_like_any_other(stripes: str) -> None:
     again = pickle.loads(pickle.dumps(half))
     assert again.identity == half.identity
     mixed = load("demo", [f"data.train=[{{source: {{name: {stripes}}}, weight: 1}}, {{source: digits, weight: 1}}]"])
-    assert len(mixed.source("train")) == 64 + 1437
+    assert len(open_source(mixed, "train")) == 64 + 1437
 
 
 def test_a_worker_process_loads_its_file(stripes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    source = load("demo", [f"data.train={{name: {stripes}}}"]).source("train")
+    source = open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
     sent = pickle.dumps(source)
     monkeypatch.delitem(sys.modules, type(source).__module__)  # as in a process that has just started
     assert pickle.loads(sent).read(1)[1] == 1
@@ -102,8 +103,8 @@ def test_mistakes_are_one_line(stripes: str, section: str, wanted: str) -> None:
 
 
 def test_a_section_names_a_kind_that_comes_with_mrp(tmp_path: Path) -> None:
-    by_text = load("demo").source("train")
-    assert load("demo", ["data.train={name: digits}"]).source("train").identity == by_text.identity
+    by_text = open_source(load("demo"), "train")
+    assert open_source(load("demo", ["data.train={name: digits}"]), "train").identity == by_text.identity
 
 
 def test_labels_that_are_lacking_are_no_labels() -> None:

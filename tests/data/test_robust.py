@@ -37,6 +37,7 @@ from mrp.data.storage.store import LocalStore
 from mrp.data.subset import Subset, fixed_sample
 from mrp.data.workers import received
 from mrp.evaluate.diagnose import Diagnosis
+from mrp.plan import plan_run
 from mrp.processes.join import join
 from mrp.run import load
 from tests.data.conftest import jpeg, make
@@ -330,9 +331,9 @@ def test_a_source_smaller_than_the_lanes_is_refused(made: Path) -> None:
 def test_views_are_mixed_with_views_of_other_samples() -> None:
     words = ["mix.mixup=0.8", "batch=24", "data.views=2", "backbone.depth=1"]
     for micro_batch in (4, 8, 12):
-        load("supervised_vit_tiny_cifar10", [*words, f"machine.micro_batch={micro_batch}"]).plan(10.0, 1, 0)
+        plan_run(load("supervised_vit_tiny_cifar10", [*words, f"machine.micro_batch={micro_batch}"]), 10.0, 1, 0)
     with pytest.raises(ConfigError, match=r"mix: .* takes 6 at once, which are 2 views of an odd number of samples"):
-        load("supervised_vit_tiny_cifar10", [*words, "machine.micro_batch=6"]).plan(10.0, 1, 0)
+        plan_run(load("supervised_vit_tiny_cifar10", [*words, "machine.micro_batch=6"]), 10.0, 1, 0)
 
 
 # Making and checking.

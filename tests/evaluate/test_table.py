@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mrp.batch import Batch
+from mrp.build import build_step, open_source
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
@@ -25,9 +26,10 @@ RUN = load("demo", ["backbone.depth=3", "backbone.width=24", "backbone.heads=2",
 
 
 def made(folder: Path, processes: Accelerator, count: int = SAMPLES, tokens: bool = False) -> Table | None:
-    readout = Readout(RUN.build_step(), 3, tokens)
+    readout = Readout(build_step(RUN), 3, tokens)
+    source = fixed_sample(open_source(RUN, "test"), count)
     loader = EvalLoader(
-        fixed_sample(RUN.source("test"), count), View(RUN.data, train=False), batch=8, rank=processes.process_index,
+        source, View(RUN.data, train=False), batch=8, rank=processes.process_index,
         world=processes.num_processes, workers=0, pin_memory=False,
     )  # fmt: skip
     return Store(folder).get({"of": "a test"}, readout, loader, count, processes)
@@ -41,8 +43,8 @@ def same(one: Table, other: Table) -> bool:
 def test_rows_are_the_backbones_features(tmp_path: Path) -> None:
     found = made(tmp_path, meet())
     assert found is not None
-    step = RUN.build_step().eval()
-    sampled = fixed_sample(RUN.source("test"), SAMPLES)
+    step = build_step(RUN).eval()
+    sampled = fixed_sample(open_source(RUN, "test"), SAMPLES)
     images = torch.stack([torch.from_numpy(np.array(sampled.read(i)[0])).permute(2, 0, 1) for i in range(SAMPLES)])
     with torch.no_grad():
         expected = step(Batch(images, torch.arange(SAMPLES)), features=True).features

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrp.build import build_step, check_classes, open_source, open_validation
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.source import Arrays
@@ -35,7 +36,7 @@ class Alone:
 
 
 def some(count: int) -> Arrays:
-    source = load("demo").source("test")
+    source = open_source(load("demo"), "test")
     assert isinstance(source, Arrays)
     return Arrays("some", source.images[:count], source.labels[:count], source.classes)
 
@@ -53,7 +54,7 @@ def run() -> Run:
 @pytest.mark.parametrize("count", [1, 17, 37])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) -> None:
-    step, source = run.build_step().eval(), some(count)
+    step, source = build_step(run).eval(), some(count)
     images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
     with torch.no_grad():
         logits = step.objective.predict(step.prepare(images))[1]
@@ -74,7 +75,7 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
 
 
 def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
-    step = run.build_step().train()
+    step = build_step(run).train()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
     judge(run, some(9), 0, 1)[0].measure(step)
     assert step.objective.backbone.training
@@ -82,7 +83,7 @@ def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
 
 
 def test_it_can_be_left_between_batches(run: Run) -> None:
-    step, calls = run.build_step().train(), []
+    step, calls = build_step(run).train(), []
 
     def between() -> None:
         calls.append(1)
@@ -97,7 +98,7 @@ def test_it_can_be_left_between_batches(run: Run) -> None:
 
 def test_a_method_without_answers_is_judged_by_its_loss() -> None:
     chosen = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
-    verdict = judge(chosen, some(9), 0, 1)[0].measure(chosen.build_step())
+    verdict = judge(chosen, some(9), 0, 1)[0].measure(build_step(chosen))
     assert verdict.metrics("validation").keys() == {"validation/loss"}
     assert verdict.confusion is None
 
@@ -139,8 +140,8 @@ def test_classes_have_to_fit(
     monkeypatch.setattr(Run, "source", lambda self, split: known[split])
 
     def check() -> None:
-        chosen.check_classes(known["train"])
-        chosen.validation_source(known["train"])
+        check_classes(chosen, known["train"])
+        open_validation(chosen, known["train"])
 
     with pytest.raises(ConfigError, match=message):
         check()

@@ -11,9 +11,11 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from mrp.build import open_source
 from mrp.config import Stopped
 from mrp.evaluate.watch import Watch
-from mrp.monitor.tracker import METRICS
+from mrp.monitor.metrics import METRICS
+from mrp.plan import plan_run
 from mrp.run import load
 
 
@@ -27,8 +29,8 @@ def accelerator(main: bool) -> Accelerator:
 def test_only_the_first_process_judges_the_lines_that_are_there(tmp_path: Path) -> None:
     """The others may see lines that it is about to cut, and must not stop alone."""
     run = load("demo", ["diagnose={every: 1 steps, images: 8, after: 0 steps, patience: 1, action: stop}"])
-    source = run.source("train")
-    plan = run.plan(10, 1, 2**30)
+    source = open_source(run, "train")
+    plan = plan_run(run, 10, 1, 2**30)
     lines = [{"step": step, "features/rank_me": 0.0} for step in (plan.alarm_from, plan.alarm_from + 1)]
     (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
     with pytest.raises(Stopped, match=f"the features had collapsed at step {plan.alarm_from}: features/rank_me"):

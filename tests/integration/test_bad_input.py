@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrp.checkpoint import checkpoints as checkpoint
-from mrp.checkpoint import sealed
+from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
 from mrp.data.order import Order
 from mrp.monitor import tracker
@@ -220,7 +219,7 @@ def test_an_unreadable_image(images: Path, tmp_path: Path, capsys: pytest.Captur
     assert contents(images) == before
     (images / "13.png").write_bytes(intact)
     main([*words, "--folder", str(tmp_path / "run")])
-    found = checkpoint.newest(tmp_path / "run")
+    found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 6
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import follow_up
+from mrp.checkpoint import checkpoints
 from mrp.cli import main
 from mrp.processes.launch import launch
-from mrp.run import follow
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2"]
 FINETUNE = [
@@ -36,7 +36,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert found is not None
     assert found.step == 6
     return {path.name: path.read_bytes() for path in found.folder.glob("*.safetensors")} | {
@@ -62,7 +62,7 @@ def test_interrupted_and_without_its_origin_it_ends_bit_equal(
     assert "student" in printed
     assert ("average" in printed) == (recipe is FINETUNE)
     shutil.copytree(folder, other)
-    for one in checkpoint.whole(other):
+    for one in checkpoints.listed(other):
         if one.step > 2:
             shutil.rmtree(one.folder)
     (other / "validation.json").unlink()
@@ -117,7 +117,7 @@ def test_it_needs_an_origin(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_protocol_is_followed_on_the_data_of_a_run(pretrained: Path) -> None:
-    run = follow("linear_mae_vit_base_in1k", pretrained, ["precision=fp32"])
+    run = follow_up("linear_mae_vit_base_in1k", pretrained, ["precision=fp32"])
     assert (run.data.train, run.data.size, run.data.mean, run.data.test) == ("digits", 8, (0.3,), "digits")
     assert run.data.augment.name == "crop"
     assert getattr(run.objective, "classes") == 10  # noqa: B009 -- of classification alone

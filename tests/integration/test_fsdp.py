@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.cli import main
 
 SMALL = [
@@ -113,7 +113,7 @@ def test_what_two_saved_in_parts_one_goes_on_from(runs: Path, name: str, tmp_pat
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_the_files_are_those_of_an_unsharded_run(runs: Path, name: str) -> None:
-    ours, theirs = (checkpoint.numbered(runs / name / way, 2) for way in ("sharded", "whole"))
+    ours, theirs = (checkpoints.numbered(runs / name / way, 2) for way in ("sharded", "whole"))
     assert ours.groups() == theirs.groups()
     for group in ours.groups():
         one, other = ours.tensors(group), theirs.tensors(group)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.cli import main
 
 METHOD = '''
@@ -151,7 +151,7 @@ def test_a_fault_that_does_not_come_again_is_said_to_be_gone(
 
 
 def tensors(folder: Path, step: int) -> dict[str, torch.Tensor]:
-    found = {one.step: one for one in checkpoint.whole(folder)}[step]
+    found = {one.step: one for one in checkpoints.listed(folder)}[step]
     return found.weights() | found.optimizer()
 
 
@@ -171,7 +171,7 @@ def test_skip_leaves_out_the_update_and_nothing_else(
     assert "warning: the loss or the gradient of step 7 is not finite: its update is left out (number 1 of 2)" in said
     (incident,) = (run / "incidents").iterdir()
     assert equal(tensors(run, 7), tensors(incident, 6)), "the state before the step and after it are the same"
-    found = checkpoint.newest(run)
+    found = checkpoints.newest(run)
     assert found is not None
     assert found.step == 12
     assert found.state()["guard"] == {"left_out": [[7, 7]]}
@@ -192,7 +192,7 @@ def test_no_more_than_the_limit_is_left_out_also_over_a_resume(
     said = capsys.readouterr().err
     assert "step 10 is not finite (guard.limit: 2 before it)" in said
     assert "or go on here with a higher guard.limit" in said
-    found = checkpoint.newest(tmp_path / "run")
+    found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 9
     assert found.state()["guard"] == {"left_out": [[3, 3], [6, 6]]}
@@ -210,7 +210,7 @@ def test_rollback_takes_the_weights_before_and_steps_over_the_data(
         "the weights are those of checkpoint 4 again, and the updates and the data of steps 5 to 7 are left out" in said
     )
     assert equal(tensors(run, 7), tensors(run, 4))
-    found = checkpoint.newest(run)
+    found = checkpoints.newest(run)
     assert found is not None
     assert found.step == 12
     assert found.state()["guard"] == {"left_out": [[5, 7]]}
@@ -229,6 +229,6 @@ def test_without_a_checkpoint_to_go_back_to_it_stops(
 ) -> None:
     assert stopped(words(place, tmp_path / "run", "gradient: [2]", "guard.policy=rollback")) == 3
     assert "(guard.policy: there is no checkpoint yet to roll back to)" in capsys.readouterr().err
-    found = checkpoint.newest(tmp_path / "run")
+    found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 2

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from mrp import api
-from mrp.checkpoint import checkpoints as checkpoint
-from mrp.checkpoint import sealed
+from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.interop import official
@@ -77,7 +76,7 @@ def seal(folder: Path) -> None:
 
 def readers(run: Path) -> dict[str, Callable[[], Any]]:
     """Everything that opens a checkpoint."""
-    last = checkpoint.whole(run)[-1].folder
+    last = checkpoints.listed(run)[-1].folder
     longer = [word if not word.startswith("length") else "length=4 steps" for word in SMALL]
     return {
         "pretrain": lambda: main(["pretrain", *longer, "resume.allow=[length]", "--folder", str(run)]),
@@ -114,7 +113,7 @@ def test_a_payload_in_a_file_is_never_executed(
         for title in ("load", "load a checkpoint", *(["pretrain"] if kind == "torch" else [])):
             shutil.rmtree(run)
             shutil.copytree(honest, run)
-            folder = checkpoint.whole(run)[-1].folder
+            folder = checkpoints.listed(run)[-1].folder
             (folder / name).write_bytes(content)
             if forged == "sealed" and name != sealed.MANIFEST:
                 seal(folder)
@@ -130,7 +129,7 @@ def test_a_payload_for_those_who_look_at_it(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
     mark = tmp_path / "executed"
-    folder = checkpoint.whole(run)[-1].folder
+    folder = checkpoints.listed(run)[-1].folder
     for content in payloads(mark).values():
         (folder / "model.safetensors").write_bytes(content)
         seal(folder)
@@ -140,12 +139,12 @@ def test_a_payload_for_those_who_look_at_it(
 
 def test_what_lies_beside_is_not_looked_at(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     mark = tmp_path / "executed"
-    folder = checkpoint.whole(run)[-1].folder
+    folder = checkpoints.listed(run)[-1].folder
     content = payloads(mark)["torch"]
     for place in (run, run / "checkpoints", folder):
         for name in BESIDE:
             (place / name).write_bytes(content)
-    assert checkpoint.newest(run) == checkpoint.whole(run)[-1]
+    assert checkpoints.newest(run) == checkpoints.listed(run)[-1]
     for title, read in readers(run).items():
         left(capsys, read)
         assert not mark.exists(), title

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.cli import main
 from mrp.processes.launch import launch
 
@@ -70,12 +70,12 @@ def test_the_run_stops_with_the_weights_before_it(
     assert code == 3
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mrp:")]
     assert f"step {BAD_STEP + 1} is not finite" in line
-    found = checkpoint.newest(tmp_path / "bad")
+    found = checkpoints.newest(tmp_path / "bad")
     assert found is not None
     assert found.step == BAD_STEP
     if processes == 1:
         main(words(method, -1, tmp_path / "good", BAD_STEP))
-        good = checkpoint.Checkpoint(BAD_STEP, tmp_path / "good" / "checkpoints" / f"step-{BAD_STEP:08d}")
+        good = checkpoints.Checkpoint(BAD_STEP, tmp_path / "good" / "checkpoints" / f"step-{BAD_STEP:08d}")
         for ours, theirs in ((found.weights(), good.weights()), (found.optimizer(), good.optimizer())):
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[name], theirs[name]) for name in ours)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrp.build import build_step
 from mrp.cli import main
 from mrp.data.augment import View
 from mrp.data.loader import Loader
@@ -33,7 +34,7 @@ def test_two_ranks_of_32_see_what_one_of_64_sees() -> None:
     run = load(RECIPE[0], RECIPE[1:])
     source = open_source("digits", "train")
     order = Order(len(source), 64, run.seed)
-    objective = run.build_step().objective
+    objective = build_step(run).objective
 
     def batches(world: int, micro_batch: int) -> list[list[object]]:
         loaders = [

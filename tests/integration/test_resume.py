@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.cli import main
 
 STEPS = 60
@@ -39,7 +39,7 @@ def finish(folder: Path, *more: str) -> None:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert found is not None
     assert found.step == STEPS
     machines = {"config.yaml", "MANIFEST.json"}  # how many workers there were is written there
@@ -64,10 +64,10 @@ def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -
     kills, stops = 0, []
     while kills < 6:
         process = start(folder, *(["machine.workers=2"] if kills % 2 else []))
-        begin = checkpoint.newest(folder)
+        begin = checkpoints.newest(folder)
         # Wait until it has come a little further than last time, then strike at a random moment.
         target = (begin.step if begin else 0) + generator.randrange(2, 7)
-        while process.is_alive() and ((found := checkpoint.newest(folder)) is None or found.step < target):
+        while process.is_alive() and ((found := checkpoints.newest(folder)) is None or found.step < target):
             time.sleep(0.001)
         time.sleep(generator.random() * 0.03)
         assert process.is_alive(), "the run ended before it could be killed six times"
@@ -93,4 +93,4 @@ def test_neither_workers_nor_the_pace_of_saving_change_anything(undisturbed: Pat
     finish(tmp_path / "run", "machine.workers=3", "checkpoint.every=1 epoch", "checkpoint.keep=1")
     theirs, ours = content(undisturbed), content(tmp_path / "run")
     assert ours == theirs
-    assert len(checkpoint.whole(tmp_path / "run")) == 1
+    assert len(checkpoints.listed(tmp_path / "run")) == 1

@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from mrp.checkpoint import checkpoints as checkpoint
-from mrp.checkpoint.checkpoints import Checkpoints
+from mrp.checkpoint import checkpoints
+from mrp.checkpoint.saver import Saver
 from mrp.cli import main
 from mrp.processes import signals
 from tests.waiting import until
@@ -76,7 +76,7 @@ def words(method: Path, folder: Path, *more: str) -> list[str]:
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert found is not None
     assert found.step == STEPS
     return {path.name: path.read_bytes() for path in found.folder.glob("*.safetensors")}
@@ -121,15 +121,15 @@ def test_it_saves_and_goes_on(
         event += f" {folder / signals.STOP}"
         monkeypatch.setattr(signals, "_LOOK", 0.02)
     if event.startswith("save"):
-        save = Checkpoints.save
+        save = Saver.save
 
-        def told(self: Checkpoints, at: int, *arguments: Any, **options: Any) -> None:
+        def told(self: Saver, at: int, *arguments: Any, **options: Any) -> None:
             if at == 6:
                 os.kill(os.getpid(), signal.SIGTERM)
                 until(lambda: any(type(one) is signals.Signals and one.asked for one in gc.get_objects()))
             save(self, at, *arguments, **options)
 
-        monkeypatch.setattr(Checkpoints, "save", told)
+        monkeypatch.setattr(Saver, "save", told)
     monkeypatch.setenv("MRP_EVENT", event)
     command = words(method, folder, f"machine.requeue_code={75 if name == 'the file' else code}")
     assert ended(command) == code
@@ -137,7 +137,7 @@ def test_it_saves_and_goes_on(
     assert f"mrp: {folder}: {name}" in said.out
     assert f"stopped at step {step} of {STEPS}; the same command goes on from there" in said.out
     assert "Traceback" not in said.err
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert (found.step if found else 0) == step
     monkeypatch.undo()
     main(command)
@@ -158,7 +158,7 @@ def test_a_second_signal_ends_it_at_once_and_harms_nothing(method: Path, undistu
     done = subprocess.run([sys.executable, "-m", "mrp", *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
     assert "SIGTERM: ends at the next step" in done.stdout
-    found = checkpoint.newest(tmp_path / "run")
+    found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 6
     main(command)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.data.open import open_source
 from mrp.data.shardtool.build import Options, Plan, build
 from mrp.processes.launch import launch
@@ -51,7 +51,7 @@ def run(folder: Path, place: str, cache: Path, *more: str, processes: int = 2) -
 
 
 def content(folder: Path) -> dict[str, bytes]:
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert found is not None
     assert found.step == STEPS
     machines = {"config.yaml", "MANIFEST.json"}  # where the data and the cache lie is written there

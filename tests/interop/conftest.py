@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import build_optimizer, build_step
+from mrp.checkpoint.saver import save_now
 from mrp.config import Tree, build
 from mrp.folder import CONFIG, IDENTITY, claim
-from mrp.optim import optimizer as optim
 from mrp.run import Run
 
 SHAPE = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
@@ -52,13 +52,13 @@ def make(tmp_path: Path) -> Make:
             "batch": 8, "length": "4 steps", "optim": {"lr": 1e-3}, "precision": "fp32",
         }  # fmt: skip
         run = build(Run, Tree(values, {"": "a test"}))
-        step, folder = run.build_step(), tmp_path / name
+        step, folder = build_step(run), tmp_path / name
         shake(step)
         trained = {k: w.detach() + 1 for k, w in step.named_parameters() if w.requires_grad}
         with claim(folder, run.resolved(), run.identity("a test")):
             about = {file: (folder / file).read_text() for file in (CONFIG, IDENTITY)}
             extra = {"average": trained} if average else {}
-            checkpoint.save(folder, 4, step, optim.build(run.optim, step), {"data": {}}, 3, extra, about)
+            save_now(folder, 4, step, build_optimizer(run.optim, step), {"data": {}}, 3, extra, about)
         return folder
 
     return made

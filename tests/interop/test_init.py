@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import distributed
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import build_optimizer, build_step
+from mrp.checkpoint import checkpoints
 from mrp.checkpoint import layout as tensors
+from mrp.checkpoint.saver import save_now
 from mrp.config import ConfigError, dump
 from mrp.folder import CONFIG
 from mrp.interop import init
 from mrp.models import vit
 from mrp.optim import average
-from mrp.optim import optimizer as optim
 from mrp.processes import wrapping
 from mrp.run import Run, load
 
@@ -29,11 +30,11 @@ MODEL = "model.safetensors"
 def made(folder: Path, *words: str, recipe: str = "demo") -> Path:
     """A run of which nothing but its first checkpoint is there."""
     run = load(recipe, words)
-    step = run.build_step()
+    step = build_step(run)
     folder.mkdir()
     (folder / CONFIG).write_text(dump(run.resolved()))
     averaged = {name: tensor + 1 for name, tensor in average.Average(average.Config(), step).tensors().items()}
-    checkpoint.save(folder, 5, step, optim.build(run.optim, step), {}, 1, {average.GROUP: averaged})
+    save_now(folder, 5, step, build_optimizer(run.optim, step), {}, 1, {average.GROUP: averaged})
     return folder
 
 
@@ -43,13 +44,13 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
-    found = checkpoint.newest(folder)
+    found = checkpoints.newest(folder)
     assert found is not None
     return {name.removeprefix("objective."): tensor for name, tensor in found.weights().items()}
 
 
 def started(run: Run) -> tuple[Any, str]:
-    step = run.build_step()
+    step = build_step(run)
     assert run.init is not None
     return step.objective, init.start(run.init, run.name, step)
 
@@ -205,7 +206,7 @@ def test_without_an_origin_nothing_changes() -> None:
 def test_a_step_that_is_sharded_starts_with_the_same_weights(pretrained: Path, tmp_path: Path) -> None:
     run = load("finetune_tiny_digits", ["backbone=null", f"init={pretrained}"])
     whole, said = started(run)
-    sharded = run.build_step()
+    sharded = build_step(run)
     distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
     try:
         wrapping.shard(sharded, "cpu", 1)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from mrp.build import build_step
 from mrp.evaluate.features import evaluating
 from mrp.step import Step
 from tests.objectives.test_every_objective import make_batch, make_run
@@ -20,7 +21,7 @@ FROZEN = {
 def frozen_step(options: dict[str, Any]) -> Step:
     backbone = {"drop_path": 0.5, "attention_dropout": 0.5, "positions": "learned", "depth": 3}
     run = make_run("classify", backbone=backbone, objective={"name": "classify", "classes": 4} | options)
-    return run.build_step()
+    return build_step(run)
 
 
 def modes(step: Step) -> list[bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.methodkit import Teacher, TeacherConfig
 from mrp.models import vit
@@ -79,7 +80,7 @@ def test_its_schedule(config: TeacherConfig, expected: list[float]) -> None:
 
 def test_it_drops_nothing_out_and_takes_no_part_in_training() -> None:
     run = make_run("data2vec", backbone={"drop_path": 0.5, "attention_dropout": 0.5})
-    step = run.build_step().train()
+    step = build_step(run).train()
     images = step.prepare(make_batch(run).images)
     assert not step.objective.teacher.backbone.training
     assert torch.equal(step.objective.target(images), step.objective.target(images))

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from mrp.batch import Batch
+from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.order import share
 from mrp.methodkit import gram_penalty
+from mrp.plan import plan_run
 from mrp.run import Run
 from tests.objectives.test_every_objective import DECODER, make_batch, make_run
 
@@ -53,7 +55,7 @@ def test_two_masks_of_an_image_are_no_negatives() -> None:
 def test_the_loss_is_the_reconstruction_and_so_much_of_it(name: str) -> None:
     options = {"mae": {"decoder": DECODER}, "simmim": {"mask_unit": 8}, "data2vec": {"smallest_block": 4, "layers": 1}}
     plain, regularised = (
-        make_run(name, objective={"name": name, "uniformity": weight} | options[name]).build_step()
+        build_step(make_run(name, objective={"name": name, "uniformity": weight} | options[name]))
         for weight in (0, 0.3)
     )
     before, after = plain(make_batch(make_run(name))), regularised(make_batch(make_run(name)))
@@ -69,7 +71,7 @@ def test_the_feature_and_the_released_double_norm_are_options() -> None:
     for feature in ("cls", "mean"):
         for renormalise in (False, True):
             run = umae({"weight": 0.1, "feature": feature, "renormalise": renormalise})
-            step = run.build_step()
+            step = build_step(run)
             with torch.no_grad():  # a norm that is not the identity the second time
                 step.objective.backbone.norm.weight.uniform_(0.5, 2, generator=torch.Generator().manual_seed(1))
             values[feature, renormalise] = float(step(make_batch(run)).metrics["uniformity"])
@@ -78,7 +80,7 @@ def test_the_feature_and_the_released_double_norm_are_options() -> None:
 
 def test_over_micro_batches_it_is_the_mean_of_the_penalties_of_each() -> None:
     run = umae()
-    step = run.build_step()
+    step = build_step(run)
     batch = make_batch(run)
     whole = step(batch)
     pieces = []
@@ -100,26 +102,26 @@ def test_a_weight_alone_is_enough() -> None:
         with pytest.raises(ConfigError, match=rf"objective.uniformity.*{message}"):
             umae(wrong)
     with pytest.raises(ConfigError, match=r"feature: cls needs backbone.class_token; take mean"):
-        umae(backbone={"class_token": False}).build_step()
+        build_step(umae(backbone={"class_token": False}))
 
 
 def test_what_acts_on_each_other_is_part_of_the_run() -> None:
     run = umae(batch=64)
-    plan = run.plan(10, 2, GIB)
+    plan = plan_run(run, 10, 2, GIB)
     assert plan.coupled_batch == 64
     assert run.settled(plan).identity("data")["coupled_batch"] == 64
     asked = umae(batch=64, coupled_batch=16)
-    assert [asked.plan(10, processes, GIB).micro_batch for processes in (1, 2, 4)] == [16, 8, 4]
-    assert asked.plan(10, 2, GIB).accumulation == 4
+    assert [plan_run(asked, 10, processes, GIB).micro_batch for processes in (1, 2, 4)] == [16, 8, 4]
+    assert plan_run(asked, 10, 2, GIB).accumulation == 4
     assert asked.identity("data") != run.settled(plan).identity("data")
     plain = umae(0, batch=64, coupled_batch=16)
-    assert plain.plan(10, 2, GIB).micro_batch == 32
-    assert plain.settled(plain.plan(10, 2, GIB)).coupled_batch is None
+    assert plan_run(plain, 10, 2, GIB).micro_batch == 32
+    assert plain.settled(plan_run(plain, 10, 2, GIB)).coupled_batch is None
 
 
 def test_the_same_images_meet_on_any_number_of_processes() -> None:
     def meetings(processes: int) -> list[set[int]]:
-        plan = umae(batch=64, coupled_batch=16).plan(10, processes, GIB)
+        plan = plan_run(umae(batch=64, coupled_batch=16), 10, processes, GIB)
         assert plan.coupled_batch == 16
         ranks = [
             share(64, plan.coupled_batch, rank, processes).reshape(plan.accumulation, plan.micro_batch)
@@ -141,7 +143,7 @@ def test_the_same_images_meet_on_any_number_of_processes() -> None:
 )
 def test_coupled_batches_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        umae(batch=64, **options).plan(10, 2, GIB)
+        plan_run(umae(batch=64, **options), 10, 2, GIB)
 
 
 def test_a_resume_with_another_coupled_batch_is_refused(tmp_path: Any) -> None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from mrp.build import build_optimizer
 from mrp.monitor.guard import Guard
-from mrp.optim import optimizer as optim
+from mrp.optimizers import adamw
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -36,7 +37,7 @@ def state(model: nn.Module, optimizer: torch.optim.Optimizer) -> list[Tensor]:
 def test_nothing_moves_from_the_first_bad_step_on(device: str, factor: float) -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 3).to(device)
-    optimizer = optim.build(optim.Config(lr=0.1), model)
+    optimizer = build_optimizer(adamw.Config(lr=0.1), model)
     guard = Guard(optimizer, torch.device(device), lambda flag: flag)
     assert all(bool(take(model, optimizer, guard, number)) for number in range(3))
     assert guard.news(now=True) == (None, False)
@@ -49,14 +50,14 @@ def test_nothing_moves_from_the_first_bad_step_on(device: str, factor: float) ->
 
 
 def test_an_infinite_loss_counts_although_its_gradient_is_finite() -> None:
-    optimizer = optim.build(optim.Config(lr=0.1), nn.Linear(2, 2))
+    optimizer = build_optimizer(adamw.Config(lr=0.1), nn.Linear(2, 2))
     guard = Guard(optimizer, torch.device("cpu"), lambda flag: flag)
     assert not guard.check(0, torch.tensor(float("inf")), torch.tensor(1.0))
     assert guard.news().incident == 0
 
 
 def test_one_bad_rank_holds_back_all() -> None:
-    optimizer = optim.build(optim.Config(lr=0.1), nn.Linear(2, 2))
+    optimizer = build_optimizer(adamw.Config(lr=0.1), nn.Linear(2, 2))
     guard = Guard(
         optimizer, torch.device("cpu"), lambda told: told + torch.tensor([1.0, 0.0])
     )  # another reports a fault
@@ -65,7 +66,7 @@ def test_one_bad_rank_holds_back_all() -> None:
 
 
 def test_one_rank_that_is_asked_to_end_tells_all_and_holds_nothing_back() -> None:
-    optimizer = optim.build(optim.Config(lr=0.1), nn.Linear(2, 2))
+    optimizer = build_optimizer(adamw.Config(lr=0.1), nn.Linear(2, 2))
     guard = Guard(optimizer, torch.device("cpu"), lambda told: told + torch.tensor([0.0, 1.0]))  # another was asked
     assert guard.check(5, torch.tensor(1.0), torch.tensor(1.0))
     assert guard.news() == (None, True)
@@ -78,7 +79,7 @@ def test_one_rank_that_is_asked_to_end_tells_all_and_holds_nothing_back() -> Non
 def test_once_cleared_it_lets_updates_through_and_notices_the_next_incident() -> None:
     torch.manual_seed(0)
     model = nn.Linear(3, 3)
-    optimizer = optim.build(optim.Config(lr=0.1), model)
+    optimizer = build_optimizer(adamw.Config(lr=0.1), model)
     guard = Guard(optimizer, torch.device("cpu"), lambda told: told)
     take(model, optimizer, guard, 0)
     take(model, optimizer, guard, 1, float("nan"))
@@ -94,7 +95,7 @@ def test_once_cleared_it_lets_updates_through_and_notices_the_next_incident() ->
 @pytest.mark.gpu
 def test_the_host_learns_one_call_late_and_waits_for_nothing() -> None:
     model = nn.Linear(3, 3).cuda()
-    optimizer = optim.build(optim.Config(lr=0.1), model)
+    optimizer = build_optimizer(adamw.Config(lr=0.1), model)
     guard = Guard(optimizer, torch.device("cuda"), lambda flag: flag)
     take(model, optimizer, guard, 0, float("nan"))
     assert guard.news().incident is None

@@ -28,21 +28,44 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 def test_the_rate_counts_only_what_this_process_did(clock: Clock) -> None:
     shown = Progress(total=100, start=40, batch=8, quiet=True)
+    clock.now += 30  # compiles
+    shown.finished(41)
     clock.now += 2
-    assert shown.rate(50) == 10 * 8 / 2
+    assert shown.rate(51) == 10 * 8 / 2
+
+
+def test_the_rate_is_that_of_the_last_log_points(clock: Clock) -> None:
+    shown = Progress(total=1000, start=0, batch=1, quiet=True)
+    shown.finished(1)
+    for step in range(2, 60):
+        clock.now += 1
+        assert shown.rate(step) == 1
+    for step in range(60, 100):
+        clock.now += 0.1
+        rate = shown.rate(step)
+    assert rate == pytest.approx(10)
+
+
+def test_a_slow_first_step_is_told_of(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = Progress(total=100, start=0, batch=8, quiet=False)
+    clock.now += 42
+    shown.finished(1)
+    clock.now += 42
+    shown.finished(2)
+    assert capsys.readouterr().out == "first step after 42 s\n"
 
 
 def test_a_log_gets_a_line_every_ten_seconds_and_the_last(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     shown = Progress(total=3610, start=0, batch=4, quiet=False)
     for step in range(1, 26):
         clock.now += 1
-        shown.show(step, loss=0.5)
+        shown.show(step, loss=0.5, rate=4.0)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
         "step 11/3610  4 images/s  loss 0.5000  0:59:59 left",
         "step 22/3610  4 images/s  loss 0.5000  0:59:48 left",
     ]
-    shown.show(3610, loss=float("nan"))
+    shown.show(3610, loss=float("nan"), rate=4.0)
     assert capsys.readouterr().out.endswith("loss nan  0:00:00 left\n")
     shown.close()
 
@@ -50,7 +73,7 @@ def test_a_log_gets_a_line_every_ten_seconds_and_the_last(clock: Clock, capsys: 
 def test_a_quiet_one_says_nothing(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     shown = Progress(total=2, start=0, batch=4, quiet=True)
     clock.now += 60
-    shown.show(2, loss=0.5)
+    shown.show(2, loss=0.5, rate=4.0)
     shown.close()
     assert capsys.readouterr() == ("", "")
 
@@ -62,7 +85,7 @@ def test_a_terminal_gets_one_line_that_moves(
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     shown = Progress(total=10, start=4, batch=8, quiet=False)
-    shown.show(7, loss=0.25)
+    shown.show(7, loss=0.25, rate=4.0)
     shown.close()
     output = capsys.readouterr()
     assert output.out == ""

@@ -12,7 +12,7 @@ from mrp.monitor.spikes import Spikes
 def heard(losses: list[float], before: list[float] | None = None) -> dict[int, float]:
     said: list[str] = []
     spikes = Spikes([{"step": 0, "loss": loss} for loss in before or []])
-    found = {step: spikes.hear(step, {"loss": loss}, said.append) for step, loss in enumerate(losses)}
+    found = {step: spikes.check(step, {"loss": loss}, said.append) for step, loss in enumerate(losses)}
     named = {step: values["spike"] for step, values in found.items() if values}
     assert [int(line.split("step ")[1].split()[0]) for line in said] == list(named)
     return named
@@ -45,4 +45,4 @@ def test_nothing_is_unusual_at_the_start_and_a_resumed_run_knows_its_past() -> N
 
 def test_what_is_not_finite_is_the_guards_affair() -> None:
     assert not heard([*falling(50), math.nan, math.inf])
-    assert not Spikes([{"loss": "nan"}, {"lr": 1.0}]).hear(0, {"lr": 1.0}, print)
+    assert not Spikes([{"loss": "nan"}, {"lr": 1.0}]).check(0, {"lr": 1.0}, print)

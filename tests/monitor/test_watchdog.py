@@ -146,3 +146,15 @@ def test_a_stall_before_the_folder_is_claimed_leaves_nothing_in_its_way(
             time.sleep(0.01)
     assert "stacks in the error output" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_a_clock_that_is_set_anew_ends_no_healthy_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ended: list[int] = []
+    monkeypatch.setattr(watchdog.os, "_exit", ended.append)
+    with Watchdog(tmp_path, 0, 1, 20.0, 30.0) as guard:
+        monkeypatch.setattr(time, "time", lambda: 4e9)
+        guard._check(20.0)
+    assert not ended
+    assert "no progress" not in capsys.readouterr().out

@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from mrp.batch import Batch
+from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.methodkit import Standardise
 from tests.objectives.test_every_objective import gradients, make_batch, make_run
@@ -21,7 +22,7 @@ def run(**options: Any) -> Any:
 
 def test_shares_of_classes_generalise_labels() -> None:
     chosen = run(smoothing=0.1)
-    step = chosen.build_step()
+    step = build_step(chosen)
     batch = make_batch(chosen)
     shares = functional.one_hot(batch.labels, 8).float()
     first, second = step(batch), step(Batch(batch.images, batch.keys, shares))
@@ -32,7 +33,7 @@ def test_shares_of_classes_generalise_labels() -> None:
 
 def test_labels_are_smoothed_in_training_alone() -> None:
     chosen = run(smoothing=0.3)
-    step, batch = chosen.build_step(), make_batch(chosen)
+    step, batch = build_step(chosen), make_batch(chosen)
     logits = step.objective.predict(step.prepare(batch.images), batch.keys)[1]
     training, evaluating = step(batch).loss, step.eval()(batch).loss
     assert torch.allclose(training, functional.cross_entropy(logits, batch.labels, label_smoothing=0.3))
@@ -41,7 +42,7 @@ def test_labels_are_smoothed_in_training_alone() -> None:
 
 def test_the_first_answer_and_the_first_five_are_counted() -> None:
     chosen = run()
-    step, batch = chosen.build_step(), make_batch(chosen, 32)
+    step, batch = build_step(chosen), make_batch(chosen, 32)
     output = step(batch)
     logits = step.objective.predict(step.prepare(batch.images), batch.keys)[1]
     better = (logits > logits.gather(1, batch.labels[:, None])).sum(1)
@@ -53,7 +54,7 @@ def test_the_first_answer_and_the_first_five_are_counted() -> None:
 
 def test_two_classes_have_no_five() -> None:
     chosen = run(classes=2)
-    step, batch = chosen.build_step(), make_batch(chosen)
+    step, batch = build_step(chosen), make_batch(chosen)
     batch.labels %= 2
     assert step(batch).per_sample["correct5"].all()
 
@@ -61,7 +62,7 @@ def test_two_classes_have_no_five() -> None:
 @pytest.mark.parametrize("pool", ["cls", "mean"])
 def test_features_are_what_the_head_sees(pool: str) -> None:
     chosen = run(pool=pool)
-    step, batch = chosen.build_step().eval(), make_batch(chosen)
+    step, batch = build_step(chosen).eval(), make_batch(chosen)
     features = step(batch, features=True).features
     assert torch.allclose(features, step(batch).features)
     tokens = step.objective.backbone.forward_features(step.prepare(batch.images))
@@ -71,7 +72,7 @@ def test_features_are_what_the_head_sees(pool: str) -> None:
 
 def test_the_probe_trains_its_head_alone() -> None:
     chosen = run(frozen=True, pool="cls")
-    step = chosen.build_step()
+    step = build_step(chosen)
     before = {key: tensor.clone() for key, tensor in step.objective.backbone.state_dict().items()}
     step(make_batch(chosen)).loss.backward()
     assert gradients(step).keys() == {"objective.head.weight", "objective.head.bias"}
@@ -120,12 +121,12 @@ def test_what_cannot_be_is_said(options: Any, backbone: Any, labelled: bool, mes
     chosen = make_run("classify", backbone=backbone, objective={"name": "classify", "classes": 4} | options)
     batch = make_batch(chosen)
     with pytest.raises(ConfigError, match=message):
-        chosen.build_step()(batch if labelled else Batch(batch.images, batch.keys))
+        build_step(chosen)(batch if labelled else Batch(batch.images, batch.keys))
 
 
 def test_binary_asks_of_each_class_by_itself() -> None:
     chosen = run(loss="binary", smoothing=0.2)
-    step, batch = chosen.build_step(), make_batch(chosen)
+    step, batch = build_step(chosen), make_batch(chosen)
     logits = step.objective.predict(step.prepare(batch.images), batch.keys)[1]
     sharp = functional.one_hot(batch.labels, 8).float()
     smooth = torch.where(sharp > 0, 0.825, 0.025)
@@ -141,7 +142,7 @@ def test_a_frozen_prefix_gets_no_gradient_and_stays_as_in_evaluation(count: int)
     chosen = make_run(
         "classify", backbone=backbone, objective={"name": "classify", "classes": 8, "frozen_blocks": count}
     )
-    step = chosen.build_step().train()
+    step = build_step(chosen).train()
     step(make_batch(chosen)).loss.backward()
     trained = {name.removeprefix("objective.") for name in gradients(step)}
     assert {name.split(".")[2] for name in trained if name.startswith("backbone.blocks.")} == {
@@ -163,4 +164,4 @@ def test_a_frozen_prefix_gets_no_gradient_and_stays_as_in_evaluation(count: int)
 )
 def test_a_prefix_that_cannot_be_frozen(options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        run(**options).build_step()
+        build_step(run(**options))

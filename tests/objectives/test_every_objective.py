@@ -11,10 +11,13 @@ import torch
 from torch import Tensor
 
 from mrp.batch import Batch, Output
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import build_optimizer, build_step, measure_cost
+from mrp.checkpoint import checkpoints
+from mrp.checkpoint.saver import save_now
 from mrp.config import Tree, build
 from mrp.objectives import OBJECTIVES
-from mrp.optim import optimizer as optim
+from mrp.optim.groups import set_lr
+from mrp.optimizers import adamw
 from mrp.run import Run
 from mrp.step import Step
 
@@ -88,7 +91,7 @@ def test_loss_is_finite_and_every_trained_parameter_gets_a_gradient(
     name: str, data: dict[str, Any], backbone: dict[str, Any]
 ) -> None:
     run = make_run(name, data, backbone)
-    step = run.build_step()
+    step = build_step(run)
     output: Output = step(make_batch(run))
     output.loss.backward()
     assert output.loss.shape == ()
@@ -105,7 +108,7 @@ def test_loss_is_finite_and_every_trained_parameter_gets_a_gradient(
 
 def test_masks_and_losses_follow_the_sample_not_its_place(name: str) -> None:
     run = make_run(name)
-    step = run.build_step()
+    step = build_step(run)
     batch = make_batch(run)
     turned = Batch(batch.images.flip(0), batch.keys.flip(0), batch.labels.flip(0), step=batch.step)
     ours, theirs = step(batch), step(turned)
@@ -117,7 +120,7 @@ def test_the_backbone_is_exported_under_timms_names(name: str) -> None:
     run = make_run(
         name, backbone={"name": "vit_tiny_patch16_224", "width": None, "depth": None, "heads": None, "patch": 4}
     )
-    backbone = run.build_step().objective.backbone
+    backbone = build_step(run).objective.backbone
     pool = "avg" if isinstance(backbone.fc_norm, torch.nn.LayerNorm) else "token"
     theirs = timm.create_model("vit_tiny_patch16_224", num_classes=0, img_size=16, patch_size=4, global_pool=pool)
     theirs.load_state_dict(backbone.state_dict(), strict=True)
@@ -125,12 +128,12 @@ def test_the_backbone_is_exported_under_timms_names(name: str) -> None:
 
 def test_it_overfits_eight_images(name: str) -> None:
     run = make_run(name)
-    step = run.build_step()
-    optimizer = optim.build(optim.Config(lr=3e-3, weight_decay=0.0), step)
+    step = build_step(run)
+    optimizer = build_optimizer(adamw.Config(lr=3e-3, weight_decay=0.0), step)
     batch = make_batch(run)
     losses = []
     for number in range(150):
-        optim.set_lr(optimizer, 3e-3)
+        set_lr(optimizer, 3e-3)
         output = step(batch)
         output.loss.backward()
         optimizer.step()
@@ -143,7 +146,7 @@ def test_it_overfits_eight_images(name: str) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_it_is_one_graph_over_three_steps(name: str, precision: str) -> None:
     run = make_run(name, precision=precision)
-    step = run.build_step()
+    step = build_step(run)
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(step, backend="eager", fullgraph=True)
@@ -159,7 +162,7 @@ def test_four_micro_batches_give_the_gradient_of_one_batch(name: str) -> None:
     run = make_run(name)
     if run.couples:
         pytest.skip("its samples act on each other within a micro-step: see test_uniformity.py and test_classify.py")
-    step = run.build_step()
+    step = build_step(run)
     batch = make_batch(run)
     step(batch).loss.backward()
     whole = {key: gradient.clone() for key, gradient in gradients(step).items()}
@@ -174,7 +177,7 @@ def test_four_micro_batches_give_the_gradient_of_one_batch(name: str) -> None:
 
 def test_features_are_of_the_whole_image_and_need_no_mask(name: str) -> None:
     run = make_run(name)
-    step = run.build_step().eval()
+    step = build_step(run).eval()
     batch = make_batch(run)
     other = Batch(batch.images, batch.keys + 1, batch.labels, step=batch.step)
     with torch.no_grad():
@@ -194,19 +197,19 @@ def train(step: Step, optimizer: torch.optim.Optimizer, run: Run, steps: range) 
 
 def test_a_resumed_run_ends_bit_equal(name: str, tmp_path: Path) -> None:
     run = make_run(name, backbone={"drop_path": 0.2, "attention_dropout": 0.1})
-    straight, before, after = (run.build_step() for _ in range(3))
+    straight, before, after = (build_step(run) for _ in range(3))
     straight_optimizer, before_optimizer, after_optimizer = (
-        optim.build(run.optim, s) for s in (straight, before, after)
+        build_optimizer(run.optim, s) for s in (straight, before, after)
     )
     train(straight, straight_optimizer, run, range(5))
     train(before, before_optimizer, run, range(3))
-    checkpoint.save(tmp_path, 3, before, before_optimizer, {}, keep=1)
-    found = checkpoint.newest(tmp_path)
+    save_now(tmp_path, 3, before, before_optimizer, {}, keep=1)
+    found = checkpoints.newest(tmp_path)
     assert found is not None
     with torch.no_grad():
         for parameter in after.parameters():
             parameter.fill_(torch.nan)
-    assert checkpoint.restore(found, after, after_optimizer) == 3
+    checkpoints.restore(found, after, after_optimizer)
     train(after, after_optimizer, run, range(3, 5))
     ours, theirs = after.state_dict(), straight.state_dict()
     assert ours.keys() == theirs.keys()
@@ -215,8 +218,8 @@ def test_a_resumed_run_ends_bit_equal(name: str, tmp_path: Path) -> None:
 
 def test_nothing_moves_while_the_optimizer_is_held_back(name: str) -> None:
     run = make_run(name)
-    step = run.build_step()
-    train(step, optim.build(run.optim, step), run, range(1))
+    step = build_step(run)
+    train(step, build_optimizer(run.optim, step), run, range(1))
     before = {key: tensor.clone() for key, tensor in step.state_dict().items()}
     step(make_batch(run)).loss.backward()
     step.after_step(1, torch.tensor(False))
@@ -225,7 +228,7 @@ def test_nothing_moves_while_the_optimizer_is_held_back(name: str) -> None:
 
 def test_stochastic_depth_reaches_the_method(name: str) -> None:
     run = make_run(name, backbone={"drop_path": 0.5})
-    step = run.build_step()
+    step = build_step(run)
     batch = make_batch(run)
     training, again, evaluating = step(batch), step(batch), step.eval()(batch)
     assert torch.equal(training.loss, again.loss)  # from the samples' keys, not from a generator
@@ -234,6 +237,6 @@ def test_stochastic_depth_reaches_the_method(name: str) -> None:
 
 
 def test_its_cost_can_be_counted(name: str) -> None:
-    cost = make_run(name).cost()
+    cost = measure_cost(make_run(name))
     assert cost.forward_flops > 0
     assert 0 < cost.trainable <= cost.parameters

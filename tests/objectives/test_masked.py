@@ -9,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from mrp.batch import Batch
+from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.methodkit import patchify
 from mrp.run import Run
@@ -22,7 +23,7 @@ def make(name: str, backbone: dict[str, Any] | None = None, data: Any = None, **
 
 
 def prepared(run: Run) -> tuple[Any, Batch]:
-    step, batch = run.build_step(), make_batch(run)
+    step, batch = build_step(run), make_batch(run)
     return step.objective, batch.with_images(step.prepare(batch.images))
 
 
@@ -138,10 +139,10 @@ def test_data2vec_2_puts_noise_of_the_sample_at_hidden_places() -> None:
 )
 def test_what_cannot_be_is_said_in_one_line(name: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        make(name, **options).build_step()
+        build_step(make(name, **options))
 
 
 def test_data2vec_2_needs_blocks_that_say_what_they_add() -> None:
     backbone = {"name": "vit_small_patch16_18x2_224", "width": None, "depth": None, "heads": None}
     with torch.device("meta"), pytest.raises(ConfigError, match=r"backbone.name: its blocks do not say"):
-        make("data2vec2", backbone, {"size": 64}).build_step()
+        build_step(make("data2vec2", backbone, {"size": 64}))

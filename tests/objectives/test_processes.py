@@ -14,6 +14,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from mrp.batch import Batch
+from mrp.build import build_step, measure_cost
 from mrp.methodkit import gram_penalty
 from mrp.run import Run
 from tests.objectives.test_every_objective import NAMES, gradients, make_batch, make_run
@@ -79,7 +80,7 @@ def work(rank: int, folder: Path) -> None:
     found: dict[str, Any] = {}
     for name in NAMES:
         run = make(name)
-        step = run.build_step()
+        step = build_step(run)
         model = DistributedDataParallel(step)
         output = model(part(make_batch(run), rank))
         output.loss.backward()
@@ -87,7 +88,7 @@ def work(rank: int, folder: Path) -> None:
         found[name] = averaged(output.loss.detach()), gradients(step), step.state_dict()
     for name in COMPILED:
         run = make(name)
-        step = run.build_step()
+        step = build_step(run)
         torch._dynamo.reset()
         output = torch.compile(step, backend="eager", fullgraph=True)(part(make_batch(run), rank))
         output.loss.backward()
@@ -96,7 +97,7 @@ def work(rank: int, folder: Path) -> None:
             {key: averaged(gradient) for key, gradient in gradients(step).items()},
             {},
         )
-    found["flops"] = make("u-mae").cost().forward_flops
+    found["flops"] = measure_cost(make("u-mae")).forward_flops
     found["ours"] = penalty_gradient(lambda features: gram_penalty(features[None]), rank)
     found["released"] = penalty_gradient(released_penalty, rank)
     if rank == 0:
@@ -128,7 +129,7 @@ def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> bool:
 @pytest.mark.parametrize("name", NAMES + [f"{name}, compiled" for name in COMPILED])
 def test_loss_gradients_and_what_follows_agree(name: str, two: dict[str, Any]) -> None:
     run = make(name.removesuffix(", compiled"))
-    step = run.build_step()
+    step = build_step(run)
     output = step(make_batch(run))
     output.loss.backward()
     step.after_step(0, torch.tensor(True))
@@ -150,4 +151,4 @@ def test_the_penalty_has_the_gradient_of_one_process_and_the_released_gather_hal
 
 
 def test_counting_the_cost_needs_no_other_process(two: dict[str, Any]) -> None:
-    assert two["flops"] == make("u-mae").cost().forward_flops
+    assert two["flops"] == measure_cost(make("u-mae")).forward_flops

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.checkpoint import checkpoints
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.objectives import OBJECTIVES
@@ -53,7 +53,7 @@ def words(path: Path, steps: int) -> list[str]:
 
 def test_one_file_is_enough_to_train_and_go_on(method: Path, tmp_path: Path) -> None:
     main(["pretrain", *words(method, 4), "--folder", str(tmp_path / "run")])
-    found = checkpoint.newest(tmp_path / "run")
+    found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 4
     assert "objective.head.weight" in found.weights()

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from mrp.checkpoint import checkpoints as checkpoint
+from mrp.build import build_optimizer
+from mrp.checkpoint import checkpoints
+from mrp.checkpoint.saver import save_now
 from mrp.config import ConfigError
 from mrp.optim import average
-from mrp.optim import optimizer as optim
+from mrp.optimizers import adamw
 
 
 def module() -> nn.Module:
@@ -57,7 +59,7 @@ def test_the_model_uses_it_and_gets_its_own_weights_back_bit_for_bit() -> None:
     second = {name: p.detach().clone() for name, p in built.named_parameters()}
 
     def interrupted() -> None:
-        with followed.instead():
+        with followed.in_place():
             assert all(torch.equal(p, first[name]) for name, p in built.named_parameters() if p.requires_grad)
             assert torch.equal(built[0].bias, second["0.bias"])
             raise KeyboardInterrupt
@@ -70,27 +72,24 @@ def test_the_model_uses_it_and_gets_its_own_weights_back_bit_for_bit() -> None:
 
 def test_it_goes_on_from_a_checkpoint(tmp_path: Path) -> None:
     built = module()
-    optimizer = optim.build(optim.Config(lr=0.1), built)
+    optimizer = build_optimizer(adamw.Config(lr=0.1), built)
     followed = average.Average(average.Config(), built)
     with torch.no_grad():
         built[2].weight.add_(1)
     followed.follow(torch.tensor(True))
-    checkpoint.save(tmp_path, 3, built, optimizer, {}, 1, {average.GROUP: followed.tensors()})
-    (found,) = checkpoint.whole(tmp_path)
-    begun = average.begin(average.Config(), built, found)
-    assert begun is not None
-    assert all(torch.equal(tensor, followed.tensors()[name]) for name, tensor in begun.tensors().items())
-    assert average.begin(None, built, found) is None
+    save_now(tmp_path, 3, built, optimizer, {}, 1, {average.GROUP: followed.tensors()})
+    (found,) = checkpoints.listed(tmp_path)
+    resumed = average.Average(average.Config(), built)
+    resumed.restore(found.tensors(average.GROUP))
+    assert all(torch.equal(tensor, followed.tensors()[name]) for name, tensor in resumed.tensors().items())
     with pytest.raises(ConfigError, match="average: the checkpoint averages other parameters"):
-        average.begin(average.Config(), nn.Linear(2, 2), found)
+        average.Average(average.Config(), nn.Linear(2, 2)).restore(found.tensors(average.GROUP))
 
 
-def test_brought_back_to_a_checkpoint_from_before_it_was_kept_it_begins_anew(tmp_path: Path) -> None:
+def test_brought_back_to_a_checkpoint_from_before_it_was_kept_it_begins_anew() -> None:
     built = module()
-    checkpoint.save(tmp_path, 3, built, optim.build(optim.Config(lr=0.1), built), {}, 1)
-    (found,) = checkpoint.whole(tmp_path)
     followed = average.Average(average.Config(), built)
     with torch.no_grad():
         built[2].weight.add_(1)
-    followed.restore(found)
+    followed.restore(None)
     assert torch.equal(followed.tensors()["2.weight"], built[2].weight)

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor
 
 from mrp.batch import Batch
+from mrp.build import build_step, measure_cost
 from mrp.config import ConfigError, Tree, build
-from mrp.prepare.mixing import Config, Erase, Mix, beta_quantiles, swapped
+from mrp.plan import plan_run
+from mrp.prepare.config import Mixing
+from mrp.prepare.mixing import Erase, Mix, beta_quantiles, swapped
 from mrp.run import Run
 
 GIB = 2**30
@@ -47,8 +50,8 @@ def test_neighbours_change_places() -> None:
     assert swapped(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
 
 
-@pytest.mark.parametrize("config", [Config(mixup=0.8), Config(cutmix=1.0), Config(mixup=0.8, cutmix=1.0)])
-def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Config) -> None:
+@pytest.mark.parametrize("config", [Mixing(mixup=0.8), Mixing(cutmix=1.0), Mixing(mixup=0.8, cutmix=1.0)])
+def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Mixing) -> None:
     mix = Mix(config, 10, (16, 16), seed=3)
     shares, kinds = [], []
     for step in range(200):
@@ -70,7 +73,7 @@ def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Config) -> None:
 
 
 def test_a_box_is_a_rectangle_of_its_share() -> None:
-    mix = Mix(Config(cutmix=1.0), 10, (16, 24), seed=0)
+    mix = Mix(Mixing(cutmix=1.0), 10, (16, 24), seed=0)
     for step in range(100):
         mask, share = mix.draw(torch.tensor(step), 16, 24)
         rows, columns = mask.amax(1), mask.amax(0)
@@ -80,7 +83,7 @@ def test_a_box_is_a_rectangle_of_its_share() -> None:
 
 
 def test_the_mixture_follows_the_step_and_the_seed_alone() -> None:
-    mix, other = Mix(Config(mixup=1.0), 10, (16, 16), seed=3), Mix(Config(mixup=1.0), 10, (16, 16), seed=4)
+    mix, other = Mix(Mixing(mixup=1.0), 10, (16, 16), seed=3), Mix(Mixing(mixup=1.0), 10, (16, 16), seed=4)
     whole = mix(batch(8, 5))
     for first in (0, 2, 4, 6):
         given = batch(8, 5)
@@ -124,8 +127,8 @@ def test_the_rectangle_follows_the_sample() -> None:
 
 
 def test_only_training_changes_images() -> None:
-    step = make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5}).build_step()
-    plain = make_run().build_step()
+    step = build_step(make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5}))
+    plain = build_step(make_run())
     plain.load_state_dict(step.state_dict())
     given = batch()
     assert not torch.equal(step(given).loss, plain(given).loss)
@@ -134,7 +137,7 @@ def test_only_training_changes_images() -> None:
 
 
 def test_it_is_one_graph_over_three_steps() -> None:
-    step = make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5}).build_step()
+    step = build_step(make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5}))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     compiled = torch.compile(step, backend="eager", fullgraph=True)
@@ -145,16 +148,16 @@ def test_it_is_one_graph_over_three_steps() -> None:
 
 def test_the_cost_is_counted_and_nothing_is_saved() -> None:
     run = make_run(mix={"mixup": 0.8, "cutmix": 1.0, "erase": 0.5})
-    assert run.cost().forward_flops == make_run().cost().forward_flops
-    assert run.build_step().state_dict().keys() == make_run().build_step().state_dict().keys()
+    assert measure_cost(run).forward_flops == measure_cost(make_run()).forward_flops
+    assert build_step(run).state_dict().keys() == build_step(make_run()).state_dict().keys()
 
 
 def test_what_cannot_be_mixed_is_said() -> None:
     run = make_run(mix={"mixup": 0.8}, machine={"micro_batch": 1})
     with pytest.raises(ConfigError, match="mix: images are mixed two by two, but a process takes 1 at once"):
-        run.plan(1, 1, GIB)
-    assert make_run(mix={"mixup": 0.8}).plan(1, 4, GIB).micro_batch == 2
+        plan_run(run, 1, 1, GIB)
+    assert plan_run(make_run(mix={"mixup": 0.8}), 1, 4, GIB).micro_batch == 2
     objective = {"name": "mae", "decoder": {"width": 32, "depth": 1, "heads": 4}}
     with pytest.raises(ConfigError, match="mix: mae has no classes whose labels could be mixed"):
-        make_run(objective=objective, mix={"cutmix": 1.0}).build_step()
-    make_run(objective=objective, mix={"erase": 0.5}).build_step()
+        build_step(make_run(objective=objective, mix={"cutmix": 1.0}))
+    build_step(make_run(objective=objective, mix={"erase": 0.5}))

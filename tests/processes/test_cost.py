@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
 from mrp.batch import Batch
+from mrp.build import build_optimizer, build_step, measure_cost
 from mrp.config import ConfigError
-from mrp.optim import optimizer as optim
+from mrp.plan import plan_run
 from mrp.processes.cost import Cost, device_memory
 from mrp.run import Run, load
 
@@ -54,7 +55,7 @@ def test_flops_are_those_of_the_formula(words: list[str]) -> None:
     ends = linear(visible, vit.width, decoder.width) + linear(patches + prefix, decoder.width, pixels)
     matrices, attention = first + encoder + decoding + ends, attention + cross
 
-    cost = run.cost()
+    cost = measure_cost(run)
     assert cost.forward_flops == matrices + attention
     # Backward: two products a matrix, but no gradient of the pixels; five products in attention, which computes its
     # scores once more instead of keeping them.
@@ -63,8 +64,8 @@ def test_flops_are_those_of_the_formula(words: list[str]) -> None:
 
 def test_parameters_are_counted_as_they_are_trained() -> None:
     run = load("demo")
-    step = run.build_step()
-    cost = run.cost()
+    step = build_step(run)
+    cost = measure_cost(run)
     assert cost.parameters == sum(parameter.numel() for parameter in step.parameters())
     assert cost.trainable == cost.parameters - 17 * 96, "the positions of 16 patches and the class token stay fixed"
 
@@ -76,7 +77,7 @@ def batch(run: Run, images: int) -> Batch:
 
 def kept(run: Run, images: int) -> int:
     """Bytes that a real forward pass allocates and does not give back before the backward pass."""
-    step = run.build_step()
+    step = build_step(run)
     step(batch(run, images)).loss.backward()  # what is allocated once and for all
     step.zero_grad()
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
@@ -91,26 +92,27 @@ def kept(run: Run, images: int) -> int:
 def test_activations_are_those_of_a_real_step(words: list[str]) -> None:
     run = load("demo", words)
     measured = (kept(run, 48) - kept(run, 16)) / 32
-    assert run.cost().activation_bytes == pytest.approx(measured, rel=0.25)
+    assert measure_cost(run).activation_bytes == pytest.approx(measured, rel=0.25)
 
 
 def test_recomputed_activations_are_not_counted() -> None:
     assert (
-        load("demo", ["machine.checkpointing=true"]).cost().activation_bytes < load("demo").cost().activation_bytes / 2
+        measure_cost(load("demo", ["machine.checkpointing=true"])).activation_bytes
+        < measure_cost(load("demo")).activation_bytes / 2
     )
 
 
 @pytest.mark.parametrize("images", [4, 256])  # most of it is for the weights, or for the activations
 def test_memory_is_that_of_a_real_process(images: int) -> None:
     run = load("demo")
-    step = run.build_step()
-    optimizer = optim.build(run.optim, step)
+    step = build_step(run)
+    optimizer = build_optimizer(run.optim, step)
     step(batch(run, 4)).loss.backward()
     optimizer.step()
     moments = [tensor for state in optimizer.state.values() for tensor in state.values()]
     gradients = [parameter.grad for parameter in step.parameters() if parameter.grad is not None]
     state = sum(tensor.nbytes for tensor in (*step.parameters(), *gradients, *moments))
-    assert run.cost().memory(images) == pytest.approx(state + kept(run, images), rel=0.25)
+    assert measure_cost(run).memory(images) == pytest.approx(state + kept(run, images), rel=0.25)
 
 
 @given(share=st.integers(1, 2000), memory=st.integers(0, 10**9))
@@ -142,6 +144,6 @@ def test_a_method_that_asks_for_numbers_is_told_to_name_its_micro_batch(tmp_path
     )
     run = load("demo", [f"objective.name={method}"])
     with pytest.raises(ConfigError, match=r"objective: its forward pass needs numbers .* give machine.micro_batch a"):
-        run.plan(10, 1, 2**30)
+        plan_run(run, 10, 1, 2**30)
     chosen = run.model_copy(update={"machine": run.machine.model_copy(update={"micro_batch": 1})})
-    assert chosen.plan(10, 1, 2**30).micro_batch == 1
+    assert plan_run(chosen, 10, 1, 2**30).micro_batch == 1

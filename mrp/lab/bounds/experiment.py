@@ -101,7 +101,7 @@ def run(folder: Path, images: int, descent: int) -> Result:
 
 def _models(folder: Path) -> Iterator[tuple[int, Step]]:
     yield 0, api.untrained(folder).module
-    for checkpoint in checkpoints.whole(folder):
+    for checkpoint in checkpoints.listed(folder):
         yield checkpoint.step, api.load(folder, "student", checkpoint.step).module
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from mrp import api
+from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.evaluate import logistic
 from mrp.evaluate.split import split
@@ -87,7 +88,7 @@ def classifier(model: api.Model, num_train: int) -> Classifier:
     objective = model.objective
     if isinstance(objective, classify.Objective) and not objective.config.frozen:
         return Classifier(model, None)
-    source = model.run.source("train")
+    source = open_source(model.run, "train")
     pixels, labels = images.read(source, model.run.data, f"{model.folder}: data.train", num_train)
     missing = set(range(len(source.classes))) - set(labels.tolist())
     if missing:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrp import api
+from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.data.source import Source
 from mrp.lab.coverage.activation import Classifier, classifier
@@ -131,7 +132,7 @@ def _images(models: Sequence[api.Model], count: int) -> tuple[Tensor, Tensor]:
 def _held_out(model: api.Model) -> tuple[Source, str]:
     """Returns a run's test data and their name; its training data if it has no test data."""
     part: Literal["test", "train"] = "test" if model.run.data.test else "train"
-    return model.run.source(part), f"{model.folder}: data.{part}"
+    return open_source(model.run, part), f"{model.folder}: data.{part}"
 
 
 def mosaic(images: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

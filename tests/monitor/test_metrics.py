@@ -15,12 +15,14 @@ from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrp.config import ConfigError
-from mrp.monitor.tracker import METRICS, Config, Tracker, cut
+from mrp.monitor.metrics import METRICS, Metrics, cut
+from mrp.trackers import TRACKERS, Section, none, tensorboard
+from mrp.trackers import wandb as wandb_tracker
 
 
-def record(folder: Path, config: Config, start: int, stop: int) -> None:
+def record(folder: Path, config: Section, start: int, stop: int) -> None:
     """Log the steps after `start` up to `stop`, as a run does that goes on from a checkpoint at `start`."""
-    tracker = Tracker(config, folder, {"batch": 8}, start)
+    tracker = Metrics(config, folder, {"batch": 8}, start)
     for step in range(start + 1, stop + 1):
         tracker.log(step, {"loss": 1 / step})
     tracker.close()
@@ -35,7 +37,7 @@ def refuse(constant: str) -> float:
 
 
 def test_values_are_written_at_once_and_are_valid_json(tmp_path: Path) -> None:
-    tracker = Tracker(Config(), tmp_path, {}, 0)
+    tracker = Metrics(none.Config(), tmp_path, {}, 0)
     tracker.log(3, {"loss": 0.1, "norm": math.nan, "lr": math.inf, "epoch": -math.inf})
     line = json.loads((tmp_path / METRICS).read_text(), parse_constant=refuse)
     assert line == {"step": 3, "loss": 0.1, "norm": "nan", "lr": "inf", "epoch": "-inf"}
@@ -46,12 +48,12 @@ def test_values_are_written_at_once_and_are_valid_json(tmp_path: Path) -> None:
 
 
 def test_each_step_appears_once_after_a_kill(tmp_path: Path) -> None:
-    record(tmp_path, Config(), 0, 10)
+    record(tmp_path, none.Config(), 0, 10)
     path = tmp_path / METRICS
     path.write_bytes(path.read_bytes()[:-5])  # torn within the line of step 10
-    record(tmp_path, Config(), 6, 12)
+    record(tmp_path, none.Config(), 6, 12)
     assert steps(tmp_path) == list(range(1, 13))
-    record(tmp_path, Config(), 0, 2)  # killed before the first checkpoint: all over again
+    record(tmp_path, none.Config(), 0, 2)  # killed before the first checkpoint: all over again
     assert steps(tmp_path) == [1, 2]
 
 
@@ -77,7 +79,7 @@ def test_what_is_no_line_of_ours_is_dropped(tmp_path: Path, noise: bytes) -> Non
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    tracker = Tracker(Config(), tmp_path, {}, 0)
+    tracker = Metrics(none.Config(), tmp_path, {}, 0)
     tracker._file.close()
     tracker._file = open("/dev/full", "w")  # noqa: SIM115 -- closed with the tracker
     with pytest.raises(ConfigError, match=f"^{tmp_path / METRICS}: cannot be written: No space left on device; "):
@@ -88,9 +90,9 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_tracker_is_a_name_or_a_section() -> None:
-    assert Config.model_validate("wandb") == Config(name="wandb")
-    assert Config.model_validate({"name": "wandb", "mode": "offline"}).mode == "offline"
-    assert Config().name == "none"
+    assert TRACKERS.read("wandb") == wandb_tracker.Config()
+    assert TRACKERS.read({"name": "wandb", "mode": "offline"}) == wandb_tracker.Config(mode="offline")
+    assert TRACKERS.read({"every": 5}) == none.Config(every=5)
 
 
 # TensorBoard
@@ -105,7 +107,7 @@ def shown(folder: Path) -> list[tuple[int, float]]:
 def test_tensorboard_forgets_what_a_killed_run_wrote_after_its_checkpoint(tmp_path: Path) -> None:
     for start, stop in ((0, 3), (0, 6), (4, 8)):  # killed before the first checkpoint, and after that of step 4
         time.sleep(1.01 if (tmp_path / "tensorboard").exists() else 0)  # the files are named after the second
-        tracker = Tracker(Config(name="tensorboard"), tmp_path, {}, start)
+        tracker = Metrics(tensorboard.Config(), tmp_path, {}, start)
         for step in range(start + 1, stop + 1):
             tracker.log(step, {"loss": start + step / 64})
         tracker.close()
@@ -123,7 +125,7 @@ def test_wandb_goes_on_under_one_id(tmp_path: Path) -> None:
     try:
         for start, stop in ((0, 3), (2, 4)):
             time.sleep(1.01 if (tmp_path / "wandb").exists() else 0)  # its folders are named after the second
-            record(tmp_path, Config(name="wandb", mode="offline"), start, stop)
+            record(tmp_path, wandb_tracker.Config(mode="offline"), start, stop)
     finally:
         wandb.teardown()
     name = (tmp_path / "wandb_id.txt").read_text()
@@ -147,7 +149,7 @@ def test_wandb_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(wandb, "init", init)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ConfigError, match=r"^track: wandb does not start: no answer after.*track\.mode=offline"):
-        Tracker(Config(name="wandb", project="mine"), Path(), {"batch": 8}, 0)
+        Metrics(wandb_tracker.Config(project="mine"), Path(), {"batch": 8}, 0)
     assert asked["project"] == "mine"
     assert asked["name"] == tmp_path.name
     assert asked["config"] == {"batch": 8}
@@ -160,4 +162,4 @@ def test_a_tracker_that_is_not_installed_is_one_line(
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ConfigError, match=f"^track: {name} is not installed; 'pip install {name}', or track: none"):
-        Tracker(Config(name=name), tmp_path, {}, 0)
+        Metrics(TRACKERS.read(name), tmp_path, {}, 0)

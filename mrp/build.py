@@ -1,0 +1,130 @@
+"""Sections of a run's configuration become the parts of it: the step, its cost, the data, the optimizer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import nn
+
+from mrp.config import ConfigError, compose
+from mrp.data.open import open_data
+from mrp.data.source import Source
+from mrp.data.storage.cache import Cache
+from mrp.folder import CONFIG
+from mrp.interop.runs import locate
+from mrp.methodkit import Objective
+from mrp.models.vit import build as build_backbone
+from mrp.objectives import OBJECTIVES
+from mrp.optim.config import Section as OptimizerSection
+from mrp.optim.groups import groups
+from mrp.optimizers import OPTIMIZERS
+from mrp.prepare.mixing import Erase, Mix
+from mrp.processes.cost import Cost, measure
+from mrp.run import Run, find_recipe, load
+from mrp.step import Prepare, Step
+
+
+def build_step(run: Run) -> Step:
+    """Returns the model with its initial weights, which the seed alone decides."""
+    torch.manual_seed(run.seed)
+    backbone = build_backbone(run.backbone, run.data.shape, run.data.channels)
+    backbone.set_grad_checkpointing(run.machine.checkpointing)
+    objective: Objective = OBJECTIVES.find(run.name).Objective(run.objective, backbone)
+    return Step(_build_prepare(run), objective, run.precision)
+
+
+def _build_prepare(run: Run) -> Prepare:
+    size, erase, mix = run.data.shape, None, None
+    if run.mix.erase:
+        erase = Erase(run.mix.erase, run.data.channels, size)
+    if run.mix.pairs:
+        classes = getattr(run.objective, "classes", None)
+        if classes is None:
+            raise ConfigError(f"mix: {run.name} has no classes whose labels could be mixed; leave mixup and cutmix out")
+        mix = Mix(run.mix, classes, size, run.seed)
+    return Prepare(run.data.mean, run.data.std, erase, mix)
+
+
+def measure_cost(run: Run) -> Cost:
+    """Returns parameters, FLOPs and memory, counted on shapes."""
+    with torch.device("meta"):
+        step = build_step(run)
+    return measure(step, run.data.channels, run.data.shape)
+
+
+def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim.Optimizer:
+    """Returns the optimizer of a module; a flag on the device (`found_inf`) tells it to leave everything as it is."""
+    kind: Callable[..., torch.optim.Optimizer] = OPTIMIZERS.find(section.name).Optimizer
+    if section.name.endswith(".py"):
+        _check_it_can_be_held(kind, section)
+    return kind(groups(module, section.weight_decay, section.layer_decay), section)
+
+
+def _check_it_can_be_held(kind: Callable[..., torch.optim.Optimizer], section: OptimizerSection) -> None:
+    """Refuses an optimizer that would carry a gradient that is not finite into the weights."""
+    weight = nn.Parameter(torch.ones(2, 2))
+    weight.grad = torch.full_like(weight, torch.nan)
+    optimizer = kind([{"params": [weight]}], section)
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.step()
+    if not bool((weight == 1).all()):
+        raise ConfigError(
+            f"optim.name: {section.name} changes the weights although its attribute found_inf is set, so a gradient "
+            "that is not finite would reach them; see mrp/optimizers/lars.py for how to obey it"
+        )
+
+
+def open_source(run: Run, split: Literal["train", "test"]) -> Source:
+    """Returns the data that the run trains on, or that it is judged on."""
+    return open_data(run.data, split, Cache(run.machine.cache))
+
+
+def check_classes(run: Run, source: Source) -> None:
+    """Refuses data whose labels are not those that the objective tells apart."""
+    wanted = getattr(run.objective, "classes", None)
+    if wanted is None:
+        return
+    if not source.classes:
+        raise ConfigError(f"data.train: has no labels, which {run.name} needs; take other data")
+    if len(source.classes) != wanted:
+        raise ConfigError(
+            f"objective.classes: {wanted}, but data.train has {len(source.classes)} classes; "
+            f"set objective.classes={len(source.classes)}"
+        )
+
+
+def open_validation(run: Run, train: Source) -> Source | None:
+    """Returns the data that the run is validated on while it trains, if it is; its classes are those of training."""
+    if run.validation.every is None:
+        return None
+    if run.data.test is None:
+        raise ConfigError("validation.every: data.test is not set, so there is nothing to validate on; set it")
+    source = open_source(run, "test")
+    if getattr(run.objective, "classes", None) is not None and source.classes != train.classes:
+        odd = next((name for name in source.classes if name not in train.classes), None)
+        what = f"has a class '{odd}' that data.train has not" if odd else f"has {len(source.classes)} of the classes"
+        raise ConfigError(f"data.test: {what} ({len(train.classes)} in training); take data with the same classes")
+    return source
+
+
+def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
+    """Returns a recipe of classification on a pretrained run's own data and weights: its linear probe, its fine-tuning.
+
+    Sizes, statistics and classes are the data's; the batch is the recipe's, or the largest power of two that the data
+    fill (the learning rate follows where the recipe gives it per number of images).
+    """
+    origin, _ = locate(path)
+    pretraining = load(origin / CONFIG)
+    source = open_source(pretraining, "train")
+    protocol = compose(recipe, overrides, find_recipe).values
+    largest = 1 << (len(source).bit_length() - 1)
+    data = pretraining.data.model_dump(mode="json") | {"augment": protocol["data"]["augment"], "views": 1}
+    words = [
+        f"init={json.dumps(str(path))}", "backbone=null", f"data={json.dumps(data)}",
+        f"objective.classes={len(source.classes)}", f"batch={min(protocol['batch'], largest)}",
+    ]  # fmt: skip
+    return load(recipe, [*words, *overrides], folder)

@@ -1,0 +1,36 @@
+"""The section `checkpoint:`."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from mrp.config import Duration, Node
+
+
+class Best(Node):
+    """`best:`, or the name of its metric alone: the checkpoint that is kept because this metric is best there."""
+
+    name: str = Field(min_length=1)
+    direction: Literal["highest", "lowest"] | None = None  # null: lowest for a name that ends in "loss"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    def better(self, new: float, old: float | None) -> bool:
+        """Returns whether the new value beats the old one; NaN beats nothing."""
+        lowest = self.direction == "lowest" or (self.direction is None and self.name.endswith("loss"))
+        return new == new and (old is None or (new < old if lowest else new > old))
+
+
+class Config(Node):
+    """`checkpoint:`; the last step's is always written, and `keep` counts from the newest."""
+
+    every: Duration = Duration(1, "epochs")
+    keep: int = Field(3, gt=0)
+    milestone: Duration | None = None  # also at each multiple of this, kept for ever
+    best: Best | None = None  # also where this metric has its best value so far, kept until it is beaten
+    asynchronous: bool = True  # written by a process of its own, out of a copy in the host's memory

@@ -1,0 +1,22 @@
+"""The section `guard:`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mrp.config import Node
+
+
+class Guard(Node):
+    """`guard:`, what follows a step whose loss or gradient is not finite.
+
+    It is no part of a run's identity: nothing depends on it until such a step is met, and then most of all one wants
+    to change it and go on. What it did is written into the checkpoints and so belongs to the run from there on.
+    """
+
+    # stop: the run ends with the weights before the step. skip: the step's update is left out. rollback: the weights
+    # of the last checkpoint are taken and all steps from there up to this one are left out, with their data.
+    policy: Literal["stop", "skip", "rollback"] = "stop"
+    limit: int = Field(3, ge=1)  # times in a run; then it stops after all

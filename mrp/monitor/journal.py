@@ -1,0 +1,58 @@
+"""What a run says while it trains: its numbers into the metrics file, its progress and loss spikes to the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mrp.monitor.metrics import METRICS, Metrics, read_lines
+from mrp.monitor.progress import Progress
+from mrp.monitor.spikes import Spikes
+from mrp.trackers import Section
+
+
+class Journal:
+    """Every process has one; only the main process writes and speaks."""
+
+    def __init__(
+        self,
+        track: Section,
+        folder: Path,
+        resolved: dict[str, Any],
+        *,
+        start: int,
+        steps: int,
+        batch: int,
+        main: bool,
+        say: Callable[[str], object],
+    ) -> None:
+        self._every, self._say = track.every, say
+        self._metrics = Metrics(track, folder, resolved, start) if main else None
+        self._progress = Progress(steps, start, batch, quiet=not main)
+        self._spikes = Spikes(read_lines(folder / METRICS)) if main else None
+
+    def due(self, step: int) -> bool:
+        """Returns whether numbers are logged after this step."""
+        return step % self._every == 0
+
+    def finished(self, step: int) -> None:
+        """Notes that a step has ended."""
+        self._progress.finished(step)
+
+    def rate(self, step: int) -> float:
+        """Returns images per second."""
+        return self._progress.rate(step)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Records the numbers of a step, shows the progress and warns of a loss spike."""
+        if "loss" in values and "images_per_second" in values:
+            self._progress.show(step, values["loss"], values["images_per_second"])
+        if self._metrics is not None and self._spikes is not None:
+            self._metrics.log(step, values | self._spikes.check(step, values, self._say))
+
+    def close(self) -> None:
+        """Writes what is still held, and leaves the terminal as it was."""
+        self._progress.close()
+        if self._metrics is not None:
+            self._metrics.close()

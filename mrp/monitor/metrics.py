@@ -1,0 +1,72 @@
+"""The numbers of a run, one JSON line per log point in its folder, and the tracker that shows them elsewhere."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from mrp.config import ConfigError
+from mrp.files import write_atomically
+from mrp.trackers import TRACKERS, Section
+
+METRICS = "metrics.jsonl"
+INTERRUPTED = "interrupted"  # in a line whose evaluation was left unfinished, and is made up for
+
+
+class Metrics:
+    """Writes one line per log point; on resume the lines after the checkpoint's step are cut, so none appears twice."""
+
+    def __init__(self, config: Section, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
+        self.path = folder / METRICS
+        with _writing(self.path):
+            self._tracker = TRACKERS.find(config.name).Tracker(config, folder, resolved, resumed_at)
+            cut(self.path, resumed_at)
+            self._file = self.path.open("a", encoding="utf-8")
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Records the values of a step; JSON has no NaN, so a value that is not finite becomes text."""
+        line = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
+        with _writing(self.path):
+            self._file.write(json.dumps({"step": step, **line}) + "\n")
+            self._file.flush()
+        self._tracker.log(step, values)
+
+    def close(self) -> None:
+        """Writes what is still held."""
+        self._tracker.close()
+        with _writing(self.path):
+            self._file.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the lines of a metrics file, if there is one, without a line that was torn by a kill."""
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+        try:
+            values = json.loads(text)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(values, dict) and isinstance(values.get("step"), int):
+            lines.append(values)
+    return lines
+
+
+def cut(path: Path, step: int) -> None:
+    """Drops the lines after `step`, and what is torn, in one atomic replacement."""
+    if path.exists():
+        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+        write_atomically(path, "".join(kept))
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: cannot be written: {error.strerror or error}; mend it and run the same command again"
+        ) from None

@@ -1,0 +1,74 @@
+"""The optimizer's parameter groups: which parameters decay, and which learn slower than others."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_BLOCK = re.compile(r"(?:^|\.)backbone\.blocks\.(\d+)\.")
+_BEFORE_BLOCKS = re.compile(r"(?:^|\.)backbone\.(?:cls_token|reg_token|pos_embed|patch_embed\.|norm_pre\.)")
+
+
+def groups(module: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+    """Returns the trainable parameters by weight decay and learning-rate scale.
+
+    One-dimensional parameters (norms, biases) and those that the objective lists as `undecayed` do not decay. With a
+    layer-wise decay a backbone's block learns slower than the next one (Clark et al., 2020), and what stands before
+    the blocks slowest of all, as in MAE and BEiT.
+    """
+    undecayed: Collection[str] = getattr(getattr(module, "objective", module), "undecayed", ())
+    trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    if layer_decay is None:
+        decayed = [p for name, p in trainable if _decays(name, p, undecayed)]
+        plain = [p for name, p in trainable if not _decays(name, p, undecayed)]
+        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+    depth = 1 + max((layer_of(name, 0) - 1 for name, _ in module.named_parameters() if _BLOCK.search(name)), default=-1)
+    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in trainable:
+        scale = layer_decay ** (depth + 1 - layer_of(name, depth))
+        decay = weight_decay if _decays(name, parameter, undecayed) else 0.0
+        members.setdefault((scale, decay), []).append(parameter)
+    return [
+        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
+        for (scale, decay), parameters in members.items()
+    ]
+
+
+def layer_of(name: str, depth: int) -> int:
+    """Returns a parameter's layer: 0 before the blocks, then one per block, and `depth` + 1 for the rest."""
+    if block := _BLOCK.search(name):
+        return int(block[1]) + 1
+    return 0 if _BEFORE_BLOCKS.search(name) else depth + 1
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Gives every group this learning rate, times its own scale if it has one."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_scale", 1.0)
+
+
+def get_lr(optimizer: torch.optim.Optimizer) -> float:
+    """Returns the learning rate that was set: that of the groups whose scale is largest."""
+    return max(float(group["lr"]) for group in optimizer.param_groups)
+
+
+def drop_foreign_state(optimizer: torch.optim.Optimizer) -> bool:
+    """Drops what a checkpoint holds of another kind of optimizer; returns whether there was any.
+
+    An optimizer lists the names of its own state per parameter as `state_names`.
+    """
+    names: Collection[str] | None = getattr(optimizer, "state_names", None)
+    if names is None:
+        return False
+    foreign = [parameter for parameter, state in optimizer.state.items() if state and state.keys() != set(names)]
+    for parameter in foreign:
+        optimizer.state[parameter] = {}
+    return bool(foreign)
+
+
+def _decays(name: str, parameter: Tensor, undecayed: Collection[str]) -> bool:
+    return parameter.ndim > 1 and name.rpartition(".")[2] not in undecayed

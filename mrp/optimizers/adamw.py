@@ -1,0 +1,27 @@
+"""AdamW (Loshchilov and Hutter, 2019): torch's own, fused, since that one alone obeys the guard's flag."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from mrp.optim.config import Beta, Section
+
+
+class Config(Section):
+    """`optim:` without another name."""
+
+    name: Literal["adamw"] = "adamw"
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+
+
+class Optimizer(torch.optim.AdamW):
+    """torch's AdamW; while `found_inf` (on the device) is set nothing changes, and the host never waits."""
+
+    state_names = ("step", "exp_avg", "exp_avg_sq")
+
+    def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
+        super().__init__(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)

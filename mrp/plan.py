@@ -1,0 +1,199 @@
+"""Every number that follows from a run's configuration, its data and its processes, and everything that does not fit.
+
+A configuration says `800 epochs` or `micro_batch: auto`; a plan says how many steps that is, and what each process
+takes at once. What cannot be divided is refused here, in one line, before anything is trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrp.batch import Division
+from mrp.build import check_classes, measure_cost, open_source, open_validation
+from mrp.config import ConfigError, Duration
+from mrp.data import mixtures
+from mrp.data.mixtures import Mixed
+from mrp.data.order import Order
+from mrp.data.source import Source
+from mrp.folder import recorded
+from mrp.run import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a configuration comes to on this data and these processes; lengths are in optimizer steps."""
+
+    steps_per_epoch: float
+    steps: int
+    warmup: int
+    drops: tuple[int, ...]  # where the learning rate falls to a tenth
+    checkpoint_every: int
+    milestone_every: int  # 0: never
+    diagnose_every: int  # 0: never
+    validate_every: int  # 0: never
+    alarm_from: int
+    peak_lr: float
+    division: Division
+    coupled_batch: int | None  # images that act on each other, over all processes; None where none do
+
+    @property
+    def processes(self) -> int:
+        """Returns the number of processes."""
+        return self.division.processes
+
+    @property
+    def micro_batch(self) -> int:
+        """Returns the images that a process takes through the model at once."""
+        return self.division.micro_batch
+
+    @property
+    def accumulation(self) -> int:
+        """Returns the micro-batches that a process takes per step."""
+        return self.division.accumulation
+
+
+def plan_order(run: Run, data: Source | int) -> Order | Mixed:
+    """Returns the order of a data set, or of any set that has this many samples."""
+    size, views = data if isinstance(data, int) else len(data), run.data.views
+    if run.batch % views:
+        raise ConfigError(f"batch: {run.batch} is not a multiple of data.views ({views}); change one of them")
+    if size * views < run.batch:
+        raise ConfigError(
+            f"batch: {run.batch} images are asked for at once but the data holds {size * views}; give "
+            f"{size * views} or fewer"
+        )
+    if isinstance(data, int):
+        return Order(size, run.batch // views, run.seed, run.data.tail)
+    group = run.coupled_batch if run.couples and run.coupled_batch else run.batch
+    return mixtures.order(data, run.data, run.batch // views, run.seed, group // views)
+
+
+def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int) -> Plan:
+    """Returns the numbers that follow from the data's size and the machine; `memory` is what a process may use."""
+    if run.batch % processes:
+        raise ConfigError(
+            f"batch: {run.batch} is not a multiple of the {processes} processes; "
+            f"the nearest that is: {max(1, round(run.batch / processes)) * processes}"
+        )
+    micro_batch = _micro_batch(run, processes, memory)
+    steps = _steps(run, run.length, steps_per_epoch)
+    if steps < 1:
+        raise ConfigError(f"length: {run.length} is nothing to train; give at least 1 step")
+    warmup = _steps(run, run.optim.warmup, steps_per_epoch)
+    if warmup > steps:
+        raise ConfigError(
+            f"optim.warmup: {run.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps); "
+            "shorten it, or lengthen the run"
+        )
+    coupled_batch = micro_batch * processes if run.couples else None
+    return Plan(
+        steps_per_epoch=steps_per_epoch,
+        steps=steps,
+        warmup=warmup,
+        drops=tuple(_steps(run, drop, steps_per_epoch) for drop in run.optim.drops),
+        checkpoint_every=max(1, _steps(run, run.checkpoint.every, steps_per_epoch)),
+        milestone_every=_steps(run, run.checkpoint.milestone, steps_per_epoch),
+        diagnose_every=_steps(run, run.diagnose.every, steps_per_epoch),
+        validate_every=_steps(run, run.validation.every, steps_per_epoch),
+        alarm_from=max(warmup, _steps(run, run.diagnose.after, steps_per_epoch)),
+        peak_lr=run.optim.peak_lr(run.batch),
+        division=Division(
+            batch=run.batch,
+            group=coupled_batch or run.batch,
+            processes=processes,
+            micro_batch=micro_batch,
+            accumulation=run.batch // processes // micro_batch,
+            views=run.data.views,
+        ),
+        coupled_batch=coupled_batch,
+    )
+
+
+def inseparable(run: Run) -> int:
+    """Returns the images that a process has to take at once: a sample's views, of two samples where these are mixed."""
+    return run.data.views * (2 if run.mix.pairs else 1)
+
+
+def _steps(run: Run, length: Duration | None, steps_per_epoch: float) -> int:
+    return length.steps(steps_per_epoch, run.batch) if length else 0
+
+
+def _micro_batch(run: Run, processes: int, memory: int) -> int:
+    """Returns the images that a process takes through the model at once."""
+    share = run.batch // processes
+    micro_batch = _coupled_micro_batch(run, processes) or run.machine.micro_batch
+    if micro_batch == "auto":
+        micro_batch = measure_cost(run).micro_batch(share, memory, inseparable(run))
+    elif share % micro_batch:
+        raise ConfigError(
+            f"machine.micro_batch: {micro_batch} does not divide the {share} images that each of {processes} "
+            "processes takes of a batch; use a divisor, or auto"
+        )
+    if micro_batch % run.data.views:
+        raise ConfigError(
+            f"data.views: the {micro_batch} images that a process takes at once are not a multiple of "
+            f"{run.data.views}; change machine.micro_batch, coupled_batch or data.views"
+        )
+    if run.mix.pairs and micro_batch // run.data.views % 2:
+        samples = "" if run.data.views == 1 else f", which are {run.data.views} views of an odd number of samples"
+        raise ConfigError(
+            f"mix: images are mixed two by two, but a process takes {micro_batch} at once{samples}; "
+            f"set machine.micro_batch to a multiple of {2 * run.data.views}, or change the batch"
+        )
+    return micro_batch
+
+
+def _coupled_micro_batch(run: Run, processes: int) -> int | None:
+    """Returns what each process takes at once so that as many images act on each other as was asked for."""
+    coupled = run.coupled_batch
+    if not run.couples or coupled is None:
+        return None
+    if run.batch % coupled or coupled % processes:
+        raise ConfigError(
+            f"coupled_batch: {coupled} must divide the batch of {run.batch} and be a multiple of the {processes} "
+            "processes; change it, or their number"
+        )
+    if run.machine.micro_batch not in {"auto", coupled // processes}:
+        raise ConfigError(
+            f"machine.micro_batch: {run.machine.micro_batch} on each of {processes} processes does not give the "
+            f"coupled_batch of {coupled}; leave it to auto"
+        )
+    return coupled // processes
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A run together with its data and its plan: what the loop works through."""
+
+    run: Run  # with what was decided on the machine on which it began
+    plan: Plan
+    source: Source
+    validation: Source | None
+    order: Order | Mixed
+    memory: int  # bytes that each process may use
+
+    @property
+    def steps(self) -> int:
+        """Returns the number of updates of the whole run."""
+        return self.plan.steps
+
+    def micro_batch_that_fits(self, used: int) -> int:
+        """Returns the images at once for which memory would have sufficed, where so many bytes were in use."""
+        share = self.run.batch // self.plan.processes
+        cost = measure_cost(self.run)
+        return cost.smaller(self.plan.micro_batch, used, share, self.memory, inseparable(self.run))
+
+
+def plan_job(run: Run, folder: Path, processes: int, memory: int) -> Job:
+    """Opens the data and derives everything else; a run that the folder holds keeps its coupled batch."""
+    source = open_source(run, "train")
+    check_classes(run, source)
+    validation = open_validation(run, source)
+    order = plan_order(run, source)
+    if run.couples and run.coupled_batch is None:  # as it was on the machine on which the run began
+        run = run.model_copy(update={"coupled_batch": recorded(folder, "coupled_batch")})
+    plan = plan_run(run, order.steps_per_epoch, processes, memory)
+    run = run.model_copy(update={"coupled_batch": plan.coupled_batch})
+    # Where samples act on each other, lanes are cut from what meets in a micro-step: only now is that known.
+    return Job(run, plan, source, validation, plan_order(run, source), memory)

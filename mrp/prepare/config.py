@@ -1,0 +1,24 @@
+"""The section `mix:`, and the precision in which a model computes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from mrp.config import Node
+
+Precision = Literal["bf16", "fp32"]
+
+
+class Mixing(Node):
+    """`mix:`, what training does to images and labels; each part is off at 0."""
+
+    mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution of shares (Zhang et al., 2018)
+    cutmix: float = Field(0.0, ge=0)  # likewise (Yun et al., 2019); with both, each step takes one or the other
+    erase: float = Field(0.0, ge=0, le=1)  # the share of images of which a rectangle is erased (Zhong et al., 2020)
+
+    @property
+    def pairs(self) -> bool:
+        """Returns whether images are mixed two by two."""
+        return self.mixup > 0 or self.cutmix > 0

@@ -1,0 +1,171 @@
+"""What is entered and left together while a run trains: processes, signals, the watchdog, the folder's lock."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+
+from mrp.checkpoint import checkpoints
+from mrp.checkpoint.checkpoints import Checkpoint
+from mrp.config import ConfigError, Preempted
+from mrp.folder import claim
+from mrp.monitor.watchdog import Watchdog
+from mrp.prepare.config import Precision
+from mrp.processes.cost import device_memory
+from mrp.processes.join import join
+from mrp.processes.signals import Interrupted, Signals
+from mrp.run import Machine
+
+
+class Closable(Protocol):
+    """Something that has to be closed at the end of a session."""
+
+    def close(self) -> None:
+        """Lets go of what it holds."""
+
+
+C = TypeVar("C", bound=Closable)
+
+
+class Session:
+    """One process's part in the training of a run, from the meeting of all processes to their parting."""
+
+    def __init__(self, accelerator: Accelerator, folder: Path, stack: contextlib.ExitStack, machine: Machine) -> None:
+        self.accelerator, self.folder = accelerator, folder
+        self.device: torch.device = accelerator.device
+        self.main: bool = accelerator.is_main_process
+        self.rank: int = accelerator.process_index
+        self.processes: int = accelerator.num_processes
+        self._stack, self._requeue_code = stack, machine.requeue_code
+        self.signals = stack.enter_context(Signals(folder if self.main else None, self.say))
+        limits = machine.watchdog, machine.give_up
+        self._watchdog = stack.enter_context(Watchdog(folder, self.rank, self.processes, *limits))
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, folder: Path, machine: Machine, precision: Precision) -> Iterator[Session]:
+        """Joins the other processes; at the end of the block everything is closed in reverse order."""
+        refuse_launcher_settings(precision)
+        if machine.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True)
+        with contextlib.ExitStack() as stack:
+            accelerator = join(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
+            yield cls(accelerator, folder, stack, machine)
+
+    def closing(self, part: C) -> C:
+        """Returns the same object, which is closed at the end of the session."""
+        self._stack.callback(part.close)
+        return part
+
+    def enter(self, context: AbstractContextManager[Any]) -> None:
+        """Enters a context, which is left at the end of the session."""
+        self._stack.enter_context(context)
+
+    def say(self, text: str) -> None:
+        """Prints a line, on the main process alone."""
+        if self.main:
+            print(text, flush=True)
+
+    def phase(self, name: str, step: int) -> None:
+        """Tells the watchdog what this process does now."""
+        self._watchdog.at(name, step)
+
+    def lock(
+        self, config: Mapping[str, Any], identity: Mapping[str, Any], defaults: Mapping[str, Any], allow: Sequence[str]
+    ) -> None:
+        """Claims the run's folder, on the main process; the others wait until it is ours."""
+        if self.main:
+            steps = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
+            lock = claim(
+                self.folder, config, identity, allow, defaults=defaults, begun=checkpoints.any_left(self.folder),
+                step=max(steps, default=0), processes=self.processes, say=self.say,
+            )  # fmt: skip
+            self.enter(lock)
+        self.accelerator.wait_for_everyone()
+
+    def from_main(self, value: Any) -> Any:
+        """Returns the main process's value on every process."""
+        values = [value]
+        broadcast_object_list(values)
+        return values[0]
+
+    def least_memory(self) -> int:
+        """Returns what the poorest process may use, in bytes: all of them take the same micro-batch."""
+        memory = device_memory(self.device, int(os.environ.get("LOCAL_WORLD_SIZE", self.processes)))
+        return int(self.accelerator.gather(torch.tensor([memory], device=self.device)).min())
+
+    def newest_checkpoint(self) -> Checkpoint | None:
+        """Returns the checkpoint to go on from: the main process checks every file and decides for all."""
+        newest = checkpoints.latest(self.folder, self.say) if self.main else None
+        step = self.from_main(newest.step if newest else 0)
+        by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints.listed(self.folder)}
+        return by_step.get(step, max(by_step.values(), default=None))
+
+    def agree(self, step: int, data: str) -> bool:
+        """Refuses to start where the processes see different checkpoints or data, as they do on disks of their own.
+
+        Returns whether any of them was asked to end in the meantime.
+        """
+        asked = self.signals.asked is not None
+        local = torch.tensor([[step, int(data[:15], 16), int(asked)]], device=self.device)
+        steps, contents, all_asked = self.accelerator.gather(local).T.tolist()
+        if len(set(steps)) > 1:
+            raise ConfigError(
+                f"{self.folder}: the processes see different checkpoints (steps "
+                f"{', '.join(map(str, sorted(set(steps))))}); the run's folder must lie on a disk that all machines "
+                "share, under the same name"
+            )
+        if len(set(contents)) > 1:
+            raise ConfigError(
+                f"{self.folder}: the processes see different data; copy one and the same set to every machine"
+            )
+        return any(all_asked)
+
+    def pause(self, step: int) -> Callable[[], None]:
+        """Returns what an evaluation calls between batches: it raises `Interrupted` if any process was asked to end."""
+
+        def between_batches() -> None:
+            self.phase("evaluates", step)
+            asked = torch.tensor(float(self.signals.asked is not None), device=self.device)
+            if bool(self.accelerator.reduce(asked, "sum")):
+                raise Interrupted
+
+        return between_batches
+
+    def leave(self, step: int, steps: int) -> NoReturn:
+        """Ends the run, which is saved, because some process was asked to."""
+        reason = self.signals.asked or "another process was asked to end"
+        by_person = self.from_main(self.signals.by_file)  # who wrote the file wants no scheduler to start the run again
+        self.signals.obeyed()
+        raise Preempted(
+            f"{self.folder}: {reason}: stopped at step {step} of {steps}; the same command goes on from there",
+            0 if by_person else self._requeue_code,
+        )
+
+
+def refuse_launcher_settings(precision: Precision) -> None:
+    """Refuses settings of accelerate that a recipe decides: accelerate launches and wraps, and nothing else."""
+    chosen = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if chosen not in {"no", precision}:
+        raise ConfigError(
+            f"precision: the recipe says {precision}, but accelerate was configured with mixed_precision={chosen}; "
+            f"set 'mixed_precision: no' there, or give precision={'bf16' if chosen == 'bf16' else 'fp32'}"
+        )
+    for variable, key in (
+        ("GRADIENT_ACCUMULATION_STEPS", "machine.micro_batch"),
+        ("DYNAMO_BACKEND", "machine.compile"),
+    ):
+        if os.environ.get(f"ACCELERATE_{variable}", "no").lower() not in {"no", "1"}:
+            raise ConfigError(f"ACCELERATE_{variable} is set, which {key} decides; unset it")
+    for name, value in os.environ.items():
+        if name.startswith("ACCELERATE_USE_") and name != "ACCELERATE_USE_CPU" and value.lower() in {"1", "true"}:
+            raise ConfigError(f"{name} is set, but mrp wraps the model itself; configure accelerate without it")

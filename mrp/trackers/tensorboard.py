@@ -1,0 +1,38 @@
+"""TensorBoard: event files in the run's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from mrp.config import ConfigError
+from mrp.trackers import Section
+
+
+class Config(Section):
+    """`track: tensorboard`."""
+
+    name: Literal["tensorboard"] = "tensorboard"
+
+
+class Tracker:
+    """Writes scalars to `tensorboard/` in the run's folder."""
+
+    def __init__(self, config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise ConfigError(
+                "track: tensorboard is not installed; 'pip install tensorboard', or track: none"
+            ) from None
+        # What a killed run had written after the checkpoint (or before its first) is shown no more.
+        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        """Shows the values of a step."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Writes what is still held."""
+        self._writer.close()
