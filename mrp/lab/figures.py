@@ -1,9 +1,11 @@
-"""What the experiments' pictures share."""
+"""The files that experiments write, and what their pictures share."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,6 +15,15 @@ from mrp.lab.estimate import Estimate
 
 BLUE, ORANGE, GREEN, VIOLET, BROWN, GREY = "#1f5f8b", "#c2571a", "#3b7d3b", "#7a4a8c", "#8c6d1f", "#444444"
 COLOURS = (BLUE, ORANGE, GREEN, VIOLET, BROWN, GREY)
+
+
+def write(out: Path, numbers: str, data: Mapping[str, Any], pictures: Mapping[str, Figure]) -> None:
+    """Writes the numbers as JSON and the pictures, each under its name, and says where they are."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / numbers).write_text(json.dumps(data, indent=1))
+    for name, figure in pictures.items():
+        figure.savefig(out / name, format="png")
+    print(*(f"written to {out / name}" for name in (numbers, *pictures)), sep="\n")
 
 
 def panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Figure, Any]:

@@ -1,4 +1,4 @@
-"""What the experiments' commands share: words of the command line, tables, and the list of written files."""
+"""What the experiments' commands share: words of the command line, and tables."""
 
 from __future__ import annotations
 
@@ -31,9 +31,3 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     for row in rows:
         table.add_row(*row)
     Console(width=width).print(table)
-
-
-def print_written(paths: Iterable[Path]) -> None:
-    """Say where the results are."""
-    for path in paths:
-        print(f"written to {path}")

@@ -63,11 +63,11 @@ def test_a_decoder_that_knows_only_places_meets_the_bound_of_a_constant_encoder(
     target = bounds.Views.draw(model.module, pixels).target
     objective.decoder = cast(Any, _Places(target.mean(0)))
     row = bounds._measure(0, model.module, pixels, descent=1)
-    assert row.half_disagreement.value == 0
-    assert row.alignment.value == pytest.approx(-1, abs=1e-5)
-    assert row.loss.value == row.loss_constant.value
+    assert row.means["half_disagreement"].value == 0
+    assert row.means["alignment"].value == pytest.approx(-1, abs=1e-5)
+    assert row.means["loss"] == row.means["loss_constant"]
     assert abs(row.gaps["theorem_3_6"].value) < row.gaps["theorem_3_6"].error
-    assert row.gaps["direct"].value == pytest.approx(row.loss_directions.value, abs=1e-5)
+    assert row.gaps["direct"].value == pytest.approx(row.means["loss_directions"].value, abs=1e-5)
 
 
 def test_descent_finds_a_smaller_error_of_the_decoder(folder: Path) -> None:

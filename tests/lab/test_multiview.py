@@ -174,7 +174,7 @@ def test_the_gradient_of_classification() -> None:
 def test_below_the_largest_ratio_a_small_kernel_grows(offset: float, sign: int) -> None:
     constants = read([*CLEAN, "k=2", "d=4", "m=1", "s=0", "seeds=2", "steps=1", "samples=4000", "batch=20000"])
     ratio = multiview.largest_ratio(constants)
-    constants = multiview.varied(constants, theta=ratio + offset)
+    constants = constants.varied(theta=ratio + offset)
     patches = draw(constants, constants.samples, constants.seeds, 0.0, generator(4)).patches
     kernels = 0.1 * torch.eye(constants.d)[: constants.kernels].expand(constants.seeds, -1, -1).contiguous()
     after = multiview_train.pretrain(constants, "teacher", kernels, patches, generator(5), nothing)

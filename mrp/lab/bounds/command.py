@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mrp.lab.words import add_out, count, print_table, print_written
+from mrp.lab.words import add_out, count, print_table
 
 HELP = "the inequalities of U-MAE's theory at every checkpoint of a run"
 
@@ -22,10 +22,11 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Evaluate the inequalities at every checkpoint, print the table, write."""
+    from mrp.lab import figures
     from mrp.lab.bounds import experiment, plots
 
     result = experiment.run(options.run, options.images, options.descent)
     title = f"{options.run}: left side minus right side, which should not be negative"
     rows = [[str(row.step), *(f"{gap} ({gap.verdict})" for gap in row.gaps.values())] for row in result.rows]
     print_table(title, ["step", *experiment.GAPS.values()], rows, width=150)
-    print_written(plots.write(result, options.out))
+    figures.write(options.out, "results.json", result.as_data(), {"bounds.png": plots.draw(result)})

@@ -52,17 +52,14 @@ class Row:
     """One checkpoint."""
 
     step: int
-    loss: Estimate  # of the run, on held-out images
-    half_disagreement: Estimate  # 1/2 E|u - u+|^2 in the same units
-    loss_constant: Estimate  # with the encoder's output replaced by its mean
-    variance: float  # of all hidden patches about one mean, which is the run's metric `target_variance`
-    variance_given_place: float  # about the mean at their place, which a constant encoder cannot beat
-    loss_directions: Estimate  # E|u - v|^2 of unit vectors
-    alignment: Estimate  # L_align
-    decoder_error: Estimate  # eps
-    uniformity: float  # of the encoder's features under a mask
-    feature_alignment: float  # E|f - f+|^2 of unit vectors
+    means: dict[str, Estimate]  # over images
+    numbers: dict[str, float]  # of all images together
     gaps: dict[str, Estimate]  # left side minus right side, by the names of GAPS
+
+    @property
+    def verdicts(self) -> dict[str, str]:
+        """Whether each inequality holds."""
+        return {name: gap.verdict for name, gap in self.gaps.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +74,9 @@ class Result:
 
     def as_data(self) -> dict[str, Any]:
         """Returns plain values, with a verdict on each inequality."""
-        verdicts = [{name: gap.verdict for name, gap in row.gaps.items()} for row in self.rows]
-        return {**asdict(self), "inequalities": GAPS, "verdicts": verdicts}
+        data = asdict(self)
+        rows = [{"step": row["step"], **row["means"], **row["numbers"], "gaps": row["gaps"]} for row in data["rows"]]
+        return {**data, "rows": rows, "inequalities": GAPS, "verdicts": [row.verdicts for row in self.rows]}
 
 
 def run(folder: Path, images: int, descent: int) -> Result:
@@ -94,8 +92,8 @@ def run(folder: Path, images: int, descent: int) -> Result:
     for step, module in _models(folder):
         row = _measure(step, module, pixels, descent)
         rows.append(row)
-        verdicts = ", ".join(f"{name} {gap.verdict}" for name, gap in row.gaps.items())
-        print(f"step {step}: loss {row.loss.value:.4f}, alignment {row.alignment.value:.3f}; {verdicts}")
+        verdicts = ", ".join(f"{name} {verdict}" for name, verdict in row.verdicts.items())
+        print(f"step {step}: loss {row.means['loss']}, alignment {row.means['alignment']}; {verdicts}")
     return Result(str(folder), len(pixels), descent, options.uniformity.weight, rows)
 
 
@@ -138,31 +136,26 @@ def _measure(step: int, module: Step, pixels: Tensor, descent: int) -> Row:
     parts = [Views.draw(module, pixels, start) for start in range(0, len(pixels), CHUNK)]
     constant = _constant_latent(objective, parts)
     measured = [_per_image(objective, views, constant) for views in parts]
-    values = {name: torch.cat([part[name] for part in measured]) for name in measured[0]}
+    columns = {name: torch.cat([part[name] for part in measured]) for name in measured[0]}
+    first, second, shared_loss = (columns.pop(name) for name in ("first_feature", "second_feature", "shared_loss"))
     targets = torch.cat([views.target for views in parts]).double()
-    variance_given_place = targets.var(0).mean()
+    given_place = targets.var(0).mean()
     eps = Estimate.over_images(decoder_error(objective, Views.draw(module, pixels[:DECODER_IMAGES]), descent))
-    means = {name: Estimate.over_images(column) for name, column in values.items() if column.ndim == 1}
-    theorem = Estimate.over_images(values["loss_directions"] - 0.5 - 0.5 * values["alignment"])
-    return Row(
-        step=step,
-        loss=means["loss"],
-        half_disagreement=means["half_disagreement"],
-        loss_constant=means["loss_constant"],
-        variance=float((targets - targets.mean((0, 1))).square().mean()),
-        variance_given_place=float(variance_given_place),
-        loss_directions=means["loss_directions"],
-        alignment=means["alignment"],
-        decoder_error=eps,
-        uniformity=geometry.gram_uniformity(values["first_feature"]),
-        feature_alignment=geometry.alignment(values["first_feature"], values["second_feature"]),
-        gaps={
-            "disagreement": Estimate.over_images(values["shared_loss"] - values["half_disagreement"]),
-            "direct": Estimate.over_images(values["loss_directions"] - 1 - values["alignment"]),
-            "theorem_3_4": Estimate(theorem.value + eps.value, theorem.error + eps.error),
-            "theorem_3_6": Estimate.over_images(values["loss_constant"] - variance_given_place),
-        },
-    )
+    means = {name: Estimate.over_images(column) for name, column in columns.items()} | {"decoder_error": eps}
+    theorem = Estimate.over_images(columns["loss_directions"] - 0.5 - 0.5 * columns["alignment"])
+    numbers = {
+        "variance": float((targets - targets.mean((0, 1))).square().mean()),  # the run's metric `target_variance`
+        "variance_given_place": float(given_place),  # which a constant encoder cannot beat
+        "uniformity": geometry.gram_uniformity(first),
+        "feature_alignment": geometry.alignment(first, second),  # E|f - f+|^2 of unit vectors
+    }
+    gaps = {
+        "disagreement": Estimate.over_images(shared_loss - columns["half_disagreement"]),
+        "direct": Estimate.over_images(columns["loss_directions"] - 1 - columns["alignment"]),
+        "theorem_3_4": Estimate(theorem.value + eps.value, theorem.error + eps.error),
+        "theorem_3_6": Estimate.over_images(columns["loss_constant"] - given_place),
+    }
+    return Row(step, means, numbers, gaps)
 
 
 def _constant_latent(objective: mae.Objective, parts: list[Views]) -> Tensor:
@@ -193,10 +186,10 @@ def _per_image(objective: mae.Objective, views: Views, constant: Tensor) -> dict
     return {
         "loss": _average(errors[0], hidden),
         "shared_loss": _average((errors[0] + errors[1]) / 2, shared),
-        "half_disagreement": _average((first - second).square().mean(-1) / 2, shared),
-        "loss_constant": _average((painted - views.target).square().mean(-1), hidden),
-        "loss_directions": _average(2 - fit, directed),
-        "alignment": _average(-agreement, directed),
+        "half_disagreement": _average((first - second).square().mean(-1) / 2, shared),  # 1/2 E|u - u+|^2
+        "loss_constant": _average((painted - views.target).square().mean(-1), hidden),  # of a constant encoder
+        "loss_directions": _average(2 - fit, directed),  # E|u - v|^2 of unit vectors
+        "alignment": _average(-agreement, directed),  # L_align
         "first_feature": features[0],
         "second_feature": features[1],
     }

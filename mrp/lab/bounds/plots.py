@@ -1,55 +1,49 @@
-"""The files of `mrp lab bounds`."""
+"""The picture of `mrp lab bounds`."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
+from matplotlib.figure import Figure
 
 from mrp.lab import figures
 from mrp.lab.bounds.experiment import Result, Row
 from mrp.lab.estimate import Estimate
 from mrp.lab.figures import BLUE, GREEN, GREY, ORANGE
 
-Curve = tuple[str, Callable[[Row], Estimate | float], str]  # label, value, colour
-PANELS: dict[str, tuple[Curve, ...]] = {
+PANELS = {  # for each curve its label, the name of its values, and its colour
     "in the units of the loss": (
-        ("L_MAE", lambda row: row.loss, BLUE),
-        ("the constant encoder's L_MAE", lambda row: row.loss_constant, ORANGE),
-        ("Var(x2 | place), its bound", lambda row: row.variance_given_place, GREY),
-        ("1/2 E|u - u+|^2, a bound", lambda row: row.half_disagreement, GREEN),
+        ("L_MAE", "loss", BLUE),
+        ("the constant encoder's L_MAE", "loss_constant", ORANGE),
+        ("Var(x2 | place), its bound", "variance_given_place", GREY),
+        ("1/2 E|u - u+|^2, a bound", "half_disagreement", GREEN),
     ),
     "outputs and targets of unit length": (
-        ("L_MAE of unit vectors", lambda row: row.loss_directions, BLUE),
-        ("1 + L_align, a bound", lambda row: 1 + row.alignment.value, GREEN),
-        (
-            "1/2 + 1/2 L_align - eps, Theorem 3.4",
-            lambda row: 0.5 + 0.5 * row.alignment.value - row.decoder_error.value,
-            ORANGE,
-        ),
+        ("L_MAE of unit vectors", "loss_directions", BLUE),
+        ("1 + L_align, a bound", "direct_bound", GREEN),
+        ("1/2 + 1/2 L_align - eps, Theorem 3.4", "theorem_bound", ORANGE),
     ),
     "the encoder's feature under masks": (
-        ("uniformity (1: collapsed)", lambda row: row.uniformity, BLUE),
-        ("alignment E|f - f+|^2", lambda row: row.feature_alignment, GREEN),
+        ("uniformity (1: collapsed)", "uniformity", BLUE),
+        ("alignment E|f - f+|^2", "feature_alignment", GREEN),
     ),
 }
 
 
-def write(result: Result, out: Path) -> list[Path]:
-    """Write the numbers as JSON, and the curves; return the paths."""
-    out.mkdir(parents=True, exist_ok=True)
-    numbers, picture = out / "results.json", out / "bounds.png"
-    numbers.write_text(json.dumps(result.as_data(), indent=1))
+def draw(result: Result) -> Figure:
+    """Draws both sides of the inequalities against the step."""
     figure, grid = figures.panels(13.5, 4, 1, len(PANELS))
-    steps = [row.step for row in result.rows]
-    for panel, (title, curves) in zip(grid[0], PANELS.items(), strict=True):
-        for label, read, colour in curves:
-            values = [read(row) for row in result.rows]
-            estimates = [value if isinstance(value, Estimate) else Estimate(value, 0.0) for value in values]
-            figures.draw_estimates(panel, steps, estimates, colour, label)
+    steps, curves = [row.step for row in result.rows], [_curves(row) for row in result.rows]
+    for panel, (title, lines) in zip(grid[0], PANELS.items(), strict=True):
+        for label, name, colour in lines:
+            figures.draw_estimates(panel, steps, [values[name] for values in curves], colour, label)
         panel.set(xlabel="step", title=title)
         panel.legend(frameon=False, fontsize=8)
         figures.tidy(panel)
     grid[0][-1].set_ylim(0, None)
-    figure.savefig(picture, format="png")
-    return [numbers, picture]
+    return figure
+
+
+def _curves(row: Row) -> dict[str, Estimate]:
+    """Returns the values of a row, and the bounds that follow from them, which are drawn without an interval."""
+    alignment, eps = row.means["alignment"].value, row.means["decoder_error"].value
+    numbers = row.numbers | {"direct_bound": 1 + alignment, "theorem_bound": 0.5 + 0.5 * alignment - eps}
+    return row.means | {name: Estimate(value, 0.0) for name, value in numbers.items()}

@@ -5,27 +5,17 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mrp.lab.words import print_table, print_written
+from mrp.lab.words import print_table
 
 HELP = "the table of the papers' claims: what was predicted, what was measured, what can be said"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
     """The folder of the results, and the page to write."""
-    parser.add_argument(
-        "--results",
-        type=Path,
-        default=Path("runs"),
-        metavar="FOLDER",
-        help="that holds lab/NAME, study, multiview_vit and runs by their recipes' names (default: runs)",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("runs/lab/claims.md"),
-        metavar="FILE",
-        help="the page; its numbers go beside it, as JSON (default: runs/lab/claims.md)",
-    )
+    results = "that holds lab/NAME, study, multiview_vit and runs by their recipes' names (default: runs)"
+    parser.add_argument("--results", type=Path, default=Path("runs"), metavar="FOLDER", help=results)
+    page = "the page; its numbers go beside it, as JSON (default: runs/lab/claims.md)"
+    parser.add_argument("--out", type=Path, default=Path("runs/lab/claims.md"), metavar="FILE", help=page)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -48,4 +38,4 @@ def run(options: argparse.Namespace) -> None:
         verdict, reason = record.verdict(claim)
         rows.append((str(place), claim.claim, f"{verdict} ({reason})" if reason else verdict))
     print_table("What the results say of the papers' claims", ("", "claim", "verdict"), rows, width=140)
-    print_written([options.out, numbers])
+    print(f"written to {options.out}\nwritten to {numbers}")

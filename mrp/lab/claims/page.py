@@ -39,32 +39,16 @@ class Paper(Node):
     claims: tuple[Claim, ...]
 
 
-PAPERS = [Paper.model_validate(paper) for paper in yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text())]
-CLAIMS = [claim for paper in PAPERS for claim in paper.claims]
+class Content(Node):
+    """`claims.yaml`."""
+
+    introduction: str
+    papers: tuple[Paper, ...]
+
+
+CONTENT = Content.model_validate(yaml.safe_load(Path(__file__).with_name("claims.yaml").read_text(encoding="utf-8")))
+CLAIMS = [claim for paper in CONTENT.papers for claim in paper.claims]
 _COST = re.compile(r"^# Cost \(counted\): (\S+) FLOP, ([\d.,]+) GPU hours", re.MULTILINE)
-_HEAD = """# The claims of the two papers
-
-    mrp lab claims [--results runs] [--out docs/claims.md]
-
-This page is written by that command from the results of the commands in its last column; no verdict is typed by hand.
-Its numbers are in `claims.json` beside it. The claims and the predictions are in `mrp/lab/claims/claims.yaml`.
-Directions of the predictions are the papers'. Where the papers give no limit, it is ours: it was set when first runs of
-the experiments had been seen and before the results to come. Intervals (+-) are 95 %. Sources without a number are
-named by what they are about.
-
-- **holds**: the whole interval is on the predicted side, for enough seeds, and also where else it was looked at.
-- **holds here only**: the same, but with fewer seeds than asked for, or not at other constants; the row says which.
-- **does not hold**: the whole interval is on the other side, or the one value that there is if there is no interval.
-- **needs more compute**: the interval allows both, or the experiment needs what the row says.
-- **not run**: the command has left no results. **cannot be evaluated**: no experiment of ours decides it.
-
-Results that say nothing about a claim are **not counted**, and the row says so: an experiment at toy size or at
-constants other than the defaults, a run that is compared with itself, results of other data than the claim is about.
-
-The experiments are described in [multiview](lab/multiview.md), [maskgraph](lab/maskgraph.md), [bounds](lab/bounds.md)
-and [coverage](lab/coverage.md). CIFAR stands for a folder of CIFAR-10's images with train/ and test/. Results of the
-experiments are read from runs/lab/NAME, those of the study from runs/study, those of the ViTs from runs/multiview_vit.
-"""
 
 
 class Record(NamedTuple):
@@ -121,9 +105,9 @@ def render(record: Record) -> str:
     """The page."""
     verdicts = Counter(record.verdict(claim)[0] for claim in CLAIMS)
     total = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in Verdict if verdicts[verdict])
-    lines = [_HEAD, f"Collected {record.made}. {len(CLAIMS)} claims: {total}.", ""]
+    lines = [CONTENT.introduction, f"Collected {record.made}. {len(CLAIMS)} claims: {total}.", ""]
     columns = "| | claim | from | prediction | measured | verdict | experiment |"
-    for paper in PAPERS:
+    for paper in CONTENT.papers:
         rows = [_row(claim, record) for claim in paper.claims]
         lines += [f"## {paper.title}", "", columns, "|---" * 7 + "|", *rows, ""]
     notes = [f"- **{place}** {claim.note}" for place, claim in enumerate(CLAIMS, start=1) if claim.note]

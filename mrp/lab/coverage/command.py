@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mrp.lab.words import add_out, count, print_table, print_written
+from mrp.lab.words import add_out, count, print_table
 
 HELP = "how much of the objects, and how many of them, the class-activation maps of encoders cover"
 
@@ -23,6 +23,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measure every run on the same images, print the table, write."""
+    from mrp.lab import figures
     from mrp.lab.coverage import experiment, plots
 
     asked = experiment.Options(tuple(options.runs), options.images, options.mosaics, options.train, options.seed)
@@ -35,4 +36,5 @@ def run(options: argparse.Namespace) -> None:
     title = "class-activation maps: means over images, and where they differ from the first run"
     print_table(title, columns, rows, width=max(100, 60 + 30 * len(runs)))
     print("*: the difference from the first run, image by image, is beyond its 95 % interval")
-    print_written(plots.write(asked, runs, examples, options.out))
+    pictures = {"coverage.png": plots.draw_measures(runs), "maps.png": plots.draw_maps(examples)}
+    figures.write(options.out, "results.json", experiment.as_data(asked, runs), pictures)

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from scipy import ndimage
 from torch import Tensor
 
 from mrp import api
@@ -223,12 +224,4 @@ def effective_share(maps: Tensor) -> Tensor:
 
 def regions(covered: Tensor) -> Tensor:
     """Returns how many regions, connected by sides and not by corners, each picture (B rows columns, bool) has."""
-    numbers = torch.arange(1, covered[0].numel() + 1).view(covered.shape[1:])
-    label = torch.where(covered, numbers, 0)
-    while True:
-        padded = F.pad(label, (1, 1, 1, 1))
-        around = [padded[:, :-2, 1:-1], padded[:, 2:, 1:-1], padded[:, 1:-1, :-2], padded[:, 1:-1, 2:]]
-        spread = torch.where(covered, torch.stack([label, *around]).amax(0), 0)
-        if torch.equal(spread, label):
-            return (covered & (label == numbers)).sum((1, 2))
-        label = spread
+    return torch.tensor([ndimage.label(picture)[1] for picture in covered.cpu().numpy()])

@@ -1,14 +1,15 @@
-"""The files of `mrp lab coverage`."""
+"""The pictures of `mrp lab coverage`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from mrp.lab import figures
-from mrp.lab.coverage.experiment import Examples, Options, Row, as_data
+from mrp.lab.coverage.experiment import Examples, Row
 
 COMPARED = {
     "spread": "effective share of patches",
@@ -18,17 +19,8 @@ COMPARED = {
 }
 
 
-def write(options: Options, rows: Sequence[Row], examples: Examples, out: Path) -> list[Path]:
-    """Write the numbers as JSON, the measures with the deletion curves, and some maps; return the paths."""
-    out.mkdir(parents=True, exist_ok=True)
-    numbers, curves, maps = out / "results.json", out / "coverage.png", out / "maps.png"
-    numbers.write_text(json.dumps(as_data(options, rows), indent=1))
-    _draw_measures(rows, curves)
-    _draw_maps(examples, maps)
-    return [numbers, curves, maps]
-
-
-def _draw_measures(rows: Sequence[Row], path: Path) -> None:
+def draw_measures(rows: Sequence[Row]) -> Figure:
+    """Draws some measures as bars, and accuracy over deletion."""
     figure, grid = figures.panels(14, 4.2, 1, len(COMPARED) + 1, width_ratios=[1] * len(COMPARED) + [2])
     *bars, curves = grid[0]
     for panel, (name, title) in zip(bars, COMPARED.items(), strict=True):
@@ -47,11 +39,11 @@ def _draw_measures(rows: Sequence[Row], path: Path) -> None:
     curves.legend(frameon=False, fontsize=7)
     for panel in grid[0]:
         figures.tidy(panel)
-    figure.savefig(path, format="png")
+    return figure
 
 
-def _draw_maps(examples: Examples, path: Path) -> None:
-    """Mosaics in the first row, and below them each run's maps of them."""
+def draw_maps(examples: Examples) -> Figure:
+    """Draws mosaics in the first row, and below them each run's maps of them."""
     titles = ["mosaic", *(Path(name).name for name in examples.maps)]
     full = 255 if examples.images.element_size() == 1 else 65535
     pictures = (examples.images.float().permute(0, 2, 3, 1) / full).numpy()
@@ -66,4 +58,4 @@ def _draw_maps(examples: Examples, path: Path) -> None:
                 overlay = maps[column].numpy()
                 panel.imshow(overlay, extent=extent, cmap="inferno", alpha=0.65, vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
-    figure.savefig(path, format="png")
+    return figure

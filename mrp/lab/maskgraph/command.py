@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from mrp.lab.words import add_out, count, print_table, print_written
+from mrp.lab.words import add_out, count, print_table
 
 HELP = "how masks connect images: edges within classes, label error, eigenvalues, by mask ratio and unit"
 
@@ -14,36 +14,27 @@ def words(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("data", metavar="DATA", help="what data.train takes, or 'toy': a world whose graph is known")
     add("--ratios", type=float, nargs="+", metavar="R", help="mask ratios (default: .1 to .95)")
-    add("--unit", type=count, nargs="+", default=[4], metavar="PIXELS", help="side of a mask unit (default: 4)")
+    add("--unit", dest="units", type=count, nargs="+", metavar="PIXELS", help="side of a mask unit (default: 4)")
     add("--images", type=count, metavar="N", help="default: 2000, of the toy 1000")
     add("--masks", type=count, metavar="N", help="per ratio (default: 4, of the toy all)")
     add("--features", type=count, metavar="K", help="k in Theorem 4.2 (default: 64, of the toy 2)")
     add("--noise", type=float, metavar="S", help="through which views are seen (default: by --candidates)")
-    add("--candidates", type=float, default=8.0, metavar="N", help="images that a noisy one could be (default: 8)")
-    add("--size", type=count, default=32, metavar="PIXELS", help="images are resized to it (default: 32)")
-    add("--seed", type=int, default=0, metavar="N", help="of masks and noise (default: 0)")
+    add("--candidates", type=float, metavar="N", help="images that a noisy one could be (default: 8)")
+    add("--size", type=count, metavar="PIXELS", help="images are resized to it (default: 32)")
+    add("--seed", type=int, metavar="N", help="of masks and noise (default: 0)")
     add_out(parser, "maskgraph")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure, print what each criterion would choose, write."""
+    """Measures, prints what each criterion would choose, and writes the results."""
+    from mrp.lab import figures
     from mrp.lab.maskgraph import experiment, graph, plots
 
     toy = options.data == experiment.TOY
-    result = experiment.run(
-        experiment.Options(
-            data=options.data,
-            ratios=tuple(options.ratios or experiment.RATIOS),
-            units=tuple(options.unit),
-            images=options.images or (1000 if toy else 2000),
-            masks=options.masks or (20 if toy else 4),
-            features=options.features or (2 if toy else 64),
-            noise=options.noise,
-            candidates=options.candidates,
-            size=options.size,
-            seed=options.seed,
-        )
-    )
+    defaults = experiment.TOY_DEFAULTS if toy else {}
+    names = experiment.Options.__dataclass_fields__
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    result = experiment.run(experiment.Options(**(defaults | given)))
     rows = []
     for unit in result.units:
         for name, (best, *others) in result.choices(unit).items():
@@ -53,4 +44,5 @@ def run(options: argparse.Namespace) -> None:
     print_table(f"{options.data}: which ratio each criterion would choose", columns, rows, width=120)
     if toy:
         print("the exact values lie within the stated error for {} of {} estimates".format(*result.within()))
-    print_written(plots.write(result, options.out))
+    pictures = {"measures.png": plots.draw_measures(result), "spectra.png": plots.draw_spectra(result)}
+    figures.write(options.out, "results.json", result.as_data(), pictures)

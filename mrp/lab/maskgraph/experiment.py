@@ -29,6 +29,7 @@ from mrp.step import Prepare
 
 TOY = "toy"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
+TOY_DEFAULTS = {"images": 1000, "masks": 20, "features": 2}
 TOY_NOISE = 0.02  # a twenty-fifth of the difference between two values of a patch: as good as none
 BEST = {"label_error": min, "same_class": max, "same_class_views": max, "residual": min}  # the criteria
 
@@ -104,91 +105,110 @@ class Result:
         return {**asdict(self), "measures": graph.MEASURES, "choices": choices}
 
 
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The images that the graph is estimated on."""
+
+    images: Tensor  # N C H W, with zero mean
+    labels: Tensor  # N
+    world: toy_world.World | None  # that they are drawn from, if it is known
+
+    @classmethod
+    def draw(cls, options: Options) -> Sample:
+        """Draws from the toy world, or reads images with values in 0..1."""
+        if options.data == TOY:
+            world = toy_world.make(seed=options.seed)
+            images, labels = world.sample(options.images, options.seed)
+            images = images.unflatten(1, (1, *toy_world.GRID))
+        else:
+            world = None
+            images, labels = labelled(options.data, options.size, options.images)
+            images = Prepare((0.0,), (1.0,))(images)
+        return cls(images - images.mean(0), labels, world)
+
+    @property
+    def chance(self) -> float:
+        """The probability that two images are of one class."""
+        shares = self.world.joint.sum(1) if self.world else self.labels.bincount().double() / len(self.labels)
+        return float(shares.square().sum())
+
+    def noise(self, options: Options) -> float:
+        """Returns the noise of the options, or the one that leaves as many candidates as the options ask for."""
+        if options.noise is not None:
+            return options.noise
+        if self.world:
+            return TOY_NOISE
+        flat = self.images.flatten(1)
+        draws = torch.randn(flat.shape, generator=torch.Generator().manual_seed(options.seed))
+        return graph.calibrate(graph.distances(flat, draws), options.candidates)
+
+    def grid(self, unit: int) -> tuple[int, int]:
+        """Returns the rows and columns of mask units."""
+        return self.images.shape[2] // unit, self.images.shape[3] // unit
+
+
 def run(options: Options) -> Result:
     """Measures every ratio and unit."""
     began = time.monotonic()
-    world = toy_world.make(seed=options.seed) if options.data == TOY else None
-    images, labels = _sample(options, world)
-    _check(options, images)
-    noise = options.noise
-    if noise is None:
-        noise = TOY_NOISE if world else _calibrated(images, options)
-    print(f"{len(images):,} images of {labels.max() + 1} classes, seen through noise of {noise:.4g} (pixels in 0..1)")
+    sample = Sample.draw(options)
+    _check(options, sample)
+    noise = sample.noise(options)
+    num, classes = len(sample.images), int(sample.labels.max()) + 1
+    print(f"{num:,} images of {classes} classes, seen through noise of {noise:.4g} (pixels in 0..1)")
     rows = []
-    for unit in (1,) if world else options.units:
-        for hidden in _counts(images, unit, options.ratios):
-            row = _measure(images, labels, unit, hidden, noise, options, world)
+    for unit in (1,) if sample.world else options.units:
+        for hidden in _counts(math.prod(sample.grid(unit)), options.ratios):
+            row = _measure(sample, unit, hidden, noise, options)
             rows.append(row)
             numbers = (f"{name} {row.estimates[name]}" for name in BEST)
             print(f"unit {unit}, ratio {row.ratio:.3f}: {', '.join(numbers)}")
-    shares = world.joint.sum(1) if world else labels.bincount().double() / len(labels)
-    return Result(options, noise, float(shares.square().sum()), rows, time.monotonic() - began)
+    return Result(options, noise, sample.chance, rows, time.monotonic() - began)
 
 
-def _sample(options: Options, world: toy_world.World | None) -> tuple[Tensor, Tensor]:
-    """Returns images (N C H W) with zero mean, and their labels."""
-    if world is None:
-        images, labels = labelled(options.data, options.size, options.images)
-        images = Prepare((0.0,), (1.0,))(images)  # to 0..1
-    else:
-        images, labels = world.sample(options.images, options.seed)
-        images = images.unflatten(1, (1, *toy_world.GRID))
-    return images - images.mean(0), labels
+def _check(options: Options, sample: Sample) -> None:
+    num, side = len(sample.images), sample.images.shape[2]
+    wrong_units = [unit for unit in options.units if not sample.world and (side % unit or unit == side)][:1]
+    ratios = f"{min(options.ratios)} to {max(options.ratios)}"
+    faults = {
+        f"--noise: {options.noise} was given; allowed: above 0": options.noise is not None and not options.noise > 0,
+        f"--candidates: {options.candidates} was given; allowed: above 1": not options.candidates > 1,
+        f"--images: {num} are too few to compare halves of them; give at least 40": num < 40,
+        f"--features: {options.features} of {num} images; allowed: 1 to {num // 2 - 1}": not (
+            0 < options.features < num // 2
+        ),
+        f"--ratios: {ratios} were given; allowed: above 0, below 1": any(not 0 < r < 1 for r in options.ratios),
+        f"--unit: {wrong_units} does not cut {side} pixels into several; change it or --size": bool(wrong_units),
+    }
+    for message, wrong in faults.items():
+        if wrong:
+            raise ConfigError(message)
 
 
-def _check(options: Options, images: Tensor) -> None:
-    if options.noise is not None and not options.noise > 0:
-        raise ConfigError(f"--noise: {options.noise} was given; allowed: above 0")
-    if not options.candidates > 1:
-        raise ConfigError(f"--candidates: {options.candidates} was given; allowed: above 1")
-    if len(images) < 40:
-        raise ConfigError(f"--images: {len(images)} are too few to compare halves of them; give at least 40")
-    if not 0 < options.features < len(images) // 2:
-        raise ConfigError(
-            f"--features: {options.features} of {len(images)} images; allowed: 1 to {len(images) // 2 - 1}"
-        )
-    if any(not 0 < ratio < 1 for ratio in options.ratios):
-        raise ConfigError(
-            f"--ratios: {min(options.ratios)} to {max(options.ratios)} were given; allowed: above 0, below 1"
-        )
-    for unit in options.units:
-        if options.data != TOY and (images.shape[2] % unit or unit == images.shape[2]):
-            raise ConfigError(f"--unit: {unit} does not cut {images.shape[2]} pixels into several; change it or --size")
-
-
-def _calibrated(images: Tensor, options: Options) -> float:
-    """Returns the noise that leaves as many candidates as the options ask for."""
-    flat = images.flatten(1)
-    draws = torch.randn(flat.shape, generator=torch.Generator().manual_seed(options.seed))
-    return graph.calibrate(graph.distances(flat, draws), options.candidates)
-
-
-def _counts(images: Tensor, unit: int, ratios: Sequence[float]) -> list[int]:
+def _counts(units: int, ratios: Sequence[float]) -> list[int]:
     """Returns how many units each ratio hides, as MAE counts them, each count once."""
-    units = images.shape[2] // unit * (images.shape[3] // unit)
     return sorted({min(max(units - int(units * (1 - ratio)), 1), units - 1) for ratio in ratios})
 
 
-def _measure(
-    images: Tensor,
-    labels: Tensor,
-    unit: int,
-    hidden: int,
-    noise: float,
-    options: Options,
-    world: toy_world.World | None,
-) -> Row:
-    """Returns the means over masks, with the errors that halves of the images show."""
-    grid = (images.shape[2] // unit, images.shape[3] // unit)
-    units = grid[0] * grid[1]
+def _measure(sample: Sample, unit: int, hidden: int, noise: float, options: Options) -> Row:
+    """Returns the means over masks, and the errors that halves of the images show."""
+    units = math.prod(sample.grid(unit))
     masks = list(_masks(units, hidden, options))
     whole, halves = [], []
     for number, mask in enumerate(masks):
         generator = torch.Generator().manual_seed(int(fold(torch.tensor(options.seed), unit, hidden, number)))
-        views = _views(images, mask.view(grid), unit, generator)
-        everything, *two_halves = torch.arange(len(images)), *torch.randperm(len(images), generator=generator).chunk(2)
-        whole.append(_of_part(views, labels, everything, noise, options.features))
-        halves.append([_of_part(views, labels, half, noise, options.features)[0] for half in two_halves])
+        visible, target = _views(sample, mask, unit, generator)
+        first, second = torch.randperm(len(sample.images), generator=generator).chunk(2)
+        everything, *parts = (
+            graph.measure(
+                visible.among(part).log_posterior(noise),
+                target.among(part).log_posterior(noise),
+                sample.labels[part],
+                options.features,
+            )
+            for part in (torch.arange(len(sample.images)), first, second)
+        )
+        whole.append(everything)
+        halves.append([values for values, _ in parts])
     every = len(masks) == math.comb(units, hidden)
     estimates = {
         name: graph.estimate(
@@ -198,23 +218,15 @@ def _measure(
         )
         for name in graph.MEASURES
     }
-    exact = [toy_world.exact(world, mask, options.features) for mask in masks] if world else []
-    exact_means = {name: sum(values[name] for values, _ in exact) / len(exact) for name in graph.MEASURES if exact}
-    return Row(
-        unit=unit,
-        ratio=hidden / units,
-        hidden=hidden,
-        masks=len(masks),
-        estimates=estimates,
-        eigenvalues=_mean_spectrum(whole),
-        exact=exact_means or None,
-        exact_eigenvalues=_mean_spectrum(exact) if exact else None,
-    )
+    exact = [toy_world.exact(sample.world, mask, options.features) for mask in masks] if sample.world else []
+    values, eigenvalues = _means(exact) if exact else (None, None)
+    return Row(unit, hidden / units, hidden, len(masks), estimates, _means(whole)[1], values, eigenvalues)
 
 
-def _mean_spectrum(measured: Sequence[tuple[dict[str, float], Tensor]]) -> list[float]:
-    mean: list[float] = torch.stack([eigenvalues for _, eigenvalues in measured]).mean(0).tolist()
-    return mean
+def _means(measured: Sequence[graph.Measured]) -> tuple[dict[str, float], list[float]]:
+    """Returns the means over masks of the measures and of the eigenvalues."""
+    values = {name: sum(each[name] for each, _ in measured) / len(measured) for name in graph.MEASURES}
+    return values, torch.stack([eigenvalues for _, eigenvalues in measured]).mean(0).tolist()
 
 
 def _masks(units: int, hidden: int, options: Options) -> Iterator[Tensor]:
@@ -222,14 +234,14 @@ def _masks(units: int, hidden: int, options: Options) -> Iterator[Tensor]:
     if math.comb(units, hidden) <= options.masks:
         for chosen in itertools.combinations(range(units), hidden):
             yield torch.zeros(units, dtype=torch.bool).index_fill(0, torch.tensor(chosen), True)
-        return
-    yield from random_mask(torch.from_numpy(keys(options.seed, 0, np.arange(options.masks))), units, hidden)
+    else:
+        yield from random_mask(torch.from_numpy(keys(options.seed, 0, np.arange(options.masks))), units, hidden)
 
 
-def _views(images: Tensor, mask: Tensor, unit: int, generator: torch.Generator) -> tuple[Distances, Distances]:
+def _views(sample: Sample, mask: Tensor, unit: int, generator: torch.Generator) -> tuple[Distances, Distances]:
     """Returns the distances of visible views and of hidden ones: the smaller views are computed, the others follow."""
-    pixels = mask.repeat_interleave(unit, 0).repeat_interleave(unit, 1).flatten()  # HW
-    flat = images.flatten(2)  # N C HW
+    pixels = mask.view(sample.grid(unit)).repeat_interleave(unit, 0).repeat_interleave(unit, 1).flatten()  # HW
+    flat = sample.images.flatten(2)  # N C HW
     draws = torch.randn(flat.shape, generator=generator)
     whole = graph.distances(flat.flatten(1), draws.flatten(1))
     hidden_is_smaller = bool(pixels.sum() * 2 <= len(pixels))
@@ -237,13 +249,3 @@ def _views(images: Tensor, mask: Tensor, unit: int, generator: torch.Generator) 
     part = graph.distances(flat[..., smaller].flatten(1), draws[..., smaller].flatten(1))
     rest = whole.less(part)
     return (rest, part) if hidden_is_smaller else (part, rest)
-
-
-def _of_part(
-    views: tuple[Distances, Distances], labels: Tensor, part: Tensor, noise: float, features: int
-) -> tuple[dict[str, float], Tensor]:
-    """Returns the measures and eigenvalues on some of the images."""
-    visible, hidden = (
-        Distances(*(table[part][:, part] for table in distances)).log_posterior(noise) for distances in views
-    )
-    return graph.measure(visible, hidden, labels[part], features)

@@ -1,14 +1,14 @@
 """The graph that masking draws over views, estimated on a sample of images (Zhang, Wang and Wang, 2022).
 
-A mask cuts each image into a visible view x1 and a hidden one x2. M(x1|x2) links them, and the augmentation graph
-A(x1, x1+) = E M(x1|x2) M(x1+|x2) links visible views that share a target. A view knows its places, so each mask has a
-graph of its own, and what is said of a ratio is the mean over masks.
+A mask cuts each image into a visible view x1 and a hidden view x2. M(x1|x2) links them, and the augmentation graph
+A(x1, x1+) = E M(x1|x2) M(x1+|x2) links visible views that share a target. A view knows the places of its patches, so
+each mask has a graph of its own, and the measures of a mask ratio are means over masks.
 
-Views of real images never coincide. They are therefore seen through one stated noise: each pixel of either view is
-known up to N(0, noise^2). Which image a view may come from is then p(i|view) = softmax of -|view - view_i|^2 divided by
-2 noise^2, and M and A follow from it; as the noise goes to zero, equal views are one and different views are two, which
-is exact on discrete data. Edges and classes of an image are read from the other images (leave one out); the spectrum
-is that of the sample, whose bias `estimate` takes off.
+Views of real images are never equal. Therefore they are seen through noise: each pixel of a view is known up to N(0,
+noise^2). The probability p(i|view) that a view comes from image i is then the softmax of -|view - view_i|^2 divided by
+2 noise^2, and M and A follow from it. As the noise goes to zero, equal views become one and different views two, which
+is exact on discrete data. The edges and the class of an image are read from the other images (leave one out). The
+spectrum is that of the sample; `estimate` subtracts its bias.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Tensor
 from mrp.evaluate.interval import Z_95
 from mrp.lab.estimate import Estimate
 
-SPECTRUM = 48  # eigenvalues that are kept for plots
+SPECTRUM = 48  # how many eigenvalues are kept for plots
 MEASURES = {
     "label_error": "label error of visible views",
     "same_class": "intra-class edges, by their images",
@@ -33,31 +33,38 @@ MEASURES = {
 }
 
 
+Measured = tuple[dict[str, float], Tensor]  # the measures of one mask, and the largest eigenvalues
+
+
 class Distances(NamedTuple):
     """Squared distances of views, and the projections of a noise draw on their differences: any noise follows."""
 
     squares: Tensor  # N N: |x_i - x_j|^2
-    projections: Tensor  # N N: z_i . (x_i - x_j), z_i a standard normal draw
+    projections: Tensor  # N N: z_i . (x_i - x_j), with z_i drawn from a standard normal distribution
 
     def less(self, other: Distances) -> Distances:
-        """Those of the pixels that the other views do not have."""
+        """Returns the distances by the pixels that the other views do not have."""
         return Distances((self.squares - other.squares).clamp_min_(0), self.projections - other.projections)
 
+    def among(self, part: Tensor) -> Distances:
+        """Returns the distances of some of the images."""
+        return Distances(self.squares[part][:, part], self.projections[part][:, part])
+
     def log_posterior(self, noise: float) -> Tensor:
-        """Up to a constant, the log probability that the noisy view of image i (a row) is one of image j."""
-        return self.squares.mul(-0.5 / noise**2).sub_(self.projections, alpha=1 / noise)  # N N
+        """Returns, up to a constant, the log probability that the noisy view of image i (a row) shows image j (N N)."""
+        return self.squares.mul(-0.5 / noise**2).sub_(self.projections, alpha=1 / noise)
 
 
 def distances(views: Tensor, draws: Tensor) -> Distances:
-    """All pairs of views (N pixels), and a draw of noise (N pixels) for each."""
-    own = views.square().sum(1)
-    squares = torch.addmm(own[:, None] + own[None, :], views, views.T, alpha=-2).clamp_min_(0)
+    """Returns the distances of all pairs of views (N pixels), with one draw of noise per view (N pixels)."""
+    norms = views.square().sum(1)
+    squares = torch.addmm(norms[:, None] + norms[None, :], views, views.T, alpha=-2).clamp_min_(0)
     projections = (draws * views).sum(1)[:, None] - draws @ views.T
     return Distances(squares.fill_diagonal_(0), projections.fill_diagonal_(0))
 
 
 def calibrate(whole: Distances, candidates: float) -> float:
-    """The noise under which a whole image could be as many images as asked for, in the geometric mean."""
+    """Returns the noise under which a whole image could be so many images, in the geometric mean."""
     low, high = 1e-3, 1e3
     target = math.log(candidates)
     for _ in range(40):
@@ -67,28 +74,34 @@ def calibrate(whole: Distances, candidates: float) -> float:
     return math.sqrt(low * high)
 
 
-def measure(visible: Tensor, hidden: Tensor, labels: Tensor, features: int) -> tuple[dict[str, float], Tensor]:
-    """The measures of one mask and the largest eigenvalues, from the log posteriors (N N) of both kinds of views."""
+def measure(visible: Tensor, hidden: Tensor, labels: Tensor, features: int) -> Measured:
+    """Returns the measures of one mask, from the log posteriors (N N) of the visible and the hidden views."""
     one_hot = torch.nn.functional.one_hot(labels).to(visible.dtype)  # N C
-    named = _others(visible) @ one_hot  # N C: which class each visible view seems to be of
+    by_view = _others(visible) @ one_hot  # N C: which class each visible view seems to be of
     partners = _others(hidden)
     linked = partners @ one_hot  # N C: the classes of the images that share the target
-    eigenvalues = spectrum(visible.softmax(1), hidden.softmax(1))
-    found = {
-        "label_error": (named.argmax(1) != labels).double().mean(),
+    values = {
+        "label_error": (by_view.argmax(1) != labels).double().mean(),
         "same_class": (linked * one_hot).sum(1).mean(),
-        "same_class_views": (named * (partners @ named)).sum(1).mean(),
+        "same_class_views": (by_view * (partners @ by_view)).sum(1).mean(),
         "confusable": _entropy(partners).exp().mean() / len(labels),
-        "second": eigenvalues[1],
-        "residual": residual(eigenvalues, features),
     }
+    return with_spectrum(values, spectrum(visible.softmax(1), hidden.softmax(1)), features)
+
+
+def with_spectrum(values: dict[str, Tensor], eigenvalues: Tensor, features: int) -> Measured:
+    """Adds the measures that follow from the eigenvalues, and returns the largest eigenvalues beside them.
+
+    "residual" is the sum in Theorem 4.2: what an encoder of so many features cannot represent of the graph.
+    """
+    values |= {"second": eigenvalues[1], "residual": eigenvalues[features:].double().square().sum()}
     largest = torch.zeros(SPECTRUM, dtype=torch.float64)
     largest[: len(eigenvalues)] = eigenvalues[:SPECTRUM].double()
-    return {name: float(value) for name, value in found.items()}, largest
+    return {name: float(value) for name, value in values.items()}, largest
 
 
 def spectrum(visible: Tensor, hidden: Tensor) -> Tensor:
-    """Eigenvalues of the normalised A, the largest first: squared singular values of the normalised bipartite M.
+    """Returns the eigenvalues of the normalised A, the largest first: squared singular values of the normalised M.
 
     The weight between a noisy visible and a noisy hidden view is the chance that both come from the same image.
     """
@@ -99,17 +112,13 @@ def spectrum(visible: Tensor, hidden: Tensor) -> Tensor:
     return eigenvalues.clamp_(0, 1).flip(0)
 
 
-def residual(eigenvalues: Tensor, features: int) -> Tensor:
-    """The sum in Theorem 4.2: what an encoder of so many features cannot tell of the graph."""
-    return eigenvalues[features:].double().square().sum()
-
-
 def estimate(whole: Tensor, halves: Tensor, all_masks: bool) -> Estimate:
-    """The mean over masks (M) and its error, from the same measure on two disjoint halves of the images (M 2).
+    """Returns the mean over masks (M) and its error, from the same measure on two disjoint halves of the images (M 2).
 
-    Half the images give twice the variance, so a quarter of the squared difference of two halves is the variance of the
-    whole; masks add theirs unless all there are were taken. A bias that falls with the number of images is what the
-    step from half to whole has changed: it is taken off, and counts as error in full, for it may fall more slowly.
+    Half of the images give twice the variance, so a quarter of the squared difference of two halves is the variance of
+    the whole. The masks add their variance, unless all of them were measured. A bias that falls with the number of
+    images shows in the change from half to whole: that is subtracted, and added to the error in full, because the bias
+    may fall more slowly.
     """
     bias = float(halves.mean() - whole.mean())
     variance = float((halves[:, 0] - halves[:, 1]).square().mean()) / 4
@@ -119,7 +128,7 @@ def estimate(whole: Tensor, halves: Tensor, all_masks: bool) -> Estimate:
 
 
 def _others(log_posterior: Tensor) -> Tensor:
-    """Which of the other images a view may come from."""
+    """Returns from which of the other images each view may come."""
     return log_posterior.clone().fill_diagonal_(-math.inf).softmax(1)
 
 

@@ -1,11 +1,9 @@
-"""The files of `mrp lab maskgraph`."""
+"""The pictures of `mrp lab maskgraph`."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
+from matplotlib.figure import Figure
 
 from mrp.lab import figures
 from mrp.lab.maskgraph import graph
@@ -15,17 +13,8 @@ SHOWN = 24  # eigenvalues in the picture
 PANELS = ("label_error", "same_class", "same_class_views", "confusable", "second", "residual")
 
 
-def write(result: Result, out: Path) -> list[Path]:
-    """Write the numbers as JSON, the measures against the mask ratio, and the spectra; return the paths."""
-    out.mkdir(parents=True, exist_ok=True)
-    numbers, measures, spectra = out / "results.json", out / "measures.png", out / "spectra.png"
-    numbers.write_text(json.dumps(result.as_data(), indent=1))
-    _draw_measures(result, measures)
-    _draw_spectra(result, spectra)
-    return [numbers, measures, spectra]
-
-
-def _draw_measures(result: Result, path: Path) -> None:
+def draw_measures(result: Result) -> Figure:
+    """Draws the measures against the mask ratio."""
     figure, grid = figures.panels(12, 6.6, 2, 3, sharex=True)
     for panel, name in zip(grid.flatten(), PANELS, strict=True):
         for unit, colour in zip(result.units, figures.COLOURS, strict=False):
@@ -45,10 +34,11 @@ def _draw_measures(result: Result, path: Path) -> None:
     for panel in grid[1]:
         panel.set(xlabel="mask ratio", ylim=(0, None))
     grid[0][1].legend(frameon=False, fontsize=8)
-    figure.savefig(path, format="png")
+    return figure
 
 
-def _draw_spectra(result: Result, path: Path) -> None:
+def draw_spectra(result: Result) -> Figure:
+    """Draws the largest eigenvalues at every mask ratio."""
     figure, grid = figures.panels(5.2 * len(result.units), 4.2, 1, len(result.units), sharey=True)
     for panel, unit in zip(grid[0], result.units, strict=True):
         for row in result.of_unit(unit):
@@ -64,4 +54,4 @@ def _draw_spectra(result: Result, path: Path) -> None:
         figures.tidy(panel)
     grid[0][0].set_ylabel("eigenvalue in the sample" + (" (x: exact)" if result.rows[0].exact else ""))
     grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    figure.savefig(path, format="png")
+    return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -34,17 +34,17 @@ POINTS = 30  # how often the share of captured features is measured in a trainin
 
 
 class Trace:
-    """Measures the kernels at some steps of a training; at none if the number of steps is 0."""
+    """Measures the kernels at some steps of a training."""
 
     def __init__(self, constants: Constants, steps: int) -> None:
         self.constants = constants
-        self.measured = {round(steps * point / POINTS) for point in range(POINTS + 1)} if steps else set()
-        self.pictured = {round(steps * (point / (PICTURES - 1)) ** 2) for point in range(PICTURES)} if steps else set()
+        self.measured = {round(steps * point / POINTS) for point in range(POINTS + 1)}
+        self.pictured = {round(steps * (point / (PICTURES - 1)) ** 2) for point in range(PICTURES)}
         self.captured: dict[int, list[float]] = {}  # by step: the share of captured features of each seed
         self.pictures: dict[int, Tensor] = {}  # by step: the first seed's correlations of kernels and features
 
     def watch(self, step: int, kernels: Tensor) -> None:
-        """Measure the kernels if it is time."""
+        """Measures the kernels if it is time."""
         if step in self.measured:
             self.captured[step] = held(self.constants, kernels).captured.tolist()
         if step in self.pictured:
@@ -60,67 +60,26 @@ class Result:
     trace: Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """The data and the first kernels, which are the same for every method."""
-
-    samples: dict[str, Samples]
-    kernels: Tensor
-
-    @classmethod
-    def draw(cls, constants: Constants) -> Problem:
-        """Everything follows from the seed."""
-        samples = {
-            split: draw(constants, num, constants.seeds, single, random_stream(constants, number))
-            for number, (split, (num, single)) in enumerate(splits(constants).items())
-        }
-        return cls(samples, first_kernels(constants, random_stream(constants, 3)))
-
-
-def compare(constants: Constants, methods: Iterable[str] = tuple(METHODS), traced: bool = True) -> dict[str, Result]:
-    """Train by each method on the same data from the same first kernels."""
-    problem = Problem.draw(constants)
-    return {method: _train(constants, problem, method, traced) for method in methods}
-
-
-def varied(constants: Constants, **values: float) -> Constants:
-    """The constants with other values, which are checked as those of the command line are."""
-    kinds = {name: int(value) if isinstance(getattr(constants, name), int) else value for name, value in values.items()}
-    try:
-        return Constants.model_validate(constants.model_dump() | kinds)
-    except ValueError as error:
-        raise ConfigError(f"{values}: {error}") from None
+def compare(constants: Constants, methods: Iterable[str] = tuple(METHODS)) -> dict[str, Result]:
+    """Trains by each method on the same data from the same first kernels, which follow from the seed."""
+    samples = {
+        split: draw(constants, num, constants.seeds, single, random_stream(constants, number))
+        for number, (split, (num, single)) in enumerate(splits(constants).items())
+    }
+    kernels = first_kernels(constants, random_stream(constants, 3))
+    return {method: _train(constants, samples, kernels, method) for method in methods}
 
 
 def sweep_values(name: str) -> tuple[float, ...]:
-    """The values of a constant in its sweep."""
+    """Returns the values of a constant in its sweep."""
     if name not in SWEEPS:
         hint = nearest(name, SWEEPS) or f"; there are {', '.join(SWEEPS)}"
         raise ConfigError(f"--sweep: there is no sweep over '{name}'{hint}")
     return SWEEPS[name]
 
 
-def sweep(constants: Constants, name: str, report: Callable[[str], None]) -> dict[float, dict[str, Result]]:
-    """Every method at each value of one constant."""
-    results = {}
-    for value in sweep_values(name):
-        results[value] = compare(varied(constants, **{name: value}), traced=False)
-        report(f"{name} = {value:g}")
-    return results
-
-
-def map_pretraining(constants: Constants, report: Callable[[str], None]) -> list[list[Result]]:
-    """The teacher's setting over mask ratio and kernels per class: one row per ratio."""
-    rows = []
-    for theta in MAP["theta"]:
-        cells = [varied(constants, theta=theta, m=m) for m in MAP["m"]]
-        rows.append([compare(cell, ["teacher"], traced=False)["teacher"] for cell in cells])
-        report(f"theta = {theta:g}")
-    return rows
-
-
 def largest_ratio(constants: Constants) -> float:
-    """The mask ratio above which small kernels shrink in the teacher's setting, by the expected gradient.
+    """Returns the mask ratio above which small kernels shrink in the teacher's setting, by the expected gradient.
 
     Averaged over masks, a patch with activation a pulls its kernel by (tau^q - 1) A - theta / (1 - theta) a. A is the
     sum of activations, C a for a feature spread evenly over C patches, so that growth needs theta / (1 - theta) below
@@ -135,27 +94,23 @@ def largest_ratio(constants: Constants) -> float:
     return max(0.0, gain / (1 + gain))
 
 
-def _train(constants: Constants, problem: Problem, method: str, traced: bool) -> Result:
-    """One method from beginning to end; pretraining is followed by fine-tuning."""
-    training = problem.samples["train"]
-    steps = constants.steps_scratch if method == "scratch" else constants.steps
-    trace = Trace(constants, steps if traced else 0)
+def _train(constants: Constants, samples: dict[str, Samples], kernels: Tensor, method: str) -> Result:
+    """Trains by one method from beginning to end; pretraining is followed by fine-tuning."""
+    training = samples["train"]
     if method == "scratch":
-        start, schedule = Classifier(problem.kernels, class_head(constants)), (steps, constants.lr_scratch)
+        trace = Trace(constants, constants.steps_scratch)
+        start, schedule = Classifier(kernels, class_head(constants)), (constants.steps_scratch, constants.lr_scratch)
         final = classify(constants, start, training, schedule, random_stream(constants, 4), trace.watch)
         kernels = final.kernels
     else:
+        trace = Trace(constants, constants.steps)
         stream = random_stream(constants, 5)
-        kernels = pretrain(constants, method, problem.kernels, training.patches, stream, trace.watch)
+        kernels = pretrain(constants, method, kernels, training.patches, stream, trace.watch)
         start, schedule = Classifier(kernels, zero_head(constants)), (constants.steps_tuned, constants.lr_tuned)
-        silent = Trace(constants, 0)
-        final = classify(constants, start, training, schedule, random_stream(constants, 6), silent.watch)
-    return Result(summary(constants, kernels), _accuracies(constants, problem, final), trace)
-
-
-def _accuracies(constants: Constants, problem: Problem, classifier: Classifier) -> dict[str, Estimate]:
+        final = classify(constants, start, training, schedule, random_stream(constants, 6))
     titles = {"training": "train", "multi-view": "test_multi", "single-view": "test_single"}
-    shares = {title: accuracy(constants, classifier, problem.samples[split]) for title, split in titles.items()}
+    shares = {title: accuracy(constants, final, samples[split]) for title, split in titles.items()}
     mu = torch.tensor(constants.mu, dtype=torch.float64)
     shares["total error"] = 1 - torch.lerp(shares["multi-view"], shares["single-view"], mu)
-    return {title: Estimate.over_seeds(values) for title, values in shares.items()}
+    accuracies = {title: Estimate.over_seeds(values) for title, values in shares.items()}
+    return Result(summary(constants, kernels), accuracies, trace)

@@ -67,6 +67,10 @@ class Constants(Node):
         """The number of kernels."""
         return self.k * self.m
 
+    def varied(self, **values: float) -> Constants:
+        """Returns the constants with other values, which are checked in the same way."""
+        return _build(self.model_dump() | values)
+
     @model_validator(mode="after")
     def _fits(self) -> Constants:
         if self.d < self.features:
@@ -77,11 +81,15 @@ class Constants(Node):
 
 
 def read(words: Iterable[str]) -> Constants:
-    """The defaults, changed by words of the form name=value."""
+    """Returns the defaults, changed by words of the form name=value."""
     values: dict[str, Any] = {}
     for word in words:
         name, separator, text = word.partition("=")
         if not separator:
             raise ConfigError(f"{COMMAND_LINE}: '{word}' is not of the form name=value, for example mu=0.3")
         values[name] = parse(text, f"{COMMAND_LINE}, {name}")
+    return _build(values)
+
+
+def _build(values: dict[str, Any]) -> Constants:
     return build(Constants, Tree(values, dict.fromkeys(values, COMMAND_LINE) | {"": COMMAND_LINE}))

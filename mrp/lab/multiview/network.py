@@ -52,19 +52,14 @@ def activation(values: Tensor, q: int, t: float) -> tuple[Tensor, Tensor]:
     return low * slope / q + (values - t).clamp_min_(0), slope
 
 
-def encode(constants: Constants, kernels: Tensor, patches: Tensor) -> Tensor:
-    """Each kernel's activation, summed over the patches of each sample (seeds N K)."""
-    parts = [
-        _pooled(constants, activation(_products(kernels, part), constants.q, constants.t)[0])
-        for part in patches.split(CHUNK, dim=1)
-    ]
-    return torch.cat(parts, dim=1)
-
-
 def accuracy(constants: Constants, classifier: Classifier, samples: Samples) -> Tensor:
-    """The share of samples that each seed's network classifies correctly."""
-    scores = encode(constants, classifier.kernels, samples.patches) @ classifier.head.mT
-    return (scores.argmax(dim=-1) == samples.labels).double().mean(dim=-1)
+    """Returns the share of samples that each seed's network classifies correctly."""
+    values = (
+        activation(_products(classifier.kernels, part), constants.q, constants.t)[0]
+        for part in samples.patches.split(CHUNK, dim=1)
+    )
+    codes = torch.cat([_pooled(constants, part) for part in values], dim=1)
+    return ((codes @ classifier.head.mT).argmax(dim=-1) == samples.labels).double().mean(dim=-1)
 
 
 def pretrain(
@@ -105,7 +100,7 @@ def classify(
     samples: Samples,
     schedule: tuple[int, float],
     generator: torch.Generator,
-    watch: Watch,
+    watch: Watch = lambda step, kernels: None,
 ) -> Classifier:
     """Gradient descent on the cross-entropy, in kernels and head: fine-tuning, or supervised training from scratch."""
     steps, lr = schedule

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -19,7 +19,7 @@ COLOURS = {"teacher": figures.BLUE, "patches": figures.GREEN, "scratch": figures
 MARKERS = {"teacher": "o", "patches": "s", "scratch": "^"}
 
 
-def draw_correlations(constants: Constants, results: dict[str, Result], path: Path) -> None:
+def draw_correlations(constants: Constants, results: dict[str, Result]) -> Figure:
     """The inner products of kernels and features over training, for the first seed: one row per method."""
     pictures = {method: result.trace.pictures for method, result in results.items()}
     columns = max(len(steps) for steps in pictures.values())
@@ -38,7 +38,7 @@ def draw_correlations(constants: Constants, results: dict[str, Result], path: Pa
     for panel in grid[-1]:
         panel.set_xlabel("kernel, by the feature it ends with")
     figure.colorbar(image, ax=grid, label="inner product of kernel and feature (t = linear part)", extend="both")
-    figure.savefig(path, format="png")
+    return figure
 
 
 def _order(last: Tensor) -> list[int]:
@@ -47,7 +47,7 @@ def _order(last: Tensor) -> list[int]:
     return sorted(range(len(last)), key=lambda kernel: (int(features[kernel]), -float(values[kernel])))
 
 
-def draw_capture(constants: Constants, results: dict[str, Result], path: Path) -> None:
+def draw_capture(constants: Constants, results: dict[str, Result]) -> Figure:
     """The number of captured features over training: thin lines for seeds, thick lines for their mean."""
     figure, grid = figures.panels(8, 4.2, 1, 2, sharey=True)
     groups = (("pretraining", ("teacher", "patches")), ("supervised training", ("scratch",)))
@@ -66,10 +66,10 @@ def draw_capture(constants: Constants, results: dict[str, Result], path: Path) -
     for label, height in (("all 2k", constants.features), ("one per class", constants.k)):
         grid[0][0].annotate(label, (0, height), xytext=(2, 3), textcoords="offset points", fontsize=8)
     grid[0][0].set_ylabel(f"captured features of {constants.features}")
-    figure.savefig(path, format="png")
+    return figure
 
 
-def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, Result]], path: Path) -> None:
+def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, Result]]) -> Figure:
     """Captured features and accuracies against one constant; bars are 95 % intervals over seeds."""
     figure, grid = figures.panels(12, 3.9, 1, 4)
     measures: dict[str, Callable[[Result], Estimate]] = {
@@ -96,10 +96,10 @@ def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, R
     error.plot(range(len(results)), of_mu, color="#555555", linestyle="--", linewidth=1, label="0.5 mu")
     error.set_ylim(bottom=0)
     error.legend(frameon=False, fontsize=8)
-    figure.savefig(path, format="png")
+    return figure
 
 
-def draw_map(rows: list[list[Result]], limit: float, path: Path) -> None:
+def draw_map(rows: list[list[Result]], limit: float) -> Figure:
     """Where the teacher's setting captures all features, gives most kernels one, and classifies single-view samples."""
     measures: dict[str, Callable[[Result], Estimate]] = {
         "captured features, share": lambda result: result.kernels["captured"],
@@ -126,4 +126,4 @@ def draw_map(rows: list[list[Result]], limit: float, path: Path) -> None:
     figure.colorbar(image, ax=grid)
     text = f"dashed: above theta = {limit:.2f} the expected gradient makes small kernels shrink"
     figure.suptitle(text, fontsize=9, color="#b03a16")
-    figure.savefig(path, format="png")
+    return figure

@@ -1,0 +1,87 @@
+"""Runs the parts of `mrp lab multiview`, prints their tables, and writes their numbers and pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mrp.lab import figures
+from mrp.lab.multiview import compare as experiment
+from mrp.lab.multiview import plots
+from mrp.lab.multiview.compare import MAP, METHODS, Result
+from mrp.lab.multiview.constants import Constants
+from mrp.lab.words import print_table
+
+PREDICTED = {
+    "teacher": "all features, one or none per kernel, accuracy near 1 on both kinds",
+    "patches": "the same",
+    "scratch": "about one feature per class, half of the single-view samples wrong",
+}
+
+
+def compare(constants: Constants, out: Path) -> None:
+    """Compares all methods."""
+    results = experiment.compare(constants)
+    _print(constants, results, f"{constants.seeds} seeds, mean and 95 % interval")
+    print("predicted: " + "; ".join(f"{METHODS[method]}: {PREDICTED[method]}" for method in results))
+    captured = {method: {"captured": result.trace.captured} for method, result in results.items()}
+    methods = {method: _as_data(result) | captured[method] for method, result in results.items()}
+    pictures = {
+        "correlations.png": plots.draw_correlations(constants, results),
+        "capture.png": plots.draw_capture(constants, results),
+    }
+    figures.write(out, "results.json", _plain(constants) | {"methods": methods}, pictures)
+
+
+def sweep(constants: Constants, name: str, out: Path) -> None:
+    """Compares all methods over the values of one constant."""
+    results = {}
+    for value in experiment.sweep_values(name):
+        varied = constants.varied(**{name: value})
+        results[value] = experiment.compare(varied)
+        _print(varied, results[value], f"{name} = {value:g}")
+    rows = [
+        {"value": value} | {method: _as_data(result) for method, result in methods.items()}
+        for value, methods in results.items()
+    ]
+    picture = {f"sweep_{name}.png": plots.draw_sweep(constants, name, results)}
+    figures.write(out, f"sweep_{name}.json", _plain(constants) | {"sweep": name, "values": rows}, picture)
+
+
+def map_pretraining(constants: Constants, out: Path) -> None:
+    """Measures the teacher's setting over mask ratio (one row of the map per ratio) and kernels per class."""
+    rows, limit = [], experiment.largest_ratio(constants)
+    for theta in MAP["theta"]:
+        varied = [constants.varied(theta=theta, m=m) for m in MAP["m"]]
+        rows.append([experiment.compare(cell, ["teacher"])["teacher"] for cell in varied])
+        print(f"theta = {theta:g}", flush=True)
+    cells = [
+        {"theta": theta, "m": m} | _as_data(cell)
+        for theta, row in zip(MAP["theta"], rows, strict=True)
+        for m, cell in zip(MAP["m"], row, strict=True)
+    ]
+    print(f"by the expected gradient small kernels shrink above theta = {limit:.2f}")
+    data = _plain(constants) | {"largest_ratio": limit, "cells": cells}
+    figures.write(out, "map.json", data, {"map.png": plots.draw_map(rows, limit)})
+
+
+def _print(constants: Constants, results: dict[str, Result], title: str) -> None:
+    first = next(iter(results.values()))
+    rows = [[name, *(str(result.kernels[name]) for result in results.values())] for name in first.kernels]
+    for name in first.accuracy:
+        label = (
+            f"error on the mixture (0.5 mu = {constants.mu / 2:g})" if name == "total error" else f"accuracy, {name}"
+        )
+        rows.append([label, *(str(result.accuracy[name]) for result in results.values())])
+    print_table(title, ["", *(METHODS[method] for method in results)], rows, width=110)
+
+
+def _as_data(result: Result) -> dict[str, Any]:
+    return {
+        part: {name: {"mean": estimate.value, "half": estimate.error} for name, estimate in estimates.items()}
+        for part, estimates in (("kernels", result.kernels), ("accuracy", result.accuracy))
+    }
+
+
+def _plain(constants: Constants) -> dict[str, Any]:
+    return {"constants": constants.model_dump(mode="json")}
