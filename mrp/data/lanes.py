@@ -6,12 +6,12 @@ epoch a lane permutes its pieces of shards anew, takes them a window at a time, 
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrp.data.order import Ints, permute
+from mrp.data.order import Ints, permute, permute_fairly
 
 _LAYOUT, _PIECES, _SAMPLES = (
     0x6C6179,
@@ -31,9 +31,10 @@ class _Turns(NamedTuple):
 class Lanes:
     """Which sample stands at a position of a lane in an epoch, computed from nothing but the sizes of the shards."""
 
-    def __init__(self, shard_sizes: Ints, seed: int, lanes: int, window: int) -> None:
-        self.shard_sizes, self.seed, self.lanes, self.window = shard_sizes, seed, lanes, window
-        laid = permute(np.arange(len(shard_sizes)), len(shard_sizes), seed, _LAYOUT)
+    def __init__(self, shard_sizes: Ints, seed: int, lanes: int, window: int, *, fair: bool = False) -> None:
+        self.shard_sizes, self.seed, self.lanes, self.window, self.fair = shard_sizes, seed, lanes, window, fair
+        self._permute = permute_fairly if fair else permute
+        laid = self._permute(np.arange(len(shard_sizes)), len(shard_sizes), seed, _LAYOUT)
         ends = np.cumsum(shard_sizes[laid])
         bounds = np.arange(lanes + 1, dtype=np.int64) * int(ends[-1]) // lanes
         self.sizes = np.diff(bounds)  # samples in each lane
@@ -53,7 +54,7 @@ class Lanes:
         return len(self.shard_sizes)
 
     def __reduce__(self) -> Any:
-        return Lanes, (self.shard_sizes, self.seed, self.lanes, self.window)
+        return partial(Lanes, fair=self.fair), (self.shard_sizes, self.seed, self.lanes, self.window)
 
     def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
         """Returns the sample at each position of each lane's epoch."""
@@ -71,7 +72,7 @@ class Lanes:
         """Returns the samples at positions of one window."""
         first = int(turns.window_ends[window - 1]) if window else 0
         width = int(turns.window_ends[window]) - first
-        flat = first + permute(positions - first, width, self.seed, _SAMPLES, epoch, lane, window)
+        flat = first + self._permute(positions - first, width, self.seed, _SAMPLES, epoch, lane, window)
         turn = np.searchsorted(turns.ends, flat, side="right")
         pieces = turns.pieces[turn]
         samples: Ints = self._starts[pieces] + flat - (turns.ends[turn] - self._lengths[pieces])
@@ -79,7 +80,7 @@ class Lanes:
 
     def _arrange(self, lane: int, epoch: int) -> _Turns:
         first, last = self._bounds[lane : lane + 2].tolist()
-        pieces = first + permute(np.arange(last - first), last - first, self.seed, _PIECES, epoch, lane)
+        pieces = first + self._permute(np.arange(last - first), last - first, self.seed, _PIECES, epoch, lane)
         ends = np.cumsum(self._lengths[pieces])
         window_ends = np.append(ends[self.window - 1 :: self.window], ends[-1])
         return _Turns(pieces, ends, window_ends[:-1] if len(ends) % self.window == 0 else window_ends)

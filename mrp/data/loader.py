@@ -189,7 +189,9 @@ class _Batches(Dataset[Result | WorkerError]):
             pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
         except ConfigError as error:
             return WorkerError(str(error))
-        except MemoryError:
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
             return WorkerError("machine.workers: there is no memory left to decode images in; take fewer of them")
         count = rows.keys.size if rows.valid is None else len(rows.valid)
         # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.

@@ -14,8 +14,13 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.config import Config
 from mrp.data.lanes import Lanes
-from mrp.data.order import VERSION, Ints, Layout, Order, Slots, keys, permute
+from mrp.data.order import Ints, Layout, Order, Slots, fold, keys, permute, permute_fairly
 from mrp.data.source import Pixels, Source
+
+# Part of a run's identity. Version 1 took the same permutation for all sources: of two equally large ones, sample i of
+# the first always met sample i of the second. Runs that began with it go on with it.
+VERSION = 2
+_SOURCE = 0x736F7572  # the purpose of a hash, which sets it apart from others
 
 
 class Mixture(Source):
@@ -95,6 +100,7 @@ class Mixed:
     seed: int
     lanes: int
     group: int
+    version: int = VERSION
 
     @property
     def size(self) -> int:
@@ -126,7 +132,9 @@ class Mixed:
             here = owners == number
             if layout is None:
                 epochs[here], positions = np.divmod(offsets[here] * self.lanes + lanes[here], size)
-                samples[here] = first + permute(positions, size, self.seed, epochs[here])
+                permuted = permute if self.version == 1 else permute_fairly
+                seed = _source_seed(self.seed, number, self.version)
+                samples[here] = first + permuted(positions, size, seed, epochs[here])
             else:
                 epochs[here], positions = np.divmod(offsets[here], layout.sizes[lanes[here]])
                 samples[here] = first + layout.samples(lanes[here], epochs[here], positions)
@@ -165,12 +173,21 @@ class Mixed:
         consumed = step * self.batch
         epoch = consumed // self.size
         return {
-            "order_version": VERSION, "seed": self.seed, "epoch": epoch, "consumed": consumed, "batch": self.batch
+            "order_version": self.version, "seed": self.seed, "epoch": epoch, "consumed": consumed, "batch": self.batch
         }  # fmt: skip
 
 
-def order(source: Source, config: Config, batch: int, seed: int, group: int | None = None) -> Order | Mixed:
-    """Returns the order in which a run shows its data; `group` is the micro-step where samples act on each other."""
+def _source_seed(seed: int, number: int, version: int) -> int:
+    return seed if version == 1 else int(fold(seed, _SOURCE, number)[0] >> np.uint64(1))
+
+
+def order(
+    source: Source, config: Config, batch: int, seed: int, group: int | None = None, version: int = VERSION
+) -> Order | Mixed:
+    """Returns the order in which a run shows its data; `group` is the micro-step where samples act on each other.
+
+    `version` is that of mixtures.
+    """
     group = group or batch
     if group % config.lanes:
         raise ConfigError(
@@ -181,17 +198,19 @@ def order(source: Source, config: Config, batch: int, seed: int, group: int | No
         return Order(len(source), batch, seed, config.tail, layout=layout, group=group)
     counts = _counts(source.weights, group // config.lanes)
     sizes = tuple(len(part) for part in source.sources)
-    layouts = tuple(_layout(part, config, seed) for part in source.sources)
-    return Mixed(sizes, counts, layouts, batch, seed, config.lanes, group)
+    seeds = [_source_seed(seed, number, version) for number in range(len(sizes))]
+    parts = zip(source.sources, seeds, strict=True)
+    layouts = tuple(_layout(part, config, part_seed, fair=version > 1) for part, part_seed in parts)
+    return Mixed(sizes, counts, layouts, batch, seed, config.lanes, group, version)
 
 
-def _layout(source: Source, config: Config, seed: int) -> Lanes | None:
+def _layout(source: Source, config: Config, seed: int, *, fair: bool = False) -> Lanes | None:
     sizes = source.shard_sizes
     if len(sizes) and len(source) < config.lanes:
         raise ConfigError(
             f"data.lanes: {config.lanes}, and a source has only {len(source)} samples; take fewer, or leave it out"
         )
-    return Lanes(sizes, seed, config.lanes, config.window) if len(sizes) else None
+    return Lanes(sizes, seed, config.lanes, config.window, fair=fair) if len(sizes) else None
 
 
 def _counts(weights: tuple[float, ...], stretch: int) -> tuple[int, ...]:

@@ -252,6 +252,36 @@ def test_evaluation_replaces_nothing(tmp_path: Path) -> None:
         list(EvalLoader(source, view, batch=4, rank=0, world=1, workers=0, pin_memory=False))
 
 
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_an_image_that_would_exhaust_the_memory_is_refused_before_it_is_decoded(tmp_path: Path, kind: str) -> None:
+    """17 kB, and evaluation would enlarge the side of one pixel to 256, the other to 16,768,000."""
+    out = io.BytesIO()
+    Image.new("RGB", (65500, 1)).save(out, kind)
+    place = shards_of(tmp_path, out.getvalue())
+    quarantine = Quarantine()
+    assert train(place, quarantine).any(dim=(1, 2, 3)).all()
+    (bad,) = quarantine.state()
+    assert bad.fault == "65500 x 1 pixels: one side is over 100 times the other; crop the image"
+    loader = EvalLoader(
+        open_source(str(place), "test"), View(Config(train=str(place), size=224), False), batch=4, rank=0, world=1,
+        workers=0, pin_memory=False,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"sample 5 \(byte \d+\): 65500 x 1 pixels: one side is over 100 times"):
+        list(loader)
+
+
+def test_memory_that_is_lacking_is_one_line(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch raises RuntimeError where it finds no memory, and Python MemoryError."""
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+
+        def failing(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("mrp.data.loader.decode", failing)
+        with pytest.raises(ConfigError, match=r"machine\.workers: there is no memory left to decode images in"):
+            train(made, Quarantine())
+
+
 def test_a_shard_without_any_image_stops(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     for number in range(6):

@@ -1,10 +1,12 @@
 """The order is arithmetic: permutations, the same on any number of ranks, and with nothing to resume."""
 
+from collections import Counter
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mrp.data.order import Order, fold, keys, mix, permute, share
+from mrp.data.order import Order, fold, keys, mix, permute, permute_fairly, share
 
 SIZES = st.integers(1, 400)
 SEEDS = st.integers(0, 2**63 - 1)
@@ -100,3 +102,27 @@ def test_a_billion_samples_cost_nothing() -> None:
 def test_state_counts_steps() -> None:
     assert Order(10, 4, 0).state(5) == {"order_version": 1, "seed": 0, "epoch": 2, "consumed": 20, "batch": 4}
     assert Order(10, 4, 0, "continuous").state(4)["epoch"] == 1
+
+
+def test_small_sets_are_permuted_fairly_too() -> None:
+    """`permute` prefers some of the 120 permutations of 5 elements, and of 16 elements only makes even ones."""
+    tables = [tuple(permute_fairly(np.arange(5), 5, seed).tolist()) for seed in range(12_000)]
+    counts = np.array(list(Counter(tables).values()))
+    assert len(counts) == 120
+    assert ((counts - 100) ** 2 / 100).sum() < 180  # chi-square with 119 degrees of freedom: once in 3,000
+    parities = set()
+    for seed in range(40):
+        table = permute_fairly(np.arange(16), 16, seed)
+        assert sorted(table.tolist()) == list(range(16))
+        parities.add(round(np.linalg.det(np.eye(16)[table])))
+    assert parities == {-1, 1}
+
+
+@given(size=st.integers(1, 100), epochs=st.lists(st.integers(0, 5), min_size=1, max_size=30), data=st.data())
+def test_a_fair_permutation_is_the_same_whoever_asks(size: int, epochs: list[int], data: st.DataObject) -> None:
+    positions = np.array(data.draw(st.lists(st.integers(0, size - 1), min_size=len(epochs), max_size=len(epochs))))
+    together = permute_fairly(positions, size, 3, np.array(epochs))
+    apart = [
+        int(permute_fairly(np.arange(size), size, 3, epoch)[p]) for p, epoch in zip(positions, epochs, strict=True)
+    ]
+    assert together.tolist() == apart

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
+from mrp.data.lanes import Lanes
 from mrp.data.loader import Loader
 from mrp.data.mixtures import Mixed, Mixture, order
 from mrp.data.open import open_data
@@ -20,6 +21,8 @@ from mrp.data.order import Order
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
 from mrp.data.subset import class_list
+
+NUMBERS = {1: [93, 110, 73, 109, 2, 115, 52, 116], 2: [40, 109, 31, 102, 97, 113, 48, 115]}
 
 
 def opened(split: Any = "train", **values: Any) -> Source:
@@ -140,6 +143,33 @@ def test_a_place_of_a_mixture_holds_the_same_whoever_asks(data: st.DataObject, s
     places = np.array(data.draw(st.lists(st.integers(0, 31), min_size=1, max_size=20)))
     for every, some in zip(mixed.slots(step), mixed.slots(step, places), strict=True):
         np.testing.assert_array_equal(every[places], some)
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+@pytest.mark.parametrize("version", [1, 2])
+def test_equally_large_sources_have_orders_of_their_own(made: Path, version: int, sharded: bool) -> None:
+    """Otherwise sample i of the one always meets sample i of the other; runs that began so go on so."""
+    values = {"train": [{"source": str(made) if sharded else "digits", "weight": 1}] * 2}
+    source = opened(**values)
+    mixed = order(source, config(**values), 20, 7, version=version)
+    assert mixed.state(0)["order_version"] == version
+    half, first, second = len(source) // 2, [], []
+    for step in range(6):
+        samples = mixed.slots(step).samples
+        first += samples[samples < half].tolist()
+        second += (samples[samples >= half] - half).tolist()
+    assert len(set(first)) == len(set(second)) == 60
+    assert (first == second) == (version == 1)
+
+
+def test_the_numbers_of_mixtures_stay() -> None:
+    """A change here changes every run's data: raise mixtures.VERSION with it."""
+    layouts = [Lanes(np.full(4, 5), seed, 2, 2, fair=fair) for seed, fair in ((7, False), (7, True))]
+    numbers = {
+        version: Mixed((100, 20), (2, 2), (None, layouts[version - 1]), 8, 7, 2, 8, version).slots(31).samples.tolist()
+        for version in (1, 2)
+    }
+    assert numbers == NUMBERS
 
 
 def test_weights_and_lanes_that_cannot_be(made: Path) -> None:
