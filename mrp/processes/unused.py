@@ -1,0 +1,42 @@
+"""Parameters that would be trained but get no gradient, found before training starts.
+
+One process would train on without a word; several would end in a traceback, since they wait for that gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mrp.batch import Batch
+from mrp.config import ConfigError
+
+
+def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> list[str]:
+    """Returns the names of trainable parameters that the loss of a training step does not depend on.
+
+    The step, which is not yet wrapped for several processes, takes two images once. It is left as it was.
+    """
+    trained = {name: parameter for name, parameter in step.named_parameters() if parameter.requires_grad}
+    buffers = [(buffer, buffer.clone()) for buffer in step.buffers()]
+    keys = torch.arange(2)
+    batch = Batch(torch.zeros(2, channels, *size), keys, labels=torch.zeros_like(keys))
+    loss = step(batch.to(next(step.parameters()).device)).loss
+    with torch.no_grad():
+        for buffer, before in buffers:
+            buffer.copy_(before)
+    if not loss.requires_grad:
+        return list(trained)
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
+
+
+def refuse_unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> None:
+    """Ends with one line if a trainable parameter would get no gradient."""
+    unused = unused_parameters(step, channels, size)
+    if unused:
+        others = f" (and {len(unused) - 3} others)" if len(unused) > 3 else ""
+        raise ConfigError(
+            f"objective: the loss does not depend on {', '.join(unused[:3])}{others}, so they would never be trained; "
+            "use them in forward, or freeze them with requires_grad_(False)"
+        )

@@ -1,0 +1,51 @@
+"""Parameters that the loss does not depend on are named before training starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from mrp.batch import Batch, Output
+from mrp.config import ConfigError
+from mrp.processes.unused import refuse_unused_parameters, unused_parameters
+from mrp.step import Step
+from tests.objectives.test_every_objective import NAMES, make_run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_method_trains_all_that_it_says_and_is_left_as_it_was(name: str) -> None:
+    step = make_run(name, mix={"mixup": 0.8} if name == "classify" else {}).build_step()
+    before = {key: tensor.clone() for key, tensor in (*step.named_parameters(), *step.named_buffers())}
+    assert unused_parameters(step, 3, (16, 16)) == []
+    after = dict((*step.named_parameters(), *step.named_buffers()))
+    assert all(torch.equal(after[key], tensor) for key, tensor in before.items())
+    assert all(parameter.grad is None for parameter in step.parameters())
+
+
+def step_with_spare_layers(count: int) -> Step:
+    step = make_run("mae").build_step()
+    step.objective.spare = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(count))
+    return step
+
+
+def test_what_is_not_used_is_named() -> None:
+    step = step_with_spare_layers(1)
+    assert unused_parameters(step, 3, (16, 16)) == ["objective.spare.0.weight"]
+    with pytest.raises(ConfigError, match=r"the loss does not depend on objective.spare.0.weight, so they would never"):
+        refuse_unused_parameters(step, 3, (16, 16))
+    with pytest.raises(ConfigError, match=r"objective.spare.2.weight \(and 2 others\), so"):
+        refuse_unused_parameters(step_with_spare_layers(5), 3, (16, 16))
+    step.objective.spare.requires_grad_(False)
+    refuse_unused_parameters(step, 3, (16, 16))
+
+
+def test_a_loss_without_gradient_uses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = make_run("simmim").build_step()
+
+    def forward(batch: Batch) -> Output:
+        return Output(loss=batch.images.mean())
+
+    monkeypatch.setattr(step.objective, "forward", forward)
+    trained = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
+    assert unused_parameters(step, 3, (16, 16)) == trained
