@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from mrp.build import build_step, open_source
+from mrp.config import COMMAND_LINE, ConfigError, Tree, build, parse
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
-from mrp.evaluate import feature_files, probing
-from mrp.evaluate.probing import Options, Probed
-from mrp.evaluate.table import Store
+from mrp.evaluate import feature_files, results
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Setting, never
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.results import TRAINED, UNTRAINED, Record
+from mrp.evaluate.tables import Tables, weights_digest
+from mrp.evaluators import make, read_section, short_name
 from mrp.interop import runs
 from mrp.interop.config import WeightsName
 from mrp.model import Model as Model
@@ -23,59 +31,83 @@ from mrp.model import read as read
 from mrp.model import untrained as untrained
 from mrp.processes.join import meet
 from mrp.run import Run
+from mrp.step import Step
 
-PROBE = "probe.json"
+CACHE = "features"  # the folder of a run that keeps feature tables
+EVALUATORS = ("linear", "knn", "few_shot")  # what `mrp probe` measures unless others are named
+_BATCH = 256  # images that a process takes through the model at once
+# What can be changed for an evaluation, section by section.
+_CHANGEABLE = {"data": ("train", "test", "classes", "fraction"), "machine": ("workers",)}
 
 
 def held_out(run: Run, count: int) -> Tensor:
-    """Some test images as the model takes them; training images where the run has no others."""
+    """Returns some test images as the model takes them; training images where the run has no others."""
     source = open_source(run, "test" if run.data.test else "train")
     count = min(count, len(source))
     loader = EvalLoader(
-        fixed_sample(source, count),
-        View(run.data, train=False),
-        batch=count,
-        rank=0,
-        world=1,
-        workers=0,
+        fixed_sample(source, count), View(run.data, train=False), batch=count, rank=0, world=1, workers=0,
         pin_memory=False,
-    )
+    )  # fmt: skip
     return next(iter(loader)).images
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was measured of the trained backbone and perhaps the untrained one, and the file that keeps it.
+
+    The results are those of each evaluator for each backbone; empty in all processes but the first.
+    """
+
+    path: Path
+    results: dict[str, dict[str, dict[str, Any]]]
 
 
 def probe(
     path: str | Path,
-    options: Options = Options(),  # noqa: B008 -- frozen
+    evaluators: Sequence[str] = EVALUATORS,
     weights: WeightsName | None = None,
     step: int | None = None,
     baseline: bool = False,
-    data: Iterable[str] = (),
+    overrides: Iterable[str] = (),
     cache: str | Path | None = None,
 ) -> Probed:
-    """What the features of a backbone are good for, also written to its run's folder.
+    """Measures a backbone with evaluators, given by name or by the path of a file, and adds the results to its run's.
 
-    `baseline` measures the untrained backbone too, `data` are words such as `data.fraction=0.1`, and `cache` is the
-    folder that keeps the features. Of several processes the first one gets the results.
+    `baseline` measures the untrained backbone too, `overrides` are words such as `data.fraction=0.1` or
+    `linear.layers=2`, and `cache` is the folder that keeps the features.
     """
+    words = sections(overrides, [short_name(name) for name in evaluators])
     model = load(path, weights, step)
-    run = probing.with_data(model.run, data)
-    ours = runs.is_ours(Path(path))
-    folder = model.folder if ours else Path("runs") / f"probe-{Path(str(path)).name}"
-    images = probing.Images(run, Store(Path(cache) if cache else folder / probing.CACHE), meet())
-    images.check(folder)
-    modules = {"trained": model.module}
+    chosen = dict(read_section(name, words.get(short_name(name))) for name in evaluators)
+    setting = setting_of(model, results_folder(path, model), words, cache)
+    modules = {TRAINED: model.module}
     if baseline:
-        modules["untrained"] = build_step(model.run).eval()
-    results = {name: probing.judge(images, module, options) for name, module in modules.items()}
-    asked = step is not None or (ours and Path(path).resolve() != model.folder.resolve())
-    name = "".join([Path(PROBE).stem, f"-{model.step:08d}" if asked else "", f"-{weights}" if weights else "", ".json"])
-    steps = {"trained": model.step, "untrained": 0}
-    judged = {
-        key: {"step": steps[key], "weights": model.weights, **found}
-        for key, found in results.items()
-        if found is not None
-    }
-    return probing.write(folder / name, judged)
+        modules[UNTRAINED] = build_step(model.run).eval()
+    data = _described(setting, own=not words.get("data"))
+    measured, records = dict[str, dict[str, dict[str, Any]]](), []
+    for backbone, module in modules.items():
+        at = model.step if backbone == TRAINED else 0
+        measured[backbone] = measure(module, chosen, setting, at)
+        for name, section in chosen.items():
+            options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
+            result = measured[backbone][short_name(name)]
+            records.append(Record(short_name(name), options, backbone, at, model.weights, data, result))
+    if not setting.processes.is_main_process:
+        return Probed(setting.folder / results.FILE, {})
+    return Probed(results.add(setting.folder, records), measured)
+
+
+def measure(
+    module: Step, evaluators: Mapping[str, Section], setting: Setting, step: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Returns what each evaluator measures of a model, as plain data; of several processes the first one gets it."""
+    module.to(setting.processes.device)
+    with setting.tables.of(weights_digest(module)):
+        measured = {
+            short_name(name): make(name, section, setting).measure(module, step, never)
+            for name, section in evaluators.items()
+        }
+    return {name: result.details or dict(result.values) for name, result in measured.items()}
 
 
 def features(
@@ -86,22 +118,77 @@ def features(
     pooling: str | None = None,
     weights: WeightsName | None = None,
     step: int | None = None,
-    data: Iterable[str] = (),
+    overrides: Iterable[str] = (),
     cache: str | Path | None = None,
 ) -> tuple[int, int]:
-    """Write the features of a split to a file, .npy or .parquet; how many images, and how many numbers each.
+    """Writes the features of a split to a file, .npy or .parquet; returns how many images, and how wide each row is.
 
-    Of several processes the first one writes, and the others give 0.
+    Of several processes the first one writes, and the others return 0.
     """
     feature_files.check(out)
+    words = sections(overrides)
     model = load(path, weights, step)
-    folder = model.folder if runs.is_ours(Path(path)) else Path("runs") / f"probe-{Path(str(path)).name}"
-    images = probing.Images(
-        probing.with_data(model.run, data), Store(Path(cache) if cache else folder / probing.CACHE), meet()
-    )
-    found = probing.features(images, model.module, split, layer, pooling)
-    if found is None:
+    setting = setting_of(model, results_folder(path, model), words, cache)
+    source = setting.train if split == "train" else setting.test
+    if source is None:
+        raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
+    readout = Readout.of(model.backbone, layer, pooling)
+    module = model.module.to(setting.processes.device)
+    with setting.tables.of(weights_digest(module)):
+        table = setting.features(source, module, readout, never)
+    if table is None:
         return 0, 0
-    columns, labels = found
-    feature_files.write(out, columns, labels, images.source(split))
+    columns = table.columns[readout.blocks[0]]
+    feature_files.write(out, columns, np.asarray(source.labels, np.int64), source)
     return columns.shape[0], columns.shape[1]
+
+
+def results_folder(path: str | Path, model: Model) -> Path:
+    """Returns where the results of a model are written: its run's folder, or one of its own for imported weights."""
+    return model.folder if runs.is_ours(Path(path)) else Path("runs") / f"probe-{Path(str(path)).name}"
+
+
+def setting_of(
+    model: Model, folder: Path, words: Mapping[str, Mapping[str, Any]], cache: str | Path | None = None
+) -> Setting:
+    """Returns the setting in which a model is measured after its training, on its run's data or on others."""
+    run = model.run
+    changed = {
+        name: build(type(section), Tree(section.model_dump(mode="json") | dict(words.get(name, {})), {}))
+        for name, section in (("data", run.data), ("machine", run.machine))
+    }
+    run = run.model_copy(update=changed)
+    return Setting(
+        data=run.data,
+        train=open_source(run, "train"),
+        test=open_source(run, "test") if run.data.test else None,
+        processes=meet(),
+        batch=_BATCH,
+        workers=run.machine.workers,
+        folder=folder,
+        tables=Tables(Path(cache) if cache else folder / CACHE),
+        precision=run.precision,
+    )
+
+
+def sections(overrides: Iterable[str], evaluators: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Returns `section.key=value` words as sections: of the data, of the machine, and of the evaluators."""
+    values: dict[str, dict[str, Any]] = {}
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        section, dot, name = key.partition(".")
+        if not equals or not dot or (name not in _CHANGEABLE.get(section, ()) and section not in evaluators):
+            known = [f"{section}.{name}=" for section, names in _CHANGEABLE.items() for name in names]
+            allowed = ", ".join([*known, *(f"{name}.KEY=" for name in evaluators)])
+            raise ConfigError(f"{word}: cannot be changed here; allowed: {allowed}")
+        values.setdefault(section, {})[name] = parse(text, COMMAND_LINE)
+    return values
+
+
+def _described(setting: Setting, own: bool) -> dict[str, Any]:
+    """Returns what a record says of the data."""
+    data = setting.data
+    contents = [source.content if source else None for source in (setting.train, setting.test)]
+    content = hashlib.sha256(repr((*contents, data.shape)).encode()).hexdigest()[:16]
+    names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
+    return names | {"content": content, "own": own}

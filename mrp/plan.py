@@ -30,9 +30,6 @@ class Plan:
     drops: tuple[int, ...]  # where the learning rate falls to a tenth
     checkpoint_every: int
     milestone_every: int  # 0: never
-    diagnose_every: int  # 0: never
-    validate_every: int  # 0: never
-    alarm_from: int
     peak_lr: float
     division: Division
     coupled_batch: int | None  # images that act on each other, over all processes; None where none do
@@ -94,9 +91,6 @@ def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int) -> P
         drops=tuple(_steps(run, drop, steps_per_epoch) for drop in run.optim.drops),
         checkpoint_every=max(1, _steps(run, run.checkpoint.every, steps_per_epoch)),
         milestone_every=_steps(run, run.checkpoint.milestone, steps_per_epoch),
-        diagnose_every=_steps(run, run.diagnose.every, steps_per_epoch),
-        validate_every=_steps(run, run.validation.every, steps_per_epoch),
-        alarm_from=max(warmup, _steps(run, run.diagnose.after, steps_per_epoch)),
         peak_lr=run.optim.peak_lr(run.batch),
         division=Division(
             batch=run.batch,

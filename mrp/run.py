@@ -15,11 +15,12 @@ from mrp.config import ConfigError, Duration, Node, build, compose, nearest
 from mrp.data.config import CacheConfig
 from mrp.data.config import Config as Data
 from mrp.data.order import VERSION as ORDER_VERSION
-from mrp.evaluate.validation import Config as Validation
+from mrp.evaluate.config import Diagnose, Validation
+from mrp.evaluate.config import Section as Evaluation
+from mrp.evaluators import read_sections
 from mrp.folder import flat
 from mrp.interop.config import Config as Init
 from mrp.models.vit import Config as Backbone
-from mrp.monitor.alarm import Config as Diagnose
 from mrp.monitor.config import Guard
 from mrp.objectives import OBJECTIVES
 from mrp.optim.config import Average
@@ -30,7 +31,7 @@ from mrp.trackers import TRACKERS
 from mrp.trackers import Section as Track
 
 # Sections that do not change results, and are no part of a run's identity.
-NOT_IN_IDENTITY = {"validation", "diagnose", "checkpoint", "track", "guard", "resume", "machine"}
+NOT_IN_IDENTITY = {"validation", "diagnose", "evaluate", "checkpoint", "track", "guard", "resume", "machine"}
 _IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged"}  # of `data:`, what the data's content stands for
 
 
@@ -84,6 +85,7 @@ class Run(Node):
     seed: int = Field(0, ge=0, lt=2**63)
     validation: Validation = Validation()
     diagnose: Diagnose = Diagnose()
+    evaluate: Annotated[dict[str, SerializeAsAny[Evaluation]], BeforeValidator(read_sections)] = {}  # noqa: RUF012
     checkpoint: Checkpoint = Checkpoint()
     track: Annotated[SerializeAsAny[Track], BeforeValidator(TRACKERS.read)] = Field(
         default_factory=lambda: cast(Track, TRACKERS.read("none")),
@@ -104,9 +106,15 @@ class Run(Node):
         """Returns whether a sample's loss depends on the others that are taken with it."""
         return bool(getattr(self.objective, "couples_samples", False))
 
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Returns the sections of what measures the model while it trains, by the name of the evaluator."""
+        sections = {"diagnose": self.diagnose, "validation": self.validation, **self.evaluate}
+        return {name: section for name, section in sections.items() if section.every is not None}
+
     def resolved(self) -> dict[str, Any]:
         """Returns every value, defaults included, as plain data."""
-        return self.model_dump(mode="json")
+        return self.model_dump(mode="json", exclude=None if self.evaluate else {"evaluate"})
 
     def identity(self, data: str) -> dict[str, Any]:
         """Returns what decides the results: the tree without the machine's part, the data by content, not by path."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,8 @@ _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 class Objective(Protocol):
     """What a step asks of a training method."""
+
+    backbone: Any
 
     def __call__(self, batch: Batch) -> Output:
         """The loss of a micro-batch."""
@@ -71,8 +74,12 @@ class Step(nn.Module):
         self.objective = objective
         self.precision = precision
 
-    def forward(self, batch: Batch, features: bool = False) -> Output:
-        """The objective's output, or only the features of the whole images."""
+    def forward(self, batch: Batch, features: bool | Callable[[Any, Tensor], Tensor] = False) -> Output:
+        """Returns the objective's output, or only the features of the whole images.
+
+        Features are the objective's own, or those that a function reads from the backbone and normalised images: it is
+        called here because sharded parameters are whole only inside the forward pass.
+        """
         images = self.prepare(batch.images)
         batch = batch.with_images(images)
         if self.training and not features:
@@ -80,7 +87,8 @@ class Step(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
                 return self.objective(batch)
-            return Output(loss=images.new_zeros(()), features=self.objective.features(batch).float())
+            read = features(self.objective.backbone, images) if callable(features) else self.objective.features(batch)
+            return Output(loss=images.new_zeros(()), features=read.float())
 
     def after_step(self, step: int, updated: Tensor) -> None:
         """Tells the objective that the optimizer was called; `updated` (on the device) is False if it skipped."""

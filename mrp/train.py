@@ -13,11 +13,15 @@ import torch
 from torch import Tensor
 
 from mrp.batch import Batch, Output
+from mrp.build import open_source
 from mrp.config import Stopped
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.mixtures import Mixed
-from mrp.evaluate.examine import Examination as Evaluators
+from mrp.evaluate.contract import Result, Setting, Training
+from mrp.evaluate.schedule import Evaluators
+from mrp.evaluate.tables import Tables
+from mrp.evaluators import scheduled
 from mrp.monitor.journal import Journal
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.groups import get_lr, set_lr
@@ -141,22 +145,22 @@ def conclude(
     leaving: bool = False,
 ) -> None:
     """Evaluates what is due and records the numbers (None: nothing is recorded), saves, and ends the run if it must."""
-    alarm = None
+    result = Result()
     if values is not None:
         if evaluators.due(state.step):
-            evaluated, alarm = evaluators.measure(state.model, state.step, session.pause(state.step))
-            values |= evaluated
-            leaving |= INTERRUPTED in evaluated
+            result = evaluators.measure(state.model, state.step, session.pause(state.step))
+            values |= result.values
+            leaving |= INTERRUPTED in result.values
         best = state.saver.is_best(state.step, values)
         saving |= session.from_main(best) if job.run.checkpoint.best else best
         journal.log(state.step, values)
-    if saving or alarm or leaving:
+    if saving or result.alarm or leaving:
         session.phase("saves", state.step)
-        state.save(wait=state.step == job.steps or leaving or alarm is not None)
-    if alarm and job.run.diagnose.action == "stop":
-        raise Stopped(alarm)
-    if alarm:
-        session.say(f"warning: {alarm}")
+        state.save(wait=state.step == job.steps or leaving or result.alarm is not None)
+    if result.alarm and result.stop:
+        raise Stopped(result.alarm)
+    if result.alarm:
+        session.say(f"warning: {result.alarm}")
     if leaving:
         session.leave(state.step, job.steps)
 
@@ -210,7 +214,15 @@ def open_journal(job: Job, state: State, session: Session) -> Journal:
 
 def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
     """Returns what measures the model while it trains."""
-    return Evaluators(job.run, job.plan, session.folder, job.source, job.validation, state.average, session.accelerator)
+    run, plan, test = job.run, job.plan, job.validation
+    if run.evaluations and run.data.test and test is None:
+        test = open_source(run, "test")
+    setting = Setting(
+        data=run.data, train=job.source, test=test, processes=session.accelerator, batch=plan.micro_batch,
+        workers=run.machine.workers, folder=session.folder, tables=Tables(session.folder / "features"),
+        precision=run.precision, training=Training(plan.steps, plan.warmup, plan.steps_per_epoch, run.batch),
+    )  # fmt: skip
+    return scheduled(run.evaluations, setting, state.average)
 
 
 def announcement(job: Job, state: State, session: Session) -> str:

@@ -22,14 +22,14 @@ import torch
 from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import Loader
-from mrp.evaluate import knn, probing, sweep
+from mrp.evaluate import neighbours, sweep
+from mrp.evaluate.contract import Setting, never
 from mrp.evaluate.heads import Schedule
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.split import split
-from mrp.evaluate.table import Store
+from mrp.evaluate.tables import weights_digest
 from mrp.objectives.classify import Config, Objective
 from mrp.plan import plan_order
-from mrp.processes.join import meet
 from mrp.step import Step
 
 EPOCHS = 90  # of the protocol
@@ -51,14 +51,15 @@ def sweep_flops(images: int, width: int, classes: int, layers: int = 4, poolings
 def compare(options: argparse.Namespace) -> None:
     """Both on the same frozen backbone and images."""
     model = api.load(options.run)
-    run = probing.with_data(model.run, options.overrides)
-    images = probing.Images(run, Store(Path(options.cache or tempfile.mkdtemp())), meet())
-    count, width = len(images.train), model.backbone.embed_dim
-    classes = len(images.train.classes)
+    cache = options.cache or tempfile.mkdtemp()
+    setting = api.setting_of(model, Path(cache), api.sections(options.overrides), cache)
+    count, width = len(setting.train), model.backbone.embed_dim
+    classes = len(setting.train.classes)
     forward = _forward_flops(model)
     began = time.process_time()
-    readout = Readout(model.module)
-    train = images.table(readout, "train")
+    readout = Readout.last(model.backbone)
+    with setting.tables.of(weights_digest(model.module)):
+        train = setting.train_features(model.module, readout, never)
     extraction = time.process_time() - began
     assert train is not None
     parts = split(train.labels, train.keys)
@@ -66,7 +67,8 @@ def compare(options: argparse.Namespace) -> None:
     choice = sweep.choose(train, parts, sweep.inputs(readout.layers, readout.poolings), torch.device("cpu"))
     head = sweep.fit(choice, train, torch.device("cpu"))
     heads = time.process_time() - began
-    test = images.test_table(readout)
+    with setting.tables.of(weights_digest(model.module)):
+        test = setting.test_features(model.module, readout, never).open(head)
     assert test is not None
     found = head.measure(test)
     print(f"{count:,} images, {width} wide, {classes} classes; torch {torch.__version__}")
@@ -75,7 +77,7 @@ def compare(options: argparse.Namespace) -> None:
     )
     print(f"  taken: {choice.best}")
     print(f"  CPU seconds: {extraction:.1f} for features (0 if they were there), {heads:.1f} for all heads")
-    batch_seconds = protocol_seconds(model, images, options.batches)
+    batch_seconds = protocol_seconds(model, setting, options.batches)
     whole = batch_seconds * EPOCHS * count / BATCH
     print(f"protocol: {batch_seconds:.3f} CPU seconds a batch of {BATCH}; {whole:.0f} for {EPOCHS} epochs (multiplied)")
     for name, size in {
@@ -98,16 +100,16 @@ def _forward_flops(model: api.Model) -> float:
     return float(counter.get_total_flops()) / 2
 
 
-def protocol_seconds(model: api.Model, images: probing.Images, batches: int) -> float:
+def protocol_seconds(model: api.Model, setting: Setting, batches: int) -> float:
     """Processor time of one batch of the protocol: crops, the frozen backbone, a step of the head."""
     objective = Objective(
-        Config(classes=len(images.train.classes), pool="cls", frozen=True, head_std=0.01), model.backbone
+        Config(classes=len(setting.train.classes), pool="cls", frozen=True, head_std=0.01), model.backbone
     )
     step = Step(model.module.prepare, objective, model.run.precision).train()
     optimizer = torch.optim.SGD(objective.head.parameters(), 0.1, momentum=0.9)
-    order = plan_order(model.run.model_copy(update={"batch": BATCH, "data": images.run.data}), images.train)
+    order = plan_order(model.run.model_copy(update={"batch": BATCH, "data": setting.data}), setting.train)
     loader = Loader(
-        images.train, order, View(images.run.data, train=True), group=BATCH, micro_batch=BATCH, rank=0, world=1,
+        setting.train, order, View(setting.data, train=True), group=BATCH, micro_batch=BATCH, rank=0, world=1,
         workers=0, pin_memory=False,
     )  # fmt: skip
     began = time.process_time()
@@ -119,7 +121,7 @@ def protocol_seconds(model: api.Model, images: probing.Images, batches: int) -> 
     return (time.process_time() - began) / batches
 
 
-def neighbours(options: argparse.Namespace) -> None:
+def neighbour_seconds(options: argparse.Namespace) -> None:
     """A slice of the queries against all keys, which are read from a file."""
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -132,7 +134,7 @@ def neighbours(options: argparse.Namespace) -> None:
         labels = torch.from_numpy(random.integers(0, 1000, options.keys))
         queries = random.standard_normal((options.knn, 768)).astype(np.float16)
         began, processor = time.perf_counter(), time.process_time()
-        knn.predict(keys, labels, queries, knn.KS)
+        neighbours.predict(keys, labels, queries, neighbours.KS)
         wall, processor = time.perf_counter() - began, time.process_time() - processor
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
@@ -153,7 +155,7 @@ def main() -> None:
     words.add_argument("--keys", type=int, default=IMAGENET["images"])
     options = words.parse_args()
     if options.knn:
-        neighbours(options)
+        neighbour_seconds(options)
     else:
         compare(options)
 

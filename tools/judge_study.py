@@ -25,11 +25,9 @@ from typing import Any
 from mrp import api
 from mrp.build import follow_up
 from mrp.config import ConfigError
-from mrp.evaluate import probing
-from mrp.evaluate.table import Store
-from mrp.evaluate.validation import VALIDATION
-from mrp.processes.join import meet
-from mrp.run import Machine, Run
+from mrp.evaluators import read_section
+from mrp.evaluators.validation import VALIDATION
+from mrp.run import Run
 from mrp.train import train
 
 TUNING, LINEAR = "finetune_tiny_digits", "linear_mae_vit_base_in1k"
@@ -70,12 +68,9 @@ class Budget:
 
     def sweep(self, model: api.Model, place: Path) -> dict[str, Any]:
         """The best of many linear heads, chosen without the test images, and nearest neighbours."""
-        run = probing.with_data(model.run, [f"data.fraction={self.fraction}"])
-        run = run.model_copy(update={"machine": Machine(workers=0)})  # the time of others would not be counted
-        images = probing.Images(run, Store(place / probing.CACHE), meet())
-        found = probing.judge(images, model.module, probing.Options())
-        assert found is not None, "there is one process"
-        return found
+        words = [f"data.fraction={self.fraction}", "machine.workers=0"]  # the time of other processes is not counted
+        setting = api.setting_of(model, place, api.sections(words))
+        return api.measure(model.module, {name: read_section(name, None)[1] for name in api.EVALUATORS}, setting)
 
 
 def judge(origin: Path, budget: Budget, paper: bool) -> Path:

@@ -55,5 +55,11 @@ def feature_variance(features: Tensor) -> float:
     return float(features.double().var(dim=0, correction=0).mean())
 
 
+def spread(features: Tensor) -> float:
+    """The variance over samples as a share of the mean square: 0 when all features are equal."""
+    features = features.double()
+    return float((features - features.mean(0)).square().sum() / features.square().sum().clamp_min(1e-300))
+
+
 def _on_sphere(features: Tensor) -> Tensor:
     return F.normalize(features.double(), dim=1)

@@ -1,4 +1,4 @@
-"""Many linear classifiers trained at once on columns of features, as a few batched products a step."""
+"""Many linear classifiers trained at once on columns of features, as a few batched products per step."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ _FOR_AXES = 16384  # rows from which the axes are found: they only set the pace
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long heads are trained: whole epochs, more of them where the samples are few."""
+    """How long heads are trained: whole epochs, more of them where there are few samples."""
 
-    batches: tuple[int, int] = (256, 1024)  # the least and the most, a 64th of the samples in between
+    batches: tuple[int, int] = (256, 1024)  # the least and the most; in between, a 64th of the samples
     epochs: int = 10  # at least
     steps: int = 500  # at least, but in at most
     most: int = 100  # epochs
     warmup: float = 0.05  # of all steps
 
     def of(self, count: int) -> tuple[int, int, int]:
-        """The batch, the steps an epoch and the epochs for a training set of this size."""
+        """Returns the batch, the steps per epoch and the epochs for a training set of this size."""
         batch = min(count, max(self.batches[0], min(self.batches[1], count // 64)))
-        an_epoch = count // batch
-        return batch, an_epoch, min(self.most, max(self.epochs, -(-self.steps // an_epoch)))
+        per_epoch = count // batch
+        return batch, per_epoch, min(self.most, max(self.epochs, -(-self.steps // per_epoch)))
 
 
 class Scale:
-    """Zero mean and unit variance for each column: what a BatchNorm without weights comes to when nothing moves."""
+    """Standardises each column, as a BatchNorm without weights does in the end when nothing before it changes."""
 
     def __init__(self, mean: Mapping[str, Tensor], factor: Mapping[str, Tensor]) -> None:
         self.mean, self.factor = mean, factor
 
     @classmethod
     def of(cls, table: Table, names: Iterable[str], rows: NDArray[np.int64], device: torch.device) -> Scale:
-        """That of some rows; a column that is constant up to rounding vanishes."""
+        """Takes the mean and deviation of some rows; a column that is constant up to rounding becomes zero."""
         mean, factor = {}, {}
         for name in names:
             first = table.rows([name], rows[:_CHUNK]).double().mean(0)  # near the mean, so that nothing cancels
@@ -62,37 +62,38 @@ class Scale:
         return cls(mean, factor)
 
     def __call__(self, table: Table, names: Sequence[str], rows: NDArray[np.int64] | slice) -> dict[str, Tensor]:
-        """Some rows, standardised, block by block."""
-        found = {}
-        for name in names:
-            found[name] = (table.rows([name], rows).to(self.mean[name].device) - self.mean[name]) * self.factor[name]
-        return found
+        """Returns some rows, standardised, block by block."""
+        return {
+            name: (table.rows([name], rows).to(self.mean[name].device) - self.mean[name]) * self.factor[name]
+            for name in names
+        }
 
 
 class Heads:
-    """Heads that read inputs of one width: `inputs` times `settings` of them, each a matrix and a bias, under AdamW.
+    """Linear heads on inputs of one width, one for each input and setting (rate, decay), trained by AdamW.
 
-    They are trained along the principal axes of each input. This changes no head's best answer, but features are so
-    correlated that AdamW takes several times as many epochs to come near it along their own axes.
+    They are trained along the principal axes of each input. This does not change what a head can learn, but features
+    are so correlated that AdamW needs several times as many epochs along their own axes.
     """
 
     def __init__(
         self, inputs: Sequence[tuple[str, ...]], axes: Tensor, classes: int, lrs: Tensor, decays: Tensor
     ) -> None:
         self.inputs, self.axes, self.classes = inputs, axes, classes
+        self.num_settings = len(lrs)
         columns = classes * len(lrs)
-        self.weight = lrs.new_zeros(len(inputs), axes.shape[1], columns)  # zeros do as a start: the loss is convex
+        self.weight = lrs.new_zeros(len(inputs), axes.shape[1], columns)  # the loss is convex, so any start will do
         self.bias = lrs.new_zeros(len(inputs), 1, columns)
         self._lr, self._decay = lrs.repeat_interleave(classes), decays.repeat_interleave(classes)
         self._moments = [[torch.zeros_like(x) for x in (self.weight, self.bias)] for _ in range(2)]
         self._steps = 0
 
     def logits(self, blocks: Mapping[str, Tensor]) -> Tensor:
-        """Scores of all heads: inputs, rows, settings, classes."""
+        """Returns the scores of all heads: inputs, rows, settings, classes."""
         return self._logits(self._read(blocks))
 
     def step(self, blocks: Mapping[str, Tensor], labels: Tensor, pace: float) -> None:
-        """One step of every head down its own mean cross-entropy; at this part of its rate."""
+        """Takes one step of AdamW on each head's mean cross-entropy, at the share `pace` of its rate."""
         columns = self._read(blocks)
         slope = self._logits(columns).softmax(dim=3)
         index = labels.view(1, -1, 1, 1).expand(len(slope), -1, slope.shape[2], 1)
@@ -117,12 +118,12 @@ class Heads:
 
 
 def stacked(blocks: Mapping[str, Tensor], inputs: Sequence[tuple[str, ...]]) -> Tensor:
-    """Blocks of columns as inputs of one width: inputs, rows, columns."""
+    """Returns blocks of columns as inputs of one width: inputs, rows, columns."""
     return torch.stack([torch.cat([blocks[name] for name in names], dim=1) for names in inputs])
 
 
 def principal_axes(table: Table, inputs: Sequence[tuple[str, ...]], rows: NDArray[np.int64], scale: Scale) -> Tensor:
-    """For each input the eigenvectors of its covariance (inputs, columns, columns), from some thousands of rows."""
+    """Returns the eigenvectors of each input's covariance (inputs, columns, columns), from some thousands of rows."""
     names = sorted({name for blocks in inputs for name in blocks})
     rows, total = rows[:: max(1, len(rows) // _FOR_AXES)], torch.zeros(())
     for start in range(0, len(rows), _CHUNK):
@@ -134,48 +135,51 @@ def principal_axes(table: Table, inputs: Sequence[tuple[str, ...]], rows: NDArra
 def train(
     groups: Sequence[Heads], table: Table, rows: NDArray[np.int64], scale: Scale, schedule: Schedule, seed: int = 0
 ) -> None:
-    """Train all heads on the same minibatches, which are read from the table as they come."""
+    """Trains all heads on the same minibatches, which are read from the table one by one."""
     names = sorted({name for heads in groups for blocks in heads.inputs for name in blocks})
-    batch, an_epoch, epochs = schedule.of(len(rows))
-    for number, chosen in enumerate(minibatches(rows, batch, an_epoch, epochs, seed)):
+    batch, per_epoch, epochs = schedule.of(len(rows))
+    for number, chosen in enumerate(minibatches(rows, batch, per_epoch, epochs, seed)):
         blocks = scale(table, names, chosen)
         labels = table.labels[torch.from_numpy(chosen)].to(next(iter(blocks.values())).device)
-        pace = factor(number, an_epoch * epochs, schedule.warmup)
+        pace = warmup_cosine(number, per_epoch * epochs, schedule.warmup)
         for heads in groups:
             heads.step(blocks, labels, pace)
 
 
-def judge(groups: Sequence[Heads], table: Table, rows: NDArray[np.int64], scale: Scale) -> list[tuple[Tensor, Tensor]]:
-    """For each group the right answers and the mean cross-entropy of every head (inputs, settings) on some rows."""
+def evaluate(
+    groups: Sequence[Heads], table: Table, rows: NDArray[np.int64], scale: Scale
+) -> list[tuple[Tensor, Tensor]]:
+    """Returns, for each group, the number of right answers and the mean loss of every head (inputs, settings)."""
     names = sorted({name for heads in groups for blocks in heads.inputs for name in blocks})
-    parts: list[list[tuple[Tensor, Tensor]]] = [[] for _ in groups]
+    right, loss = (
+        [torch.zeros(len(heads.inputs), heads.num_settings, dtype=kind) for heads in groups]
+        for kind in (torch.int64, torch.float64)
+    )
     for start in range(0, len(rows), _CHUNK // 4):
         part = rows[start : start + _CHUNK // 4]
         blocks = scale(table, names, part)
         labels = table.labels[torch.from_numpy(part)].to(next(iter(blocks.values())).device)
-        for heads, found in zip(groups, parts, strict=True):
+        for number, heads in enumerate(groups):
             logits = heads.logits(blocks)
             index = labels.view(1, -1, 1).expand(len(logits), -1, logits.shape[2])
-            surprise = logits.logsumexp(3) - logits.gather(3, index[..., None])[..., 0]
-            found.append(((logits.argmax(3) == index).sum(1).cpu(), surprise.sum(1).double().cpu()))
-    return [
-        (torch.stack([right for right, _ in found]).sum(0), torch.stack([loss for _, loss in found]).sum(0) / len(rows))
-        for found in parts
-    ]
+            losses = logits.logsumexp(3) - logits.gather(3, index[..., None])[..., 0]
+            right[number] += (logits.argmax(3) == index).sum(1).cpu()
+            loss[number] += losses.sum(1).double().cpu()
+    return [(hits, total / len(rows)) for hits, total in zip(right, loss, strict=True)]
 
 
 def minibatches(
-    rows: NDArray[np.int64], batch: int, an_epoch: int, epochs: int, seed: int
+    rows: NDArray[np.int64], batch: int, per_epoch: int, epochs: int, seed: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Each epoch all rows in another order, less what does not fill a batch; ascending within one, for the disk."""
+    """Yields the rows of each batch, sorted for the disk: in every epoch another order, without an incomplete batch."""
     for epoch in range(epochs):
-        order = permute(np.arange(an_epoch * batch), len(rows), seed, epoch)
-        for part in np.split(order, an_epoch):
+        order = permute(np.arange(per_epoch * batch), len(rows), seed, epoch)
+        for part in np.split(order, per_epoch):
             yield rows[np.sort(part)]
 
 
-def factor(number: int, steps: int, warmup: float) -> float:
-    """Up along a line, then down along half a cosine."""
+def warmup_cosine(number: int, steps: int, warmup: float) -> float:
+    """Returns the share of the learning rate at a step: it rises along a line, then falls along half a cosine."""
     rising = max(1, round(warmup * steps))
     if number < rising:
         return (number + 1) / rising

@@ -1,76 +1,101 @@
-"""What several blocks of a backbone say of an image, in one pass."""
+"""Which features of a backbone are read: of some of its last blocks, pooled in some ways, in one pass."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.models.vit import VisionTransformer, embed, encode
 
 LAST = 4  # blocks that are read unless others are asked for, and that one pooling puts side by side
-TOKENS = "tokens"  # the patch tokens of the last block, all of an image in one row
+TOKENS = "tokens"  # the pooling that keeps the patch tokens as they are, all of an image in one row
 
 
-class Readout(nn.Module):
-    """The class token and the mean patch token of the last few blocks, each as a block of columns named by `name`.
+@dataclass(frozen=True)
+class Readout:
+    """Blocks of columns, one for each of some layers (counted from 1) under each of some poolings.
 
-    Every layer goes through the backbone's own final norm, so that the last one's is what the backbone gives.
+    Every layer goes through the backbone's own final norm, so that the last one's features are what the backbone gives.
     """
 
-    def __init__(self, step: nn.Module, layers: int = LAST, tokens: bool = False) -> None:
-        super().__init__()
-        self.step = step
-        self.tokens = tokens
-        depth = len(self.backbone.blocks)
-        if layers > depth:
-            raise ConfigError(f"--layers: {layers} were asked for, but the backbone has {depth}; give at most {depth}")
-        self.layers = tuple(range(depth - layers + 1, depth + 1))
+    layers: tuple[int, ...]
+    poolings: tuple[str, ...]
+    width: int  # of one token
+    num_patches: int
+
+    @classmethod
+    def last(cls, backbone: VisionTransformer, layers: int | None = None) -> Readout:
+        """Reads the last few blocks (by default four, or all of fewer) under every pooling."""
+        depth = len(backbone.blocks)
+        count = layers or min(LAST, depth)
+        if count > depth:
+            raise ConfigError(f"layers: {count} were asked for, but the backbone has {depth}; give at most {depth}")
+        poolings = ("class", "mean") if backbone.has_class_token else ("mean",)
+        return cls(tuple(range(depth - count + 1, depth + 1)), poolings, *_sizes(backbone))
+
+    @classmethod
+    def own(cls, backbone: VisionTransformer) -> Readout:
+        """Reads what the backbone itself gives as the features of an image."""
+        pooling = "class" if backbone.global_pool == "token" else "mean"
+        return cls((len(backbone.blocks),), (pooling,), *_sizes(backbone))
+
+    @classmethod
+    def of(cls, backbone: VisionTransformer, layer: int | None, pooling: str | None) -> Readout:
+        """Reads one layer (by default the last) under one pooling (by default the backbone's own)."""
+        own = cls.own(backbone)
+        depth, layer = len(backbone.blocks), layer or len(backbone.blocks)
+        if layer > depth:
+            raise ConfigError(f"--layer: {layer} was asked for, but the backbone has {depth}; give at most {depth}")
+        if pooling == "class" and not backbone.has_class_token:
+            raise ConfigError("--pooling: the backbone has no class token; take mean")
+        return cls((layer,), (pooling,) if pooling else own.poolings, own.width, own.num_patches)
+
+    @classmethod
+    def tokens(cls, backbone: VisionTransformer) -> Readout:
+        """Reads the patch tokens of the last block."""
+        return cls((len(backbone.blocks),), (TOKENS,), *_sizes(backbone))
 
     @property
-    def backbone(self) -> VisionTransformer:
-        """The encoder that is read."""
-        return cast(VisionTransformer, cast(Any, self.step).objective.backbone)
-
-    @property
-    def poolings(self) -> tuple[str, ...]:
-        """What is made of a layer's tokens."""
-        return ("class", "mean") if self.backbone.has_class_token else ("mean",)
-
-    @property
-    def own(self) -> str:
-        """The block of columns that the backbone itself would give as its features."""
-        return name(self.layers[-1], "class" if self.backbone.global_pool == "token" else "mean")
+    def blocks(self) -> tuple[str, ...]:
+        """Returns the names of the blocks of columns."""
+        return tuple(block_name(layer, pooling) for layer in self.layers for pooling in self.poolings)
 
     @property
     def widths(self) -> dict[str, int]:
-        """The blocks of columns and how many each has."""
-        vit = self.backbone
-        if self.tokens:
-            return {TOKENS: cast(int, vit.patch_embed.num_patches) * vit.embed_dim}
-        return {name(layer, pooling): vit.embed_dim for layer in self.layers for pooling in self.poolings}
+        """Returns how many columns each block has."""
+        return dict.fromkeys(self.blocks, self.width * (self.num_patches if self.poolings == (TOKENS,) else 1))
 
-    def forward(self, batch: Batch) -> Tensor:
-        """All blocks of columns side by side, in single precision."""
-        step = cast(Any, self.step)
-        vit = self.backbone
-        images = step.prepare(batch.images)
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=step.precision == "bf16"):
-            encoded = encode(vit, embed(vit, images), layers="output")
-            if self.tokens:
-                return encoded.tokens[:, vit.num_prefix_tokens :].flatten(1).float()
-            columns = []
-            for layer in self.layers:
-                last = layer == len(vit.blocks)
-                tokens = encoded.tokens if last else vit.norm(encoded.layers[layer - 1])
-                pooled = {"class": tokens[:, 0], "mean": tokens[:, vit.num_prefix_tokens :].mean(1)}
-                columns += [vit.fc_norm(pooled[pooling]).float() for pooling in self.poolings]
+    def __call__(self, backbone: VisionTransformer, images: Tensor) -> Tensor:
+        """Returns all blocks of columns side by side, from normalised images."""
+        depth = len(backbone.blocks)
+        encoded = encode(backbone, embed(backbone, images), layers="none" if self.layers == (depth,) else "output")
+        columns = []
+        for layer in self.layers:
+            tokens = encoded.tokens if layer == depth else backbone.norm(encoded.layers[layer - 1])
+            patches = tokens[:, backbone.num_prefix_tokens :]
+            for pooling in self.poolings:
+                if pooling == TOKENS:
+                    columns.append(patches.flatten(1))
+                else:
+                    pooled = tokens[:, 0] if pooling == "class" else patches.mean(1)
+                    columns.append(backbone.fc_norm(pooled).float())
         return torch.cat(columns, dim=1)
 
 
-def name(layer: int, pooling: str) -> str:
-    """What a block of columns is called; layers count from 1."""
+def _sizes(backbone: VisionTransformer) -> tuple[int, int]:
+    return backbone.embed_dim, cast(int, backbone.patch_embed.num_patches)
+
+
+def block_name(layer: int, pooling: str) -> str:
+    """Returns what a block of columns is called."""
     return f"{layer}.{pooling}"
+
+
+def backbone_of(model: nn.Module) -> VisionTransformer:
+    """Returns the backbone of a step, which may be wrapped for several processes."""
+    step: Any = getattr(model, "module", model)
+    return cast(VisionTransformer, step.objective.backbone)

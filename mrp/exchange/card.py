@@ -9,16 +9,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrp.config import dump
+from mrp.evaluate import results
+from mrp.evaluators.validation import VALIDATION
 from mrp.folder import ENVIRONMENT, flat
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head
 from mrp.model import NO_DATA, Model
 from mrp.monitor.metrics import METRICS, read_lines
 from mrp.objectives import classify
+from mrp.run import NOT_IN_IDENTITY
 
 FILE = "README.md"
 _LIBRARIES = {"timm": "timm", "transformers": "transformers", "onnx": "onnx", "torch-export": "pytorch"}
-_HIDDEN = {"validation", "diagnose", "checkpoint", "track", "guard", "resume", "machine"}  # sections without results
 _INFERRED = {"objective", "backbone", "data"}  # sections that imported weights tell
 _MEASURES = ("accuracy", "accuracy5", "low", "high")
 _ROWS = 24  # of the table of metrics
@@ -106,7 +108,7 @@ def _images(images: Preprocessing) -> str:
 
 def _recipe(model: Model) -> str:
     """Returns the section on data, commands and configuration, without the folders of this machine."""
-    sections = {k: v for k, v in model.run.resolved().items() if k not in _HIDDEN}
+    sections = {k: v for k, v in model.run.resolved().items() if k not in NOT_IN_IDENTITY}
     if model.source:
         sections = {key: value for key, value in sections.items() if key in _INFERRED}
     sections["data"] |= {key: without_folders(sections["data"][key]) for key in ("train", "test", "classes")}
@@ -134,11 +136,14 @@ def _metrics(model: Model) -> str:
     lines = [line for line in read_lines(model.folder / METRICS) if line["step"] <= model.step]
     if lines:
         values |= {name: value for name, value in lines[-1].items() if isinstance(value, int | float)}
-    for path in sorted(model.folder.glob("*.json")):
-        if path.stem.startswith(("probe", "validation")):
-            for name, value in flat(_json(path)).items():
-                if name.rpartition(".")[2] in _MEASURES and isinstance(value, int | float):
-                    values[f"{path.stem}.{name}"] = value
+    measured = dict[str, Any]()
+    for record in results.read(model.folder):
+        if record.step <= model.step and record.data.get("own", True):
+            measured |= flat({"probe": {record.backbone: {record.evaluator: record.result}}})
+    measured |= flat({"validation": _json(model.folder / VALIDATION)})
+    for name, value in measured.items():
+        if name.rpartition(".")[2] in _MEASURES and isinstance(value, int | float):
+            values[name] = value
     if not values:
         return "## Metrics\n\nNone were measured by mrp."
     rows = [f"| {name} | {value:.6g} |" for name, value in list(values.items())[:_ROWS]]

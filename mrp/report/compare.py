@@ -11,8 +11,9 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from mrp.config import ConfigError
+from mrp.evaluate import results
 from mrp.evaluate.interval import wilson
-from mrp.evaluate.validation import VALIDATION
+from mrp.evaluators.validation import VALIDATION
 from mrp.monitor.metrics import METRICS, read_lines
 
 MEASURES = {
@@ -116,21 +117,16 @@ def _colours(runs: Sequence[str]) -> list[str]:
 def _probed(folder: Path, name: str) -> list[Point]:
     """What `mrp probe` has found: of the newest checkpoint, and of each that was asked for by its step."""
     found = []
-    for path in sorted(folder.glob("probe*.json")):
-        try:
-            judged = json.loads(path.read_text(encoding="utf-8"))["trained"]
-            step = int(judged["step"])
-            weights = judged.get("weights", "student")
-            label = name if weights == "student" else f"{name} ({weights})"
-            verdicts = {key: judged[key] for key in ("linear", "knn") if key in judged}
-            shots = {one["shots"]: one for one in judged.get("few_shot", ())}
-            verdicts |= {"few_shot": shots[_SHOTS]} if _SHOTS in shots else {}
-            found += [
-                Point(label, step, measure, one["accuracy"], one["low"], one["high"])
-                for measure, one in verdicts.items()
-            ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path}: is not what 'mrp probe' writes ({error!r}); remove it") from None
+    for record in results.read(folder):
+        if record.backbone != results.TRAINED:
+            continue
+        label = name if record.weights == "student" else f"{name} ({record.weights})"
+        result = record.result
+        if record.evaluator == "few_shot":
+            result = next((one for one in result["few_shot"] if one["shots"] == _SHOTS), {})
+        if record.evaluator in MEASURES and "accuracy" in result:
+            interval = result["accuracy"], result["low"], result["high"]
+            found.append(Point(label, record.step, record.evaluator, *interval))
     for path in sorted(folder.glob(f"paper-*/{VALIDATION}")):
         found += [Point(name, int(path.parent.name.split("-")[1]), "paper", *_verdict(path)["accuracy"].values())]
     return found

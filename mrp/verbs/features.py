@@ -15,7 +15,11 @@ def words(parser: argparse.ArgumentParser) -> None:
     """A run or checkpoint, a file, which features."""
     parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or weights to import")
     parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="data.key=value", help="other data: train, test, classes, fraction"
+        "overrides",
+        nargs="*",
+        default=[],
+        metavar="key=value",
+        help="other data (data.train, test, classes, fraction), or machine.workers",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".npy, with a .jsonl beside it; or .parquet")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="of the run's data (default: test)")

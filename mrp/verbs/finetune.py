@@ -25,7 +25,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Train a recipe that starts from other weights, and say how good it is in the end."""
     from mrp.config import ConfigError
-    from mrp.evaluate.validation import VALIDATION
+    from mrp.evaluators.validation import VALIDATION
     from mrp.run import load
     from mrp.train import train
 

@@ -36,11 +36,13 @@ from mrp.data.storage.cache import Cache, Prefetch
 from mrp.data.storage.store import LocalStore
 from mrp.data.subset import Subset, fixed_sample
 from mrp.data.workers import received
-from mrp.evaluate.diagnose import Diagnosis
+from mrp.evaluate.config import Diagnose
+from mrp.evaluators.diagnose import Evaluator
 from mrp.plan import plan_run
 from mrp.processes.join import join
 from mrp.run import load
 from tests.data.conftest import jpeg, make
+from tests.evaluators.settings import setting
 from tests.servers import serving
 
 Open = Callable[..., Shards]
@@ -209,8 +211,9 @@ def test_a_diagnosis_goes_on_after_a_bad_image(tmp_path: Path, sharded: bool) ->
     if sharded:
         make(place, tmp_path / "shards", seed=None, shard_size=6)
     source = open_source(str(tmp_path / "shards" if sharded else place), "train")
-    view = View(Config(train="x", size=16), False)
-    batches = list(Diagnosis(source, view, 12, join())._loader)
+    config = Config(train="x", size=16)
+    view = View(config, False)
+    batches = list(Evaluator(Diagnose(images=12), setting(config, source, None, join()))._loader)
     found = torch.cat([batch.images for batch in batches])
     sample = fixed_sample(source, 12)
     good = [view(decode(source.read(number)[0], 3), 0) for number in range(12) if number not in (5, 11)]

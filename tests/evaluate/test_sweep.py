@@ -14,6 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
 from mrp.evaluate import heads, sweep
+from mrp.evaluate.sealed import NothingToChoose, Sealed
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 
@@ -111,7 +112,7 @@ def test_moves_and_grid_hold_the_best_of_each_value() -> None:
 
 def test_the_choice_depends_on_the_training_set_alone() -> None:
     """No function that chooses or trains takes a test set, and the test set opens only for a choice that was made."""
-    for function in (sweep.choose, sweep.fit, heads.train, heads.judge):
+    for function in (sweep.choose, sweep.fit, heads.train, heads.evaluate):
         tables = [name for name, kind in typing.get_type_hints(function).items() if kind is Table]
         assert tables == ["table"], function
     assert list(inspect.signature(sweep.choose).parameters)[:2] == ["table", "parts"]
@@ -121,13 +122,13 @@ def test_the_choice_depends_on_the_training_set_alone() -> None:
         opened.append(True)
         return TEST
 
-    sealed = sweep.Sealed(unseal)
+    sealed = Sealed(unseal)
     with pytest.raises(AssertionError, match="opens after the choice"):
         sealed.open(None)  # type: ignore[arg-type]
     assert not opened
-    assert sealed.open(choose()) is TEST
+    assert sealed.open(sweep.fit(choose(), TRAIN, CPU, SHORT)) is TEST
     with pytest.raises(AssertionError, match="whatever is chosen now has seen it"):
-        sealed.open(sweep.Settled("again"))
+        sealed.open(NothingToChoose("again"))
 
 
 def test_a_class_never_trained_on_is_a_mistake() -> None:
@@ -150,14 +151,14 @@ def test_one_class_is_too_few() -> None:
         choose(one)
 
 
-@pytest.mark.parametrize(("count", "batch", "an_epoch"), [(10, 10, 1), (9000, 256, 35), (1_150_000, 1024, 1123)])
-def test_the_schedule_of_few_and_many_samples(count: int, batch: int, an_epoch: int) -> None:
+@pytest.mark.parametrize(("count", "batch", "per_epoch"), [(10, 10, 1), (9000, 256, 35), (1_150_000, 1024, 1123)])
+def test_the_schedule_of_few_and_many_samples(count: int, batch: int, per_epoch: int) -> None:
     found = heads.Schedule().of(count)
-    assert found[:2] == (batch, an_epoch)
+    assert found[:2] == (batch, per_epoch)
     assert 10 <= found[2] <= 100
 
 
-def test_minibatches_hold_each_row_once_an_epoch() -> None:
+def test_minibatches_hold_each_row_once_per_epoch() -> None:
     rows = np.arange(100, 200)
     batches = list(heads.minibatches(rows, 25, 4, 2, seed=0))
     first, second = np.concatenate(batches[:4]), np.concatenate(batches[4:])

@@ -16,8 +16,10 @@ from mrp.build import build_step, open_source
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
-from mrp.evaluate.readout import TOKENS, Readout
-from mrp.evaluate.table import Store, Table, Writer
+from mrp.evaluate.contract import never
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.table import Table, Writer
+from mrp.evaluate.tables import Tables
 from mrp.processes.join import Accelerator, meet
 from mrp.run import load
 
@@ -26,13 +28,15 @@ RUN = load("demo", ["backbone.depth=3", "backbone.width=24", "backbone.heads=2",
 
 
 def made(folder: Path, processes: Accelerator, count: int = SAMPLES, tokens: bool = False) -> Table | None:
-    readout = Readout(build_step(RUN), 3, tokens)
-    source = fixed_sample(open_source(RUN, "test"), count)
+    step = build_step(RUN)
+    readout = Readout.tokens(backbone_of(step)) if tokens else Readout.last(backbone_of(step), 3)
     loader = EvalLoader(
-        source, View(RUN.data, train=False), batch=8, rank=processes.process_index,
-        world=processes.num_processes, workers=0, pin_memory=False,
+        fixed_sample(open_source(RUN, "test"), count), View(RUN.data, train=False), batch=8, workers=0,
+        rank=processes.process_index, world=processes.num_processes, pin_memory=False,
     )  # fmt: skip
-    return Store(folder).get({"of": "a test"}, readout, loader, count, processes)
+    tables = Tables(folder)
+    with tables.of("some"):
+        return tables.get({"of": "a test"}, step, readout, loader, count, processes, never)
 
 
 def same(one: Table, other: Table) -> bool:
@@ -48,8 +52,8 @@ def test_rows_are_the_backbones_features(tmp_path: Path) -> None:
     images = torch.stack([torch.from_numpy(np.array(sampled.read(i)[0])).permute(2, 0, 1) for i in range(SAMPLES)])
     with torch.no_grad():
         expected = step(Batch(images, torch.arange(SAMPLES)), features=True).features
-    readout = Readout(step, 3)
-    torch.testing.assert_close(found.rows([readout.own], slice(None)), expected, atol=2e-3, rtol=2e-3)
+    (own,) = Readout.own(backbone_of(step)).blocks
+    torch.testing.assert_close(found.rows([own], slice(None)), expected, atol=2e-3, rtol=2e-3)
     assert found.labels.tolist() == [sampled.read(i)[1] for i in range(SAMPLES)]
     assert list(found.columns) == [f"{layer}.{pooling}" for layer in (1, 2, 3) for pooling in ("class", "mean")]
     both = found.rows(["1.mean", "2.class"], np.array([3, 5]))
@@ -61,7 +65,7 @@ def test_patch_tokens_lie_in_one_row(tmp_path: Path) -> None:
     tokens, pooled = made(tmp_path, meet(), tokens=True), made(tmp_path, meet())
     assert tokens is not None
     assert pooled is not None
-    mean = tokens.rows([TOKENS], slice(None)).unflatten(1, (-1, 24)).mean(1)
+    mean = tokens.rows(["3.tokens"], slice(None)).unflatten(1, (-1, 24)).mean(1)
     torch.testing.assert_close(mean, pooled.rows(["3.mean"], slice(None)), atol=2e-3, rtol=2e-3)
 
 
@@ -96,7 +100,9 @@ def test_the_unfinished_is_removed_unless_it_is_being_written(tmp_path: Path) ->
     abandoned.mkdir()
     described = {"columns": {"1.mean": 2}, "count": 3}
     alive = Writer(tmp_path / "def", described)
-    Store(tmp_path)._writer("ghi", described).discard()
+    tables = Tables(tmp_path)
+    with tables.of("some"):
+        tables._writer("ghi", described).discard()
     assert not abandoned.exists()
     assert alive.unfinished.is_dir()
     alive.discard()

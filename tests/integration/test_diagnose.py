@@ -12,13 +12,15 @@ from safetensors.torch import load_file
 
 from mrp import api
 from mrp.cli import main
-from mrp.data.augment import View
 from mrp.data.open import open_source
 from mrp.data.subset import fixed_sample
 from mrp.evaluate import geometry
-from mrp.evaluate.diagnose import Diagnosis
+from mrp.evaluate.config import Diagnose
+from mrp.evaluate.contract import never
+from mrp.evaluators.diagnose import Evaluator
 from mrp.processes.join import join
 from mrp.processes.launch import launch
+from tests.evaluators.settings import setting
 
 RECIPE = [
     "demo", "length=60 steps", "optim.warmup=4 steps", "optim.lr=3e-3", "batch=64", "backbone.depth=2",
@@ -75,8 +77,9 @@ def test_the_numbers_stand_in_the_metrics_and_no_alarm_is_raised(healthy: Path) 
 def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
     model = api.load(healthy)
     source = open_source("digits", "test")
-    diagnosis = Diagnosis(source, View(model.run.data, train=False), 128, join())
-    values, features = diagnosis.measure(model.module)
+    evaluator = Evaluator(Diagnose(images=128), setting(model.run.data, source, source, join(), workers=2))
+    measured, features = evaluator._measure(model.module, never)
+    values = {f"features/{name}": value for name, value in measured.items()}
     chosen = fixed_sample(source, 128)
     again = model.features(torch.stack([torch.as_tensor(chosen.read(i)[0]).permute(2, 0, 1) for i in range(128)]))
     assert len({chosen.read(i)[1] for i in range(20)}) > 5

@@ -56,7 +56,7 @@ def test_a_run_and_its_beginning_are_judged_alike_and_once(
     ours, theirs = run / "judged-0.3", run / "untrained" / "judged-0.3"
     files = ours / "tuned-2.json", theirs / "tuned-2.json", ours / "paper-3.json"
     assert [read(file)["steps"] for file in files] == [2 * (432 // 64), 2 * (432 // 64), 3 * (432 // 256)]
-    assert read(ours / "sweep.json")["num_train"] == read(theirs / "sweep.json")["num_train"] == 432
+    assert read(ours / "sweep.json")["linear"]["num_train"] == read(theirs / "sweep.json")["knn"]["num_train"] == 432
     assert read(ours / "sweep.json")["linear"] != read(theirs / "sweep.json")["linear"]
 
     fine, bare, probe = (
@@ -71,7 +71,7 @@ def test_a_run_and_its_beginning_are_judged_alike_and_once(
     assert (probe["optim"]["name"], probe["optim"]["lr"], probe["objective"]["frozen"]) == ("lars", 6.4, True)
 
     monkeypatch.setattr(judge_study, "train", None)  # nothing of it may be called
-    monkeypatch.setattr(judge_study.probing, "judge", None)
+    monkeypatch.setattr(judge_study.api, "measure", None)
     before = out.read_text()
     judge_study.main([str(run), *BUDGET, "--paper", str(run), "--out", str(out)])
     assert out.read_text() == before

@@ -16,8 +16,8 @@ import pytest
 
 from mrp import api
 from mrp.cli import main
-from mrp.data import source
-from mrp.evaluate import probing, sweep
+from mrp.data.source import Arrays
+from mrp.evaluate import results, sweep
 
 SMALL = [
     "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
@@ -36,24 +36,26 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def read(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())
-    return found
+def read(folder: Path, backbone: str = "trained") -> dict[str, dict[str, Any]]:
+    """What each evaluator has measured last."""
+    return {record.evaluator: record.result for record in results.read(folder) if record.backbone == backbone}
 
 
 @pytest.mark.slow
 def test_a_run_is_judged_beside_its_untrained_backbone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["probe", str(run), "--untrained", "--check"])
+    evaluators = ("linear", "knn", "few_shot", "logistic")
+    main(["probe", str(run), "--untrained", *(word for name in evaluators for word in ("--evaluator", name))])
     text = capsys.readouterr().out
-    found = read(run / "probe.json")
-    assert list(found) == ["trained", "untrained"]
-    trained = found["trained"]
-    assert (trained["num_train"], trained["num_test"], trained["step"]) == (1437, 360, 12)
-    for verdict in (trained["linear"], trained["knn"], trained["logistic"], *trained["neighbours"]):
-        assert 0 < verdict["low"] < verdict["accuracy"] < verdict["high"] <= 1
-    assert [one["k"] for one in trained["neighbours"]] == [10, 20, 100, 200]
-    assert [one["shots"] for one in trained["few_shot"]] == [1, 5, 10]
-    assert len(trained["trials"]) == 8 * 2
+    trained = read(run)
+    assert set(trained) == set(read(run, "untrained")) == set(evaluators)
+    assert {record.step for record in results.read(run)} == {0, 12}
+    for result in trained.values():
+        assert (result["num_train"], result["num_test"]) == (1437, 360)
+    for result in (trained["linear"], trained["knn"], trained["logistic"], *trained["knn"]["neighbours"]):
+        assert 0 < result["low"] < result["accuracy"] < result["high"] <= 1
+    assert [one["k"] for one in trained["knn"]["neighbours"]] == [10, 20, 100, 200]
+    assert [one["shots"] for one in trained["few_shot"]["few_shot"]] == [1, 5, 10]
+    assert len(trained["linear"]["trials"]) == 8 * 2
     assert trained["linear"]["accuracy"] == pytest.approx(trained["logistic"]["accuracy"], abs=0.06)
     for word in ("linear probe", "kNN (k = 20)", "untrained", "layer", "pooling", "few-shot", "written to"):
         assert word in text, word
@@ -63,9 +65,9 @@ def test_a_run_is_judged_beside_its_untrained_backbone(run: Path, capsys: pytest
 def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The order in which things happen, as the whole command does them."""
     events = []
-    read_one, chosen, fitted = source.Arrays.read, sweep.choose, sweep.fit
+    read_one, chosen, fitted = Arrays.read, sweep.choose, sweep.fit
 
-    def reading(self: source.Arrays, index: int) -> Any:
+    def reading(self: Arrays, index: int) -> Any:
         events.append("train" if "train" in self.name else "test")
         return read_one(self, index)
 
@@ -79,9 +81,9 @@ def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkey
         events.append("fitted")
         return head
 
-    monkeypatch.setattr(source.Arrays, "read", reading)
-    monkeypatch.setattr(probing.sweep, "choose", choosing)
-    monkeypatch.setattr(probing.sweep, "fit", fitting)
+    monkeypatch.setattr(Arrays, "read", reading)
+    monkeypatch.setattr(sweep, "choose", choosing)
+    monkeypatch.setattr(sweep, "fit", fitting)
     api.probe(run, cache=tmp_path)
     assert list(dict.fromkeys(events)) == ["train", "chosen", "fitted", "test"]
     assert events.index("test") > events.index("fitted")
@@ -89,9 +91,8 @@ def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkey
 
 def test_a_checkpoint_other_data_and_no_training_at_all(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     step = run / "checkpoints" / "step-00000012"
-    main(["probe", str(step), "data.fraction=0.5", "--protocol", "knn"])
-    found = read(run / "probe-00000012.json")["trained"]
-    assert "linear" not in found
+    main(["probe", str(step), "data.fraction=0.5", "--evaluator", "knn"])
+    found = read(run)["knn"]
     assert 700 < found["num_train"] < 740
     assert "kNN" in capsys.readouterr().out
 
@@ -99,10 +100,10 @@ def test_a_checkpoint_other_data_and_no_training_at_all(run: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["optim.lr=1"], "optim.lr=1: only the data can be changed here; allowed: data.train="),
+        (["optim.lr=1"], "optim.lr=1: cannot be changed here; allowed: data.train="),
         (["data.test=null"], "data.test is not set, so there is nothing to judge the features on"),
         (["data.test=nowhere"], "data.test: 'nowhere' does not exist"),
-        (["--layers", "7"], "--layers: 7 were asked for, but the backbone has 2; give at most 2"),
+        (["linear.layers=7"], "layers: 7 were asked for, but the backbone has 2; give at most 2"),
     ],
 )
 def test_what_cannot_be_probed(run: Path, capsys: pytest.CaptureFixture[str], words: list[str], line: str) -> None:
@@ -156,16 +157,16 @@ def test_runs_are_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 @pytest.mark.slow
 def test_three_processes_count_what_one_counts(run: Path, tmp_path: Path) -> None:
     """1,437 and 360 images: neither is a multiple of three times the batch."""
-    words = ["probe", str(run), "--protocol", "knn", "--weights", "student"]
+    words = ["probe", str(run), "--evaluator", "knn", "--weights", "student"]
     main([*words, "--cache", str(tmp_path / "one")])
-    one = read(run / "probe-student.json")["trained"]
+    one = read(run)["knn"]
     done = subprocess.run(
         [sys.executable, "-m", "mrp", *words, "--processes", "3", "--cache", str(tmp_path / "three")],
         env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1
-    three = read(run / "probe-student.json")["trained"]
+    three = read(run)["knn"]
     assert three["num_train"] == 1437
     for mine, theirs in zip(one["neighbours"], three["neighbours"], strict=True):
         assert mine["accuracy"] == pytest.approx(theirs["accuracy"], abs=2 / 360)
@@ -178,10 +179,10 @@ def test_the_papers_protocol_is_a_run_of_its_own(run: Path, capsys: pytest.Captu
     text = capsys.readouterr().out
     assert "classify on 1,437 images: 4 steps of 256" in text
     assert "on the test data after step 4" in text
-    found = read(run / "paper-00000012" / "validation.json")
+    found = json.loads((run / "paper-00000012" / "validation.json").read_text())
     assert found["student"]["images"] == 360
     main(["compare", str(run), "--out", str(run / "compare.png")])
     assert "linear probe (paper)" in capsys.readouterr().out
     with pytest.raises(SystemExit):
-        main(["probe", str(run), "--protocol", "paper", "--attentive"])
-    assert "--attentive: the paper's protocol has no such thing" in capsys.readouterr().err
+        main(["probe", str(run), "--protocol", "paper", "--evaluator", "knn"])
+    assert "--evaluator: does nothing with --protocol paper" in capsys.readouterr().err

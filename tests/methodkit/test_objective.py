@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mrp.build import build_step
-from mrp.evaluate.features import evaluating
+from mrp.evaluate.evaluating import evaluating
 from mrp.step import Step
 from tests.objectives.test_every_objective import make_batch, make_run
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mrp.evaluate.results import latest
 from mrp.lab.claims.number import Number, Numbers, over_images, over_seeds
 from mrp.lab.claims.results import Results, read, refuse_same_run
 
@@ -61,7 +62,7 @@ def _metric(diagnoses: dict[str, dict[str, float]], key: str, of: str, per: str 
 
 
 def _accuracies(runs: Sequence[Path], key: str) -> tuple[Accuracy, Accuracy]:
-    first, second = (read(run / "probe.json")["trained"][key] for run in runs)
+    first, second = (latest(run, key) for run in runs)
     return first, second
 
 

@@ -1,4 +1,4 @@
-"""Evaluation mode, and back to whatever mode was there before."""
+"""Evaluation mode, and back to the mode that each module was in before."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import nn
 
 
 @contextmanager
-def evaluating(step: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule is in the mode in which it was found."""
-    modes = [(module, module.training) for module in step.modules()]
-    step.eval()
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts a model into evaluation mode without gradients; afterwards every submodule is in its former mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
     try:
         with torch.no_grad():  # not inference_mode: sharded parameters cannot be gathered under it
             yield

@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from mrp.evaluate import attentive
-from mrp.evaluate.readout import TOKENS
-from mrp.evaluate.split import split
+from mrp.data.open import open_source
+from mrp.evaluate.readout import TOKENS, Readout
 from mrp.evaluate.table import Table
+from mrp.evaluators import attentive
+from mrp.run import load
+from tests.evaluators.settings import setting
 
-CPU = torch.device("cpu")
+READOUT = Readout((1,), (TOKENS,), width=8, num_patches=16)
 
 
 def table(count: int, seed: int) -> Table:
@@ -22,18 +24,19 @@ def table(count: int, seed: int) -> Table:
     said[np.arange(count), place] = labels
     tokens = 0.1 * random.normal(size=(count, 16, 8)) + 2 * np.eye(8)[4 + said]
     tokens[np.arange(count), place, 0] += 4
-    columns = {TOKENS: tokens.reshape(count, -1).astype(np.float16)}
+    columns = {"1.tokens": tokens.reshape(count, -1).astype(np.float16)}
     return Table(columns, torch.from_numpy(labels), torch.arange(count) + 10_000 * seed)
 
 
 def test_it_looks_where_the_class_is() -> None:
-    train, test = table(800, 1), table(400, 2)
-    found = attentive.learn(train, split(train.labels, train.keys), 8, CPU, lrs=(3e-3, 3e-2))
-    verdict = found.measure(test)
-    assert verdict.accuracy > 0.9  # the mean of all tokens is right in less than half of the cases
-    assert verdict.low < verdict.accuracy
-    assert found.held_out[f"{found.lr:g}"] == max(found.held_out.values())
-    assert found.num_train == 800
+    train, test, digits = table(800, 1), table(400, 2), open_source("digits", "test")
+    evaluator = attentive.Evaluator(attentive.Config(), setting(load("demo").data, digits, digits))
+    learned = evaluator.learn(train, READOUT, lrs=(3e-3, 3e-2))
+    details = evaluator.count(learned, train, test, READOUT).details
+    assert details["accuracy"] > 0.9  # the mean of all tokens is right in less than half of the cases
+    assert details["low"] < details["accuracy"]
+    assert learned.held_out[f"{learned.lr:g}"] == max(learned.held_out.values())
+    assert (details["num_train"], details["num_test"]) == (800, 400)
 
 
 def test_it_starts_as_the_mean_of_the_tokens() -> None:

@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification (Wu et al., 2018): what the features know, with nothing trained."""
+"""Weighted nearest-neighbour classification (Wu et al., 2018), in which nothing is trained."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def measure(
     train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor, ks: Sequence[int] = KS,
     device: torch.device | str = "cpu",
 ) -> list[Neighbours]:  # fmt: skip
-    """The accuracy with which each test sample's k nearest training samples name its class, for every k."""
-    found = predict(train, train_labels, test, ks, device=device)
-    correct = (found == test_labels).sum(1).tolist()
+    """Returns how often the k nearest training samples of a test sample name its class, for every k."""
+    answers = predict(train, train_labels, test, ks, device=device)
+    correct = (answers == test_labels).sum(1).tolist()
     return [
         Neighbours(*wilson(right, len(test)), k=k, num_train=len(train), num_test=len(test))
         for k, right in zip(ks, correct, strict=True)
@@ -57,10 +57,10 @@ def predict(
     key_chunk: int = _KEYS,
     device: torch.device | str = "cpu",
 ) -> Tensor:
-    """Each query's class for every k (ks, queries): its k most similar keys vote with weight exp(cosine / temperature).
+    """Returns each query's class for every k (ks, queries): its k nearest keys vote with exp(cosine / temperature).
 
-    The keys are read from end to end once for each chunk of the queries, and no more than the similarities of one chunk
-    with one chunk exist at once.
+    All keys are read once for each chunk of the queries, and only the similarities of one chunk of queries with one
+    chunk of keys exist at once.
     """
     if int(labels.min()) < 0:
         raise ConfigError("nearest neighbours vote with their labels, but these data have none; give labelled data")
@@ -72,20 +72,20 @@ def predict(
 
 
 def _nearest(queries: Tensor, keys: Rows, k: int, key_chunk: int) -> tuple[Tensor, Tensor]:
-    """Cosine and index of the k nearest keys (of all, where there are fewer), the nearest first."""
+    """Returns cosine and index of the k nearest keys (of all, where there are fewer), the nearest first."""
     cosines = queries.new_empty(len(queries), 0)
     indices = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
     for start, chunk in _chunks(keys, key_chunk, queries.device):
         new = queries @ chunk.T  # Q K
-        new, places = new.topk(min(k, new.shape[1]), dim=1)
-        cosines, indices = torch.cat([cosines, new], dim=1), torch.cat([indices, places + start], dim=1)
-        cosines, places = cosines.topk(min(k, cosines.shape[1]), dim=1)
-        indices = indices.gather(1, places)
+        new, positions = new.topk(min(k, new.shape[1]), dim=1)
+        cosines, indices = torch.cat([cosines, new], dim=1), torch.cat([indices, positions + start], dim=1)
+        cosines, positions = cosines.topk(min(k, cosines.shape[1]), dim=1)
+        indices = indices.gather(1, positions)
     return cosines, indices
 
 
 def _chunks(rows: Rows, size: int, device: torch.device | str) -> Iterator[tuple[int, Tensor]]:
-    """So many rows at a time, on the unit sphere, and the number of the first of them."""
+    """Yields the number of a chunk's first row, and its rows on the unit sphere."""
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         part = part if isinstance(part, Tensor) else torch.from_numpy(np.array(part))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,26 +11,15 @@ import torch
 
 from mrp.build import build_step, check_classes, open_source, open_validation
 from mrp.config import ConfigError
-from mrp.data.augment import View
 from mrp.data.source import Arrays
-from mrp.evaluate.validation import VALIDATION, Validation, Verdict
+from mrp.evaluate.config import Validation
+from mrp.evaluate.contract import never
+from mrp.evaluators.validation import Counts, Evaluator
 from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
+from tests.evaluators.settings import Alone, setting
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "objective.head_std=1"]
-
-
-class Alone:
-    """A rank without its neighbours: what it would reduce is noted."""
-
-    def __init__(self, rank: int, world: int) -> None:
-        self.process_index, self.num_processes, self.device = rank, world, torch.device("cpu")
-        self.noted: list[torch.Tensor] = []
-
-    def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
-        assert how == "sum"
-        self.noted.append(tensor)
-        return tensor
 
 
 def some(count: int) -> Arrays:
@@ -41,9 +28,9 @@ def some(count: int) -> Arrays:
     return Arrays("some", source.images[:count], source.labels[:count], source.classes)
 
 
-def judge(run: Run, source: Arrays, rank: int, world: int, batch: int = 8) -> tuple[Validation, Any]:
-    alone: Any = Alone(rank, world)
-    return Validation(source, View(run.data, train=False), batch, 0, alone), alone
+def make(run: Run, source: Arrays, rank: int, world: int, batch: int = 8) -> tuple[Evaluator, Alone]:
+    alone = Alone(rank, world)
+    return Evaluator(Validation(), setting(run.data, source, source, alone, batch)), alone
 
 
 @pytest.fixture(scope="module")
@@ -62,9 +49,9 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
     expected = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, logits.argmax(1)), torch.tensor(1), True)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
 
-    ranks = [judge(run, source, rank, world) for rank in range(world)]
+    ranks = [make(run, source, rank, world) for rank in range(world)]
     for validation, _ in ranks:
-        validation.measure(step)
+        validation.count(step, never)
     totals = [torch.stack(column).sum(0) for column in zip(*(alone.noted for _, alone in ranks), strict=True)]
     loss, correct, among_five, images_, confusion = totals
     assert int(images_) == count
@@ -77,7 +64,7 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
 def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
     step = build_step(run).train()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
-    judge(run, some(9), 0, 1)[0].measure(step)
+    make(run, some(9), 0, 1)[0].count(step, never)
     assert step.objective.backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
 
@@ -91,31 +78,27 @@ def test_it_can_be_left_between_batches(run: Run) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        judge(run, some(37), 0, 1)[0].measure(step, between)
+        make(run, some(37), 0, 1)[0].measure(step, 1, between)
     assert len(calls) == 2
     assert step.training
 
 
 def test_a_method_without_answers_is_judged_by_its_loss() -> None:
     chosen = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
-    verdict = judge(chosen, some(9), 0, 1)[0].measure(build_step(chosen))
-    assert verdict.metrics("validation").keys() == {"validation/loss"}
-    assert verdict.confusion is None
+    counts = make(chosen, some(9), 0, 1)[0].count(build_step(chosen), never)
+    assert counts.means.keys() == {"loss"}
+    assert counts.confusion is None
 
 
-def test_what_is_written_has_intervals_and_every_class(run: Run, tmp_path: Path) -> None:
-    validation, _ = judge(run, some(37), 0, 1)
+def test_details_have_intervals_and_every_class() -> None:
     confusion = torch.zeros(10, 10, dtype=torch.int64)
     confusion[0, 0], confusion[0, 3], confusion[4, 4] = 2, 1, 1
-    validation.write(tmp_path, 7, {"student": Verdict(4, {"loss": 1.5, "accuracy": 0.75}, confusion)})
-    found = json.loads((tmp_path / VALIDATION).read_text())
-    assert found["step"] == 7
-    student = found["student"]
-    assert (student["images"], student["loss"], student["accuracy"]["accuracy"]) == (4, 1.5, 0.75)
-    assert 0 < student["accuracy"]["low"] < 0.75 < student["accuracy"]["high"] < 1
-    assert student["classes"][0] == {"name": "0", "images": 3, "accuracy": 2 / 3}
-    assert student["classes"][1] == {"name": "1", "images": 0, "accuracy": None}
-    assert student["confusion"] == confusion.tolist()
+    details = Counts(4, {"loss": 1.5, "accuracy": 0.75}, confusion).details(tuple("0123456789"))
+    assert (details["images"], details["loss"], details["accuracy"]["accuracy"]) == (4, 1.5, 0.75)
+    assert 0 < details["accuracy"]["low"] < 0.75 < details["accuracy"]["high"] < 1
+    assert details["classes"][0] == {"name": "0", "images": 3, "accuracy": 2 / 3}
+    assert details["classes"][1] == {"name": "1", "images": 0, "accuracy": None}
+    assert details["confusion"] == confusion.tolist()
 
 
 def sources(train: tuple[str, ...], test: tuple[str, ...]) -> Any:
@@ -137,7 +120,7 @@ def test_classes_have_to_fit(
 ) -> None:
     chosen = load("finetune_tiny_digits", words)
     known = sources(train, test)
-    monkeypatch.setattr(Run, "source", lambda self, split: known[split])
+    monkeypatch.setattr("mrp.build.open_source", lambda run, split: known[split])
 
     def check() -> None:
         check_classes(chosen, known["train"])

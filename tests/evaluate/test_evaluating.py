@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mrp.evaluate.features import evaluating
+from mrp.evaluate.evaluating import evaluating
 
 
 def test_modes_are_restored_whatever_happens() -> None:

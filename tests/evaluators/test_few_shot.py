@@ -7,8 +7,13 @@ import pytest
 import torch
 from sklearn.linear_model import Ridge
 
-from mrp.evaluate import fewshot
+from mrp.data.open import open_source
+from mrp.evaluate.contract import Result
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
+from mrp.evaluators import few_shot
+from mrp.run import load
+from tests.evaluators.settings import setting
 
 
 def table(count: int, seed: int, gap: float = 1.5) -> Table:
@@ -22,28 +27,34 @@ def table(count: int, seed: int, gap: float = 1.5) -> Table:
 def test_the_ridge_is_scikit_learns(count: int) -> None:
     random = torch.Generator().manual_seed(0)
     inputs, labels = torch.randn(count, 6, generator=random), torch.arange(count) % 3
-    weights = fewshot._ridge(inputs, labels, 3).double()
+    weights = few_shot.ridge(inputs, labels, 3).double()
     centred = inputs.double() - inputs.double().mean(0)
     theirs = Ridge(alpha=float(centred.square().sum(0).mean())).fit(inputs.double(), torch.eye(3)[labels].double())
     np.testing.assert_allclose(weights[:-1].numpy(), theirs.coef_.T, atol=1e-5)
     np.testing.assert_allclose(weights[-1].numpy(), theirs.intercept_, atol=1e-5)
 
 
+def measured(train: Table, test: Table) -> Result:
+    readout, digits = Readout((1,), ("mean",), width=6, num_patches=4), open_source("digits", "test")
+    evaluator = few_shot.Evaluator(few_shot.Config(), setting(load("demo").data, digits, digits))
+    return evaluator.count(evaluator.learn(train, readout), train, test, readout)
+
+
 def test_more_images_help_and_draws_are_pinned() -> None:
     train, test = table(300, 1), table(600, 2)
-    found = fewshot.measure(train, test, "1.mean", torch.device("cpu"))
-    assert [one.shots for one in found] == [1, 5, 10]
-    assert found[0].accuracy < found[1].accuracy < found[2].accuracy
-    for one in found:
-        assert len(one.draws) == fewshot.DRAWS
-        assert one.accuracy == pytest.approx(sum(one.draws) / len(one.draws))
-        assert one.low < one.accuracy < one.high
-    assert len(set(found[0].draws)) > 1
-    assert fewshot.measure(train, test, "1.mean", torch.device("cpu")) == found
+    result = measured(train, test)
+    assert result.values["1"] < result.values["5"] < result.values["10"]
+    for shots, one in zip((1, 5, 10), result.details["few_shot"], strict=True):
+        assert one["shots"] == shots
+        assert len(one["draws"]) == few_shot.DRAWS
+        assert one["accuracy"] == pytest.approx(sum(one["draws"]) / len(one["draws"]))
+        assert one["low"] < one["accuracy"] < one["high"]
+    assert len(set(result.details["few_shot"][0]["draws"])) > 1
+    assert measured(train, test) == result
 
 
 def test_the_interval_is_students() -> None:
     accuracies = torch.tensor([0.5, 0.6] * 5, dtype=torch.float64)
-    found = fewshot._summary(1, accuracies)
+    found = few_shot.summary(1, accuracies)
     assert found.accuracy == pytest.approx(0.55)
     assert found.high - found.accuracy == pytest.approx(2.262157 * 0.0527046 / 10**0.5, rel=1e-4)

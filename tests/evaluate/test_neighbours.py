@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mrp.evaluate import knn
+from mrp.evaluate import neighbours
 
 
 def data(count: int, seed: int, classes: int = 4) -> tuple[Tensor, Tensor]:
@@ -38,25 +38,25 @@ def naive(keys: Tensor, labels: Tensor, queries: Tensor, k: int, temperature: fl
 def test_agrees_with_a_naive_vote(k: int, query_chunk: int, key_chunk: int) -> None:
     keys, labels = data(37, seed=0)
     queries, _ = data(11, seed=1)
-    (found,) = knn.predict(keys, labels, queries, [k], 0.5, query_chunk, key_chunk)
+    (found,) = neighbours.predict(keys, labels, queries, [k], 0.5, query_chunk, key_chunk)
     assert found.tolist() == naive(keys, labels, queries, k, 0.5)
 
 
 def test_the_nearer_outvotes_the_many() -> None:
     keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     query = torch.tensor([[1.0, 0.5]])
-    assert knn.predict(keys, torch.tensor([0, 1, 1]), query, temperature=0.07).item() == 0
-    assert knn.predict(keys, torch.tensor([0, 1, 1]), query, temperature=100.0).item() == 1
+    assert neighbours.predict(keys, torch.tensor([0, 1, 1]), query, temperature=0.07).item() == 0
+    assert neighbours.predict(keys, torch.tensor([0, 1, 1]), query, temperature=100.0).item() == 1
 
 
 def test_accuracy_and_its_interval() -> None:
     keys, labels = torch.eye(3), torch.tensor([0, 1, 2])
     test_labels = torch.tensor([0, 1, 7])  # 7 was never seen: a mistake
-    (found,) = knn.measure(keys, labels, torch.eye(3), test_labels, ks=[20])
+    (found,) = neighbours.measure(keys, labels, torch.eye(3), test_labels, ks=[20])
     assert found.accuracy == pytest.approx(2 / 3)
     assert found.low < found.accuracy < found.high
     assert (found.k, found.num_train, found.num_test) == (20, 3, 3)
-    assert knn.Neighbours(**json.loads(json.dumps(asdict(found)))) == found
+    assert neighbours.Neighbours(**json.loads(json.dumps(asdict(found)))) == found
 
 
 def test_every_k_at_once_is_each_alone_and_half_precision_on_disk_does(tmp_path: Path) -> None:
@@ -66,10 +66,10 @@ def test_every_k_at_once_is_each_alone_and_half_precision_on_disk_does(tmp_path:
     np.save(tmp_path / "keys.npy", keys.numpy())
     mapped = np.load(tmp_path / "keys.npy", mmap_mode="r")
     ks = [1, 7, 50, 500]
-    found = knn.predict(mapped, labels, queries.numpy(), ks, 0.5, query_chunk=16, key_chunk=64)
+    found = neighbours.predict(mapped, labels, queries.numpy(), ks, 0.5, query_chunk=16, key_chunk=64)
     assert [found[i].tolist() for i in range(4)] == [naive(keys, labels, queries, k, 0.5) for k in ks]
 
 
 def test_data_without_labels() -> None:
     with pytest.raises(ValueError, match="give labelled data"):
-        knn.predict(torch.eye(3), torch.full((3,), -1), torch.eye(3))
+        neighbours.predict(torch.eye(3), torch.full((3,), -1), torch.eye(3))

@@ -1,0 +1,149 @@
+"""What an evaluator is: it measures a model, in the same way inside training and after it.
+
+One file of `mrp/evaluators/` is one evaluator: `Config`, its section, and `Evaluator`, the class. A file anywhere else
+serves as well, by its path.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from mrp.config import ConfigError, Duration
+from mrp.data.augment import View
+from mrp.data.config import Config as Data
+from mrp.data.loader import EvalLoader
+from mrp.data.source import Source
+from mrp.data.subset import evenly_spaced
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.sealed import Sealed
+from mrp.evaluate.table import Table
+from mrp.evaluate.tables import Tables
+from mrp.processes.join import Accelerator
+
+Pause = Callable[[], None]  # called by all processes between batches; raises where the evaluation is to be left
+
+
+@dataclass(frozen=True)
+class Result:
+    """What was measured; of several processes only the first one's values and details are used."""
+
+    values: dict[str, float] = field(default_factory=dict)  # for the metrics of a run
+    details: dict[str, Any] = field(default_factory=dict)  # plain data, for a file
+    alarm: str | None = None  # what is wrong with the model, in one sentence; the same on all processes
+    stop: bool = False  # whether an alarm ends the run
+
+
+@dataclass(frozen=True)
+class Training:
+    """The run inside which an evaluator measures."""
+
+    steps: int
+    warmup: int
+    steps_per_epoch: float
+    batch: int
+
+    def in_steps(self, duration: Duration) -> int:
+        """Returns a length of training in optimizer steps."""
+        return duration.steps(self.steps_per_epoch, self.batch)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an evaluator is given beside its own section."""
+
+    data: Data  # how images are prepared
+    train: Source
+    test: Source | None  # None where the run has no test data
+    processes: Accelerator
+    batch: int  # images that a process takes through the model at once
+    workers: int  # decoding processes for each process
+    folder: Path  # the run's
+    tables: Tables
+    precision: str = "fp32"
+    training: Training | None = None  # None where the model is measured after its training
+
+    def loader(self, source: Source, batch: int, replacement: Callable[[int], int | None] | None = None) -> EvalLoader:
+        """Returns this process's batches of a source, as evaluation sees its images."""
+        world = self.processes.num_processes
+        batches = math.ceil(math.ceil(len(source) / world) / batch)
+        return EvalLoader(
+            source, View(self.data, train=False), batch=batch, rank=self.processes.process_index, world=world,
+            workers=min(self.workers, batches), pin_memory=self.processes.device.type == "cuda",
+            replacement=replacement,
+        )  # fmt: skip
+
+    def labelled(self) -> Source:
+        """Returns the test data, after a check that there are some and that both splits have labels."""
+        if self.test is None:
+            raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to judge the features on")
+        for name, source in (("train", self.train), ("test", self.test)):
+            if not source.classes:
+                raise ConfigError(f"{self.folder}: data.{name} has no labels, so features cannot be judged by accuracy")
+        return self.test
+
+    def train_features(self, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None) -> Table | None:
+        """Returns the features of the training images, or of `most` of them; only the first process gets them."""
+        self.labelled()
+        return self.features(self.train, model, readout, pause, most)
+
+    def test_features(
+        self, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None
+    ) -> Sealed[Table | None]:
+        """Returns the features of the test images, sealed: none of them is read before a decision has been made."""
+        test = self.labelled()
+
+        def read() -> Table | None:
+            table = self.features(test, model, readout, pause, most)
+            return table and replace(table, labels=self._class_numbers[table.labels])
+
+        return Sealed(read)
+
+    def features(
+        self, source: Source, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None
+    ) -> Table | None:
+        """Returns the features of a source, labels as it numbers them; only the first process gets them."""
+        chosen = source if most is None or most >= len(source) else evenly_spaced(source, most)
+        made_from = {
+            "data": chosen.content,
+            "view": [type(self.data.augment).__name__, *self.data.shape],
+            "precision": self.precision,
+        }
+        loader = self.loader(chosen, self.batch)
+        return self.tables.get(made_from, model, readout, loader, len(chosen), self.processes, pause)
+
+    @cached_property
+    def _class_numbers(self) -> torch.Tensor:
+        """The number in training of each test class; classes that are unknown there come after those."""
+        numbers = {name: number for number, name in enumerate(self.train.classes)}
+        return torch.tensor([numbers.setdefault(name, len(numbers)) for name in self.labelled().classes])
+
+
+class Evaluator(ABC):
+    """Measures a model. `measure` is called by all processes together, in training and after it."""
+
+    label: ClassVar[str] = ""  # what stands before its values in the metrics; by default the name of its file
+    file: ClassVar[str] = ""  # of the run's folder, for the last details; by default evaluations/NAME.json
+    of_average: ClassVar[bool] = True  # whether the average of a run's weights is measured too, where it keeps one
+
+    @abstractmethod
+    def __init__(self, config: Any, setting: Setting) -> None: ...
+
+    @abstractmethod
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Measures the model as it is after a step.
+
+        What has to be chosen (a learning rate, a layer) is chosen on training images alone.
+        """
+
+
+def never() -> None:
+    """The pause of an evaluation that nothing interrupts."""

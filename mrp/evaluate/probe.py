@@ -1,0 +1,57 @@
+"""What the evaluators of frozen features have in common: they learn from training images, then count on test images."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, Generic, TypeVar
+
+from torch import nn
+
+from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.sealed import Decision, NothingToChoose
+from mrp.evaluate.table import Table
+from mrp.models.vit import VisionTransformer
+
+D = TypeVar("D", bound=Decision)
+
+
+class Probe(Evaluator, Generic[D]):
+    """Reads the features of a frozen backbone from tables, which the probes of one measurement share.
+
+    The first process learns and counts; the others help to read the features.
+    """
+
+    def __init__(self, config: Any, setting: Setting) -> None:
+        self.config = config
+        self.setting = setting
+        self.device = setting.processes.device
+        setting.labelled()
+
+    @abstractmethod
+    def readout(self, backbone: VisionTransformer) -> Readout:
+        """Returns which features are read."""
+
+    @abstractmethod
+    def learn(self, train: Table, readout: Readout) -> D:
+        """Returns all that is chosen and learned from the training images."""
+
+    @abstractmethod
+    def count(self, learned: D, train: Table, test: Table, readout: Readout) -> Result:
+        """Returns what was counted on the test images."""
+
+    def most(self, readout: Readout) -> int | None:
+        """Returns how many images of each split are read at most; None for all of them."""
+        return None
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Learns, then opens the test set and counts."""
+        readout = self.readout(backbone_of(model))
+        most = self.most(readout)
+        train = self.setting.train_features(model, readout, pause, most)
+        learned = None if train is None else self.learn(train, readout)
+        sealed = self.setting.test_features(model, readout, pause, most)
+        test = sealed.open(learned or NothingToChoose("the first process has chosen"))
+        if learned is None or train is None or test is None:
+            return Result()
+        return self.count(learned, train, test, readout)

@@ -1,0 +1,86 @@
+"""What the training loop sees of evaluation: whether any is due, and what it found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import nn
+
+from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
+from mrp.files import write_atomically
+from mrp.monitor.metrics import INTERRUPTED
+from mrp.processes.signals import Interrupted
+
+
+class Average(Protocol):
+    """The moving average of a run's weights."""
+
+    def in_place(self) -> AbstractContextManager[None]:
+        """Has the model use the average within a block."""
+
+
+@dataclass(frozen=True)
+class Scheduled:
+    """An evaluator and its interval in steps."""
+
+    name: str
+    evaluator: Evaluator
+    every: int
+
+
+class Evaluators:
+    """Runs each evaluator on its schedule and after the last step, on the weights and on their moving average."""
+
+    def __init__(self, evaluators: list[Scheduled], setting: Setting, average: Average | None) -> None:
+        assert setting.training is not None
+        self._evaluators = evaluators
+        self._steps = setting.training.steps
+        self._setting = setting
+        self._average = average
+
+    def due(self, step: int) -> bool:
+        """Returns whether anything is to be measured after this step."""
+        return any(self._due(step))
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Returns everything that is due after a step; `pause` leaves it unfinished by raising Interrupted."""
+        values, details, alarm, stop = dict[str, float](), dict[str, dict[str, Any]](), None, False
+        try:
+            for weights, use in self._weights():
+                with use, self._setting.tables.of(None):
+                    for scheduled in self._due(step):
+                        evaluator = scheduled.evaluator
+                        if weights == "average" and not evaluator.of_average:
+                            continue
+                        result = evaluator.measure(model, step, pause)
+                        label = evaluator.label or scheduled.name
+                        prefix = label if weights == "student" else f"{label}/{weights}"
+                        values |= {f"{prefix}/{name}": value for name, value in result.values.items()}
+                        file = evaluator.file or f"evaluations/{scheduled.name}.json"
+                        details.setdefault(file, {"step": step})[weights] = result.details
+                        alarm, stop = alarm or result.alarm, stop or (result.alarm is not None and result.stop)
+        except Interrupted:
+            return Result({INTERRUPTED: 1.0})
+        if step == self._steps and self._setting.processes.is_main_process:
+            self._write(details)
+        return Result(values, details, alarm, stop)
+
+    def _due(self, step: int) -> Iterator[Scheduled]:
+        return (one for one in self._evaluators if step == self._steps or step % one.every == 0)
+
+    def _weights(self) -> Iterator[tuple[str, AbstractContextManager[None]]]:
+        yield "student", nullcontext()
+        if self._average is not None:
+            yield "average", self._average.in_place()
+
+    def _write(self, details: Mapping[str, Mapping[str, Any]]) -> None:
+        """Writes the last measurement of each evaluator in full."""
+        for file, content in details.items():
+            if any(content[weights] for weights in content.keys() - {"step"}):
+                path = self._setting.folder / file
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, json.dumps(content))

@@ -1,0 +1,165 @@
+"""The feature tables that evaluators share: each is made in one pass over the data and kept in a folder."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.table import UNFINISHED, Table, Writer, cannot_write, open_table
+from mrp.processes.join import Accelerator
+
+VERSION = 2  # raise it whenever the same description could stand for other numbers
+_WHILE_TRAINING = "while-training"  # the folder of the tables that are removed after the evaluation
+
+T = TypeVar("T")
+
+
+class Tables:
+    """A folder of tables, each under the hash of what it was made from; any of them may be removed at any time."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._weights: str | None = None
+        self._opened: list[tuple[str, Table]] = []
+        self._shared: dict[Any, Any] = {}
+
+    @contextmanager
+    def of(self, weights: str | None) -> Iterator[None]:
+        """Names the weights that the model has in this block; without a name, its tables are removed at the end."""
+        self._weights = weights
+        try:
+            yield
+        finally:
+            self._opened, self._shared = [], {}
+            if weights is None:
+                shutil.rmtree(self._folder / _WHILE_TRAINING, ignore_errors=True)
+
+    def shared(self, key: Any, make: Callable[[], T]) -> T:
+        """Returns what several evaluators need of the same features; it is computed for the first one that asks."""
+        if key not in self._shared:
+            self._shared[key] = make()
+        value: T = self._shared[key]
+        return value
+
+    def get(
+        self,
+        made_from: Mapping[str, Any],
+        model: nn.Module,
+        readout: Readout,
+        batches: Iterable[Batch],
+        count: int,
+        processes: Accelerator,
+        pause: Callable[[], None],
+    ) -> Table | None:
+        """Returns a table with the columns of the readout; of several processes only the first one gets it.
+
+        It is taken from disk if a table of the same data and weights has all of these columns, and is made otherwise.
+        """
+        source = {"version": VERSION, "count": count, "weights": self._weights, **made_from}
+        name = _digest(source)
+        table = self._find(name, readout.blocks) if processes.is_main_process else None
+        # The first process looks and all do as it says: the folder may be on its disk alone.
+        is_there = torch.tensor([int(table is not None)], device=processes.device)
+        if int(processes.reduce(is_there, "sum")):
+            return table
+        writer = self._writer(name, {"columns": readout.widths, **source}) if processes.is_main_process else None
+        _write_all(writer, model, readout, batches, count, processes, pause)
+        if writer is None:
+            return None
+        self._opened.append((name, writer.finish()))
+        return self._opened[-1][1]
+
+    @property
+    def folder(self) -> Path:
+        """Returns the folder that holds the tables of the present weights."""
+        return self._folder if self._weights else self._folder / _WHILE_TRAINING
+
+    def _find(self, name: str, blocks: tuple[str, ...]) -> Table | None:
+        for opened, table in self._opened:
+            if opened == name and set(blocks) <= table.columns.keys():
+                return table
+        for folder in sorted(self.folder.glob(f"{name}-*")):
+            held = open_table(folder) if all((folder / f"{block}.f16").exists() for block in blocks) else None
+            if held is not None:
+                self._opened.append((name, held))
+                return held
+        return None
+
+    def _writer(self, name: str, described: Mapping[str, Any]) -> Writer:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob(f"{UNFINISHED}*"):
+                _remove_if_abandoned(leftover)
+            return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)
+        except OSError as error:
+            raise cannot_write(self.folder, described, error) from None
+
+
+def weights_digest(step: nn.Module) -> str:
+    """Returns a hash of what decides the features: the backbone's weights, and what prepares its images."""
+    digest = hashlib.sha256()
+    for name, tensor in step.state_dict().items():
+        if name.startswith(("prepare.", "objective.backbone.")):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _digest(described: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _write_all(
+    writer: Writer | None, model: nn.Module, readout: Readout, batches: Iterable[Batch], count: int,
+    processes: Accelerator, pause: Callable[[], None],
+) -> None:  # fmt: skip
+    """Takes every batch through the model; rank r has the r-th contiguous slice of the data."""
+    world, done = processes.num_processes, 0
+    share = -(-count // world)
+    try:
+        with evaluating(model):
+            for batch in batches:
+                pause()
+                rows = processes.gather(_rows(model, readout, batch.to(processes.device, non_blocking=True)))
+                if writer is not None:
+                    ranks = zip(*(tensor.cpu().chunk(world) for tensor in rows), strict=True)
+                    for rank, (features, labels, keys, valid) in enumerate(ranks):
+                        writer.put(rank * share + done, features[valid], labels[valid], keys[valid])
+                done += len(batch.keys)
+    except BaseException:
+        if writer is not None:
+            writer.discard()
+        raise
+
+
+def _rows(model: nn.Module, readout: Readout, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    output: Output = model(batch, features=readout)
+    assert output.features is not None
+    labels = torch.full_like(batch.keys, -1) if batch.labels is None else batch.labels
+    valid = torch.ones_like(batch.keys, dtype=torch.bool) if batch.valid is None else batch.valid
+    return output.features, labels, batch.keys, valid
+
+
+def _remove_if_abandoned(folder: Path) -> None:
+    """Removes what a killed process has left; a process that lives holds a lock on its folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(descriptor)

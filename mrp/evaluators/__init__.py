@@ -1,0 +1,67 @@
+"""The evaluators, one file each: `Config`, its section, and `Evaluator`, which measures a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrp.config import ConfigError, Tree, build
+from mrp.evaluate.config import Section
+from mrp.registry import Registry
+
+if TYPE_CHECKING:
+    from mrp.evaluate.contract import Evaluator, Setting
+    from mrp.evaluate.schedule import Average, Evaluators
+
+EVALUATORS = Registry("evaluator", __name__, ("Config", "Evaluator"))
+
+
+def short_name(name: str) -> str:
+    """Returns what an evaluator is called in results: its name, or that of its file without the folder."""
+    return Path(name).stem if name.endswith(".py") else name
+
+
+def read_section(name: str, options: Any) -> tuple[str, Section]:
+    """Returns an evaluator's name, for a file with its whole path, and its checked section."""
+    if isinstance(options, Section):
+        return name, options
+    config = EVALUATORS.find(name).Config
+    if not isinstance(options, Mapping | None):
+        raise ConfigError(f"{name}: a section (key: value) is needed, such as {{every: 5 epochs}}")
+    section: Section = build(config, Tree(dict(options or {}), {"": short_name(name)}))
+    return str(Path(name).absolute()) if name.endswith(".py") else name, section
+
+
+def read_sections(value: Any) -> dict[str, Section]:
+    """Returns the sections of `evaluate:`, which maps the names or files of evaluators to their options."""
+    if not isinstance(value, Mapping):
+        raise ConfigError("a mapping is needed, such as {knn: {every: 10 epochs}}")
+    sections = dict(read_section(str(name), options) for name, options in value.items())
+    for name, section in sections.items():
+        if section.every is None:
+            raise ConfigError(f"{name}: every is missing; say how often, for example {{every: 10 epochs}}")
+        if name in ("diagnose", "validation"):
+            raise ConfigError(f"{name}: has a section of its own, '{name}:'; write its options there")
+    if len({short_name(name) for name in sections}) < len(sections):
+        raise ConfigError("two evaluators have files of the same name; rename one, so that results tell them apart")
+    return sections
+
+
+def make(name: str, section: Section, setting: Setting) -> Evaluator:
+    """Returns an evaluator of a name or file."""
+    evaluator: Evaluator = EVALUATORS.find(name).Evaluator(section, setting)
+    return evaluator
+
+
+def scheduled(sections: Mapping[str, Section], setting: Setting, average: Average | None) -> Evaluators:
+    """Returns what the training loop runs: the evaluators whose sections say how often."""
+    from mrp.evaluate.schedule import Evaluators, Scheduled
+
+    assert setting.training is not None
+    parts = []
+    for name, section in sections.items():
+        every = setting.training.in_steps(section.every) if section.every else 0
+        if every:
+            parts.append(Scheduled(short_name(name), make(name, section, setting), every))
+    return Evaluators(parts, setting, average)

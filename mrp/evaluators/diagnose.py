@@ -1,0 +1,124 @@
+"""Signs of collapse in the features of one fixed set of held-out images, and the alarm when they last."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+from mrp.config import Stopped
+from mrp.data.order import keys
+from mrp.data.subset import fixed_sample
+from mrp.evaluate import contract, geometry, neighbours
+from mrp.evaluate.alarm import Alarm, save_evidence
+from mrp.evaluate.config import Diagnose as Config
+from mrp.evaluate.contract import Pause, Result, Setting
+from mrp.evaluate.evaluating import evaluating
+from mrp.monitor.metrics import METRICS, read_lines
+
+_LARGEST_BATCH = 128
+_NEIGHBOURS = 10
+
+
+class Evaluator(contract.Evaluator):
+    """Measures the features with and without masks; every process takes its part and all get the result."""
+
+    label = "features"
+    of_average = False  # it watches the weights that are trained
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        self._config, self._setting = config, setting
+        source = setting.train if setting.test is None else setting.test
+        world = setting.processes.num_processes
+        share = max(1, min(config.images, len(source)) // world)
+        batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
+        sample = fixed_sample(source, share * world)
+        self._labelled = bool(source.classes)
+        self._loader = setting.loader(sample, batch, sample.next_in_source)
+        self._alarm = None
+        if setting.training is not None:
+            start = max(setting.training.warmup, setting.training.in_steps(config.after))
+            self._alarm = Alarm(config, start)
+            self._refuse_collapsed(self._alarm)
+
+    def _refuse_collapsed(self, alarm: Alarm) -> None:
+        """Has the alarm check what a resumed run has measured so far, and stops a run that has collapsed before."""
+        folder, faults = self._setting.folder, []
+        if self._setting.processes.is_main_process:
+            checked = [(line["step"], alarm.check(line["step"], line)) for line in read_lines(folder / METRICS)]
+            faults = [f"step {step}: {fault}" for step, fault in checked if fault]
+        first = [next(iter(faults), None)]
+        broadcast_object_list(first)  # the others may have read the file before the first process cut it
+        if first[0] and self._config.action == "stop":
+            raise Stopped(
+                f"{folder}: the features had collapsed at {first[0]}; "
+                "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
+            )
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Measures the model, and raises the alarm when the features have collapsed."""
+        values, features = self._measure(model, pause)
+        if self._alarm is None:
+            return Result(values)
+        named = {f"{self.label}/{name}": value for name, value in values.items()}
+        fault = [self._alarm.check(step, named)]
+        broadcast_object_list(fault)  # the first process decides for all
+        if fault[0] is None:
+            return Result(values)
+        folder = self._setting.folder
+        evidence = folder / "alarms" / f"step-{step:08d}"
+        if self._setting.processes.is_main_process:
+            save_evidence(evidence, named, features)
+        alarm = f"{folder}: the features have collapsed at step {step}: {fault[0]}; evidence in {evidence}"
+        return Result(values, alarm=alarm, stop=self._config.action == "stop")
+
+    def _measure(self, model: nn.Module, pause: Pause) -> tuple[dict[str, float], Tensor]:
+        """Returns the numbers, and the features of whole images that they were computed from."""
+        processes, rows, scalars = self._setting.processes, [], []
+        with evaluating(model):
+            for batch in self._loader:
+                pause()
+                local, metrics = _rows(model, batch.to(processes.device))
+                rows.append([processes.gather(tensor).cpu() for tensor in local])
+                scalars.append(processes.reduce(metrics, "mean").cpu())
+        whole, first, second, labels = (torch.cat(column) for column in zip(*rows, strict=True))
+        loss, reconstruction, variance = torch.stack(scalars).mean(0).tolist()
+        values = {
+            "rank_me": geometry.rank_me(whole),
+            "participation_ratio": geometry.participation_ratio(whole),
+            "feature_variance": geometry.feature_variance(whole),
+            "spread": geometry.spread(whole),
+            "uniformity": geometry.gram_uniformity(first),
+            "log_uniformity": geometry.uniformity(first),
+            "alignment": geometry.alignment(first, second),
+            "loss": loss,
+        }
+        if variance > 0:
+            values["loss_over_variance"] = reconstruction / variance
+        if self._labelled:
+            values["knn"] = _accuracy_of_neighbours(whole, labels)
+        return values, whole
+
+
+def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:
+    """Returns features of the whole images and under two masks each, labels; loss, reconstruction, target variance."""
+    first: Output = model(batch)
+    other_keys = torch.from_numpy(keys(1, 0, batch.keys.cpu().numpy())).to(batch.keys.device)
+    second: Output = model(replace(batch, keys=other_keys))
+    whole: Output = model(batch, features=True)
+    assert whole.features is not None
+    masked = [output.features if output.features is not None else whole.features for output in (first, second)]
+    labels = torch.zeros_like(batch.keys) if batch.labels is None else batch.labels
+    reconstruction = first.metrics.get("reconstruction", first.loss)  # without uniformity's penalty and the like
+    variance = first.metrics.get("target_variance", torch.zeros_like(first.loss))
+    metrics = torch.stack([value.float() for value in (first.loss, reconstruction, variance)])
+    return [whole.features.float(), *(features.float() for features in masked), labels], metrics
+
+
+def _accuracy_of_neighbours(features: Tensor, labels: Tensor) -> float:
+    """Returns the share of one half of the images whose class the neighbours in the other half name."""
+    (answers,) = neighbours.predict(features[::2], labels[::2], features[1::2], [_NEIGHBOURS])
+    return float((answers == labels[1::2]).double().mean())

@@ -1,0 +1,113 @@
+"""Few-shot classification: the accuracy of a classifier that learns from a handful of labelled images per class."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Result
+from mrp.evaluate.heads import Scale
+from mrp.evaluate.probe import Probe
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.sealed import Decision
+from mrp.evaluate.split import few
+from mrp.evaluate.table import Table
+from mrp.models.vit import VisionTransformer
+
+SHOTS = (1, 5, 10)
+DRAWS = 10
+_PENALTY = 1.0  # of the ridge, in units of the mean variance of a column times the number of images
+_QUANTILE = 2.262157  # two-sided 95 % of Student's t for ten draws
+
+
+class Config(Section):
+    """Options of few-shot classification: only how often."""
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """The mean accuracy over draws, the 95 % interval of that mean, and the accuracy of each draw."""
+
+    shots: int
+    accuracy: float
+    low: float
+    high: float
+    draws: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Decision):
+    """The standardisation, and for each number of shots the classifiers of all draws (draws, columns + 1, classes)."""
+
+    scale: Scale
+    classifiers: dict[int, Tensor]
+
+
+class Evaluator(Probe[Learned]):
+    """Fits a ridge classifier on each draw of a few images per class.
+
+    Columns are standardised by the statistics of all training images, which needs no label. The penalty is fixed: with
+    one image per class nothing is left to choose it on.
+    """
+
+    def readout(self, backbone: VisionTransformer) -> Readout:
+        """Returns what the backbone itself gives."""
+        return Readout.own(backbone)
+
+    def learn(self, train: Table, readout: Readout) -> Learned:
+        """Fits the classifiers of all draws."""
+        (block,) = readout.blocks
+        scale = Scale.of(train, [block], np.arange(len(train)), self.device)
+        classes = int(train.labels.max()) + 1
+        classifiers = {}
+        for shots in SHOTS:
+            fitted = []
+            for draw in range(DRAWS):
+                rows = few(train.labels, train.keys, shots, draw)
+                fitted.append(ridge(scale(train, [block], rows)[block], train.labels[rows].to(self.device), classes))
+            classifiers[shots] = torch.stack(fitted)
+        return Learned(scale, classifiers)
+
+    def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
+        """Counts the right answers of each draw on the whole test set."""
+        (block,) = readout.blocks
+        summaries = []
+        for shots, weights in learned.classifiers.items():
+            correct = torch.zeros(DRAWS, dtype=torch.int64)
+            for rows in test.chunks(4096):
+                inputs = learned.scale(test, [block], rows)[block]
+                answers = torch.einsum("bw,dwc->dbc", inputs, weights[:, :-1]) + weights[:, -1:]
+                correct += (answers.argmax(2).cpu() == test.labels[rows]).sum(1)
+            summaries.append(summary(shots, correct.double() / len(test)))
+        values = {f"{one.shots}": one.accuracy for one in summaries}
+        details = {"few_shot": [asdict(one) for one in summaries], "num_train": len(train), "num_test": len(test)}
+        return Result(values, details)
+
+
+def ridge(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """Returns the weights and, as the last row, the bias of a penalised least-squares fit to one-hot labels."""
+    exact, targets = inputs.double(), torch.nn.functional.one_hot(labels, classes).double()
+    centre, base = exact.mean(0), targets.mean(0)
+    exact, targets = exact - centre, targets - base
+    penalty = _PENALTY * exact.square().sum(0).mean().clamp_min(1e-12)
+    if len(exact) < exact.shape[1]:  # the smaller of the two systems that have the same answer
+        gram = exact @ exact.T
+        gram.diagonal().add_(penalty)
+        weights = exact.T @ torch.linalg.solve(gram, targets)
+    else:
+        gram = exact.T @ exact
+        gram.diagonal().add_(penalty)
+        weights = torch.linalg.solve(gram, exact.T @ targets)
+    return torch.cat([weights, (base - centre @ weights)[None]]).float()
+
+
+def summary(shots: int, accuracies: Tensor) -> FewShot:
+    """Returns the mean over draws with its interval."""
+    mean = float(accuracies.mean())
+    half = _QUANTILE * float(accuracies.std()) / math.sqrt(len(accuracies))
+    return FewShot(shots, mean, max(0.0, mean - half), min(1.0, mean + half), tuple(accuracies.tolist()))

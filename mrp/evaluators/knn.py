@@ -1,0 +1,41 @@
+"""Weighted nearest neighbours (Wu et al., 2018) on the backbone's own features: nothing is trained."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from mrp.evaluate import neighbours
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Result
+from mrp.evaluate.probe import Probe
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.sealed import NothingToChoose
+from mrp.evaluate.table import Table
+from mrp.models.vit import VisionTransformer
+
+SHOWN = 20  # the k whose accuracy stands for kNN
+
+
+class Config(Section):
+    """Options of nearest neighbours: only how often."""
+
+
+class Evaluator(Probe[NothingToChoose]):
+    """Has the nearest training images vote on the class of each test image, for several k."""
+
+    def readout(self, backbone: VisionTransformer) -> Readout:
+        """Returns what the backbone itself gives."""
+        return Readout.own(backbone)
+
+    def learn(self, train: Table, readout: Readout) -> NothingToChoose:
+        """There is nothing to learn."""
+        return NothingToChoose("kNN takes the features as the backbone gives them, and reports every k")
+
+    def count(self, learned: NothingToChoose, train: Table, test: Table, readout: Readout) -> Result:
+        """Counts the right answers for every k."""
+        (block,) = readout.blocks
+        every = neighbours.measure(
+            train.columns[block], train.labels, test.columns[block], test.labels, device=self.device
+        )
+        details = next(asdict(one) for one in every if one.k == SHOWN) | {"neighbours": [asdict(one) for one in every]}
+        return Result({"accuracy": details["accuracy"]} | {f"k{one.k}": one.accuracy for one in every}, details)

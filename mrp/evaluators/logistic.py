@@ -1,0 +1,55 @@
+"""Logistic regression by L-BFGS on the features that the sweep has chosen: a check that the sweep was long enough."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from mrp.evaluate import logistic, sweep
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Result
+from mrp.evaluate.probe import Probe
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.sealed import Decision
+from mrp.evaluate.split import split
+from mrp.evaluate.table import Table
+from mrp.models.vit import VisionTransformer
+
+MOST = 20_000  # training images that it is fitted on
+
+
+class Config(Section):
+    """Options of logistic regression, after the same sweep as that of `linear`."""
+
+    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Decision):
+    """A fitted classifier and the columns that it reads."""
+
+    classifier: logistic.Logistic
+    blocks: tuple[str, ...]
+
+
+class Evaluator(Probe[Learned]):
+    """Fits one classifier, whose L2 strength is chosen on a held-out part of the training images."""
+
+    def readout(self, backbone: VisionTransformer) -> Readout:
+        """Returns the last blocks under every pooling."""
+        return Readout.last(backbone, self.config.layers)
+
+    def learn(self, train: Table, readout: Readout) -> Learned:
+        """Fits on the features of the best head of the sweep."""
+        blocks = sweep.choose_once(self.setting.tables, train, readout, self.device).input.blocks
+        rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST)).astype(np.int64))
+        labels, keys = train.labels[torch.from_numpy(rows)], train.keys[torch.from_numpy(rows)]
+        return Learned(logistic.train(train.rows(blocks, rows), labels, split(labels, keys)), blocks)
+
+    def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
+        """Counts the right answers."""
+        outcome = learned.classifier.measure(test.rows(learned.blocks, slice(None)), test.labels)
+        return Result({"accuracy": outcome.accuracy}, asdict(outcome))

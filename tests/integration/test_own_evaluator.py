@@ -1,0 +1,110 @@
+"""An evaluator of a user's own is one file: it runs inside training on its schedule, and after it by `mrp probe`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrp import api
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.evaluate import results
+from mrp.run import load
+
+EVALUATOR = '''
+"""The share of test images whose features lie within a radius of their mean."""
+from pydantic import Field
+
+from mrp.evaluate import contract
+from mrp.evaluate.config import Section
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.sealed import NothingToChoose
+
+
+class Config(Section):
+    radius: float = Field(1.0, gt=0)
+
+
+class Evaluator(contract.Evaluator):
+    def __init__(self, config, setting):
+        self.config, self.setting = config, setting
+
+    def measure(self, model, step, pause):
+        readout = Readout.own(backbone_of(model))
+        table = self.setting.test_features(model, readout, pause).open(NothingToChoose("nothing is trained"))
+        if table is None:
+            return contract.Result()
+        rows = table.rows(readout.blocks, slice(None))
+        near = (rows - rows.mean(0)).norm(dim=1) < self.config.radius
+        return contract.Result({"share": float(near.float().mean())}, {"images": len(rows), "share": float(near.sum())})
+'''
+SMALL = [
+    "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
+    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0", "track.every=5", "average.decay=0.5",
+]  # fmt: skip
+
+
+def lines(folder: Path) -> dict[int, dict[str, Any]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line for line in found}
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "near.py"
+    path.write_text(EVALUATOR)
+    return path
+
+
+def test_one_file_measures_in_training_and_after_it(own: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    main(["pretrain", *SMALL, f"evaluate={{{own}: {{every: 8 steps, radius: 2}}, knn: {{every: 6 steps}}}}",
+          "--folder", str(folder)])  # fmt: skip
+    measured = lines(folder)
+    assert [step for step in measured if "near/share" in measured[step]] == [8, 12]
+    assert [step for step in measured if "knn/accuracy" in measured[step]] == [6, 12]
+    assert 0 <= measured[12]["near/average/share"] <= 1
+    assert measured[12]["knn/average/accuracy"] > 0
+    last = json.loads((folder / "evaluations" / "near.json").read_text())
+    assert (last["step"], last["student"]["images"]) == (12, 360)
+    assert not list((folder / "features").iterdir())  # tables of weights that are not kept are not kept either
+
+    words = ["--evaluator", str(own), "--evaluator", "knn", "--weights", "student"]
+    main(["probe", str(folder), *words, "near.radius=2"])
+    after = {record.evaluator: record for record in results.read(folder)}
+    assert after["near"].options == {"radius": 2}
+    assert after["near"].result["share"] / 360 == pytest.approx(measured[12]["near/share"], abs=1e-6)
+    assert after["knn"].result["accuracy"] == pytest.approx(measured[12]["knn/accuracy"], abs=1e-6)
+    main(["probe", str(folder), *words[:2], "near.radius=0.01"])
+    assert len([record for record in results.read(folder) if record.evaluator == "near"]) == 2
+    assert api.read(folder).evaluate.keys() == {str(own), "knn"}
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ("{knn: {}}", "evaluate: knn: every is missing; say how often, for example {every: 10 epochs}"),
+        ("{knn: {every: 2}}", "evaluate: knn: every: 2 is not a duration"),
+        ("{knn: {every: 2 steps, k: 3}}", "evaluate: knn: k: unknown key"),
+        ("{kn: {every: 2 steps}}", "evaluate: unknown evaluator 'kn'; did you mean 'knn'?"),
+        ("{./none.py: {every: 2 steps}}", "none.py' does not exist"),
+        ("{knn: often}", "evaluate: knn: a section (key: value) is needed"),
+        ("{validation: {every: 2 steps}}", "evaluate: validation: has a section of its own, 'validation:'"),
+        ("knn", "evaluate: a mapping is needed, such as {knn: {every: 10 epochs}}"),
+    ],
+)
+def test_a_wrong_section_is_one_line(value: str, line: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        load("demo", [f"evaluate={value}"])
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_empty_section_is_left_out_of_the_resolved_configuration(own: Path) -> None:
+    assert "evaluate" not in load("demo").resolved()
+    run = load("demo", [f"evaluate={{{own}: {{every: 8 steps, radius: 2}}}}"])
+    assert run.resolved()["evaluate"] == {str(own): {"every": "8 steps", "radius": 2.0}}
+    assert run.identity("data") == load("demo").identity("data")
