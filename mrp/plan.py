@@ -62,7 +62,7 @@ def plan_order(run: Run, data: Source | int) -> Order | Mixed:
         )
     if isinstance(data, int):
         return Order(size, run.batch // views, run.seed, run.data.tail)
-    group = run.coupled_batch if run.couples and run.coupled_batch else run.batch
+    group = run.coupled_batch if run.couples_samples and run.coupled_batch else run.batch
     return mixtures.order(data, run.data, run.batch // views, run.seed, group // views)
 
 
@@ -83,7 +83,7 @@ def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int) -> P
             f"optim.warmup: {run.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps); "
             "shorten it, or lengthen the run"
         )
-    coupled_batch = micro_batch * processes if run.couples else None
+    coupled_batch = micro_batch * processes if run.couples_samples else None
     return Plan(
         steps_per_epoch=steps_per_epoch,
         steps=steps,
@@ -141,7 +141,7 @@ def _micro_batch(run: Run, processes: int, memory: int) -> int:
 def _coupled_micro_batch(run: Run, processes: int) -> int | None:
     """Returns what each process takes at once so that as many images act on each other as was asked for."""
     coupled = run.coupled_batch
-    if not run.couples or coupled is None:
+    if not run.couples_samples or coupled is None:
         return None
     if run.batch % coupled or coupled % processes:
         raise ConfigError(
@@ -185,7 +185,7 @@ def plan_job(run: Run, folder: Path, processes: int, memory: int) -> Job:
     check_classes(run, source)
     validation = open_validation(run, source)
     order = plan_order(run, source)
-    if run.couples and run.coupled_batch is None:  # as it was on the machine on which the run began
+    if run.couples_samples and run.coupled_batch is None:  # as it was on the machine on which the run began
         run = run.model_copy(update={"coupled_batch": recorded(folder, "coupled_batch")})
     plan = plan_run(run, order.steps_per_epoch, processes, memory)
     run = run.model_copy(update={"coupled_batch": plan.coupled_batch})

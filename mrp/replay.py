@@ -57,7 +57,7 @@ def replay(place: Path) -> Verdict:
         )
     shown = list(_parts(run, source, incident))
     for rank, part, batch, samples in shown:
-        if part == 0 or run.couples:
+        if part == 0 or run.couples_samples:
             seed_step(run.seed, incident["checkpoint"], rank)
         fault = _repeat(step, batch.to(device), incident["accumulation"])
         if fault is None:
@@ -91,7 +91,7 @@ def _parts(run: Run, source: Source, incident: dict[str, Any]) -> Iterator[tuple
     Where samples act on each other, a micro-batch is what all processes took together.
     """
     processes, accumulation = incident["processes"], incident["accumulation"]
-    each = incident["micro_batch"] * (processes if run.couples else 1)
+    each = incident["micro_batch"] * (processes if run.couples_samples else 1)
     order, number = plan_order(run, source), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
@@ -102,9 +102,9 @@ def _parts(run: Run, source: Source, incident: dict[str, Any]) -> Iterator[tuple
     samples = torch.tensor(order.slots(number).samples).view(len(batches), -1).tolist()
     found = []
     for index, batch in enumerate(batches):
-        rank, part = (0, index) if run.couples else divmod(index, accumulation)
+        rank, part = (0, index) if run.couples_samples else divmod(index, accumulation)
         found.append((rank, part, batch, samples[index]))
-    suspects = {(0 if run.couples else one["rank"], one["micro_batch"]) for one in incident["suspects"]}
+    suspects = {(0 if run.couples_samples else one["rank"], one["micro_batch"]) for one in incident["suspects"]}
     last = {rank: max(part for other, part in suspects if other == rank) for rank, _ in suspects}
     # Those before a suspect in the same process come with it, since they draw from the same generator.
     first = [one for one in found if one[1] <= last.get(one[0], -1)]

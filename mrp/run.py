@@ -102,7 +102,7 @@ class Run(Node):
         return name
 
     @property
-    def couples(self) -> bool:
+    def couples_samples(self) -> bool:
         """Returns whether a sample's loss depends on the others that are taken with it."""
         return bool(getattr(self.objective, "couples_samples", False))
 

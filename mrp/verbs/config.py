@@ -69,7 +69,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         lines["FLOPs of the run"] = f"{cost.training_flops * plan.steps * run.batch:.3g}"
     lines["processes"] = f"{plan.processes} ({device.type})"
     lines["micro-batch"] = f"{plan.micro_batch} images a process, accumulated {plan.accumulation} times"
-    if run.couples:
+    if run.couples_samples:
         lines["coupled"] = (
             f"the loss depends on which {plan.coupled_batch} images a micro-step takes together (coupled_batch, which "
             "the run keeps on other processes); it is not that of another micro-batch"

@@ -96,8 +96,8 @@ def test_over_micro_batches_it_is_the_mean_of_the_penalties_of_each() -> None:
 
 def test_a_weight_alone_is_enough() -> None:
     assert umae(0.01).objective == umae({"weight": 0.01}).objective
-    assert umae(0.01).couples
-    assert not umae(0).couples
+    assert umae(0.01).couples_samples
+    assert not umae(0).couples_samples
     for wrong, message in ((-1, "greater than or equal to 0"), (True, "a section"), ({"feature": "cls"}, "required")):
         with pytest.raises(ConfigError, match=rf"objective.uniformity.*{message}"):
             umae(wrong)

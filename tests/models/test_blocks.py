@@ -17,6 +17,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
 from mrp.batch import Batch
+from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.models import blocks, masking, named, positions, vit
 from tests.objectives.test_every_objective import make_run
@@ -294,7 +295,7 @@ def test_blocks_of_another_kind_work_under_every_method_that_only_asks_for_token
     backbone = {"name": name, "width": None, "depth": None, "heads": None, "patch": None}
     run = make_run("mae", {"size": 64}, backbone)
     with torch.device("meta"):
-        step = run.build_step()
+        step = build_step(run)
         step.objective(Batch(torch.empty(2, 3, 64, 64), torch.arange(2))).loss.backward()
     assert [key for key, weight in step.named_parameters() if weight.requires_grad and weight.grad is None] == []
 

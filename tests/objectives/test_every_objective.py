@@ -160,7 +160,7 @@ def test_it_is_one_graph_over_three_steps(name: str, precision: str) -> None:
 
 def test_four_micro_batches_give_the_gradient_of_one_batch(name: str) -> None:
     run = make_run(name)
-    if run.couples:
+    if run.couples_samples:
         pytest.skip("its samples act on each other within a micro-step: see test_uniformity.py and test_classify.py")
     step = build_step(run)
     batch = make_batch(run)

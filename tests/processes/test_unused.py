@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from mrp.batch import Batch, Output
+from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.processes.unused import refuse_unused_parameters, unused_parameters
 from mrp.step import Step
@@ -15,7 +16,7 @@ from tests.objectives.test_every_objective import NAMES, make_run
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_method_trains_all_that_it_says_and_is_left_as_it_was(name: str) -> None:
-    step = make_run(name, mix={"mixup": 0.8} if name == "classify" else {}).build_step()
+    step = build_step(make_run(name, mix={"mixup": 0.8} if name == "classify" else {}))
     before = {key: tensor.clone() for key, tensor in (*step.named_parameters(), *step.named_buffers())}
     assert unused_parameters(step, 3, (16, 16)) == []
     after = dict((*step.named_parameters(), *step.named_buffers()))
@@ -24,7 +25,7 @@ def test_every_method_trains_all_that_it_says_and_is_left_as_it_was(name: str) -
 
 
 def step_with_spare_layers(count: int) -> Step:
-    step = make_run("mae").build_step()
+    step = build_step(make_run("mae"))
     step.objective.spare = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(count))
     return step
 
@@ -41,7 +42,7 @@ def test_what_is_not_used_is_named() -> None:
 
 
 def test_a_loss_without_gradient_uses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    step = make_run("simmim").build_step()
+    step = build_step(make_run("simmim"))
 
     def forward(batch: Batch) -> Output:
         return Output(loss=batch.images.mean())
