@@ -55,7 +55,7 @@ def step_of(weights: ModelWeights, run: Run) -> Step:
 
 def origin(weights: ModelWeights) -> dict[str, Any]:
     """Returns where the weights come from, for a checkpoint's state; of a path the last part only."""
-    source = weights.source if weights.source.startswith("hf:") else Path(weights.source).name
+    source = weights.source if weights.source.startswith(hub.PREFIX) else Path(weights.source).name
     return {_ORIGIN: {"source": source, "sha256": weights.digest, "missing": list(weights.missing)}}
 
 
@@ -135,7 +135,7 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
     Of a run it is the newest checkpoint, or that of a step. By default the weights are the average where the run keeps
     one, else the student's.
     """
-    if not runs.is_ours(Path(path)) and (Path(path).exists() or hub.is_name(str(path))):
+    if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):
         read = reading.read(path, weights or "student", step)
         run = run_of(read)
         return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])

@@ -1,33 +1,29 @@
-"""Folders of the Hugging Face hub, fetched when they are asked for by `hf:OWNER/NAME` and at no other time."""
+"""Folders of the Hugging Face hub: fetched when `hf:OWNER/NAME` asks for one, and at no other time."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from mrp.config import ConfigError
+from mrp.interop.untrusted import WEIGHTS
 
-_PREFIX = "hf:"
-_SMALL = ("config.json", "preprocessor_config.json")
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
-
-
-def is_name(source: str) -> bool:
-    """Whether a word names a model of the hub."""
-    return source.startswith(_PREFIX)
+PREFIX = "hf:"
+_SETTINGS = ("config.json", "preprocessor_config.json")
 
 
 def fetch(source: str) -> Path:
-    """The folder of a model (`hf:OWNER/NAME`, or with `@REVISION`): its configuration and one file of weights."""
+    """Returns the folder of a model (`hf:OWNER/NAME@REVISION`) with its settings and one file of weights."""
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-    name, _, revision = source.removeprefix(_PREFIX).partition("@")
+    name, _, revision = source.removeprefix(PREFIX).partition("@")
     try:
-        files = HfApi().list_repo_files(name, revision=revision or None)
-        wanted = next((file for file in WEIGHTS if file in files), None)
-        if wanted is None:
+        # One request, which fails at once where there is no network: listing files would try again and again.
+        files = {file.rfilename for file in HfApi().model_info(name, revision=revision or None).siblings or ()}
+        weights = next((file for file in WEIGHTS if file in files), None)
+        if weights is None:
             raise ConfigError(f"{source}: holds neither {' nor '.join(WEIGHTS)}, which are what is read")
-        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*_SMALL, wanted]))
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=[*_SETTINGS, weights]))
     except ConfigError:
         raise
     except HFValidationError:

@@ -31,7 +31,7 @@ def read(
     `values` are sections (`backbone`, `objective`, `data`) with what the weights do not tell, such as the number of
     heads; `method` is the objective that weights of an encoder alone are put into. Nothing in the files is executed.
     """
-    path = hub.fetch(str(source)) if hub.is_name(str(source)) else Path(source)
+    path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
     if runs.is_ours(path):
         if values or method:
             raise ConfigError(f"{path}: a run says itself what its weights are; leave the other values out")
@@ -40,9 +40,9 @@ def read(
         raise ConfigError(f"{path}: is no run, so it has no step {step}; leave it out")
     given = _checked_sections(values or {})
     try:
-        return _complete(_foreign(path), path, weights, given, method).fitted()
+        return _complete(_foreign(path), str(source), weights, given, method).fitted()
     except ConfigError as error:
-        raise ConfigError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from None
+        raise ConfigError(str(error) if str(error).startswith((str(path), str(source))) else f"{path}: {error}") from None
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes of any kind
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: its tensors are not those of a Vision Transformer: {reason}") from None
@@ -80,10 +80,10 @@ def _foreign(path: Path) -> ForeignWeights:
 
 
 def _complete(
-    foreign: ForeignWeights, path: Path, weights: WeightsName, given: dict[str, dict[str, Any]], method: str | None
+    foreign: ForeignWeights, source: str, weights: WeightsName, given: dict[str, dict[str, Any]], method: str | None
 ) -> ModelWeights:
     """Returns weights with everything about their model that their names and shapes tell."""
-    tensors, stored_as = untrusted.as_float32(choose(foreign.tensors, weights, {}, str(path)))
+    tensors, stored_as = untrusted.as_float32(choose(foreign.tensors, weights, {}, source))
     size = given["data"].get("size", foreign.data.get("size"))
     fits = shape.of_backbone(tensors, merged(foreign.backbone, given["backbone"]), size)
     if fits.position_padding:
@@ -96,7 +96,7 @@ def _complete(
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BACKBONE)}
     return ModelWeights(
-        source=str(path),
+        source=source,
         digest=sha256_of(foreign.file),
         method=method,
         objective=merged(shape.of_objective(method, tensors, options), options),

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of timm or transformers; the first that exists
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of timm or transformers; the first that exists
 
 
 class _StandIn:
@@ -142,7 +142,7 @@ def as_float32(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str
 
 def weights_file(folder: Path) -> Path:
     """Returns the file that holds the weights in a folder of timm or transformers."""
-    file = next((folder / name for name in _WEIGHTS if (folder / name).is_file()), None)
+    file = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if file is None:
-        raise ConfigError(f"has neither {' nor '.join(_WEIGHTS)}")
+        raise ConfigError(f"has neither {' nor '.join(WEIGHTS)}")
     return file

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 from pathlib import Path
 from typing import Any
 
@@ -314,14 +315,19 @@ def test_words_that_are_not_known_are_one_line(words: str) -> None:
     assert not Path("nowhere").exists()
 
 
-def test_a_hub_that_is_not_reached_is_one_line() -> None:
+@pytest.mark.parametrize(
+    ("offline", "message"),
+    [
+        ("1", "the hub is not reached (offline); fetch the folder and give its path"),
+        ("0", "cannot be fetched: [Errno 111] Connection refused; give a folder or a file instead"),
+    ],
+)
+def test_a_hub_that_is_not_reached_is_one_line(offline: str, message: str) -> None:
     code = "import sys; from mrp.cli import main; main(['import', 'hf:owner/name', '--out', 'nowhere'])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ)
+    environment = os.environ | {"HF_HUB_OFFLINE": offline}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
-    assert (
-        done.stderr
-        == "mrp: error: hf:owner/name: the hub is not reached (offline); fetch the folder and give its path\n"
-    )
+    assert done.stderr == f"mrp: error: hf:owner/name: {message}\n"
     with pytest.raises(ConfigError, match="is no name of a model"):
         hub.fetch("hf:a/b/c")
 
@@ -338,10 +344,12 @@ def test_a_hub_that_is_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
         asked.append((name, revision, allow_patterns))
         return str(tmp_path / "hub")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda *_, **__: os.listdir(tmp_path / "hub"))
+    files = [SimpleNamespace(rfilename=name) for name in os.listdir(tmp_path / "hub")]
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=files))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     found = reading.read("hf:owner/name@main")
     assert asked == [("owner/name", "main", ["config.json", "preprocessor_config.json", "model.safetensors"])]
+    assert mrp.load("hf:owner/name@main").source["source"] == "hf:owner/name@main"
     assert torch.equal(found.tensors["head.weight"], mrp.load(folder).objective.state_dict()["head.weight"])
 
 
