@@ -6,6 +6,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,11 +37,41 @@ def test_features_and_reconstructions(make: Make) -> None:  # noqa: F811
         model.features(torch.rand(3, 3, 8, 8))
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pixels: pixels * 255, r"floats from 0.* to 25.*; divide them by 255"),
+        (lambda pixels: (pixels - 0.5) / 0.2, r"floats from -2.* leave out their normalisation"),
+        (lambda pixels: (pixels * 255).to(torch.int32), r"torch.int32; convert them to torch.uint8"),
+        (lambda pixels: pixels * torch.nan, r"floats from nan"),
+    ],
+    ids=["255", "normalised", "integers", "nan"],
+)
+def test_images_on_another_scale_are_refused(change: Any, message: str, make: Make) -> None:  # noqa: F811
+    model = mrp.load(make("mae"))
+    for ask in (model.features, model.reconstruct):
+        with pytest.raises(ValueError, match=message):
+            ask(change(images()))
+
+
+def test_images_in_every_format_that_is_taken_give_the_same(make: Make) -> None:  # noqa: F811
+    model = mrp.load(make("mae"))
+    pixels = (images() * 255).to(torch.uint8)
+    for same in (pixels.float() / 255, pixels.double() / 255, (pixels.to(torch.int32) * 257).to(torch.uint16)):
+        assert torch.allclose(model.features(same), model.features(pixels), atol=1e-5)
+
+
+def test_a_model_is_shown_in_one_line(make: Make) -> None:  # noqa: F811
+    folder = make("mae")
+    assert repr(mrp.load(folder)) == f"Model(folder={folder!r}, step=4, weights='student')"
+
+
 def test_a_checkpoint_is_found_by_folder_and_by_step(make: Make) -> None:  # noqa: F811
     folder = make("mae")
     own = mrp.load(folder).features(images())
     assert torch.equal(mrp.load(folder / "checkpoints" / "step-00000004").features(images()), own)
     assert torch.equal(mrp.load(folder, step=4).features(images()), own)
+    assert torch.equal(mrp.load(folder / "checkpoints" / "step-00000004" / "model.safetensors").features(images()), own)
     alone = folder.with_name("step-00000004")
     (folder / "checkpoints" / "step-00000004").rename(alone)  # it explains itself
     assert torch.equal(mrp.load(alone).features(images()), own)

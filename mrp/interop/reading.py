@@ -42,7 +42,9 @@ def read(
     try:
         return _complete(_foreign(path), str(source), weights, given, method).fitted()
     except ConfigError as error:
-        raise ConfigError(str(error) if str(error).startswith((str(path), str(source))) else f"{path}: {error}") from None
+        raise ConfigError(
+            str(error) if str(error).startswith((str(path), str(source))) else f"{path}: {error}"
+        ) from None
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes of any kind
         reason = " ".join(str(error).split())
         raise ConfigError(f"{path}: its tensors are not those of a Vision Transformer: {reason}") from None

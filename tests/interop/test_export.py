@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mrp.api import Model
 from mrp.config import ConfigError
 from mrp.exchange.export import export
 from mrp.interop import official_export, reading, untrusted
+from mrp.models.vit import embed, encode
 from mrp.objectives import mae
 from tests.interop.conftest import Make, images
 
@@ -207,12 +209,78 @@ def test_the_card_tells_what_it_can_and_leaves_the_licence_open(make: Make) -> N
     assert str(folder.parent) not in card
 
 
-def test_what_the_card_says_of_loading_is_so(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    out = exported(make("mae"), "timm")
-    snippet = re.search(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("kind", "to", "options"),
+    [
+        ("mae", "timm", {}),
+        ("mae", "transformers", {}),
+        ("mae", "transformers", {"whole": True}),
+        ("data2vec", "transformers", {}),
+        ("mean", "transformers", {}),
+    ],
+)
+def test_what_the_card_says_of_loading_is_so(
+    kind: str, to: str, options: dict[str, Any], make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip(to)
+    folder = make(**EVERY_KIND[kind])
+    out = exported(folder, to, **options)
+    card = (out / "README.md").read_text()
+    snippet = re.search(r"```python\n(.*?)```", card, re.DOTALL)
     assert snippet
     monkeypatch.chdir(out.parent)
-    exec(snippet[1], {})
+    pictures = (images(3) * 255).to(torch.uint8)
+    names: dict[str, Any] = {"images": list(pictures)}
+    with torch.no_grad():
+        exec(snippet[1], names)
+    assert ("pipeline_tag" in card) == (not options)
+    if to == "transformers" and not options:
+        model = mrp.load(folder)
+        prepared = names["inputs"]["pixel_values"]
+        theirs = names["scores" if kind == "mean" else "features"]
+        with torch.no_grad():
+            tokens = encode(model.backbone, embed(model.backbone, prepared)).tokens
+            expected = model.objective.predict(prepared)[1] if kind == "mean" else tokens[:, 0]  # type: ignore[operator]
+        assert close(expected, theirs)
+
+
+def test_the_encoder_of_mae_answers_the_same_at_every_call(make: Make) -> None:
+    """ViTMAE, which hides patches anew at each call, is written only where the whole is asked for."""
+    transformers = pytest.importorskip("transformers")
+    folder = make("mae")
+    model = transformers.AutoModel.from_pretrained(exported(folder, "transformers"), add_pooling_layer=False).eval()
+    ours = mrp.load(folder)
+    with torch.no_grad():
+        prepared = ours.module.prepare(images(5))
+        first, second = (model(prepared).last_hidden_state for _ in range(2))
+        tokens = encode(ours.backbone, embed(ours.backbone, prepared)).tokens
+    assert torch.equal(first, second)
+    assert close(tokens, first)
+
+
+@pytest.mark.parametrize(
+    ("method", "to", "message"),
+    [
+        ("simmim", "transformers", "--whole: there is no ViTMAE to write, since its method is not mae"),
+        ("mae", "timm", "--whole: is for --to transformers"),
+    ],
+)
+def test_the_whole_of_what_has_none_is_refused(method: str, to: str, message: str, make: Make) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(make(method), to, Path("nowhere"), whole=True)
+    assert not Path("nowhere").exists()
+
+
+def test_the_commands_of_the_card_run_as_they_are_printed(make: Make) -> None:
+    folder = make("mae")
+    command = ["pretrain", "demo", "length=4 steps", "init={from: runs/mae, resample: true}", "data.train=/secret/in1k"]
+    (folder / "environment.json").write_text(json.dumps({"starts": [{"command": command}, {"command": command}]}))
+    card = (exported(folder, "timm") / "README.md").read_text()
+    block = re.search(r"```sh\n(.*?)```", card, re.DOTALL)
+    assert block
+    (line,) = block[1].splitlines()
+    assert shlex.split(line) == ["mrp", *command[:-1], "data.train=in1k"]
+    assert "/secret" not in card
 
 
 def test_an_image_of_other_sides_goes_to_timm(make: Make) -> None:

@@ -7,8 +7,8 @@ import os
 import shutil
 import subprocess
 import sys
-from types import SimpleNamespace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -268,6 +268,8 @@ def hf(folder: Path, weights: Any, **config: Any) -> Path:
         ({}, {"architecture": "resnet18"}, "architecture resnet18 is no Vision Transformer"),
         ({}, {"architecture": "no_such"}, "timm has no architecture 'no_such'"),
         ({}, {"architecture": "vit_base_patch16_224", "model_args": {"act_layer": "x"}}, "act_layer is not supported"),
+        ({}, {"architecture": "hf-hub:owner/name"}, "timm has no architecture 'hf-hub:owner/name'"),
+        ({}, {"architecture": "vit_base_patch16_224", "model_args": {"depth": 10**9}}, "depth 1000000000 is no number"),
         ({}, {"other": 1}, "names neither a model_type"),
     ],
 )

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import distributed
 
 from mrp.build import build_optimizer, build_step
@@ -143,6 +144,23 @@ def test_another_size_has_to_be_asked_for(pretrained: Path) -> None:
     theirs = {k.removeprefix("backbone."): w for k, w in weights(pretrained).items() if k.startswith("backbone.")}
     expected = vit.resampled(objective.backbone, theirs, (4, 4))["pos_embed"]
     assert torch.equal(objective.backbone.pos_embed, expected)
+
+
+def test_fixed_positions_are_interpolated_too(pretrained: Path) -> None:
+    """The weights are used to their own positions, and MAE's official probe interpolates them at another size."""
+    words = ["backbone=null", "data.size=12", f"init.from={pretrained}", "init.resample=true"]
+    run = load("linear_tiny_digits", words)
+    assert run.backbone.positions == "sincos"
+    objective, _ = started(run)
+    before = weights(pretrained)["backbone.pos_embed"]
+    expected = resample_abs_pos_embed(before, [6, 6], [4, 4], 1)
+    assert torch.equal(objective.backbone.pos_embed, expected)
+
+
+def test_the_file_of_the_weights_is_an_origin_too(pretrained: Path) -> None:
+    checkpoint_folder = pretrained / "checkpoints" / "step-00000005"
+    runs = [load("demo", [*TINY, f"init={path}"]) for path in (checkpoint_folder, checkpoint_folder / MODEL)]
+    assert runs[0].identity("x") == runs[1].identity("x")
 
 
 def test_a_shared_bias_becomes_that_of_each_block(tmp_path: Path) -> None:
