@@ -50,8 +50,8 @@ class Plan:
         return self.division.accumulation
 
 
-def plan_order(run: Run, data: Source | int) -> Order | Mixed:
-    """Returns the order of a data set, or of any set that has this many samples."""
+def plan_order(run: Run, data: Source | int, version: int | None = None) -> Order | Mixed:
+    """Returns the order of a data set, or of any set that has this many samples; by default in the newest version."""
     size, views = data if isinstance(data, int) else len(data), run.data.views
     if run.batch % views:
         raise ConfigError(f"batch: {run.batch} is not a multiple of data.views ({views}); change one of them")
@@ -63,7 +63,7 @@ def plan_order(run: Run, data: Source | int) -> Order | Mixed:
     if isinstance(data, int):
         return Order(size, run.batch // views, run.seed, run.data.tail)
     group = run.coupled_batch if run.couples_samples and run.coupled_batch else run.batch
-    return mixtures.order(data, run.data, run.batch // views, run.seed, group // views)
+    return mixtures.order(data, run.data, run.batch // views, run.seed, group // views, version or mixtures.VERSION)
 
 
 def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int) -> Plan:
@@ -180,14 +180,15 @@ class Job:
 
 
 def plan_job(run: Run, folder: Path, processes: int, memory: int) -> Job:
-    """Opens the data and derives everything else; a run that the folder holds keeps its coupled batch."""
+    """Opens the data and derives everything else; a run that the folder holds keeps its coupled batch and its order."""
     source = open_source(run, "train")
     check_classes(run, source)
     validation = open_validation(run, source)
-    order = plan_order(run, source)
+    version = recorded(folder, "order_version")
+    order = plan_order(run, source, version)
     if run.couples_samples and run.coupled_batch is None:  # as it was on the machine on which the run began
         run = run.model_copy(update={"coupled_batch": recorded(folder, "coupled_batch")})
     plan = plan_run(run, order.steps_per_epoch, processes, memory)
     run = run.model_copy(update={"coupled_batch": plan.coupled_batch})
     # Where samples act on each other, lanes are cut from what meets in a micro-step: only now is that known.
-    return Job(run, plan, source, validation, plan_order(run, source), memory)
+    return Job(run, plan, source, validation, plan_order(run, source, version), memory)

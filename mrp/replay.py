@@ -92,7 +92,7 @@ def _parts(run: Run, source: Source, incident: dict[str, Any]) -> Iterator[tuple
     """
     processes, accumulation = incident["processes"], incident["accumulation"]
     each = incident["micro_batch"] * (processes if run.couples_samples else 1)
-    order, number = plan_order(run, source), incident["checkpoint"]
+    order, number = plan_order(run, source, incident.get("order_version", 1)), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
         source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=each, rank=0,

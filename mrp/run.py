@@ -116,11 +116,11 @@ class Run(Node):
         """Returns every value, defaults included, as plain data."""
         return self.model_dump(mode="json", exclude=None if self.evaluate else {"evaluate"})
 
-    def identity(self, data: str) -> dict[str, Any]:
+    def identity(self, data: str, order_version: int = ORDER_VERSION) -> dict[str, Any]:
         """Returns what decides the results: the tree without the machine's part, the data by content, not by path."""
         kept = {key: value for key, value in self.resolved().items() if key not in NOT_IN_IDENTITY}
         kept["data"] = {"content": data} | {key: v for key, v in kept["data"].items() if key not in _IN_THE_CONTENT}
-        kept["order_version"] = ORDER_VERSION
+        kept["order_version"] = order_version
         if self.init is not None:
             kept["init"] = self.init.identity()
         if self.name.endswith(".py"):  # a file's own objective is what the file says, wherever it lies

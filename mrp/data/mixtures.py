@@ -182,7 +182,7 @@ def _source_seed(seed: int, number: int, version: int) -> int:
 
 
 def order(
-    source: Source, config: Config, batch: int, seed: int, group: int | None = None, version: int = 1
+    source: Source, config: Config, batch: int, seed: int, group: int | None = None, version: int = VERSION
 ) -> Order | Mixed:
     """Returns the order in which a run shows its data; `group` is the micro-step where samples act on each other.
 

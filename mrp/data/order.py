@@ -7,7 +7,7 @@ a billion samples costs no more memory than one of ten.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,6 +127,7 @@ class Order:
     shuffle: bool = True
     layout: Layout | None = None
     group: int = 0  # by default the batch
+    version: ClassVar[int] = VERSION
 
     @property
     def steps_per_epoch(self) -> float:

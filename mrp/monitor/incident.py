@@ -99,6 +99,7 @@ class Incidents:
             "checkpoint": number,
             "policy": self._guard.policy,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "order_version": self._order.version,
             "processes": self._division.processes,
             "micro_batch": self._division.micro_batch,
             "accumulation": self._division.accumulation,

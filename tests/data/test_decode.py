@@ -219,7 +219,7 @@ def test_a_decompression_bomb_is_refused(kind: str, monkeypatch: pytest.MonkeyPa
     data = encoded(Image.fromarray(RGB), kind)
     for limit in (HEIGHT * WIDTH - 1, HEIGHT * WIDTH // 3):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
-        with pytest.raises(DecodeError, match="could be an attack"):
+        with pytest.raises(DecodeError, match="attack"):
             decode(data, 3)
 
 
