@@ -8,8 +8,9 @@ import os
 import platform
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import yaml
@@ -21,12 +22,13 @@ from mrp.lab.claims.number import Number, Numbers
 from mrp.lab.claims.results import NotCounted, Results, read
 from mrp.run import find_recipe
 
-MEASURES = {
+MEASURES: dict[str, Callable[..., Numbers]] = {
     function.__name__: function
     for function in (
-        multiview.comparison, multiview.sweep, multiview.over_map, multiview.relative_error, multiview.vit,
+        multiview.comparison, multiview.sweep, multiview.over_map, multiview.relative_error,
+        multiview.relative_error_over_mu, multiview.vit,
         study.diagnosis, study.probe_gain, study.tuning_gain, study.recipe_gain,
-        theory.inequality, theory.alignment, theory.ratio_change, theory.best_ratio, theory.largest_residual,
+        theory.inequality, theory.alignment, theory.ratio_change, theory.best_ratio, theory.largest_sum,
         theory.estimator, theory.coverage,
     )
 }  # fmt: skip
@@ -70,11 +72,10 @@ def collect(results: Results) -> Record:
     not_counted: dict[str, list[str]] = {}
     for claim in CLAIMS:
         for measure in claim.measures:
-            arguments = {name: value for name, value in measure.items() if name != "measure"}
             try:
-                numbers[claim.id] |= MEASURES[measure["measure"]](results, **arguments)
+                numbers[claim.id] |= _evaluate(measure, results)
             except NotCounted as reason:
-                not_counted.setdefault(claim.id, []).append(str(reason))
+                not_counted.setdefault(claim.id, []).append(f"{reason}: not counted")
             except (KeyError, IndexError, TypeError, AttributeError, ValueError, ZeroDivisionError) as error:
                 raise ConfigError(
                     f"{results.folder}: results for the claim '{claim.id}' are not those of this version "
@@ -83,6 +84,22 @@ def collect(results: Results) -> Record:
     today = datetime.datetime.now(datetime.UTC).date()
     machine = f"{os.cpu_count()} cores {platform.machine()}, {'a' if torch.cuda.is_available() else 'no'} GPU"
     return Record(f"{today}, {machine}, torch {torch.__version__.partition('+')[0]}", numbers, not_counted)
+
+
+def _evaluate(measure: dict[str, Any], results: Results) -> Numbers:
+    """Calls the function of a measure, with the content of its result files, or with all results if it names none."""
+    arguments = dict(measure)
+    function, file = MEASURES[arguments.pop("measure")], arguments.pop("file", None)
+    if file is None:
+        return function(results, **arguments)
+    paths = [results.folder / name for name in ([file] if isinstance(file, str) else file)]
+    contents = [read(path) for path in paths if path.is_file()]
+    if not contents:
+        return {}
+    try:
+        return function(contents[0] if isinstance(file, str) else contents, **arguments)
+    except NotCounted as reason:
+        raise NotCounted(f"{', '.join(map(str, paths))}: {reason}") from None
 
 
 def as_json(record: Record) -> str:

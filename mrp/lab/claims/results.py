@@ -12,10 +12,7 @@ from mrp.config import ConfigError
 
 
 class NotCounted(Exception):
-    """A result that is there but says nothing about the claim; the message says which and why."""
-
-    def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path}: {reason}: not counted")
+    """Results say nothing about a claim, for the reason in the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +20,6 @@ class Results:
     """A folder like `runs`: lab/NAME/FILE, study/METHOD-EPOCHS-SEED/, multiview_vit/ and folders of runs."""
 
     folder: Path
-
-    def read(self, file: str) -> dict[str, Any]:
-        """The contents of a result file, empty if there is none."""
-        path = self.folder / file
-        return read(path) if path.is_file() else {}
 
     def study(self, *methods: str) -> tuple[int, list[tuple[Path, ...]]]:
         """The runs of `tools/small_study.py`: the most epochs that all methods have finished, and each seed's runs."""
@@ -52,7 +44,7 @@ class Results:
 def refuse_same_run(runs: Sequence[Path]) -> None:
     """Refuses to compare a run with itself, under two names of its folder."""
     if len({run.resolve() for run in runs}) < len(runs):
-        raise NotCounted(runs[-1], f"is the run {runs[0].name} itself")
+        raise NotCounted(f"{runs[-1]} is the run {runs[0].name} itself")
 
 
 def read(path: Path) -> dict[str, Any]:
