@@ -36,17 +36,17 @@ TESTS = ("test_multi", "test_single")
 
 @dataclass(frozen=True)
 class Plan:
-    """One seed: its constants, where its runs are, and how long they take."""
+    """One seed: its constants, the folder of its runs, and how long they train."""
 
     constants: Constants
-    place: Path
+    folder: Path
     pretraining: int  # epochs
     training: int
 
     def pretrain(self, method: str) -> None:
         """One method on the unlabelled images."""
         length = _length(self.pretraining)
-        train(load("demo", [*self._shared(), *METHODS[method], *length]), self.place / method)
+        train(load("demo", [*self._shared(), *METHODS[method], *length]), self.folder / method)
 
     def classify(self, start: str) -> list[float]:
         """Fine-tune, or train from scratch, by the same recipe; the accuracy on each kind of image."""
@@ -55,14 +55,14 @@ class Plan:
             f"objective={{name: classify, classes: {self.constants.k}, pool: mean}}",
         ]  # fmt: skip
         if start != "scratch":
-            words.append(f"init={self.place / start}")
-        folder = self.place / f"classify_{start}"
+            words.append(f"init={self.folder / start}")
+        folder = self.folder / f"classify_{start}"
         train(load("demo", words, folder), folder)
-        return [accuracy(folder, self.place / "images" / test) for test in TESTS]
+        return [accuracy(folder, self.folder / "images" / test) for test in TESTS]
 
     def _shared(self) -> list[str]:
         """The data, a small network, and no checkpoints on the way."""
-        images, side = self.place / "images", math.isqrt(self.constants.d // 3)
+        images, side = self.folder / "images", math.isqrt(self.constants.d // 3)
         size = side * math.isqrt(self.constants.P)
         return [
             f"data={{train: {images / 'train'}, test: {images / TESTS[1]}, size: {size}, channels: 3, mean: 0.5, "
@@ -85,23 +85,23 @@ def main() -> None:
     for seed in range(options.seeds):
         constants = read([*options.constants, f"seed={seed}"])
         plan = Plan(constants, options.out / f"seed{seed}", options.pretraining, options.training)
-        if not (plan.place / "images").exists():
-            render(constants, plan.place / "images")
+        if not (plan.folder / "images").exists():
+            render(constants, plan.folder / "images")
         for start in ("scratch", *METHODS):
             if start in METHODS:
                 plan.pretrain(start)
             rows.setdefault(start, []).append(plan.classify(start))
             print(
                 f"seed {seed}, {start}:",
-                *(f"{test} {one:.3f}" for test, one in zip(TESTS, rows[start][-1], strict=True)),
+                *(f"{test} {share:.3f}" for test, share in zip(TESTS, rows[start][-1], strict=True)),
             )
     (options.out / "results.json").write_text(json.dumps({"tests": TESTS, "accuracy": rows}, indent=1))
     if options.seeds > 1:
-        for start, found in rows.items():
-            spreads = [Estimate.over_seeds(one) for one in torch.tensor(found).T]
+        for start, shares in rows.items():
+            means = [Estimate.over_seeds(column) for column in torch.tensor(shares).T]
             print(
                 f"{start:10}",
-                *(f"{test} {one}" for test, one in zip(TESTS, spreads, strict=True)),
+                *(f"{test} {mean}" for test, mean in zip(TESTS, means, strict=True)),
             )
 
 

@@ -1,1 +1,1 @@
-"""The claims of the two founding papers as experiments: each has a command, a prediction, a measurement and a plot."""
+"""Experiments on the claims of the two founding papers: each has a command, a prediction, numbers and pictures."""

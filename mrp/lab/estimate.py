@@ -21,12 +21,12 @@ class Estimate:
 
     @classmethod
     def over_images(cls, values: Tensor) -> Estimate:
-        """The mean of one value per image, with the normal interval: there are many images."""
+        """Returns the mean of one value per image, with the normal interval, because there are many images."""
         return _mean(values, Z_95)
 
     @classmethod
     def over_seeds(cls, values: Tensor) -> Estimate:
-        """The mean of one value per seed, with Student's interval: there are few seeds."""
+        """Returns the mean of one value per seed, with Student's interval, because there are few seeds."""
         freedom = len(values) - 1
         return _mean(values, STUDENT_95[freedom - 1] if freedom <= len(STUDENT_95) else 1.96 + 2.5 / freedom)
 
@@ -42,7 +42,7 @@ class Estimate:
 
     @property
     def verdict(self) -> str:
-        """Whether a gap that a theorem says is at least 0 is so: the whole interval has to agree."""
+        """Whether this is at least 0, as a theorem says of a gap: the whole interval has to agree."""
         return "holds" if self.low >= 0 else "fails" if self.high < 0 else "not told apart"
 
     def __str__(self) -> str:

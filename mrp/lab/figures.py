@@ -27,13 +27,13 @@ def write(out: Path, numbers: str, data: Mapping[str, Any], pictures: Mapping[st
 
 
 def panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Figure, Any]:
-    """A figure of that size in inches, and its panels as an array (rows columns)."""
+    """Returns a figure of that size in inches, and its panels as an array (rows columns)."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
 
 
 def tidy(panel: Axes) -> None:
-    """A light grid behind the data, and no frame."""
+    """Draws a light grid behind the data, and removes the frame."""
     panel.grid(color="#e6e6e6", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
@@ -42,7 +42,7 @@ def tidy(panel: Axes) -> None:
 def draw_estimates(
     panel: Axes, x: Sequence[float], estimates: Sequence[Estimate], colour: str, label: str, lowest: float = -math.inf
 ) -> None:
-    """A line with the 95 % intervals as a band around it; `lowest` is the smallest possible value."""
+    """Draws a line, and the 95 % intervals as a band around it; `lowest` is the smallest possible value."""
     panel.plot(x, [estimate.value for estimate in estimates], color=colour, marker=".", label=label)
     low = [max(lowest, estimate.low) for estimate in estimates]
     panel.fill_between(x, low, [estimate.high for estimate in estimates], color=colour, alpha=0.15, lw=0)

@@ -24,7 +24,7 @@ def labelled(data: str, size: int, count: int) -> tuple[Tensor, Tensor]:
 
 
 def read(source: Source, config: Config, name: str, count: int) -> tuple[Tensor, Tensor]:
-    """The same for a source that is open, with the images as evaluation sees them."""
+    """Returns the same from a source that is open, with the images cropped as in evaluation."""
     if not source.classes:
         raise ConfigError(f"{name}: has no labels, and this experiment is about classes; give labelled data")
     sample = fixed_sample(source, min(count, len(source)))

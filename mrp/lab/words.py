@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def count(word: str) -> int:
-    """A whole number from 1."""
+    """Reads a whole number that is at least 1."""
     if not word.isdecimal() or int(word) < 1:
         raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 1")
     return int(word)
 
 
 def add_out(parser: argparse.ArgumentParser, name: str) -> None:
-    """The folder for the results."""
+    """Adds the folder for the results."""
     default = Path("runs/lab") / name
     parser.add_argument(
         "--out", type=Path, default=default, metavar="FOLDER", help=f"for the results (default: {default})"
@@ -23,7 +23,7 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
-    """Print a table; rich is imported only here, so that `mrp --help` answers at once."""
+    """Prints a table; rich is imported only here, so that `mrp --help` answers at once."""
     from rich.console import Console
     from rich.table import Table
 

@@ -35,9 +35,9 @@ def test_every_checkpoint_is_held_against_every_bound(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     main(["lab", "bounds", str(folder), "--images", "24", "--descent", "3", "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [row["step"] for row in found["rows"]] == [0, 2, 4]
-    for row, verdicts in zip(found["rows"], found["verdicts"], strict=True):
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [row["step"] for row in results["rows"]] == [0, 2, 4]
+    for row, verdicts in zip(results["rows"], results["verdicts"], strict=True):
         assert verdicts == dict.fromkeys(bounds.GAPS, "holds"), "they are theorems"
         assert row["loss"]["value"] > row["half_disagreement"]["value"] > 0
         assert row["variance"] >= row["variance_given_place"] * 23 / 24

@@ -164,7 +164,7 @@ def coverage_result(*runs: tuple[str, str]) -> dict[str, Any]:
     entry = {"value": 0.6, "error": 0.01}
     names = ("focus", "regions", "objects", "area")
     same, less = ({"value": value, "error": 0.0} for value in (0.0, -0.2))
-    differences = [dict.fromkeys(names, less if place else same) for place in range(len(runs))]
+    differences = [dict.fromkeys(names, less if index else same) for index in range(len(runs))]
     rows = [
         {"run": run, "objective": objective, "measures": dict.fromkeys(names, entry), "beyond_first": difference}
         for (run, objective), difference in zip(runs, differences, strict=True)

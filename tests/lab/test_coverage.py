@@ -41,9 +41,9 @@ def test_runs_are_compared_on_the_same_images(
 ) -> None:
     words = ["--images", "60", "--mosaics", "20", "--train", "150", "--out", str(tmp_path)]
     main(["lab", "coverage", *map(str, runs), *words])
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [(row["objective"], row["head"]) for row in found["rows"]] == [("mae", "fitted"), ("classify", "own")]
-    for row in found["rows"]:
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["objective"], row["head"]) for row in results["rows"]] == [("mae", "fitted"), ("classify", "own")]
+    for row in results["rows"]:
         values = {name: item["value"] for name, item in row["measures"].items()}
         assert set(values) == set(coverage.MEASURES)
         assert row["by_map"][0] == row["at_random"][0] == pytest.approx(values["accuracy"])
@@ -51,7 +51,7 @@ def test_runs_are_compared_on_the_same_images(
         assert 1 / 16 <= values["spread"] <= 1
         assert 0 <= values["focus"] <= 1
         assert values["objects"] <= 2
-    assert all(item == {"value": 0, "error": 0} for item in found["rows"][0]["beyond_first"].values())
+    assert all(item == {"value": 0, "error": 0} for item in results["rows"][0]["beyond_first"].values())
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "coverage.png", "maps.png"}
     assert "accuracy on whole images" in capsys.readouterr().out
 
@@ -71,14 +71,14 @@ def test_a_map_is_what_each_patch_adds_to_the_score(runs: tuple[Path, Path]) -> 
     generator = torch.Generator().manual_seed(0)
     axes, weights = torch.eye(32, dtype=torch.float64), torch.randn(33, 10, generator=generator, dtype=torch.float64)
     coordinates = logistic.Coordinates(torch.zeros(32, dtype=torch.float64), axes)
-    judged = Classifier(model, logistic.Logistic(coordinates, weights, torch.arange(10), 1.0, 0.0, {}, 0))
-    images = judged.prepare(api.held_out(model.run, 5))
+    encoder = Classifier(model, logistic.Logistic(coordinates, weights, torch.arange(10), 1.0, 0.0, {}, 0))
+    images = encoder.prepare(api.held_out(model.run, 5))
     seen: list[Tensor] = []
     blocks[-1].register_forward_hook(lambda module, given, output: seen.append(output.detach()))
-    judged.predict(images)
+    encoder.predict(images)
     classes = torch.arange(5)
     parts = (seen[0][:, 1:].double() * weights[:-1].T[classes][:, None]).sum(-1) / 16
-    assert torch.allclose(judged.maps(images, classes).double(), parts.relu(), atol=1e-5)
+    assert torch.allclose(encoder.maps(images, classes).double(), parts.relu(), atol=1e-5)
     assert not blocks[-1]._forward_pre_hooks
 
 

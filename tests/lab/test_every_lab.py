@@ -34,10 +34,10 @@ WRITTEN = {
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("runs")
-    train(load("demo", [*SMALL, "objective.decoder={width: 16, depth: 1, heads: 2}"]), place / "mae")
-    train(load("supervised_tiny_digits", SMALL), place / "supervised")
-    return place
+    folder = tmp_path_factory.mktemp("runs")
+    train(load("demo", [*SMALL, "objective.decoder={width: 16, depth: 1, heads: 2}"]), folder / "mae")
+    train(load("supervised_tiny_digits", SMALL), folder / "supervised")
+    return folder
 
 
 @pytest.mark.slow

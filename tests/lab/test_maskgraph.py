@@ -39,8 +39,8 @@ def test_the_exact_value_lies_within_the_stated_error(large: Result) -> None:
 
 
 def off(result: Result, name: str) -> float:
-    found = [abs(row.estimates[name].value - row.exact[name]) for row in result.rows if row.exact]
-    return sum(found) / len(found)
+    values = [abs(row.estimates[name].value - row.exact[name]) for row in result.rows if row.exact]
+    return sum(values) / len(values)
 
 
 @pytest.mark.parametrize("name", ["same_class", "same_class_views", "confusable"])
@@ -66,17 +66,18 @@ def test_a_ratio_and_its_complement_have_the_same_spectrum() -> None:
 
 def test_patches_that_know_nothing_of_each_other_leave_one_eigenvalue() -> None:
     world = toy_world.make(sharpness=0)
-    found, eigenvalues = toy_world.exact(world, mask_of(1, 2, 3), 1)
+    values, eigenvalues = toy_world.exact(world, mask_of(1, 2, 3), 1)
     assert eigenvalues[0] == pytest.approx(1)
-    assert found["residual"] == pytest.approx(0, abs=1e-20)
-    assert found["same_class"] == pytest.approx(0.5)
-    assert found["label_error"] == pytest.approx(0.5)
+    assert values["residual"] == pytest.approx(0, abs=1e-20)
+    assert values["same_class"] == pytest.approx(0.5)
+    assert values["label_error"] == pytest.approx(0.5)
 
 
 def test_what_is_visible_and_what_is_hidden_move_in_opposite_ways() -> None:
     world = toy_world.make()
-    found = [toy_world.exact(world, mask_of(*range(count)), 2)[0] for count in range(1, 6)]
-    errors, edges = ([values[name] for values in found] for name in ("label_error", "same_class"))
+    masks = [mask_of(*range(count)) for count in range(1, 6)]
+    exact = [toy_world.exact(world, mask, 2)[0] for mask in masks]
+    errors, edges = ([values[name] for values in exact] for name in ("label_error", "same_class"))
     assert errors == sorted(errors)
     assert edges == sorted(edges)
 
@@ -89,11 +90,11 @@ def test_the_exact_graph_by_another_way() -> None:
     same_view = (world.images[:, None, ~mask] == world.images[None, :, ~mask]).all(-1).double()
     edges = chance[:, None] * same_target * chance / (same_target @ chance)[:, None]  # p(image, image+)
     of_class = world.joint / chance
-    found = toy_world.exact(world, mask, 2)[0]
-    assert found["same_class"] == pytest.approx(float((of_class @ edges @ of_class.T).trace()))
+    values = toy_world.exact(world, mask, 2)[0]
+    assert values["same_class"] == pytest.approx(float((of_class @ edges @ of_class.T).trace()))
     views = same_view * chance / (same_view @ chance)[:, None]
     eigenvalues = torch.linalg.eigvals(views @ (edges / chance[:, None])).real.sort(descending=True).values
-    assert found["second"] == pytest.approx(float(eigenvalues[1]))
+    assert values["second"] == pytest.approx(float(eigenvalues[1]))
 
 
 def test_noise_is_taken_as_what_it_is() -> None:
@@ -115,9 +116,9 @@ def test_noise_is_taken_as_what_it_is() -> None:
     posteriors = [
         graph.distances(views[:, side : side + 1], draws[:, side : side + 1]).log_posterior(noise) for side in (0, 1)
     ]
-    found, spectrum = graph.measure(posteriors[0], posteriors[1], labels, 1)
+    values, spectrum = graph.measure(posteriors[0], posteriors[1], labels, 1)
     assert torch.allclose(spectrum[:4], eigenvalues, atol=0.04)
-    assert found["same_class"] == pytest.approx(float(confusion(kinds[:, 1]).diagonal().mean()), abs=0.03)
+    assert values["same_class"] == pytest.approx(float(confusion(kinds[:, 1]).diagonal().mean()), abs=0.03)
 
 
 def test_distances_of_parts_add_up() -> None:
@@ -157,11 +158,11 @@ def test_it_runs_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     words = ["--size", "8", "--unit", "1", "2", "--images", "120", "--masks", "2", "--features", "8"]
     words += ["--candidates", "2", "--ratios", ".25", ".75"]
     main(["lab", "maskgraph", "digits", *words, "--out", str(tmp_path)])
-    found = json.loads((tmp_path / "results.json").read_text())
-    assert [(row["unit"], row["ratio"]) for row in found["rows"]] == [(1, 0.25), (1, 0.75), (2, 0.25), (2, 0.75)]
-    assert set(found["choices"]) == {"1", "2"}
-    edges = [row["estimates"]["same_class"] for row in found["rows"]]
-    assert all(item["value"] - item["error"] > 1.5 * found["chance"] for item in edges[1::2]), "digits look alike"
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert [(row["unit"], row["ratio"]) for row in results["rows"]] == [(1, 0.25), (1, 0.75), (2, 0.25), (2, 0.75)]
+    assert set(results["choices"]) == {"1", "2"}
+    edges = [row["estimates"]["same_class"] for row in results["rows"]]
+    assert all(item["value"] - item["error"] > 1.5 * results["chance"] for item in edges[1::2]), "digits look alike"
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "measures.png", "spectra.png"}
     assert "which ratio each criterion would choose" in capsys.readouterr().out
 

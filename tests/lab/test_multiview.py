@@ -16,8 +16,7 @@ from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import compare as multiview
-from mrp.lab.multiview import network as multiview_train
-from mrp.lab.multiview import render as multiview_render
+from mrp.lab.multiview import network, render
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.data import Samples, draw
 from mrp.lab.multiview.measure import held
@@ -88,10 +87,10 @@ def test_noise_has_its_size() -> None:
 @pytest.mark.parametrize("q", [2, 3, 5])
 def test_the_activation_is_the_papers(q: int) -> None:
     values = torch.linspace(-1, 3, 81, dtype=torch.float64, requires_grad=True)
-    found, slope = multiview_train.activation(values.detach(), q, 0.7)
+    result, slope = network.activation(values.detach(), q, 0.7)
     low = values.clamp(0, 0.7) ** q / (q * 0.7 ** (q - 1))
     expected = low.where(values <= 0.7, values - (1 - 1 / q) * 0.7)
-    torch.testing.assert_close(found, expected.detach())
+    torch.testing.assert_close(result, expected.detach())
     (gradient,) = torch.autograd.grad(expected.sum(), values)
     torch.testing.assert_close(slope, gradient)
 
@@ -99,7 +98,7 @@ def test_the_activation_is_the_papers(q: int) -> None:
 def scene() -> tuple[Constants, Tensor, Samples]:
     constants = read([*SMALL, "sigma_0=0.8"])
     samples = draw(constants, constants.samples, constants.seeds, 0.5, generator(1))
-    return constants, multiview_train.first_kernels(constants, generator(2)), samples
+    return constants, network.first_kernels(constants, generator(2)), samples
 
 
 def direction(before: Tensor, after: Tensor) -> Tensor:
@@ -127,7 +126,7 @@ def test_the_gradient_of_the_teachers_setting() -> None:
     target = hidden(constants, constants.tau * kernels, batch)
     loss = (target - hidden(constants, weights, masked) / (1 - constants.theta)).square().sum() / 2
     (gradient,) = torch.autograd.grad(loss, weights)
-    after = multiview_train.pretrain(constants, "teacher", kernels, samples.patches, generator(3), nothing)
+    after = network.pretrain(constants, "teacher", kernels, samples.patches, generator(3), nothing)
     torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
     torch.testing.assert_close((kernels - after).norm(dim=-1), torch.full(kernels.shape[:2], constants.lr))
 
@@ -135,7 +134,7 @@ def test_the_gradient_of_the_teachers_setting() -> None:
 def test_the_gradient_of_the_decoder_that_recovers_patches() -> None:
     """Its first value is zero, so the first step moves it alone, and the second moves the kernels."""
     constants, kernels, samples = scene()
-    after = multiview_train.pretrain(constants, "patches", kernels, samples.patches, generator(3), nothing)
+    after = network.pretrain(constants, "patches", kernels, samples.patches, generator(3), nothing)
     torch.testing.assert_close(after, kernels)
     two = constants.model_copy(update={"steps": 2})
     rng = generator(3)
@@ -150,13 +149,13 @@ def test_the_gradient_of_the_decoder_that_recovers_patches() -> None:
     weights = kernels.clone().requires_grad_()
     made = hidden(constants, weights, batches[1][1]) / (1 - constants.theta) @ decoder.mT
     (gradient,) = torch.autograd.grad((made - batches[1][0].flatten(2)).square().sum() / 2, weights)
-    after = multiview_train.pretrain(two, "patches", kernels, samples.patches, generator(3), nothing)
+    after = network.pretrain(two, "patches", kernels, samples.patches, generator(3), nothing)
     torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
 
 
 def test_the_gradient_of_classification() -> None:
     constants, kernels, samples = scene()
-    head = multiview_train.class_head(constants)
+    head = network.class_head(constants)
     chosen = torch.randint(constants.samples, (constants.batch,), generator=generator(3))
     weights, last = kernels.clone().requires_grad_(), head.clone().requires_grad_()
     scores = hidden(constants, weights, samples.patches[:, chosen]) @ last.mT
@@ -164,8 +163,8 @@ def test_the_gradient_of_classification() -> None:
         torch.nn.functional.cross_entropy(scores.flatten(0, 1), samples.labels[:, chosen].flatten()) * constants.seeds
     )
     expected = torch.autograd.grad(loss, (weights, last))
-    start = multiview_train.Classifier(kernels, head)
-    after = multiview_train.classify(constants, start, samples, (1, 1.0), generator(3), nothing)
+    start = network.Classifier(kernels, head)
+    after = network.classify(constants, start, samples, (1, 1.0), generator(3), nothing)
     torch.testing.assert_close(kernels - after.kernels, expected[0], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(head - after.head, expected[1], atol=1e-6, rtol=1e-4)
 
@@ -177,7 +176,7 @@ def test_below_the_largest_ratio_a_small_kernel_grows(offset: float, sign: int) 
     constants = constants.varied(theta=ratio + offset)
     patches = draw(constants, constants.samples, constants.seeds, 0.0, generator(4)).patches
     kernels = 0.1 * torch.eye(constants.d)[: constants.kernels].expand(constants.seeds, -1, -1).contiguous()
-    after = multiview_train.pretrain(constants, "teacher", kernels, patches, generator(5), nothing)
+    after = network.pretrain(constants, "teacher", kernels, patches, generator(5), nothing)
     assert bool(((after - kernels).diagonal(dim1=1, dim2=2).sum(dim=-1) * sign > 0).all())
 
 
@@ -190,19 +189,19 @@ def test_without_spread_or_gain_nothing_grows() -> None:
 
 def test_what_a_kernel_holds() -> None:
     constants = read(["k=2", "d=6", "P=4", "m=2", "seeds=2", "t=1"])
-    one = torch.tensor([
+    kernels = torch.tensor([
         [2.0, 0, 0, 0, 0, 0],  # holds the first
         [2.0, 1.9, 0, 0, 0, 0],  # holds two
         [0, 0, 0.5, 0, 0, 0],  # points right, but is too small
         [0, 0, 0, 1.5, 9, 0],  # is large enough, but mostly noise
     ])  # fmt: skip
-    found = held(constants, torch.stack([one, -one]))
-    assert found.captured.tolist() == [0.5, 0.0]
-    assert found.kernels_with(0).tolist() == [0.5, 1.0]
-    assert found.kernels_with(1).tolist() == [0.25, 0.0]
-    assert found.at_most_one.tolist() == [0.75, 1.0]
-    assert found.kernels_per_feature.tolist() == [0.75, 0.0]
-    assert held(constants, one[None], cosine=0.1).captured.tolist() == [0.75]
+    features = held(constants, torch.stack([kernels, -kernels]))
+    assert features.captured.tolist() == [0.5, 0.0]
+    assert features.kernels_with(0).tolist() == [0.5, 1.0]
+    assert features.kernels_with(1).tolist() == [0.25, 0.0]
+    assert features.at_most_one.tolist() == [0.75, 1.0]
+    assert features.kernels_per_feature.tolist() == [0.75, 0.0]
+    assert held(constants, kernels[None], cosine=0.1).captured.tolist() == [0.75]
 
 
 def test_the_interval_is_students() -> None:
@@ -228,14 +227,14 @@ def test_wrong_constants_are_one_line(words: list[str], part: str) -> None:
 
 def test_images_hold_the_same_samples(tmp_path: Path) -> None:
     constants = read([*CLEAN, "k=3", "d=27", "P=9", "samples=20", "tests=10"])
-    assert multiview_render.render(constants, tmp_path) == {"train": 20, "test_multi": 10, "test_single": 10}
-    basis = multiview_render.patterns(3)
+    assert render.render(constants, tmp_path) == {"train": 20, "test_multi": 10, "test_single": 10}
+    basis = render.patterns(3)
     torch.testing.assert_close(basis @ basis.T, torch.eye(27), atol=1e-5, rtol=0)
     source = open_source(str(tmp_path / "test_multi"), "train")
     assert source.classes == ("class_00", "class_01", "class_02")
     for path in (tmp_path / "test_multi").rglob("*.png"):
         pixels = torch.tensor(list(Image.open(path).tobytes())).view(3, 3, 3, 3, 3) / 255 - 0.5
-        patches = pixels.permute(0, 2, 1, 3, 4).reshape(9, 27) / multiview_render.SCALE
+        patches = pixels.permute(0, 2, 1, 3, 4).reshape(9, 27) / render.SCALE
         strengths = (patches @ basis.T)[:, :6].sum(dim=0)
         label = int(path.parent.name[-2:])
         assert set(strengths.topk(2).indices.tolist()) == {2 * label, 2 * label + 1}
@@ -245,20 +244,20 @@ def test_images_hold_the_same_samples(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "part"), [(["d=50"], "no square of pixels"), (["P=17"], "are no square")])
 def test_images_need_squares(words: list[str], part: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=part):
-        multiview_render.render(read(words), tmp_path)
+        render.render(read(words), tmp_path)
 
 
 def test_the_claim_comes_out_at_toy_size_and_twice_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("one", "two"):
+    for name in ("first", "second"):
         cli.main(["lab", "multiview", "--toy", "--out", str(tmp_path / name)])
-    found = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")]
-    assert found[0] == found[1]
+    results = [json.loads((tmp_path / name / "results.json").read_text()) for name in ("first", "second")]
+    assert results[0] == results[1]
     for method in ("teacher", "patches"):
-        assert found[0]["methods"][method]["kernels"]["captured"]["mean"] == 1
-        assert found[0]["methods"][method]["accuracy"]["single-view"]["mean"] > 0.95
-    assert found[0]["methods"]["scratch"]["kernels"]["captured"]["mean"] < 0.6
+        assert results[0]["methods"][method]["kernels"]["captured"]["mean"] == 1
+        assert results[0]["methods"][method]["accuracy"]["single-view"]["mean"] > 0.95
+    assert results[0]["methods"]["scratch"]["kernels"]["captured"]["mean"] < 0.6
     for name in ("correlations.png", "capture.png"):
-        assert width(tmp_path / "one" / name) > 500
+        assert width(tmp_path / "first" / name) > 500
     text = capsys.readouterr().out
     assert "SL from scratch" in text
     assert "predicted" in text
@@ -272,9 +271,9 @@ def test_a_sweep_and_a_map_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cli.main([*words, "--sweep", "mu"])
     cli.main([*words, "--map"])
     values = json.loads((tmp_path / "sweep_mu.json").read_text())["values"]
-    assert [one["value"] for one in values] == [0.0, 0.5]
+    assert [row["value"] for row in values] == [0.0, 0.5]
     cells = {(cell["theta"], cell["m"]): cell for cell in json.loads((tmp_path / "map.json").read_text())["cells"]}
-    captured = {place: cell["kernels"]["captured"]["mean"] for place, cell in cells.items()}
+    captured = {ratio_and_m: cell["kernels"]["captured"]["mean"] for ratio_and_m, cell in cells.items()}
     assert captured[0.5, 6.0] > 0.9
     assert captured[0.5, 1.0] < captured[0.5, 6.0], "a feature without a kernel near it finds none"
     assert captured[0.95, 6.0] < 0.5, "where almost all is hidden, kernels shrink"

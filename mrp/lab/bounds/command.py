@@ -11,7 +11,7 @@ HELP = "the inequalities of U-MAE's theory at every checkpoint of a run"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """The run, and how many images and steps."""
+    """Adds the run, and how many images and steps to take."""
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run of MAE or U-MAE")
     parser.add_argument("--images", type=count, default=512, metavar="N", help="held-out images (default: 512)")
     parser.add_argument(
@@ -21,7 +21,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluate the inequalities at every checkpoint, print the table, write."""
+    """Evaluates the inequalities at every checkpoint, prints a table, and writes the results."""
     from mrp.lab import figures
     from mrp.lab.bounds import experiment, plots
 

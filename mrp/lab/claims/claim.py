@@ -1,4 +1,4 @@
-"""A claim: what a paper says, what an experiment should then find, and the verdict on what it found."""
+"""A claim of a paper, what an experiment should measure if it is true, and the verdict on what was measured."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class Prediction(NamedTuple):
         return f"{self.number} {self.comparison} {plain(self.limit)}"
 
     def holds_for(self, number: Number) -> bool | None:
-        """Whether the whole interval lies on the predicted side; None if it lies on both sides."""
+        """Returns whether the whole interval lies on the predicted side, or None if it lies on both sides."""
         sign = 1 if self.comparison == ">" else -1
         middle, half = sign * (number.value - self.limit), number.half or 0.0
         return True if middle - half > 0 else False if middle + half <= 0 else None
 
 
 class Claim(Node):
-    """One entry of `claims.yaml`, whose head explains the fields."""
+    """One claim of `claims.yaml`; the head of that file explains the fields."""
 
     id: str
     claim: str
@@ -55,7 +55,7 @@ class Claim(Node):
     note: str = ""
 
     def verdict(self, numbers: Numbers) -> tuple[Verdict, str]:
-        """The verdict, and the reason where the numbers alone do not show it."""
+        """Returns the verdict, and the reason where the numbers alone do not show it."""
         if self.never:
             return Verdict.NEVER, self.never
         results = {each: each.holds_for(numbers[each.number]) for each in self.predictions if each.number in numbers}

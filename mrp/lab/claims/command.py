@@ -11,7 +11,7 @@ HELP = "the table of the papers' claims: what was predicted, what was measured, 
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """The folder of the results, and the page to write."""
+    """Adds the folder of the results, and the page to write."""
     results = "that holds lab/NAME, study, multiview_vit and runs by their recipes' names (default: runs)"
     parser.add_argument("--results", type=Path, default=Path("runs"), metavar="FOLDER", help=results)
     page = "the page; its numbers go beside it, as JSON (default: runs/lab/claims.md)"
@@ -19,7 +19,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Evaluate every claim on the results, print the verdicts, write the page and its numbers."""
+    """Measures every claim on the results, prints the verdicts, and writes the page and its numbers."""
     from mrp.config import ConfigError
     from mrp.lab.claims import page
     from mrp.lab.claims.results import Results
@@ -29,13 +29,13 @@ def run(options: argparse.Namespace) -> None:
     if options.out.suffix != ".md":
         raise ConfigError(f"--out: {options.out} is no page; give a name that ends in .md")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    numbers = options.out.with_suffix(".json")
-    numbers.write_text(page.as_json(page.collect(Results(options.results))), encoding="utf-8")
-    record = page.from_json(numbers)  # so that the page follows from the file, to the last digit
+    json_file = options.out.with_suffix(".json")
+    json_file.write_text(page.as_json(page.collect(Results(options.results))), encoding="utf-8")
+    record = page.from_json(json_file)  # so that the page follows from the file, to the last digit
     options.out.write_text(page.render(record), encoding="utf-8")
     rows = []
-    for place, claim in enumerate(page.CLAIMS, start=1):
+    for number, claim in enumerate(page.CLAIMS, start=1):
         verdict, reason = record.verdict(claim)
-        rows.append((str(place), claim.claim, f"{verdict} ({reason})" if reason else verdict))
+        rows.append((str(number), claim.claim, f"{verdict} ({reason})" if reason else verdict))
     print_table("What the results say of the papers' claims", ("", "claim", "verdict"), rows, width=140)
-    print(f"written to {options.out}\nwritten to {numbers}")
+    print(f"written to {options.out}\nwritten to {json_file}")

@@ -27,13 +27,13 @@ Numbers = dict[str, Number]
 
 
 def from_entry(entry: Mapping[str, float], over: str, seeds: int = 1) -> Number:
-    """The number in an entry of a result file, which names it either `mean` and `half` or `value` and `error`."""
+    """Reads an entry of a result file: a `value` and its `error`, or a `mean` and `half` of its interval."""
     value, half = ("mean", "half") if "mean" in entry else ("value", "error")
     return Number(entry[value], entry[half], over, seeds)
 
 
 def over_seeds(values: Sequence[float], conditions: str) -> Number:
-    """The mean over seeds, with Student's interval from three seeds on: that of two says nothing."""
+    """Returns the mean over seeds, with Student's interval if there are three or more: that of two says nothing."""
     seeds = len(values)
     if seeds >= 3:
         mean = Estimate.over_seeds(torch.tensor(values))
@@ -45,20 +45,20 @@ def over_seeds(values: Sequence[float], conditions: str) -> Number:
 
 
 def over_images(values: Sequence[float], halves: Sequence[float], conditions: str) -> Number:
-    """The mean over few seeds, with the interval over the images that each seed was measured on."""
+    """Returns the mean over few seeds, with the interval over the images that each seed was measured on."""
     seeds = len(values)
     over = f"{seeds} seed{'s' if seeds > 1 else ''}, {conditions}"
     return Number(sum(values) / seeds, math.hypot(*halves) / seeds, over, seeds)
 
 
 def difference(first: Number, second: Number, over: str) -> Number:
-    """First minus second, as if their errors were independent, which is cautious where they share their images."""
+    """Returns first minus second as if their errors were independent, which is cautious if they share images."""
     half = math.hypot(first.half or 0.0, second.half or 0.0)
     return Number(first.value - second.value, half, over, min(first.seeds, second.seeds))
 
 
 def plain(value: float) -> str:
-    """Three digits after the point, or two for values of 10 and more; whole numbers as they are."""
+    """Returns three digits after the point, two for values of 10 and more, none for whole numbers."""
     if value == int(value) and abs(value) < 1e6:
         return str(int(value))
     return f"{value:.2f}" if abs(value) >= 10 else f"{value:.3f}"

@@ -61,13 +61,13 @@ class Record(NamedTuple):
     not_counted: dict[str, list[str]]  # results that say nothing about the claim, and why
 
     def verdict(self, claim: Claim) -> tuple[Verdict, str]:
-        """The verdict on a claim, and the reasons."""
+        """Returns the verdict on a claim, and the reasons."""
         verdict, reason = claim.verdict(self.numbers.get(claim.id, {}))
         return verdict, "; ".join(filter(None, [reason, *self.not_counted.get(claim.id, [])]))
 
 
 def collect(results: Results) -> Record:
-    """Everything that the results say about the claims."""
+    """Measures all claims on the results."""
     numbers: dict[str, Numbers] = {claim.id: {} for claim in CLAIMS}
     not_counted: dict[str, list[str]] = {}
     for claim in CLAIMS:
@@ -103,7 +103,7 @@ def _evaluate(measure: dict[str, Any], results: Results) -> Numbers:
 
 
 def as_json(record: Record) -> str:
-    """The numbers, rounded to six digits."""
+    """Returns the record as JSON, with numbers rounded to six digits."""
     claims = {
         id: {name: _rounded(number)._asdict() for name, number in numbers.items()}
         for id, numbers in record.numbers.items()
@@ -112,14 +112,14 @@ def as_json(record: Record) -> str:
 
 
 def from_json(path: Path) -> Record:
-    """The numbers of an earlier page."""
+    """Reads the record of an earlier page."""
     data = read(path)
     numbers = {id: {name: Number(**number) for name, number in claim.items()} for id, claim in data["claims"].items()}
     return Record(data["made"], numbers, data["not_counted"])
 
 
 def render(record: Record) -> str:
-    """The page."""
+    """Returns the page as Markdown."""
     verdicts = Counter(record.verdict(claim)[0] for claim in CLAIMS)
     total = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in Verdict if verdicts[verdict])
     lines = [CONTENT.introduction, f"Collected {record.made}. {len(CLAIMS)} claims: {total}.", ""]
@@ -127,7 +127,7 @@ def render(record: Record) -> str:
     for paper in CONTENT.papers:
         rows = [_row(claim, record) for claim in paper.claims]
         lines += [f"## {paper.title}", "", columns, "|---" * 7 + "|", *rows, ""]
-    notes = [f"- **{place}** {claim.note}" for place, claim in enumerate(CLAIMS, start=1) if claim.note]
+    notes = [f"- **{number}** {claim.note}" for number, claim in enumerate(CLAIMS, start=1) if claim.note]
     return "\n".join([*lines, "## Remarks", "", *notes]) + "\n"
 
 
@@ -148,7 +148,7 @@ def _row(claim: Claim, record: Record) -> str:
 
 
 def _measured(numbers: Numbers) -> str:
-    """All numbers; those that are means over the same things share the brackets that say so."""
+    """Returns all numbers; those that are means over the same things share the brackets that say so."""
     groups: dict[str, list[str]] = {}
     for name, number in numbers.items():
         groups.setdefault(number.over, []).append(f"{name}: {number}")
@@ -156,7 +156,7 @@ def _measured(numbers: Numbers) -> str:
 
 
 def _recipes(claim: Claim) -> str:
-    """The cost of training the recipes of a claim, as the heads of the recipes state it."""
+    """Returns the cost of training the recipes of a claim, as the heads of the recipes state it."""
     costs = {name: _COST.search(find_recipe(name).read_text(encoding="utf-8")) for name in claim.recipes}
     return ", ".join(
         f"`{name}` {cost[1]} FLOP, {cost[2]} GPU hours at 300 TFLOP/s" for name, cost in costs.items() if cost

@@ -1,4 +1,4 @@
-"""The results that claims are judged by: what experiments, studies and runs have left in one folder."""
+"""The results that claims are measured on: what experiments, studies and runs have left in one folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Results:
     folder: Path
 
     def study(self, *methods: str) -> tuple[int, list[tuple[Path, ...]]]:
-        """The runs of `tools/small_study.py`: the most epochs that all methods have finished, and each seed's runs."""
+        """Returns the most epochs that all methods have finished in `tools/small_study.py`, and each seed's runs."""
         finished = [self._finished(method) for method in methods]
         shared = [key for key in finished[0] if all(key in runs for runs in finished)]
         longest = max((epochs for epochs, _ in shared), default=0)
@@ -32,7 +32,7 @@ class Results:
         return longest, seeds
 
     def _finished(self, method: str) -> dict[tuple[int, int], Path]:
-        """The finished runs of a method, by epochs and seed."""
+        """Returns the finished runs of a method, by epochs and seed."""
         runs = {}
         for path in sorted(self.folder.glob(f"study/{method}-*-*/result.json")):
             name, epochs, seed = path.parent.name.rsplit("-", 2)
@@ -42,13 +42,13 @@ class Results:
 
 
 def refuse_same_run(runs: Sequence[Path]) -> None:
-    """Refuses to compare a run with itself, under two names of its folder."""
+    """Refuses to compare a run with itself, which its folder can be if it has two names."""
     if len({run.resolve() for run in runs}) < len(runs):
         raise NotCounted(f"{runs[-1]} is the run {runs[0].name} itself")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A JSON object."""
+    """Reads a JSON object."""
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -15,7 +15,7 @@ Accuracy = dict[str, Any]  # accuracy, and low and high of its interval
 
 
 def diagnosis(results: Results, methods: Sequence[str], numbers: dict[str, dict[str, str]]) -> Numbers:
-    """Metrics of the last diagnosis: `key` in the runs `of` one method, divided by the same `per` another method."""
+    """Returns metrics of the last diagnosis: `key` in the runs `of` one method, divided by that of a method `per`."""
     epochs, seeds = results.study(*methods)
     diagnoses = [dict(zip(methods, (read(run / "result.json") for run in runs), strict=True)) for runs in seeds]
     return {
@@ -26,7 +26,7 @@ def diagnosis(results: Results, methods: Sequence[str], numbers: dict[str, dict[
 
 
 def probe_gain(results: Results, first: str, second: str) -> Numbers:
-    """How many points of accuracy the second method's features have more than the first one's."""
+    """Returns how many points of accuracy the second method's features gain over the first one's in a probe."""
     epochs, seeds = results.study(first, second)
     return {
         f"gain, {title}": _gain([_accuracies(runs, key) for runs in seeds], epochs)
@@ -36,7 +36,7 @@ def probe_gain(results: Results, first: str, second: str) -> Numbers:
 
 
 def tuning_gain(results: Results, first: str, second: str) -> Numbers:
-    """The same after fine-tuning, from what `tools/judge_study.py` has left in the runs' folders."""
+    """Returns the gain after fine-tuning, from what `tools/judge_study.py` has left in the runs' folders."""
     epochs, seeds = results.study(first, second)
     pairs = []
     for before, after in seeds:
@@ -48,7 +48,7 @@ def tuning_gain(results: Results, first: str, second: str) -> Numbers:
 
 
 def recipe_gain(results: Results, first: str, second: str) -> Numbers:
-    """The same of two runs that were made by our recipes and measured by `mrp probe`."""
+    """Returns the gain of one recipe over another, from their runs and what `mrp probe` has left there."""
     runs = (results.folder / first, results.folder / second)
     if not all((run / "probe.json").exists() for run in runs):
         return {}
@@ -67,7 +67,7 @@ def _accuracies(runs: Sequence[Path], key: str) -> tuple[Accuracy, Accuracy]:
 
 
 def _gain(pairs: Sequence[tuple[Accuracy, Accuracy]], epochs: int) -> Number:
-    """The mean gain over seeds if there are three or more, otherwise over the test images."""
+    """Returns the mean gain, with the interval over seeds if there are three or more, else over test images."""
     points, halves = zip(*(_points(*pair) for pair in pairs), strict=True)
     if len(pairs) >= 3:
         return over_seeds(points, _epochs(epochs))
@@ -75,7 +75,7 @@ def _gain(pairs: Sequence[tuple[Accuracy, Accuracy]], epochs: int) -> Number:
 
 
 def _points(before: Accuracy, after: Accuracy) -> tuple[float, float]:
-    """The gain in points, and its half interval as if it was measured on different images, which is cautious."""
+    """Returns the gain in points, and its half interval as if the images were different, which is cautious."""
     half = 50 * math.hypot(*(accuracy["high"] - accuracy["low"] for accuracy in (before, after)))
     return 100 * float(after["accuracy"] - before["accuracy"]), half
 

@@ -11,7 +11,7 @@ HELP = "how much of the objects, and how many of them, the class-activation maps
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """The runs, and how many images."""
+    """Adds the runs, and how many images to measure them on."""
     add = parser.add_argument
     add("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs on the same data set")
     add("--images", type=count, default=512, metavar="N", help="held-out images (default: 512)")
@@ -22,12 +22,12 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Measure every run on the same images, print the table, write."""
+    """Measures every run on the same images, prints a table, and writes the results."""
     from mrp.lab import figures
     from mrp.lab.coverage import experiment, plots
 
-    asked = experiment.Options(tuple(options.runs), options.images, options.mosaics, options.train, options.seed)
-    runs, examples = experiment.run(asked)
+    measured = experiment.Options(tuple(options.runs), options.images, options.mosaics, options.train, options.seed)
+    runs, examples = experiment.run(measured)
     rows = []
     for name, title in experiment.MEASURES.items():
         stars = [" *" if abs(row.beyond_first[name].value) > row.beyond_first[name].error else "" for row in runs]
@@ -37,4 +37,4 @@ def run(options: argparse.Namespace) -> None:
     print_table(title, columns, rows, width=max(100, 60 + 30 * len(runs)))
     print("*: the difference from the first run, image by image, is beyond its 95 % interval")
     pictures = {"coverage.png": plots.draw_measures(runs), "maps.png": plots.draw_maps(examples)}
-    figures.write(options.out, "results.json", experiment.as_data(asked, runs), pictures)
+    figures.write(options.out, "results.json", experiment.as_data(measured, runs), pictures)

@@ -24,9 +24,9 @@ def draw_measures(rows: Sequence[Row]) -> Figure:
     figure, grid = figures.panels(14, 4.2, 1, len(COMPARED) + 1, width_ratios=[1] * len(COMPARED) + [2])
     *bars, curves = grid[0]
     for panel, (name, title) in zip(bars, COMPARED.items(), strict=True):
-        for place, (row, colour) in enumerate(zip(rows, cycle(figures.COLOURS), strict=False)):
+        for index, (row, colour) in enumerate(zip(rows, cycle(figures.COLOURS), strict=False)):
             estimate = row.measures[name]
-            panel.bar(place, estimate.value, yerr=estimate.error, color=colour, capsize=4, width=0.7)
+            panel.bar(index, estimate.value, yerr=estimate.error, color=colour, capsize=4, width=0.7)
         panel.set_title(title, fontsize=10)
         panel.set_xticks([])
         if name == "focus":

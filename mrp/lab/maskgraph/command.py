@@ -10,7 +10,7 @@ HELP = "how masks connect images: edges within classes, label error, eigenvalues
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """The data, the masks, and the size of the sample."""
+    """Adds the data, the masks, and the size of the sample."""
     add = parser.add_argument
     add("data", metavar="DATA", help="what data.train takes, or 'toy': a world whose graph is known")
     add("--ratios", type=float, nargs="+", metavar="R", help="mask ratios (default: .1 to .95)")

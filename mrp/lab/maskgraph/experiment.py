@@ -84,7 +84,7 @@ class Result:
         return [row for row in self.rows if row.unit == unit]
 
     def within(self) -> tuple[int, int]:
-        """Returns how many exact values lie within the stated error of their estimate, and how many are known."""
+        """Returns how many exact values lie within the error of their estimate, and how many exact values are known."""
         pairs = [(row.estimates[name], value) for row in self.rows for name, value in (row.exact or {}).items()]
         return sum(estimate.low <= value <= estimate.high for estimate, value in pairs), len(pairs)
 

@@ -11,7 +11,7 @@ TOY = ("k=4", "d=27", "P=9", "m=10", "samples=100", "tests=100", "seeds=2", "ste
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """The constants, and what to do with them."""
+    """Adds the constants, and what to do with them."""
     parser.add_argument("overrides", nargs="*", default=[], metavar="name=value", help="constants, such as mu=0.3")
     parser.add_argument("--out", type=Path, default=Path("runs/lab/multiview"), metavar="OUT", help="a folder")
     what = parser.add_mutually_exclusive_group()

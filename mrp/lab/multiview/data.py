@@ -19,7 +19,7 @@ class Samples:
 
 
 def splits(constants: Constants) -> dict[str, tuple[int, float]]:
-    """How many samples each split has, and what fraction of them is single-view."""
+    """Returns how many samples each split has, and what fraction of them is single-view."""
     return {
         "train": (constants.samples, constants.mu),
         "test_multi": (constants.tests, 0.0),
@@ -28,12 +28,12 @@ def splits(constants: Constants) -> dict[str, tuple[int, float]]:
 
 
 def random_stream(constants: Constants, number: int) -> torch.Generator:
-    """One of 16 independent streams of random numbers, so that the length of one draw does not change the others."""
+    """Returns one of 16 random streams, so that the length of one draw does not change the other draws."""
     return torch.Generator().manual_seed(constants.seed * 16 + number)
 
 
 def draw(constants: Constants, num: int, seeds: int, single_view: float, generator: torch.Generator) -> Samples:
-    """Draw samples, of which the given fraction is single-view."""
+    """Draws samples, of which the given fraction is single-view."""
     labels = torch.randint(constants.k, (seeds, num), generator=generator)
     strengths = _strengths(constants, labels, single_view, generator)
     patches = constants.sigma * torch.randn(seeds, num, constants.P, constants.d, generator=generator)
@@ -43,7 +43,7 @@ def draw(constants: Constants, num: int, seeds: int, single_view: float, generat
 
 
 def _strengths(constants: Constants, labels: Tensor, single_view: float, generator: torch.Generator) -> Tensor:
-    """How strong each feature is in each sample, summed over patches (seeds N features)."""
+    """Returns how strong each feature is in each sample, summed over patches (seeds N features)."""
     shape = (*labels.shape, constants.features)
     single = torch.rand(labels.shape, generator=generator) < single_view
     present = torch.rand(shape, generator=generator) < constants.s / constants.k
@@ -57,7 +57,7 @@ def _strengths(constants: Constants, labels: Tensor, single_view: float, generat
 
 
 def _add_features(constants: Constants, strengths: Tensor, patches: Tensor, generator: torch.Generator) -> Tensor:
-    """Add each feature to patches of its own; if there are too few patches, the weakest features are left out."""
+    """Adds each feature to patches of its own; if there are too few patches, the weakest features are left out."""
     seeds, num, patches_per_sample, width = patches.shape
     order = strengths.argsort(dim=-1, descending=True)[..., : constants.slots]
     shares = _uniform((*order.shape, constants.spread), (1 - constants.uneven, 1 + constants.uneven), generator)

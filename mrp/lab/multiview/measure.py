@@ -24,7 +24,7 @@ class Held:
         return self.pairs.any(dim=1).double().mean(dim=-1)
 
     def kernels_with(self, num_features: int) -> Tensor:
-        """The share of kernels that hold exactly so many features."""
+        """Returns the share of kernels that hold exactly so many features."""
         return (self.pairs.sum(dim=2) == num_features).double().mean(dim=-1)
 
     @property
@@ -39,12 +39,12 @@ class Held:
 
 
 def correlations(constants: Constants, kernels: Tensor) -> Tensor:
-    """Inner products of kernels and features (seeds K F): features are the first axes."""
+    """Returns the inner products of kernels and features (seeds K F): features are the first axes."""
     return kernels[..., : constants.features]
 
 
 def held(constants: Constants, kernels: Tensor, cosine: float | None = None) -> Held:
-    """Which kernel holds which feature.
+    """Returns which kernel holds which feature.
 
     A kernel holds a feature if their cosine is at least `cosine`, and their inner product at least t, so that a patch
     with the feature at strength one reaches the linear part of the activation.
@@ -56,7 +56,7 @@ def held(constants: Constants, kernels: Tensor, cosine: float | None = None) -> 
 
 
 def summary(constants: Constants, kernels: Tensor) -> dict[str, Estimate]:
-    """All measures of the kernels, as means over seeds."""
+    """Returns all measures of the kernels, as means over seeds."""
     features = held(constants, kernels)
     measures = {
         "captured": features.captured,

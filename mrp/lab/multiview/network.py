@@ -27,23 +27,23 @@ class Classifier(NamedTuple):
 
 
 def first_kernels(constants: Constants, generator: torch.Generator) -> Tensor:
-    """Gaussian kernels, as the theory assumes."""
+    """Returns Gaussian kernels, as the theory assumes."""
     return constants.sigma_0 * torch.randn(constants.seeds, constants.kernels, constants.d, generator=generator)
 
 
 def class_head(constants: Constants) -> Tensor:
-    """The head of supervised training from scratch: each class adds up m kernels of its own."""
+    """Returns the head that supervised training starts from: each class adds up m kernels of its own."""
     head = torch.eye(constants.k).repeat_interleave(constants.m, dim=1)
     return head.repeat(constants.seeds, 1, 1)
 
 
 def zero_head(constants: Constants) -> Tensor:
-    """The head that fine-tuning starts from."""
+    """Returns the head that fine-tuning starts from."""
     return torch.zeros(constants.seeds, constants.k, constants.kernels)
 
 
 def activation(values: Tensor, q: int, t: float) -> tuple[Tensor, Tensor]:
-    """The smoothed ReLU, which is a power q up to t and linear above, and its slope."""
+    """Returns the smoothed ReLU, which is a power q up to t and linear above, and its slope."""
     low = values.clamp(0, t)
     share = low / t
     slope = share.clone()
@@ -65,7 +65,7 @@ def accuracy(constants: Constants, classifier: Classifier, samples: Samples) -> 
 def pretrain(
     constants: Constants, method: str, kernels: Tensor, patches: Tensor, generator: torch.Generator, watch: Watch
 ) -> Tensor:
-    """Mask-reconstruction pretraining of the kernels.
+    """Pretrains the kernels by mask reconstruction, and returns them.
 
     "teacher" is the setting of data2vec: from the visible patches predict what the teacher, whose kernels are the
     student's times tau, computes from all patches. "patches" is the setting of MAE: a second decoder layer recovers all
@@ -102,7 +102,7 @@ def classify(
     generator: torch.Generator,
     watch: Watch = lambda step, kernels: None,
 ) -> Classifier:
-    """Gradient descent on the cross-entropy, in kernels and head: fine-tuning, or supervised training from scratch."""
+    """Trains kernels and head by gradient descent on the cross-entropy: fine-tuning, or training from scratch."""
     steps, lr = schedule
     kernels, head = start.kernels.clone(), start.head.clone()
     for step in range(steps):
@@ -136,24 +136,24 @@ class _NormalisedStep:
 
 
 def _visible(constants: Constants, batch: Tensor, generator: torch.Generator) -> Tensor:
-    """One where a patch is visible and zero where it is hidden: a hidden patch is zero, and so is every product."""
+    """Returns 1 where a patch is visible and 0 where it is hidden: a hidden patch is zero, and so is its activation."""
     seeds, num, patches, _ = batch.shape
     return torch.rand(seeds, num * patches, 1, generator=generator).ge(constants.theta).float()
 
 
 def _products(kernels: Tensor, patches: Tensor) -> Tensor:
-    """The inner product of every patch with every kernel."""
+    """Returns the inner product of every patch with every kernel."""
     products: Tensor = patches.flatten(1, 2) @ kernels.mT  # seeds (N P) K
     return products
 
 
 def _pooled(constants: Constants, values: Tensor) -> Tensor:
-    """The sum over the patches of each sample."""
+    """Returns the sum over the patches of each sample."""
     return values.view(len(values), -1, constants.P, values.shape[-1]).sum(dim=2)
 
 
 def _kernel_gradient(error: Tensor, slopes: Tensor, patches: Tensor) -> Tensor:
-    """The gradient with respect to the kernels, from that with respect to their sums over patches."""
+    """Returns the gradient with respect to the kernels, from that with respect to their sums over patches."""
     flat = slopes.unflatten(1, patches.shape[1:3]) * error[:, :, None]
     gradient: Tensor = flat.flatten(1, 2).mT @ patches.flatten(1, 2)
     return gradient

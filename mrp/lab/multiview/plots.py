@@ -20,7 +20,7 @@ MARKERS = {"teacher": "o", "patches": "s", "scratch": "^"}
 
 
 def draw_correlations(constants: Constants, results: dict[str, Result]) -> Figure:
-    """The inner products of kernels and features over training, for the first seed: one row per method."""
+    """Draws the inner products of kernels and features over training, for the first seed: one row per method."""
     pictures = {method: result.trace.pictures for method, result in results.items()}
     columns = max(len(steps) for steps in pictures.values())
     figure, grid = figures.panels(
@@ -42,13 +42,13 @@ def draw_correlations(constants: Constants, results: dict[str, Result]) -> Figur
 
 
 def _order(last: Tensor) -> list[int]:
-    """The kernels in the order of the feature that each is nearest to in the end, the nearest first."""
+    """Returns the kernels in the order of the feature that each is nearest to in the end, the nearest first."""
     values, features = last.max(dim=1)
     return sorted(range(len(last)), key=lambda kernel: (int(features[kernel]), -float(values[kernel])))
 
 
 def draw_capture(constants: Constants, results: dict[str, Result]) -> Figure:
-    """The number of captured features over training: thin lines for seeds, thick lines for their mean."""
+    """Draws the number of captured features over training: thin lines for seeds, thick lines for their mean."""
     figure, grid = figures.panels(8, 4.2, 1, 2, sharey=True)
     groups = (("pretraining", ("teacher", "patches")), ("supervised training", ("scratch",)))
     for panel, (title, methods) in zip(grid[0], groups, strict=True):
@@ -70,7 +70,7 @@ def draw_capture(constants: Constants, results: dict[str, Result]) -> Figure:
 
 
 def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, Result]]) -> Figure:
-    """Captured features and accuracies against one constant; bars are 95 % intervals over seeds."""
+    """Draws captured features and accuracies against one constant; bars are 95 % intervals over seeds."""
     figure, grid = figures.panels(12, 3.9, 1, 4)
     measures: dict[str, Callable[[Result], Estimate]] = {
         "captured features, share": lambda result: result.kernels["captured"],
@@ -81,7 +81,7 @@ def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, R
     for panel, (title, measure) in zip(grid[0], measures.items(), strict=True):
         for index, method in enumerate(METHODS):
             estimates = [measure(methods[method]) for methods in results.values()]
-            x = [place + (index - 1) * 0.06 for place in range(len(estimates))]
+            x = [column + (index - 1) * 0.06 for column in range(len(estimates))]
             panel.errorbar(
                 x, [each.value for each in estimates], yerr=[each.error for each in estimates], color=COLOURS[method],
                 marker=MARKERS[method], markersize=4.5, linewidth=1.6, capsize=2, label=METHODS[method],
@@ -100,7 +100,7 @@ def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, R
 
 
 def draw_map(rows: list[list[Result]], limit: float) -> Figure:
-    """Where the teacher's setting captures all features, gives most kernels one, and classifies single-view samples."""
+    """Draws the teacher's setting over theta and m: captured features, features per kernel, single-view accuracy."""
     measures: dict[str, Callable[[Result], Estimate]] = {
         "captured features, share": lambda result: result.kernels["captured"],
         "kernels with exactly one feature": lambda result: result.kernels["kernels with one"],

@@ -19,7 +19,7 @@ SCALE = 2.5  # of a patch's numbers in pixels of 0 to 1: a class's feature is pl
 
 
 def render(constants: Constants, out: Path) -> dict[str, int]:
-    """Write class folders of PNGs, and return how many images each split has; everything follows from the seed."""
+    """Writes class folders of PNGs, and returns how many images each split has; everything follows from the seed."""
     side, columns = math.isqrt(constants.d // 3), math.isqrt(constants.P)
     if 3 * side * side != constants.d:
         raise ConfigError(f"d: {constants.d} numbers are no square of pixels in three colours; give 27, 48, 75 or 108")
@@ -32,7 +32,7 @@ def render(constants: Constants, out: Path) -> dict[str, int]:
 
 
 def patterns(side: int) -> Tensor:
-    """An orthonormal basis of a patch's pixels, with flat colours last: cosines of each frequency in each direction."""
+    """Returns an orthonormal basis of a patch's pixels: cosines of each frequency, with the flat colours last."""
     centres = torch.arange(side) + 0.5
     waves = torch.stack([torch.cos(math.pi * frequency * centres / side) for frequency in range(side)])
     waves /= waves.norm(dim=1, keepdim=True)
