@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.order import share
 from mrp.methodkit import gram_penalty
-from mrp.plan import plan_run
+from mrp.plan import plan_job, plan_run
 from mrp.run import Run
 from tests.objectives.test_every_objective import DECODER, make_batch, make_run
 
@@ -105,18 +106,20 @@ def test_a_weight_alone_is_enough() -> None:
         build_step(umae(backbone={"class_token": False}))
 
 
-def test_what_acts_on_each_other_is_part_of_the_run() -> None:
+def test_what_acts_on_each_other_is_part_of_the_run(tmp_path: Path) -> None:
+    def planned(run: Run) -> Run:
+        return plan_job(run, tmp_path, 2, GIB).run
+
     run = umae(batch=64)
-    plan = plan_run(run, 10, 2, GIB)
-    assert plan.coupled_batch == 64
-    assert run.settled(plan).identity("data")["coupled_batch"] == 64
+    assert plan_run(run, 10, 2, GIB).coupled_batch == 64
+    assert planned(run).identity("data")["coupled_batch"] == 64
     asked = umae(batch=64, coupled_batch=16)
     assert [plan_run(asked, 10, processes, GIB).micro_batch for processes in (1, 2, 4)] == [16, 8, 4]
     assert plan_run(asked, 10, 2, GIB).accumulation == 4
-    assert asked.identity("data") != run.settled(plan).identity("data")
+    assert planned(asked).identity("data") == asked.identity("data") != planned(run).identity("data")
     plain = umae(0, batch=64, coupled_batch=16)
     assert plan_run(plain, 10, 2, GIB).micro_batch == 32
-    assert plain.settled(plan_run(plain, 10, 2, GIB)).coupled_batch is None
+    assert planned(plain).coupled_batch is None
 
 
 def test_the_same_images_meet_on_any_number_of_processes() -> None:
