@@ -21,6 +21,7 @@ class Server:
         self.faults: list[str] = []
         self.always = ""
         self.often = 0.0  # share of requests that fail in a passing way
+        self.length: str | None = None  # what is said of a file's length, in place of the truth
         self.seen: Counter[str] = Counter()
         self._random = random.Random(0)
         self._lock = threading.Lock()
@@ -47,7 +48,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             if not path.is_file():
                 return self.send_error(404)
             self.send_response(200)
-            self.send_header("Content-Length", str(path.stat().st_size))
+            self.send_header("Content-Length", server.length or str(path.stat().st_size))
             self.end_headers()
 
         def do_GET(self) -> None:
@@ -56,6 +57,16 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             fault = server.next_fault()
             if not path.is_file() or fault == "404":
                 return self.send_error(404)
+            if fault in ("drip", "continue"):  # bytes for ever, and never an answer
+                piece = b"HTTP/1.1 100 Continue\r\n\r\n" if fault == "continue" else b"HTTP/1.1 206 OK\r\nX: "
+                while not server.closed.wait(0.02):
+                    self.wfile.write(piece)
+                    piece = piece if fault == "continue" else b"x"
+                return None
+            if fault in ("later", "circle"):
+                self.send_response(503 if fault == "later" else 302)
+                self.send_header(*(("Retry-After", "7") if fault == "later" else ("Location", self.path)))
+                return self.end_headers()
             if fault.isdigit():
                 return self.send_error(int(fault))
             if fault == "drop":

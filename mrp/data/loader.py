@@ -210,6 +210,7 @@ class _Batches(Dataset[Result | WorkerError]):
             if following is None:
                 try:
                     data, label = self.source.read(candidate)
+                    self._check_label(candidate, label)
                     image = decode(data, self.view.channels)
                     return [self.view(image, key) for key in keys_], label
                 except UnfitError as error:
@@ -223,6 +224,14 @@ class _Batches(Dataset[Result | WorkerError]):
                 bad.append(Bad(candidate, self._where(candidate), fault))
             candidate = following
         raise ConfigError(f"{self._where(sample)}: no sample of its shard is an image; remove the shard")
+
+    def _check_label(self, sample: int, label: int) -> None:
+        classes = len(self.source.classes)
+        if classes and not 0 <= label < classes:
+            raise ConfigError(
+                f"{self._where(sample)}: has the label {label}, and {classes} classes have the labels 0 to "
+                f"{classes - 1}; mend the data, or name all classes"
+            )
 
     def _where(self, sample: int) -> str:
         """Returns what to call a sample, also when the file that holds its name cannot be read."""

@@ -54,6 +54,10 @@ class Manifest:
         """The number of bytes of all shards."""
         return sum(shard.bytes for shard in self.shards)
 
+    def holds(self, shard: int, start: int, size: int) -> bool:
+        """Returns whether there are such bytes."""
+        return shard < len(self.shards) and start + size <= self.shards[shard].bytes
+
     @property
     def identity(self) -> str:
         """A sha256 of the content, wherever it is stored and whatever was noted about it."""

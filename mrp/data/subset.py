@@ -123,7 +123,7 @@ def select(source: Source, where: str, classes: str | None, fraction: float | No
     names = source.classes
     if classes is not None:
         names = class_list(classes)
-        labels = _new_labels(source, where, names)[labels] if source.classes else labels
+        labels = _relabel(source, where, names, labels) if source.classes else labels
     chosen = np.flatnonzero(labels >= 0) if classes is not None else np.arange(len(labels))
     if fraction is not None:
         chosen = _fraction(chosen, np.asarray(labels[chosen]), fraction)
@@ -155,14 +155,17 @@ def class_list(spec: str) -> tuple[str, ...]:
     return names
 
 
-def _new_labels(source: Source, where: str, names: tuple[str, ...]) -> NDArray[np.int32]:
-    """Returns, for each label of the source, the position of its class among the names; -1 for the others."""
+def _relabel(source: Source, where: str, names: tuple[str, ...], labels: NDArray[Any]) -> NDArray[np.int32]:
+    """Returns the position of each label's class among the names; -1 for the others."""
     missing = [name for name in names if name not in source.classes]
     if missing:
         raise ConfigError(f"{where}: there is no class '{missing[0]}'{nearest(missing[0], source.classes)}")
+    if len(labels) and not -1 <= labels.min() <= labels.max() < len(source.classes):
+        raise ConfigError(f"{where}: there is a label outside of the {len(source.classes)} classes; mend the data")
     numbers = np.full(len(source.classes) + 1, -1, np.int32)  # the last stands for no label
     numbers[[source.classes.index(name) for name in names]] = np.arange(len(names))
-    return numbers
+    relabelled: NDArray[np.int32] = numbers[labels]
+    return relabelled
 
 
 def _fraction(chosen: Ints, labels: NDArray[Any], fraction: float) -> Ints:

@@ -5,11 +5,17 @@ The same rows stand as a table in docs/data.md; `test_the_table_in_the_documenta
 
 from __future__ import annotations
 
+import dataclasses
+import fcntl
 import io
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tarfile
+import tempfile
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -23,8 +29,9 @@ from PIL import Image
 from mrp.config import ConfigError
 from mrp.data import manifest
 from mrp.data.augment import View
-from mrp.data.config import Config
+from mrp.data.config import CacheConfig, Config
 from mrp.data.index import RECORD
+from mrp.data.index import write as write_index
 from mrp.data.loader import EvalLoader, Loader
 from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixtures import order
@@ -32,11 +39,16 @@ from mrp.data.open import open_source
 from mrp.data.quarantine import Quarantine
 from mrp.data.shardtool import scan
 from mrp.data.shardtool.index import index
+from mrp.data.shardtool.inspect import verify
 from mrp.data.shardtool.scan import ShardError
+from mrp.data.sources.shards import Config as ShardsConfig
 from mrp.data.sources.shards import Source as Shards
+from mrp.data.storage.cache import Cache
+from mrp.data.storage.http import HttpStore
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import StorageError
-from tests.data.conftest import jpeg, make
+from mrp.data.subset import select
+from tests.data.conftest import SkippingClock, jpeg, make
 from tests.servers import serving
 
 Open = Callable[..., Shards]
@@ -487,6 +499,177 @@ def test_a_server_that_stalls_is_given_up(made: Path, opened: Open, monkeypatch:
                 source.read(0)
         server.always, server.faults = "", ["stall"]
         source.read(0)
+
+
+@pytest.mark.parametrize("fault", ["drip", "continue"])
+def test_an_answer_that_never_ends_is_ended_at_the_deadline(made: Path, fault: str) -> None:
+    """Each byte would start the socket's own timeout anew."""
+    with serving(made) as server:
+        server.always = fault
+        began = time.monotonic()
+        with pytest.raises(StorageError, match=r"the answer did not come in time, still after 0\.5 seconds"):
+            HttpStore(server.url, 0.5).read("index.bin", 0, 32)
+        assert time.monotonic() - began < 20  # without an end, the test would hang
+        server.always, server.faults = "", []
+        assert len(HttpStore(server.url, 30).read("index.bin", 0, 32)) == 32
+
+
+def test_a_server_that_asks_to_wait_is_obeyed(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SkippingClock()
+    monkeypatch.setattr("mrp.data.storage.store.time", clock)
+    with serving(made) as server:
+        server.faults = ["later", "later"]
+        assert len(HttpStore(server.url, 60).read("index.bin", 0, 32)) == 32
+        assert 14 <= clock.skipped < 20
+        server.always = "later"
+        with pytest.raises(StorageError, match=r"answers 503 .*\(it asks to wait 7 seconds\), still after 5 seconds"):
+            HttpStore(server.url, 5).read("index.bin", 0, 32)
+
+
+def test_odd_answers_of_a_server_are_one_line(made: Path) -> None:
+    with serving(made) as server:
+        store = HttpStore(server.url, 5)
+        server.always = "circle"
+        with pytest.raises(StorageError, match=r"sends the request on without end, or to no web address") as error:
+            store.read("index.bin", 0, 32)
+        assert "\n" not in str(error.value)
+        for length in ("\xb2", "-1", "1.5", "9" * 5000, "1, 1"):
+            server.length = length
+            with pytest.raises(StorageError, match="does not say how long it is"):
+                store.size("index.bin")
+    for address in ("http://[::1", "http://[x]"):
+        with pytest.raises(StorageError, match="is no web address"):
+            HttpStore(address, 5).size("index.bin")
+
+
+@pytest.mark.parametrize("text", [b"[" * 100_000, b'{"a":' * 100_000])
+def test_a_manifest_of_a_hundred_thousand_brackets_is_refused(text: bytes) -> None:
+    with pytest.raises(ManifestError, match="not valid JSON"):
+        parse(text)
+
+
+def test_a_manifest_with_a_shard_twice_is_refused() -> None:
+    shard = manifest.Shard("a.tar", 1, "0" * 64, 1)
+    with pytest.raises(ManifestError, match=r"the shard 'a\.tar' is named twice"):
+        parse(manifest.Manifest((shard, shard), "0" * 64).dump().encode())
+
+
+@pytest.mark.parametrize(("field", "value"), [("offset", 2**63), ("offset", 2**64 - 1), ("shard", 99), ("size", 2**31)])
+def test_a_record_that_points_outside_of_its_shard_is_named(
+    made: Path, tmp_path: Path, opened: Open, field: str, value: int
+) -> None:
+    """Sealed by whoever made it, and wrong."""
+    place = copied(made, tmp_path / "copy")
+    reseal(place, field, value)
+    source = opened(place)
+    with pytest.raises(StorageError, match=r"index\.bin: sample 3 is not inside a shard .*; make the index anew"):
+        source.read(3)
+    (fault,) = verify(place, 60, lambda *_: None)
+    assert fault.startswith(f"{place}/index.bin: sample 3 is not inside a shard (shard ")
+
+
+def reseal(place: Path, field: str, value: int) -> None:
+    records = np.fromfile(place / "index.bin", RECORD)
+    records[field][3] = value
+    before = parse((place / "manifest.json").read_bytes())
+    index_sha256, _ = write_index(place, records)
+    (place / "manifest.json").write_text(dataclasses.replace(before, index_sha256=index_sha256).dump())
+
+
+def test_a_label_outside_of_the_classes_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
+    place = copied(made, tmp_path / "copy")
+    reseal(place, "label", 3)
+    wanted = r"sample 3 \(byte \d+\): has the label 3, and 3 classes have the labels 0 to 2"
+    with pytest.raises(ConfigError, match=wanted):
+        train(place, Quarantine(), steps=(0, 10))
+    (tmp_path / "classes.txt").write_text("a\nc\n")
+    with pytest.raises(ConfigError, match="there is a label outside of the 3 classes"):
+        select(opened(place), "data.train", str(tmp_path / "classes.txt"), None)
+
+
+@pytest.mark.parametrize(
+    ("classes", "wanted"),
+    [(None, "is not below 1,000,000, the number of classes"), (("a", "b"), "is not below 2, the number of classes")],
+)
+def test_a_label_beyond_all_classes_is_refused_without_a_list_of_them(
+    tmp_path: Path, classes: tuple[str, ...] | None, wanted: str
+) -> None:
+    """A thousand million names of classes would be made of it."""
+    path = tar(tmp_path / "a.tar", [*whole(1), ("s9.cls", b"999999999"), ("s9.jpg", jpeg(9))])
+    with pytest.raises(ConfigError, match=rf"a\.tar: sample 's9': its label 999999999 {wanted}"):
+        index(iter([("a.tar", path)]), tmp_path / "out", "", classes)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_shard_that_is_named_twice_is_indexed_once(tmp_path: Path) -> None:
+    path = tar(tmp_path / "a.tar", whole())
+    with pytest.raises(ConfigError, match=r"a\.tar: the shard is named twice"):
+        index(iter([("a.tar", path), ("a.tar", path)]), tmp_path, "", None)
+
+
+# The node's cache.
+
+
+def test_a_shard_that_is_cut_in_the_cache_while_it_is_open_is_fetched_again(made: Path, opened: Open) -> None:
+    with serving(made) as server:
+        source = opened(server.url)
+        right = [source.read(number) for number in range(8)]
+        name, sha256 = source.manifest.shards[0].name, source.manifest.shards[0].sha256
+        os.truncate(source.cache.folder / sha256, 1000)
+        assert [source.read(number) for number in range(8)] == right
+        assert server.seen[name] == 2
+
+
+def test_what_killed_fetches_have_left_is_removed_and_what_is_being_fetched_counts(made: Path, opened: Open) -> None:
+    with serving(made) as server:
+        source = opened(server.url)
+        folder, size = source.cache.folder, source.manifest.shards[0].bytes
+        abandoned, running = (folder / f".{letter * 64}.unfinished" for letter in "ab")
+        for path in (abandoned, running):
+            path.write_bytes(bytes(10 * size))
+        with (folder / f".{'b' * 64}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            tight = opened(server.url, gib=11.5 * size / 2**30)
+            tight.read(0)
+            assert (abandoned.exists(), running.exists()) == (False, True)
+            with pytest.raises(ConfigError, match=r"has no room for shard-00000\d\.tar"):
+                opened(server.url, gib=10.5 * size / 2**30).read(8)
+        opened(server.url, gib=11.5 * size / 2**30).read(8)
+        assert not running.exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="needs to become another user")
+def test_a_complete_cache_of_another_user_is_read_and_an_incomplete_one_is_one_line(made: Path, tmp_path: Path) -> None:
+    """`os.utime` is for the owner alone, and so is writing."""
+    code = (
+        "import encodings.idna, os, sys\n"
+        "from mrp.data.config import CacheConfig\n"
+        "from mrp.data.sources.shards import Config, Source\n"
+        "from mrp.data.storage.cache import Cache\n"
+        "from mrp.config import ConfigError\n"
+        "from mrp.data.storage import http\n"
+        "os.setgroups([]); os.setgid(12345); os.setuid(12345)\n"
+        "source = Source(Config(path=sys.argv[1]), 'train', Cache(CacheConfig(folder=sys.argv[2])))\n"
+        "print(len(source.read(0)[0]))\n"
+        "try: source.read(59)\n"
+        "except ConfigError as error: print(error)\n"
+    )
+    with tempfile.TemporaryDirectory() as shared, serving(made) as server:
+        folder = Path(shared) / "cache"
+        source = Shards(ShardsConfig(path=server.url), "train", Cache(CacheConfig(folder=str(folder))))
+        first = source.read(0)[0]
+        os.chmod(shared, 0o755)
+        command = [sys.executable, "-c", code, server.url, str(folder)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [
+            str(len(first)),
+            f"{folder}: cannot be written: Permission denied; set machine.cache.folder to a disk with space",
+        ]
+        os.chmod(folder, 0o777)  # two users who may both write share it
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines() == [str(len(first))]
 
 
 def test_a_damaged_file_in_the_cache_is_fetched_again(made: Path, opened: Open) -> None:

@@ -86,13 +86,15 @@ def _damaged(store: Store, shard: Shard, index: Index, number: int) -> str:
 
 
 def _sample_fault(store: Store, manifest: Manifest, index: Index, number: int) -> str:
-    record = index[number]
-    name, start = manifest.shards[int(record["shard"])].name, int(record["offset"])
+    start, shard, size, crc32, *_ = index[number].item()
+    if not manifest.holds(shard, start, size):
+        return f"{index.path}: sample {number} is not inside a shard (shard {shard}, byte {start})"
+    name = manifest.shards[shard].name
     try:
-        data = store.read(name, start, start + int(record["size"]))
+        data = store.read(name, start, start + size)
     except StorageError as error:
         return str(error)
-    if zlib.crc32(data) == record["crc32"]:
+    if zlib.crc32(data) == crc32:
         return ""
     return f"{store.where(name)}: sample {number} (byte {start}): its crc32 is not the index's"
 

@@ -84,7 +84,9 @@ def scan(path: Path, num_classes: int | None = None) -> ScannedShard:
                 seen.add(key)
                 image, label = _image_and_label(key, files, read, notes)
                 if num_classes is not None and label >= num_classes:
-                    raise ShardError(f"sample '{key}': its label {label} is not below {num_classes:,}, the classes")
+                    raise ShardError(
+                        f"sample '{key}': its label {label} is not below {num_classes:,}, the number of classes"
+                    )
                 data = read(image.offset, image.size)
                 width, height = _size(key, image.name, data, notes)
                 rows.append((image.offset, len(data), zlib.crc32(data), label, width, height))

@@ -117,12 +117,7 @@ class Source(source.Source):
 
         Bytes that do not fit are read again, from the server if the shard is a copy in the cache.
         """
-        start, shard, size, crc32, label, _, _ = self.index[index].item()
-        if shard >= len(self.manifest.shards) or start + size > self.manifest.shards[shard].bytes:
-            raise StorageError(
-                f"{self.index.path}: sample {index} is not inside a shard (shard {shard}, byte {start}); make the "
-                "index anew with 'mrp shards index'"
-            )
+        start, shard, size, crc32, label = self._record(index)
         for _ in range(2):
             data = os.pread(self.descriptor(shard), size, start)
             if len(data) == size and zlib.crc32(data) == crc32:
@@ -134,6 +129,16 @@ class Source(source.Source):
             f"{self._path(shard)}: the bytes from {start} on are not those that were indexed (crc32), in two reads; "
             "put back the right shard"
         )
+
+    def _record(self, index: int) -> tuple[int, int, int, int, int]:
+        """Returns offset, shard, size, checksum and label."""
+        start, shard, size, crc32, label, _, _ = self.index[index].item()
+        if not self.manifest.holds(shard, start, size):
+            raise StorageError(
+                f"{self.index.path}: sample {index} is not inside a shard (shard {shard}, byte {start}); make the "
+                "index anew with 'mrp shards index'"
+            )
+        return start, shard, size, crc32, label
 
     def descriptor(self, shard: int) -> int:
         """Returns the open file of a shard, which is fetched first where it is remote."""
@@ -176,8 +181,8 @@ class Source(source.Source):
 
     def where(self, index: int) -> str:
         """Returns the shard, the number of the sample in the set, and the position of its bytes."""
-        record = self.index[index]
-        return f"{self._path(int(record['shard']))}: sample {index} (byte {record['offset']})"
+        start, shard, *_ = self._record(index)
+        return f"{self._path(shard)}: sample {index} (byte {start})"
 
     def replacement(self, index: int) -> int | None:
         """Returns the next sample of the same shard, or its first; of the whole set where it is alone in its shard."""

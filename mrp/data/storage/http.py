@@ -145,6 +145,8 @@ def _request(address: str, method: str, headers: dict[str, str], until: float) -
     timer.start()
     try:
         with _open(_opener(connections), address, method, headers, until) as answer:
+            if time.monotonic() >= until:  # headers that were ended look as if they were complete
+                raise TemporaryError(_in_time("", until))
             yield answer
     finally:
         timer.cancel()
