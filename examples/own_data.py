@@ -1,6 +1,6 @@
-"""A source of data in one file: images of discs and squares, drawn when they are read.
+r"""A source of data in one file: images of discs and squares, drawn when they are read.
 
-mrp pretrain demo 'data.train={name: ./examples/own_data.py, count: 5000}' data.test=null \\
+mrp pretrain demo 'data.train={name: ./examples/own_data.py, count: 5000}' data.test=null \
     data.channels=3 'data.mean=[0.5, 0.5, 0.5]' 'data.std=[0.3, 0.3, 0.3]'
 """
 

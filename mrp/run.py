@@ -20,7 +20,7 @@ from mrp.evaluate.config import Section as Evaluation
 from mrp.evaluators import read_sections
 from mrp.folder import flat
 from mrp.interop.config import Config as Init
-from mrp.models.vit import Config as Backbone
+from mrp.models.config import Config as Backbone
 from mrp.monitor.config import Guard
 from mrp.objectives import OBJECTIVES
 from mrp.optim.config import Average

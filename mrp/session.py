@@ -17,12 +17,14 @@ from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, Preempted
 from mrp.folder import claim
+from mrp.monitor.journal import Journal
 from mrp.monitor.watchdog import Watchdog
 from mrp.prepare.config import Precision
 from mrp.processes.cost import device_memory
 from mrp.processes.join import join
 from mrp.processes.signals import Interrupted, Signals
 from mrp.run import Machine
+from mrp.trackers import Section as Track
 
 
 class Closable(Protocol):
@@ -37,6 +39,8 @@ C = TypeVar("C", bound=Closable)
 
 class Session:
     """One process's part in the training of a run, from the meeting of all processes to their parting."""
+
+    journal: Journal  # once it is known from which step the run goes on
 
     def __init__(self, accelerator: Accelerator, folder: Path, stack: contextlib.ExitStack, machine: Machine) -> None:
         self.accelerator, self.folder = accelerator, folder
@@ -69,6 +73,12 @@ class Session:
     def enter(self, context: AbstractContextManager[Any]) -> None:
         """Enters a context, which is left at the end of the session."""
         self._stack.enter_context(context)
+
+    def open_journal(self, track: Track, resolved: dict[str, Any], start: int, steps: int, batch: int) -> None:
+        """Opens what records and shows the numbers of the run, which goes on from step `start`."""
+        self.journal = self.closing(
+            Journal(track, self.folder, resolved, start=start, steps=steps, batch=batch, main=self.main, say=self.say)
+        )
 
     def say(self, text: str) -> None:
         """Prints a line, on the main process alone."""

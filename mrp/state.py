@@ -27,6 +27,7 @@ from mrp.monitor.metrics import INTERRUPTED, METRICS, read_lines
 from mrp.optim.average import GROUP, Average
 from mrp.optim.groups import drop_foreign_state
 from mrp.plan import Job
+from mrp.processes.unused import refuse_unused_parameters
 from mrp.processes.wrapping import wrap
 from mrp.session import Session
 from mrp.step import Step
@@ -58,6 +59,7 @@ class State:
         run, folder = job.run, session.folder
         session.phase("builds the model", 0)
         module = build_step(run).to(session.device)
+        refuse_unused_parameters(module, run.data.channels, run.data.shape)
         model = wrap(module, session.accelerator, run.machine.compile, run.machine.shard)
         optimizer = build_optimizer(run.optim, module)  # after wrapping, since sharding replaces the parameters
         checkpoint = session.newest_checkpoint()

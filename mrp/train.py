@@ -22,7 +22,6 @@ from mrp.evaluate.contract import Result, Setting, Training
 from mrp.evaluate.schedule import Evaluators
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import scheduled
-from mrp.monitor.journal import Journal
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.groups import get_lr, set_lr
 from mrp.plan import Job, plan_job
@@ -63,23 +62,23 @@ def train(run: Run, folder: Path) -> None:
         if state.asked_to_end:
             session.leave(state.step, job.steps)
         loader = session.closing(open_loader(job, state, session))
-        journal = session.closing(open_journal(job, state, session))
+        session.open_journal(job.run.track, job.run.resolved(), state.step, job.steps, job.run.batch)
         evaluators = open_evaluators(job, state, session)
         session.enter(
             memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
         )
         if state.owes_evaluation:
-            conclude(state, {}, job, session, journal, evaluators)
+            conclude(state, {}, job, session, evaluators)
         while state.step < job.steps:
             session.phase("waits for a batch", state.step)
             try:
                 for micro_batches in loader.steps(state.step, job.steps):
                     done = update(state, micro_batches, job, session)
-                    finish_step(state, done, job, session, journal, evaluators)
+                    finish_step(state, done, job, session, evaluators)
             except NotFinite as incident:
                 state.recover(incident.step)  # or ends the run, as the policy says
                 if evaluators.due(state.step):
-                    conclude(state, {}, job, session, journal, evaluators)
+                    conclude(state, {}, job, session, evaluators)
         session.phase("ends", state.step)
 
 
@@ -105,18 +104,16 @@ def update(state: State, micro_batches: list[Batch], job: Job, session: Session)
     return Update(output.metrics, norm)
 
 
-def finish_step(
-    state: State, done: Update, job: Job, session: Session, journal: Journal, evaluators: Evaluators
-) -> None:
+def finish_step(state: State, done: Update, job: Job, session: Session, evaluators: Evaluators) -> None:
     """Reports, evaluates, saves and leaves, as far as each is due after a step.
 
     Only here the host waits for the device, and only where numbers are logged or saved.
     """
     state.saver.check()
-    journal.finished(state.step)
+    session.journal.finished(state.step)
     last = state.step == job.steps
     saving = last or state.saver.due(state.step)
-    logging = last or evaluators.due(state.step) or journal.due(state.step)
+    logging = last or evaluators.due(state.step) or session.journal.due(state.step)
     news = state.guard.news(now=saving or logging)
     if news.asked:
         news = state.guard.news(now=True)
@@ -129,8 +126,8 @@ def finish_step(
             "lr": get_lr(state.optimizer),
             "epoch": state.step / job.plan.steps_per_epoch,
         }
-        values |= {"images_per_second": journal.rate(state.step), **state.saver.measured()}
-    conclude(state, values, job, session, journal, evaluators, saving, leaving=news.asked and not last)
+        values |= {"images_per_second": session.journal.rate(state.step), **state.saver.measured()}
+    conclude(state, values, job, session, evaluators, saving, leaving=news.asked and not last)
     session.phase("waits for a batch", state.step)
 
 
@@ -139,7 +136,6 @@ def conclude(
     values: dict[str, float] | None,
     job: Job,
     session: Session,
-    journal: Journal,
     evaluators: Evaluators,
     saving: bool = False,
     leaving: bool = False,
@@ -153,7 +149,7 @@ def conclude(
             leaving |= INTERRUPTED in result.values
         best = state.saver.is_best(state.step, values)
         saving |= session.from_main(best) if job.run.checkpoint.best else best
-        journal.log(state.step, values)
+        session.journal.log(state.step, values)
     if saving or result.alarm or leaving:
         session.phase("saves", state.step)
         state.save(wait=state.step == job.steps or leaving or result.alarm is not None)
@@ -201,14 +197,6 @@ def open_loader(job: Job, state: State, session: Session) -> Loader:
         job.source, job.order, View(job.run.data, train=True), group=job.plan.division.group,
         micro_batch=job.plan.micro_batch, rank=session.rank, world=session.processes, workers=job.run.machine.workers,
         pin_memory=session.device.type == "cuda", quarantine=state.quarantine,
-    )  # fmt: skip
-
-
-def open_journal(job: Job, state: State, session: Session) -> Journal:
-    """Returns what records and shows the numbers of the run."""
-    return Journal(
-        job.run.track, session.folder, job.run.resolved(), start=state.step, steps=job.steps, batch=job.run.batch,
-        main=session.main, say=session.say,
     )  # fmt: skip
 
 

@@ -213,11 +213,12 @@ def test_the_loop_names_no_objective() -> None:
     assert not named, "the loop serves every objective and names none:\n" + "\n".join(named)
 
 
-def test_the_command_line_starts_without_torch() -> None:
-    code = f"import sys, mrp.cli; print(*[name for name in {HEAVY} if name in sys.modules])"
+@pytest.mark.parametrize("module", ["mrp", "mrp.cli", "mrp.run"])
+def test_it_is_imported_without_torch(module: str) -> None:
+    code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert not done.stdout.split(), f"importing mrp.cli imports {done.stdout.strip()}: import it where a verb needs it"
+    assert not done.stdout.split(), f"importing {module} imports {done.stdout.strip()}: import it where it is needed"
 
 
 @pytest.mark.parametrize(

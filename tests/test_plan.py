@@ -1,0 +1,45 @@
+"""What a run comes to on its data: the parts that a folder decides for a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mrp.data import mixtures
+from mrp.folder import IDENTITY
+from mrp.plan import Job, plan_job
+from mrp.run import load
+
+GIB = 2**30
+MIXED = "data.train=[{source: digits, weight: 1}, {source: digits, weight: 1}]"
+
+
+def job(folder: Path, *words: str) -> Job:
+    return plan_job(load("demo", ["batch=64", "data.tail=continuous", *words]), folder, 1, GIB)
+
+
+@pytest.mark.parametrize(("recorded", "version"), [(None, mixtures.VERSION), (1, 1), (2, 2)])
+def test_a_mixture_goes_on_in_the_order_that_its_folder_records(
+    tmp_path: Path, recorded: int | None, version: int
+) -> None:
+    if recorded:
+        (tmp_path / IDENTITY).write_text(json.dumps({"order_version": recorded}))
+    mixture = job(tmp_path, MIXED)
+    assert mixture.order.version == version
+    assert mixture.run.identity("data", mixture.order.version)["order_version"] == version
+
+
+def test_the_order_of_one_source_is_as_it_was(tmp_path: Path) -> None:
+    assert job(tmp_path).order.version == 1
+    (tmp_path / IDENTITY).write_text(json.dumps({"order_version": 2}))
+    assert job(tmp_path).order.version == 1
+
+
+def test_a_run_goes_on_with_the_coupled_batch_that_its_folder_records(tmp_path: Path) -> None:
+    coupled = "objective.uniformity=0.01"
+    assert job(tmp_path, coupled).run.coupled_batch == 64
+    (tmp_path / IDENTITY).write_text(json.dumps({"coupled_batch": 16}))
+    assert job(tmp_path, coupled).run.coupled_batch == job(tmp_path, coupled).plan.micro_batch == 16
+    assert job(tmp_path).run.coupled_batch is None
