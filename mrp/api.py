@@ -29,7 +29,7 @@ from mrp.model import Model as Model
 from mrp.model import load as load
 from mrp.model import read as read
 from mrp.model import untrained as untrained
-from mrp.processes.join import meet
+from mrp.processes.join import join_for_evaluation
 from mrp.run import Run
 from mrp.step import Step
 
@@ -162,7 +162,7 @@ def setting_of(
         data=run.data,
         train=open_source(run, "train"),
         test=open_source(run, "test") if run.data.test else None,
-        processes=meet(),
+        processes=join_for_evaluation(),
         batch=_BATCH,
         workers=run.machine.workers,
         folder=folder,

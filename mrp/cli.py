@@ -36,6 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         verbs.find(options.verb).run(options)
         sys.stdout.flush()
+        _part_from_the_others()
     except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ConfigError as error:
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Preempted as ended:
         if os.environ.get("RANK", "0") == "0":
             print(f"mrp: {ended}", flush=True)
+        _part_from_the_others()
         sys.exit(ended.code)
     except KeyboardInterrupt:
         _leave("mrp: stopped; the same command goes on from the last checkpoint", STOPPED)
@@ -56,6 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RuntimeError:
         _wait_if("RANK" in os.environ)
         raise
+
+
+def _part_from_the_others() -> None:
+    """Ends the connections between the processes of a run, which have all come to the same end."""
+    if "RANK" in os.environ:
+        from mrp.processes.join import leave
+
+        leave()
 
 
 def _leave(message: str, code: int) -> None:

@@ -20,9 +20,11 @@ from mrp.folder import claim
 from mrp.monitor.journal import Journal
 from mrp.monitor.watchdog import Watchdog
 from mrp.prepare.config import Precision
+from mrp.processes import faults
 from mrp.processes.cost import device_memory
 from mrp.processes.join import join
 from mrp.processes.signals import Interrupted, Signals
+from mrp.processes.transfer import Transfer
 from mrp.run import Machine
 from mrp.trackers import Section as Track
 
@@ -48,6 +50,7 @@ class Session:
         self.main: bool = accelerator.is_main_process
         self.rank: int = accelerator.process_index
         self.processes: int = accelerator.num_processes
+        self.to_device = Transfer(self.device)
         self._stack, self._requeue_code = stack, machine.requeue_code
         self.signals = stack.enter_context(Signals(folder if self.main else None, self.say))
         limits = machine.watchdog, machine.give_up
@@ -100,7 +103,9 @@ class Session:
                 step=max(steps, default=0), processes=self.processes, say=self.say,
             )  # fmt: skip
             self.enter(lock)
+            faults.forget(self.folder)
         self.accelerator.wait_for_everyone()
+        self.enter(faults.shared(self.folder, self.processes))
 
     def from_main(self, value: Any) -> Any:
         """Returns the main process's value on every process."""

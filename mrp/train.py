@@ -55,6 +55,9 @@ def train(run: Run, folder: Path) -> None:
         job = plan_job(run, folder, session.processes, session.least_memory())
         identity = job.run.identity(job.source.identity, job.order.version)
         session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow)
+        session.enter(
+            memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
+        )
         state = State.build(job, session)  # restored, started from other weights, or fresh
         session.say(announcement(job, state, session))
         if state.step >= job.steps and not state.owes_evaluation:
@@ -64,9 +67,6 @@ def train(run: Run, folder: Path) -> None:
         loader = session.closing(open_loader(job, state, session))
         session.open_journal(job.run.track, job.run.resolved(), state.step, job.steps, job.run.batch)
         evaluators = open_evaluators(job, state, session)
-        session.enter(
-            memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
-        )
         if state.owes_evaluation:
             conclude(state, {}, job, session, evaluators)
         while state.step < job.steps:
@@ -170,7 +170,7 @@ def accumulate(state: State, micro_batches: list[Batch], session: Session) -> tu
     for index, batch in enumerate(micro_batches, start=1):
         last = index == len(micro_batches)
         with synchronised(state.model, session.accelerator, last):
-            output: Output = state.model(batch.to(session.device, non_blocking=True))
+            output: Output = state.model(session.to_device(batch))
             session.accelerator.backward(output.loss / len(micro_batches))
         outputs.append(output)
     losses = torch.stack([output.loss.detach() for output in outputs])

@@ -1,4 +1,4 @@
-"""Checkpoints on the disk: found, checked, and loaded into a model and its optimizer."""
+"""Finds the checkpoints on the disk, checks them, and loads them into a model and its optimizer."""
 
 from __future__ import annotations
 
@@ -88,14 +88,10 @@ def newest(run: Path, mend: bool = False) -> Checkpoint | None:
             if (fault := checkpoint.fault()) is None:
                 return checkpoint
             if not checkpoint.folder.exists():
-                break  # the run went on meanwhile, and dropped it: look again
+                break  # the run, which goes on meanwhile, has dropped it: look again
             damaged.append(fault)
             aside = f"it is now called {sealed.set_aside(checkpoint.folder).name}; " if mend else ""
-            print(
-                f"mrp: warning: {fault}; {aside}the checkpoint before it is taken",
-                file=sys.stderr,
-                flush=True,
-            )
+            print(f"mrp: warning: {fault}; {aside}the checkpoint before it is taken", file=sys.stderr, flush=True)
         else:
             before = sorted(path.name for path in (run / FOLDER).glob(f"{sealed.PREFIX}*{sealed.BAD}*"))
             if damaged or before:
@@ -120,7 +116,7 @@ def latest(run: Path, say: Callable[[str], None]) -> Checkpoint | None:
 
 
 def at(folder: Path) -> Checkpoint:
-    """Returns the checkpoint in this folder, which was asked for by name: a damaged one is an error."""
+    """Returns the checkpoint in this folder; it is an error if it is none or damaged."""
     step = step_of(folder)
     if not folder.is_dir() or step is None:
         raise ConfigError(f"{folder}: is no checkpoint; they are called {sealed.name(100)}, for example")
@@ -131,11 +127,11 @@ def at(folder: Path) -> Checkpoint:
 
 
 def numbered(run: Path, step: int) -> Checkpoint:
-    """Returns a run's checkpoint of this step, which was asked for: it has to be there and sound."""
+    """Returns a run's checkpoint of this step; it is an error if there is none or it is damaged."""
     by_step = {checkpoint.step: checkpoint for checkpoint in listed(run)}
     if step not in by_step:
-        there = ", ".join(map(str, by_step)) or "none"
-        raise ConfigError(f"{run}: has no checkpoint of step {step}; there are {there}")
+        steps = ", ".join(map(str, by_step)) or "none"
+        raise ConfigError(f"{run}: has no checkpoint of step {step}; there are {steps}")
     return at(by_step[step].folder)
 
 
@@ -147,9 +143,8 @@ def step_of(folder: Path) -> int | None:
 
 def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Loads weights and optimizer state in place, also into a sharded module."""
-    own = module.state_dict()
-    weights = checkpoint.weights()
-    weights |= {name: laid_out_like(own[name], weights[name]) for name in own.keys() & weights.keys()}
+    current, weights = module.state_dict(), checkpoint.weights()
+    weights |= {name: laid_out_like(current[name], weights[name]) for name in current.keys() & weights.keys()}
     try:
         module.load_state_dict(weights)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""Tensors as the bytes of a safetensors file, which is laid out here so that it can be written from shared memory."""
+"""Lays tensors out as the bytes of a safetensors file, so that another process can write them from shared memory."""
 
 from __future__ import annotations
 
@@ -18,38 +18,39 @@ _NAMES = {
 
 
 class Layout:
-    """Where each tensor of a file lies, which shapes alone decide; a sharded one is known by its whole shape."""
+    """Where each tensor lies in a file, which follows from its whole shape alone, also where it is sharded."""
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         # Larger elements first, so that each tensor lies at a multiple of its element's size.
         self._tensors = dict(sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0])))
-        entries, place = {}, 0
+        entries, start = {}, 0
         for name, tensor in self._tensors.items():
-            end = place + tensor.numel() * tensor.element_size()
-            entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [place, end]}
-            place = end
+            end = start + tensor.numel() * tensor.element_size()
+            entries[name] = {"dtype": _NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
+            start = end
         header = json.dumps(entries, separators=(",", ":")).encode()
         header += b" " * (-len(header) % 8)
         self.head = len(header).to_bytes(8, "little") + header
-        self.size = len(self.head) + place
+        self.size = len(self.head) + start
 
-    def parts(self) -> Iterator[bytes | memoryview]:
-        """The file's bytes, one tensor at a time."""
+    def chunks(self) -> Iterator[bytes | memoryview]:
+        """Yields the file's bytes, one tensor at a time."""
         yield self.head
         for tensor in self._tensors.values():
             yield memoryview(_bytes(whole(tensor).cpu()).numpy())  # type: ignore[arg-type]
 
-    def copy(self, room: Tensor) -> None:
-        """The file's bytes into this much memory of the host."""
-        room[: len(self.head)] = torch.frombuffer(bytearray(self.head), dtype=torch.uint8)
-        place = len(self.head)
+    def copy_to(self, memory: Tensor, asynchronous: bool = False) -> None:
+        """Copies the file's bytes into this memory of the host; `asynchronous`: the device may still be copying."""
+        memory[: len(self.head)] = torch.frombuffer(bytearray(self.head), dtype=torch.uint8)
+        start = len(self.head)
         for tensor in self._tensors.values():
-            size = tensor.numel() * tensor.element_size()
-            room[place : place + size].view(tensor.dtype).view(tensor.shape).copy_(whole(tensor))
-            place += size
+            end = start + tensor.numel() * tensor.element_size()
+            target = memory[start:end].view(tensor.dtype).view(tensor.shape)
+            target.copy_(whole(tensor), non_blocking=asynchronous)
+            start = end
 
-    def meet(self) -> None:
-        """Take part in putting sharded tensors together, on a process that does not write them."""
+    def gather(self) -> None:
+        """Takes part in putting sharded tensors together, on a process that does not write them."""
         for tensor in self._tensors.values():
             whole(tensor)
 

@@ -1,4 +1,4 @@
-"""Checkpoints while a run trains: when one is due, which are kept, and the one that is on its way to the disk."""
+"""Checkpoints while a run trains: when one is due, which ones are kept, and the one that is being written."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from mrp.checkpoint import sealed
 from mrp.checkpoint.checkpoints import FOLDER, MODEL, OPTIMIZER, STATE, Checkpoint, listed, reason_of
 from mrp.checkpoint.config import Config
 from mrp.checkpoint.layout import Layout
+from mrp.checkpoint.pagelock import PageLock
 from mrp.checkpoint.writer import Report, WriteError, Writer
 from mrp.config import ConfigError
 
@@ -41,9 +42,9 @@ def save_now(
 
 
 class Saver:
-    """A run's checkpoints while it trains.
+    """Saves the checkpoints of a run while it trains.
 
-    Every process makes one and calls `save`, since all of them put sharded tensors together; the main one writes.
+    Every process has one and calls `save`, since all of them put sharded tensors together; the main process writes.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Saver:
         self._best: dict[str, Any] | None = resumed.state().get("best") if resumed else None
         self._best_on_disk = self._best
         self._writer = Writer(run) if main and config.asynchronous else None
+        self._page_lock = PageLock()
         self._measured: dict[str, float] = {}
 
     def due(self, step: int) -> bool:
-        """Returns whether one is to be saved after this step."""
+        """Returns whether a checkpoint is to be saved after this step."""
         return step % self._every == 0 or (self._milestone > 0 and step % self._milestone == 0)
 
     def is_best(self, step: int, values: Mapping[str, float]) -> bool:
@@ -93,7 +95,7 @@ class Saver:
         extra: Groups | None = None,
         wait: bool = False,
     ) -> None:
-        """Copies everything to the host and has it written; `wait` until it is on the disk.
+        """Copies everything to the host and has it written; with `wait`, returns when it is on the disk.
 
         Nothing is written where the run was resumed from this very checkpoint and nothing has changed since.
         """
@@ -103,7 +105,7 @@ class Saver:
         if not self._main or (step == self._resumed_at and self._best == self._best_on_disk):
             for file in files.values():
                 if isinstance(file, Layout):
-                    file.meet()
+                    file.gather()
         elif self._writer is None:
             self._note_written(_write(self._run, step, files, self._keep()))
         else:
@@ -114,7 +116,7 @@ class Saver:
             self.finish()
 
     def check(self) -> None:
-        """Raises what stopped the checkpoint that is being written; costs microseconds, and is called at every step."""
+        """Raises the error of the checkpoint that is being written, if there is one; cheap enough for every step."""
         self.finish(wait=False)
 
     def finish(self, wait: bool = True) -> None:
@@ -133,28 +135,31 @@ class Saver:
         return values
 
     def close(self) -> None:
-        """Waits for what is being written, whatever ends the run, and ends the writing process."""
+        """Waits for the checkpoint that is being written, and ends the writing process."""
         try:
             self.finish()
         finally:
+            self._page_lock.release()
             if self._writer is not None:
                 self._writer.close()
 
     def _hand_over(self, writer: Writer, step: int, files: Files) -> None:
-        places, end = {}, 0
+        """Copies the files into the memory that is shared with the writing process, and has it write them."""
+        extents, end = {}, 0
         for name, file in files.items():
             size = file.size if isinstance(file, Layout) else len(file)
-            places[name] = (end, size)
+            extents[name] = (end, size)
             end += -(-size // _ALIGNED) * _ALIGNED
         try:
-            memory = torch.frombuffer(writer.room(end), dtype=torch.uint8)
+            memory = self._page_lock.lock(writer.memory(end))
             for name, file in files.items():
-                start, size = places[name]
+                start, size = extents[name]
                 if isinstance(file, Layout):
-                    file.copy(memory[start : start + size])
+                    file.copy_to(memory[start : start + size], asynchronous=self._page_lock.held)
                 else:
                     memory[start : start + size] = torch.frombuffer(bytearray(file), dtype=torch.uint8)
-            writer.start(step, places, self._keep())
+            self._page_lock.wait()
+            writer.start(step, extents, self._keep())
         except (OSError, WriteError) as error:
             raise ConfigError(_refusal(self._run, step, reason_of(error))) from None
 
@@ -169,9 +174,9 @@ class Saver:
 
 def _write(run: Path, step: int, files: Files, keep: sealed.Keep) -> Report:
     begin = time.perf_counter()
-    parts = {name: file.parts() if isinstance(file, Layout) else [file] for name, file in files.items()}
+    chunks = {name: file.chunks() if isinstance(file, Layout) else [file] for name, file in files.items()}
     try:
-        size = sealed.write(run / FOLDER, step, parts, keep)
+        size = sealed.write(run / FOLDER, step, chunks, keep)
     except OSError as error:
         raise ConfigError(_refusal(run, step, reason_of(error))) from error
     return Report(step, size, time.perf_counter() - begin)
@@ -192,7 +197,7 @@ def _files(
         for key, tensor in optimizer.state.get(parameter, {}).items()
     }
     groups: dict[str, Mapping[str, Tensor]] = {MODEL: module.state_dict(), OPTIMIZER: optimizer_tensors}
-    assert not groups.keys() & extra.keys(), "these names are taken"
+    assert not groups.keys() & extra.keys(), "these names are used by the model and the optimizer"
     versions = {"mrp": mrp.__version__, "torch": torch.__version__, "python": platform.python_version()}
     text = json.dumps({"step": step, **state, "versions": versions}, indent=1)
     files: dict[str, Layout | bytes] = {
@@ -203,7 +208,7 @@ def _files(
 
 def _refusal(run: Path, step: int, reason: str) -> str:
     last = max(listed(run), default=None)
-    kept = f"that of step {last.step} is whole" if last else "there is none before it"
+    kept = f"that of step {last.step} is complete" if last else "there is none before it"
     return (
         f"{run}: the checkpoint of step {step} is not written: {reason}; {kept}; mend it and run the same command again"
     )

@@ -1,6 +1,6 @@
-"""Folders of files that appear whole or not at all; a manifest, written last, knows every file's size and hash.
+"""Folders of files that appear complete or not at all; their manifest, written last, holds each file's size and hash.
 
-Nothing but the standard library is imported here, so that the process that writes checkpoints starts at once.
+This file imports nothing but the standard library, so that the process that writes checkpoints starts at once.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _REPLACED = f"{UNFINISHED}old-"
 _FORMAT = "mrp-checkpoint-1"
 _AT_ONCE = 1 << 22  # bytes that are hashed and then written while they are still in the processor's cache
 
-Parts = Iterable[bytes | memoryview]  # of one file, in order
+Chunks = Iterable[bytes | memoryview]  # the content of one file, in order
 
 
 class Keep(NamedTuple):
-    """Which checkpoints stay: so many of the last, each whose step is a multiple of `every`, and those named."""
+    """Which checkpoints stay: the `last` ones, those whose step is a multiple of `every`, and those of `steps`."""
 
     last: int
     every: int = 0  # 0: none
@@ -33,7 +33,7 @@ class Keep(NamedTuple):
 
 
 class Digest(NamedTuple):
-    """What the manifest says of a file."""
+    """What the manifest says about a file."""
 
     size: int
     sha256: str
@@ -45,27 +45,30 @@ def name(step: int) -> str:
 
 
 def numbered(parent: Path) -> dict[int, Path]:
-    """The checkpoints in a folder by their step, ascending; what else lies beside them is not ours."""
-    found = {}
+    """Returns the checkpoints in a folder by their step, ascending; other files in it are ignored."""
+    folders = {}
     for folder in parent.glob(f"{PREFIX}*"):
         if (number := re.fullmatch(r"[0-9]+", folder.name.removeprefix(PREFIX))) and folder.is_dir():
-            found[int(number[0])] = folder
-    return dict(sorted(found.items()))
+            folders[int(number[0])] = folder
+    return dict(sorted(folders.items()))
 
 
-def write(parent: Path, step: int, files: Mapping[str, Parts], keep: Keep) -> int:
-    """Write under another name, flush everything to the disk, rename, and only then drop the oldest; the bytes."""
+def write(parent: Path, step: int, files: Mapping[str, Chunks], keep: Keep) -> int:
+    """Writes a checkpoint under another name, flushes it to the disk, renames it, and only then drops the oldest.
+
+    Returns the number of bytes.
+    """
     final = parent / name(step)
     unfinished = parent / f"{UNFINISHED}{final.name}"
     try:
         parent.mkdir(parents=True, exist_ok=True)
         clear(parent)
         unfinished.mkdir()
-        digests = {name: _write(unfinished / name, parts) for name, parts in files.items()}
+        digests = {name: _write(unfinished / name, chunks) for name, chunks in files.items()}
         _write(unfinished / MANIFEST, [_manifest(digests).encode()])
         _flush(unfinished)
         pointer = _pointer(parent, final.name)
-        if final.exists():  # written once more: what was decided since made another state of the same step
+        if final.exists():  # the same step is saved again, since its state has changed
             final.rename(parent / f"{_REPLACED}{final.name}")
         unfinished.rename(final)
         _flush(parent)
@@ -80,7 +83,7 @@ def write(parent: Path, step: int, files: Mapping[str, Parts], keep: Keep) -> in
 
 
 def clear(parent: Path) -> None:
-    """Remove what a kill left unfinished; a checkpoint that was about to be replaced gets its name back."""
+    """Removes what a kill left unfinished, and gives a checkpoint that was about to be replaced its name back."""
     for replaced in parent.glob(f"{_REPLACED}*"):
         final = parent / replaced.name.removeprefix(_REPLACED)
         if not final.exists():
@@ -90,7 +93,7 @@ def clear(parent: Path) -> None:
 
 
 def point(parent: Path, newest: str | None) -> None:
-    """Say in a small file which checkpoint is the last; the file is replaced in one step."""
+    """Writes the name of the last checkpoint into a small file, which is replaced in one step."""
     if newest is None:
         (parent / LATEST).unlink(missing_ok=True)
         return
@@ -101,7 +104,7 @@ def point(parent: Path, newest: str | None) -> None:
 
 
 def fault(folder: Path, needed: Iterable[str] = ()) -> str | None:
-    """What is wrong with a sealed folder, as `file: reason`; what its manifest does not name is not looked at."""
+    """Returns what is wrong with a sealed folder, as `file: reason`; files that are not in its manifest are ignored."""
     manifest = folder / MANIFEST
     try:
         digests = _read(manifest)
@@ -114,18 +117,18 @@ def fault(folder: Path, needed: Iterable[str] = ()) -> str | None:
         try:
             if not (folder / name).is_file():
                 return f"{folder / name}: is missing"
-            found = _digest(folder / name)
+            actual = _digest(folder / name)
         except OSError as error:
             return f"{folder / name}: cannot be read: {_reason(error)}"
-        if found.size != digest.size:
-            return f"{folder / name}: has {found.size:,} bytes in place of {digest.size:,}"
-        if found.sha256 != digest.sha256:
+        if actual.size != digest.size:
+            return f"{folder / name}: has {actual.size:,} bytes in place of {digest.size:,}"
+        if actual.sha256 != digest.sha256:
             return f"{folder / name}: its content has changed since it was written (sha256)"
     return None
 
 
 def set_aside(folder: Path) -> Path:
-    """Give a damaged checkpoint another name, so that it is never taken again, and never lost."""
+    """Renames a damaged checkpoint, so that it is never used again but not lost; returns its new folder."""
     aside = folder.with_name(folder.name + BAD)
     number = 1
     while aside.exists():
@@ -136,11 +139,11 @@ def set_aside(folder: Path) -> Path:
     return aside
 
 
-def _write(path: Path, parts: Parts) -> Digest:
+def _write(path: Path, chunks: Chunks) -> Digest:
     size, sha256 = 0, hashlib.sha256()
     with path.open("wb", buffering=0) as file:
-        for part in parts:
-            view = memoryview(part)
+        for content in chunks:
+            view = memoryview(content)
             while len(view):
                 chunk = view[:_AT_ONCE]
                 sha256.update(chunk)
@@ -174,7 +177,7 @@ def _read(path: Path) -> dict[str, Digest]:
         raise ValueError("it names files that are not in its folder")
     if not all(type(digest.size) is int and isinstance(digest.sha256, str) for digest in digests.values()):
         raise TypeError
-    if _manifest(digests) != text:  # not one character may differ
+    if _manifest(digests) != text:  # byte for byte
         raise ValueError("it has changed since it was written")
     return digests
 
@@ -186,13 +189,13 @@ def _prune(parent: Path, keep: Keep, newest: int) -> None:
         if step in kept or (keep.every and step % keep.every == 0):
             continue
         gone = parent / f"{UNFINISHED}{folder.name}"
-        folder.rename(gone)  # first, so that a kill leaves no half of a checkpoint under the name of a whole one
+        folder.rename(gone)  # first, so that a kill never leaves a part of a checkpoint under its final name
         _remove(gone)
     clear(parent)
 
 
 def _pointer(parent: Path, name: str) -> Path:
-    """What is to say which checkpoint is the last, on the disk already, but not yet under its name."""
+    """Writes the file that names the last checkpoint, under another name for now; returns its path."""
     pointer = parent / f"{UNFINISHED}{LATEST}"
     _write(pointer, [f"{name}\n".encode()])
     return pointer

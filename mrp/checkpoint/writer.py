@@ -1,7 +1,7 @@
-"""A process of its own that writes and hashes checkpoints out of memory that it shares with the training process.
+"""A separate process that hashes and writes checkpoints from memory that it shares with the training process.
 
-It knows no torch and no device, does not hear Ctrl-C or SIGTERM, finishes what it has begun when the training process
-is killed, and then ends. Nothing but the standard library is imported here, for it has to start at once.
+It knows neither torch nor a device, ignores Ctrl-C and SIGTERM, and finishes what it has begun even when the training
+process is killed. This file imports nothing but the standard library, so that the process starts at once.
 """
 
 from __future__ import annotations
@@ -40,31 +40,31 @@ class Report(NamedTuple):
 
 
 class Writer:
-    """The training process's end: memory to fill, and one checkpoint at a time in flight."""
+    """The training process's side: it offers memory to fill, and has one checkpoint at a time written from it."""
 
     def __init__(self, run: Path) -> None:
         self._run = run.absolute()
-        self._memory = _anonymous()
+        self._file = _anonymous_file()
         self._size = 0
         self._map: mmap.mmap | None = None
         self._process: subprocess.Popen[bytes] | None = None
-        self._step: int | None = None  # what is in flight
+        self._step: int | None = None  # of the checkpoint that is being written
 
     @property
     def step(self) -> int | None:
-        """The step whose checkpoint is being written."""
+        """Returns the step whose checkpoint is being written, if one is."""
         return self._step
 
-    def room(self, size: int) -> mmap.mmap:
-        """So many bytes of the host's memory; they are kept for the next checkpoint, to spare it the page faults."""
+    def memory(self, size: int) -> mmap.mmap:
+        """Returns shared memory of at least this size, which is kept for the next checkpoint: its pages exist then."""
         assert self._step is None, "its content is being written"
         if self._map is None or size > self._size:
-            os.ftruncate(self._memory, size)
-            self._map, self._size = mmap.mmap(self._memory, size), size
+            os.ftruncate(self._file, size)
+            self._map, self._size = mmap.mmap(self._file, size), size
         return self._map
 
     def start(self, step: int, files: Mapping[str, tuple[int, int]], keep: sealed.Keep) -> None:
-        """Have what lies in the memory (each file's place and size) written as the checkpoint of this step."""
+        """Has the files (each one's start and size in the memory) written as the checkpoint of this step."""
         assert self._step is None, "one at a time"
         job = {"run": str(self._run), "step": step, "size": self._size, "files": files, "keep": keep}
         process = self._running()
@@ -74,10 +74,10 @@ class Writer:
             process.stdin.write(json.dumps(job).encode() + b"\n")
             process.stdin.flush()
         except BrokenPipeError:
-            raise WriteError(self._last_words()) from None
+            raise WriteError(self._why_it_ended()) from None
 
     def finished(self, wait: bool = False) -> Report | None:
-        """The checkpoint that was in flight, if it is on the disk by now; an error that stopped it is raised here."""
+        """Returns a report if the checkpoint is on the disk by now, and raises the error if writing it has failed."""
         if self._step is None:
             return None
         assert self._process is not None
@@ -86,7 +86,7 @@ class Writer:
             return None
         line = self._process.stdout.readline()
         if not line:
-            raise WriteError(self._last_words())
+            raise WriteError(self._why_it_ended())
         step, self._step = self._step, None
         answer = json.loads(line)
         if "error" in answer:
@@ -94,26 +94,26 @@ class Writer:
         return Report(step, answer["size"], answer["seconds"])
 
     def close(self) -> None:
-        """Let the process end once it has finished what it was given."""
+        """Lets the process finish what it was given, and end."""
         process, self._process, self._step, self._map = self._process, None, None, None
         if process is not None:
             with process:  # closes the pipes and waits
                 pass
-        os.close(self._memory)
+        os.close(self._file)
 
     def _running(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             root = str(Path(sealed.__file__).parent.parent.parent)
-            code = _START.format(root=root, memory=self._memory, parent=os.getpid())
+            code = _START.format(root=root, memory=self._file, parent=os.getpid())
             self._process = subprocess.Popen(
                 [sys.executable, "-I", "-S", "-c", code],
                 stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                pass_fds=[self._memory], start_new_session=True,
+                pass_fds=[self._file], start_new_session=True,
             )  # fmt: skip
         return self._process
 
-    def _last_words(self) -> str:
-        """Why the process is no more."""
+    def _why_it_ended(self) -> str:
+        """Returns why the writing process has ended."""
         process, self._process, self._step = self._process, None, None
         assert process is not None
         with contextlib.suppress(BrokenPipeError):
@@ -126,7 +126,7 @@ class Writer:
 
 
 def wait_for_others(run: Path, say: Callable[[str], None], limit: float = 600.0) -> None:
-    """Let the writer of a killed process finish before anything is decided; a WriteError if it does not."""
+    """Waits until the writer of a killed training process has finished; raises a WriteError after the limit."""
     begin, said = time.monotonic(), False
     try:
         file = (run / _LOCK).open("rb")
@@ -148,7 +148,7 @@ def wait_for_others(run: Path, say: Callable[[str], None], limit: float = 600.0)
 
 
 def serve(memory: int, parent: int) -> None:
-    """The other end: write what standard input asks for, one line an order, until the training process is no more."""
+    """The writing process's side: carries out the orders on standard input, one per line, until none can come."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     os.nice(5)  # training goes first
@@ -163,9 +163,9 @@ def serve(memory: int, parent: int) -> None:
 
 
 def _lines(orders: IO[bytes], parent: int) -> Iterator[bytes]:
-    """Orders until none can come: data loading processes, which inherit the pipe, may keep it open for a while."""
+    """Yields orders until the training process has ended: its workers may hold the pipe open for a while longer."""
     while True:
-        orphaned = os.getppid() != parent  # an order that it left in the pipe is still carried out
+        orphaned = os.getppid() != parent  # an order that is still in the pipe is carried out
         if select.select([orders], [], [], 0.0 if orphaned else 1.0)[0]:
             line = orders.readline()
             if not line:
@@ -178,8 +178,8 @@ def _lines(orders: IO[bytes], parent: int) -> Iterator[bytes]:
 def _write(memory: int, job: dict[str, Any]) -> dict[str, Any]:
     begin = time.perf_counter()
     run, keep = Path(job["run"]), sealed.Keep(*job["keep"])
-    room = memoryview(mmap.mmap(memory, job["size"]))
-    files = {name: [room[place : place + size]] for name, (place, size) in job["files"].items()}
+    content = memoryview(mmap.mmap(memory, job["size"]))
+    files = {name: [content[start : start + size]] for name, (start, size) in job["files"].items()}
     run.mkdir(parents=True, exist_ok=True)
     with (run / _LOCK).open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -187,8 +187,8 @@ def _write(memory: int, job: dict[str, Any]) -> dict[str, Any]:
     return {"size": size, "seconds": time.perf_counter() - begin}
 
 
-def _anonymous() -> int:
-    """Memory without a name, which lasts as long as someone holds it."""
+def _anonymous_file() -> int:
+    """Returns a file in memory that has no name, and lasts as long as a process holds it."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("mrp-checkpoint")
     with tempfile.TemporaryFile() as file:

@@ -12,8 +12,8 @@ from mrp.config import Node
 class Guard(Node):
     """`guard:`, what follows a step whose loss or gradient is not finite.
 
-    It is no part of a run's identity: nothing depends on it until such a step is met, and then most of all one wants
-    to change it and go on. What it did is written into the checkpoints and so belongs to the run from there on.
+    It is no part of a run's identity: the results do not depend on it until such a step occurs, and that is when users
+    want to change it and go on. What it did is written into the checkpoints.
     """
 
     # stop: the run ends with the weights before the step. skip: the step's update is left out. rollback: the weights

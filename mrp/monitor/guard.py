@@ -1,4 +1,4 @@
-"""A non-finite loss or gradient never reaches the weights, and asking for it never stalls the device."""
+"""Keeps a loss or gradient that is not finite away from the weights, without making the device wait."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 class News(NamedTuple):
-    """What all processes know alike at the end of a step."""
+    """What the guard tells at the end of a step; it is the same on every process."""
 
-    incident: int | None  # the step at which the run froze
+    incident: int | None  # the first step that was not finite: no update was applied from there on
     asked: bool  # whether some process was asked to end
 
 
@@ -23,9 +23,11 @@ class Guard:
     host learns of it. A request to end travels the same way, so that all processes obey it at the same step.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device, sum_ranks: Callable[[Tensor], Tensor]):
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, device: torch.device, sum_processes: Callable[[Tensor], Tensor]
+    ) -> None:
         self._optimizer = optimizer
-        self._sum_ranks = sum_ranks
+        self._sum_processes = sum_processes
         self._no, self._yes = torch.zeros((), device=device), torch.ones((), device=device)
         self._nothing = torch.tensor([-1.0, 0.0], device=device)  # the first step that was not finite; asked to end
         self._copy = torch.full((2,), -1.0, pin_memory=device.type == "cuda")
@@ -33,24 +35,25 @@ class Guard:
         self.clear()
 
     def clear(self) -> None:
-        """Let updates through again: the incident has been dealt with."""
+        """Lets updates through again, after an incident has been dealt with."""
         self._flag = self._no
         self._state = self._nothing
         self._copy.copy_(self._nothing)
 
     def check(self, step: int, loss: Tensor, gradient_norm: Tensor, asked: bool = False) -> Tensor:
-        """Judge the gradient of `step` on all ranks before it is applied; True (on the device) if it may be."""
+        """Checks a step on all processes before its update; returns, on the device, whether the update is applied."""
         bad = ~(torch.isfinite(loss) & torch.isfinite(gradient_norm))
-        told = self._sum_ranks(torch.stack([bad.float(), self._yes if asked else self._no])).clamp(max=1.0)
-        flag = torch.maximum(self._flag, told[0])
+        local = torch.stack([bad.float(), self._yes if asked else self._no])
+        bad_anywhere, asked_anywhere = self._sum_processes(local).clamp(max=1.0)
+        flag = torch.maximum(self._flag, bad_anywhere)
         incident = torch.where(flag > self._flag, step, self._state[0])
-        self._state = torch.stack([incident, torch.maximum(self._state[1], told[1])])
+        self._state = torch.stack([incident, torch.maximum(self._state[1], asked_anywhere)])
         self._flag = flag
         self._optimizer.found_inf = flag  # type: ignore[attr-defined]
         return flag == 0
 
     def news(self, now: bool = False) -> News:
-        """What was known one call ago, so that the device is not waited for unless `now`."""
+        """Returns what was known one call ago, so that the host need not wait; with `now`, what is known now."""
         if self._copied is None or now:
             incident, asked = self._state.tolist()
         else:

@@ -1,4 +1,4 @@
-"""A step that was not finite: put on record, so that it can be repeated alone, and dealt with as the policy says."""
+"""Records a step whose loss or gradient was not finite, so that it can be repeated alone, and applies the policy."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Incidents:
         return {"left_out": self.left_out}
 
     def remember(self, number: int, losses: Tensor, norm: Tensor) -> None:
-        """Keeps the losses of a step's micro-batches on the device; nobody waits for them unless they are needed."""
+        """Keeps the losses of a step's micro-batches on the device, where they stay unless an incident needs them."""
         self._steps.append((number, losses, norm))
 
     @property
@@ -65,7 +65,7 @@ class Incidents:
         return self._guard.policy == "rollback" and not self.exhausted
 
     def record(self, number: int, accelerator: Accelerator, quarantine: Quarantine) -> Path:
-        """Writes down what is known of step `number`; returns the folder, to which its state is still to be added."""
+        """Writes down what is known of step `number`; returns the folder, to which the caller adds the run's state."""
         folder = self._folder / INCIDENTS / f"step-{number + 1:08d}"
         local = [(losses.tolist(), float(norm)) for step, losses, norm in self._steps if step == number]
         ranks = gather_object([(accelerator.process_index, *local[-1])])
@@ -81,15 +81,15 @@ class Incidents:
         slots = self._order.slots(number)
         suspects = []
         for rank, losses, _ in ranks:
-            for part in (part for part, loss in enumerate(losses) if not math.isfinite(loss)):
-                places = self._places(rank)[part]
-                samples = slots.samples[places].tolist()
+            for part in (index for index, loss in enumerate(losses) if not math.isfinite(loss)):
+                positions = self._positions(rank)[part]
+                samples = slots.samples[positions].tolist()
                 suspects.append(
                     {
                         "rank": rank,
                         "micro_batch": part,
                         "samples": samples,
-                        "keys": slots.keys[places].tolist(),
+                        "keys": slots.keys[positions].tolist(),
                         "names": [where(self._source, sample) for sample in samples],
                     }
                 )
@@ -116,14 +116,14 @@ class Incidents:
             "environment": environment(),
         }
 
-    def _places(self, rank: int) -> Any:
-        """Returns the places in the global batch of each micro-batch of a process."""
+    def _positions(self, rank: int) -> Any:
+        """Returns the positions in the global batch of each micro-batch of a process."""
         division = self._division
-        places = share(self._order.batch, division.group // division.views, rank, division.processes)
-        return places.reshape(division.accumulation, -1)
+        positions = share(self._order.batch, division.group // division.views, rank, division.processes)
+        return positions.reshape(division.accumulation, -1)
 
     def explain(self, number: int, folder: Path) -> str:
-        """Returns what the user is told of a step that ends the run."""
+        """Returns the message about a step that ends the run."""
         spent, other = "", "guard.policy=skip"
         if self._guard.policy != "stop" and self.exhausted:
             spent, other = f" (guard.limit: {len(self.left_out)} before it)", "a higher guard.limit"
@@ -152,7 +152,7 @@ class Incidents:
 
 
 def where(source: Source, sample: int) -> str:
-    """What to call a sample, also where the place that knows its name cannot be read."""
+    """Returns a sample's name, or its number where the file that holds its name cannot be read."""
     try:
         return source.where(sample)
     except OSError:
@@ -160,5 +160,5 @@ def where(source: Source, sample: int) -> str:
 
 
 def _json_number(value: float) -> float | str:
-    """JSON has no NaN."""
+    """Returns a number for JSON, which has no NaN: a value that is not finite becomes text."""
     return value if math.isfinite(value) else str(value)

@@ -1,4 +1,4 @@
-"""What a run says while it trains: its numbers into the metrics file, its progress and loss spikes to the terminal."""
+"""Reports a run while it trains: numbers in the metrics file, progress and loss spikes on the terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Journal:
         say: Callable[[str], object],
     ) -> None:
         self._every, self._say = track.every, say
-        self._metrics = Metrics(track, folder, resolved, start) if main else None
+        self._metrics = Metrics(track, folder, resolved, start, say) if main else None
         self._progress = Progress(steps, start, batch, quiet=not main)
         self._spikes = Spikes(read_lines(folder / METRICS)) if main else None
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,16 +14,27 @@ from mrp.files import write_atomically
 from mrp.trackers import TRACKERS, Section
 
 METRICS = "metrics.jsonl"
-INTERRUPTED = "interrupted"  # in a line whose evaluation was left unfinished, and is made up for
+INTERRUPTED = "interrupted"  # marks a line whose evaluation was not finished, and is repeated on resume
 
 
 class Metrics:
-    """Writes one line per log point; on resume the lines after the checkpoint's step are cut, so none appears twice."""
+    """Writes one line per log point; on resume the lines after the checkpoint's step are cut, so none appears twice.
 
-    def __init__(self, config: Section, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
-        self.path = folder / METRICS
+    The file has to be complete, so a failure to write it ends the run. A tracker only repeats its numbers elsewhere:
+    one that fails is named, switched off, and training goes on.
+    """
+
+    def __init__(
+        self,
+        track: Section,
+        folder: Path,
+        resolved: dict[str, Any],
+        resumed_at: int,
+        say: Callable[[str], object] = print,
+    ) -> None:
+        self.path, self._name, self._say = folder / METRICS, track.name, say
         with _writing(self.path):
-            self._tracker = TRACKERS.find(config.name).Tracker(config, folder, resolved, resumed_at)
+            self._tracker = TRACKERS.find(track.name).Tracker(track, folder, resolved, resumed_at)
             cut(self.path, resumed_at)
             self._file = self.path.open("a", encoding="utf-8")
 
@@ -33,13 +44,28 @@ class Metrics:
         with _writing(self.path):
             self._file.write(json.dumps({"step": step, **line}) + "\n")
             self._file.flush()
-        self._tracker.log(step, values)
+        with self._switched_off_by_failure():
+            if self._tracker is not None:
+                self._tracker.log(step, values)
 
     def close(self) -> None:
         """Writes what is still held."""
-        self._tracker.close()
+        with self._switched_off_by_failure():
+            if self._tracker is not None:
+                self._tracker.close()
         with _writing(self.path):
             self._file.close()
+
+    @contextmanager
+    def _switched_off_by_failure(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # whatever a tracker does: its network, its disk, its own faults
+            reason = " ".join(str(error).split()) or type(error).__name__
+            self._say(
+                f"warning: track: {self._name} fails and is switched off: {reason}; all numbers are in {self.path}"
+            )
+            self._tracker = None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""How fast a run is and how long it will take, for the person who watches it."""
+"""Shows how fast a run is and how long it will still take."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections import deque
 from typing import Any
 
 _WINDOW = 20  # log points that the rate is measured over
-_SLOW_START = 10.0  # seconds: a first step that takes longer is told of
+_SLOW_START = 10.0  # seconds; a first step that takes longer is reported
 _EVERY = 10.0  # seconds between two lines where there is no terminal
 
 
 class Progress:
-    """One line that moves on a terminal; elsewhere, a plain line every few seconds."""
+    """Updates one line on a terminal; elsewhere prints a plain line every few seconds."""
 
     def __init__(self, total: int, start: int, batch: int, quiet: bool) -> None:
         self._total, self._batch, self._quiet = total, batch, quiet
@@ -32,7 +32,7 @@ class Progress:
             self._task = self._bar.add_task("", total=total, completed=start, text="")
 
     def finished(self, step: int) -> None:
-        """Notes the end of the first step; of later ones nothing."""
+        """Notes when the first step has ended; later calls do nothing."""
         if not self._points:
             now = time.monotonic()
             self._points.append((step, now))
@@ -40,7 +40,7 @@ class Progress:
                 print(f"first step after {now - self._began:.0f} s", flush=True)
 
     def rate(self, step: int) -> float:
-        """Returns images per second over the last log points; of the first step alone, since the start."""
+        """Returns images per second over the last log points; after the first step alone, since the start."""
         now = time.monotonic()
         first, at = self._points[0] if self._points else (step, now)
         if step == first:
@@ -50,7 +50,7 @@ class Progress:
         return rate
 
     def show(self, step: int, loss: float, rate: float) -> None:
-        """Says where the run stands."""
+        """Shows the step, the rate and the loss."""
         text = f"{rate:.0f} images/s  loss {loss:.4f}"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)

@@ -1,4 +1,4 @@
-"""Loss spikes: named when they happen, since by the end of a run nobody finds them."""
+"""Reports loss spikes when they happen, since they are hard to find at the end of a run."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 _WINDOW = 100  # log points that the loss is compared with
 _ENOUGH = 10  # without so many before it, nothing is unusual
-_FAR = 8.0  # deviations from the median: a normal variable is there once in 10^15 times
-_FLOOR = 0.02  # of the median, so that a flat curve does not make a spike of every ripple
+_FAR = 8.0  # deviations above the median; a normal variable is that far from it once in 10^15 times
+_FLOOR = 0.02  # the least deviation, as a share of the median: on a flat curve every ripple would be a spike
 
 
 class Spikes:
@@ -19,7 +19,7 @@ class Spikes:
 
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()) -> None:
         self._before: deque[float] = deque(maxlen=_WINDOW)
-        for line in lines:  # what a run that is resumed has logged
+        for line in lines:  # those of a resumed run until now
             self._deviations(float(line.get("loss", math.nan)))
 
     def check(self, step: int, values: Mapping[str, float], say: Callable[[str], object]) -> dict[str, float]:

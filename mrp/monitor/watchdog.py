@@ -1,7 +1,8 @@
-"""A watch over every process of a run: which one stands still, in what, and who waits for it."""
+"""Watches every process of a run: reports which one makes no progress, in which phase, and who waits for it."""
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import json
 import os
@@ -13,18 +14,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from mrp.files import write_atomically
+from mrp.folder import IDENTITY
+
 RANKS, STALLS = ".ranks", "stalls"
 STALLED = 4  # the exit code of a process that has been given up
-# In the order in which a step goes through them: of two processes, the one further back is waited for.
+# In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
     "opens the data", "builds the model", "waits for a batch", "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
-_OFTEN = 4  # signs of life in the time that a step may take
+_PER_LIMIT = 4  # checks in the time that a phase may take
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
-    """What one process says of itself."""
+class Heartbeat:
+    """What one process writes about itself, for the others to read."""
 
     rank: int
     phase: str
@@ -35,28 +39,28 @@ class Sign:
     pid: int
 
     @property
-    def place(self) -> tuple[int, int]:
-        """How far it has come."""
+    def progress(self) -> tuple[int, int]:
+        """Returns how far the process has come, for comparison with others."""
         return self.step, PHASES.index(self.phase)
 
 
 class Watchdog:
-    """Told of each phase by the loop, at the price of an assignment; a thread does the rest.
+    """The loop reports each phase, which costs an assignment; a thread does the rest.
 
-    After `limit` seconds without a new phase it says who waits for whom and dumps all stacks; after `end` seconds it
-    ends the process. Without a limit nothing is watched.
+    After `limit` seconds without a new phase the thread says who waits for whom and dumps all stacks; after `end`
+    seconds it ends the process. Without a limit nothing is watched.
     """
 
     def __init__(self, folder: Path, rank: int, world: int, limit: float | None, end: float | None) -> None:
         self._folder, self._rank, self._world = folder, rank, world
         self._limit, self._end = limit, end
         self._now = (PHASES[0], 0, time.monotonic())
-        self._said: float | None = None  # the beginning of the stall that has been spoken of
+        self._reported: float | None = None  # the beginning of the stall that has been reported
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def at(self, phase: str, step: int) -> None:
-        """Notes that this process enters a phase; noting the same phase again counts as progress too."""
+        """Notes that this process enters a phase; entering the same phase again counts as progress too."""
         self._now = (phase, step, time.monotonic())
 
     def __enter__(self) -> Watchdog:
@@ -71,24 +75,24 @@ class Watchdog:
 
     def _watch(self) -> None:
         assert self._limit is not None
-        while not self._closed.wait(min(self._limit, self._end or self._limit) / _OFTEN):
+        while not self._closed.wait(min(self._limit, self._end or self._limit) / _PER_LIMIT):
             self._check(self._limit)
 
     def _check(self, limit: float) -> None:
-        """Writes a sign of life; after a stall says who waits for whom, and in the end ends the process."""
+        """Writes a heartbeat; after `limit` reports who waits for whom, and after `end` ends the process."""
         phase, step, since = self._now
-        still = time.monotonic() - since  # a clock that is set anew must not end a healthy run
+        idle = time.monotonic() - since  # not by the wall clock, which may be set while a healthy run goes on
         now = time.time()
-        self._write(Sign(self._rank, phase, step, now - still, now, socket.gethostname(), os.getpid()))
-        if still > limit and self._said != since:
-            self._said = since
+        self._write(Heartbeat(self._rank, phase, step, now - idle, now, socket.gethostname(), os.getpid()))
+        if idle > limit and self._reported != since:
+            self._reported = since
             stacks = self._dump(step)
-            lines = explain(self._signs(), self._world, limit, now)
-            if self._speaks(limit):
-                print(f"warning: no progress for {still:.0f} s: {'; '.join(lines)}; stacks in {stacks}", flush=True)
-        if self._end is not None and still > self._end:
+            lines = explain(self._heartbeats(), self._world, limit, now)
+            if self._is_first_alive(limit):
+                print(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}", flush=True)
+        if self._end is not None and idle > self._end:
             print(
-                f"mrp: error: process {self._rank} {phase} (step {step}) since {still:.0f} s and is ended "
+                f"mrp: error: process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended "
                 "(machine.give_up); the same command goes on from the last checkpoint",
                 file=sys.stderr, flush=True,
             )  # fmt: skip
@@ -96,39 +100,33 @@ class Watchdog:
 
     @property
     def _claimed(self) -> bool:
-        """Whether the folder is a run's: in any other, what is written would be in the way of the claim."""
-        return (self._folder / "identity.json").exists()
+        """Returns whether the run has claimed its folder; until then nothing else may be written there."""
+        return (self._folder / IDENTITY).exists()
 
-    def _write(self, sign: Sign) -> None:
-        """Best effort: a full disk must not end the watch, and before the folder is claimed there is no place."""
+    def _write(self, heartbeat: Heartbeat) -> None:
+        """Writes a heartbeat where that is possible: a full disk must not end the watch."""
         if not self._claimed:
             return
         path = self._folder / RANKS / f"rank-{self._rank}.json"
-        try:
+        with contextlib.suppress(OSError):
             path.parent.mkdir(exist_ok=True)
-            new = path.with_suffix(".tmp")
-            new.write_text(json.dumps(asdict(sign)))
-            new.replace(path)
-        except OSError:
-            return
+            write_atomically(path, json.dumps(asdict(heartbeat)))
 
-    def _signs(self) -> list[Sign]:
-        found = []
+    def _heartbeats(self) -> list[Heartbeat]:
+        heartbeats = []
         for rank in range(self._world):
-            try:
+            with contextlib.suppress(OSError, ValueError, TypeError):
                 values = json.loads((self._folder / RANKS / f"rank-{rank}.json").read_text())
-                found.append(Sign(**values))
-            except (OSError, ValueError, TypeError):
-                continue
-        return found
+                heartbeats.append(Heartbeat(**values))
+        return heartbeats
 
-    def _speaks(self, limit: float) -> bool:
-        """One process speaks for all: the first that is alive."""
-        awake = [sign.rank for sign in self._signs() if time.time() - sign.alive < limit]
-        return self._rank <= min(awake, default=self._rank)
+    def _is_first_alive(self, limit: float) -> bool:
+        """Returns whether this is the first process that is alive, which reports for all."""
+        alive = [heartbeat.rank for heartbeat in self._heartbeats() if time.time() - heartbeat.alive < limit]
+        return self._rank <= min(alive, default=self._rank)
 
     def _dump(self, step: int) -> Path | str:
-        """Where the stacks of all threads are now."""
+        """Writes the stacks of all threads; returns where."""
         if not self._claimed:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             return "the error output"
@@ -146,22 +144,22 @@ class Watchdog:
         return folder
 
 
-def explain(signs: list[Sign], world: int, limit: float, now: float) -> list[str]:
-    """Who is where since when, and who waits for whom, a line each."""
+def explain(heartbeats: list[Heartbeat], world: int, limit: float, now: float) -> list[str]:
+    """Returns one line per process, with its phase and since when, and one line that says who waits for whom."""
     lines = []
-    silent = [sign for sign in signs if now - sign.alive > limit]
-    awake = [sign for sign in signs if now - sign.alive <= limit]
-    for sign in signs:
-        dead = f", without a sign of life for {now - sign.alive:.0f} s" if sign in silent else ""
+    alive = [beat for beat in heartbeats if now - beat.alive <= limit]
+    silent = [beat for beat in heartbeats if now - beat.alive > limit]
+    for beat in heartbeats:
+        dead = f", without a sign of life for {now - beat.alive:.0f} s" if beat in silent else ""
         lines.append(
-            f"process {sign.rank} (pid {sign.pid} on {sign.host}) {sign.phase}, step {sign.step}, "
-            f"since {now - sign.since:.0f} s{dead}"
+            f"process {beat.rank} (pid {beat.pid} on {beat.host}) {beat.phase}, step {beat.step}, "
+            f"since {now - beat.since:.0f} s{dead}"
         )
-    missing = sorted(set(range(world)) - {sign.rank for sign in signs})
+    missing = sorted(set(range(world)) - {beat.rank for beat in heartbeats})
     lines += [f"process {rank} has never been heard of" for rank in missing]
-    last = min((sign.place for sign in awake), default=None)
-    behind = [sign.rank for sign in silent] + missing or [sign.rank for sign in awake if sign.place == last]
-    waiting = [sign.rank for sign in awake if sign.rank not in behind]
+    least = min((beat.progress for beat in alive), default=None)
+    behind = [beat.rank for beat in silent] + missing or [beat.rank for beat in alive if beat.progress == least]
+    waiting = [beat.rank for beat in alive if beat.rank not in behind]
     if waiting:
         lines.append(f"{_processes(waiting)} wait{'s' * (len(waiting) == 1)} for {_processes(behind)}")
     elif world > 1:

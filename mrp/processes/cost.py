@@ -17,10 +17,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
-from mrp.processes.memory import host_memory
+from mrp.processes.container import host_memory
 
-_OVERHEAD = 1.2  # of what the count cannot see: workspaces, fragmentation, the allocator's rounding
+_OVERHEAD = 1.2  # allows for what the count cannot see: workspaces, fragmentation, the allocator's rounding
 _SHARE = 0.85  # of a device's memory that a run may plan to fill
+# FLOPs of a micro-batch that keep a device busy for about 0.1 s (512 images of 224 x 224 with MAE and a ViT-B). Next to
+# that the start of its kernels takes no time: a larger one saves nothing, needs memory and makes the loader wait.
+_ENOUGH_WORK = 32e12
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,36 +32,44 @@ class Cost:
 
     parameters: int
     trainable: int
-    forward_flops: int  # an image
-    training_flops: int  # an image, forward and backward
-    activation_bytes: int  # an image, kept for the backward pass
+    forward_flops: int  # per image
+    training_flops: int  # per image, forward and backward
+    activation_bytes: int  # per image, kept for the backward pass
 
     def memory(self, micro_batch: int) -> int:
-        """An estimate of the bytes of a training process: weights, gradients, two moments, activations."""
+        """Returns an estimate of a training process's bytes: weights, gradients, two moments and activations."""
         state = 4 * (self.parameters + 3 * self.trainable)
         return int(state + _OVERHEAD * micro_batch * self.activation_bytes)
 
-    def micro_batch(self, share: int, memory: int, views: int = 1) -> int:
-        """The most images at once that divide a rank's share of the batch and fit into this memory (at least one).
+    def micro_batch(self, share: int, memory: int, inseparable: int = 1) -> int:
+        """Returns how many images a process should take at once: a divisor of its share of the batch.
 
-        The views of a sample, which are decoded together, stay together.
+        It is the largest one that fits into this memory and is no larger than saves time. Images that are
+        `inseparable`, such as the views of one sample, are taken together.
         """
-        return next((size for size in _divisors(share, views) if self.memory(size) <= _SHARE * memory), views)
+        sizes = _divisors(share, inseparable)
+        return next((size for size in sizes if self._fits(size, memory) and self._saves_time(size)), inseparable)
 
-    def smaller(self, tried: int, used: int, share: int, memory: int, views: int = 1) -> int:
-        """What would fit where `tried` did not with so many bytes in use; `tried` itself where nothing would."""
+    def smaller(self, tried: int, used: int, share: int, memory: int, inseparable: int = 1) -> int:
+        """Returns what would fit where `tried` images failed with `used` bytes; `tried` where nothing would."""
         error = max(1.0, used / self.memory(tried))  # by how much the estimate was too low, at the least
-        sizes = [size for size in _divisors(share, views) if size < tried]
-        fitting = [size for size in sizes if error * self.memory(size) <= _SHARE * memory]
-        return fitting[0] if fitting else min(sizes, default=tried)
+        sizes = [size for size in _divisors(share, inseparable) if size < tried]
+        return next((size for size in sizes if self._fits(size, memory / error)), min(sizes, default=tried))
+
+    def _fits(self, micro_batch: int, memory: float) -> bool:
+        return self.memory(micro_batch) <= _SHARE * memory
+
+    def _saves_time(self, micro_batch: int) -> bool:
+        return micro_batch * self.training_flops <= _ENOUGH_WORK
 
 
-def _divisors(share: int, views: int) -> list[int]:
-    return [size for size in range(share, 0, -views) if share % size == 0]
+def _divisors(share: int, multiple_of: int) -> list[int]:
+    """Returns the divisors of a share that are multiples of a number, the largest first."""
+    return [size for size in range(share, 0, -multiple_of) if share % size == 0]
 
 
 def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
-    """Run a step that was built on the meta device, with tensors that have shapes but no content, and count."""
+    """Counts the cost of a step that was built on the meta device: it runs on tensors without content."""
     parameters = list(step.parameters())
     two, four = _count(step, channels, size, 2), _count(step, channels, size, 4)
     forward, training, activations = ((more - fewer) // 2 for fewer, more in zip(two, four, strict=True))
@@ -72,7 +83,7 @@ def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
 
 
 def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -> tuple[int, int, int]:
-    """FLOPs of the forward pass, of forward and backward, and bytes that are kept in between."""
+    """Returns the FLOPs of the forward pass, those of both passes, and the bytes that are kept in between."""
     with FakeTensorMode():
         weights = {
             f"step.{name}": torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
@@ -91,7 +102,11 @@ def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -
 
 
 class _Counting(nn.Module):
-    """Both passes in one call, since a backward pass that recomputes activations needs the weights once more."""
+    """Runs both passes in one call, since a backward pass that recomputes activations needs the weights again.
+
+    Attention with a learned relative position bias is counted as it is computed on a CPU, where its probabilities are
+    kept: a GPU's fused kernel needs less, and falls back to this where it cannot be used.
+    """
 
     def __init__(self, step: nn.Module) -> None:
         super().__init__()
@@ -114,7 +129,7 @@ class _Counting(nn.Module):
 
 
 def device_memory(device: torch.device, processes: int) -> int:
-    """Bytes that one training process may count on: its GPU's, or its part of the host's."""
+    """Returns the bytes that one training process may count on: its GPU's, or its part of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return host_memory() // processes

@@ -1,4 +1,4 @@
-"""The processes of a run, found the same way in training and in evaluation."""
+"""Joining and leaving the other processes of a run, in training and in evaluation alike."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from mrp.config import ConfigError
 
-_PATIENCE = timedelta(days=2)
+# How long a process waits for the others in one exchange before torch ends it. In training it waits while another one
+# compiles, evaluates, or lets an earlier checkpoint be finished (at most ten minutes); the watchdog speaks much sooner.
+_TRAINING = timedelta(hours=1)
+_EVALUATION = timedelta(days=2)  # only the first process trains heads, and the others wait for it
 
 
-def join(*handlers: Any) -> Accelerator:
-    """Meet the other processes that the launcher started (none: this one is alone)."""
+def join(*handlers: Any, timeout: timedelta = _TRAINING) -> Accelerator:
+    """Joins the other processes that the launcher started; without a launcher this process is alone."""
     # Left to itself, accelerate takes the ranks of a machine without an accelerator for as many separate runs.
     cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if not cpu and local >= torch.accelerator.device_count():
         raise ConfigError(
             f"--processes: process {local + 1} finds no device of its own: this machine has "
-            f"{torch.accelerator.device_count()}; start one process a device"
+            f"{torch.accelerator.device_count()}; start one process per device"
         )
+    handlers = (*handlers, InitProcessGroupKwargs(timeout=timeout))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
@@ -35,6 +39,12 @@ def join(*handlers: Any) -> Accelerator:
     return accelerator
 
 
-def meet() -> Accelerator:
-    """The processes that read features together: only the first one trains heads, and the others wait for it."""
-    return join(InitProcessGroupKwargs(timeout=_PATIENCE))
+def join_for_evaluation() -> Accelerator:
+    """Joins the processes that read features together, which wait as long as the first one trains heads."""
+    return join(timeout=_EVALUATION)
+
+
+def leave() -> None:
+    """Leaves the other processes, once all of them have come to the same end."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""One step on many processes: each holds all of it and they average gradients (DDP), or each holds a part (FSDP2)."""
+"""One step on many processes: each holds the whole model and they average gradients (DDP), or each a part (FSDP2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from mrp.step import Step
 def wrap(
     step: Step, accelerator: Accelerator, compile: Literal["auto", "yes", "no"], shard_over: Literal["none", "full"]
 ) -> nn.Module:
-    """Returns the module to call, compiled and wrapped; comes before the optimizer: sharding replaces parameters."""
+    """Returns the module to call, compiled and wrapped.
+
+    The optimizer has to be built after this, since sharding replaces the parameters.
+    """
     compiled = compile == "yes" or (compile == "auto" and accelerator.device.type == "cuda")
     if shard_over == "full" and accelerator.num_processes > 1:
         shard(step, accelerator.device.type, accelerator.num_processes, compiled)
@@ -31,33 +34,34 @@ def wrap(
 
 
 def shard(step: Step, device: str, processes: int, compiled: bool = False) -> None:
-    """Cut every parameter over the processes, in place; a block is gathered when it runs and let go after it.
+    """Cuts every parameter over the processes, in place; a block's are gathered when it runs and cut again after it.
 
     Nothing is cast on the way: the step casts for itself, so that the results are those of unsharded training. What is
-    outside of the blocks is let go too, for it is asked for between steps (teachers, checkpoints) by its parts.
+    outside of the blocks is cut again after the forward pass too, since teachers and checkpoints, which need it between
+    steps, expect every process to hold its own part.
     """
     mesh = init_device_mesh(device, (processes,))
-    found = units(step)
-    _check(found)
-    for unit in found.values():
+    blocks = sharded_blocks(step)
+    _refuse_shared_parameters(blocks)
+    for block in blocks.values():
         if compiled:
-            unit.compile(dynamic=False)  # within a unit, for the graph would break at its borders anyway
-        fully_shard(unit, mesh=mesh, reshard_after_forward=True)
+            block.compile(dynamic=False)  # one graph per block: it would break where parameters are gathered anyway
+        fully_shard(block, mesh=mesh, reshard_after_forward=True)
     fully_shard(step, mesh=mesh, reshard_after_forward=True)
 
 
-def units(step: nn.Module) -> dict[str, nn.Module]:
-    """What is gathered at once: whatever stands in a list that is called `blocks`."""
+def sharded_blocks(step: nn.Module) -> dict[str, nn.Module]:
+    """Returns the modules whose parameters are gathered together: the members of every list called `blocks`."""
     return {
-        f"{name}.{number}": unit
+        f"{name}.{number}": block
         for name, module in step.named_modules()
         if name.rpartition(".")[2] == "blocks"
-        for number, unit in module.named_children()
+        for number, block in module.named_children()
     }
 
 
 def synchronised(model: nn.Module, accelerator: Accelerator, last: bool) -> contextlib.AbstractContextManager[None]:
-    """Around one micro-batch: only after the last one do the processes average their gradients."""
+    """Returns a context for one micro-batch: only after the last one do the processes average their gradients."""
     if isinstance(model, FSDPModule):
         model.set_requires_gradient_sync(last)
         return contextlib.nullcontext()
@@ -65,7 +69,7 @@ def synchronised(model: nn.Module, accelerator: Accelerator, last: bool) -> cont
 
 
 def clip(step: nn.Module, limit: float | None) -> Tensor:
-    """The norm of the whole gradient, cut to the limit where there is one; the same number on every process."""
+    """Returns the norm of the whole gradient, which is scaled down to the limit where there is one."""
     parameters = [parameter for parameter in step.parameters() if parameter.grad is not None]
     if limit is None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
@@ -74,10 +78,10 @@ def clip(step: nn.Module, limit: float | None) -> Tensor:
     return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
 
-def _check(found: dict[str, nn.Module]) -> None:
+def _refuse_shared_parameters(blocks: dict[str, nn.Module]) -> None:
     owners: dict[int, str] = {}
-    for name, unit in found.items():
-        for parameter in unit.parameters():
+    for name, block in blocks.items():
+        for parameter in block.parameters():
             if (other := owners.setdefault(id(parameter), name)) != name:
                 raise ConfigError(
                     f"machine.shard: {other} and {name} share a parameter, and each is sharded by itself; use none"

@@ -14,10 +14,10 @@ from typing import Any
 
 import pytest
 import torch
-from mrp.checkpoint.read import Checkpoint, at, latest, listed, newest, numbered, restore
 from torch import nn
 
 from mrp.checkpoint import sealed
+from mrp.checkpoint.checkpoints import Checkpoint, at, latest, listed, newest, numbered, restore
 from mrp.checkpoint.config import Config as CheckpointConfig
 from mrp.checkpoint.saver import Saver, save_now
 from mrp.config import ConfigError

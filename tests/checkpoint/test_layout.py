@@ -36,7 +36,7 @@ def assert_same(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
 def test_others_read_what_is_laid_out(count: int) -> None:
     wanted = dict(list(tensors().items())[:count])
     layout = Layout(wanted)
-    content = b"".join(layout.parts())
+    content = b"".join(layout.chunks())
     assert len(content) == layout.size
     assert_same(load(content), wanted)
 
@@ -44,16 +44,16 @@ def test_others_read_what_is_laid_out(count: int) -> None:
 def test_in_shared_memory_it_is_the_same() -> None:
     layout = Layout(tensors())
     room = torch.full((layout.size,), 255, dtype=torch.uint8)
-    layout.copy(room)
-    assert room.numpy().tobytes() == b"".join(layout.parts())
+    layout.copy_to(room)
+    assert room.numpy().tobytes() == b"".join(layout.chunks())
 
 
 def test_the_order_in_which_they_come_changes_nothing() -> None:
     wanted = tensors()
     backwards = dict(reversed(wanted.items()))
-    assert b"".join(Layout(wanted).parts()) == b"".join(Layout(backwards).parts())
+    assert b"".join(Layout(wanted).chunks()) == b"".join(Layout(backwards).chunks())
 
 
 def test_a_trained_tensor_is_copied_without_its_history() -> None:
     weight = torch.nn.Parameter(torch.randn(3))
-    assert_same(load(b"".join(Layout({"w": weight, "twice": weight * 2}).parts())), {"w": weight, "twice": weight * 2})
+    assert_same(load(b"".join(Layout({"w": weight, "twice": weight * 2}).chunks())), {"w": weight, "twice": weight * 2})

@@ -27,7 +27,7 @@ def own(tmp_path: Path) -> Iterator[Writer]:
 
 
 def order(own: Writer, step: int, content: bytes = b"hello") -> None:
-    room = own.room(len(content) + 8)
+    room = own.memory(len(content) + 8)
     room[8 : 8 + len(content)] = content
     own.start(step, {"model.safetensors": (8, len(content)), "empty": (8, 0)}, Keep(2))
 
@@ -139,7 +139,7 @@ from mrp.checkpoint.writer import Writer
 run, keeps_open = Path(sys.argv[1]), sys.argv[2] == "open"
 own = Writer(run)
 size = 16 << 20
-room = own.room(size)
+room = own.memory(size)
 own.start(1, {"model.safetensors": (0, 5)}, Keep(9))
 own.finished(wait=True)
 if keeps_open and os.fork() == 0:  # as a data loading process does, which inherits the pipe

@@ -20,7 +20,7 @@ from mrp.evaluate.contract import never
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.table import Table, Writer
 from mrp.evaluate.tables import Tables
-from mrp.processes.join import Accelerator, meet
+from mrp.processes.join import Accelerator, join_for_evaluation
 from mrp.run import load
 
 SAMPLES = 37  # divided by neither 2 nor 3, nor by the batch
@@ -45,7 +45,7 @@ def same(one: Table, other: Table) -> bool:
 
 
 def test_rows_are_the_backbones_features(tmp_path: Path) -> None:
-    found = made(tmp_path, meet())
+    found = made(tmp_path, join_for_evaluation())
     assert found is not None
     step = build_step(RUN).eval()
     sampled = fixed_sample(open_source(RUN, "test"), SAMPLES)
@@ -62,7 +62,7 @@ def test_rows_are_the_backbones_features(tmp_path: Path) -> None:
 
 
 def test_patch_tokens_lie_in_one_row(tmp_path: Path) -> None:
-    tokens, pooled = made(tmp_path, meet(), tokens=True), made(tmp_path, meet())
+    tokens, pooled = made(tmp_path, join_for_evaluation(), tokens=True), made(tmp_path, join_for_evaluation())
     assert tokens is not None
     assert pooled is not None
     mean = tokens.rows(["3.tokens"], slice(None)).unflatten(1, (-1, 24)).mean(1)
@@ -70,11 +70,11 @@ def test_patch_tokens_lie_in_one_row(tmp_path: Path) -> None:
 
 
 def test_what_is_there_is_not_made_again_and_what_is_damaged_is(tmp_path: Path) -> None:
-    first = made(tmp_path, meet())
+    first = made(tmp_path, join_for_evaluation())
     assert first is not None
     (place,) = tmp_path.iterdir()
     before = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
-    again = made(tmp_path, meet())
+    again = made(tmp_path, join_for_evaluation())
     assert again is not None
     assert same(first, again)
     assert {path.name: path.stat().st_mtime_ns for path in place.iterdir()} == before
@@ -83,15 +83,15 @@ def test_what_is_there_is_not_made_again_and_what_is_damaged_is(tmp_path: Path) 
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content[:-2] if damage == "cut" else content)
-        mended = made(tmp_path, meet())
+        mended = made(tmp_path, join_for_evaluation())
         assert mended is not None
         assert mended.rows(["2.mean"], slice(None)).isfinite().all()
         assert {path.name for path in place.iterdir()} == set(before)
 
 
 def test_something_else_gets_another_place(tmp_path: Path) -> None:
-    made(tmp_path, meet())
-    made(tmp_path, meet(), count=20)
+    made(tmp_path, join_for_evaluation())
+    made(tmp_path, join_for_evaluation(), count=20)
     assert len(list(tmp_path.iterdir())) == 2
 
 
@@ -129,7 +129,7 @@ def test_what_cannot_be_is_not_written(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_make_the_same_table(tmp_path: Path, world: int) -> None:
-    one = made(tmp_path / "one", meet())
+    one = made(tmp_path / "one", join_for_evaluation())
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
         "LOCAL_WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": "",
@@ -142,7 +142,7 @@ def test_several_processes_make_the_same_table(tmp_path: Path, world: int) -> No
         for rank in range(world)
     ]
     assert [rank.wait(timeout=600) for rank in ranks] == [0] * world
-    several = made(tmp_path / "several", meet())  # read, not made: what the processes have left is whole
+    several = made(tmp_path / "several", join_for_evaluation())  # read, not made: what the processes have left is whole
     assert one is not None
     assert several is not None
     assert all(

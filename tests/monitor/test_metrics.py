@@ -95,6 +95,36 @@ def test_a_tracker_is_a_name_or_a_section() -> None:
     assert TRACKERS.read({"every": 5}) == none.Config(every=5)
 
 
+class Broken:
+    """A tracker whose server is gone, or whose disk is full, from the second value on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def log(self, step: int, values: dict[str, float]) -> None:
+        self.calls += 1
+        if step > 1:
+            raise OSError("no route to\nthe server")
+
+    def close(self) -> None:
+        self.calls += 1
+
+
+def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    said: list[str] = []
+    metrics, broken = Metrics(none.Config(), tmp_path, {}, 0, said.append), Broken()
+    metrics._tracker = broken
+    for step in (1, 2, 3):
+        metrics.log(step, {"loss": 1.0})
+    metrics.close()
+    assert steps(tmp_path) == [1, 2, 3], "the file of the run is complete"
+    assert broken.calls == 2, "after its failure it is left alone"
+    assert said == [
+        f"warning: track: none fails and is switched off: no route to the server; all numbers are in "
+        f"{tmp_path / METRICS}"
+    ]
+
+
 # TensorBoard
 
 

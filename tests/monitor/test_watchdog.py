@@ -10,7 +10,7 @@ import pytest
 
 from mrp.folder import IDENTITY
 from mrp.monitor import watchdog
-from mrp.monitor.watchdog import RANKS, STALLED, STALLS, Sign, Watchdog, explain
+from mrp.monitor.watchdog import RANKS, STALLED, STALLS, Heartbeat, Watchdog, explain
 from tests.waiting import until
 
 
@@ -21,6 +21,9 @@ class Clock:
         self.now = 1000.0
 
     def time(self) -> float:
+        return self.now
+
+    def monotonic(self) -> float:
         return self.now
 
     def strftime(self, form: str) -> str:
@@ -51,28 +54,28 @@ def run(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def sign(rank: int, phase: str, step: int, since: float = 90.0, alive: float = 100.0) -> Sign:
-    return Sign(rank, phase, step, since, alive, "node", 1000 + rank)
+def beat(rank: int, phase: str, step: int, since: float = 90.0, alive: float = 100.0) -> Heartbeat:
+    return Heartbeat(rank, phase, step, since, alive, "node", 1000 + rank)
 
 
 @pytest.mark.parametrize(
-    ("signs", "world", "verdict"),
+    ("heartbeats", "world", "expected"),
     [
-        ([sign(0, "computes", 5), sign(1, "waits for a batch", 5)], 2, "process 0 waits for process 1"),
-        ([sign(0, "waits for a batch", 6), sign(1, "saves", 5)], 2, "process 0 waits for process 1"),
-        ([sign(0, "saves", 5), sign(1, "evaluates", 5), sign(2, "saves", 5)], 3, "processes 0, 2 wait for process 1"),
-        ([sign(0, "computes", 5), sign(1, "computes", 5, alive=50.0)], 2, "process 0 waits for process 1"),
-        ([sign(0, "computes", 5)], 2, "process 0 waits for process 1"),
-        ([sign(0, "computes", 5), sign(1, "computes", 5)], 2, "all processes stand at the same place"),
-        ([sign(0, "waits for a batch", 5)], 1, "process 0 (pid 1000 on node) waits for a batch, step 5, since 10 s"),
+        ([beat(0, "computes", 5), beat(1, "waits for a batch", 5)], 2, "process 0 waits for process 1"),
+        ([beat(0, "waits for a batch", 6), beat(1, "saves", 5)], 2, "process 0 waits for process 1"),
+        ([beat(0, "saves", 5), beat(1, "evaluates", 5), beat(2, "saves", 5)], 3, "processes 0, 2 wait for process 1"),
+        ([beat(0, "computes", 5), beat(1, "computes", 5, alive=50.0)], 2, "process 0 waits for process 1"),
+        ([beat(0, "computes", 5)], 2, "process 0 waits for process 1"),
+        ([beat(0, "computes", 5), beat(1, "computes", 5)], 2, "all processes stand at the same place"),
+        ([beat(0, "waits for a batch", 5)], 1, "process 0 (pid 1000 on node) waits for a batch, step 5, since 10 s"),
     ],
 )
-def test_who_waits_for_whom(signs: list[Sign], world: int, verdict: str) -> None:
-    assert explain(signs, world, limit=8.0, now=100.0)[-1] == verdict
+def test_who_waits_for_whom(heartbeats: list[Heartbeat], world: int, expected: str) -> None:
+    assert explain(heartbeats, world, limit=8.0, now=100.0)[-1] == expected
 
 
 def test_the_silent_and_the_never_heard_of_are_told_apart() -> None:
-    lines = explain([sign(0, "computes", 5), sign(1, "computes", 5, alive=50.0)], 3, limit=8.0, now=100.0)
+    lines = explain([beat(0, "computes", 5), beat(1, "computes", 5, alive=50.0)], 3, limit=8.0, now=100.0)
     assert "without a sign of life for 50 s" in lines[1]
     assert lines[2] == "process 2 has never been heard of"
     assert lines[3] == "process 0 waits for processes 1, 2"

@@ -178,5 +178,5 @@ def test_who_goes_on_after_another_has_failed_is_asked_again(monkeypatch: pytest
     assert child.stdout is not None
     with child.stdout:
         child.stdout.readline()
-        launch_module._end([child])
+        launch_module._end_all([child])
     assert child.returncode == 7

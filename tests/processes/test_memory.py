@@ -1,10 +1,9 @@
-"""Memory is counted with that of the workers, limits of containers are seen, and too little of it is explained."""
+"""Memory is counted with that of the workers, and too little of it is explained."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -31,29 +30,6 @@ def test_the_memory_of_a_child_counts() -> None:
     assert memory.used(torch.device("cpu")).keys() == {"memory/host_gib"}
 
 
-@pytest.mark.parametrize(
-    ("membership", "files", "expected"),
-    [
-        ("0::/job/step", {"job/memory.max": "1000", "job/step/memory.max": "max"}, [1000]),
-        ("0::/job/step", {"job/memory.max": "1000", "job/step/memory.max": "700"}, [700, 1000]),
-        ("0::/", {"memory.max": "500"}, [500]),
-        (
-            "4:memory:/a\n3:cpu:/b",
-            {"memory/a/memory.limit_in_bytes": "900", "memory/b/memory.limit_in_bytes": "1"},
-            [900],
-        ),
-        ("0::/none", {}, []),
-    ],
-)
-def test_limits_of_control_groups(tmp_path: Path, membership: str, files: dict[str, str], expected: list[int]) -> None:
-    for name, text in files.items():
-        (tmp_path / "fs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "fs" / name).write_text(text + "\n")
-    (tmp_path / "cgroup").write_text(membership + "\n")
-    assert list(memory.limits(tmp_path / "cgroup", tmp_path / "fs")) == expected
-    assert list(memory.limits(tmp_path / "nowhere", tmp_path / "fs")) == []
-
-
 def cost(activations: int) -> Cost:
     return Cost(parameters=0, trainable=0, forward_flops=1, training_flops=3, activation_bytes=activations)
 
@@ -66,7 +42,7 @@ def test_what_would_fit_follows_from_what_was_used() -> None:
     assert model.smaller(16, 80 * GIB, 64, 40 * GIB) == 4
     assert model.smaller(16, 9000 * GIB, 64, 40 * GIB) == 1  # nothing fits by the estimate: the least
     assert model.smaller(1, 80 * GIB, 64, 40 * GIB) == 1
-    assert model.smaller(12, 80 * GIB, 24, 40 * GIB, views=2) in {2, 4}
+    assert model.smaller(12, 80 * GIB, 24, 40 * GIB, inseparable=2) in {2, 4}
 
 
 @pytest.mark.parametrize(
@@ -74,6 +50,9 @@ def test_what_would_fit_follows_from_what_was_used() -> None:
     [
         torch.OutOfMemoryError("CUDA out of memory."),
         MemoryError(),
+        torch.AcceleratorError("CUDA error: out of memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
     ],
 )
@@ -93,6 +72,17 @@ def test_where_samples_act_on_each_other_a_smaller_micro_batch_is_no_answer() ->
     with pytest.raises(ConfigError) as caught, memory.explained(64, lambda used: 16, torch.device("cpu"), coupled=128):
         raise MemoryError
     assert "about 16 would fit: take more processes, or coupled_batch=32 in a new run" in str(caught.value)
+
+
+def test_a_micro_batch_is_no_larger_than_saves_time() -> None:
+    mae = Cost(
+        111_806_976, 111_000_000, forward_flops=19 * 10**9, training_flops=58_819_592_192, activation_bytes=46 << 20
+    )
+    assert mae.micro_batch(4096, 141 * GIB) == 512, "not the 2,048 that would fit"
+    assert mae.micro_batch(96, 141 * GIB) == 96
+    small = cost(1)
+    assert small.micro_batch(4096, GIB) == 4096, "little work: as large as fits"
+    assert mae.micro_batch(4096, 141 * GIB, inseparable=1024) == 1024, "what cannot be separated is taken at once"
 
 
 def test_other_errors_pass() -> None:

@@ -1,0 +1,90 @@
+"""A fault of one process ends all of them with the same line and exit code, also where there is no launcher."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mrp.config import ConfigError
+from mrp.processes import faults
+from tests.waiting import LONG
+
+LOST = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:3423")
+METHOD = """
+import os
+from typing import Literal
+import torch
+from mrp.objectives import mae
+
+
+class Config(mae.Config):
+    name: Literal["hungry"] = "hungry"
+
+
+class Objective(mae.Objective):
+    def forward(self, batch):
+        if os.environ["RANK"] == "1" and len(batch.keys) == 16:  # a true micro-batch, not one whose cost is counted
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().forward(batch)
+"""
+
+
+def test_a_lost_connection_is_explained_by_the_fault_of_the_other(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"^disk: is full$"), faults.shared(tmp_path, 2):
+        raise ConfigError("disk: is full")
+    with pytest.raises(ConfigError, match=r"^disk: is full$"), faults.shared(tmp_path, 2):
+        raise LOST
+    faults.forget(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_fault_may_be_written_after_the_connection_is_lost(tmp_path: Path) -> None:
+    def fail() -> None:
+        with pytest.raises(ConfigError), faults.shared(tmp_path, 2):
+            raise ConfigError("late")
+
+    timer = threading.Timer(0.3, fail)
+    timer.start()
+    with pytest.raises(ConfigError, match=r"^late$"), faults.shared(tmp_path, 2):
+        raise LOST
+    timer.join()
+
+
+def test_what_nobody_explains_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_PATIENCE", 0.2)
+    with pytest.raises(RuntimeError, match="closed by peer"), faults.shared(tmp_path, 2):
+        raise LOST
+    with pytest.raises(ConfigError), faults.shared(tmp_path, 1):
+        raise ConfigError("alone")
+    assert not list(tmp_path.iterdir()), "a single process has nobody to tell"
+
+
+def test_a_process_without_memory_ends_both_with_one_line(tmp_path: Path) -> None:
+    (tmp_path / "hungry.py").write_text(METHOD)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
+    common |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
+    command = [
+        sys.executable, "-m", "mrp", "pretrain", "demo", "objective.name=./hungry.py", "objective.decoder.depth=1",
+        "backbone.depth=1", "backbone.width=32", "machine.workers=0", "machine.micro_batch=16", "length=20 steps",
+        "optim.warmup=0 steps", "--folder", str(tmp_path / "run"),
+    ]  # fmt: skip
+    ranks = [
+        subprocess.Popen(
+            command, env=common | {"RANK": rank, "LOCAL_RANK": rank}, cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        )
+        for rank in "01"
+    ]
+    errors = [process.communicate(timeout=LONG)[1].splitlines() for process in ranks]
+    assert [process.returncode for process in ranks] == [2, 2], errors
+    for lines in errors:
+        assert any(line.startswith("mrp: error: machine.micro_batch: 16 images at once need more") for line in lines)
+        assert not any("Traceback" in line for line in lines)
