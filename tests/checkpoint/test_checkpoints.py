@@ -344,7 +344,7 @@ def test_a_file_that_cannot_be_written_leaves_the_checkpoint_before(
         keeper.save(2, training.model, training.optimizer, state, wait=True)
     assert str(caught.value) == (
         f"{tmp_path}: the checkpoint of step 2 is not written: File too large; "
-        "that of step 1 is whole; mend it and run the same command again"
+        "that of step 1 is complete; mend it and run the same command again"
     )
     keeper.close()
     assert {name: data for name, data in contents(tmp_path).items() if name != ".writer"} == before
@@ -363,7 +363,7 @@ def test_no_space_left_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(sealed, "_write", full)
     with pytest.raises(
-        ConfigError, match="step 2 is not written: No space left on device; that of step 1 is whole; mend"
+        ConfigError, match="step 2 is not written: No space left on device; that of step 1 is complete; mend"
     ):
         training.save(tmp_path, 2)
     assert names(tmp_path) == ["latest", "step-00000001"]

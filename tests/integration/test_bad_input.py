@@ -358,7 +358,7 @@ def test_no_space_left_for_a_checkpoint(
     with pytest.MonkeyPatch.context() as patch:
         full_at(patch, number)
         line = fault(capsys, "pretrain", *SMALL, HERE, "--folder", run)
-    kept = "that of step 2 is whole" if step == 4 else "there is none before it"
+    kept = "that of step 2 is complete" if step == 4 else "there is none before it"
     assert line == (
         f"{run}: the checkpoint of step {step} is not written: No space left on device; {kept}; "
         "mend it and run the same command again"
