@@ -17,6 +17,7 @@ import pytest
 from mrp.checkpoint import sealed, writer
 from mrp.checkpoint.sealed import Keep
 from mrp.checkpoint.writer import WriteError, Writer, wait_for_others
+from tests.waiting import until
 
 
 @pytest.fixture
@@ -173,11 +174,7 @@ def test_its_master_is_killed(tmp_path: Path, pipe: str) -> None:
         wait_for_others(tmp_path, said.append)  # or the run that goes on would decide while this one still writes
         found = sealed.numbered(tmp_path / "checkpoints")
         assert all(sealed.fault(folder) is None for folder in found.values())
-        for _ in range(1000):
-            if not alive(number):
-                break
-            time.sleep(0.02)
-        assert not alive(number)
+        until(lambda: not alive(number))
     assert list(sealed.numbered(tmp_path / "checkpoints")) == [1, 2]
     assert len(written(tmp_path, 2)) == 16 << 20
     for process in Path("/proc").glob("[0-9]*/cmdline"):  # the one that kept the pipe open
