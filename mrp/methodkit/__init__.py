@@ -19,24 +19,7 @@ from mrp.methodkit.uniformity import (
 )
 
 __all__ = [
-    "NO_UNIFORMITY",
-    "Masked",
-    "MaskedConfig",
-    "Objective",
-    "Reconstruction",
-    "Standardise",
-    "Teacher",
-    "TeacherConfig",
-    "UniformityConfig",
-    "collapse_loss",
-    "count_visible",
-    "freeze",
-    "gram_penalty",
-    "mean_over_processes",
-    "num_processes",
-    "patch_statistics",
-    "patchify",
-    "uniformity_feature",
-    "uniformity_penalty",
-    "unpatchify",
-]
+    "NO_UNIFORMITY", "Masked", "MaskedConfig", "Objective", "Reconstruction", "Standardise", "Teacher", "TeacherConfig",
+    "UniformityConfig", "collapse_loss", "count_visible", "freeze", "gram_penalty", "mean_over_processes",
+    "num_processes", "patch_statistics", "patchify", "uniformity_feature", "uniformity_penalty", "unpatchify",
+]  # fmt: skip

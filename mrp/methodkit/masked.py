@@ -14,8 +14,8 @@ from mrp.batch import Output
 from mrp.config import ConfigError, Node
 from mrp.methodkit.objective import Objective
 from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
-from mrp.models.masking import fold
-from mrp.models.vit import VisionTransformer, pool
+from mrp.models.masking import fold, gather_tokens, visible_places
+from mrp.models.vit import VisionTransformer, embed, encode, pool
 
 
 class MaskedConfig(Node):
@@ -57,6 +57,23 @@ class Masked(Objective):
     def view_keys(self, keys: Tensor) -> Tensor:
         """Returns one key per view, from which its stochastic depth and its noise are drawn."""
         return fold(keys[:, None], torch.arange(self.num_masks, device=keys.device)).flatten()  # BM
+
+    def encode_visible(
+        self, images: Tensor, mask: Tensor, num_visible: int, keys: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the encoder's tokens of the visible patches alone, and which patches these are, per view."""
+        places = visible_places(mask, num_visible)
+        visible = gather_tokens(embed(self.backbone, images), places)
+        return encode(self.backbone, visible, places, keys).tokens, places  # BM P+V D, BM V
+
+    def encode_replaced(self, images: Tensor, mask: Tensor, mask_token: Tensor, keys: Tensor | None) -> Tensor:
+        """Returns the encoder's tokens of all patches, per view; the hidden ones enter it as the mask token."""
+        return encode(self.backbone, embed(self.backbone, images, mask_token, mask), keys=keys).tokens  # BM P+N D
+
+    def difference(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Returns the views' predictions minus the target of their image, in float32."""
+        views = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.num_masks)
+        return (views - target[:, None]).flatten(0, 1)  # BM N D
 
     def build_output(self, per_view: Tensor, latent: Tensor, target_variance: Tensor) -> Output:
         """Averages the losses of the views and adds the uniformity penalty.

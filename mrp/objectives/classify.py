@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrp import methodkit
+from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
 from mrp.models.vit import VisionTransformer, embed, encode, norm_eps, pool
@@ -33,7 +33,7 @@ class Config(Node):
         return self.frozen
 
 
-class Objective(methodkit.Objective):
+class Objective(kit.Objective):
     """Cross-entropy of a linear head; labels are numbers or, where images are mixed, shares of classes."""
 
     undecayed = frozenset({"cls_token", "reg_token", "pos_embed"})  # as in MAE's, BEiT's and DeiT's recipes
@@ -48,7 +48,7 @@ class Objective(methodkit.Objective):
             backbone.norm = nn.Identity()
             backbone.fc_norm = nn.LayerNorm(backbone.embed_dim, eps=norm_eps(backbone))
         self._freeze()
-        self.standardise = methodkit.Standardise(backbone.embed_dim) if config.frozen else nn.Identity()
+        self.standardise = kit.Standardise(backbone.embed_dim) if config.frozen else nn.Identity()
         self.head = nn.Linear(backbone.embed_dim, config.classes)
         nn.init.trunc_normal_(self.head.weight, std=config.head_std)
         nn.init.zeros_(self.head.bias)
@@ -59,7 +59,7 @@ class Objective(methodkit.Objective):
         if self.config.frozen:
             if count is not None:
                 raise ConfigError("objective.frozen_blocks: frozen fixes all of them; leave one of the two out")
-            methodkit.freeze(backbone)
+            kit.freeze(backbone)
         elif count is not None:
             if count > len(backbone.blocks):
                 raise ConfigError(
@@ -67,7 +67,7 @@ class Objective(methodkit.Objective):
                 )
             shared_bias = [backbone.rel_pos_bias] if hasattr(backbone, "rel_pos_bias") else []
             for part in (backbone.patch_embed, backbone.norm_pre, *shared_bias, *backbone.blocks[:count]):
-                methodkit.freeze(part)
+                kit.freeze(part)
             for name, parameter in backbone.named_parameters(recurse=False):
                 assert name in self.undecayed, name
                 parameter.requires_grad_(False)
@@ -112,5 +112,5 @@ class Objective(methodkit.Objective):
 
     def after_step(self, step: int, updated: Tensor) -> None:
         """Moves the probe's running statistics."""
-        if isinstance(self.standardise, methodkit.Standardise):
+        if isinstance(self.standardise, kit.Standardise):
             self.standardise.follow(updated)

@@ -10,14 +10,14 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.methodkit import NO_UNIFORMITY, Masked, MaskedConfig, Teacher, TeacherConfig, UniformityConfig, collapse_loss
 from mrp.models.masking import block_mask, block_shapes, gather_tokens, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, grid, initialise
+from mrp.models.vit import VisionTransformer, grid, initialise
 
 
-class Config(MaskedConfig):
+class Config(kit.MaskedConfig):
     """Options of data2vec for images."""
 
     name: Literal["data2vec"] = "data2vec"
@@ -27,11 +27,11 @@ class Config(MaskedConfig):
     masks: int = Field(1, gt=0)  # per image and step; all share the teacher's one pass
     layers: int = Field(6, gt=0)  # the target is the mean over this many last blocks of the teacher
     beta: float = Field(2.0, gt=0)  # errors below it are squared, larger ones taken as they are
-    teacher: TeacherConfig = TeacherConfig()
-    uniformity: UniformityConfig = NO_UNIFORMITY
+    teacher: kit.TeacherConfig = kit.TeacherConfig()
+    uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 
-class Objective(Masked):
+class Objective(kit.Masked):
     """Self-distillation: the student predicts the teacher's features of hidden patches from the rest of the image."""
 
     shapes: Tensor
@@ -52,7 +52,7 @@ class Objective(Masked):
         self.head = nn.Linear(backbone.embed_dim, backbone.embed_dim)
         nn.init.normal_(self.mask_token, std=0.02)
         initialise(self.head)
-        self.teacher = Teacher(config.teacher, backbone, config.layers, "output")
+        self.teacher = kit.Teacher(config.teacher, backbone, config.layers, "output")
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
         """Returns the smooth absolute error at the hidden patches; `mask` replaces the masks that the keys give."""
@@ -61,7 +61,7 @@ class Objective(Masked):
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
         hidden = gather_tokens(target, self.hidden_places(mask))  # BM H D
         per_view = reduce(self.error(prediction.float() - hidden), "b h d -> b", "mean")
-        return self.build_output(per_view, latent, collapse_loss(target, mask, self.error))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, self.error))
 
     def error(self, difference: Tensor) -> Tensor:
         """Returns the absolute difference, smoothed near zero."""
@@ -84,8 +84,7 @@ class Objective(Masked):
 
     def predict(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the encoder's tokens and a prediction of the target at the hidden patches, per view."""
-        tokens = embed(self.backbone, images, self.mask_token, mask)
-        latent = encode(self.backbone, tokens, keys=keys).tokens  # BM P+N D
+        latent = self.encode_replaced(images, mask, self.mask_token, keys)  # BM P+N D
         hidden = gather_tokens(latent[:, self.backbone.num_prefix_tokens :], self.hidden_places(mask))
         return latent, self.head(hidden)  # BM H D
 

@@ -5,28 +5,18 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
+from mrp import methodkit as kit
 from mrp.batch import Batch, Output
-from mrp.methodkit import (
-    NO_UNIFORMITY,
-    Masked,
-    MaskedConfig,
-    Teacher,
-    TeacherConfig,
-    UniformityConfig,
-    collapse_loss,
-    count_visible,
-)
 from mrp.models.decoder import Convolution, ConvolutionConfig
-from mrp.models.masking import gather_tokens, inverse_block_mask, keyed_noise, noise_table, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, grid
+from mrp.models.masking import inverse_block_mask, keyed_noise, noise_table
+from mrp.models.vit import VisionTransformer, grid
 
 
-class Config(MaskedConfig):
+class Config(kit.MaskedConfig):
     """Options of data2vec 2 for images; the official backbone has `norm: post`."""
 
     name: Literal["data2vec2"] = "data2vec2"
@@ -38,11 +28,11 @@ class Config(MaskedConfig):
     class_weight: float = Field(2.56, ge=0)  # of the class token's error, as a multiple of its mean
     noise: float = Field(0.01, ge=0)  # standard deviation of the decoder's input at hidden patches
     decoder: ConvolutionConfig = ConvolutionConfig()
-    teacher: TeacherConfig = TeacherConfig(decay=0.9998, last=0.99999, steps=100_000)
-    uniformity: UniformityConfig = NO_UNIFORMITY
+    teacher: kit.TeacherConfig = kit.TeacherConfig(decay=0.9998, last=0.99999, steps=100_000)
+    uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 
-class Objective(Masked):
+class Objective(kit.Masked):
     """Self-distillation: the student sees visible patches only and predicts the teacher's features of the others."""
 
     noise: Tensor
@@ -51,11 +41,11 @@ class Objective(Masked):
         super().__init__(backbone, config.masks, config.uniformity)
         self.config = config
         self.num_patches: int = backbone.patch_embed.num_patches
-        self.num_visible = count_visible(self.num_patches, config.mask_ratio)
+        self.num_visible = kit.count_visible(self.num_patches, config.mask_ratio)
         self.num_blocks = int(self.num_patches * (1 - config.mask_ratio + config.adjustment) / config.block**2)
         self.decoder = Convolution(config.decoder, backbone.embed_dim, grid(backbone), backbone.num_prefix_tokens)
         self.register_buffer("noise", noise_table(self.num_patches * backbone.embed_dim), persistent=False)
-        self.teacher = Teacher(config.teacher, backbone, config.layers, "added")
+        self.teacher = kit.Teacher(config.teacher, backbone, config.layers, "added")
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
         """Returns the squared error at the hidden patches and of the class token; `mask` replaces the drawn masks."""
@@ -63,8 +53,7 @@ class Objective(Masked):
         target = self.target(batch.images)  # B N D
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
         scale = target.shape[-1] ** -0.5
-        error = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.num_masks) - target[:, None]
-        per_patch = error.square().sum(-1).flatten(0, 1) * scale  # BM N
+        per_patch = self.difference(prediction, target).square().sum(-1) * scale  # BM N
         regression = (per_patch * mask).sum(1) / mask.sum(1)  # BM
         metrics = {"reconstruction": regression.mean().detach()}
         per_view = regression
@@ -73,7 +62,7 @@ class Objective(Masked):
             class_error = (latent[:, 0].float() - mean_target).square().sum(-1) * scale  # BM
             per_view = per_view + self.config.class_weight * class_error
             metrics["class"] = self.config.class_weight * class_error.mean().detach()
-        output = self.build_output(per_view, latent, collapse_loss(target, mask) / scale)
+        output = self.build_output(per_view, latent, kit.collapse_loss(target, mask) / scale)
         output.metrics |= metrics
         return output
 
@@ -91,9 +80,7 @@ class Objective(Masked):
 
     def predict(self, images: Tensor, mask: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the encoder's tokens of the visible patches and the decoder's prediction of every patch, per view."""
-        visible = visible_places(mask, self.num_visible)
-        tokens = gather_tokens(embed(self.backbone, images), visible)
-        latent = encode(self.backbone, tokens, visible, keys).tokens  # BM P+V D
+        latent, visible = self.encode_visible(images, mask, self.num_visible, keys)  # BM P+V D, BM V
         if self.config.noise:
             background = self.config.noise * keyed_noise(self.noise, keys, self.num_patches)
         else:

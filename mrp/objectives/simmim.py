@@ -6,37 +6,27 @@ import math
 from typing import Literal
 
 import torch
-from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
+from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.methodkit import (
-    NO_UNIFORMITY,
-    Masked,
-    MaskedConfig,
-    Reconstruction,
-    UniformityConfig,
-    collapse_loss,
-    patchify,
-    unpatchify,
-)
 from mrp.models.masking import unit_mask
-from mrp.models.vit import VisionTransformer, embed, encode, grid, initialise
+from mrp.models.vit import VisionTransformer, grid, initialise
 
 
-class Config(MaskedConfig):
+class Config(kit.MaskedConfig):
     """Options of SimMIM, and of U-SimMIM where `uniformity` has a weight."""
 
     name: Literal["simmim"] = "simmim"
     mask_ratio: float = Field(0.6, gt=0, lt=1)
     mask_unit: int = Field(32, gt=0)  # pixels: patches are hidden in squares of this side
     masks: int = Field(1, gt=0)  # per image and step
-    uniformity: UniformityConfig = NO_UNIFORMITY
+    uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 
-class Objective(Masked):
+class Objective(kit.Masked):
     """Masked image modelling: the encoder sees all patches, the hidden ones as a mask token, and a linear head."""
 
     paints = True
@@ -62,12 +52,11 @@ class Objective(Masked):
         """Returns the mean absolute error of the hidden pixels; `mask` replaces the masks that the keys give."""
         mask = self.mask(batch.keys) if mask is None else mask  # BM N
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
-        target = patchify(batch.images, self.patch, channels_first=True)  # B N CPQ
-        error = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.num_masks) - target[:, None]
-        per_patch = error.abs().sum(-1).flatten(0, 1)  # BM N
+        target = kit.patchify(batch.images, self.patch, channels_first=True)  # B N CPQ
+        per_patch = self.difference(prediction, target).abs().sum(-1)  # BM N
         num_pixels = mask.sum(1) * self.patch[0] * self.patch[1]
         per_view = (per_patch * mask).sum(1) / (num_pixels + 1e-5) / self.channels
-        return self.build_output(per_view, latent, collapse_loss(target, mask, torch.abs))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, torch.abs))
 
     def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
         """Hides squares of patches at random."""
@@ -75,18 +64,17 @@ class Objective(Masked):
 
     def predict(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the encoder's tokens and a prediction of the pixels of every patch, per view."""
-        tokens = embed(self.backbone, images, self.mask_token, mask)
-        latent = encode(self.backbone, tokens, keys=keys).tokens  # BM P+N D
+        latent = self.encode_replaced(images, mask, self.mask_token, keys)  # BM P+N D
         return latent, self.head(latent[:, self.backbone.num_prefix_tokens :])  # BM N CPQ
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """Returns the images of these predictions, whose pixels lie in the official order: channel, row, column."""
-        return unpatchify(patches, self.patch, grid(self.backbone), channels_first=True)
+        return kit.unpatchify(patches, self.patch, grid(self.backbone), channels_first=True)
 
-    def reconstruct(self, batch: Batch) -> Reconstruction:
+    def reconstruct(self, batch: Batch) -> kit.Reconstruction:
         """Returns the predicted pixels."""
         mask = self.first_mask(batch.keys)
-        return Reconstruction(mask, self.unpatchify(self.predict(batch.images, mask)[1].float()))
+        return kit.Reconstruction(mask, self.unpatchify(self.predict(batch.images, mask)[1].float()))
 
 
 def _unit(side: int, patch: tuple[int, int], grid_size: tuple[int, int]) -> tuple[int, int]:
