@@ -233,5 +233,6 @@ def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tu
             state[name] = resample_table(state[name], grid_size, grid(vit))
     if "pos_embed" in state:  # fixed positions too, as in the code of MAE: the weights have learned with them
         prefix = num_prefix_positions(vit)
-        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], list(grid(vit)), list(grid_size), prefix)
+        size, old = list(grid(vit)), list(grid_size)
+        state["pos_embed"] = resample_abs_pos_embed(state["pos_embed"], size, old, prefix, antialias=False)
     return state
