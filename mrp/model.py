@@ -20,6 +20,7 @@ from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
 from mrp.methodkit import Objective
 from mrp.models.vit import VisionTransformer
+from mrp.optim.average import GROUP as AVERAGE
 from mrp.run import Run
 from mrp.run import load as load_run
 from mrp.step import Step
@@ -141,7 +142,7 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
         return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])
     folder, checkpoint = runs.locate(Path(path), step)
     run = load_run(runs.configuration(folder, checkpoint))
-    chosen = weights or ("average" if runs.has_average(checkpoint) else "student")
+    chosen = weights or ("average" if checkpoint.has(AVERAGE) else "student")
     module = build_step(run)
     try:
         module.load_state_dict(runs.weights_of(checkpoint, chosen))

@@ -4,7 +4,7 @@ from mrp.config.duration import Duration
 from mrp.config.errors import ConfigError, Preempted, Stopped
 from mrp.config.faults import nearest
 from mrp.config.node import Node, build
-from mrp.config.tree import COMMAND_LINE, Tree, compose, dump, parse
+from mrp.config.tree import COMMAND_LINE, Tree, compose, dump, overridden, parse
 
 __all__ = [
     "COMMAND_LINE",
@@ -18,5 +18,6 @@ __all__ = [
     "compose",
     "dump",
     "nearest",
+    "overridden",
     "parse",
 ]

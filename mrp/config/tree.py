@@ -83,7 +83,12 @@ def compose(path: str | Path, overrides: Iterable[str] = (), find: Callable[[str
     found = find(str(path))
     tree = _read(found, find, ())
     tree.origins[""] = str(found)
-    for word in overrides:
+    return overridden(tree, overrides)
+
+
+def overridden(tree: Tree, words: Iterable[str]) -> Tree:
+    """Returns a tree in which the values of `key=value` words replace those it has."""
+    for word in words:
         key, separator, text = word.partition("=")
         key = key.strip()
         if not separator or not key or "" in key.split("."):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from mrp.build import build_optimizer
 from mrp.checkpoint.saver import save_now
-from mrp.config import ConfigError, parse
+from mrp.config import ConfigError, Tree, overridden
 from mrp.exchange.folders import check_is_new
 from mrp.folder import CONFIG, IDENTITY, claim
 from mrp.interop import reading, runs
@@ -21,7 +20,7 @@ def import_weights(
     source: str, out: Path, method: str | None = None, words: Iterable[str] = (), weights: WeightsName = "student"
 ) -> ModelWeights:
     """Writes a folder like that of a run that has ended, with one checkpoint at step 0; returns what it holds."""
-    values = sections(words)
+    values = overridden(Tree({}, {}), words).values
     if runs.is_ours(Path(source)):
         raise ConfigError(f"{source}: is a run of mrp already; give it to probe, finetune or export as it is")
     read = reading.read(source, weights, values=values, method=method)
@@ -32,20 +31,3 @@ def import_weights(
         about = {name: (out / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)}
         save_now(out, 0, step, build_optimizer(run.optim, step), origin(read), keep=1, about=about)
     return read
-
-
-def sections(words: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Returns words such as `backbone.heads=4 data.train=PATH` as nested sections."""
-    values: dict[str, dict[str, Any]] = {}
-    for word in words:
-        key, separator, text = word.partition("=")
-        names = key.split(".")
-        if not separator or len(names) < 2 or "" in names:
-            raise ConfigError(f"'{word}' is not of the form section.key=value, for example backbone.heads=12")
-        section: dict[str, Any] = values
-        for name in names[:-1]:
-            section = section.setdefault(name, {})
-            if not isinstance(section, dict):
-                raise ConfigError(f"'{word}' gives a key to what another word gave a value")
-        section[names[-1]] = parse(text, key)
-    return values

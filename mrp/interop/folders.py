@@ -1,4 +1,4 @@
-"""What every exported folder has in common: how its images are prepared, and how its files are written."""
+"""What all exported folders share: how images are prepared, and how files are written."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
 
 class Preprocessing(NamedTuple):
-    """What evaluation makes of an image before the model sees it; bicubic and antialiased throughout."""
+    """How evaluation prepares an image for the model; it resizes with bicubic interpolation and antialiasing."""
 
     size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]  # of pixels in [0, 1]
     std: tuple[float, ...]
-    crop: float | None  # the share of the resized image's side that its centre keeps; None: resized to the size
+    crop: float | None  # the share of the resized side that the centre crop keeps; None: no crop
 
     @property
     def covered(self) -> tuple[int, int]:
-        """What the image is resized to cover before its centre is taken."""
+        """The size that the image is resized to before its centre is cropped."""
         share = self.crop or 1.0
         return round(self.size[0] / share), round(self.size[1] / share)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Plain tensors under their names, as both timm and transformers load them."""
+    """Writes tensors under their names, in the form that timm and transformers load."""
     save_file({k: w.detach().cpu().contiguous().clone() for k, w in tensors.items()}, path, {"format": "pt"})
 
 
 def save_json(path: Path, values: Mapping[str, Any]) -> None:
-    """A small file of settings."""
+    """Writes a small file of settings."""
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

@@ -1,12 +1,10 @@
-"""The backbone as a graph that runs without mrp: ONNX, or torch.export's own format; normalisation is part of it."""
+"""The backbone as a graph that runs without mrp, in the format of ONNX or of torch.export; it normalises its images."""
 
 from __future__ import annotations
 
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +16,12 @@ from mrp.models.vit import VisionTransformer, embed, encode, pool
 
 ONNX, EXPORTED = "model.onnx", "model.pt2"
 _OPSET = 20
-_LARGEST = 1_800_000_000  # bytes: an ONNX file cannot hold more than 2 GiB, so larger weights lie beside it
-_EXAMPLES = 2  # images to trace with: of one alone, the batch would become a constant
+_LARGEST = 1_800_000_000  # bytes: an ONNX file cannot hold more than 2 GiB, so larger weights go into a second file
+_EXAMPLES = 2  # images to trace with: with one image, the size of the batch would become a constant
 
 
 class Answers(nn.Module):
-    """Images in [0, 1] to features and, of a classifier, to scores; in float32, as nothing else is in every runtime."""
+    """A model from images in [0, 1] to features and, for a classifier, scores; in float32, which every runtime has."""
 
     mean: Tensor
     std: Tensor
@@ -39,23 +37,27 @@ class Answers(nn.Module):
 
     @property
     def names(self) -> list[str]:
-        """What comes out."""
+        """The names of the outputs."""
         return ["features"] if self.head is None else ["features", "logits"]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """One vector an image, and the scores where there is a head."""
+        """Returns one vector per image, and the scores where there is a head."""
         tokens = embed(self.backbone, (images - self.mean) / self.std)
         features = pool(self.backbone, encode(self.backbone, tokens).tokens)
         return (features,) if self.head is None else (features, self.head(features))
 
 
 def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> str:
-    """Write model.onnx for any number of images; how to run it."""
+    """Writes model.onnx for any number of images, and returns how to run it."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"--to onnx needs {' and '.join(missing)}; install them with: pip install 'mrp[export]'")
-    with warnings.catch_warnings(), _quiet("torch.onnx"), _spelled_out(answers.backbone):
-        warnings.simplefilter("ignore")  # of the exporter's own parts, about each other
+    blocks: Any = answers.backbone.blocks
+    for block in blocks:
+        block.attn.fused_attn = False  # products and a softmax: the exporter fails on the fused form with a bias
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter's, about its own parts
         torch.onnx.export(
             answers.eval(), (torch.rand(_EXAMPLES, *shape),), folder / ONNX, input_names=["images"],
             output_names=answers.names, dynamic_shapes={"images": {0: torch.export.Dim("images_count")}},
@@ -70,7 +72,7 @@ def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> s
 
 
 def write_exported(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> str:
-    """Write model.pt2 for any number of images; how to run it."""
+    """Writes model.pt2 for any number of images, and returns how to run it."""
     dynamic = {"images": {0: torch.export.Dim("images_count")}}
     program = torch.export.export(answers.eval(), (torch.rand(_EXAMPLES, *shape),), dynamic_shapes=dynamic)
     torch.export.save(program, folder / EXPORTED)
@@ -82,35 +84,5 @@ def write_exported(folder: Path, answers: Answers, shape: tuple[int, int, int]) 
     )
 
 
-@contextmanager
-def _spelled_out(vit: VisionTransformer) -> Iterator[None]:
-    """Attention as products and a softmax: the exporter trips over the fused one where a bias is added."""
-    blocks: Any = vit.blocks
-    before = [block.attn.fused_attn for block in blocks]
-    try:
-        for block in blocks:
-            block.attn.fused_attn = False
-        yield
-    finally:
-        for block, fused in zip(blocks, before, strict=True):
-            block.attn.fused_attn = fused
-
-
 def _bytes(module: nn.Module) -> int:
     return sum(tensor.nbytes for tensor in module.state_dict().values())
-
-
-class _quiet:
-    """Loggers that only say what went wrong."""
-
-    def __init__(self, *names: str) -> None:
-        self._loggers = [logging.getLogger(name) for name in names]
-
-    def __enter__(self) -> None:
-        self._levels = [logger.level for logger in self._loggers]
-        for logger in self._loggers:
-            logger.setLevel(logging.ERROR)
-
-    def __exit__(self, *error: Any) -> None:
-        for logger, level in zip(self._loggers, self._levels, strict=True):
-            logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""The head of a classifier as one linear layer, whatever stands before it in training."""
+"""The head of a classifier as one linear layer, including what training puts before it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrp.objectives import classify
 
 
 def linear_head(objective: Objective, missing: Collection[str] = ()) -> nn.Linear | None:
-    """What turns features into scores; None where there is no head, or none that was trained.
+    """Returns the layer that turns features into scores; None where there is no head, or where it was never trained.
 
     A probe's standardisation is folded into its head: W (f - m) s + b = (W s) f + (b - W s m).
     """

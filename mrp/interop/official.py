@@ -80,14 +80,11 @@ def load(path: Path) -> ForeignWeights:
     if isinstance(model, dict):
         model = {name: value for name, value in model.items() if name not in _TEACHERS}
     model = _state_dict(model, path)
-    try:
-        method = recognise(model)
-        tensors = rename(method, model)
-        if method in {"data2vec", "data2vec2"}:
-            teacher = rename(method, _state_dict(teachers[0], path) if teachers else model)
-            tensors |= {f"teacher.{name}": tensor for name, tensor in teacher.items() if name.startswith(BACKBONE)}
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    method = recognise(model)
+    tensors = rename(method, model)
+    if method in {"data2vec", "data2vec2"}:
+        teacher = rename(method, _state_dict(teachers[0], path) if teachers else model)
+        tensors |= {f"teacher.{name}": tensor for name, tensor in teacher.items() if name.startswith(BACKBONE)}
     no_key_bias = any(name.endswith(".q_bias") for name in model)
     fine_tuned_data2vec = method == "classify" and key == "module" and no_key_bias
     return ForeignWeights(

@@ -1,4 +1,4 @@
-"""One function that reads the weights of whatever is given: a run, a checkpoint, a file, a folder, a hub's name."""
+"""One function that reads weights from every source: a run, a checkpoint, a file, a folder, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def read(
         raise ConfigError(
             str(error) if str(error).startswith((str(path), str(source))) else f"{path}: {error}"
         ) from None
-    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes of any kind
-        reason = " ".join(str(error).split())
-        raise ConfigError(f"{path}: its tensors are not those of a Vision Transformer: {reason}") from None
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())  # a stranger's tensors and settings may have any shape and type
+        raise ConfigError(f"{path}: holds no Vision Transformer that is known here: {reason}") from None
 
 
 def _checked_sections(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

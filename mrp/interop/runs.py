@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from torch import Tensor
 
-from mrp.checkpoint import checkpoints, sealed
-from mrp.checkpoint.checkpoints import Checkpoint
+from mrp.checkpoint import checkpoints
+from mrp.checkpoint.checkpoints import MODEL, Checkpoint
 from mrp.config import ConfigError, compose
 from mrp.data.config import Config as Data
 from mrp.files import sha256_of
@@ -16,8 +15,8 @@ from mrp.folder import CONFIG
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights, choose, part
 from mrp.models import vit
+from mrp.optim.average import GROUP as AVERAGE
 
-_MODEL, _AVERAGE = "model.safetensors", "average.safetensors"
 _OBJECTIVE = "objective."
 
 
@@ -64,14 +63,9 @@ def weights_of(of: Checkpoint, weights: WeightsName) -> dict[str, Tensor]:
     return apart | {_OBJECTIVE + name: tensor for name, tensor in chosen.items()}
 
 
-def has_average(of: Checkpoint) -> bool:
-    """Returns whether a run keeps the average of its weights."""
-    return (of.folder / _AVERAGE).is_file()
-
-
 def average(of: Checkpoint) -> dict[str, Tensor]:
     """Returns the weights averaged over the run; nothing where it keeps none."""
-    return of.tensors("average") if has_average(of) else {}
+    return of.tensors(AVERAGE) if of.has(AVERAGE) else {}
 
 
 def read(path: Path, weights: WeightsName = "student", step: int | None = None) -> ModelWeights:
@@ -86,10 +80,10 @@ def read(path: Path, weights: WeightsName = "student", step: int | None = None) 
         method = objective.pop("name")
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file}: is not the configuration of a run: {' '.join(str(error).split())}") from None
-    files = [chosen.folder / _MODEL] + ([chosen.folder / _AVERAGE] if weights == "average" else [])
+    groups = [MODEL, AVERAGE] if weights == "average" else [MODEL]
     return ModelWeights(
         source=str(path),
-        digest=sha256_of(*files),
+        digest=sha256_of(*map(chosen.path, groups)),
         method=method,
         objective=objective,
         backbone=backbone,
@@ -104,9 +98,11 @@ def read(path: Path, weights: WeightsName = "student", step: int | None = None) 
 
 def _without_file(path: Path) -> Path:
     """Returns the checkpoint's folder where the path is that of its weights."""
-    return path.parent if path.name == _MODEL and path.is_file() and _is_checkpoint(path.parent) else path
+    folder = path.parent
+    is_weights = path.is_file() and path == Checkpoint(0, folder).path(MODEL) and _is_checkpoint(folder)
+    return folder if is_weights else path
 
 
 def _is_checkpoint(folder: Path) -> bool:
-    named = re.fullmatch(rf"{sealed.PREFIX}[0-9]+", folder.resolve().name)
-    return named is not None and (folder / _MODEL).is_file()
+    step = checkpoints.step_of(folder)
+    return step is not None and Checkpoint(step, folder).has(MODEL)

@@ -18,11 +18,11 @@ Values = dict[str, Any]
 DEEPEST = 512  # blocks: more are no model, and building them would take memory
 _HEADS = {192: 3, 384: 6, 512: 16, 768: 12, 1024: 16, 1280: 16}  # of official models and decoders, by width
 _TABLE = "rel_pos_bias.relative_position_bias_table"
-_LAYER_SCALE = 0.1  # where training from scratch would start; the weights come from the file
+_LAYER_SCALE = 0.1  # the initial value of a new model; the weights in the file replace it
 
 
 class Shape(NamedTuple):
-    """A backbone's section of a configuration, and the images that it takes."""
+    """A backbone's section of a configuration, and the size of its images."""
 
     backbone: Values
     size: tuple[int, int]

@@ -43,7 +43,6 @@ def write(
             **({"label_names": list(classes)} if classes and len(classes) == model.num_classes else {}),
             "pretrained_cfg": {
                 "tag": "mrp",
-                "custom_load": False,
                 "input_size": [images.channels, *images.size],
                 "fixed_input_size": True,
                 "interpolation": "bicubic",
@@ -52,7 +51,6 @@ def write(
                 "mean": list(images.mean),
                 "std": list(images.std),
                 "num_classes": model.num_classes,
-                "pool_size": None,
                 "first_conv": "patch_embed.proj",
                 "classifier": "head",
             },

@@ -36,6 +36,7 @@ class Traits(NamedTuple):
     def of(cls, vit: VisionTransformer) -> Traits:
         """Returns the traits of a backbone of mrp, or of a model of timm's."""
         block: Any = vit.blocks[0]
+        own_bias: Literal["none", "per_block"] = "per_block" if hasattr(block, "rel_pos_bias") else "none"
         return cls(
             width=vit.embed_dim,
             depth=len(vit.blocks),
@@ -46,11 +47,7 @@ class Traits(NamedTuple):
             class_token=vit.has_class_token,
             registers=vit.num_reg_tokens,
             absolute_positions=vit.pos_embed is not None,
-            relative_bias="shared"
-            if hasattr(vit, "rel_pos_bias")
-            else "per_block"
-            if hasattr(block, "rel_pos_bias")
-            else "none",
+            relative_bias="shared" if hasattr(vit, "rel_pos_bias") else own_bias,
             layer_scale=not isinstance(block.ls1, nn.Identity),
             exact_gelu=exact_gelu(block),
             post_norm=isinstance(block, PostNormBlock),

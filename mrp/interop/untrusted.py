@@ -20,7 +20,7 @@ WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of timm or t
 
 
 class _StandIn:
-    """Takes the place of a harmless class whose value nobody needs; what is handed to it is dropped."""
+    """Stands for a harmless class whose value nobody needs, and drops what it is given."""
 
     def __new__(cls, *values: Any) -> _StandIn:
         return super().__new__(cls)
@@ -33,42 +33,23 @@ def _empty_mapping(*values: Any) -> dict[Any, Any]:
     return OrderedDict()
 
 
-# What checkpoints hold besides tensors, and what stands in for it here. Anything else is refused by its name.
+# What checkpoints hold besides tensors. Anything else is refused by its name.
+_KEPT = """yacs.config.CfgNode
+    omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.nodes.AnyNode
+    omegaconf.base.ContainerMetadata omegaconf.base.Metadata typing.Any"""  # SimMIM's settings, and data2vec's
+_DROPPED = """builtins.dict builtins.list builtins.tuple builtins.int builtins.float builtins.str builtins.bool
+    numpy.dtype numpy.ndarray
+    numpy.core.multiarray.scalar numpy.core.multiarray._reconstruct
+    numpy._core.multiarray.scalar numpy._core.multiarray._reconstruct
+    pathlib.Path pathlib.PosixPath pathlib.PurePosixPath pathlib.WindowsPath pathlib.PureWindowsPath
+    pathlib._local.Path pathlib._local.PosixPath pathlib._local.PurePosixPath
+    pathlib._local.WindowsPath pathlib._local.PureWindowsPath
+    deepspeed.runtime.fp16.loss_scaler.LossScaler deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler"""
 _ALLOWED: list[Any] = [
     argparse.Namespace,
     (_empty_mapping, "collections.defaultdict"),
-    *(
-        (OrderedDict, name)
-        for name in (
-            "yacs.config.CfgNode",  # SimMIM
-            "omegaconf.dictconfig.DictConfig",  # data2vec, as the next five
-            "omegaconf.listconfig.ListConfig",
-            "omegaconf.base.ContainerMetadata",
-            "omegaconf.base.Metadata",
-            "omegaconf.nodes.AnyNode",
-            "typing.Any",
-        )
-    ),
-    *((_StandIn, f"builtins.{name}") for name in ("dict", "list", "tuple", "int", "float", "str", "bool")),
-    *(
-        (_StandIn, name)
-        for name in (
-            "numpy.dtype",
-            "numpy.ndarray",
-            *(
-                f"numpy.{core}.multiarray.{function}"
-                for core in ("core", "_core")
-                for function in ("scalar", "_reconstruct")
-            ),
-            *(
-                f"{module}.{kind}"
-                for module in ("pathlib", "pathlib._local")
-                for kind in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
-            ),
-            "deepspeed.runtime.fp16.loss_scaler.LossScaler",
-            "deepspeed.runtime.fp16.loss_scaler.DynamicLossScaler",
-        )
-    ),
+    *((OrderedDict, name) for name in _KEPT.split()),
+    *((_StandIn, name) for name in _DROPPED.split()),
 ]
 
 

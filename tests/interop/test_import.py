@@ -270,6 +270,8 @@ def hf(folder: Path, weights: Any, **config: Any) -> Path:
         ({}, {"architecture": "vit_base_patch16_224", "model_args": {"act_layer": "x"}}, "act_layer is not supported"),
         ({}, {"architecture": "hf-hub:owner/name"}, "timm has no architecture 'hf-hub:owner/name'"),
         ({}, {"architecture": "vit_base_patch16_224", "model_args": {"depth": 10**9}}, "depth 1000000000 is no number"),
+        ({}, {"model_type": ["vit"]}, "holds no Vision Transformer that is known here"),
+        ({}, {"architecture": "vit_base_patch16_224", "model_args": 3}, "holds no Vision Transformer"),
         ({}, {"other": 1}, "names neither a model_type"),
     ],
 )

@@ -77,10 +77,10 @@ def test_what_is_not_known_is_never_dropped(tmp_path: Path) -> None:
     saved = content("umae")
     saved["model"]["momentum_encoder.weight"] = torch.zeros(1)
     torch.save(saved, tmp_path / "other.pth")
-    with pytest.raises(ConfigError, match=r"other.pth: 'momentum_encoder.weight' is no weight of mae"):
+    with pytest.raises(ConfigError, match=r"'momentum_encoder.weight' is no weight of mae"):
         official.load(tmp_path / "other.pth")
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "resnet.pth")
-    with pytest.raises(ConfigError, match=r"resnet.pth: holds no model that is known here"):
+    with pytest.raises(ConfigError, match=r"holds no model that is known here"):
         official.load(tmp_path / "resnet.pth")
 
 
