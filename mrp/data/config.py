@@ -141,7 +141,7 @@ class Config(Node):
     @classmethod
     def _check_any_source(cls, value: Any) -> Any:
         if value == ():
-            raise ValueError("nothing was given; allowed: a place, or a list of sources with weights")
+            raise ValueError("nothing was given; allowed: a source, or a list of sources with weights")
         return value
 
     @field_validator("augment")

@@ -119,11 +119,11 @@ def _orientation(data: bytes) -> int:
 
 def _segment(data: bytes) -> int:
     """Returns where EXIF begins among the segments before the scan; -1 where there is none."""
-    place = 2
-    while place + 10 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
-        if data[place + 1] == 0xE1 and data[place + 4 : place + 10] == _EXIF:
-            return place + 4
-        place += 2 + int.from_bytes(data[place + 2 : place + 4])
+    start = 2
+    while start + 10 <= len(data) and data[start] == 0xFF and data[start + 1] != 0xDA:
+        if data[start + 1] == 0xE1 and data[start + 4 : start + 10] == _EXIF:
+            return start + 4
+        start += 2 + int.from_bytes(data[start + 2 : start + 4])
     return -1
 
 

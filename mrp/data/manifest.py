@@ -38,7 +38,7 @@ class Manifest:
     shards: tuple[Shard, ...]
     index_sha256: str
     classes: tuple[str, ...] = ()
-    location: str = ""  # where the shards lie when it is not beside the manifest
+    location: str = ""  # where the shards are, if not beside the manifest
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     notes: dict[str, Any] = field(default_factory=dict)  # how it was made, what was recovered or unreadable

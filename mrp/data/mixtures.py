@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.config import Config
 from mrp.data.lanes import Lanes
-from mrp.data.order import Ints, Layout, Order, Slots, fold, keys, permute, permute_fairly
+from mrp.data.order import Ints, Order, Slots, fold, in_turn, keys
 from mrp.data.source import Pixels, Source
 
 # Part of a run's identity. Version 1 took the same permutation for all sources: of two equally large ones, sample i of
@@ -90,21 +90,28 @@ class Mixture(Source):
 class Mixed:
     """The endless sequence of global batches over several sources, each of which has epochs of its own.
 
-    An epoch of the whole is as many samples as the sources hold together.
+    Each group of a batch is cut into one stretch per lane, and each stretch holds the same number of samples of each
+    source. An epoch of the whole is as many samples as the sources hold together.
     """
 
-    sizes: tuple[int, ...]
-    counts: tuple[int, ...]  # samples of each source in a stretch: the part of a group that one lane fills
-    layouts: tuple[Layout | None, ...]
+    parts: tuple[Order, ...]  # of each source: which of its samples come in its share of the batch
     batch: int
     seed: int
     lanes: int
     group: int
     version: int = VERSION
+    tail: ClassVar[str] = "continuous"
+    dropped: ClassVar[int] = 0
+    state = Order.state
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The number of samples of each source."""
+        return tuple(part.size for part in self.parts)
 
     @property
     def size(self) -> int:
-        """Samples of all sources."""
+        """The number of samples of all sources."""
         return sum(self.sizes)
 
     @property
@@ -113,72 +120,42 @@ class Mixed:
         return self.size / self.batch
 
     @property
-    def dropped(self) -> int:
-        """None is left out: each source goes on from epoch to epoch."""
-        return 0
-
-    @property
     def shares(self) -> tuple[float, ...]:
         """The exact part of each batch that each source has."""
-        return tuple(count / sum(self.counts) for count in self.counts)
+        return tuple(part.batch / self.batch for part in self.parts)
 
     def slots(self, step: int, places: Ints | None = None) -> Slots:
         """Returns what stands at these places (default: all) of global batch `step`."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
-        lanes, owners, offsets = self._in_lanes(step, places)
-        samples, epochs = np.empty(len(places), np.int64), np.empty(len(places), np.int64)
-        first = 0
-        for number, (size, layout) in enumerate(zip(self.sizes, self.layouts, strict=True)):
-            here = owners == number
-            if layout is None:
-                epochs[here], positions = np.divmod(offsets[here] * self.lanes + lanes[here], size)
-                permuted = permute if self.version == 1 else permute_fairly
-                seed = _source_seed(self.seed, number, self.version)
-                samples[here] = first + permuted(positions, size, seed, epochs[here])
-            else:
-                epochs[here], positions = np.divmod(offsets[here], layout.sizes[lanes[here]])
-                samples[here] = first + layout.samples(lanes[here], epochs[here], positions)
-            first += size
+        samples, epochs, first = np.empty_like(places), np.empty_like(places), 0
+        for part, (here, inside) in zip(self.parts, self._split(places), strict=True):
+            slots = part.slots(step, inside)
+            samples[here], epochs[here] = first + slots.samples, slots.epochs
+            first += part.size
         return Slots(samples, epochs, keys(self.seed, epochs, samples))
 
-    def _in_lanes(self, step: int, places: Ints) -> tuple[Ints, Ints, Ints]:
-        """Returns lane and source of each place, and how many samples that lane took of that source before."""
+    def _split(self, places: Ints) -> Iterator[tuple[NDArray[np.bool_], Ints]]:
+        """Yield, for each source, which of the places are its own, and their places in its share of the batch."""
         stretch = self.group // self.lanes
+        counts = [part.group // self.lanes for part in self.parts]
         # Each source's places are spread evenly over the stretch, and so over ranks and micro-steps.
-        spread = np.concatenate([(np.arange(count) + 0.5) / count for count in self.counts])
-        turn = np.argsort(spread, kind="stable")
-        owner = np.repeat(np.arange(len(self.counts)), self.counts)[turn]
-        rank = np.concatenate([np.arange(count) for count in self.counts])[turn]
-        inside = places % stretch
-        owners = owner[inside]
-        groups = step * (self.batch // self.group) + places // self.group
-        return places % self.group // stretch, owners, groups * np.array(self.counts)[owners] + rank[inside]
+        turn = np.argsort(np.concatenate([(np.arange(count) + 0.5) / count for count in counts]), kind="stable")
+        owner = np.repeat(np.arange(len(counts)), counts)[turn][places % stretch]
+        rank = np.concatenate([np.arange(count) for count in counts])[turn][places % stretch]
+        groups, lanes = places // self.group, places % self.group // stretch
+        for number, (part, count) in enumerate(zip(self.parts, counts, strict=True)):
+            inside = lanes * count + rank if part.layout else rank * self.lanes + lanes
+            here = owner == number
+            yield here, (groups * part.group + inside)[here]
 
     def shards(self, step: int, places: Ints) -> list[list[int]]:
         """Returns the shards needed at a step, and then those needed next, numbered one source after another."""
-        lanes, owners, offsets = self._in_lanes(step, places)
-        needed, first = [], 0
-        for number, layout in enumerate(self.layouts):
-            if layout is None:
-                continue
-            for lane in np.unique(lanes[owners == number]).tolist():
-                offset = int(offsets[(owners == number) & (lanes == lane)][0])
-                windows = layout.shards(lane, *divmod(offset, int(layout.sizes[lane])))
-                needed.append([[first + shard for shard in shards] for shards in windows])
-            first += layout.num_shards
-        return [shards for turn in zip(*needed, strict=True) for shards in turn]
-
-    def state(self, step: int) -> dict[str, Any]:
-        """Returns where the run stands after `step` optimizer steps."""
-        consumed = step * self.batch
-        epoch = consumed // self.size
-        return {
-            "order_version": self.version, "seed": self.seed, "epoch": epoch, "consumed": consumed, "batch": self.batch
-        }  # fmt: skip
-
-
-def _source_seed(seed: int, number: int, version: int) -> int:
-    return seed if version == 1 else int(fold(seed, _SOURCE, number)[0] >> np.uint64(1))
+        windows, first = [], 0
+        for part, (_, inside) in zip(self.parts, self._split(places), strict=True):
+            for lane in part.windows(step, inside):
+                windows.append([[first + shard for shard in shards] for shards in lane])
+            first += part.layout.num_shards if part.layout else 0
+        return in_turn(windows)
 
 
 def order(
@@ -188,20 +165,19 @@ def order(
 
     `version` is that of mixtures.
     """
-    group = group or batch
-    if group % config.lanes:
-        raise ConfigError(
-            f"data.lanes: {config.lanes} does not divide the {group} samples of a batch; give a divisor of that"
-        )
+    group, lanes = group or batch, config.lanes
+    if group % lanes:
+        raise ConfigError(f"data.lanes: {lanes} does not divide the {group} samples of a batch; give a divisor of that")
     if not isinstance(source, Mixture):
-        layout = _layout(source, config, seed)
-        return Order(len(source), batch, seed, config.tail, layout=layout, group=group)
-    counts = _counts(source.weights, group // config.lanes)
-    sizes = tuple(len(part) for part in source.sources)
-    seeds = [_source_seed(seed, number, version) for number in range(len(sizes))]
-    parts = zip(source.sources, seeds, strict=True)
-    layouts = tuple(_layout(part, config, part_seed, fair=version > 1) for part, part_seed in parts)
-    return Mixed(sizes, counts, layouts, batch, seed, config.lanes, group, version)
+        return Order(len(source), batch, seed, config.tail, _layout(source, config, seed), group)
+    fair, parts = version > 1, []
+    counts = _counts(source.weights, group // lanes)
+    for number, (part, count) in enumerate(zip(source.sources, counts, strict=True)):
+        part_seed = int(fold(seed, _SOURCE, number)[0] >> np.uint64(1)) if fair else seed
+        layout = _layout(part, config, part_seed, fair=fair)
+        share = count * lanes
+        parts.append(Order(len(part), share * (batch // group), part_seed, "continuous", layout, share, fair))
+    return Mixed(tuple(parts), batch, seed, lanes, group, version)
 
 
 def _layout(source: Source, config: Config, seed: int, *, fair: bool = False) -> Lanes | None:

@@ -47,10 +47,10 @@ def open_source(spec: str | Node, split: Split, cache: Cache | None = None) -> S
     return source
 
 
-def _recognise(place: str, split: Split) -> Node:
+def _recognise(text: str, split: Split) -> Node:
     for name in RECOGNISED:
-        config: Node | None = SOURCES.find(name).recognise(place)
+        config: Node | None = SOURCES.find(name).recognise(text)
         if config is not None:
             return config
-    named = f"; 'digits' comes with mrp{nearest(place, ['digits'])}" if os.sep not in place else ""
-    raise ConfigError(f"data.{split}: '{place}' does not exist; give a folder of images or an archive of CIFAR{named}")
+    named = f"; 'digits' comes with mrp{nearest(text, ['digits'])}" if os.sep not in text else ""
+    raise ConfigError(f"data.{split}: '{text}' does not exist; give a folder of images or an archive of CIFAR{named}")

@@ -7,10 +7,13 @@ a billion samples costs no more memory than one of ten.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from mrp.data.lanes import Lanes
 
 VERSION = 1  # part of a run's identity: raise it when any number below could come out differently for one source
 
@@ -95,38 +98,21 @@ def share(batch: int, group: int, rank: int, world: int) -> Ints:
     return np.arange(batch, dtype=np.int64).reshape(batch // group, world, group // world)[:, rank].reshape(-1)
 
 
-class Layout(Protocol):
-    """Samples in lanes, each of which has epochs of its own."""
-
-    lanes: int
-    sizes: Ints
-
-    @property
-    def num_shards(self) -> int:
-        """The number of shards."""
-
-    def samples(self, lanes: Ints, epochs: Ints, positions: Ints) -> Ints:
-        """Returns the sample at each position of each lane's epoch."""
-
-    def shards(self, lane: int, epoch: int, position: int) -> list[list[int]]:
-        """Returns the shards that a lane needs at a position, and those that it needs next."""
-
-
 @dataclass(frozen=True, slots=True)
 class Order:
-    """The endless sequence of global batches over one data set: each epoch is a fresh permutation.
+    """The endless sequence of global batches over one source: each epoch is a fresh permutation.
 
-    With a layout, each group of the batch (the batch, or the micro-step where that couples samples) is cut into one
-    stretch per lane, so that the contiguous slice which a rank takes of it is in as few lanes as possible.
+    With a layout, each group of the batch (the batch, or the micro-step where samples act on each other) is cut into
+    one stretch per lane, so that the contiguous slice which a rank takes of it is in as few lanes as possible.
     """
 
     size: int
     batch: int
     seed: int
     tail: Literal["drop", "continuous"] = "drop"
-    shuffle: bool = True
-    layout: Layout | None = None
+    layout: Lanes | None = None
     group: int = 0  # by default the batch
+    fair: bool = False  # permutes with `permute_fairly`
     version: ClassVar[int] = VERSION
 
     @property
@@ -142,47 +128,47 @@ class Order:
     def slots(self, step: int, places: Ints | None = None) -> Slots:
         """Returns what stands at these places (default: all) of global batch `step`."""
         places = np.arange(self.batch, dtype=np.int64) if places is None else places
+        lanes, epochs, positions = self._positions(step, places)
         if self.layout is not None:
-            lanes, epochs, positions = self._in_lanes(self.layout, step, places)
             samples = self.layout.samples(lanes, epochs, positions)
-            return Slots(samples, epochs, keys(self.seed, epochs, samples))
-        if self.tail == "drop":
-            epoch, step_in_epoch = divmod(step, self.size // self.batch)
-            positions = step_in_epoch * self.batch + places
-            epochs = np.full_like(places, epoch)
         else:
-            epochs, positions = np.divmod(step * self.batch + places, self.size)
-        samples = permute(positions, self.size, self.seed, epochs) if self.shuffle else positions
+            samples = (permute_fairly if self.fair else permute)(positions, self.size, self.seed, epochs)
         return Slots(samples, epochs, keys(self.seed, epochs, samples))
 
-    def _in_lanes(self, layout: Layout, step: int, places: Ints) -> tuple[Ints, Ints, Ints]:
+    def _positions(self, step: int, places: Ints) -> tuple[Ints, Ints, Ints]:
         """Returns the lane of each place, the epoch of the lane, and the position in it."""
-        group = self.group or self.batch
-        stretch, each = group // layout.lanes, self.batch // layout.lanes
+        num_lanes = self.layout.lanes if self.layout else 1
+        group, each = self.group or self.batch, self.batch // num_lanes
+        stretch = group // num_lanes
         lanes = places % group // stretch
         offsets = places // group * stretch + places % stretch
         if self.tail == "drop":
             epoch, step = divmod(step, self.size // self.batch)
             return lanes, np.full_like(places, epoch), step * each + offsets
-        epochs, positions = np.divmod(step * each + offsets, layout.sizes[lanes])
+        epochs, positions = np.divmod(step * each + offsets, self.layout.sizes[lanes] if self.layout else self.size)
         return lanes, epochs, positions
 
-    def shards(self, step: int, places: Ints) -> list[list[int]]:
-        """Returns the shards that these places need at a step, window by window, and then those that they need next."""
+    def windows(self, step: int, places: Ints) -> list[list[list[int]]]:
+        """Returns, for each lane, the shards that these places need at a step, and those that they need next."""
         if self.layout is None:
             return []
-        lanes, epochs, positions = self._in_lanes(self.layout, step, places)
+        lanes, epochs, positions = self._positions(step, places)
         _, first = np.unique(lanes, return_index=True)
-        windows = [self.layout.shards(int(lanes[i]), int(epochs[i]), int(positions[i])) for i in first]
-        return [shards for turn in zip(*windows, strict=True) for shards in turn]
+        return [self.layout.shards(int(lanes[i]), int(epochs[i]), int(positions[i])) for i in first]
+
+    def shards(self, step: int, places: Ints) -> list[list[int]]:
+        """Returns the same: first what all lanes need now, then what they need next."""
+        return in_turn(self.windows(step, places))
 
     def state(self, step: int) -> dict[str, Any]:
         """Returns where the run stands after `step` optimizer steps: for people and checks, never needed to resume."""
-        epoch = step // max(1, self.size // self.batch) if self.tail == "drop" else step * self.batch // self.size
+        consumed = step * self.batch
+        epoch = step // max(1, self.size // self.batch) if self.tail == "drop" else consumed // self.size
         return {
-            "order_version": VERSION,
-            "seed": self.seed,
-            "epoch": epoch,
-            "consumed": step * self.batch,
-            "batch": self.batch,
-        }
+            "order_version": self.version, "seed": self.seed, "epoch": epoch, "consumed": consumed, "batch": self.batch
+        }  # fmt: skip
+
+
+def in_turn(windows: list[list[list[int]]]) -> list[list[int]]:
+    """Returns every lane's first window, and then every lane's second one."""
+    return [shards for turn in zip(*windows, strict=True) for shards in turn]

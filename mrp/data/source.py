@@ -75,9 +75,8 @@ class Source(ABC):
 def _empty(module: str, file: str, name: str) -> Source:
     from mrp.data.sources import SOURCES
 
-    imported = importlib.util.find_spec(module) is not None
-    found = importlib.import_module(module) if imported else SOURCES.find(file)
-    kind: type[Source] = getattr(found, name)
+    installed = importlib.util.find_spec(module) is not None
+    kind: type[Source] = getattr(importlib.import_module(module) if installed else SOURCES.find(file), name)
     return object.__new__(kind)
 
 

@@ -22,15 +22,15 @@ def encode(
     if not isinstance(content, bytes):
         return "png", _png(content)
     try:
-        found = header(content)
-        if max_side and max(found.width, found.height) > max_side:
+        image = header(content)
+        if max_side and max(image.width, image.height) > max_side:
             notes["encoded again"] += 1
-            return "jpg", _smaller(content, 1 if found.grey else 3, max_side, quality)
+            return "jpg", _smaller(content, 1 if image.grey else 3, max_side, quality)
     except DecodeError:
         return "image", content  # kept, counted when the shard is scanned, and replaced in training
-    if found.format == "png" and named in ("jpg", "jpeg"):
+    if image.format == "png" and named in ("jpg", "jpeg"):
         notes["recovered: png named jpg"] += 1
-    return found.format, content
+    return image.format, content
 
 
 def _png(pixels: Pixels) -> bytes:

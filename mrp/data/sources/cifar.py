@@ -28,10 +28,10 @@ class Config(Node):
     path: str
 
 
-def recognise(place: str) -> Config | None:
+def recognise(text: str) -> Config | None:
     """Returns a configuration if `data.train` names this kind of source."""
-    path = Path(place).expanduser()
-    return Config(path=place) if path.is_file() or _find(path) else None
+    path = Path(text).expanduser()
+    return Config(path=text) if path.is_file() or _find(path) else None
 
 
 class Source(Arrays):
@@ -41,8 +41,8 @@ class Source(Arrays):
         path = Path(config.path).expanduser()
         if path.is_file():
             version, contents = _read_archive(path, split)
-        elif (found := _find(path)) is not None:
-            path, version = found
+        elif (folder_and_version := _find(path)) is not None:
+            path, version = folder_and_version
             contents = _read_folder(path, version, split)
         else:
             raise ConfigError(f"{path}: neither {_ARCHIVES}, nor a folder that it extracts to; give one of these")

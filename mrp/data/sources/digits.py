@@ -17,9 +17,9 @@ class Config(Node):
     name: Literal["digits"] = "digits"
 
 
-def recognise(place: str) -> Config | None:
+def recognise(text: str) -> Config | None:
     """Returns a configuration if `data.train` names this kind of source."""
-    return Config() if place == "digits" else None
+    return Config() if text == "digits" else None
 
 
 class Source(Arrays):

@@ -27,9 +27,9 @@ class Config(Node):
     path: str
 
 
-def recognise(place: str) -> Config | None:
+def recognise(text: str) -> Config | None:
     """Returns a configuration if `data.train` names this kind of source."""
-    return Config(path=place) if Path(place).expanduser().is_dir() else None
+    return Config(path=text) if Path(text).expanduser().is_dir() else None
 
 
 class Source(source.Source):

@@ -32,11 +32,11 @@ class Config(Node):
     path: str
 
 
-def recognise(place: str) -> Config | None:
+def recognise(text: str) -> Config | None:
     """Returns a configuration if `data.train` names this kind of source."""
-    path = Path(place).expanduser()
-    address = "://" in place or place.startswith("pipe:")
-    return Config(path=place) if address or path.name == MANIFEST or (path / MANIFEST).is_file() else None
+    path = Path(text).expanduser()
+    address = "://" in text or text.startswith("pipe:")
+    return Config(path=text) if address or path.name == MANIFEST or (path / MANIFEST).is_file() else None
 
 
 class Source(source.Source):
