@@ -50,6 +50,7 @@ from mrp.data.storage.store import StorageError
 from mrp.data.subset import select
 from tests.data.conftest import SkippingClock, jpeg, make
 from tests.servers import serving
+from tests.waiting import LONG
 
 Open = Callable[..., Shards]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
@@ -660,14 +661,14 @@ def test_a_complete_cache_of_another_user_is_read_and_an_incomplete_one_is_one_l
         first = source.read(0)[0]
         os.chmod(shared, 0o755)
         command = [sys.executable, "-c", code, server.url, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [
             str(len(first)),
             f"{folder}: cannot be written: Permission denied; set machine.cache.folder to a disk with space",
         ]
         os.chmod(folder, 0o777)  # two users who may both write share it
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [str(len(first))]
 
