@@ -19,27 +19,27 @@ class Constants(Node):
     d: int = Field(48, ge=4)  # numbers in a patch
     P: int = Field(16, ge=2)  # patches in a sample
     spread: int = Field(2, ge=1)  # patches that a feature is spread over
-    uneven: float = Field(0.5, ge=0, lt=1)  # the shares of these patches differ by a factor 1 - uneven to 1 + uneven
+    uneven: float = Field(0.5, ge=0, lt=1)  # the shares of these patches vary by factors from 1 - uneven to 1 + uneven
     s: float = Field(2.0, ge=0)  # each feature of another class is present with probability s / k
     mu: float = Field(0.02, ge=0, le=1)  # single-view samples among all
-    strength: Range = (1.0, 1.4)  # of a label's feature, summed over its patches
-    strength_off: Range = (0.2, 0.4)  # of another class's feature in a multi-view sample
-    Gamma: float = Field(0.35, ge=0)  # the same in a single-view sample: Gamma / 2 to Gamma
+    strength: Range = (1.0, 1.4)  # of the features of a sample's class, summed over their patches
+    strength_off: Range = (0.2, 0.4)  # of other classes' features in a multi-view sample
+    Gamma: float = Field(0.35, ge=0)  # of other classes' features in a single-view sample: Gamma / 2 to Gamma
     rho: float = Field(0.03, ge=0)  # of the feature that a single-view sample lacks: rho to 2 rho
     gamma: float = Field(0.03, ge=0)  # every patch holds every feature with 0 to gamma
-    sigma: float = Field(0.05, ge=0)  # Gaussian noise, a coordinate
-    samples: int = Field(1000, ge=1)  # that are trained on, the same in every epoch
-    tests: int = Field(1000, ge=1)  # of each kind
+    sigma: float = Field(0.05, ge=0)  # standard deviation of the Gaussian noise in every coordinate
+    samples: int = Field(1000, ge=1)  # of the training set
+    tests: int = Field(1000, ge=1)  # of each of the two test sets
 
-    m: int = Field(16, ge=1)  # kernels a class: the network has k m
-    q: int = Field(5, ge=2)  # power of the smoothed ReLU; the theorems ask for 3 or more
+    m: int = Field(16, ge=1)  # kernels per class: the network has k m
+    q: int = Field(5, ge=2)  # power of the smoothed ReLU; the theorems assume 3 or more
     t: float = Field(1.0, gt=0)  # where the smoothed ReLU turns linear
-    sigma_0: float = Field(0.15, gt=0)  # of the kernels' first values
+    sigma_0: float = Field(0.15, gt=0)  # standard deviation of the first kernels
 
     theta: float = Field(0.6, ge=0, lt=1)  # mask ratio: a patch is hidden with this probability
     tau: float = Field(1.3, gt=0)  # the teacher's kernels are the student's times tau
     steps: int = Field(90, ge=1)  # of pretraining
-    lr: float = Field(0.02, gt=0)  # how far a kernel moves in a step of pretraining, at first
+    lr: float = Field(0.02, gt=0)  # how far a kernel moves in the first steps of pretraining
     lr_decoder: float = Field(0.005, gt=0)  # the same for the decoder that recovers patches
     batch: int = Field(50, ge=1)
 

@@ -68,6 +68,6 @@ def summary(constants: Constants, kernels: Tensor) -> dict[str, Estimate]:
         "kernels without a feature": features.kernels_with(0),
         "kernels with one": features.kernels_with(1),
         "kernels with two or more": 1 - features.at_most_one,
-        "kernels a feature": features.kernels_per_feature,
+        "kernels per feature": features.kernels_per_feature,
     }
     return {name: Estimate.over_seeds(values) for name, values in measures.items()}
