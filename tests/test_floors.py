@@ -183,6 +183,15 @@ def test_imports_go_downwards() -> None:
     assert not broken, "\n".join(dict.fromkeys(broken))
 
 
+def test_the_lab_is_known_to_its_verb_only() -> None:
+    outside = [
+        f"{each.place}: {each.importer} imports {each.target}"
+        for each in all_imports()
+        if within(each.target, "mrp.lab") and not within(each.importer, "mrp.lab mrp.verbs.lab tools")
+    ]
+    assert not outside, "\n".join(outside)
+
+
 def test_neighbours_form_no_circle() -> None:
     known = modules()
     graph: dict[str, set[str]] = {module: set() for module in known}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 
 from mrp.lab.words import add_out, count, print_table
 
@@ -32,8 +33,8 @@ def run(options: argparse.Namespace) -> None:
 
     toy = options.data == experiment.TOY
     defaults = experiment.TOY_DEFAULTS if toy else {}
-    names = experiment.Options.__dataclass_fields__
-    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    names = [field.name for field in fields(experiment.Options)]
+    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
     result = experiment.run(experiment.Options(**(defaults | given)))
     rows = []
     for unit in result.units:

@@ -167,21 +167,21 @@ def run(options: Options) -> Result:
 
 def _check(options: Options, sample: Sample) -> None:
     num, side = len(sample.images), sample.images.shape[2]
-    wrong_units = [unit for unit in options.units if not sample.world and (side % unit or unit == side)][:1]
-    ratios = f"{min(options.ratios)} to {max(options.ratios)}"
-    faults = {
-        f"--noise: {options.noise} was given; allowed: above 0": options.noise is not None and not options.noise > 0,
-        f"--candidates: {options.candidates} was given; allowed: above 1": not options.candidates > 1,
-        f"--images: {num} are too few to compare halves of them; give at least 40": num < 40,
-        f"--features: {options.features} of {num} images; allowed: 1 to {num // 2 - 1}": not (
-            0 < options.features < num // 2
-        ),
-        f"--ratios: {ratios} were given; allowed: above 0, below 1": any(not 0 < r < 1 for r in options.ratios),
-        f"--unit: {wrong_units} does not cut {side} pixels into several; change it or --size": bool(wrong_units),
-    }
-    for message, wrong in faults.items():
-        if wrong:
-            raise ConfigError(message)
+    _require(options.noise is None or options.noise > 0, f"--noise: {options.noise} was given; allowed: above 0")
+    _require(options.candidates > 1, f"--candidates: {options.candidates} was given; allowed: above 1")
+    _require(num >= 40, f"--images: {num} are too few to compare halves of them; give at least 40")
+    allowed = f"of {num} images; allowed: 1 to {num // 2 - 1}"
+    _require(0 < options.features < num // 2, f"--features: {options.features} {allowed}")
+    for ratio in options.ratios:
+        _require(0 < ratio < 1, f"--ratios: {ratio} was given; allowed: above 0, below 1")
+    for unit in () if sample.world else options.units:
+        cuts = side % unit == 0 and unit < side
+        _require(cuts, f"--unit: {unit} does not cut {side} pixels into several; change it or --size")
+
+
+def _require(holds: bool, message: str) -> None:
+    if not holds:
+        raise ConfigError(message)
 
 
 def _counts(units: int, ratios: Sequence[float]) -> list[int]:
