@@ -222,7 +222,7 @@ def test_the_loop_names_no_objective() -> None:
     assert not named, "the loop serves every objective and names none:\n" + "\n".join(named)
 
 
-@pytest.mark.parametrize("module", ["mrp", "mrp.cli", "mrp.run"])
+@pytest.mark.parametrize("module", ["mrp", "mrp.cli; mrp.cli.parser()", "mrp.run"])
 def test_it_is_imported_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(*[name for name in {HEAVY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from mrp.build import measure_cost, open_source
-from mrp.plan import plan_order, plan_run
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
@@ -40,7 +38,9 @@ def derived(run: Run, processes: int) -> dict[str, str]:
     """The numbers that a recipe leaves to be computed, as text."""
     import torch
 
+    from mrp.build import measure_cost, open_source
     from mrp.config import ConfigError
+    from mrp.plan import plan_order, plan_run
     from mrp.processes.cost import device_memory
 
     cost = measure_cost(run)
