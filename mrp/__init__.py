@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mrp.api import Model as Model
+    from mrp.api import finetune as finetune
     from mrp.api import load as load
+    from mrp.api import pretrain as pretrain
+    from mrp.api import probe as probe
     from mrp.batch import Batch as Batch
     from mrp.batch import Output as Output
     from mrp.methodkit import Objective as Objective
@@ -19,7 +22,10 @@ _MODULES = {
     "Model": "mrp.api",
     "Objective": "mrp.methodkit",
     "Output": "mrp.batch",
+    "finetune": "mrp.api",
     "load": "mrp.api",
+    "pretrain": "mrp.api",
+    "probe": "mrp.api",
 }
 
 

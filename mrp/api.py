@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from mrp.build import build_step, open_source
-from mrp.config import COMMAND_LINE, ConfigError, Tree, build, parse
+from mrp.config import COMMAND_LINE, ConfigError, Tree, as_words, build, parse
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
@@ -30,14 +30,49 @@ from mrp.model import load as load
 from mrp.model import read as read
 from mrp.model import untrained as untrained
 from mrp.processes.join import join_for_evaluation
-from mrp.run import Run
+from mrp.run import Run, run_folder
+from mrp.run import load as load_run
 from mrp.step import Step
+from mrp.train import train
 
 CACHE = "features"  # the folder of a run that keeps feature tables
 EVALUATORS = ("linear", "knn", "few_shot")  # what `mrp probe` measures unless others are named
 _BATCH = 256  # images that a process takes through the model at once
 # What can be changed for an evaluation, section by section.
 _CHANGEABLE = {"data": ("train", "test", "classes", "fraction"), "machine": ("workers",)}
+
+
+def pretrain(recipe: str | Path, *words: str, folder: str | Path | None = None, **overrides: Any) -> Path:
+    """Trains a recipe as `mrp pretrain` does, and returns the run's folder (by default `runs/RECIPE`).
+
+    Values that replace the recipe's are keywords (`length="4 steps"`, `optim={"lr": 1e-3}`, `**{"optim.lr": 1e-3}`), or
+    words as on the command line (`"optim.lr=1e-3"`). A run that was interrupted continues from its newest checkpoint.
+    Several processes take part where a launcher such as torchrun starts this script several times.
+    """
+    folder = run_folder(recipe, folder)
+    train(load_run(recipe, [*words, *as_words(overrides)], folder), folder)
+    return folder
+
+
+def finetune(recipe: str | Path, *words: str, folder: str | Path | None = None, **overrides: Any) -> Path:
+    """Fine-tunes pretrained weights (`init`) as `mrp finetune` does; takes the same arguments as `pretrain`.
+
+    Returns the run's folder, where `validation.json` holds the results on the test data.
+    """
+    folder = run_folder(recipe, folder)
+    run = load_run(recipe, [*words, *as_words(overrides)], folder)
+    if not hasattr(run.objective, "classes"):
+        raise ConfigError(
+            f"objective: {run.name} pretrains, and fine-tuning needs a recipe of classification; take one such as "
+            "finetune_mae_vit_base_in1k, or use 'mrp pretrain', which takes init= too"
+        )
+    if run.init is None:
+        raise ConfigError(
+            "init: the pretrained weights to fine-tune are not given; add init=RUN (a run's folder, a checkpoint, or "
+            "an official file), or train from scratch with 'mrp pretrain'"
+        )
+    train(run, folder)
+    return folder
 
 
 def held_out(run: Run, count: int) -> Tensor:

@@ -1,9 +1,8 @@
-"""The command line: verbs, their words, and what an error looks like. torch is imported only when a verb runs."""
+"""The command line: its verbs, their arguments, and how errors are printed; torch is imported only when a verb runs."""
 
 from __future__ import annotations
 
 import argparse
-import difflib
 import os
 import sys
 import time
@@ -12,18 +11,18 @@ from typing import NoReturn
 
 import mrp
 from mrp import verbs
+from mrp.config import ConfigError, Preempted, Stopped, nearest
 
 USER_ERROR = 2
 INCIDENT = 3
 STOPPED = 130
-TRAINING = ("pretrain", "finetune", "probe", "features")  # verbs that start in several processes
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one verb; a fault of the user's is one line and exit code 2."""
+    """Runs one verb; what the user can mend is one line and exit code 2."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _read(words)
-    if options.verb in TRAINING and options.processes > 1:
+    if getattr(options, "processes", 1) > 1:
         if "RANK" not in os.environ:
             from mrp.processes.launch import launch
 
@@ -31,13 +30,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("WORLD_SIZE") != str(options.processes):
             started = os.environ.get("WORLD_SIZE", "other")
             _leave(f"mrp: error: --processes: the launcher has started {started} processes; leave it out", USER_ERROR)
-    from mrp.config import ConfigError, Preempted, Stopped
-
     try:
         verbs.find(options.verb).run(options)
         sys.stdout.flush()
         _part_from_the_others()
-    except BrokenPipeError:  # whoever read the output has seen enough, as `head` does
+    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ConfigError as error:
         _leave(f"mrp: error: {error}", USER_ERROR)
@@ -69,27 +66,26 @@ def _part_from_the_others() -> None:
 
 
 def _leave(message: str, code: int) -> None:
-    """One line on stderr; of several processes with the same fault, the first one speaks."""
+    """Ends the process with one line on stderr, which the first process alone prints where several have the fault."""
     sys.stdout.flush()
     _wait_if(os.environ.get("RANK", "0") != "0")
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     if "RANK" in os.environ:
-        os._exit(code)  # at once: to take leave of processes that wait for this one would take minutes
+        os._exit(code)  # at once: closing the connections to processes that wait for this one would take minutes
     sys.exit(code)
 
 
-def _wait_if(others_speak: bool) -> None:
-    """Another process has the same fault, or is the cause of this one: it speaks, and the launcher ends this one."""
-    if others_speak:
+def _wait_if(others_report: bool) -> None:
+    """Gives the process that has the same fault, or caused this one, time to report it; the launcher then ends this."""
+    if others_report:
         time.sleep(2)
 
 
 def _read(words: list[str]) -> argparse.Namespace:
-    """Words to options; key=value words may stand before, between and after options."""
-    top = parser()
-    if words and not words[0].startswith("-") and words[0] not in verbs.NAMES:
-        near = difflib.get_close_matches(words[0], verbs.NAMES, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(verbs.NAMES)}"
+    """Returns the options; key=value words may stand before, between and after them."""
+    top, names = parser(), verbs.names()
+    if words and not words[0].startswith("-") and words[0] not in names:
+        hint = nearest(words[0], names).removeprefix("; ") or f"there are {', '.join(names)}"
         top.error(f"there is no verb '{words[0]}'; {hint}")
     options, rest = top.parse_known_args(words)
     if hasattr(options, "overrides"):
@@ -101,7 +97,7 @@ def _read(words: list[str]) -> argparse.Namespace:
 
 
 class _Parser(argparse.ArgumentParser):
-    """argparse with errors of one line and without abbreviated options."""
+    """Prints errors in one line, and takes no abbreviated options."""
 
     def __init__(self, **options: object) -> None:
         super().__init__(**options, allow_abbrev=False)  # type: ignore[arg-type]
@@ -111,9 +107,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parser() -> argparse.ArgumentParser:
-    """Every verb with its words and an example."""
-    found = {name: verbs.find(name) for name in verbs.NAMES}
-    examples = "\n".join(f"  {verb.EXAMPLE}" for verb in found.values())
+    """Returns the parser of every verb, each with an example."""
+    modules = {name: verbs.find(name) for name in verbs.names()}
+    examples = "\n".join(f"  {verb.EXAMPLE}" for verb in modules.values())
     top = _Parser(
         prog="mrp",
         description="Mask-reconstruction pretraining of Vision Transformers.",
@@ -122,13 +118,13 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"mrp {mrp.__version__}")
     parsers = top.add_subparsers(dest="verb", required=True, metavar="VERB")
-    for name, verb in found.items():
-        words = parsers.add_parser(
+    for name, verb in modules.items():
+        arguments = parsers.add_parser(
             name,
             help=verb.HELP,
             description=verb.HELP[0].upper() + verb.HELP[1:] + ".",
             epilog=f"example:\n  {verb.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.words(words)
+        verb.words(arguments)
     return top

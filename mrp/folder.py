@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 import mrp
+from mrp import outside
 from mrp.config import ConfigError, dump
 from mrp.files import unfinished, write_atomically
 
@@ -58,6 +59,7 @@ def claim(
         kept = new | ({_HISTORY: history} if history else {})
         _write(folder / IDENTITY, json.dumps(kept, indent=1))  # first: it makes the folder ours
         _write(folder / CONFIG, dump(placed(config)))
+        outside.keep(config, folder)
         start = {"time": _now(), "step": step, "processes": processes} | environment()
         changed = _changed(starts[-1], start) if starts else {}
         _write(folder / ENVIRONMENT, json.dumps({"starts": [*starts, start | {"changed": changed}]}, indent=1))

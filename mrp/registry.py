@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import keyword
 import pkgutil
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -14,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mrp import outside
 from mrp.config import ConfigError, Node, nearest
 
 
@@ -32,27 +32,31 @@ class Registry:
 
     def names(self) -> list[str]:
         """Returns the parts that come with mrp, then those of installed packages."""
-        folder = importlib.import_module(self.package).__path__
-        own = [module.name for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
-        return own + sorted(point.name for point in entry_points(group=self.package) if point.name not in own)
+        own = self._own()
+        return own + sorted(entry_points(group=self.package).names - set(own))
 
     def find(self, name: str) -> ModuleType:
         """Returns the module of a part."""
-        if name.endswith(".py"):
-            return self._checked(_from_file(self.kind, Path(name).absolute()), name)
+        if name.endswith(outside.SUFFIX):
+            return self._checked(outside.load(Path(name).absolute(), self.kind), name)
+        if name in self._own():
+            file = f"{name}_" if keyword.iskeyword(name) else name  # `import` is a verb, but cannot name a module
+            return self._checked(importlib.import_module(f"{self.package}.{file}"), name)
+        for point in entry_points(group=self.package, name=name):
+            return self._checked(point.load(), name)
         names = self.names()
-        if name not in names:
-            raise ConfigError(
-                f"unknown {self.kind} '{name}'{nearest(name, names)}; known: {', '.join(names)}, or ./FILE.py"
-            )
-        for point in entry_points(group=self.package):
-            if point.name == name:
-                return self._checked(point.load(), name)
-        return self._checked(importlib.import_module(f"{self.package}.{name}"), name)
+        raise ConfigError(
+            f"unknown {self.kind} '{name}'{nearest(name, names)}; known: {', '.join(names)}, or ./FILE.py"
+        )
+
+    def _own(self) -> list[str]:
+        folder = importlib.import_module(self.package).__path__
+        return [module.name.rstrip("_") for module in pkgutil.iter_modules(folder) if not module.name.startswith("_")]
 
     def config(self, name: str) -> type[Node]:
         """Returns the class of a part's section; for a file it accepts the file's path as the name."""
-        return _config(self, name)
+        config: type[Node] = self.find(name).Config
+        return _named_by_path(config, name) if name.endswith(outside.SUFFIX) else config
 
     def read(self, value: Any) -> Node:
         """Returns the checked section of the part that a value names; a text is short for its name alone."""
@@ -67,7 +71,7 @@ class Registry:
                 f"a section with a name is needed, such as {{name: {example}}}; known: {', '.join(self.names())}"
             )
         name: str = section["name"]
-        if name.endswith(".py"):
+        if name.endswith(outside.SUFFIX):
             name = str(Path(name).absolute())  # so that the run's own copy of its configuration works from any folder
         return self.config(name).model_validate({**section, "name": name})
 
@@ -82,31 +86,13 @@ class Registry:
     def _checked(self, module: ModuleType, name: str) -> ModuleType:
         missing = [part for part in self.parts if not hasattr(module, part)]
         if missing:
-            example = importlib.import_module(self.package).__name__.replace(".", "/")
-            raise ConfigError(
-                f"{self.kind} '{name}' defines no {' and no '.join(missing)}; see the files in {example}/"
-            )
+            folder = self.package.replace(".", "/")
+            raise ConfigError(f"{self.kind} '{name}' defines no {' and no '.join(missing)}; see the files in {folder}/")
         return module
 
 
 @cache
-def _config(registry: Registry, name: str) -> type[Node]:
-    config: type[Node] = registry.find(name).Config
-    if not name.endswith(".py"):
-        return config
-    widened = {"__annotations__": {"name": str}, "name": name, "__module__": __name__}
-    return type(config.__name__, (config,), widened)  # the type of its name is a literal, which a path is not
-
-
-@cache
-def _from_file(kind: str, path: Path) -> ModuleType:
-    if not path.is_file():
-        raise ConfigError(f"{kind} file '{path}' does not exist; a relative path starts at the current folder")
-    name = f"mrp_{kind.replace(' ', '_')}_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+def _named_by_path(config: type[Node], path: str) -> type[Node]:
+    """Returns a section whose name is the path of its file: the type of a name is a literal, which a path is not."""
+    widened = {"__annotations__": {"name": str}, "name": path, "__module__": __name__}
+    return type(config.__name__, (config,), widened)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -10,15 +9,16 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 import mrp
+from mrp import outside
 from mrp.checkpoint.config import Config as Checkpoint
-from mrp.config import ConfigError, Duration, Node, build, compose, nearest
+from mrp.config import ConfigError, Duration, Node, Tree, build, compose, nearest
 from mrp.data.config import CacheConfig
 from mrp.data.config import Config as Data
 from mrp.data.order import VERSION as ORDER_VERSION
 from mrp.evaluate.config import Diagnose, Validation
 from mrp.evaluate.config import Section as Evaluation
 from mrp.evaluators import read_sections
-from mrp.folder import flat
+from mrp.folder import IDENTITY, flat
 from mrp.interop.config import Config as Init
 from mrp.models.config import Config as Backbone
 from mrp.monitor.config import Guard
@@ -123,9 +123,10 @@ class Run(Node):
         kept["order_version"] = order_version
         if self.init is not None:
             kept["init"] = self.init.identity()
-        if self.name.endswith(".py"):  # a file's own objective is what the file says, wherever it lies
-            digest = hashlib.sha256(Path(self.name).read_bytes()).hexdigest()
-            kept["objective"] |= {"name": Path(self.name).name, "content": digest}
+        for key in ("objective", "optim"):  # a part in a file outside mrp is what its code says, not where the file is
+            path = Path(kept[key]["name"])
+            if path.suffix == outside.SUFFIX:
+                kept[key] |= {"name": path.name, "content": outside.digest(path)}
         return kept
 
 
@@ -169,11 +170,24 @@ def find_recipe(name: str) -> Path:
     raise ConfigError(f"{name}: is neither a file nor a recipe that comes with mrp{hint}; 'mrp recipes' lists them")
 
 
+def run_folder(recipe: str | Path, folder: str | Path | None = None) -> Path:
+    """Returns the folder that a run is written into: the given one, or one that is named like the recipe."""
+    return Path(folder or Path("runs") / Path(recipe).stem)
+
+
 def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
     """Reads a run from a file, or from one of our recipes; `folder`, where it is written, may hold it already."""
-    tree = compose(name, overrides, find_recipe)
+    path = find_recipe(str(name))
+    tree = compose(path, overrides, find_recipe)
+    tree = Tree(outside.located(tree.values, _run_of(path), folder), tree.origins)
     if tree.values.get("init") is not None:
         from mrp.interop.init import completed
 
         tree = completed(tree, folder)
     return build(Run, tree)
+
+
+def _run_of(config: Path) -> Path | None:
+    """Returns the run whose folder holds this configuration and copies of the files that it names, if there is one."""
+    folders = config.absolute().parents[:3]  # the run's own, or that of one of its checkpoints or incidents
+    return next((path for path in folders if (path / IDENTITY).is_file() and (path / outside.KEPT).is_dir()), None)

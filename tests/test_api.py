@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ import pytest
 import torch
 
 import mrp
+from mrp.cli import main
 from mrp.config import ConfigError
 from tests.interop.conftest import Make, images, make  # noqa: F401 -- the fixture
 
@@ -115,3 +118,94 @@ def test_the_example_runs(make: Make, capsys: pytest.CaptureFixture[str], monkey
     monkeypatch.setattr(sys, "argv", ["features.py", str(make("mae"))])
     runpy.run_path(str(ROOT / "examples" / "features.py"), run_name="__main__")
     assert "features of 8 images: (8, 32)" in capsys.readouterr().out
+
+
+# The same as the command, for Python
+
+SMALL = {
+    "batch": 16, "length": "4 steps", "optim.warmup": "1 steps", "checkpoint": {"every": "2 steps"},
+    "backbone": {"depth": 1, "width": 16, "heads": 2}, "objective.decoder": {"width": 16, "depth": 1, "heads": 2},
+    "track.every": 1,
+}  # fmt: skip
+WORDS = [
+    "batch=16", "length=4 steps", "optim.warmup=1 steps", "checkpoint.every=2 steps", "backbone.depth=1",
+    "backbone.width=16", "backbone.heads=2", "objective.decoder={width: 16, depth: 1, heads: 2}", "track.every=1",
+]  # fmt: skip
+
+
+def left_by(run: Path) -> dict[str, object]:
+    """What a run leaves that does not depend on when, where and how fast it ran."""
+    weights = {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*.safetensors")}
+    losses = [json.loads(line)["loss"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    texts = {name: (run / name).read_text() for name in ("config.yaml", "identity.json")}
+    return weights | {"losses": losses} | texts
+
+
+def command_error(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as caught:
+        main(words)
+    assert caught.value.code == 2
+    return capsys.readouterr().err.removeprefix("mrp: error: ").strip()
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("api") / "run"
+    assert mrp.pretrain("demo", folder=folder, **SMALL) == folder
+    return folder
+
+
+def test_pretrain_does_what_its_command_does(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["pretrain", "demo", *WORDS, "--folder", str(tmp_path / "run")])
+    assert left_by(tmp_path / "run") == left_by(pretrained)
+    for words, overrides in (
+        (["optim.lr=fast"], {"optim.lr": "fast"}),
+        (["optim.betas=[1]"], {"optim": {"betas": [1]}}),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            mrp.pretrain("demo", folder=tmp_path / "other", **overrides)
+        assert str(caught.value) == command_error(capsys, "pretrain", "demo", *words)
+    assert not (tmp_path / "other").exists()
+
+
+def test_finetune_does_what_its_command_does(
+    pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["batch=16", "length=4 steps", "optim.warmup=1 steps", "validation.every=4 steps", "track.every=1"]
+    short = dict(word.split("=") for word in words) | {"batch": 16, "track.every": 1}
+    folder = mrp.finetune("finetune_tiny_digits", folder=tmp_path / "one", init=pretrained, backbone=None, **short)
+    command = [
+        "finetune",
+        "finetune_tiny_digits",
+        f"init={pretrained}",
+        "backbone=",
+        *words,
+        "--folder",
+        str(tmp_path / "two"),
+    ]
+    main(command)
+    assert left_by(tmp_path / "two") == left_by(folder)
+    assert (folder / "validation.json").read_bytes() == (tmp_path / "two/validation.json").read_bytes()
+    for recipe, wrong in (("finetune_tiny_digits", {}), ("demo", {"init": pretrained, "backbone": None})):
+        with pytest.raises(ConfigError) as caught:
+            mrp.finetune(recipe, folder=tmp_path / "three", **wrong)
+        said = [f"{key}={value or ''}" for key, value in wrong.items()]
+        assert str(caught.value) == command_error(capsys, "finetune", recipe, *said)
+
+
+def test_probe_does_what_its_command_does(pretrained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = shutil.copytree(pretrained, tmp_path / "run")
+    path = mrp.probe(pretrained).path
+    main(["probe", str(copy)])
+    assert json.loads((copy / path.name).read_text()) == json.loads(path.read_text())
+    with pytest.raises(ConfigError) as caught:
+        mrp.probe(tmp_path / "nowhere")
+    assert str(caught.value) == command_error(capsys, "probe", str(tmp_path / "nowhere"))
+
+
+def test_what_mrp_offers_is_listed_and_loads_nothing() -> None:
+    code = "import sys, mrp; print(*dir(mrp)); assert 'torch' not in sys.modules"
+    names = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert {"Batch", "Model", "Objective", "Output", "finetune", "load", "pretrain", "probe"} <= set(names.split())

@@ -54,7 +54,7 @@ finally:
     assert done.stderr.splitlines()[-1] == ""
 
 
-@pytest.mark.parametrize("verb", verbs.NAMES)
+@pytest.mark.parametrize("verb", verbs.names())
 def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     example = verbs.find(verb).EXAMPLE
     for words in (["--help"], [verb, "--help"]):
@@ -72,8 +72,8 @@ def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.Captu
 
 def test_every_file_of_the_folder_is_a_verb() -> None:
     files = {path.stem.removesuffix("_") for path in Path(verbs.__path__[0]).glob("[!_]*.py")}
-    assert files == set(verbs.NAMES)
-    assert all(callable(verbs.find(name).run) for name in verbs.NAMES)
+    assert files == set(verbs.names())
+    assert all(callable(verbs.find(name).run) for name in verbs.names())
 
 
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,7 +94,7 @@ def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
 )
 def test_values_may_stand_anywhere(words: str) -> None:
     options = cli._read(words.split())
-    assert (options.recipe, options.overrides, options.run, options.processes) == ("demo", ["a=1", "b=2"], "r", 3)
+    assert (options.recipe, options.overrides, options.folder, options.processes) == ("demo", ["a=1", "b=2"], "r", 3)
 
 
 def test_one_command_leaves_nothing_to_the_next() -> None:

@@ -27,7 +27,7 @@ def test_config_shows_every_option_and_what_follows(capsys: pytest.CaptureFixtur
     assert follows["parameters"] == f"{cost.parameters / 1e6:.2f} M, of which {cost.trainable / 1e6:.2f} M are trained"
     assert follows["peak learning rate"] == "0.003"
     assert follows["images"] == "1,437"
-    assert follows["steps an epoch"] == "14 (37 images left out)"
+    assert follows["steps per epoch"] == "14 (37 images left out)"
     assert follows["steps"] == "280, of which 28 warm up; a checkpoint every 350"
     assert float(follows["FLOPs of the run"]) == pytest.approx(cost.training_flops * 280 * 100, rel=0.01)
 
@@ -35,7 +35,7 @@ def test_config_shows_every_option_and_what_follows(capsys: pytest.CaptureFixtur
 def test_config_plans_for_several_processes(capsys: pytest.CaptureFixture[str]) -> None:
     _, follows = shown(capsys, "demo", "batch=96", "machine.micro_batch=8", "--processes", "4")
     assert follows["processes"].startswith("4 (")
-    assert follows["micro-batch"] == "8 images a process, accumulated 3 times"
+    assert follows["micro-batch"] == "8 images per process, accumulated 3 times"
 
 
 def test_config_does_without_the_data(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,7 +43,7 @@ def test_config_does_without_the_data(capsys: pytest.CaptureFixture[str]) -> Non
     _, follows = shown(capsys, *words, "length=5 epochs", "optim.warmup=500 steps")
     assert follows["steps"].startswith("unknown, since data.train: 'nowhere' does not exist")
     assert "images" not in follows
-    assert "memory a process" in follows
+    assert "memory per process" in follows
 
 
 def test_recipes_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:

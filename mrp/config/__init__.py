@@ -4,7 +4,7 @@ from mrp.config.duration import Duration
 from mrp.config.errors import ConfigError, Preempted, Stopped
 from mrp.config.faults import nearest
 from mrp.config.node import Node, build
-from mrp.config.tree import COMMAND_LINE, Tree, compose, dump, overridden, parse
+from mrp.config.tree import COMMAND_LINE, Tree, as_words, compose, dump, overridden, parse
 
 __all__ = [
     "COMMAND_LINE",
@@ -14,6 +14,7 @@ __all__ = [
     "Preempted",
     "Stopped",
     "Tree",
+    "as_words",
     "build",
     "compose",
     "dump",

@@ -6,12 +6,14 @@ A file may name a `base:`, whose values it changes: mappings merge, lists replac
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
+from pydantic import BaseModel
 
 from mrp.config.errors import ConfigError
 
@@ -76,6 +78,15 @@ def parse(text: str, origin: str) -> Any:
 def dump(values: Mapping[str, Any]) -> str:
     """YAML that `parse` reads back to the same values, as will any other reader."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120))
+
+
+def as_words(overrides: Mapping[str, Any]) -> list[str]:
+    """Returns Python values (plain data, paths, sections) as the words that say the same on the command line."""
+    return [f"{key}={json.dumps(value, default=_as_plain, ensure_ascii=False)}" for key, value in overrides.items()]
+
+
+def _as_plain(value: Any) -> Any:
+    return value.model_dump(mode="json") if isinstance(value, BaseModel) else str(value)
 
 
 def compose(path: str | Path, overrides: Iterable[str] = (), find: Callable[[str], Path] = Path) -> Tree:

@@ -1,32 +1,24 @@
-"""The verbs of the command line, a file each: HELP, EXAMPLE, words(parser), run(options).
+"""The verbs of the command line: one file each, with HELP, EXAMPLE, words(parser) and run(options).
 
-Nothing heavy is imported before a verb runs, so that `mrp --help` answers at once.
+A file imports nothing heavy before its verb runs, so that `mrp --help` answers at once.
 """
 
 from __future__ import annotations
 
-import importlib
 from types import ModuleType
 
-NAMES = (
-    "demo",
-    "pretrain",
-    "finetune",
-    "probe",
-    "features",
-    "compare",
-    "report",
-    "replay",
-    "import",
-    "export",
-    "config",
-    "shards",
-    "recipes",
-    "submit",
-    "lab",
-)
+from mrp.registry import Registry
+
+VERBS = Registry("verb", __name__, ("HELP", "EXAMPLE", "words", "run"))
+_FIRST = ("demo", "pretrain", "finetune", "probe", "report")  # in the help, in the order of use; the others follow
+
+
+def names() -> list[str]:
+    """Returns the verbs in the order of the help."""
+    order = dict.fromkeys((*_FIRST, *sorted(VERBS.names())))
+    return list(order)
 
 
 def find(name: str) -> ModuleType:
-    """The module of a verb."""
-    return importlib.import_module(f"{__name__}.{name}_" if name == "import" else f"{__name__}.{name}")
+    """Returns the module of a verb."""
+    return VERBS.find(name)

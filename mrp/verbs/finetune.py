@@ -4,63 +4,51 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from mrp.verbs import _words
 
-HELP = "fine-tune pretrained weights with a recipe of classification, and judge the result class by class"
+HELP = "fine-tune pretrained weights with a recipe of classification, and measure the accuracy of each class"
 EXAMPLE = "mrp finetune finetune_tiny_digits init=runs/demo"
 _WORST = 5  # classes that are named
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """A recipe, a folder, processes."""
+    """Adds a recipe, a folder, processes."""
     _words.add_recipe(parser)
     _words.add_folder(parser)
-    _words.add_processes(parser, "processes on this machine")
+    _words.add_processes(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a recipe that starts from other weights, and say how good it is in the end."""
-    from mrp.config import ConfigError
+    """Trains a recipe that starts from other weights, and prints how good it is in the end."""
+    from mrp import api
     from mrp.evaluators.validation import VALIDATION
-    from mrp.run import load
-    from mrp.train import train
 
-    folder = _words.folder(options)
-    chosen = load(options.recipe, options.overrides, folder)
-    if chosen.init is None:
-        raise ConfigError(
-            "init: the pretrained weights to fine-tune are not given; add init=RUN (a run's folder, a checkpoint, or "
-            "an official file), or train from scratch with 'mrp pretrain'"
-        )
-    train(chosen, folder)
-    if os.environ.get("RANK", "0") == "0" and (folder / VALIDATION).is_file():
+    folder = api.finetune(options.recipe, *options.overrides, folder=options.folder)
+    if _words.is_first_process() and (folder / VALIDATION).is_file():
         show(folder / VALIDATION)
 
 
 def show(path: Path) -> None:
-    """The last verdicts on the test data, and the classes that fared worst."""
+    """Prints the last results on the test data, and the classes with the lowest accuracy."""
     from rich.console import Console
     from rich.table import Table
 
-    found = json.loads(path.read_text(encoding="utf-8"))
-    print(f"{path.parent}: on the test data after step {found['step']}")
-    table = Table()
-    for column in ("weights", "images", "top-1", "top-5", "loss"):
-        table.add_column(column)
-    for name in ("student", "average"):
-        if row := found.get(name):
+    results = json.loads(path.read_text(encoding="utf-8"))
+    print(f"{path.parent}: on the test data after step {results['step']}")
+    table = Table("weights", "images", "top-1", "top-5", "loss")
+    for weights in ("student", "average"):
+        if row := results.get(weights):
             shares = (_percent(row.get(key)) for key in ("accuracy", "accuracy5"))
-            table.add_row(name, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
+            table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
     Console(width=100).print(table)
-    classes = [one for one in found["student"].get("classes", ()) if one["accuracy"] is not None]
-    worst = sorted(classes, key=lambda one: one["accuracy"])[:_WORST]
+    classes = [entry for entry in results["student"].get("classes", ()) if entry["accuracy"] is not None]
+    worst = sorted(classes, key=lambda entry: entry["accuracy"])[:_WORST]
     if worst:
-        print("worst classes: " + ", ".join(f"{one['name']} {100 * one['accuracy']:.1f} %" for one in worst))
-    print(f"every class, and which are taken for which: {path}")
+        print("worst classes: " + ", ".join(f"{entry['name']} {100 * entry['accuracy']:.1f} %" for entry in worst))
+    print(f"the accuracy and the confusions of every class: {path}")
 
 
 def _percent(result: dict[str, Any] | None) -> str:

@@ -3,24 +3,42 @@
 from __future__ import annotations
 
 import argparse
+import time
+from pathlib import Path
 
 from mrp.verbs import _words
 
-HELP = "train a recipe; the same command again goes on where it stopped"
+HELP = "train a recipe; the same command again continues where it stopped"
 EXAMPLE = "mrp pretrain mae_vit_tiny_cifar10 data.train=cifar-10-binary.tar.gz"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """A recipe, a folder, processes."""
+    """Adds a recipe, a folder, processes."""
     _words.add_recipe(parser)
     _words.add_folder(parser)
-    _words.add_processes(parser, "processes on this machine")
+    _words.add_processes(parser)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train a recipe into its folder."""
-    from mrp.run import load
-    from mrp.train import train
+    """Trains a recipe into its folder, and says what came out and what can be done with it."""
+    begin = time.monotonic()
+    from mrp import api
 
-    folder = _words.folder(options)
-    train(load(options.recipe, options.overrides, folder), folder)
+    folder = api.pretrain(options.recipe, *options.overrides, folder=options.folder)
+    if _words.is_first_process():
+        print(summary(folder, time.monotonic() - begin))
+
+
+def summary(folder: Path, seconds: float) -> str:
+    """Returns the last loss of a run, the time that this command took, and the commands that use the run."""
+    from mrp.monitor.metrics import METRICS, read_lines
+
+    last = read_lines(folder / METRICS)[-1]
+    took = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
+    return (
+        f"{folder}: complete at step {last['step']:,}, loss {last['loss']:.4f}; this command took {took}\n"
+        "next:\n"
+        f"  mrp probe {folder}                  measure its features\n"
+        f"  mrp report {folder}                 draw its loss and its reconstructions\n"
+        f"  mrp export {folder} --to timm       write its weights for other code"
+    )

@@ -9,11 +9,11 @@ EXAMPLE = "mrp recipes"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """None."""
+    """Adds nothing."""
 
 
 def run(options: argparse.Namespace) -> None:
-    """One line a recipe: its name and the first line of its head comment."""
+    """Prints the name of each recipe and the first line of its head comment."""
     from mrp.run import recipes
 
     for path in sorted(recipes().glob("*.yaml")):

@@ -12,12 +12,12 @@ _NOT_REPEATED = 1
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """An incident."""
+    """Adds an incident."""
     parser.add_argument("incident", type=Path, help="a folder in RUN/incidents")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print what was found; exit code 1 where the step is finite this time."""
+    """Prints where the fault arose; the exit code is 1 where the step is finite this time."""
     from mrp.replay import replay
 
     verdict = replay(options.incident)

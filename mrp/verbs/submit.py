@@ -17,54 +17,55 @@ EXAMPLE = "mrp submit mae_vit_base_in1k data.train=/data/in1k/train --nodes 2 --
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """A recipe, a folder, and what to ask SLURM for."""
+    """Adds a recipe, a folder, and what to ask SLURM for."""
     _words.add_recipe(parser)
     _words.add_folder(parser)
     add = parser.add_argument
     add("--nodes", type=_words.count, default=1, metavar="N", help="nodes (default: 1)")
-    add("--gpus", type=_number, default=1, metavar="G", help="GPUs of each node, a process each (default: 1; 0: CPUs)")
+    add(
+        "--gpus", type=_words.number, default=1, metavar="G",
+        help="GPUs per node, each with a process (default: 1; 0: CPUs)",
+    )  # fmt: skip
     add("--time", required=True, metavar="T", help="limit of one attempt: minutes, HH:MM:SS or D-HH:MM:SS")
     add("--partition", metavar="P", help="partition, or several with commas")
-    add("--cpus-per-gpu", type=_words.count, metavar="C", help="CPUs of each process (default: machine.workers + 1)")
-    add("--mem", metavar="M", help="memory of each node, such as 200G; 0: all of it")
+    add("--cpus-per-gpu", type=_words.count, metavar="C", help="CPUs per process (default: machine.workers + 1)")
+    add("--mem", metavar="M", help="memory per node, such as 200G; 0: all of it")
     add("--account", help="account to charge")
     add("--qos", help="quality of service")
     add("--constraint", help="features that the nodes must have")
-    add(
-        "--notice",
-        type=_words.count,
-        default=120,
-        metavar="S",
-        help="seconds left to save in (default: 120)",
-    )
-    add("--seeds", type=_number, nargs="+", default=[], metavar="SEED", help="one job a seed, as an array")
-    add("--dry-run", action="store_true", help="print the script that would be submitted, and do nothing")
+    add("--notice", type=_words.count, default=120, metavar="S", help="seconds left to save in (default: 120)")
+    add("--seeds", type=_words.number, nargs="+", default=[], metavar="SEED", help="one job per seed, as an array")
+    add("--dry-run", action="store_true", help="print the script that would be submitted, and submit nothing")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Check the recipe, then submit or show its script."""
+    """Checks the recipe and its data, then submits the job or prints its script."""
+    from mrp.build import open_source
     from mrp.config import ConfigError, dump
-    from mrp.processes import slurm as cluster
-    from mrp.run import load
+    from mrp.processes import slurm
+    from mrp.run import load, run_folder
 
-    recipe = load(options.recipe, options.overrides)
-    request = _request(options, recipe.machine.workers)
-    if recipe.batch % request.processes:
-        raise ConfigError(f"batch: {recipe.batch} is not a multiple of the {request.processes} processes; change one")
-    folder = _words.folder(options).absolute()
+    run = load(options.recipe, options.overrides)
+    request = _request(options, run.machine.workers)
+    if run.batch % request.processes:
+        raise ConfigError(f"batch: {run.batch} is not a multiple of the {request.processes} processes; change one")
+    open_source(run, "train")
+    if run.data.test is not None:
+        open_source(run, "test")
+    folder = run_folder(options.recipe, options.folder).absolute()
     # The job trains what was checked here, even if the recipe's file has changed by the time it starts.
-    text = dump(recipe.resolved())
-    kept = cluster.files(folder) / f"recipe-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
-    command = [sys.executable, "-m", "mrp", "pretrain", str(kept), f"machine.requeue_code={cluster.REQUEUE}"]
-    submission = cluster.Submission(request, command, folder)
+    text = dump(run.resolved())
+    kept = slurm.files(folder) / f"recipe-{hashlib.sha256(text.encode()).hexdigest()[:12]}.yaml"
+    command = [sys.executable, "-m", "mrp", "pretrain", str(kept), f"machine.requeue_code={slurm.REQUEUE}"]
+    submission = slurm.Submission(request, command, folder)
     if options.dry_run:
         print(submission.script())
         return
     kept.parent.mkdir(parents=True, exist_ok=True)
     kept.write_text(text, encoding="utf-8")
     job = submission.submit()
-    print(f"job {job} was submitted; it writes {folder}, and prints into {cluster.log(folder, job, request.seeds)}")
-    print(f"squeue -j {job} shows where it stands; scancel {job} ends it, and the same mrp submit goes on")
+    print(f"job {job} was submitted; it writes {folder}, and prints into {slurm.log(folder, job, request.seeds)}")
+    print(f"squeue -j {job} shows its state; scancel {job} ends it, and the same mrp submit continues")
 
 
 def _request(options: argparse.Namespace, workers: int) -> Request:
@@ -75,10 +76,3 @@ def _request(options: argparse.Namespace, workers: int) -> Request:
         notice=options.notice, partition=options.partition, mem=options.mem, account=options.account, qos=options.qos,
         constraint=options.constraint, seeds=tuple(dict.fromkeys(options.seeds)),
     )  # fmt: skip
-
-
-def _number(word: str) -> int:
-    """A whole number from 0."""
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 0")
-    return int(word)

@@ -19,7 +19,7 @@ from PIL import Image
 from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
 from mrp.data.order import Order
-from mrp.monitor import tracker
+from mrp.monitor import metrics
 from mrp.run import load
 from tests.waiting import LONG
 
@@ -374,17 +374,17 @@ def test_no_space_left_for_a_number(
     tmp_path: Path, undisturbed: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    log: Callable[..., None] = tracker.Tracker.log
+    log: Callable[..., None] = metrics.Metrics.log
 
-    def full(self: tracker.Tracker, step: int, values: dict[str, float]) -> None:
+    def full(self: metrics.Metrics, step: int, values: dict[str, float]) -> None:
         if step == 4:
             self._file.write('{"step": 4, "lo')  # all that there was room for
             self._file.close()
-            self._file = open("/dev/full", "w")  # noqa: SIM115 -- closed by the tracker
+            self._file = open("/dev/full", "w")  # noqa: SIM115 -- closed by Metrics
         log(self, step, values)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracker.Tracker, "log", full)
+        patch.setattr(metrics.Metrics, "log", full)
         line = fault(capsys, "pretrain", *SMALL, "--folder", run)
     assert line.startswith(f"{run}/metrics.jsonl: cannot be written: No space left on device; mend it")
     main(["pretrain", *SMALL, "--folder", str(run)])

@@ -143,7 +143,19 @@ def test_what_is_asked_for(place: Path, capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_what_is_not_asked_for_is_left_to_the_cluster(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["submit", "mae_vit_base_in1k", "--gpus", "0", "--time", "1-12", "--dry-run"])
+    cli.main(
+        [
+            "submit",
+            "mae_vit_base_in1k",
+            "data.train=digits",
+            "data.test=digits",
+            "--gpus",
+            "0",
+            "--time",
+            "1-12",
+            "--dry-run",
+        ]
+    )
     asked = options(capsys.readouterr().out)
     assert not {"partition", "mem", "account", "qos", "constraint", "gpus-per-node", "array", "wckey"} & asked.keys()
     assert asked["ntasks-per-node"] == "1"
