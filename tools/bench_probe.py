@@ -50,9 +50,9 @@ def sweep_flops(images: int, width: int, classes: int, layers: int = 4, poolings
 
 def compare(options: argparse.Namespace) -> None:
     """Both on the same frozen backbone and images."""
-    model = api.load(options.run)
+    model = api.changed(api.load(options.run), api.sections(options.overrides))
     cache = options.cache or tempfile.mkdtemp()
-    setting = api.setting_of(model, Path(cache), api.sections(options.overrides), cache)
+    setting = api.setting_of(model, Path(cache), cache)
     count, width = len(setting.train), model.backbone.embed_dim
     classes = len(setting.train.classes)
     forward = _forward_flops(model)

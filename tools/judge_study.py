@@ -69,7 +69,8 @@ class Budget:
     def sweep(self, model: api.Model, place: Path) -> dict[str, Any]:
         """The best of many linear heads, chosen without the test images, and nearest neighbours."""
         words = [f"data.fraction={self.fraction}", "machine.workers=0"]  # the time of other processes is not counted
-        setting = api.setting_of(model, place, api.sections(words))
+        model = api.changed(model, api.sections(words))
+        setting = api.setting_of(model, place)
         return api.measure(model.module, {name: read_section(name, None)[1] for name in api.EVALUATORS}, setting)
 
 

@@ -23,6 +23,7 @@ from mrp.data.config import Config as Data
 from mrp.data.loader import EvalLoader
 from mrp.data.source import Source
 from mrp.data.subset import evenly_spaced
+from mrp.evaluate.classes import BY_NAME, class_numbers
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Sealed
 from mrp.evaluate.table import Table
@@ -69,6 +70,7 @@ class Setting:
     folder: Path  # the run's
     tables: Tables
     precision: str = "fp32"
+    classes: str = BY_NAME  # how test classes are those of training; see mrp/evaluate/classes.py
     training: Training | None = None  # None where the model is measured after its training
 
     def loader(self, source: Source, batch: int, replacement: Callable[[int], int | None] | None = None) -> EvalLoader:
@@ -82,12 +84,13 @@ class Setting:
         )  # fmt: skip
 
     def labelled(self) -> Source:
-        """Returns the test data, after a check that there are some and that both splits have labels."""
+        """Returns the test data, after a check that both splits have labels and that they mean the same classes."""
         if self.test is None:
             raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to judge the features on")
         for name, source in (("train", self.train), ("test", self.test)):
             if not source.classes:
                 raise ConfigError(f"{self.folder}: data.{name} has no labels, so features cannot be judged by accuracy")
+        _ = self.class_numbers  # raises where they do not
         return self.test
 
     def train_features(self, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None) -> Table | None:
@@ -103,7 +106,7 @@ class Setting:
 
         def read() -> Table | None:
             table = self.features(test, model, readout, pause, most)
-            return table and replace(table, labels=self._class_numbers[table.labels])
+            return table and replace(table, labels=self.class_numbers[table.labels])
 
         return Sealed(read)
 
@@ -121,10 +124,10 @@ class Setting:
         return self.tables.get(made_from, model, readout, loader, len(chosen), self.processes, pause)
 
     @cached_property
-    def _class_numbers(self) -> torch.Tensor:
-        """The number in training of each test class; classes that are unknown there come after those."""
-        numbers = {name: number for number, name in enumerate(self.train.classes)}
-        return torch.tensor([numbers.setdefault(name, len(numbers)) for name in self.labelled().classes])
+    def class_numbers(self) -> torch.Tensor:
+        """The number in training of each test class."""
+        assert self.test is not None
+        return torch.tensor(class_numbers(self.train.classes, self.test.classes, self.classes))
 
 
 class Evaluator(ABC):

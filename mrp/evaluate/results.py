@@ -37,12 +37,13 @@ class Record:
     weights: str
     data: dict[str, Any]  # what it is called, and under "content" a hash of what it is
     result: dict[str, Any]
+    source: str = ""  # the path of imported weights; empty for those of the run in whose folder this stands
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Returns what tells two measurements apart: a later one with the same key takes the earlier one's place."""
         options = json.dumps(self.options, sort_keys=True)
-        return self.evaluator, options, self.backbone, self.step, self.weights, self.data["content"]
+        return self.evaluator, options, self.backbone, self.step, self.weights, self.source, self.data["content"]
 
 
 def read(folder: Path) -> list[Record]:
@@ -65,12 +66,18 @@ def add(folder: Path, records: Iterable[Record]) -> Path:
     return path
 
 
+def folder_of_import(path: Path) -> Path:
+    """Returns where the results of weights are written that have no run's folder."""
+    return Path("runs") / f"probe-{path.name}"
+
+
 def latest(folder: Path, evaluator: str) -> dict[str, Any]:
     """Returns an evaluator's result for the trained backbone at the highest step, on the run's own data if measured."""
     records = [record for record in read(folder) if (record.evaluator, record.backbone) == (evaluator, TRAINED)]
     if not records:
         raise ConfigError(f"{folder}: '{evaluator}' has not been measured yet; 'mrp probe {folder}' does it")
-    return max(records, key=lambda record: (record.data.get("own", True), record.step)).result
+    own = {True: 2, None: 1, False: 0}  # None: a file of format 1 does not say
+    return max(reversed(records), key=lambda record: (own[record.data.get("own")], record.step)).result
 
 
 def _read(path: Path) -> list[Record]:

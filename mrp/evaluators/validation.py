@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -56,29 +56,45 @@ class Evaluator(contract.Evaluator):
         if setting.test is None:
             raise ConfigError("validation: data.test is not set, so there is nothing to validate on; set it")
         share = -(-len(setting.test) // setting.processes.num_processes)
+        self._setting = setting
         self._processes = setting.processes
-        self._classes = setting.test.classes
         self._loader = setting.loader(setting.test, min(setting.batch, share, _LARGEST_BATCH))
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Counts every image once."""
         counts = self.count(model, pause)
-        return Result(counts.means, counts.details(self._classes))
+        return Result(counts.means, counts.details(self._setting.train.classes))
 
     def count(self, model: nn.Module, pause: Pause) -> Counts:
-        """Returns sums over all images and all processes."""
-        number = len(self._classes)
+        """Returns sums over all images and all processes; labels are numbered as in training."""
+        number = self._number_of_classes(model)
         counted = number if number <= _MOST_CLASSES else 0
+        labels = self._setting.class_numbers.to(self._processes.device) if number else None
         totals: dict[str, Tensor] = {}
         with evaluating(model):
             for batch in self._loader:
                 pause()
-                sums = _sums(model, batch.to(self._processes.device, non_blocking=True), counted)
+                batch = batch.to(self._processes.device, non_blocking=True)
+                if labels is not None:
+                    assert batch.labels is not None
+                    batch = replace(batch, labels=labels[batch.labels])
+                sums = _sums(model, batch, counted)
                 totals = {name: totals[name] + value if totals else value for name, value in sums.items()}
         whole = {name: self._processes.reduce(value, "sum").cpu() for name, value in totals.items()}
         images, confusion = int(whole.pop("images")), whole.pop("confusion", None)
         means = {_SUMMED[name]: float(total) / max(1, images) for name, total in whole.items()}
         return Counts(images, means, None if confusion is None else confusion.view(number, number))
+
+    def _number_of_classes(self, model: nn.Module) -> int:
+        """Returns how many classes the model tells apart, which have to be those of the data; 0 for no classifier."""
+        step: Any = getattr(model, "module", model)
+        number = getattr(getattr(step.objective, "config", None), "classes", 0)
+        if number and number != len(self._setting.train.classes):
+            raise ConfigError(
+                f"validation: the model tells {number} classes apart, but data.train has "
+                f"{len(self._setting.train.classes)}; take the data of the run"
+            )
+        return int(number)
 
 
 def _sums(model: nn.Module, batch: Batch, classes: int) -> dict[str, Tensor]:

@@ -3,71 +3,161 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, compose
 from mrp.evaluate import results
 from mrp.evaluate.interval import wilson
 from mrp.evaluators.validation import VALIDATION
+from mrp.folder import CONFIG
+from mrp.interop import runs
 from mrp.monitor.metrics import METRICS, read_lines
 
 MEASURES = {
     "linear": "linear probe (sweep)",
     "paper": "linear probe (paper)",
     "knn": "kNN (k = 20)",
-    "few_shot": "10 images a class",
+    "few_shot": "10 images per class",
     "validation": "test accuracy in training",
 }
 COLOURS = ("#1f5f8b", "#c4622d", "#3f7d4e", "#7a4f8f", "#8a6d1f", "#4b4b4b", "#b03060", "#2a8c8c")
+NOT_RECORDED = "not recorded"
 _SHOTS = 10
 _ACCURACY = "validation/accuracy"
 
 
+class Named(NamedTuple):
+    """Data by name and by content: two sets of one name are told apart by a part of the hash of their content."""
+
+    name: str
+    content: str  # empty where it was not recorded
+
+    @classmethod
+    def of(cls, data: Mapping[str, Any], content: str | None) -> Named:
+        """Names the training and the test set, and the part of them that was taken."""
+        sets = dict.fromkeys("/".join(Path(str(data[key])).parts[-2:]) for key in ("train", "test") if data.get(key))
+        parts = [f"{key} {data[key]}" for key in ("classes", "fraction") if data.get(key)]
+        return cls(", ".join([" > ".join(sets), *parts]) if sets else NOT_RECORDED, content or "")
+
+
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one measure says of one run at one step."""
+    """The value of one measure for one run at one step, on some data."""
 
     run: str
     step: int
+    data: Named
     measure: str
     accuracy: float
     low: float
     high: float
 
-
-def collect(folders: Sequence[Path]) -> list[Point]:
-    """Everything that has been measured of these runs, in their order and then by step."""
-    names = _names(folders)
-    found: list[Point] = []
-    for folder, name in zip(folders, names, strict=True):
-        points = {(point.measure, point.step): point for point in [*_validated(folder, name), *_probed(folder, name)]}
-        if not points:
-            raise ConfigError(f"{folder}: nothing has been measured here yet; 'mrp probe {folder}' does")
-        found += [points[key] for key in sorted(points)]
-    return found
+    @property
+    def row(self) -> tuple[str, Named, int]:
+        """Returns what stands in one row of the table: values on different data never do."""
+        return self.run, self.data, self.step
 
 
-def last(points: Sequence[Point], run: str, measure: str) -> Point | None:
-    """The newest of a run."""
-    own = [point for point in points if (point.run, point.measure) == (run, measure)]
-    return max(own, key=lambda point: point.step, default=None)
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Where the results of a run, of one of its checkpoints or of imported weights are kept."""
+
+    name: str
+    folder: Path
+    step: int | None = None  # only the results of this one
+    source: str = ""  # only those of these imported weights
+
+    @classmethod
+    def of(cls, path: Path, name: str) -> Measured:
+        """Finds the results of what a path holds."""
+        if (path / METRICS).is_file() or any(path.glob("probe*.json")):
+            return cls(name, path)
+        if runs.is_ours(path):
+            folder, checkpoint = runs.locate(path)
+            return cls(name, folder, None if folder == path else checkpoint.step)
+        if not path.exists():
+            raise ConfigError(f"{path}: there is no such file or folder; give a run, a checkpoint or imported weights")
+        return cls(name, results.folder_of_import(path), source=str(path.absolute()))
+
+    def points(self) -> list[Point]:
+        """Returns everything that was measured; of several measurements of the same the last one counts."""
+        every = [*self._validated(), *self._probed(), *self._papers()]
+        points = {(*point.row, point.measure): point for point in every if self.step in (None, point.step)}
+        return [points[key] for key in sorted(points)]
+
+    def _probed(self) -> Iterator[Point]:
+        """Yields what `mrp probe` has measured with evaluators as they are without options."""
+        for record in results.read(self.folder):
+            if record.backbone != results.TRAINED or record.options or record.source != self.source:
+                continue
+            result = record.result
+            if record.evaluator == "few_shot":
+                result = next((one for one in result["few_shot"] if one["shots"] == _SHOTS), {})
+            if record.evaluator in MEASURES and "accuracy" in result:
+                name = self.name if record.weights == "student" else f"{self.name} ({record.weights})"
+                interval = result["accuracy"], result["low"], result["high"]
+                yield Point(
+                    name, record.step, Named.of(record.data, record.data["content"]), record.evaluator, *interval
+                )
+
+    def _papers(self) -> Iterator[Point]:
+        for path in sorted(self.folder.glob(f"paper-*/{VALIDATION}")):
+            interval = _student(path)["accuracy"].values()
+            yield Point(self.name, int(path.parent.name.split("-")[1]), self._own_data(), "paper", *interval)
+
+    def _validated(self) -> Iterator[Point]:
+        """Yields the accuracy on the test data while the run trained; the last file says on how many images."""
+        path = self.folder / VALIDATION
+        images = int(_student(path)["images"]) if path.is_file() else 0
+        for line in read_lines(self.folder / METRICS) if images else ():
+            if isinstance(line.get(_ACCURACY), float | int):
+                interval = wilson(round(float(line[_ACCURACY]) * images), images)
+                yield Point(self.name, int(line["step"]), self._own_data(), "validation", *interval)
+
+    def _own_data(self) -> Named:
+        """Returns the run's own data; its evaluators have recorded what their content was."""
+        contents = [one.data["content"] for one in results.read(self.folder) if one.data.get("own")]
+        config = self.folder / CONFIG
+        data = compose(config).values["data"] if config.is_file() else {}
+        return Named.of(data, contents[-1] if contents else None)
+
+
+def collect(paths: Sequence[Path]) -> list[Point]:
+    """Returns everything that has been measured of these runs, in their order and then by data and step."""
+    points: list[Point] = []
+    for path, name in zip(paths, _names(paths), strict=True):
+        measured = Measured.of(path, name).points()
+        if not measured:
+            raise ConfigError(f"{path}: nothing has been measured here yet; 'mrp probe {path}' does")
+        points += measured
+    return points
+
+
+def data_labels(points: Sequence[Point]) -> dict[Named, str]:
+    """Returns what to call the data of some points, so that no two sets are called the same."""
+    named = sorted({point.data for point in points})
+    several = Counter(data.name for data in named)
+    return {data: f"{data.name} [{data.content[:6]}]" if several[data.name] > 1 else data.name for data in named}
 
 
 def picture(points: Sequence[Point], path: Path) -> None:
     """A panel for each measure: over steps where some run has several, else a row for each run."""
     measures = [measure for measure in MEASURES if any(point.measure == measure for point in points)]
-    runs = list(dict.fromkeys(point.run for point in points))
+    labels = data_labels(points)
+    names = {point.row: f"{point.run} on {labels[point.data]}" if len(labels) > 1 else point.run for point in points}
+    runs = list(dict.fromkeys(names.values()))
     height = 1.6 + 0.36 * len(runs)
     figure = Figure(figsize=(4.2 * len(measures), max(3.2, height)), dpi=120, layout="constrained")
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for panel, measure in zip(panels, measures, strict=True):
         own = [point for point in points if point.measure == measure]
-        steps = {run: [point for point in own if point.run == run] for run in runs}
+        steps = {run: [point for point in own if names[point.row] == run] for run in runs}
         if any(len(found) > 1 for found in steps.values()):
             _over_steps(panel, runs, steps)
         else:
@@ -114,41 +204,12 @@ def _colours(runs: Sequence[str]) -> list[str]:
     return [COLOURS[number % len(COLOURS)] for number in range(len(runs))]
 
 
-def _probed(folder: Path, name: str) -> list[Point]:
-    """What `mrp probe` has found: of the newest checkpoint, and of each that was asked for by its step."""
-    found = []
-    for record in results.read(folder):
-        if record.backbone != results.TRAINED:
-            continue
-        label = name if record.weights == "student" else f"{name} ({record.weights})"
-        result = record.result
-        if record.evaluator == "few_shot":
-            result = next((one for one in result["few_shot"] if one["shots"] == _SHOTS), {})
-        if record.evaluator in MEASURES and "accuracy" in result:
-            interval = result["accuracy"], result["low"], result["high"]
-            found.append(Point(label, record.step, record.evaluator, *interval))
-    for path in sorted(folder.glob(f"paper-*/{VALIDATION}")):
-        found += [Point(name, int(path.parent.name.split("-")[1]), "paper", *_verdict(path)["accuracy"].values())]
-    return found
-
-
-def _validated(folder: Path, name: str) -> list[Point]:
-    """The accuracy on the test data while the run trained; the last verdict says on how many images."""
-    path = folder / VALIDATION
-    if not path.is_file():
-        return []
-    images = int(_verdict(path)["images"])
-    lines = [line for line in read_lines(folder / METRICS) if isinstance(line.get(_ACCURACY), float | int)]
-    shares = [(int(line["step"]), float(line[_ACCURACY])) for line in lines]
-    return [Point(name, step, "validation", *wilson(round(share * images), images)) for step, share in shares]
-
-
-def _verdict(path: Path) -> dict[str, Any]:
+def _student(path: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["student"]
+        student: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["student"]
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is not what validation writes ({error!r}); remove it") from None
-    return found
+    return student
 
 
 def _names(folders: Sequence[Path]) -> list[str]:

@@ -15,7 +15,9 @@ EXAMPLE = "mrp compare runs/mae runs/umae --out compare.png"
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Runs, a picture."""
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs that 'mrp probe' has judged")
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="runs, checkpoints or imported weights that were measured"
+    )
     parser.add_argument("--out", default="compare.png", metavar="PNG", help="default: compare.png")
 
 
@@ -29,12 +31,13 @@ def run(options: argparse.Namespace) -> None:
     points = compare.collect([Path(run) for run in options.runs])
     measures = [measure for measure in compare.MEASURES if any(point.measure == measure for point in points)]
     table = Table(title="accuracy on held-out images, with 95 % intervals", title_justify="left")
-    for column in ("run", "step", *(compare.MEASURES[measure] for measure in measures)):
+    for column in ("run", "data", "step", *(compare.MEASURES[measure] for measure in measures)):
         table.add_column(column)
-    for run, step in dict.fromkeys((point.run, point.step) for point in points):
-        own = {point.measure: point for point in points if (point.run, point.step) == (run, step)}
-        cells = [_percent(own[measure]) if measure in own else "" for measure in measures]
-        table.add_row(run, f"{step:,}", *cells)
+    labels = compare.data_labels(points)
+    for row in dict.fromkeys(point.row for point in points):
+        values = {point.measure: _percent(point) for point in points if point.row == row}
+        run, data, step = row
+        table.add_row(run, labels[data], f"{step:,}", *(values.get(measure, "") for measure in measures))
     Console(width=120).print(table)
     compare.picture(points, Path(options.out))
     print(f"written to {options.out}")

@@ -19,7 +19,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         nargs="*",
         default=[],
         metavar="key=value",
-        help="other data (data.train, test, classes, fraction), or machine.workers",
+        help="other data (data.train, test, classes, fraction, size), or machine.workers",
     )
     parser.add_argument("--out", required=True, metavar="FILE", help=".npy, with a .jsonl beside it; or .parquet")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="of the run's data (default: test)")

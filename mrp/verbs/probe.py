@@ -26,7 +26,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or weights to import")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value",
-        help="other data (data.train, test, classes, fraction), machine.workers, or options of an evaluator",
+        help="other data (data.train, test, classes, fraction, size), machine.workers, or options of an evaluator",
     )  # fmt: skip
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
@@ -37,6 +37,11 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")
     parser.add_argument("--weights", choices=("student", "teacher", "average"), help="whose (default: the run's own)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+    parser.add_argument(
+        "--classes", default="by_name", metavar="HOW",
+        help="which training class a test class is: by_name (default), by_index (test classes are called by numbers), "
+        "or a file with lines 'TEST_CLASS TRAINING_CLASS'",
+    )  # fmt: skip
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there (default: RUN/features)")
     _words.add_processes(parser, "processes on this machine that read features")
 
@@ -50,7 +55,7 @@ def run(options: argparse.Namespace) -> None:
 
     probed = api.probe(
         options.run, options.evaluators or api.EVALUATORS, options.weights, options.step, options.untrained, overrides,
-        options.cache,
+        options.cache, options.classes,
     )  # fmt: skip
     _print(options.run, probed)
 

@@ -37,5 +37,5 @@ def setting(
 ) -> Setting:  # fmt: skip
     folder = folder or Path(tempfile.mkdtemp())
     return Setting(
-        data, train, test, processes or Alone(), batch, workers, folder, Tables(folder / "features"), "fp32", training
+        data, train, test, processes or Alone(), batch, workers, folder, Tables(folder / "features"), training=training
     )

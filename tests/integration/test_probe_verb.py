@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from mrp import api
+from mrp.build import open_source
 from mrp.cli import main
 from mrp.data.source import Arrays
 from mrp.evaluate import results, sweep
@@ -121,7 +122,8 @@ def test_features_are_written_with_names_and_labels(run: Path, tmp_path: Path) -
     assert rows.shape == (360, 24)
     assert len(about) == 360
     assert about[7]["id"] == "digits (test): image 7"
-    model, test = api.load(run), api.load(run).open_source(run, "test")
+    model = api.load(run)
+    test = open_source(model.run, "test")
     assert [one["label"] for one in about] == [test.read(i)[1] for i in range(360)]
     expected = model.features(api.held_out(model.run, 360)).numpy()  # the same images in another order
     assert np.sort(rows[:, 0]).tolist() == pytest.approx(np.sort(expected[:, 0]).tolist(), abs=2e-3)
