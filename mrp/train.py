@@ -16,6 +16,7 @@ from mrp.batch import Batch, Output
 from mrp.build import open_source
 from mrp.config import Stopped
 from mrp.data.augment import View
+from mrp.data.balance import balance_warning
 from mrp.data.loader import Loader
 from mrp.data.mixtures import Mixed
 from mrp.evaluate.contract import Result, Setting, Training
@@ -226,6 +227,8 @@ def announcement(job: Job, state: State, session: Session) -> str:
         lines += [f"shares of the sources: {', '.join(f'{share:.2%} of {size:,} images' for share, size in shares)}"]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
+    if warning := balance_warning(job.source, order):
+        lines += [warning]
     if state.step >= plan.steps:
         lines += [f"{session.folder}: complete already, at step {state.step}"]
     else:

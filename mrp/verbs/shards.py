@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mrp.data.manifest import Manifest
 
 
+_BATCH = 256  # images, for which the balance of classes is judged
+
 HELP = "make shards of images, check them and look at them: build, index, verify, stats, show"
 EXAMPLE = "mrp shards build /data/in1k/train /data/in1k-shards"
 
@@ -91,6 +93,19 @@ def _index(options: argparse.Namespace) -> None:
     with _Bar("shards") as bar:
         manifest = index(_paths(folder, names, bar), out, location, classes)
     _report(manifest, out)
+    _warn_of_order(str(out))
+
+
+def _warn_of_order(shards: str) -> None:
+    """Say so if a run with the usual options would see batches of few classes."""
+    from mrp.data.balance import balance_warning
+    from mrp.data.config import Config
+    from mrp.data.mixtures import order
+
+    source = _open(shards)
+    batches = order(source, Config(train=shards, size=1), min(_BATCH, len(source)), 0)
+    if (warning := balance_warning(source, batches)) is not None:
+        print(warning, file=sys.stderr)
 
 
 def _names(source: str) -> tuple[str, list[str]]:
