@@ -6,15 +6,17 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from pydantic import Field
 from torch import Tensor
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Node, Tree, build
 from mrp.interop import untrusted
 from mrp.interop.names import NameTable, Pairs, join_projections
 from mrp.interop.weights import ForeignWeights
 
+Size = Annotated[int, Field(gt=0)]
 _TABLE = "relative_position_bias.relative_position_bias_table"
 
 
@@ -69,34 +71,42 @@ PREFIXES = {"vit": "vit.", "vit_mae": "vit.", "data2vec-vision": "data2vec_visio
 _IGNORED = r".*relative_position_index|pooler\.dense\..*"  # a table of offsets, and BERT's layer on the class token
 
 
+class _Settings(Node):
+    """What is read of config.json; the values are transformers' defaults."""
+
+    hidden_act: Literal["gelu"] = "gelu"  # exact; others are not those of our backbone
+    layer_norm_eps: float = Field(1e-12, gt=0, lt=1)
+    num_attention_heads: int = Field(12, gt=0)
+    decoder_num_attention_heads: int = Field(16, gt=0)
+    image_size: Size | tuple[Size, Size] = 224
+    mask_ratio: float = 0.75
+    norm_pix_loss: bool = False
+
+
 def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
     """Returns what a folder of transformers holds."""
     kind = config["model_type"]
     if kind not in PREFIXES:
         raise ConfigError(f"config.json: model_type '{kind}' is not known here; {', '.join(PREFIXES)} are")
     file = untrusted.weights_file(folder)
-    if (act := config.get("hidden_act", "gelu")) != "gelu":
-        raise ConfigError(f"config.json: hidden_act '{act}' is not the exact GELU that our backbone has")
-    eps = config.get("layer_norm_eps", 1e-12)
-    if not isinstance(eps, float) or not 0 < eps < 1:
-        raise ConfigError(f"config.json: layer_norm_eps: {eps!r} is no number between 0 and 1")
-    backbone: dict[str, Any] = {
-        "heads": _count(config, "num_attention_heads", 12),
-        "norm_eps": None if eps == 1e-6 else eps,
-    }
+    read = {key: value for key, value in config.items() if key in _Settings.model_fields}
+    settings = build(_Settings, Tree(read, {"": "config.json"}))
     tensors = _renamed(untrusted.state_dict(untrusted.read(file), file), PREFIXES[kind])
     if "backbone.blocks.0.attn.qkv.bias" not in tensors:
         raise ConfigError("config.json: qkv_bias false is what our backbone lacks")
+    eps, size = settings.layer_norm_eps, settings.image_size
+    backbone: dict[str, Any] = {"heads": settings.num_attention_heads, "norm_eps": None if eps == 1e-6 else eps}
     if kind == "data2vec-vision":
         backbone["qkv_bias"] = "query_value"
     objective: dict[str, Any] = {}
     if kind == "vit_mae":
         objective = {
-            "mask_ratio": config.get("mask_ratio", 0.75),
-            "target": "pixels_norm" if config.get("norm_pix_loss", False) else "pixels",
-            "decoder": {"heads": _count(config, "decoder_num_attention_heads", 16)},
+            "mask_ratio": settings.mask_ratio,
+            "target": "pixels_norm" if settings.norm_pix_loss else "pixels",
+            "decoder": {"heads": settings.decoder_num_attention_heads},
         }
-    return ForeignWeights(file, _method(kind, tensors), tensors, backbone, objective, _data(folder, config))
+    data = {"size": size if isinstance(size, tuple) else (size, size)} | _statistics(folder)
+    return ForeignWeights(file, _method(kind, tensors), tensors, backbone, objective, data)
 
 
 def _method(kind: str, tensors: Mapping[str, Tensor]) -> str:
@@ -105,26 +115,14 @@ def _method(kind: str, tensors: Mapping[str, Tensor]) -> str:
     return "data2vec" if kind == "data2vec-vision" else "mae"
 
 
-def _count(config: Mapping[str, Any], key: str, default: int) -> int:
-    value = config.get(key, default)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ConfigError(f"config.json: {key}: {value!r} is no number from 1")
-    return value
-
-
-def _data(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the size of the images, and their mean and standard deviation where the folder says them."""
-    value = config.get("image_size", 224)
-    size = value if isinstance(value, list) and len(value) == 2 else [value, value]
-    if not all(isinstance(side, int) and side > 0 for side in size):
-        raise ConfigError(f"config.json: image_size: {value!r} is no size")
+def _statistics(folder: Path) -> dict[str, Any]:
+    """Returns the mean and standard deviation of the images, where the folder says them."""
     try:
         images = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
         mean, std = images.get("image_mean"), images.get("image_std")
     except (OSError, ValueError, AttributeError):
-        mean = std = None
-    known = isinstance(mean, list) and isinstance(std, list)
-    return {"size": tuple(size)} | ({"mean": mean, "std": std} if known else {})
+        return {}
+    return {"mean": mean, "std": std} if isinstance(mean, list) and isinstance(std, list) else {}
 
 
 def _renamed(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ def _refuse(vit: VisionTransformer, traits: Traits, images: Preprocessing) -> No
 def _needs_data2vec(traits: Traits) -> bool:
     """Returns whether the encoder has a part that ViT lacks and Data2VecVision has."""
     relative = traits.relative_bias != "none"
-    return traits.layer_scale or relative or traits.norm_after_pooling or not traits.absolute_positions
+    return traits.layer_scale is not None or relative or traits.norm_after_pooling or not traits.absolute_positions
 
 
 def _sizes(vit: VisionTransformer, traits: Traits) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def _of_data2vec(traits: Traits) -> dict[str, Any]:
         "use_absolute_position_embeddings": traits.absolute_positions,
         "use_shared_relative_position_bias": traits.relative_bias == "shared",
         "use_relative_position_bias": traits.relative_bias == "per_block",
-        "layer_scale_init_value": 0.1 if traits.layer_scale else 0.0,  # 0: there is none
+        "layer_scale_init_value": traits.layer_scale or 0.0,  # 0: there is none
         "use_mean_pooling": traits.norm_after_pooling,
         "drop_path_rate": 0.0,
     }

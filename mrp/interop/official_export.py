@@ -78,7 +78,7 @@ def _refuse(objective: Objective) -> None:
     reasons = {
         f"backbone.registers: {traits.registers}": traits.registers > 0,
         "backbone.class_token: false": not traits.class_token,
-        "backbone.layer_scale": plain and traits.layer_scale,
+        "backbone.layer_scale": plain and traits.layer_scale is not None,
         "backbone.relative_bias": plain and traits.relative_bias != "none",
         "backbone.positions: none": plain and not traits.absolute_positions,
         "backbone.norm": isinstance(objective, data2vec2.Objective) != traits.norm_before_blocks,

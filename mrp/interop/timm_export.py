@@ -110,7 +110,7 @@ def _of_vision_transformer(vit: VisionTransformer, traits: Traits) -> dict[str, 
         "no_embed_class": vit.no_embed_class,
         "pos_embed": "learn" if traits.absolute_positions else "none",
         "fc_norm": traits.norm_after_pooling,
-        **({"init_values": _layer_scale(vit)} if traits.layer_scale else {}),
+        "init_values": traits.layer_scale,
     }
 
 
@@ -133,14 +133,8 @@ def _of_beit(vit: VisionTransformer, traits: Traits) -> dict[str, Any]:
         "use_shared_rel_pos_bias": traits.relative_bias == "shared",
         "use_rel_pos_bias": traits.relative_bias == "per_block",
         "use_abs_pos_emb": traits.absolute_positions,
-        "init_values": _layer_scale(vit) if traits.layer_scale else 0.0,  # None would be its own default
+        "init_values": traits.layer_scale or 0.0,  # None would be its own default
     }
     if traits.norm_after_pooling != (vit.global_pool == "avg"):
         arguments["use_fc_norm"] = traits.norm_after_pooling
     return arguments
-
-
-def _layer_scale(vit: VisionTransformer) -> float:
-    """Returns the initial value of the layer scale; the weights replace it."""
-    block: Any = vit.blocks[0]
-    return float(block.ls1.init_values)

@@ -26,7 +26,7 @@ class Traits(NamedTuple):
     registers: int
     absolute_positions: bool
     relative_bias: Literal["none", "shared", "per_block"]
-    layer_scale: bool
+    layer_scale: float | None  # its initial value; None: there is none
     exact_gelu: bool
     post_norm: bool
     norm_before_blocks: bool
@@ -48,7 +48,7 @@ class Traits(NamedTuple):
             registers=vit.num_reg_tokens,
             absolute_positions=vit.pos_embed is not None,
             relative_bias="shared" if hasattr(vit, "rel_pos_bias") else own_bias,
-            layer_scale=not isinstance(block.ls1, nn.Identity),
+            layer_scale=getattr(block.ls1, "init_values", None),
             exact_gelu=exact_gelu(block),
             post_norm=isinstance(block, PostNormBlock),
             norm_before_blocks=not isinstance(vit.norm_pre, nn.Identity),

@@ -66,10 +66,8 @@ def read(path: Path) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except ConfigError:
         raise
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except SafetensorError as error:
-        raise ConfigError(f"{path}: cannot be read: {error}; fetch it again") from None
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except Exception as error:  # a damaged file makes the reader fail in any way
         refused = re.search(r"GLOBAL ([\w.]+)", str(error))
         if refused is None:
