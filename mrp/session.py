@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -147,14 +148,13 @@ class Session:
 
     def pause(self, step: int) -> Callable[[], None]:
         """Returns what an evaluation calls between batches: it raises `Interrupted` if any process was asked to end."""
+        return functools.partial(self._pause, step)
 
-        def between_batches() -> None:
-            self.phase("evaluates", step)
-            asked = torch.tensor(float(self.signals.asked is not None), device=self.device)
-            if bool(self.accelerator.reduce(asked, "sum")):
-                raise Interrupted
-
-        return between_batches
+    def _pause(self, step: int) -> None:
+        self.phase("evaluates", step)
+        asked = torch.tensor(float(self.signals.asked is not None), device=self.device)
+        if bool(self.accelerator.reduce(asked, "sum")):
+            raise Interrupted
 
     def leave(self, step: int, steps: int) -> NoReturn:
         """Ends the run, which is saved, because some process was asked to."""
