@@ -37,7 +37,7 @@ def test_the_plain_loop_learns_and_its_backbone_is_timms(
 
 
 def test_a_method_of_ones_own_trains_and_is_loaded_again(place: Path) -> None:
-    words = ["demo", "objective={name: ./examples/own_method.py, hidden: 16}", *SHORT]
+    words = ["demo", "objective.name=./examples/own_method.py", "objective.hidden=16", *SHORT]
     main(["pretrain", *words, "--folder", "run"])
     model = mrp.load("run")
     assert model.step == 4

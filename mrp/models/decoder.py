@@ -1,4 +1,4 @@
-"""What turns encoded tokens back into predictions of the hidden patches."""
+"""Decoders: they turn the encoder's tokens of visible patches into predictions of all patches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from mrp.models.vit import initialise
 
 
 class TransformerConfig(Node):
-    """A small transformer (MAE's decoder)."""
+    """`decoder:` of MAE: a small transformer."""
 
     width: int = Field(512, gt=0)
     depth: int = Field(8, ge=0)
@@ -29,7 +29,7 @@ class TransformerConfig(Node):
 
 
 class Transformer(nn.Module):
-    """MAE's decoder: visible tokens at their places, a mask token at the others, blocks, one prediction a patch."""
+    """MAE's decoder: blocks over visible tokens at their places and a mask token at the others (He et al., 2022)."""
 
     positions: Tensor
 
@@ -58,7 +58,7 @@ class Transformer(nn.Module):
         initialise(self)
 
     def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
-        """Predict every patch from the encoder's tokens and the places of the visible ones."""
+        """Returns the prediction of every patch; `places` are the indices of the visible ones."""
         tokens = self.embed(tokens)  # B P+V D
         prefix, visible = tokens[:, : self.num_prefix], tokens[:, self.num_prefix :]
         num_patches = self.positions.shape[1] - self.num_prefix
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
 
 
 class ConvolutionConfig(Node):
-    """A stack of convolutions over the grid of patches (data2vec 2's decoder)."""
+    """`decoder:` of data2vec 2: convolutions over the grid of patches."""
 
     width: int = Field(768, gt=0)
     depth: int = Field(6, gt=0)
@@ -80,7 +80,7 @@ class ConvolutionConfig(Node):
 
 
 class Convolution(nn.Module):
-    """data2vec 2's decoder: visible tokens at their places on the grid, little else than noise at the others."""
+    """data2vec 2's decoder: convolutions over visible tokens on their grid and noise between them (Baevski, 2023)."""
 
     def __init__(self, config: ConvolutionConfig, width: int, grid: tuple[int, int], num_prefix: int) -> None:
         super().__init__()
@@ -100,13 +100,13 @@ class Convolution(nn.Module):
         initialise(self)
 
     def forward(self, tokens: Tensor, places: Tensor, background: Tensor) -> Tensor:
-        """Predict every patch from the encoder's tokens, the places of the visible ones, and the others' background."""
+        """Returns the prediction of every patch; `background` stands in for the tokens of the hidden ones."""
         tokens = scatter_tokens(background.to(tokens.dtype), tokens[:, self.num_prefix :], places)
         tokens = rearrange(tokens, "b (h w) d -> b d h w", h=self.grid[0])
         for layer in self.layers:
             convolved = rearrange(layer(tokens), "b d h w -> b h w d")
             normalised = functional.gelu(functional.layer_norm(convolved, convolved.shape[-1:]))
-            new = rearrange(normalised, "b h w d -> b d h w")
-            tokens = tokens + new if tokens.shape == new.shape else new
+            output = rearrange(normalised, "b h w d -> b d h w")
+            tokens = tokens + output if tokens.shape == output.shape else output
         predicted: Tensor = self.head(rearrange(tokens, "b d h w -> b (h w) d"))
         return predicted  # B N D
