@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
 
 from mrp.build import build_step
 from mrp.evaluate.evaluating import evaluating
 from mrp.step import Step
+from tests.models.test_blocks import one_process  # noqa: F401 -- the fixture
 from tests.objectives.test_every_objective import make_batch, make_run
 
 FROZEN = {
@@ -59,3 +63,20 @@ def test_the_first_block_of_a_partly_frozen_backbone_drops_nothing() -> None:
     for shift in (0, 1):
         step.objective.predict(step.prepare(batch.images), batch.keys + shift)
     assert torch.equal(*outputs)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's, while it compiles
+def test_wrappers_change_no_modes(one_process: DeviceMesh) -> None:  # noqa: F811
+    for wrapped in (DistributedDataParallel(frozen_step({"frozen_blocks": 1})), frozen_step({"frozen_blocks": 1})):
+        step = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
+        if step is wrapped:
+            for block in step.objective.backbone.blocks:
+                block.compile(backend="eager")
+                fully_shard(block, mesh=one_process)
+            fully_shard(step, mesh=one_process)
+        for switch in (lambda: None, wrapped.train):
+            switch()
+            wrapped(make_batch(make_run("classify"))).loss.backward()
+            assert modes(step) == [False, True, True]
+            with evaluating(wrapped):
+                assert modes(step) == [False] * 3
