@@ -53,6 +53,7 @@ FLOORS = (
     "state",
     "train",
     "replay",
+    "probing",
     "report",
     "api",
     "exchange",

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mrp import api
+from mrp import api, probing
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.evaluate import neighbours, sweep
@@ -50,9 +50,9 @@ def sweep_flops(images: int, width: int, classes: int, layers: int = 4, poolings
 
 def compare(options: argparse.Namespace) -> None:
     """Both on the same frozen backbone and images."""
-    model = api.changed(api.load(options.run), api.sections(options.overrides))
+    model = probing.changed(api.load(options.run), probing.sections(options.overrides))
     cache = options.cache or tempfile.mkdtemp()
-    setting = api.setting_of(model, Path(cache), cache)
+    setting = probing.setting_of(model, Path(cache), cache)
     count, width = len(setting.train), model.backbone.embed_dim
     classes = len(setting.train.classes)
     forward = _forward_flops(model)

@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mrp import api
+from mrp import api, probing
 from mrp.build import follow_up
 from mrp.config import ConfigError
 from mrp.evaluators import read_section
@@ -69,9 +69,9 @@ class Budget:
     def sweep(self, model: api.Model, place: Path) -> dict[str, Any]:
         """The best of many linear heads, chosen without the test images, and nearest neighbours."""
         words = [f"data.fraction={self.fraction}", "machine.workers=0"]  # the time of other processes is not counted
-        model = api.changed(model, api.sections(words))
-        setting = api.setting_of(model, place)
-        return api.measure(model.module, {name: read_section(name, None)[1] for name in api.EVALUATORS}, setting)
+        model = probing.changed(model, probing.sections(words))
+        setting = probing.setting_of(model, place)
+        return probing.measure(model.module, {name: read_section(name, None)[1] for name in api.EVALUATORS}, setting)
 
 
 def judge(origin: Path, budget: Budget, paper: bool) -> Path:

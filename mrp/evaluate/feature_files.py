@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
 from mrp.data.source import Source
+from mrp.files import replacing
 
 _AT_ONCE = 8192  # rows
 ENDINGS = (".npy", ".parquet")
 
 
 def check(out: Path) -> None:
-    """Refuse what cannot be written before anything is computed."""
+    """Refuses a file that cannot be written, before anything is computed."""
     if out.suffix not in ENDINGS:
         raise ConfigError(f"--out: '{out}' was given; allowed: a name that ends in {' or '.join(ENDINGS)}")
     if not out.absolute().parent.is_dir():
@@ -28,45 +28,38 @@ def check(out: Path) -> None:
         _pyarrow()
 
 
-def write(out: Path, columns: NDArray[Any], labels: NDArray[np.int64], source: Source) -> None:
-    """Rows in the order of the source, in half precision as they were kept; the file appears whole or not at all."""
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        (_npy if out.suffix == ".npy" else _parquet)(unfinished, columns, labels, source)
-        os.replace(unfinished, out)
-    finally:
-        unfinished.unlink(missing_ok=True)
+def write(out: Path, columns: NDArray[Any], source: Source) -> None:
+    """Writes one row per image in the order of the source; each file appears complete or not at all."""
+    with replacing(out) as file:
+        (_write_npy if out.suffix == ".npy" else _write_parquet)(file, columns, source)
     if out.suffix == ".npy":
-        beside = out.with_suffix(".jsonl")
-        with unfinished.open("w", encoding="utf-8") as file:
+        with replacing(out.with_suffix(".jsonl")) as file:
             for row in range(len(columns)):
-                file.write(json.dumps(_about(row, labels, source)) + "\n")
-        os.replace(unfinished, beside)
+                file.write(json.dumps(_about(row, source)).encode() + b"\n")
 
 
-def _npy(path: Path, columns: NDArray[Any], labels: NDArray[np.int64], source: Source) -> None:
-    with path.open("wb") as file:
-        header = {"descr": columns.dtype.str, "fortran_order": False, "shape": columns.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        for start in range(0, len(columns), _AT_ONCE):
-            file.write(np.ascontiguousarray(columns[start : start + _AT_ONCE]).tobytes())
+def _write_npy(file: BinaryIO, columns: NDArray[Any], source: Source) -> None:
+    header = {"descr": columns.dtype.str, "fortran_order": False, "shape": columns.shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    for start in range(0, len(columns), _AT_ONCE):
+        file.write(np.ascontiguousarray(columns[start : start + _AT_ONCE]).tobytes())
 
 
-def _parquet(path: Path, columns: NDArray[Any], labels: NDArray[np.int64], source: Source) -> None:
+def _write_parquet(file: BinaryIO, columns: NDArray[Any], source: Source) -> None:
     arrow, parquet = _pyarrow()
     fields = {"id": arrow.string(), "label": arrow.int64(), "class": arrow.string()}
     schema = arrow.schema([*fields.items(), ("features", arrow.list_(arrow.float32(), columns.shape[1]))])
-    with parquet.ParquetWriter(path, schema) as writer:
+    with parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, len(columns), _AT_ONCE):
             part = np.asarray(columns[start : start + _AT_ONCE], np.float32)
-            about = [_about(start + row, labels, source) for row in range(len(part))]
+            about = [_about(start + row, source) for row in range(len(part))]
             arrays = [arrow.array([one[name] for one in about], kind) for name, kind in fields.items()]
             rows = arrow.FixedSizeListArray.from_arrays(arrow.array(part.ravel()), columns.shape[1])
             writer.write_table(arrow.table([*arrays, rows], schema=schema))
 
 
-def _about(row: int, labels: NDArray[np.int64], source: Source) -> dict[str, Any]:
-    label = int(labels[row])
+def _about(row: int, source: Source) -> dict[str, Any]:
+    label = int(source.labels[row])
     return {"id": source.where(row), "label": label, "class": source.classes[label] if label >= 0 else None}
 
 

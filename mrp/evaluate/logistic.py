@@ -1,14 +1,14 @@
-"""Logistic regression by L-BFGS: the linear classifier that a sweep should come near, found in another way.
+"""Logistic regression by L-BFGS, on standardised features in double precision.
 
-On standardised features in double precision. It is convex, so there is one answer and no recipe to tune; its one free
-number, the L2 strength, is chosen on a held-out part of the training set.
+The loss is convex, so there is one answer and no recipe to tune. The one free number, the L2 strength, is chosen on a
+held-out part of the training set.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,25 +21,11 @@ from mrp.evaluate.split import Split
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """The test accuracy with its 95 % interval, and how it came about; its fields go straight to JSON."""
-
-    accuracy: float
-    low: float
-    high: float
-    l2: float
-    train_accuracy: float
-    held_out: dict[str, float]  # accuracy on the held-out part for each L2 strength
-    num_train: int
-    num_test: int
-
-
 class Coordinates(NamedTuple):
-    """The affine map to the coordinates in which the probe is fitted: standardised, then along the principal axes.
+    """The affine map to the coordinates in which the classifier is fitted: standardised, along the principal axes.
 
-    The penalty does not see the rotation, so the answer is that of plain standardisation, but correlated features no
-    longer slow L-BFGS down.
+    The penalty does not change under the rotation, so the answer is that of plain standardisation, but correlated
+    features no longer slow L-BFGS down.
     """
 
     mean: Tensor  # D
@@ -47,7 +33,7 @@ class Coordinates(NamedTuple):
 
     @classmethod
     def of(cls, train: Tensor) -> Coordinates:
-        """Those of a training set; a feature that is constant up to rounding vanishes."""
+        """Takes them from a training set; a feature that is constant up to rounding becomes zero."""
         exact = train.double()
         mean, deviation = exact.mean(dim=0), exact.std(dim=0, correction=0)
         scale = deviation.where(deviation > 1e-6 * mean.abs(), torch.inf).reciprocal()
@@ -55,33 +41,29 @@ class Coordinates(NamedTuple):
         return cls(mean, scale[:, None] * torch.linalg.eigh(standard.T @ standard).eigenvectors)
 
     def __call__(self, features: Tensor) -> Tensor:
-        """Map features (N D) to inputs of the probe (N D, float64)."""
+        """Maps features (N D) to inputs of the classifier (N D, float64)."""
         return (features.double() - self.mean) @ self.axes
 
 
 @dataclass(frozen=True, slots=True)
 class Logistic:
-    """A fitted classifier, made of a training set alone."""
+    """A classifier that was fitted to a training set."""
 
     coordinates: Coordinates
     weights: Tensor  # D+1 classes
     classes: Tensor
     l2: float
     train_accuracy: float
-    held_out: dict[str, float]
+    held_out: dict[str, float]  # accuracy on the held-out part for each L2 strength
     num_train: int
 
-    def measure(self, test: Tensor, labels: Tensor) -> Verdict:
-        """Count on a test set; a class that was never trained on is a mistake like any other."""
+    def measure(self, test: Tensor, labels: Tensor) -> dict[str, Any]:
+        """Returns the test accuracy with its 95 % interval, and how the classifier was chosen, as plain data."""
         correct = int((self.classes[predict(self.coordinates(test), self.weights)] == labels).sum())
-        return Verdict(
-            *wilson(correct, len(test)),
-            l2=self.l2,
-            train_accuracy=self.train_accuracy,
-            held_out=self.held_out,
-            num_train=self.num_train,
-            num_test=len(test),
-        )
+        return wilson(correct, len(test))._asdict() | {
+            "l2": self.l2, "train_accuracy": self.train_accuracy, "held_out": self.held_out,
+            "num_train": self.num_train, "num_test": len(test),
+        }  # fmt: skip
 
 
 def train(
@@ -90,7 +72,7 @@ def train(
     parts: Split,
     strengths: Sequence[float] = STRENGTHS,
 ) -> Logistic:
-    """Choose the L2 strength on the held-out part, then fit on all of the training set."""
+    """Chooses the L2 strength on the held-out part, then fits on all of the training set."""
     classes, targets = torch.unique(labels, return_inverse=True)
     if len(classes) < 2:
         raise ConfigError(f"a linear probe needs at least two classes; every training label is {int(classes[0])}")
@@ -103,7 +85,10 @@ def train(
 
 
 def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: int = 500, chunk: int = 2048) -> Tensor:
-    """Minimise mean cross-entropy + l2 / 2 ||W||^2 from `start` (D+1 classes); the last row, the bias, is free."""
+    """Returns the minimum of mean cross-entropy + l2 / 2 ||W||^2, found from `start` (D+1 classes).
+
+    The last row is the bias, which is not penalised.
+    """
     parts = list(zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True))
     # The curvature along each input, taken as independent: dividing it out makes the problem nearly round.
     softness = sum(_softness(rows, start) for rows, _ in parts) / len(inputs)
@@ -130,22 +115,22 @@ def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: i
 
 
 def predict(inputs: Tensor, weights: Tensor) -> Tensor:
-    """The most likely class of each row of inputs."""
+    """Returns the most likely class of each row of inputs."""
     return _logits(inputs, weights).argmax(dim=1)
 
 
 def _choose(
     inputs: Tensor, targets: Tensor, parts: Split, strengths: Sequence[float]
 ) -> tuple[float, dict[float, float], Tensor]:
-    """The best strength (the stronger of equals), every strength's held-out accuracy, and the best one's weights."""
+    """Returns the best strength (the stronger of equals), the accuracy of each strength, and the best one's weights."""
     fitting, held_out = (torch.from_numpy(rows) for rows in parts)
     weights = inputs.new_zeros(inputs.shape[1] + 1, int(targets.max()) + 1)
-    found: list[tuple[float, float, Tensor]] = []
+    tried: list[tuple[float, float, Tensor]] = []
     for l2 in sorted(strengths, reverse=True):  # from strong to weak, each starting where the last one ended
         weights = fit(inputs[fitting], targets[fitting], l2, weights)
-        found.append((l2, _accuracy(inputs[held_out], targets[held_out], weights), weights))
-    l2, _, weights = max(found, key=lambda item: item[1])
-    return l2, {l2: accuracy for l2, accuracy, _ in found}, weights
+        tried.append((l2, _accuracy(inputs[held_out], targets[held_out], weights), weights))
+    l2, _, weights = max(tried, key=lambda item: item[1])
+    return l2, {l2: accuracy for l2, accuracy, _ in tried}, weights
 
 
 def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
@@ -153,7 +138,7 @@ def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
 
 
 def _softness(inputs: Tensor, weights: Tensor) -> float:
-    """The curvature p (1 - p) of the cross-entropy, averaged over classes and summed over rows."""
+    """Returns the curvature p (1 - p) of the cross-entropy, averaged over classes and summed over rows."""
     shares = _logits(inputs, weights).softmax(dim=1)
     return float((shares * (1 - shares)).mean(dim=1).sum())
 

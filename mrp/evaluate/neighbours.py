@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,27 +21,15 @@ _QUERIES, _KEYS = 1024, 16384  # similarities that exist at once
 Rows = Tensor | NDArray[Any]  # N D, of any precision; an array may be the map of a file
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbours:
-    """The accuracy of the neighbours' vote with its 95 % interval; its fields go straight to JSON."""
-
-    accuracy: float
-    low: float
-    high: float
-    k: int
-    num_train: int
-    num_test: int
-
-
 def measure(
     train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor, ks: Sequence[int] = KS,
     device: torch.device | str = "cpu",
-) -> list[Neighbours]:  # fmt: skip
+) -> list[dict[str, Any]]:  # fmt: skip
     """Returns how often the k nearest training samples of a test sample name its class, for every k."""
     answers = predict(train, train_labels, test, ks, device=device)
     correct = (answers == test_labels).sum(1).tolist()
     return [
-        Neighbours(*wilson(right, len(test)), k=k, num_train=len(train), num_test=len(test))
+        wilson(right, len(test))._asdict() | {"k": k, "num_train": len(train), "num_test": len(test)}
         for k, right in zip(ks, correct, strict=True)
     ]
 

@@ -73,13 +73,9 @@ class Writer:
         self._seen[rows], self._labels[rows], self._keys[rows] = True, labels.numpy(), keys.numpy()
         self._not_finite += int((~(features.abs() <= _LARGEST).all(dim=1)).sum())
         parts = features.half().split(list(self.widths.values()), dim=1)
-        try:
-            for file, part in zip(self._files.values(), parts, strict=True):
-                file.seek(2 * first * part.shape[1])
-                file.write(part.contiguous().numpy().tobytes())
-        except OSError as error:
-            self.discard()
-            raise cannot_write(self.folder.parent, self.described, error) from None
+        for file, part in zip(self._files.values(), parts, strict=True):
+            file.seek(2 * first * part.shape[1])
+            file.write(part.contiguous().numpy().tobytes())
 
     def finish(self) -> Table:
         """Checks that all rows are there and finite, notes the checksums, renames the folder and opens the table."""
@@ -100,8 +96,6 @@ class Writer:
             (self.unfinished / META).write_text(json.dumps({"made_from": self.described, "files": files}, indent=1))
             shutil.rmtree(self.folder, ignore_errors=True)  # a damaged table, or it would have been used
             self.unfinished.rename(self.folder)
-        except OSError as error:
-            raise cannot_write(self.folder.parent, self.described, error) from None
         finally:
             self.discard()
         table = open_table(self.folder)
@@ -133,15 +127,6 @@ def open_table(folder: Path) -> Table | None:
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return Table(columns, labels, keys)
-
-
-def cannot_write(folder: Path, described: Mapping[str, Any], error: OSError) -> ConfigError:
-    """Returns the error that says how much room a table needs."""
-    gib = 2 * described["count"] * sum(described["columns"].values()) / 2**30
-    return ConfigError(
-        f"{folder}: the features ({gib:.1f} GiB) cannot be written: {error.strerror or error}; make room, or name "
-        "another folder with --cache"
-    )
 
 
 def _checksum(path: Path) -> int:

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.readout import Readout
-from mrp.evaluate.table import UNFINISHED, Table, Writer, cannot_write, open_table
+from mrp.evaluate.table import UNFINISHED, Table, Writer, open_table
 from mrp.processes.join import Accelerator
 
 VERSION = 2  # raise it whenever the same description could stand for other numbers
@@ -75,12 +76,19 @@ class Tables:
         is_there = torch.tensor([int(table is not None)], device=processes.device)
         if int(processes.reduce(is_there, "sum")):
             return table
-        writer = self._writer(name, {"columns": readout.widths, **source}) if processes.is_main_process else None
-        _write_all(writer, model, readout, batches, count, processes, pause)
-        if writer is None:
-            return None
-        self._opened.append((name, writer.finish()))
-        return self._opened[-1][1]
+        described = {"columns": readout.widths, **source}
+        try:
+            writer = self._writer(name, described) if processes.is_main_process else None
+            _write_all(writer, model, readout, batches, count, processes, pause)
+            if writer is not None:
+                self._opened.append((name, writer.finish()))
+        except OSError as error:
+            gib = 2 * count * sum(readout.widths.values()) / 2**30
+            raise ConfigError(
+                f"{self.folder}: the features ({gib:.1f} GiB) cannot be written: {error.strerror or error}; make room, "
+                "or name another folder with --cache"
+            ) from None
+        return self._opened[-1][1] if processes.is_main_process else None
 
     @property
     def folder(self) -> Path:
@@ -99,13 +107,10 @@ class Tables:
         return None
 
     def _writer(self, name: str, described: Mapping[str, Any]) -> Writer:
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob(f"{UNFINISHED}*"):
-                _remove_if_abandoned(leftover)
-            return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)
-        except OSError as error:
-            raise cannot_write(self.folder, described, error) from None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for leftover in self.folder.glob(f"{UNFINISHED}*"):
+            _remove_if_abandoned(leftover)
+        return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)
 
 
 def weights_digest(step: nn.Module) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,17 +28,6 @@ _QUANTILE = 2.262157  # two-sided 95 % of Student's t for ten draws
 
 class Config(Section):
     """Options of few-shot classification: only how often."""
-
-
-@dataclass(frozen=True, slots=True)
-class FewShot:
-    """The mean accuracy over draws, the 95 % interval of that mean, and the accuracy of each draw."""
-
-    shots: int
-    accuracy: float
-    low: float
-    high: float
-    draws: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +74,8 @@ class Evaluator(Probe[Learned]):
                 answers = torch.einsum("bw,dwc->dbc", inputs, weights[:, :-1]) + weights[:, -1:]
                 correct += (answers.argmax(2).cpu() == test.labels[rows]).sum(1)
             summaries.append(summary(shots, correct.double() / len(test)))
-        values = {f"{one.shots}": one.accuracy for one in summaries}
-        details = {"few_shot": [asdict(one) for one in summaries], "num_train": len(train), "num_test": len(test)}
+        values = {str(one["shots"]): one["accuracy"] for one in summaries}
+        details = {"few_shot": summaries, "num_train": len(train), "num_test": len(test)}
         return Result(values, details)
 
 
@@ -106,8 +96,9 @@ def ridge(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.cat([weights, (base - centre @ weights)[None]]).float()
 
 
-def summary(shots: int, accuracies: Tensor) -> FewShot:
-    """Returns the mean over draws with its interval."""
+def summary(shots: int, accuracies: Tensor) -> dict[str, Any]:
+    """Returns the mean accuracy over draws, the 95 % interval of that mean, and the accuracy of each draw."""
     mean = float(accuracies.mean())
     half = _QUANTILE * float(accuracies.std()) / math.sqrt(len(accuracies))
-    return FewShot(shots, mean, max(0.0, mean - half), min(1.0, mean + half), tuple(accuracies.tolist()))
+    interval = {"accuracy": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
+    return {"shots": shots, **interval, "draws": accuracies.tolist()}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
-
 from mrp.evaluate import neighbours
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result
@@ -37,5 +35,5 @@ class Evaluator(Probe[NothingToChoose]):
         every = neighbours.measure(
             train.columns[block], train.labels, test.columns[block], test.labels, device=self.device
         )
-        details = next(asdict(one) for one in every if one.k == SHOWN) | {"neighbours": [asdict(one) for one in every]}
-        return Result({"accuracy": details["accuracy"]} | {f"k{one.k}": one.accuracy for one in every}, details)
+        details = next(one for one in every if one["k"] == SHOWN) | {"neighbours": every}
+        return Result({"accuracy": details["accuracy"]} | {f"k{one['k']}": one["accuracy"] for one in every}, details)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -51,5 +51,5 @@ class Evaluator(Probe[Learned]):
 
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers."""
-        outcome = learned.classifier.measure(test.rows(learned.blocks, slice(None)), test.labels)
-        return Result({"accuracy": outcome.accuracy}, asdict(outcome))
+        details = learned.classifier.measure(test.rows(learned.blocks, slice(None)), test.labels)
+        return Result({"accuracy": details["accuracy"]}, details)

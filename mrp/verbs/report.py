@@ -25,7 +25,7 @@ def draw(path: Path) -> list[Path]:
     """Writes the loss curve and, where the objective predicts pixels, its reconstructions of held-out images."""
     import torch
 
-    from mrp import api
+    from mrp import api, probing
     from mrp.config import ConfigError
     from mrp.model import NO_DATA
     from mrp.monitor.metrics import METRICS
@@ -33,7 +33,7 @@ def draw(path: Path) -> list[Path]:
     from mrp.report.plots import loss_curve
 
     model = api.load(path)
-    folder = api.results_folder(path, model)
+    folder = probing.results_folder(path, model)
     written, without = [], f"there is no {METRICS} for a loss curve"
     if (model.folder / METRICS).is_file():
         written.append(folder / "loss.png")

@@ -56,5 +56,5 @@ def test_more_images_help_and_draws_are_pinned() -> None:
 def test_the_interval_is_students() -> None:
     accuracies = torch.tensor([0.5, 0.6] * 5, dtype=torch.float64)
     found = few_shot.summary(1, accuracies)
-    assert found.accuracy == pytest.approx(0.55)
-    assert found.high - found.accuracy == pytest.approx(2.262157 * 0.0527046 / 10**0.5, rel=1e-4)
+    assert found["accuracy"] == pytest.approx(0.55)
+    assert found["high"] - found["accuracy"] == pytest.approx(2.262157 * 0.0527046 / 10**0.5, rel=1e-4)

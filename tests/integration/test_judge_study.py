@@ -71,7 +71,7 @@ def test_a_run_and_its_beginning_are_judged_alike_and_once(
     assert (probe["optim"]["name"], probe["optim"]["lr"], probe["objective"]["frozen"]) == ("lars", 6.4, True)
 
     monkeypatch.setattr(judge_study, "train", None)  # nothing of it may be called
-    monkeypatch.setattr(judge_study.api, "measure", None)
+    monkeypatch.setattr(judge_study.probing, "measure", None)
     before = out.read_text()
     judge_study.main([str(run), *BUDGET, "--paper", str(run), "--out", str(out)])
     assert out.read_text() == before

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from mrp import api
+from mrp import api, probing
 from mrp.build import open_source
 from mrp.cli import main
 from mrp.config import ConfigError
@@ -234,7 +234,7 @@ def test_imported_weights_are_probed_compared_and_drawn_or_it_is_said_why_not(
     assert [one.data["size"] for one in resized] == [[16, 16], 24]
     main(["features", "run", "data.size=24", "--out", "large.npy"])
     assert np.load("large.npy").shape == (360, 24)
-    positions = api.changed(model, {"data": {"size": 24}}).backbone.pos_embed
+    positions = probing.changed(model, {"data": {"size": 24}}).backbone.pos_embed
     assert positions.shape == (1, 37, 24)
     assert torch.allclose(positions[:, 0], model.backbone.pos_embed[:, 0])
     small, large = (

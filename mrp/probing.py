@@ -1,0 +1,205 @@
+"""What a trained model is worth: evaluators measure it on its run's data or on others, and results are kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from mrp.build import build_step, open_source
+from mrp.config import ConfigError, Tree, build, overridden
+from mrp.evaluate import feature_files, results
+from mrp.evaluate.classes import BY_NAME
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Setting, never
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.results import TRAINED, UNTRAINED, Record
+from mrp.evaluate.tables import Tables, weights_digest
+from mrp.evaluators import make, read_section, short_name
+from mrp.interop import runs
+from mrp.interop.config import WeightsName
+from mrp.model import Model, load
+from mrp.models.vit import grid, resampled
+from mrp.processes.join import join_for_evaluation
+from mrp.run import Run
+from mrp.step import Step
+
+CACHE = "features"  # the folder of a run that keeps feature tables
+EVALUATORS = ("linear", "knn", "few_shot")  # what `mrp probe` measures unless others are named
+_BATCH = 256  # images that a process takes through the model at once
+# What can be changed for an evaluation, section by section.
+_CHANGEABLE = {"data": ("train", "test", "classes", "fraction", "size"), "machine": ("workers",)}
+
+
+@dataclass(frozen=True, slots=True)
+class Probed:
+    """What was measured of the trained backbone and perhaps the untrained one, and the file that keeps it.
+
+    The results are those of each evaluator for each backbone; empty in all processes but the first.
+    """
+
+    path: Path
+    results: dict[str, dict[str, dict[str, Any]]]
+
+
+def probe(
+    path: str | Path,
+    evaluators: Sequence[str] = EVALUATORS,
+    weights: WeightsName | None = None,
+    step: int | None = None,
+    baseline: bool = False,
+    overrides: Iterable[str] = (),
+    cache: str | Path | None = None,
+    classes: str = BY_NAME,
+) -> Probed:
+    """Measures a backbone with evaluators, given by name or by the path of a file, and adds the results to its run's.
+
+    `baseline` measures the untrained backbone too, `overrides` are words such as `data.fraction=0.1` or
+    `linear.layers=2`, `cache` is the folder that keeps the features, and `classes` says which class of the training
+    data each test class is (see `mrp.evaluate.classes`).
+    """
+    words = sections(overrides, [short_name(name) for name in evaluators])
+    chosen = dict(read_section(name, words.get(short_name(name))) for name in evaluators)
+    model = changed(load(path, weights, step), words)
+    setting = setting_of(model, results_folder(path, model), cache, classes)
+    modules = {TRAINED: model.module}
+    if baseline:
+        modules[UNTRAINED] = build_step(model.run).eval()
+    source = "" if runs.is_ours(Path(path)) else str(Path(path).absolute())
+    data = _described(setting, own=classes == BY_NAME and not words.get("data"))
+    measured, records = dict[str, dict[str, dict[str, Any]]](), []
+    for backbone, module in modules.items():
+        at = model.step if backbone == TRAINED else 0
+        measured[backbone] = measure(module, chosen, setting, at)
+        for name, section in chosen.items():
+            options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
+            result = measured[backbone][short_name(name)]
+            records.append(Record(short_name(name), options, backbone, at, model.weights, data, result, source))
+    if not setting.processes.is_main_process:
+        return Probed(setting.folder / results.FILE, {})
+    return Probed(results.add(setting.folder, records), measured)
+
+
+def measure(
+    module: Step, evaluators: Mapping[str, Section], setting: Setting, step: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Returns what each evaluator measures of a model, as plain data; of several processes the first one gets it."""
+    module.to(setting.processes.device)
+    with setting.tables.of(weights_digest(module)):
+        measured = {
+            short_name(name): make(name, section, setting).measure(module, step, never)
+            for name, section in evaluators.items()
+        }
+    return {name: result.details or dict(result.values) for name, result in measured.items()}
+
+
+def features(
+    path: str | Path,
+    out: Path,
+    split: Literal["train", "test"] = "test",
+    layer: int | None = None,
+    pooling: str | None = None,
+    weights: WeightsName | None = None,
+    step: int | None = None,
+    overrides: Iterable[str] = (),
+    cache: str | Path | None = None,
+) -> tuple[int, int]:
+    """Writes the features of a split to a file, .npy or .parquet; returns how many images, and how wide each row is.
+
+    Of several processes the first one writes, and the others return 0.
+    """
+    feature_files.check(out)
+    model = changed(load(path, weights, step), sections(overrides))
+    setting = setting_of(model, results_folder(path, model), cache)
+    source = setting.train if split == "train" else setting.test
+    if source is None:
+        raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
+    readout = Readout.of(model.backbone, layer, pooling)
+    module = model.module.to(setting.processes.device)
+    with setting.tables.of(weights_digest(module)):
+        table = setting.features(source, module, readout, never)
+    if table is None:
+        return 0, 0
+    columns = table.columns[readout.blocks[0]]
+    feature_files.write(out, columns, source)
+    return columns.shape[0], columns.shape[1]
+
+
+def results_folder(path: str | Path, model: Model) -> Path:
+    """Returns where the results of a model are written: its run's folder, or one for imported weights."""
+    return model.folder if runs.is_ours(Path(path)) else results.folder_of_import(Path(path))
+
+
+def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
+    """Returns a model as it is evaluated: on other data, on images of another size, with the machine's precision."""
+    replaced = {
+        name: build(type(section), Tree(section.model_dump(mode="json") | dict(words.get(name, {})), {}))
+        for name, section in (("data", model.run.data), ("machine", model.run.machine))
+    }
+    # Files of weights do not tell the precision that they were trained in; runs do.
+    precision = "bf16" if model.source and torch.cuda.is_available() else model.run.precision
+    run = model.run.model_copy(update={**replaced, "precision": precision})
+    module = model.module if run.data.shape == model.run.data.shape else _resized(model.module, run)
+    module.precision = run.precision
+    return replace(model, run=run, module=module)
+
+
+def _resized(module: Step, run: Run) -> Step:
+    """Returns the same weights in a model for images of another size, with positions interpolated."""
+    resized = build_step(run).eval()
+    old, new = backbone_of(module), backbone_of(resized)
+    weights = module.state_dict()
+    for prefix in ("objective.backbone.", "objective.teacher.backbone."):
+        held = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        weights |= {prefix + name: tensor for name, tensor in resampled(new, held, grid(old)).items()}
+    state = resized.state_dict()
+    trained = {name for name, parameter in resized.named_parameters() if parameter.requires_grad}
+    fitting = {name: tensor for name, tensor in weights.items() if tensor.shape == state[name].shape}
+    odd = sorted(trained - fitting.keys())
+    if odd:
+        raise ConfigError(f"data.size: '{odd[0]}' is for images of another size; leave data.size out")
+    resized.load_state_dict(state | fitting)
+    return resized
+
+
+def setting_of(model: Model, folder: Path, cache: str | Path | None = None, classes: str = BY_NAME) -> Setting:
+    """Returns the setting in which a model is measured after its training."""
+    run = model.run
+    return Setting(
+        data=run.data,
+        train=open_source(run, "train"),
+        test=open_source(run, "test") if run.data.test else None,
+        processes=join_for_evaluation(),
+        batch=_BATCH,
+        workers=run.machine.workers,
+        folder=folder,
+        tables=Tables(Path(cache) if cache else folder / CACHE),
+        precision=run.precision,
+        classes=classes,
+    )
+
+
+def sections(words: Iterable[str], evaluators: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+    """Returns `section.key=value` words as sections: of the data, of the machine, and of the evaluators."""
+    tree = overridden(Tree({}, {}), words)
+    for word in tree.origins:
+        section, _, key = word.partition(".")
+        if "." not in word and isinstance(tree.values[section], Mapping):
+            continue
+        if key.partition(".")[0] not in _CHANGEABLE.get(section, ()) and section not in evaluators:
+            known = [f"{section}.{key}=" for section, keys in _CHANGEABLE.items() for key in keys]
+            allowed = ", ".join([*known, *(f"{name}.KEY=" for name in evaluators)])
+            raise ConfigError(f"{word}: cannot be changed here; allowed: {allowed}")
+    return dict(tree.values)
+
+
+def _described(setting: Setting, own: bool) -> dict[str, Any]:
+    """Returns what a record says of the data; `own` where they are the run's."""
+    data, sources = setting.data, (setting.train, setting.test)
+    names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
+    what = [*(source and source.content for source in sources), data.shape, setting.classes]
+    return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}
