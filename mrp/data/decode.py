@@ -6,8 +6,10 @@ says nothing about a damaged scan; PNG has its checksums verified first for the 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -46,30 +48,42 @@ class Header(NamedTuple):
 
 def header(data: bytes) -> Header:
     """Returns format and size without decoding the pixels."""
-    if data[:2] == b"\xff\xd8":
-        try:
-            height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-        except ValueError as error:
-            raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
+    if _is_jpeg(data):
+        width, height, space = _jpeg_header(data)
         return Header("jpg", width, height, space == "Gray", space == "CMYK")
+    with _opened(data) as image:
+        grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+        return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
+
+
+def _is_jpeg(data: bytes) -> bool:
+    return data[:2] == b"\xff\xd8"
+
+
+@contextlib.contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Open an image with Pillow; whatever is wrong with it becomes a DecodeError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
-                return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
-        except UnidentifiedImageError:
-            raise DecodeError(_unknown(data)) from None
-        except MemoryError:
+                yield image
+        except (DecodeError, MemoryError):
             raise
+        except UnidentifiedImageError:
+            known = f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}"
+            raise DecodeError(known if data else "a file without content") from None
         except Exception as error:  # on damaged files Pillow raises almost anything
             raise DecodeError(f"damaged image: {_one_line(error)}") from None
 
 
-def _unknown(data: bytes) -> str:
-    if not data:
-        return "a file without content"
-    return f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}"
+def _jpeg_header(data: bytes) -> tuple[int, int, str]:
+    """Returns width, height and colour space."""
+    try:
+        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+    except ValueError as error:
+        raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
+    return width, height, space
 
 
 def decode(data: bytes | Pixels, channels: int) -> Tensor:
@@ -82,19 +96,17 @@ def decode(data: bytes | Pixels, channels: int) -> Tensor:
         _check_size(data.shape[1], data.shape[0])
         array, orientation = data, 1
     else:
-        array, orientation = _decode_jpeg(data, channels) if data[:2] == b"\xff\xd8" else _decode_other(data, channels)
+        array, orientation = _decode_jpeg(data, channels) if _is_jpeg(data) else _decode_other(data, channels)
     image = torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1)
     return _upright(image, orientation)
 
 
 def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
+    width, height, space = _jpeg_header(data)
+    _check_size(width, height)
+    wanted = "CMYK" if space == "CMYK" else "GRAY" if channels == 1 else "RGB"
     try:
-        height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
-        _check_size(width, height)
-        wanted = "CMYK" if space == "CMYK" else "GRAY" if channels == 1 else "RGB"
         array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, wanted, strict=True)
-    except DecodeError:
-        raise
     except ValueError as error:
         raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
     if space == "CMYK":  # by Adobe's custom the inks of a JPEG are stored inverted
@@ -128,22 +140,12 @@ def _segment(data: bytes) -> int:
 
 
 def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            _check_size(*image.size)
-            if image.format == "PNG":
-                image.verify()  # checks every checksum, and leaves the image unusable
-                image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            array = _array(image, channels)
-            return array, int(image.getexif().get(ExifTags.Base.Orientation, 1))
-        except (DecodeError, MemoryError):
-            raise
-        except UnidentifiedImageError:
-            raise DecodeError(_unknown(data)) from None
-        except Exception as error:  # on damaged files Pillow raises almost anything
-            raise DecodeError(f"damaged image: {_one_line(error)}") from None
+    with _opened(data) as image:
+        _check_size(*image.size)
+        if image.format == "PNG":
+            with _opened(data) as checked:
+                checked.verify()  # checks every checksum, and leaves the image unusable
+        return _array(image, channels), int(image.getexif().get(ExifTags.Base.Orientation, 1))
 
 
 def _array(image: Image.Image, channels: int) -> Pixels:
@@ -151,10 +153,10 @@ def _array(image: Image.Image, channels: int) -> Pixels:
     if image.mode.startswith("I"):
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 0xFFFF:
-            raise DecodeError("pixels of 32 bits; save the image with 8 or 16 bits a channel")
+            raise DecodeError("pixels of 32 bits; save the image with 8 or 16 bits per channel")
         return values.astype(np.uint16)[..., None]
     if image.mode == "F":
-        raise DecodeError("floating-point pixels; save the image with 8 or 16 bits a channel")
+        raise DecodeError("floating-point pixels; save the image with 8 or 16 bits per channel")
     if channels == 4 and image.has_transparency_data:
         mode = "RGBA"
     else:

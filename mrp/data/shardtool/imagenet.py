@@ -8,7 +8,7 @@ import os
 import re
 import tarfile
 from collections import Counter
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal
 
@@ -98,7 +98,7 @@ def _is_tar(path: Path) -> bool:
 
 
 def _members(descriptor: int, size: int, start: int = 0) -> list[Member]:
-    return list(members(lambda offset, count: os.pread(descriptor, count, offset), size, start))
+    return list(members(partial(os.pread, descriptor), size, start))
 
 
 def _training(path: Path, descriptor: int, inner: list[Member]) -> Archive:

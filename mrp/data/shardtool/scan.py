@@ -8,6 +8,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,48 +67,29 @@ def expand(spec: str) -> list[str]:
 
 def scan(path: Path, num_classes: int | None = None) -> ScannedShard:
     """Returns every sample of a shard, after checking every member; a fault is an error with the sample's name."""
+    rows, hashes, notes, key = list[tuple[int, ...]](), dict[str, int](), Counter[str](), ""
     with path.open("rb") as file:
-        descriptor = file.fileno()
-        size = os.fstat(descriptor).st_size
-
-        def read(offset: int, count: int) -> bytes:
-            return os.pread(descriptor, count, offset)
-
-        rows: list[tuple[int, int, int, int, int, int]] = []
-        seen: set[str] = set()
-        notes: Counter[str] = Counter()
-        hashes = []
+        read = partial(os.pread, file.fileno())
         try:
-            for key, files in _samples(members(read, size)):
-                if key in seen:
+            for key, files in _samples(members(read, os.fstat(file.fileno()).st_size)):
+                if key in hashes:
                     raise ShardError(f"sample '{key}': its key stands twice")
-                seen.add(key)
+                hashes[key] = _hash(key)
                 image, label = _image_and_label(key, files, read, notes)
                 if num_classes is not None and label >= num_classes:
-                    raise ShardError(
-                        f"sample '{key}': its label {label} is not below {num_classes:,}, the number of classes"
-                    )
-                data = read(image.offset, image.size)
-                width, height = _size(key, image.name, data, notes)
-                rows.append((image.offset, len(data), zlib.crc32(data), label, width, height))
-                hashes.append(_key_hash(key))
+                    wanted = f"is not below {num_classes:,}, the number of classes"
+                    raise ShardError(f"sample '{key}': its label {label} {wanted}")
+                data = read(image.size, image.offset)
+                rows.append((image.offset, 0, len(data), zlib.crc32(data), label, *_size(key, image.name, data, notes)))
         except TarError as error:
             last = f" (the last whole sample before it is '{key}')" if rows else ""
             raise ShardError(f"{error}{last}") from None
-    return ScannedShard(_records(rows), np.array(hashes, np.uint64), notes)
+    return ScannedShard(np.array(rows, RECORD), np.array(list(hashes.values()), np.uint64), notes)
 
 
-def _key_hash(key: str) -> int:
+def _hash(key: str) -> int:
     """Returns 64 bits of a key."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
-
-
-def _records(rows: list[tuple[int, int, int, int, int, int]]) -> Records:
-    records = np.zeros(len(rows), RECORD)
-    names = ("offset", "size", "crc32", "label", "width", "height")
-    for name, column in zip(names, zip(*rows, strict=True), strict=False):
-        records[name] = column
-    return records
 
 
 def _samples(every: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
@@ -140,7 +122,7 @@ def _image_and_label(key: str, files: dict[str, Member], read: Read, notes: Coun
         raise ShardError(f"sample '{key}': {what} among its files ({', '.join(files)})")
     label = -1
     if "cls" in files:
-        text = read(files["cls"].offset, files["cls"].size)
+        text = read(files["cls"].size, files["cls"].offset)
         if not re.fullmatch(rb"\s*\d{1,9}\s*", text):
             raise ShardError(f"sample '{key}': its label {text[:20]!r} is no number")
         label = int(text)

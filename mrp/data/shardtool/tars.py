@@ -14,7 +14,7 @@ _FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0"), b"5", b"L", b"x",
 _NAME_LIMIT = 1 << 20  # bytes of an extended header
 _OCTAL, _DECIMAL = re.compile(rb" *([0-7]*)[ \0]*"), re.compile(r"[0-9]{1,18}", re.ASCII)
 
-Read = Callable[[int, int], bytes]  # position, number of bytes -> the bytes, fewer only at the end of the file
+Read = Callable[[int, int], bytes]  # number of bytes, position -> the bytes, fewer only at the end of the file
 
 
 class TarError(ValueError):
@@ -33,7 +33,7 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
     """Yield every regular file between two positions, in order, each header checked by its sum."""
     end, offset, long_name, extended = start + size, start, None, dict[str, str]()
     while True:
-        header = read(offset, _BLOCK) if offset < end else b""
+        header = read(_BLOCK, offset) if offset < end else b""
         if len(header) < _BLOCK:
             raise TarError(f"cut short at byte {offset}: the end mark is missing")
         if not header.strip(b"\0"):
@@ -52,9 +52,9 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
             if length > _NAME_LIMIT:
                 raise TarError(f"an extended header of {length} bytes at byte {data}")
             if kind == _LONG_NAME:
-                long_name = read(data, length).rstrip(b"\0").decode("utf-8", "surrogateescape")
+                long_name = read(length, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif kind == _PAX:
-                extended = _pax(read(data, length), data)
+                extended = _pax(read(length, data), data)
             continue
         name = extended.get("path", long_name or name)
         long_name, extended = None, {}
@@ -69,7 +69,7 @@ def _check_end(read: Read, offset: int, end: int) -> None:
     if (end - offset) % _BLOCK:
         raise TarError(f"cut short at byte {end}, inside its end mark")
     while offset < end:
-        block = read(offset, min(1 << 20, end - offset))
+        block = read(min(1 << 20, end - offset), offset)
         if not block or block.strip(b"\0"):
             raise TarError(f"an end mark at byte {offset} with data after it: a header was zeroed, or two tars joined")
         offset += len(block)
