@@ -27,7 +27,9 @@ def load(path: Path, kind: str) -> ModuleType:
     """Returns the module of a file; it is executed again only when its code, or that of a neighbour, has changed."""
     if not path.is_file():
         raise ConfigError(f"{kind} file '{path}' does not exist; a relative path starts at the current folder")
-    return _execute(path, f"mrp_{kind.replace(' ', '_')}_{path.stem}", digest(path))
+    code = digest(path)
+    # The name tells files of one name in two folders apart: what is sent to a worker process is found again by it.
+    return _execute(path, f"mrp_{kind.replace(' ', '_')}_{path.stem}_{code[:8]}", code)
 
 
 def digest(path: Path) -> str:

@@ -56,7 +56,7 @@ class Source(ABC):
 
     def where(self, index: int) -> str:
         """Returns what to call a sample in a message."""
-        return f"{type(self).__module__}: sample {index}"
+        return f"{_file(type(self))}: sample {index}"
 
     def replacement(self, index: int) -> int | None:
         """Returns the sample to show where this one is intact but no image; None where the user should mend it."""
@@ -68,15 +68,20 @@ class Source(ABC):
 
     def __reduce__(self) -> Any:
         """A worker process knows nothing of a user's own file: it is loaded there before the source is rebuilt."""
-        module = sys.modules[type(self).__module__]
-        return _empty, (module.__name__, module.__file__, type(self).__name__), self.__getstate__()
+        return _empty, (type(self).__module__, _file(type(self)), type(self).__name__), self.__getstate__()
+
+
+def _file(kind: type) -> str:
+    return getattr(sys.modules[kind.__module__], "__file__", None) or "an interactive session"
 
 
 def _empty(module: str, file: str, name: str) -> Source:
     from mrp.data.sources import SOURCES
 
-    installed = importlib.util.find_spec(module) is not None
-    kind: type[Source] = getattr(importlib.import_module(module) if installed else SOURCES.find(file), name)
+    loaded = sys.modules.get(module)
+    if loaded is None:
+        loaded = importlib.import_module(module) if importlib.util.find_spec(module) else SOURCES.find(file)
+    kind: type[Source] = getattr(loaded, name)
     return object.__new__(kind)
 
 

@@ -67,7 +67,8 @@ def test_a_run_trains_on_it_and_goes_on_from_another_folder(
 
 def test_it_is_a_source_like_any_other(stripes: str) -> None:
     source = open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
-    assert (len(source), source.classes, source.where(3)) == (64, ("across", "along"), "mrp_source_stripes: sample 3")
+    assert (len(source), source.classes) == (64, ("across", "along"))
+    assert source.where(3) == f"{Path.cwd() / 'stripes.py'}: sample 3"
     assert (len(source.shard_sizes), source.replacement(0), source.content) == (0, None, source.identity)
     half = select(source, "data.train", None, 0.5)
     assert np.bincount(half.labels).tolist() == [16, 16]
@@ -84,6 +85,16 @@ def test_a_worker_process_loads_its_file(stripes: str, monkeypatch: pytest.Monke
     sent = pickle.dumps(source)
     monkeypatch.delitem(sys.modules, type(source).__module__)  # as in a process that has just started
     assert pickle.loads(sent).read(1)[1] == 1
+
+
+def test_files_of_one_name_in_two_folders_are_two_sources(stripes: str, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "stripes.py").write_text(STRIPES.replace("index % 2\n", "1 - index % 2\n"))
+    sources = [
+        open_source(load("demo", [f"data.train={{name: {path}}}"]), "train") for path in (stripes, "./other/stripes.py")
+    ]
+    again = pickle.loads(pickle.dumps(sources))
+    assert [[source.read(0)[1] for source in both] for both in (sources, again)] == [[0, 1], [0, 1]]
 
 
 @pytest.mark.parametrize(
