@@ -95,7 +95,13 @@ def main() -> None:
                 f"seed {seed}, {start}:",
                 *(f"{test} {share:.3f}" for test, share in zip(TESTS, rows[start][-1], strict=True)),
             )
-    (options.out / "results.json").write_text(json.dumps({"tests": TESTS, "accuracy": rows}, indent=1))
+    size = {
+        "epochs of pretraining": options.pretraining,
+        "epochs of training": options.training,
+        "images": constants.samples,
+    }
+    results = {"size": size, "tests": TESTS, "accuracy": rows}
+    (options.out / "results.json").write_text(json.dumps(results, indent=1))
     if options.seeds > 1:
         for start, shares in rows.items():
             means = [Estimate.over_seeds(column) for column in torch.tensor(shares).T]

@@ -160,6 +160,18 @@ def test_a_sweep_at_other_constants_is_not_counted_beside_results_at_the_default
     assert "min over mu: 0.500 (9 seeds, mu = 0.1)" in row_of(tmp_path, "The same if patches are reconstructed")
 
 
+def test_vision_transformers_that_were_hardly_trained_are_not_counted(tmp_path: Path) -> None:
+    size = {"epochs of pretraining": 1, "epochs of training": 15, "images": 400}
+    accuracy = {method: [[1.0, 0.5]] * 3 for method in ("scratch", "mae")}
+    data = {"size": size, "tests": ["test_multi", "test_single"], "accuracy": accuracy}
+    written(tmp_path / "multiview_vit/results.json", data)
+    row = row_of(tmp_path, "The same on a real ViT")
+    assert "**not run**" in row, row
+    assert "multiview_vit/results.json: toy (1 epochs of pretraining): not counted" in row
+    written(tmp_path / "multiview_vit/results.json", data | {"size": size | {"epochs of pretraining": 20}})
+    assert "single-view, from scratch: 0.500, gain of mae: 0 (3 seeds" in row_of(tmp_path, "The same on a real ViT")
+
+
 def coverage_result(*runs: tuple[str, str]) -> dict[str, Any]:
     entry = {"value": 0.6, "error": 0.01}
     names = ("focus", "regions", "objects", "area")

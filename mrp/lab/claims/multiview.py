@@ -48,8 +48,11 @@ def relative_error_over_mu(data: Data) -> Numbers:
     return {"min over mu": min(multiples, key=lambda number: number.value)}
 
 
-def vit(data: Data) -> Numbers:
+def vit(data: Data, at_least: dict[str, int]) -> Numbers:
     """Returns the single-view accuracy of Vision Transformers on the rendered data, and what pretraining adds to it."""
+    too_small = [f"{data['size'][name]} {name}" for name, least in at_least.items() if data["size"][name] < least]
+    if too_small:
+        raise NotCounted(f"toy ({', '.join(too_small)})")
     single = data["tests"].index("test_single")
     columns = {name: [seed[single] for seed in rows] for name, rows in data["accuracy"].items()}
     scratch = columns.pop("scratch")
