@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import pickletools
 import re
 import zipfile
 from collections import OrderedDict
+from collections.abc import Iterator
+from encodings import normalize_encoding
+from encodings.aliases import aliases
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +21,9 @@ from torch import Tensor
 from mrp.config import ConfigError
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # in a folder of timm or transformers; the first that exists
+_ENLARGING = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec", "zlib_codec"}
+_OLD_PICKLES = 5  # in a file that torch.save wrote before it wrote archives; then come the tensors
+_REMEDY = "save its weights alone, with torch.save(model.state_dict(), PATH)"
 
 
 class _StandIn:
@@ -60,8 +67,7 @@ def read(path: Path) -> Any:
             start = file.read(9)
         if start[8:] == b"{":  # safetensors: the length of a JSON header, then the header
             return load_file(path)
-        if start.startswith(b"PK"):
-            _check_unpacked_size(path)
+        _check_pickles(path, _opcodes_of_archive(path) if start.startswith(b"PK\x03\x04") else _opcodes_of_file(path))
         with torch.serialization.safe_globals(_ALLOWED):
             return torch.load(path, map_location="cpu", weights_only=True)
     except ConfigError:
@@ -73,20 +79,40 @@ def read(path: Path) -> Any:
         if refused is None:
             raise ConfigError(f"{path}: is damaged, or not a checkpoint; fetch it again") from None
         raise ConfigError(
-            f"{path}: refused: it asks to load '{refused[1]}', which could run code; save its weights alone, with "
-            "torch.save(model.state_dict(), PATH) where that is installed, and give that file"
+            f"{path}: refused: it asks to load '{refused[1]}', which could run code; {_REMEDY} where that is installed"
         ) from None
 
 
-def _check_unpacked_size(path: Path) -> None:
-    """Refuses an archive that would grow when it is unpacked; torch.save never compresses."""
+def _opcodes_of_archive(path: Path) -> Iterator[Any]:
+    """Yields the arguments of all opcodes, after checking that the archive does not grow when it is unpacked."""
     with zipfile.ZipFile(path) as archive:
         unpacked = sum(member.file_size for member in archive.infolist())
-    if unpacked > path.stat().st_size:
-        raise ConfigError(
-            f"{path}: refused: its {path.stat().st_size:,} bytes unpack to {unpacked:,}, and a checkpoint is not "
-            "compressed; unpack it with a tool that you trust, and save it again with torch.save"
-        )
+        if unpacked > path.stat().st_size:
+            raise ConfigError(
+                f"{path}: refused: its {path.stat().st_size:,} bytes unpack to {unpacked:,}, and torch.save does not "
+                "compress; unpack it with a tool that you trust, and save it again with torch.save"
+            )
+        for name in archive.namelist():
+            if name.endswith("data.pkl"):
+                yield from (argument for _, argument, _ in pickletools.genops(archive.read(name)))
+
+
+def _opcodes_of_file(path: Path) -> Iterator[Any]:
+    """Yields the arguments of all opcodes of a file that torch.save wrote before it wrote archives."""
+    with path.open("rb") as file:
+        for _ in range(_OLD_PICKLES):
+            yield from (argument for _, argument, _ in pickletools.genops(file))
+
+
+def _check_pickles(path: Path, arguments: Iterator[Any]) -> None:
+    """Refuses pickles that enlarge bytes with codecs such as `hex`, which torch's reader applies again and again.
+
+    It knows `_codecs.encode` because bytes are pickled with it, as text in latin1.
+    """
+    texts = {argument for argument in arguments if isinstance(argument, str)}
+    codecs = {normalize_encoding(text).lower() for text in texts}
+    if "_codecs encode" in texts and any(aliases.get(name, name) in _ENLARGING for name in codecs):
+        raise ConfigError(f"{path}: refused: it asks to recode bytes, which no checkpoint needs; {_REMEDY}")
 
 
 def state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import codecs
 import pathlib
 import zipfile
 from collections import defaultdict
@@ -117,6 +118,33 @@ def test_a_compressed_archive_is_refused_before_it_is_unpacked(weights: Weights,
     assert packed.stat().st_size < 1_000_000
     with pytest.raises(ConfigError, match=r"packed.pth: refused: its [0-9,]* bytes unpack to 16,[0-9,]*"):
         official.load(packed)
+
+
+class Recoded:
+    """Bytes that double in size each time they are read through this."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        inner = Recoded(self.times - 1) if self.times else b"a" * 1000
+        return codecs.encode, (inner, "HEX")
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_bytes_that_would_be_recoded_are_refused(archive: bool, weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "recoded.pth"
+    content = {"model": weights, "extra": Recoded(12), "bytes": b"plain"}
+    torch.save(content, path, _use_new_zipfile_serialization=archive)
+    with pytest.raises(ConfigError, match="asks to recode bytes"):
+        reading.read(path, values=HEADS)
+
+
+@pytest.mark.parametrize("archive", [True, False])
+def test_bytes_and_files_of_old_versions_are_read(archive: bool, weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "old.pth"
+    torch.save({"model": weights, "bytes": b"plain"}, path, _use_new_zipfile_serialization=archive)
+    assert reading.read(path, values=HEADS).method == "mae"
 
 
 @pytest.mark.parametrize("number", [2, 9999, 99999999])
