@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and their hashes."""
+"""Writes files that appear complete or not at all, and computes their hashes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ def unfinished(path: Path) -> Path:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Opens a new file that takes the place of `path` when the block ends; after an error the old file stays.
+    """Opens a new file that replaces `path` when the block ends; after an error the old file stays.
 
-    The content is on the disk before the name changes, so that a power failure leaves one of the two, never a part.
+    The content is on the disk before the name changes, so that a power failure leaves the old file or the new one.
     """
     temporary = unfinished(path)
     try:

@@ -1,4 +1,4 @@
-"""A run's folder: claimed before the first step, and never shared by two configurations or two processes."""
+"""A run claims its folder before the first step, so that no other configuration or process ever writes into it."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from mrp.files import unfinished, write_atomically
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 _LOCK = ".lock"
 _HISTORY = "history"  # in the identity: the changes that were allowed
-_PLACES = ("train", "test", "classes", "source")
-_ALWAYS_OTHER = ("time", "step", "command", "changed")
+_PATHS = ("train", "test", "classes", "source")
+_ALWAYS_DIFFERENT = ("time", "step", "command", "changed")
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "simplejpeg", "pydantic")
 
 
@@ -39,18 +39,18 @@ def claim(
     processes: int = 1,
     say: Callable[[str], object] = print,
 ) -> TextIO:
-    """Writes who this run is into its folder, or checks that the folder is this run's; returns the lock, to be held.
+    """Writes this run's identity into its folder, or checks it against the one there; returns the lock, to be held.
 
-    What differs is refused unless its key, or a section that holds it, is allowed; then it is kept as a history. An
+    A difference is refused unless its key, or a section that holds it, is allowed; then it is recorded in a history. An
     option that the folder does not know yet counts as having had its default (`defaults`, dotted keys). A run that
     has not `begun`, since it has no checkpoint, has nothing to lose: it starts anew with the other configuration.
     """
     new = flat(identity)
-    known = _Known(folder, new, defaults or {}, allow if begun else tuple(new))
-    known.read()  # before anything is written into a folder that is not ours
+    claimant = _Claim(folder, new, defaults or {}, allow if begun else tuple(new))
+    claimant.read()  # before anything is written into a folder that is not ours
     lock = _lock(folder)
     try:
-        old = known.read()
+        old = claimant.read()
         starts = _starts(folder)
         changes = {key: [old.get(key), new.get(key)] for key in _differing(old, new)} if old else {}
         history = old.get(_HISTORY, []) if begun else []
@@ -76,28 +76,28 @@ def claim(
 
 
 def placed(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration with the data's places made absolute: it is read again from other folders."""
-
-    def absolute(value: Any) -> Any:
-        if isinstance(value, str) and "://" not in value and os.path.exists(path := os.path.expanduser(value)):
-            return os.path.abspath(path)
-        return value
-
+    """Returns the configuration with absolute paths of the data, since it is read again from other folders."""
     values = dict(config)
-    data = values.get("data")
-    if isinstance(data, Mapping):
-        data = {key: absolute(value) if key in _PLACES else value for key, value in data.items()}
+    if isinstance(values.get("data"), Mapping):
+        data = values["data"] = _with_absolute_paths(values["data"])
         if isinstance(data.get("train"), list | tuple):
-            data["train"] = [
-                {key: absolute(value) if key in _PLACES else value for key, value in part.items()}
-                for part in data["train"]
-            ]
-        values["data"] = data
+            data["train"] = [_with_absolute_paths(part) for part in data["train"]]
     return values
 
 
+def _with_absolute_paths(section: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _absolute(value) if key in _PATHS else value for key, value in section.items()}
+
+
+def _absolute(value: Any) -> Any:
+    """Returns the absolute path of a file or folder that exists, and anything else as it is."""
+    if isinstance(value, str) and "://" not in value and os.path.exists(path := os.path.expanduser(value)):
+        return os.path.abspath(path)
+    return value
+
+
 def _starts(folder: Path) -> list[dict[str, Any]]:
-    """The starts of this run until now; a damaged record is begun anew, since nothing depends on it."""
+    """Returns the starts of this run until now; a damaged record counts as empty, since nothing depends on it."""
     try:
         starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["starts"]
         return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else []
@@ -106,9 +106,9 @@ def _starts(folder: Path) -> list[dict[str, Any]]:
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What differs between two starts, apart from what always does."""
+    """Returns what differs between two starts, without what always differs."""
     old, new = flat(before), flat(now)
-    names = (name for name in dict.fromkeys([*new, *old]) if name.split(".")[0] not in _ALWAYS_OTHER)
+    names = (name for name in dict.fromkeys([*new, *old]) if name.split(".")[0] not in _ALWAYS_DIFFERENT)
     return {name: [old.get(name), new.get(name)] for name in names if old.get(name) != new.get(name)}
 
 
@@ -145,8 +145,8 @@ def _lock(folder: Path) -> TextIO:
     return lock
 
 
-class _Known(NamedTuple):
-    """What is needed to compare a run with the one that a folder holds."""
+class _Claim(NamedTuple):
+    """A run that wants a folder, and what of it may differ from the run that the folder holds."""
 
     folder: Path
     new: Mapping[str, Any]
@@ -217,13 +217,13 @@ def recorded(folder: Path, key: str) -> Any:
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:
-    """A tree as dotted keys."""
+    """Returns a tree as one dictionary with dotted keys."""
     if not isinstance(values, Mapping):
         return {prefix: list(values) if isinstance(values, tuple) else values}
-    found: dict[str, Any] = {}
+    leaves: dict[str, Any] = {}
     for key, value in values.items():
-        found |= flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found
+        leaves |= flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return leaves
 
 
 def _write(path: Path, text: str) -> None:
@@ -236,7 +236,7 @@ def _write(path: Path, text: str) -> None:
 
 
 def environment() -> dict[str, Any]:
-    """What this process runs on: enough to tell two runs apart, nothing private."""
+    """Returns what this process runs on: enough to tell two runs apart, and nothing private."""
     versions = {}
     for package in _PACKAGES:
         try:
@@ -257,7 +257,7 @@ def environment() -> dict[str, Any]:
 
 
 def code_version() -> str:
-    """The commit of a checkout ('+changes' when it was edited), or the installed version."""
+    """Returns the commit of a checkout ('+changes' when it was edited), or the installed version."""
     root = Path(mrp.__file__).parent.parent
     if not (root / ".git").exists():
         return mrp.__version__
@@ -267,7 +267,7 @@ def code_version() -> str:
 
 
 def _git(root: Path, *words: str) -> str:
-    """What git answers; nothing where there is no git, or where it refuses."""
+    """Returns git's answer, which is empty where there is no git or where it refuses."""
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)  # noqa: S607
     except OSError:

@@ -1,4 +1,4 @@
-"""An incident repeated alone: the step that was not finite, from the state before it, with an eye on every module."""
+"""Repeats the step of an incident in one process, from the state before it, and finds the module where it began."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -29,96 +28,106 @@ from mrp.run import Run
 from mrp.run import load as load_run
 from mrp.step import Step, seed_step
 
-_NAMED = 8  # samples that are named; all of them stand in the incident's file
+_NAMED = 8  # samples that are named; the incident's file lists all of them
 
 
 @dataclass
-class Verdict:
-    """Whether the fault came again, and where it arose, in sentences."""
+class Replay:
+    """Whether the fault occurred again, and where it began, in sentences."""
 
     repeated: bool = False
     lines: list[str] = field(default_factory=list)
 
 
-def replay(place: Path) -> Verdict:
-    """Repeat the step of an incident's folder, a micro-batch at a time, until one is not finite again."""
-    incident, run = _read(place)
-    found = checkpoints.newest(place)
-    if found is None:
-        raise ConfigError(f"{place}: holds no checkpoint of the state before the step, so it cannot be repeated")
+def replay(folder: Path) -> Replay:
+    """Repeats the step of an incident's folder, one micro-batch at a time, until one is not finite again."""
+    incident, run = _read(folder)
+    checkpoint = checkpoints.newest(folder)
+    if checkpoint is None:
+        raise ConfigError(f"{folder}: holds no checkpoint of the state before the step, so it cannot be repeated")
     device = join().device
     step = build_step(run).to(device)
-    step.load_state_dict(found.weights())
+    step.load_state_dict(checkpoint.weights())
     source = open_source(run, "train")
-    verdict = Verdict(lines=[f"step {incident['step']} of {place}, alone on {device}, from the state before it"])
-    if ill := _ill(step):
-        verdict.lines.append(
-            f"before the step, {ill} is not finite: the fault arose at an earlier step or at the start"
+    result = Replay(lines=[f"step {incident['step']} of {folder}, alone on {device}, from the state before it"])
+    if broken := _broken_tensor(step):
+        result.lines.append(
+            f"before the step, {broken} is not finite: the fault arose at an earlier step or at the start"
         )
-    shown = list(_parts(run, source, incident))
-    for rank, part, batch, samples in shown:
-        if part == 0 or run.couples_samples:
-            seed_step(run.seed, incident["checkpoint"], rank)
-        fault = _repeat(step, batch.to(device), incident["accumulation"])
+    for part in _micro_batches(run, source, incident):
+        if part.number == 0 or run.couples:
+            seed_step(run.seed, incident["checkpoint"], part.rank)
+        fault = _repeat(step, part.batch.to(device), incident["accumulation"])
         if fault is None:
             continue
-        verdict.repeated = True
-        verdict.lines.append(f"again not finite: micro-batch {part} of process {rank}")
-        if ill:
-            return verdict
-        verdict.lines.append(fault.text)
-        rows = fault.rows if fault.rows and len(samples) == len(batch.keys) else list(range(len(samples)))
-        verdict.lines.append(_samples(source, rows, samples, batch))
-        return verdict
-    verdict.lines.append(
+        result.repeated = True
+        result.lines.append(f"again not finite: micro-batch {part.number} of process {part.rank}")
+        if not broken:
+            rows_are_samples = fault.rows and len(part.samples) == len(part.batch.keys)
+            rows = fault.rows if rows_are_samples else list(range(len(part.samples)))
+            result.lines += [fault.text, _samples(source, rows, part)]
+        return result
+    result.lines.append(
         "the loss and every gradient are finite this time: the fault lies in what differs here (the compiled model, "
         "the kind of device, the sum over processes), or came from the hardware"
     )
-    return verdict
+    return result
 
 
-def _read(place: Path) -> tuple[dict[str, Any], Run]:
+def _read(folder: Path) -> tuple[dict[str, Any], Run]:
     try:
-        incident = json.loads((place / FILE).read_text(encoding="utf-8"))
+        incident = json.loads((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        raise ConfigError(f"{place}: is not the folder of an incident; they are in RUN/incidents") from None
-    return incident, load_run(place / CONFIG)
+        raise ConfigError(f"{folder}: is not the folder of an incident; they are in RUN/incidents") from None
+    return incident, load_run(folder / CONFIG)
 
 
-def _parts(run: Run, source: Source, incident: dict[str, Any]) -> Iterator[tuple[int, int, Batch, list[int]]]:
-    """The micro-batches as they were: process, number, content and samples; those under suspicion come first.
+@dataclass(frozen=True)
+class _MicroBatch:
+    """A micro-batch as a process took it in the run: its number within the step, its content and its samples."""
+
+    rank: int
+    number: int
+    batch: Batch
+    samples: list[int]
+
+
+def _micro_batches(run: Run, source: Source, incident: dict[str, Any]) -> Iterator[_MicroBatch]:
+    """Yields the micro-batches of the step as they were, those whose loss was not finite first.
 
     Where samples act on each other, a micro-batch is what all processes took together.
     """
     processes, accumulation = incident["processes"], incident["accumulation"]
-    each = incident["micro_batch"] * (processes if run.couples_samples else 1)
-    order, number = plan_order(run, source, incident.get("order_version", 1)), incident["checkpoint"]
+    size = incident["micro_batch"] * (processes if run.couples else 1)
+    order, number = plan_order(run, source), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
-        source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=each, rank=0,
+        source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=size, rank=0,
         world=1, workers=0, pin_memory=False, quarantine=quarantine,
     )  # fmt: skip
     (batches,) = loader.steps(number, number + 1)
     samples = torch.tensor(order.slots(number).samples).view(len(batches), -1).tolist()
-    found = []
+    parts = []
     for index, batch in enumerate(batches):
-        rank, part = (0, index) if run.couples_samples else divmod(index, accumulation)
-        found.append((rank, part, batch, samples[index]))
-    suspects = {(0 if run.couples_samples else one["rank"], one["micro_batch"]) for one in incident["suspects"]}
+        rank, part = (0, index) if run.couples else divmod(index, accumulation)
+        parts.append(_MicroBatch(rank, part, batch, samples[index]))
+    suspects = {(0 if run.couples else suspect["rank"], suspect["micro_batch"]) for suspect in incident["suspects"]}
     last = {rank: max(part for other, part in suspects if other == rank) for rank, _ in suspects}
     # Those before a suspect in the same process come with it, since they draw from the same generator.
-    first = [one for one in found if one[1] <= last.get(one[0], -1)]
-    yield from chain(first, (one for one in found if one[1] > last.get(one[0], -1)))
+    yield from (part for part in parts if part.number <= last.get(part.rank, -1))
+    yield from (part for part in parts if part.number > last.get(part.rank, -1))
 
 
 @dataclass(frozen=True)
 class _Fault:
+    """What was not finite, in one sentence, and the rows of the micro-batch in which, where they are known."""
+
     text: str
-    rows: list[int]  # of the micro-batch, where they can be told
+    rows: list[int]
 
 
 def _repeat(step: Step, batch: Batch, accumulation: int) -> _Fault | None:
-    """One forward and, where that is finite, one backward pass; what first was not."""
+    """Runs a forward and, where that is finite, a backward pass; returns the first thing that was not finite."""
     if not _finite(batch.images):
         return _Fault("the images themselves are not finite, before any module", _rows(batch.images, len(batch.keys)))
     trace = _Trace(step, len(batch.keys))
@@ -134,7 +143,7 @@ def _repeat(step: Step, batch: Batch, accumulation: int) -> _Fault | None:
 
 
 class _Trace:
-    """Hooks on every module's output and on every parameter's gradient; keeps the first that is not finite."""
+    """Hooks on every module's output and on every parameter's gradient, which keep the first that is not finite."""
 
     def __init__(self, step: Step, size: int) -> None:
         self.forward: _Fault | None = None
@@ -145,22 +154,22 @@ class _Trace:
         self._handles: list[Any] = []
         for name, module in step.named_modules():
             if name:
-                self._handles.append(module.register_forward_hook(partial(self._passed, name)))
+                self._handles.append(module.register_forward_hook(partial(self._after_forward, name)))
         for name, parameter in step.named_parameters():
             if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(partial(self._gathered, name)))
+                self._handles.append(parameter.register_post_accumulate_grad_hook(partial(self._after_gradient, name)))
 
     def close(self) -> None:
         for handle in self._handles:
             handle.remove()
 
-    def _passed(self, name: str, module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+    def _after_forward(self, name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         kind = f"{name} ({type(module).__name__})"
         tensors = [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
         broken = [tensor for tensor in tensors if not _finite(tensor)]
         if broken and self.forward is None:
-            inputs = [leaf for leaf in pytree.tree_leaves(given) if isinstance(leaf, Tensor)]
-            state = "finite" if all(map(_finite, inputs)) else "not finite either, and no module made it"
+            given = [leaf for leaf in pytree.tree_leaves(inputs) if isinstance(leaf, Tensor)]
+            state = "finite" if all(map(_finite, given)) else "not finite either, and no module made it"
             self.forward = _Fault(
                 f"the first module whose output is not finite is {kind}; its input is {state}; the module that ended "
                 f"before it is {self._last}",
@@ -169,16 +178,16 @@ class _Trace:
         self._last = kind
         for tensor in tensors:
             if tensor.requires_grad:
-                tensor.register_hook(partial(self._returned, kind))
+                tensor.register_hook(partial(self._after_backward, kind))
 
-    def _returned(self, kind: str, gradient: Tensor) -> None:
-        self._see(f"the gradient at the output of {kind}", gradient)
+    def _after_backward(self, kind: str, gradient: Tensor) -> None:
+        self._check(f"the gradient at the output of {kind}", gradient)
 
-    def _gathered(self, name: str, parameter: Tensor) -> None:
+    def _after_gradient(self, name: str, parameter: Tensor) -> None:
         if parameter.grad is not None:
-            self._see(f"the gradient of the parameter {name}", parameter.grad)
+            self._check(f"the gradient of the parameter {name}", parameter.grad)
 
-    def _see(self, what: str, gradient: Tensor) -> None:
+    def _check(self, what: str, gradient: Tensor) -> None:
         if self.backward is None and not _finite(gradient):
             self.backward = _Fault(
                 f"the loss is finite, and so is, going back from it, {self._before}; the first that is not is {what}",
@@ -192,15 +201,15 @@ def _finite(tensor: Tensor) -> bool:
 
 
 def _rows(tensor: Tensor, size: int) -> list[int]:
-    """The samples of a micro-batch in which a tensor is not finite, where it has a row for each."""
+    """Returns the samples in which a tensor is not finite, where it has one row per sample."""
     if tensor.ndim < 2 or len(tensor) != size:
         return []
     rows: list[int] = (~torch.isfinite(tensor)).flatten(1).any(1).nonzero().flatten().tolist()
     return rows
 
 
-def _ill(step: Step) -> str | None:
-    """The first weight or buffer that is not finite."""
+def _broken_tensor(step: Step) -> str | None:
+    """Returns the first parameter or buffer that is not finite."""
     for kind, tensors in (("the parameter", step.named_parameters()), ("the buffer", step.named_buffers())):
         for name, tensor in tensors:
             if not _finite(tensor):
@@ -209,10 +218,12 @@ def _ill(step: Step) -> str | None:
     return None
 
 
-def _samples(source: Source, rows: list[int], samples: list[int], batch: Batch) -> str:
-    count = f"{len(rows)} of its {len(samples)} samples" if len(rows) < len(samples) else f"all {len(samples)} samples"
+def _samples(source: Source, rows: list[int], part: _MicroBatch) -> str:
+    total = len(part.samples)
+    count = f"{len(rows)} of its {total} samples" if len(rows) < total else f"all {total} samples"
     named = "; ".join(
-        f"{where(source, samples[row])} (sample {samples[row]}, key {int(batch.keys[row])})" for row in rows[:_NAMED]
+        f"{where(source, part.samples[row])} (sample {part.samples[row]}, key {int(part.batch.keys[row])})"
+        for row in rows[:_NAMED]
     )
     more = f"; and {len(rows) - _NAMED} more" if len(rows) > _NAMED else ""
     return f"{count}: {named}{more}"

@@ -1,4 +1,4 @@
-"""What is compiled and wrapped for many processes: raw batch in, output out."""
+"""The module that is compiled and wrapped for many processes: it takes a raw batch and returns the output."""
 
 from __future__ import annotations
 
@@ -17,24 +17,22 @@ _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
 class Objective(Protocol):
-    """What a step asks of a training method."""
-
-    backbone: Any
+    """What a step needs of a training method."""
 
     def __call__(self, batch: Batch) -> Output:
-        """The loss of a micro-batch."""
+        """Returns the loss of a micro-batch."""
 
     def features(self, batch: Batch) -> Tensor:
-        """One vector an image."""
+        """Returns one vector per image."""
 
     def after_step(self, step: int, updated: Tensor) -> None:
-        """The optimizer was called."""
+        """Is called after every call of the optimizer."""
 
 
 class Prepare(nn.Module):
-    """Raw images to normalised float32; mean and std are buffers, so that they travel with the weights.
+    """Normalises raw images to float32; mean and std are buffers, so that they are saved with the weights.
 
-    In training some images lose a rectangle and neighbours are mixed, where the run says so.
+    In training it also erases rectangles of some images and mixes neighbours, where the run says so.
     """
 
     mean: Tensor
@@ -50,18 +48,18 @@ class Prepare(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Pixels in units of their standard deviation."""
+        """Returns pixels in units of their standard deviation."""
         images = images.float() / _FULL_SCALE.get(images.dtype, 1.0)
         return (images - self.mean) / self.std
 
     def change(self, batch: Batch) -> Batch:
-        """What training does to normalised images: erase, then mix."""
+        """Returns the batch as it is trained on: rectangles erased, then neighbours mixed."""
         if self.erase is not None:
             batch = batch.with_images(self.erase(batch.images, batch.keys))
         return batch if self.mix is None else self.mix(batch)
 
     def undo(self, images: Tensor) -> Tensor:
-        """Normalised images back to [0, 1], for pictures."""
+        """Returns normalised images as values in [0, 1], for pictures."""
         return (images * self.std + self.mean).clamp(0, 1)
 
 
@@ -91,10 +89,10 @@ class Step(nn.Module):
             return Output(loss=images.new_zeros(()), features=read.float())
 
     def after_step(self, step: int, updated: Tensor) -> None:
-        """Tells the objective that the optimizer was called; `updated` (on the device) is False if it skipped."""
+        """Tells the objective that the optimizer was called, and (on the device) whether it changed the weights."""
         self.objective.after_step(step, updated)
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout draws from torch's generator: seeded by position, so that nothing needs saving."""
+    """Seeds torch's generator, from which dropout draws, by step and process, so that its state need not be saved."""
     torch.manual_seed(int(fold(seed, step, rank)[0] >> 1))

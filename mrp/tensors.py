@@ -21,7 +21,7 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def laid_out_like(model: Tensor, tensor: Tensor) -> Tensor:
-    """Returns a whole tensor on the device of `model`, and sharded as `model` is (a single number never is)."""
+    """Returns a whole tensor on the device of `model`, sharded in the same way; a single number is never sharded."""
     tensor = tensor.to(model.device)
     if isinstance(model, DTensor) and tensor.shape == model.shape:
         return distribute_tensor(tensor, model.device_mesh, model.placements, src_data_rank=None)
@@ -30,7 +30,7 @@ def laid_out_like(model: Tensor, tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def move_towards(averages: Sequence[Tensor], values: Sequence[Tensor], rate: Tensor) -> None:
-    """Moves each average towards its value by `rate` times their distance, in place and without asking the host."""
+    """Moves each average towards its value by `rate` times their distance, in place; the host does not wait."""
     distances = list(torch._foreach_sub(list(values), list(averages)))
     torch._foreach_mul_(distances, rate)
     torch._foreach_add_(list(averages), distances)

@@ -1,4 +1,4 @@
-"""The moving average of a run's weights (Polyak and Juditsky, 1992), which is often the better model at its end."""
+"""The moving average of a run's weights (Polyak and Juditsky, 1992), often a better model than the last weights."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUP = "average"  # the name of its tensors in a checkpoint
 
 
 class Average:
-    """Follows every trained parameter, in float32; what is not trained it shares with the model."""
+    """Averages every trained parameter, in float32; the model's other tensors it does not copy."""
 
     def __init__(self, config: Config, module: nn.Module) -> None:
         self._decay = config.decay
@@ -24,7 +24,7 @@ class Average:
         self._tensors = {name: parameter.detach().float().clone() for name, parameter in self._trained.items()}
 
     def tensors(self) -> Mapping[str, Tensor]:
-        """Returns what a checkpoint holds of it, under the parameters' names."""
+        """Returns the averages under the parameters' names, for a checkpoint."""
         return self._tensors
 
     @torch.no_grad()
@@ -42,13 +42,13 @@ class Average:
             tensor.copy_(laid_out_like(tensor, saved[name]))
 
     def follow(self, updated: Tensor) -> None:
-        """Moves towards the weights, unless the optimizer's step was held back; the host need not know which."""
+        """Moves towards the weights, unless the optimizer changed nothing, which only the device needs to know."""
         weights = [local_part(parameter.detach()).float() for parameter in self._trained.values()]
         move_towards([local_part(tensor) for tensor in self._tensors.values()], weights, (1 - self._decay) * updated)
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Has the model use the average within the block; afterwards its weights are bit for bit what they were."""
+        """Makes the model use the average inside the block; afterwards its weights are bit for bit what they were."""
         self._exchange()
         try:
             yield
@@ -59,6 +59,6 @@ class Average:
     def _exchange(self) -> None:
         for name, parameter in self._trained.items():
             average, weights = local_part(self._tensors[name]), local_part(parameter.detach())
-            held = weights.clone()
+            current = weights.clone()
             weights.copy_(average)
-            average.copy_(held)
+            average.copy_(current)

@@ -17,8 +17,8 @@ def groups(module: nn.Module, weight_decay: float, layer_decay: float | None = N
     """Returns the trainable parameters by weight decay and learning-rate scale.
 
     One-dimensional parameters (norms, biases) and those that the objective lists as `undecayed` do not decay. With a
-    layer-wise decay a backbone's block learns slower than the next one (Clark et al., 2020), and what stands before
-    the blocks slowest of all, as in MAE and BEiT.
+    layer-wise decay a backbone's block learns slower than the next one (Clark et al., 2020), and the parameters before
+    the blocks (patches, positions, class token) learn slowest, as in MAE and BEiT.
     """
     undecayed: Collection[str] = getattr(getattr(module, "objective", module), "undecayed", ())
     trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]

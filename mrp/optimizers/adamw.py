@@ -1,4 +1,4 @@
-"""AdamW (Loshchilov and Hutter, 2019): torch's own, fused, since that one alone obeys the guard's flag."""
+"""AdamW (Loshchilov and Hutter, 2019): torch's fused one, the only one that obeys the guard's flag."""
 
 from __future__ import annotations
 

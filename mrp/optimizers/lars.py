@@ -1,4 +1,4 @@
-"""LARS, for batches of many thousand images (You et al., 2017)."""
+"""LARS (You et al., 2017), for batches of many thousand images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mrp.optim.config import Beta, Section
-from mrp.tensors import local_part
+from mrp.tensors import local_part, whole
 
 
 class Config(Section):
@@ -38,7 +38,7 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Updates every parameter that has a gradient."""
-        assert closure is None, "the loop computes the gradient before it calls"
+        assert closure is None, "the loop computes the gradient before this call"
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -59,15 +59,13 @@ class Optimizer(torch.optim.Optimizer):
         next_velocity = velocity * group["momentum"] + local_part(change)
         next_weights = weights.add(next_velocity, alpha=-group["lr"])
         if self.found_inf is not None:
-            held = self.found_inf > 0
-            next_velocity = torch.where(held, velocity, next_velocity)
-            next_weights = torch.where(held, weights, next_weights)
+            frozen = self.found_inf > 0
+            next_velocity = torch.where(frozen, velocity, next_velocity)
+            next_weights = torch.where(frozen, weights, next_weights)
         velocity.copy_(next_velocity)
         weights.copy_(next_weights)
 
 
 def _norm(tensor: Tensor) -> Tensor:
-    """Returns the norm of the whole tensor, whichever processes hold its parts."""
-    norm = torch.linalg.vector_norm(tensor)
-    whole: Tensor = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-    return whole
+    """Returns the norm of the whole tensor, also where it is sharded over processes."""
+    return whole(torch.linalg.vector_norm(tensor))

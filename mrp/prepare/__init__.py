@@ -1,1 +1,1 @@
-"""What happens to images on the device before a method sees them."""
+"""What is done to images on the device before an objective receives them."""

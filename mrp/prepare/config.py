@@ -12,7 +12,7 @@ Precision = Literal["bf16", "fp32"]
 
 
 class Mixing(Node):
-    """`mix:`, what training does to images and labels; each part is off at 0."""
+    """`mix:`, how training changes images and labels; each part is off at 0."""
 
     mixup: float = Field(0.0, ge=0)  # alpha of the Beta distribution of shares (Zhang et al., 2018)
     cutmix: float = Field(0.0, ge=0)  # likewise (Yun et al., 2019); with both, each step takes one or the other

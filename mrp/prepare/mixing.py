@@ -1,7 +1,7 @@
-"""What is done to the images of a batch in training, on the device: rectangles erased, neighbours mixed.
+"""Erases rectangles of images and mixes neighbours, on the device, in training.
 
-An image's rectangle follows from its key, a step's mixture from (seed, step); partners are neighbouring places 2i and
-2i + 1 of the global batch. So neither depends on the number of processes or on the micro-batch, as long as it is even.
+An image's rectangle follows from its key, a step's mixture from (seed, step); partners are the images 2i and 2i + 1 of
+the global batch. So neither depends on the number of processes or on the micro-batch, as long as that is even.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from mrp.batch import Batch
 from mrp.models.masking import below, block_shapes, fold, keyed_noise, noise_table
 from mrp.prepare.config import Mixing
 
-_QUANTILES = 4096  # a share is drawn from so many equally likely ones
-_ERASE, _MIX = 0xE7A5, 0x313C  # set these hashes apart from each other and from those of masks
+_QUANTILES = 4096  # equally likely shares, one of which is drawn
+_ERASE, _MIX = 0xE7A5, 0x313C  # keep these hashes different from each other and from those of masks
 _AREA, _NARROWEST = (0.02, 1 / 3), 0.3  # of the rectangle, in the image and by its sides
 
 
 class Erase(nn.Module):
-    """Put normal noise in place of a rectangle of some images."""
+    """Replaces a rectangle of some images by normal noise (Zhong et al., 2020)."""
 
     shapes: Tensor
     noise: Tensor
@@ -39,7 +39,7 @@ class Erase(nn.Module):
         self.register_buffer("noise", noise_table(channels * area), persistent=False)
 
     def forward(self, images: Tensor, keys: Tensor) -> Tensor:
-        """The images, some with a rectangle of noise."""
+        """Returns the images, some of them with a rectangle of noise."""
         rows, columns = images.shape[-2:]
         height, width = self.shapes[below(len(self.shapes), keys, _ERASE, 0)].unbind(-1)
         top, left = below(rows - height + 1, keys, _ERASE, 1), below(columns - width + 1, keys, _ERASE, 2)
@@ -54,7 +54,7 @@ class Erase(nn.Module):
 
 
 class Mix(nn.Module):
-    """Mixup and cutmix: put each image together with its neighbour, and their labels likewise."""
+    """Mixup and cutmix: mixes each image with its neighbour, and their labels in the same proportion."""
 
     seed: Tensor
     shares: Tensor
@@ -71,7 +71,7 @@ class Mix(nn.Module):
         self.register_buffer("boxes", torch.tensor(boxes), persistent=False)
 
     def forward(self, batch: Batch) -> Batch:
-        """The batch with mixed images, and labels as shares of classes."""
+        """Returns the batch with mixed images, and labels as shares of classes."""
         assert batch.labels is not None
         images, labels = batch.images, batch.labels
         if labels.ndim == 1:
@@ -81,12 +81,11 @@ class Mix(nn.Module):
         return Batch(mixed, batch.keys, labels.lerp(swapped(labels), share), batch.valid, batch.step)
 
     def draw(self, step: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """How much of the partner is in each pixel, and in the labels, at this step."""
-        share = self.shares[
-            below(_QUANTILES, self.seed, _MIX, step, 0)
-        ]  # an index of one entry, not of none: no waiting
+        """Returns the partner's share in each pixel, and its share in the labels, at this step."""
+        # The seed has one entry and not none: indexing with a single number would make the host wait for the device.
+        share = self.shares[below(_QUANTILES, self.seed, _MIX, step, 0)]
         height, width = self.boxes[below(_QUANTILES, self.seed, _MIX, step, 1)].unbind(-1)
-        # A box of this size around any pixel; what reaches over the edge is cut off.
+        # A box of this size around a drawn pixel, cut at the edges of the image.
         row = torch.arange(rows, device=step.device) - below(rows, self.seed, _MIX, step, 2) + height // 2
         column = torch.arange(columns, device=step.device) - below(columns, self.seed, _MIX, step, 3) + width // 2
         inside = ((row >= 0) & (row < height // 2 * 2))[:, None] & ((column >= 0) & (column < width // 2 * 2))
@@ -101,12 +100,12 @@ class Mix(nn.Module):
 
 
 def swapped(rows: Tensor) -> Tensor:
-    """Each row's neighbour: the first and the second of every two change places."""
+    """Returns each row's neighbour in its position: rows 2i and 2i + 1 are exchanged."""
     return rearrange(rearrange(rows, "(b two) ... -> b two ...", two=2).flip(1), "b two ... -> (b two) ...")
 
 
 def beta_quantiles(alpha: float) -> NDArray[np.float64]:
-    """Equally likely values of a Beta(alpha, alpha) variable; one half where alpha is 0, since nobody draws it."""
+    """Returns equally likely values of a Beta(alpha, alpha) variable; one half where alpha is 0 and none is drawn."""
     if alpha == 0:
         return np.full(_QUANTILES, 0.5)
     # With x = sin^2 t the density has no poles that a sum over midpoints would miss.
@@ -115,5 +114,5 @@ def beta_quantiles(alpha: float) -> NDArray[np.float64]:
     density = (np.sin(angle) * np.cos(angle)) ** (2 * alpha - 1)
     cumulated = np.cumsum(density)
     chance = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
-    found: NDArray[np.float64] = np.sin(np.interp(chance, (cumulated - density / 2) / cumulated[-1], angle)) ** 2
-    return found
+    quantiles: NDArray[np.float64] = np.sin(np.interp(chance, (cumulated - density / 2) / cumulated[-1], angle)) ** 2
+    return quantiles

@@ -1,7 +1,7 @@
-"""Being asked to end: by a signal, by a file named STOP, or because the launcher is gone.
+"""Requests to end a run: by a signal, by a file named STOP, or because the launcher has gone.
 
-A thread listens, since the main one may be deep in a kernel or in a collective: it notes the first request, which the
-loop obeys at the next boundary that all processes share, and obeys a second one itself, at once.
+A thread waits for them, since the main thread may be busy in a kernel or a collective. It notes the first request,
+which the loop obeys at the end of a step, on all processes at once. A second request ends the process immediately.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from pathlib import Path
 from types import TracebackType
 
 STOP = "STOP"
-LAUNCHER = "MRP_LAUNCHER"  # the process that started this rank and outlives it, where `mrp --processes` did
+LAUNCHER = "MRP_LAUNCHER"  # the number of the process of `mrp --processes` that started this one
 _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-_LOOK = 0.5  # seconds between two looks for the file and for the launcher
-_ECHO = 1.0  # seconds in which a second signal is the first again: a terminal or a scheduler tells the launcher and us
-_ORPHAN = 60.0  # seconds that a rank without a launcher has for its checkpoint
+_INTERVAL = 0.5  # seconds between two checks for the file and for the launcher
+_ECHO = 1.0  # seconds: a signal that follows so soon is the same request, sent to the launcher and to this process
+_ORPHAN = 60.0  # seconds that a process without its launcher has for its checkpoint
 
 
 class Interrupted(Exception):
-    """All processes have agreed to end, in the midst of something that need not be finished."""
+    """All processes have agreed to end during work that need not be finished, such as an evaluation."""
 
 
 class Signals:
-    """Listens from the moment it is entered; what it heard first stands in `asked`."""
+    """Waits for requests inside its block; `asked` says what the first one was."""
 
     def __init__(self, folder: Path | None, say: Callable[[str], None]) -> None:
         self.asked: str | None = None
@@ -39,7 +39,7 @@ class Signals:
         self._say = say
         self._began, self._obeyed = 0.0, False
         self._parent = int(os.environ.get(LAUNCHER, "0"))
-        self._main = threading.current_thread() is threading.main_thread()  # elsewhere Python lets nobody listen
+        self._main = threading.current_thread() is threading.main_thread()  # Python allows signal handlers there alone
         self._reader, self._writer = os.pipe()
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
 
@@ -47,7 +47,7 @@ class Signals:
         if self._main:
             os.set_blocking(self._writer, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _nothing) for number in _NUMBERS}
+            self._before = {number: signal.signal(number, _only_into_the_pipe) for number in _NUMBERS}
         self._thread.start()
         return self
 
@@ -63,27 +63,27 @@ class Signals:
 
     @property
     def by_file(self) -> bool:
-        """Whether it was the file that asked; only the first process looks for it."""
+        """Returns whether the request was the file; only the first process looks for it."""
         return self._stop is not None and self.asked == self._file
 
     def obeyed(self) -> None:
-        """It has been saved: take the file away (in the first process), or it would end the next start too.
+        """Notes that the run is saved, and removes the file (in the first process), which would end the next start too.
 
-        From here on a launcher or a scheduler that insists is not heard, only a person at a terminal.
+        From now on a second signal of a launcher or a scheduler is ignored, and only one from a terminal is obeyed.
         """
         self._obeyed = True
         if self._stop is not None:
             self._stop.unlink(missing_ok=True)
 
     def _listen(self) -> None:
-        """Python's own handler runs in the main thread, when that has time; the system's writes into the pipe."""
+        """Reads signals from a pipe: Python's handlers would wait until the main thread has time for them."""
         while True:
-            ready, _, _ = select.select([self._reader], [], [], _LOOK)
+            ready, _, _ = select.select([self._reader], [], [], _INTERVAL)
             for number in os.read(self._reader, 64) if ready else b"":
                 if number == 0:
                     return
                 if number in _NUMBERS:
-                    self._hear(signal.Signals(number))
+                    self._receive(signal.Signals(number))
             if self._stop is not None and self.asked is None and self._stop.exists():
                 self._note(self._file)
             if self._parent and os.getppid() != self._parent:
@@ -91,13 +91,13 @@ class Signals:
                 if time.monotonic() - self._began > _ORPHAN:
                     os._exit(128 + signal.SIGTERM)
 
-    def _hear(self, number: signal.Signals) -> None:
+    def _receive(self, number: signal.Signals) -> None:
         if self.asked is None:
             self._note(number.name)
         elif time.monotonic() - self._began > _ECHO and (not self._obeyed or number == signal.SIGINT):
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
-            os._exit(128 + number)  # what is half written has no name yet, so nobody takes it for whole
+            os._exit(128 + number)  # a half-written checkpoint does not have its final name yet
 
     def _note(self, asked: str) -> None:
         if self.asked is None:
@@ -106,5 +106,5 @@ class Signals:
             self._say(f"{asked}: ends at the next step, with a checkpoint; a second signal ends at once")
 
 
-def _nothing(number: int, frame: object) -> None:
-    """Installed so that the signal is written into the pipe and does nothing else."""
+def _only_into_the_pipe(number: int, frame: object) -> None:
+    """Does nothing; with it installed, Python writes the signal's number into the pipe."""

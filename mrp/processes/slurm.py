@@ -1,7 +1,7 @@
 """SLURM: the script of a job that goes on after time-outs, preemptions and lost nodes until its run is finished.
 
-One task is one process of the run, started by srun: every process hears SLURM's signals itself, and no launcher in
-between ends it before its checkpoint is written, as torchrun does after 30 seconds.
+One task is one process of the run, started by srun. So every process receives SLURM's signals itself; torchrun, as a
+launcher in between, would end it 30 seconds later, perhaps before its checkpoint is written.
 """
 
 from __future__ import annotations
@@ -83,10 +83,10 @@ exit $code"""
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a job asks SLURM for."""
+    """The resources that a job requests from SLURM."""
 
     nodes: int
-    gpus: int  # of each node; 0: one process a node, without a GPU
+    gpus: int  # of each node; 0: one process per node, without a GPU
     cpus: int  # of each process
     time: str
     notice: int = 120  # seconds between the warning and the time limit: enough for a checkpoint
@@ -107,30 +107,30 @@ class Request:
 
     @property
     def per_node(self) -> int:
-        """Processes of each node: one a GPU."""
+        """Returns the number of processes of each node: one per GPU."""
         return max(1, self.gpus)
 
     @property
     def processes(self) -> int:
-        """Processes of the whole job."""
+        """Returns the number of processes of the whole job."""
         return self.nodes * self.per_node
 
 
 def seconds(limit: str) -> int:
-    """A time limit as SLURM writes it."""
-    found = _LIMIT.fullmatch(limit)
-    if not found:
+    """Returns the seconds of a time limit as SLURM writes it."""
+    match = _LIMIT.fullmatch(limit)
+    if not match:
         raise ConfigError(
             f"--time: '{limit}' was given; allowed, as SLURM writes it: MINUTES, HOURS:MINUTES:SECONDS, DAYS-HOURS or "
             "DAYS-HOURS:MINUTES:SECONDS"
         )
-    parts = (found["of_day"] or found["plain"]).split(":")
-    units = (_UNITS_OF_DAY if found["days"] else _UNITS)[len(parts)]
-    return int(found["days"] or 0) * 86400 + sum(int(part) * unit for part, unit in zip(parts, units, strict=True))
+    parts = (match["of_day"] or match["plain"]).split(":")
+    units = (_UNITS_OF_DAY if match["days"] else _UNITS)[len(parts)]
+    return int(match["days"] or 0) * 86400 + sum(int(part) * unit for part, unit in zip(parts, units, strict=True))
 
 
 def body(request: Request, command: Sequence[str], folder: Path) -> str:
-    """What the job's script does; `command` trains and is told its folder and its seed here."""
+    """Returns the job's script; `command` trains, and the script adds its folder and its seed."""
     seeds, run = "", shlex.quote(str(folder))
     words = [*map(shlex.quote, command)]
     if request.seeds:
@@ -144,7 +144,7 @@ def body(request: Request, command: Sequence[str], folder: Path) -> str:
 
 
 class Submission:
-    """A job as submitit writes and submits it; its files lie beside the run's folder."""
+    """A job that submitit writes and submits; its files are in a folder beside the run's."""
 
     def __init__(self, request: Request, command: Sequence[str], folder: Path) -> None:
         try:
@@ -155,7 +155,7 @@ class Submission:
         class Executor(SlurmExecutor):
             @classmethod
             def affinity(cls) -> int:
-                return 1  # a script can be looked at where there is no SLURM
+                return 1  # so that the script can be shown where there is no SLURM
 
         self.files = files(folder)
         self._body = body(request, command, folder)
@@ -165,13 +165,13 @@ class Submission:
             self._executor.parameters["map_count"] = len(request.seeds)  # submitit's word for the size of an array
 
     def script(self) -> str:
-        """The script, to the letter."""
-        # Its own `submit` would pickle a function, and read the pickle on the node: our job is a line of shell.
+        """Returns the script."""
+        # submitit's own `submit` would pickle a function and read the pickle on the node; our job is a shell script.
         text: str = self._executor._make_submission_file_text(self._body, "")
         return text
 
     def submit(self) -> str:
-        """Hand the script to SLURM; the job's number."""
+        """Submits the script to SLURM; returns the job's number."""
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         if shutil.which("sbatch") is None:
@@ -184,17 +184,17 @@ class Submission:
 
 
 def files(folder: Path) -> Path:
-    """Where a job's script, recipe and output go: beside the run's folder, which belongs to the run alone."""
+    """Returns the folder of a job's script, recipe and output: beside the run's folder, which is the run's alone."""
     return folder.with_name(f"{folder.name}.slurm")
 
 
 def log(folder: Path, job: str, seeds: Sequence[int]) -> Path:
-    """What the job prints, over all its attempts."""
+    """Returns the file of what the job prints, over all its attempts."""
     return files(folder) / (f"{job}_*_0_log.out" if seeds else f"{job}_0_log.out")
 
 
 def _parameters(request: Request, name: str) -> Mapping[str, Any]:
-    """The request in submitit's words."""
+    """Returns the request under submitit's names."""
     optional = {
         "partition": request.partition,
         "account": request.account,
@@ -219,7 +219,7 @@ def _parameters(request: Request, name: str) -> Mapping[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What sbatch said, on one line."""
+    """Returns the message of sbatch on one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     said = [line.removeprefix("sbatch: ").removeprefix("error: ") for line in lines if line.startswith("sbatch: ")]
     return "; ".join(said or lines[-1:])

@@ -1,7 +1,8 @@
 """The trackers, one file each: `Config`, its typed options, and `Tracker`, which shows the numbers of a run.
 
 A `Tracker` is built from its `Config`, the run's folder, the resolved configuration and the step that the run goes on
-from. `log(step, values)` shows the values of a step, and `close()` hands over what it still holds.
+from. `log(step, values)` shows the values of a step, and `close()` writes what is still held. A tracker that fails is
+switched off, and training goes on.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class Tracker:
             raise ConfigError(
                 "track: tensorboard is not installed; 'pip install tensorboard', or track: none"
             ) from None
-        # What a killed run had written after the checkpoint (or before its first) is shown no more.
+        # Values that a killed run wrote after its last checkpoint are not shown.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
 
     def log(self, step: int, values: dict[str, float]) -> None:

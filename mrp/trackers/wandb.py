@@ -1,4 +1,4 @@
-"""Weights & Biases, under one id for each run folder, so that a resumed run goes on in the same place."""
+"""Weights & Biases, with one id per run folder, so that a resumed run continues the same curves."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ def run(options: argparse.Namespace) -> None:
     """Prints where the fault arose; the exit code is 1 where the step is finite this time."""
     from mrp.replay import replay
 
-    verdict = replay(options.incident)
-    for line in verdict.lines:
+    result = replay(options.incident)
+    for line in result.lines:
         print(line)
-    if not verdict.repeated:
+    if not result.repeated:
         sys.stdout.flush()
         sys.exit(_NOT_REPEATED)

@@ -119,7 +119,7 @@ def test_it_saves_and_goes_on(
     folder = tmp_path / "run"
     if event.endswith("STOP"):
         event += f" {folder / signals.STOP}"
-        monkeypatch.setattr(signals, "_LOOK", 0.02)
+        monkeypatch.setattr(signals, "_INTERVAL", 0.02)
     if event.startswith("save"):
         save = Saver.save
 

@@ -20,7 +20,7 @@ def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Exit codes, in place of exits."""
     found: list[int] = []
     monkeypatch.setattr(signals.os, "_exit", found.append)
-    monkeypatch.setattr(signals, "_LOOK", 0.02)
+    monkeypatch.setattr(signals, "_INTERVAL", 0.02)
     return found
 
 
