@@ -55,7 +55,7 @@ def replay(folder: Path) -> Replay:
             f"before the step, {broken} is not finite: the fault arose at an earlier step or at the start"
         )
     for part in _micro_batches(run, source, incident):
-        if part.number == 0 or run.couples:
+        if part.number == 0 or run.couples_samples:
             seed_step(run.seed, incident["checkpoint"], part.rank)
         fault = _repeat(step, part.batch.to(device), incident["accumulation"])
         if fault is None:
@@ -98,7 +98,7 @@ def _micro_batches(run: Run, source: Source, incident: dict[str, Any]) -> Iterat
     Where samples act on each other, a micro-batch is what all processes took together.
     """
     processes, accumulation = incident["processes"], incident["accumulation"]
-    size = incident["micro_batch"] * (processes if run.couples else 1)
+    size = incident["micro_batch"] * (processes if run.couples_samples else 1)
     order, number = plan_order(run, source), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
@@ -109,9 +109,11 @@ def _micro_batches(run: Run, source: Source, incident: dict[str, Any]) -> Iterat
     samples = torch.tensor(order.slots(number).samples).view(len(batches), -1).tolist()
     parts = []
     for index, batch in enumerate(batches):
-        rank, part = (0, index) if run.couples else divmod(index, accumulation)
+        rank, part = (0, index) if run.couples_samples else divmod(index, accumulation)
         parts.append(_MicroBatch(rank, part, batch, samples[index]))
-    suspects = {(0 if run.couples else suspect["rank"], suspect["micro_batch"]) for suspect in incident["suspects"]}
+    suspects = {
+        (0 if run.couples_samples else suspect["rank"], suspect["micro_batch"]) for suspect in incident["suspects"]
+    }
     last = {rank: max(part for other, part in suspects if other == rank) for rank, _ in suspects}
     # Those before a suspect in the same process come with it, since they draw from the same generator.
     yield from (part for part in parts if part.number <= last.get(part.rank, -1))
