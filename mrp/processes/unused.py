@@ -22,12 +22,12 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> 
     keys = torch.arange(2)
     batch = Batch(torch.zeros(2, channels, *size), keys, labels=torch.zeros_like(keys))
     loss = step(batch.to(next(step.parameters()).device)).loss
+    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():
-        for buffer, before in buffers:
+        for buffer, before in buffers:  # only now, since the backward pass may need a buffer as it was
             buffer.copy_(before)
     if not loss.requires_grad:
         return list(trained)
-    gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 

@@ -24,6 +24,11 @@ def test_every_method_trains_all_that_it_says_and_is_left_as_it_was(name: str) -
     assert all(parameter.grad is None for parameter in step.parameters())
 
 
+def test_a_relative_position_bias_is_left_as_it_was_until_the_backward_pass() -> None:
+    backbone = {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"}
+    assert unused_parameters(build_step(make_run("simmim", backbone=backbone)), 3, (16, 16)) == []
+
+
 def step_with_spare_layers(count: int) -> Step:
     step = build_step(make_run("mae"))
     step.objective.spare = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(count))
