@@ -58,8 +58,7 @@ def test_one_file_is_enough_to_train_and_go_on(method: Path, tmp_path: Path) -> 
     assert found.step == 4
     assert "objective.head.weight" in found.weights()
     again = load(tmp_path / "run" / "config.yaml")
-    assert again == load(words(method, 4)[0], words(method, 4)[1:])
-    assert again.name == str(method)
+    assert again.identity("data") == load(words(method, 4)[0], words(method, 4)[1:]).identity("data")
 
 
 def test_a_run_knows_its_method_by_content_and_not_by_place(method: Path, tmp_path: Path) -> None:
@@ -68,7 +67,7 @@ def test_a_run_knows_its_method_by_content_and_not_by_place(method: Path, tmp_pa
     moved.parent.mkdir()
     moved.write_text(METHOD)
     assert load(words(moved, 4)[0], words(moved, 4)[1:]).identity("data") == before
-    moved.write_text(METHOD + "# edited\n")
+    moved.write_text(METHOD.replace("mean((1, 2, 3))", "amax((1, 2, 3))"))
     assert load(words(moved, 4)[0], words(moved, 4)[1:]).identity("data") != before
 
 
