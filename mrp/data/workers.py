@@ -45,7 +45,7 @@ def torch_loader(
     """
     options: dict[str, Any] = {}
     if workers:
-        start_fork_server(["mrp.data.loader"])  # import torch once for all
+        start_fork_server(["mrp.data.batches"])  # import torch once for all
         options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return DataLoader(
         dataset,

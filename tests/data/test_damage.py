@@ -290,7 +290,7 @@ def test_memory_that_is_lacking_is_one_line(made: Path, monkeypatch: pytest.Monk
         def failing(*_: object, error: Exception = error) -> None:
             raise error
 
-        monkeypatch.setattr("mrp.data.loader.decode", failing)
+        monkeypatch.setattr("mrp.data.batches.decode", failing)
         with pytest.raises(ConfigError, match=r"machine\.workers: there is no memory left to decode images in"):
             train(made, Quarantine())
 

@@ -1,0 +1,163 @@
+"""One batch from nothing but its number: which samples it holds, and how they are read, decoded and put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence, Set
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mrp.batch import Batch
+from mrp.config import ConfigError
+from mrp.data.augment import View
+from mrp.data.decode import DecodeError, UnfitError, decode
+from mrp.data.mixtures import Mixed
+from mrp.data.order import Ints, Order, keys
+from mrp.data.quarantine import Bad
+from mrp.data.source import Source
+from mrp.data.workers import WorkerError
+
+
+class Rows(NamedTuple):
+    """What a batch consists of."""
+
+    samples: Ints
+    keys: Ints  # views, samples
+    valid: Tensor | None
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """Micro-step after micro-step."""
+
+    order: Order | Mixed
+    places: Ints  # accumulation, micro-batch
+    views: int
+
+    def rows(self, number: int) -> Rows:
+        """Returns what the micro-batch of this number holds, counted over all steps."""
+        step, part = divmod(number, len(self.places))
+        slots = self.order.slots(step, self.places[part])
+        views = [slots.keys]
+        views += [keys(self.order.seed, slots.epochs, slots.samples, view) for view in range(1, self.views)]
+        return Rows(slots.samples, np.stack(views), None, step)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """A slice of the data from its start to its end."""
+
+    start: int
+    stop: int
+    batch: int
+
+    def rows(self, number: int) -> Rows:
+        """Returns what the batch of this number holds; the last one is filled up with rows that are not valid."""
+        first = self.start + number * self.batch
+        samples = np.arange(first, max(first, min(first + self.batch, self.stop)))
+        valid = torch.arange(self.batch) < len(samples)
+        return Rows(samples, keys(0, 0, samples)[None], valid, 0)
+
+
+class Result(NamedTuple):
+    """A batch, and those of its samples that turned out to be no images."""
+
+    batch: Batch
+    bad: list[Bad]
+
+
+class Batches(Dataset[Result | WorkerError]):
+    """Batches made from nothing but their number."""
+
+    def __init__(
+        self,
+        source: Source,
+        view: View,
+        plan: TrainingPlan | EvaluationPlan,
+        replacement: Callable[[int], int | None] | None,
+        known_bad: Set[int] = frozenset(),  # samples that need not be tried
+    ) -> None:
+        self.source, self.view, self.plan = source, view, plan
+        self.replacement, self.known_bad = replacement or _no_replacement, known_bad
+
+    def __getitem__(self, number: int) -> Result | WorkerError:
+        rows = self.plan.rows(number)
+        bad: list[Bad] = []
+        try:
+            pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
+        except ConfigError as error:
+            return WorkerError(str(error))
+        except (MemoryError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "allocate memory" not in str(error):
+                raise
+            return WorkerError("machine.workers: there is no memory left to decode images in; take fewer of them")
+        count = rows.keys.size if rows.valid is None else len(rows.valid)
+        # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.
+        seen = [images[view] for view in range(len(rows.keys)) for images, _ in pairs]
+        images = _stack(seen, (count, self.view.channels, *self.view.size))
+        labels = _filled([label for _, label in pairs] * len(rows.keys), count) if self.source.classes else None
+        keys_ = _filled(rows.keys.reshape(-1), count)
+        return Result(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step)), bad)
+
+    def _read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
+        """Returns the sample under each key; one that is intact but no image is replaced by the next good one."""
+        candidate, tried = sample, set[int]()
+        while candidate not in tried:
+            tried.add(candidate)
+            following = self.replacement(candidate) if candidate in self.known_bad else None
+            if following is None:
+                try:
+                    data, label = self.source.read(candidate)
+                    self._check_label(candidate, label)
+                    image = decode(data, self.view.channels)
+                    return [self.view(image, key) for key in keys_], label
+                except UnfitError as error:
+                    raise ConfigError(f"{self._where(candidate)}: {error}") from None
+                except DecodeError as error:
+                    fault, following = str(error), self.replacement(candidate)
+                except OSError as error:
+                    fault = f"cannot be read: {error.strerror or error}"
+                if following is None:
+                    raise ConfigError(f"{self._where(candidate)}: {fault}; mend it under the same name and run again")
+                bad.append(Bad(candidate, self._where(candidate), fault))
+            candidate = following
+        raise ConfigError(f"{self._where(sample)}: no sample of its shard is an image; remove the shard")
+
+    def _check_label(self, sample: int, label: int) -> None:
+        classes = len(self.source.classes)
+        if classes and not 0 <= label < classes:
+            raise ConfigError(
+                f"{self._where(sample)}: has the label {label}, and {classes} classes have the labels 0 to "
+                f"{classes - 1}; mend the data, or name all classes"
+            )
+
+    def _where(self, sample: int) -> str:
+        """Returns what to call a sample, also when the file that holds its name cannot be read."""
+        try:
+            return self.source.where(sample)
+        except OSError:
+            return f"sample {sample}"
+
+
+def _no_replacement(sample: int) -> None:
+    """In evaluation every sample counts."""
+
+
+def _stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+    """Returns one tensor of this shape, with zeros after the last image; with an image of 16 bits, all get 16."""
+    deep = any(image.dtype == torch.uint16 for image in images)
+    out = torch.zeros(shape, dtype=torch.uint16 if deep else torch.uint8)
+    for row, image in zip(out, images, strict=False):
+        row.copy_(image if image.dtype == out.dtype else image.int() * 257)
+    return out
+
+
+def _filled(values: Ints | list[int], count: int) -> Tensor:
+    out = torch.zeros(count, dtype=torch.int64)
+    out[: len(values)] = torch.as_tensor(values)
+    return out
