@@ -14,7 +14,7 @@ from pathlib import Path
 
 
 class Server:
-    """Serves a folder at `url`; `faults` are used up one a request for bytes, `always` is for all of them."""
+    """Serves a folder at `url`; each request for bytes takes one of `faults`; `always` is for all of them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -27,7 +27,7 @@ class Assumed:
     gpus: int
     tflops: float  # that a GPU sustains
     image_kb: float
-    decode: float  # images a second and core
+    decode: float  # images per second and core
     disk: float  # GB/s to the folder of the runs
 
 
@@ -39,7 +39,7 @@ class Demand:
     assumed: Assumed
     parameters: int
     trainable: int
-    flops: int  # an image
+    flops: int  # per image
 
     @property
     def compute(self) -> float:
@@ -50,7 +50,7 @@ class Demand:
     def traffic(self) -> float:
         """Bytes that each node sends, and receives, in a step: a ring among the nodes; inside them the GPUs' own links.
 
-        Accumulation adds nothing, since the gradient is exchanged once a step.
+        Accumulation adds nothing, since the gradient is exchanged once per step.
         """
         return 2 * (self.assumed.nodes - 1) / self.assumed.nodes * BYTES * self.trainable
 
@@ -60,7 +60,7 @@ class Demand:
 
     @property
     def images(self) -> float:
-        """Images a second that one GPU takes."""
+        """Images per second that one GPU takes."""
         return self.assumed.tflops * 1e12 / self.flops
 
     @property
@@ -77,7 +77,7 @@ def demand(recipe: str, assumed: Assumed) -> Demand:
 
 
 def table(head: str, rows: list[list[str]]) -> str:
-    """Markdown."""
+    """Returns a table in Markdown."""
     names = head.split(" | ")
     return "\n".join("| " + " | ".join(row) + " |" for row in [names, ["---"] * len(names), *rows]) + "\n"
 
@@ -92,7 +92,7 @@ def main() -> None:
     parser.add_argument(
         "--image-kb", type=float, default=115, help="an image's file, in kB (default: 115, ImageNet-1K)"
     )
-    parser.add_argument("--decode", type=float, default=624, help="images a second and core (default: 624)")
+    parser.add_argument("--decode", type=float, default=624, help="images per second and core (default: 624)")
     parser.add_argument("--disk", type=float, default=1, help="GB/s to the folder of the runs (default: 1)")
     options = vars(parser.parse_args())
     recipes = options.pop("recipes")
@@ -102,7 +102,7 @@ def main() -> None:
     networks = " | ".join(f"{gigabits} Gb/s" for gigabits in NETWORKS)
     print(
         table(
-            f"recipe | batch | trained | GFLOP an image | compute a step | a node sends | {networks}",
+            f"recipe | batch | trained | GFLOP per image | compute per step | a node sends | {networks}",
             [
                 [
                     recipe, f"{need.run.batch}", f"{need.trainable / 1e6:.1f} M",
@@ -113,10 +113,10 @@ def main() -> None:
             ],
         )
     )  # fmt: skip
-    print(f"Storage and processors: files of {assumed.image_kb:g} kB, {assumed.decode:g} images a second and core\n")
+    print(f"Storage and processors: files of {assumed.image_kb:g} kB, {assumed.decode:g} images per second and core\n")
     print(
         table(
-            "recipe | images/s a GPU | MB/s a GPU | GB/s in all | cores a GPU",
+            "recipe | images/s per GPU | MB/s per GPU | GB/s in all | cores per GPU",
             [
                 [
                     recipe, f"{need.images:.0f}", f"{need.images * assumed.image_kb / 1e3:.0f}",

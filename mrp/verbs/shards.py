@@ -24,16 +24,18 @@ EXAMPLE = "mrp shards build /data/in1k/train /data/in1k-shards"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """The words of each verb below `mrp shards`."""
+    """Add the options of each action."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    build = verbs.add_parser("build", help="make shards from folders or archives; the same command again goes on")
+    build = verbs.add_parser("build", help="make shards from folders or archives; the same command continues it")
     build.add_argument("source", help="a folder of images, or an archive of ImageNet-1K or CIFAR")
     build.add_argument("out", help="the folder for the shards")
     build.add_argument("--split", choices=("train", "test"), default="train", help="of an archive that holds both")
-    build.add_argument("--shard-size", type=positive, default=1000, metavar="N", help="samples a shard (default: 1000)")
-    build.add_argument("--seed", type=int, default=0, help="of the order in which samples are laid down (default: 0)")
-    build.add_argument("--keep-order", action="store_true", help="lay samples down in the order of the source")
-    build.add_argument("--classes", metavar="FILE", help="only these, one name a line; 'imagenet100' comes with mrp")
+    build.add_argument(
+        "--shard-size", type=positive, default=1000, metavar="N", help="samples per shard; default: 1000"
+    )
+    build.add_argument("--seed", type=int, default=0, help="of the order in which samples are written (default: 0)")
+    build.add_argument("--keep-order", action="store_true", help="write samples in the order of the source")
+    build.add_argument("--classes", metavar="FILE", help="only these, one name per line; 'imagenet100' comes with mrp")
     build.add_argument("--max-side", type=positive, metavar="N", help="encode images anew whose longer side is longer")
     build.add_argument("--quality", type=positive, default=90, metavar="Q", help="of images encoded anew (default: 90)")
     build.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
@@ -41,7 +43,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     index = verbs.add_parser("index", help="make manifest and index for webdataset shards made by others")
     index.add_argument("source", help="a folder or address; with a pattern such as train-{0000..0099}.tar if remote")
     index.add_argument("out", nargs="?", help="the folder for manifest and index (default: beside local shards)")
-    index.add_argument("--classes", metavar="FILE", help="the names of the labels, one a line")
+    index.add_argument("--classes", metavar="FILE", help="the names of the labels, one per line")
     verify = verbs.add_parser("verify", help="check every byte against the manifest, or some samples")
     verify.add_argument("--sample", type=positive, metavar="N", help="only so many samples, drawn at random")
     stats = verbs.add_parser("stats", help="counts, sizes, and the mean and standard deviation of the pixels")

@@ -290,4 +290,4 @@ def test_opening_a_large_set_takes_no_time(tmp_path: Path) -> None:
     began = time.process_time()
     found = parse(text)
     assert found.count == 10**9
-    assert time.process_time() - began < 4  # mostly JSON, once a process
+    assert time.process_time() - began < 4  # mostly JSON, once per process
