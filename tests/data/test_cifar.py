@@ -131,7 +131,7 @@ def test_a_label_out_of_range_is_damage(tmp_path: Path) -> None:
     content[3073 * 5] = 10
     (tmp_path / "test_batch.bin").write_bytes(content)
     (tmp_path / "batches.meta.txt").write_text(" ".join(NAMES_10))
-    with pytest.raises(ConfigError, match=r"'test_batch\.bin' has the label 10; it is damaged"):
+    with pytest.raises(ConfigError, match=r"holds the label 10; it is damaged"):
         open_source(str(tmp_path), "test")
 
 
@@ -193,3 +193,16 @@ def test_a_link_in_place_of_a_member_is_not_followed(tmp_path: Path) -> None:
         tar.addfile(link)
     with pytest.raises(ConfigError, match=r"test_batch\.bin"):
         open_source(str(path), "test")
+
+
+def test_an_archive_that_begins_with_its_folder_is_read(tmp_path: Path) -> None:
+    """As `tar c .` makes it: its first member has no name but a point."""
+    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as tar:
+        top = tarfile.TarInfo("./")
+        top.type = tarfile.DIRTYPE
+        tar.addfile(top)
+        for name, content in files_10().items():
+            member = tarfile.TarInfo(f"./cifar-10-batches-bin/{name}")
+            member.size = len(content)
+            tar.addfile(member, io.BytesIO(content))
+    assert len(open_source(str(tmp_path / "a.tar.gz"), "test")) == 10_000

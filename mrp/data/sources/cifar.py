@@ -62,11 +62,12 @@ class _Version(NamedTuple):
 
     def check(self, where: object, name: str, size: int, split: str) -> None:
         """Refuse a file that is not of its one right size."""
-        rows = self.rows[split].get(name)
-        right = size <= _NAMES_LIMIT if rows is None else size == rows * (self.label_bytes + _PIXELS)
-        if not right:
-            wanted = f"at most {_NAMES_LIMIT}" if rows is None else rows * (self.label_bytes + _PIXELS)
-            raise ConfigError(f"{where}: {size} bytes where {wanted} are expected; it is damaged, download it again")
+        wanted = self.rows[split].get(name, 0) * (self.label_bytes + _PIXELS)
+        if size != wanted and (wanted or size > _NAMES_LIMIT):
+            raise ConfigError(
+                f"{where}: {size} bytes where {wanted or f'at most {_NAMES_LIMIT}'} are expected; it is damaged, "
+                "download it again"
+            )
 
 
 _VERSIONS = (
@@ -121,8 +122,10 @@ def _read_archive(path: Path, split: str) -> tuple[_Version, dict[str, bytes]]:
     try:
         with gzip.open(path) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
             for member in tar:
-                where = f"{path}: {member.name}"
-                top, name = PurePosixPath(member.name).parts[0], PurePosixPath(member.name).name
+                where, parts = f"{path}: {member.name}", PurePosixPath(member.name).parts
+                if not parts:
+                    continue  # "./", which some programs put first
+                top, name = parts[0], parts[-1]
                 version = next((version for version in _VERSIONS if top in (version.folder, version.pickled)), None)
                 if version is None:
                     raise ConfigError(f"{where}: does not belong to {_ARCHIVES}; give one of these")
@@ -151,15 +154,12 @@ def _parse(
         raise ConfigError(
             f"{path}: '{version.names}' has {len(classes)} names, not {version.num_classes}; download it again"
         )
-    parts = []
-    for name in version.rows[split]:
-        part = np.frombuffer(contents[name], np.uint8).reshape(-1, version.label_bytes + _PIXELS)
-        if (label := part[:, version.label_bytes - 1].max()) >= version.num_classes:
-            raise ConfigError(f"{path}: '{name}' has the label {label}; it is damaged, download it again")
-        parts.append(part)
-    records = np.concatenate(parts)
-    images = records[:, version.label_bytes :].reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    return images, records[:, version.label_bytes - 1].astype(np.int64), classes
+    content = b"".join(contents[name] for name in version.rows[split])
+    records = np.frombuffer(content, np.uint8).reshape(-1, version.label_bytes + _PIXELS)
+    labels, pixels = records[:, version.label_bytes - 1], records[:, version.label_bytes :]
+    if labels.max() >= version.num_classes:
+        raise ConfigError(f"{path}: holds the label {labels.max()}; it is damaged, download it again")
+    return pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels.astype(np.int64), classes
 
 
 def _pickled(path: Path, version: _Version) -> ConfigError:
