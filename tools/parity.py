@@ -261,12 +261,12 @@ def compute_lars(case: Inputs) -> Tensors:
     config = lars.Config(
         lr=sizes["lr"], weight_decay=sizes["weight_decay"], momentum=sizes["momentum"], trust=sizes["trust_coefficient"]
     )
-    optimizer, found = build_optimizer(config, module), Tensors()
+    optimizer, weights = build_optimizer(config, module), Tensors()
     for step in range(sizes["steps"]):
         module.weight.grad, module.bias.grad = (case.tensors[f"g{name}{step}"] for name in "wb")
         optimizer.step()
-        found |= {f"w{step + 1}": module.weight.detach().clone(), f"b{step + 1}": module.bias.detach().clone()}
-    return found
+        weights |= {f"w{step + 1}": module.weight.detach().clone(), f"b{step + 1}": module.bias.detach().clone()}
+    return weights
 
 
 def compute_schedule(case: Inputs) -> Tensors:
@@ -300,18 +300,18 @@ def compare(folder: Path) -> list[Row]:
         method, weights = checkpoint.method, checkpoint.tensors
     inputs = {name: expected.pop(name) for name in todo.inputs}
     results = {name: sizes.pop(name) for name in todo.sizes if name in sizes}
-    found = {name: tensor.detach() for name, tensor in todo.compute(Inputs(sizes, inputs, weights)).items()}
+    computed = {name: tensor.detach() for name, tensor in todo.compute(Inputs(sizes, inputs, weights)).items()}
 
     if todo.compute is compute_schedule:
         expected = {"expected": torch.tensor(results.pop("expected"), dtype=torch.float64)}
     for name, values in results.get("lr_scale_and_weight_decay", {}).items():
         expected[f"lr_scale_and_weight_decay/{name}"] = torch.tensor(values)
     for name in todo.unordered:
-        found[name] = _in_their_order(found[name], expected[name])
-    rows = list(_rows(found, _ours(expected, method, sizes)))
+        computed[name] = _in_their_order(computed[name], expected[name])
+    rows = list(_rows(computed, _ours(expected, method, sizes)))
     for name, (mean, std) in results.get("init_mean_std", {}).items():
         (ours,) = official.rename(method, {name: torch.empty(0)})
-        rows.append(Row(f"init/{name}", _errors(found[f"init_mean_std/{ours}"], mean, std), ERRORS))
+        rows.append(Row(f"init/{name}", _errors(computed[f"init_mean_std/{ours}"], mean, std), ERRORS))
     return rows
 
 
@@ -336,9 +336,9 @@ def _in_their_order(ours: Tensor, theirs: Tensor) -> Tensor:
     return ours.gather(1, order[..., None].expand_as(ours)) if is_permutation else ours
 
 
-def _rows(found: Tensors, expected: Tensors) -> Iterator[Row]:
+def _rows(computed: Tensors, expected: Tensors) -> Iterator[Row]:
     for name, theirs in expected.items():
-        ours = found.get(name)
+        ours = computed.get(name)
         tolerance = LOSS if theirs.numel() == 1 else TENSOR
         if ours is None or ours.numel() != theirs.numel():
             yield Row(name, float("inf"), tolerance)
