@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,9 @@ from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.data.subset import select
 from mrp.run import load
+from tests.data.conftest import jpeg
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
 
 STRIPES = '''
 """Stripes, computed and not stored."""
@@ -76,6 +81,20 @@ def test_it_is_a_source_like_any_other(stripes: str) -> None:
     assert again.identity == half.identity
     mixed = load("demo", [f"data.train=[{{source: {{name: {stripes}}}, weight: 1}}, {{source: digits, weight: 1}}]"])
     assert len(open_source(mixed, "train")) == 64 + 1437
+
+
+@pytest.mark.skipif(not DOCUMENT.is_file(), reason="an installed package has no documentation")
+def test_the_example_of_the_documentation_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = DOCUMENT.read_text().partition("    # mine.py\n")[2].partition("    mrp pretrain ")[0]
+    (tmp_path / "mine.py").write_text(textwrap.dedent(block))
+    rows = [[str(tmp_path / f"{number}.jpg"), number % 2] for number in range(4)]
+    for number, (path, _) in enumerate(rows):
+        Path(path).write_bytes(jpeg(number))
+    (tmp_path / "files.json").write_text(json.dumps(rows))
+    monkeypatch.chdir(tmp_path)
+    source = open_source(load("demo", ["data.train={name: ./mine.py, list: files.json}", "data.fraction=0.5"]), "train")
+    assert (len(source), source.classes, sorted(source.labels.tolist())) == (2, ("cat", "dog"), [0, 1])
+    assert source.read(0)[0] in [jpeg(number) for number in range(4)]
 
 
 def test_a_worker_process_loads_its_file(stripes: str, monkeypatch: pytest.MonkeyPatch) -> None:
