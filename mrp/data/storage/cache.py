@@ -66,10 +66,10 @@ class Cache:
             ) from None
 
     @contextlib.contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
+    def _lock(self, name: str, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
         descriptor = _open_lock(self.folder / f".{name}.lock")
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, operation)
             yield
         finally:
             os.close(descriptor)
@@ -95,14 +95,9 @@ class Cache:
         """Remove what fetches that were killed have left: their locks are free."""
         for path in self.folder.glob(f".*{UNFINISHED}"):
             sha256 = path.name.removeprefix(".").removesuffix(UNFINISHED).removesuffix(_INDEX)
-            descriptor = _open_lock(self.folder / f".{sha256}.lock")
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            not_abandoned = contextlib.suppress(BlockingIOError, PermissionError)  # being fetched, or not ours
+            with not_abandoned, self._lock(sha256, fcntl.LOCK_EX | fcntl.LOCK_NB):
                 path.unlink(missing_ok=True)
-            except BlockingIOError:
-                pass  # it is being fetched
-            finally:
-                os.close(descriptor)
 
 
 def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:

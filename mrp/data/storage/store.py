@@ -6,11 +6,12 @@ then the run fails, for a fault of storage is no bad sample.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -85,21 +86,20 @@ class LocalStore(Store):
 
     def size(self, name: str) -> int:
         """Returns what the file system says."""
-        try:
+        with self._reading(name):
             return (self.folder / name).stat().st_size
-        except OSError as error:
-            raise StorageError(f"{self.where(name)}: cannot be read: {error.strerror}; put it back") from None
 
     def read(self, name: str, start: int, stop: int) -> bytes:
-        """Returns the bytes by pread."""
-        try:
-            descriptor = os.open(self.folder / name, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                data = os.pread(descriptor, stop - start, start)
-            finally:
-                os.close(descriptor)
-        except OSError as error:
-            raise StorageError(f"{self.where(name)}: cannot be read: {error.strerror}; put it back") from None
+        """Returns the bytes by a read at their position."""
+        with self._reading(name), (self.folder / name).open("rb", buffering=0) as file:
+            data = os.pread(file.fileno(), stop - start, start)
         if len(data) != stop - start:
             raise StorageError(f"{self.where(name)}: cut short: it ends before byte {stop}; put back the whole file")
         return data
+
+    @contextlib.contextmanager
+    def _reading(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(f"{self.where(name)}: cannot be read: {error.strerror}; put it back") from None
