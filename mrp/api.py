@@ -33,8 +33,21 @@ def pretrain(recipe: str | Path, *words: str, folder: str | Path | None = None, 
     Several processes take part where a launcher such as torchrun starts this script several times.
     """
     folder = run_folder(recipe, folder)
-    train(load_run(recipe, [*words, *as_words(overrides)], folder), folder)
+    run = load_run(recipe, [*words, *as_words(overrides)], folder)
+    if run.init is None and (key := _for_pretrained_weights(run)):
+        raise ConfigError(
+            f"init: {key} is for pretrained weights, and none are given; fine-tune some with 'mrp finetune' and "
+            f"init=RUN, or leave {key} out to train from scratch"
+        )
+    train(run, folder)
     return folder
+
+
+def _for_pretrained_weights(run: Run) -> str | None:
+    """Returns an option that makes no sense for weights that nobody has trained, where a run uses one."""
+    if run.optim.layer_decay is not None:
+        return "optim.layer_decay"
+    return next((f"objective.{key}" for key in ("frozen", "frozen_blocks") if getattr(run.objective, key, None)), None)
 
 
 def finetune(recipe: str | Path, *words: str, folder: str | Path | None = None, **overrides: Any) -> Path:

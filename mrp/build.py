@@ -10,10 +10,11 @@ from typing import Literal
 import torch
 from torch import nn
 
-from mrp.config import ConfigError, compose
+from mrp.config import ConfigError, compose, nearest
 from mrp.data.open import open_data
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
+from mrp.evaluators import EVALUATORS, short_name
 from mrp.folder import CONFIG
 from mrp.interop.runs import locate
 from mrp.methodkit import Objective
@@ -23,7 +24,7 @@ from mrp.optim.config import Section as OptimizerSection
 from mrp.optim.groups import groups
 from mrp.optimizers import OPTIMIZERS
 from mrp.prepare.mixing import Erase, Mix
-from mrp.processes.cost import Cost, measure
+from mrp.processes.cost import Cost, measure, reported_names
 from mrp.run import Run, find_recipe, load
 from mrp.step import Prepare, Step
 
@@ -94,6 +95,31 @@ def check_classes(run: Run, source: Source) -> None:
         raise ConfigError(
             f"objective.classes: {wanted}, but data.train has {len(source.classes)} classes; "
             f"set objective.classes={len(source.classes)}"
+        )
+
+
+def check_best(run: Run) -> None:
+    """Refuses to keep the best checkpoint by a metric that the run never logs."""
+    best = run.checkpoint.best
+    if best is None:
+        return
+    with torch.device("meta"):
+        step = build_step(run)
+    metrics, per_sample = reported_names(step, run.data.channels, run.data.shape)
+    known, unknown = {"loss", "gradient_norm", *metrics}, []
+    for name, section in {"diagnose": run.diagnose, "validation": run.validation, **run.evaluate}.items():
+        if section.every is None:
+            continue
+        evaluator = EVALUATORS.find(name).Evaluator
+        label, values = evaluator.label or short_name(name), evaluator.value_names(per_sample)
+        prefixes = [label, f"{label}/average"] if run.average and evaluator.of_average else [label]
+        known.update(f"{prefix}/{value}" for prefix in prefixes for value in values or ())
+        unknown += [label] if values is None else []
+    if best.name not in known and best.name.partition("/")[0] not in unknown:
+        of_evaluators = "".join(f", or one of {label}/" for label in unknown)
+        raise ConfigError(
+            f"checkpoint.best: {best.name} is not among the metrics of this run{nearest(best.name, known)}; it logs "
+            f"{', '.join(sorted(known))}{of_evaluators}"
         )
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrp.batch import Division
-from mrp.build import check_classes, measure_cost, open_source, open_validation
+from mrp.build import check_best, check_classes, measure_cost, open_source, open_validation
 from mrp.config import ConfigError, Duration
 from mrp.data import mixtures
 from mrp.data.mixtures import Mixed
@@ -183,6 +183,7 @@ def plan_job(run: Run, folder: Path, processes: int, memory: int) -> Job:
     """Opens the data and derives everything else; a run that the folder holds keeps its coupled batch and its order."""
     source = open_source(run, "train")
     check_classes(run, source)
+    check_best(run)
     validation = open_validation(run, source)
     version = recorded(folder, "order_version")
     order = plan_order(run, source, version)

@@ -46,7 +46,8 @@ class Registry:
             return self._checked(point.load(), name)
         names = self.names()
         raise ConfigError(
-            f"unknown {self.kind} '{name}'{nearest(name, names)}; known: {', '.join(names)}, or ./FILE.py"
+            f"unknown {self.kind} '{name}'{nearest(name, names)}; known: {', '.join(names)}, or a file; "
+            f"for example {{name: {self.default or names[0]}}} or {{name: ./mine.py}}"
         )
 
     def _own(self) -> list[str]:

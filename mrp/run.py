@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -11,7 +12,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 import mrp
 from mrp import outside
 from mrp.checkpoint.config import Config as Checkpoint
-from mrp.config import ConfigError, Duration, Node, Tree, build, compose, nearest
+from mrp.config import ConfigError, Duration, Node, Tree, build, compose, nearest, overridden
 from mrp.data.config import CacheConfig
 from mrp.data.config import Config as Data
 from mrp.data.order import VERSION as ORDER_VERSION
@@ -178,13 +179,32 @@ def run_folder(recipe: str | Path, folder: str | Path | None = None) -> Path:
 def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
     """Reads a run from a file, or from one of our recipes; `folder`, where it is written, may hold it already."""
     path = find_recipe(str(name))
-    tree = compose(path, overrides, find_recipe)
-    tree = Tree(outside.located(tree.values, _run_of(path), folder), tree.origins)
+    recipe = compose(path, find=find_recipe)
+    chosen = overridden(recipe, overrides)
+    tree = Tree(outside.located(chosen.values, _run_of(path), folder), chosen.origins)
     if tree.values.get("init") is not None:
         from mrp.interop.init import completed
 
         tree = completed(tree, folder)
-    return build(Run, tree)
+    elif "objective" in tree.values and tree.values.get("backbone") is None:
+        raise ConfigError(
+            f"{tree.origins['']}: backbone: this key is required and missing; add it, or take it from pretrained "
+            "weights with init=RUN, as 'mrp finetune' does"
+        )
+    run = build(Run, tree)
+    for line in _no_longer_used(recipe.values, chosen.values):
+        print(f"mrp: {line}", file=sys.stderr)
+    return run
+
+
+def _no_longer_used(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> Iterator[str]:
+    """Yields what the command line drops from a recipe when it gives a section another name, one line per section."""
+    for key, before in recipe.items():
+        after = values.get(key)
+        if isinstance(before, dict) and isinstance(after, dict) and before.get("name") != after.get("name"):
+            dropped = [name for name in before if name not in after]
+            if dropped:
+                yield f"{key}: {after['name']} does not take over the recipe's {', '.join(dropped)}"
 
 
 def _run_of(config: Path) -> Path | None:

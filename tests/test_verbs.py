@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 
 import pytest
 import yaml
 
 from mrp.build import measure_cost
-from mrp.cli import main
+from mrp.cli import _read, main
 from mrp.run import load, recipes
 
 
@@ -52,3 +54,18 @@ def test_recipes_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str
     names = [line.split()[0] for line in lines]
     assert names == sorted(path.stem for path in recipes().glob("*.yaml"))
     assert all(re.fullmatch(r"\S+ +\S.{20,}", line) for line in lines)
+
+
+def test_pretrain_ends_with_what_came_out_and_what_to_do_next(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["batch=64", "length=3 steps", "optim.warmup=1 steps", "backbone={depth: 1, width: 16, heads: 2}"]
+    main(["pretrain", "demo", *words, "--folder", str(run)])
+    *_, summary, title, probe, report, export = capsys.readouterr().out.splitlines()
+    loss = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])["loss"]
+    assert re.fullmatch(rf"{run}: complete at step 3, loss {loss:.4f}; this command took \d+ s", summary)
+    assert title == "next:"
+    for line in (probe, report, export):
+        options = _read(line.partition("  # ")[0].split()[1:])
+        assert options.run == str(run)

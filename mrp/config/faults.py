@@ -1,4 +1,4 @@
-"""What a user reads when a value does not fit its type: the place, what was given, and what is allowed, in one line."""
+"""The line that a user reads when a value does not fit its type: where it is, what was given, and what is allowed."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import difflib
 import json
 import re
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-Place = tuple[int | str, ...]
+Path = tuple[int | str, ...]  # of a value in the configuration: ("optim", "betas", 1)
 
 _PLAIN = (
     (r"^(Input|Value) should be (a |an )?(valid )?", ""),
@@ -24,7 +24,7 @@ _PLAIN = (
 def describe(
     cls: type[BaseModel], error: ValidationError, values: Mapping[str, Any], origins: Mapping[str, str]
 ) -> str:
-    """One line for the first fault (of a union, the fault of the branch that got furthest)."""
+    """Returns one line for the first fault (of a union, the fault of the branch that got furthest)."""
     faults = error.errors(include_url=False)
     # A misspelt key explains a missing one, and of a union the branch that got furthest is the one that was meant.
     fault = min(faults, key=lambda fault: (fault["type"] != "extra_forbidden", -len(_real_path(fault["loc"], values))))
@@ -41,25 +41,45 @@ def describe(
             return f"{where}: this key is required and missing; add it"
         case "value_error":
             return f"{where}: {fault.get('ctx', {}).get('error', fault['msg'])}"
-    same_place = [other for other in faults if _real_path(other["loc"], values) == path]
-    allowed = " or ".join(dict.fromkeys(_allowed(other["msg"]) for other in same_place))
+    same_path = [other for other in faults if _real_path(other["loc"], values) == path]
+    allowed = " or ".join(dict.fromkeys(_allowed(other["msg"]) for other in same_path))
     given = fault["input"]
-    hint = nearest(given, re.findall(r"'([^']*)'", allowed)) if isinstance(given, str) else ""
-    return f"{where}: {_show(given)} was given; allowed: {allowed}{hint}"
+    return f"{where}: {_show(given)} was given; allowed: {allowed}{_hint(dotted, given, allowed)}"
 
 
 def nearest(given: str, known: Iterable[str]) -> str:
-    """`; did you mean 'x'?`, or nothing when no known name is near."""
+    """Returns `; did you mean 'x'?`, or nothing when no known name is near."""
     near = difflib.get_close_matches(given, list(known), n=1, cutoff=0.5)
     return f"; did you mean '{near[0]}'?" if near else ""
 
 
-def _known_keys(cls: type[BaseModel], path: Place, values: Any) -> str:
+def _hint(dotted: str, given: Any, allowed: str) -> str:
+    if not isinstance(given, str):
+        return ""
+    if "list" in allowed and "," in given:
+        return f"; write {dotted}=[{given}]"
+    return nearest(given, re.findall(r"'([^']*)'", allowed))
+
+
+def _known_keys(cls: type[BaseModel], path: Path, values: Any) -> str:
+    """Returns the key that was probably meant, in the same section or else in another, or all keys of the section."""
     section, key = ".".join(str(part) for part in path[:-1]), str(path[-1])
     if "." in key:
         return "dotted keys are for the command line; in a file, write a section inside a section"
     names = _keys(cls, path[:-1], values)
-    return nearest(key, names).removeprefix("; ") or f"{section or 'the top level'} has: {', '.join(names)}"
+    elsewhere = dict(_all_keys(cls, values))
+    near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+    nearer = difflib.get_close_matches(key, [*near, *elsewhere], n=1, cutoff=0.8)  # the section's own key comes first
+    if nearer and nearer != near:
+        return f"did you mean '{elsewhere[nearer[0]]}'?"
+    return f"did you mean '{near[0]}'?" if near else f"{section or 'the top level'} has: {', '.join(names)}"
+
+
+def _all_keys(cls: type[BaseModel], values: Any, path: Path = ()) -> Iterator[tuple[str, str]]:
+    """Yields every key of the configuration with its dotted path; sections whose type depends on values as they are."""
+    for name in _keys(cls, path, values):
+        yield name, ".".join(map(str, (*path, name)))
+        yield from _all_keys(cls, values, (*path, name))
 
 
 def _allowed(message: str) -> str:
@@ -68,8 +88,8 @@ def _allowed(message: str) -> str:
     return message
 
 
-def _real_path(loc: Place, values: Any) -> Place:
-    """pydantic's path without the tags it adds for the branches of a union."""
+def _real_path(loc: Path, values: Any) -> Path:
+    """Returns pydantic's path without the tags it adds for the branches of a union."""
     path: list[int | str] = []
     for index, part in enumerate(loc):
         last = index == len(loc) - 1
@@ -93,29 +113,30 @@ def _origin(dotted: str, origins: Mapping[str, str]) -> str:
     return origins.get(dotted, "the configuration")
 
 
-def _keys(cls: type[BaseModel], path: Place, values: Any) -> list[str]:
-    """The keys that the section at `path` knows; where its type depends on its values, the field says how to choose."""
-    found: Any = cls
+def _keys(cls: type[BaseModel], path: Path, values: Any) -> list[str]:
+    """Returns the keys of the section at `path`; where its type depends on values, the field says how to choose."""
+    section: Any = cls
     for part in path:
         values = values.get(part) if isinstance(values, Mapping) else None
-        info = found.model_fields.get(str(part)) if found is not None else None
+        info = section.model_fields.get(str(part)) if section is not None else None
         if info is None:
             return []
         extra = info.json_schema_extra
         choose = extra.get("choose") if isinstance(extra, dict) else None
-        found = choose(values) if callable(choose) else _section_in(info.annotation)
-    return [info.alias or name for name, info in found.model_fields.items()] if found is not None else []
+        section = choose(values) if callable(choose) else section_in(info.annotation)
+    return [info.alias or name for name, info in section.model_fields.items()] if section is not None else []
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def section_in(annotation: Any) -> type[BaseModel] | None:
+    """Returns the section that a value of this type may be, if there is one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     if get_origin(annotation) in (Union, types.UnionType):
-        return next((section for arg in get_args(annotation) if (section := _section_in(arg))), None)
+        return next((section for arg in get_args(annotation) if (section := section_in(arg))), None)
     return None
 
 
 def _show(value: Any) -> str:
-    """A value as YAML spells it."""
+    """Returns a value as YAML spells it."""
     text = json.dumps(value) if value is None or isinstance(value, bool) else repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

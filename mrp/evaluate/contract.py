@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -139,6 +139,11 @@ class Evaluator(ABC):
 
     @abstractmethod
     def __init__(self, config: Any, setting: Setting) -> None: ...
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str] | None:
+        """Returns the names of its values, given what the objective reports per sample; None where nobody knows yet."""
+        return None
 
     @abstractmethod
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:

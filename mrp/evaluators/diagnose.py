@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 import torch
@@ -21,6 +22,10 @@ from mrp.monitor.metrics import METRICS, read_lines
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
+_VALUES = (
+    "rank_me", "participation_ratio", "feature_variance", "spread", "uniformity", "log_uniformity", "alignment", "loss",
+    "loss_over_variance", "knn",
+)  # fmt: skip
 
 
 class Evaluator(contract.Evaluator):
@@ -57,6 +62,11 @@ class Evaluator(contract.Evaluator):
                 f"{folder}: the features had collapsed at {first[0]}; "
                 "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
             )
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
+        """Returns all that it may measure: the last two need a target's variance, and labels."""
+        return _VALUES
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the model, and raises the alarm when the features have collapsed."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -59,6 +60,11 @@ class Evaluator(contract.Evaluator):
         self._setting = setting
         self._processes = setting.processes
         self._loader = setting.loader(setting.test, min(setting.batch, share, _LARGEST_BATCH))
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
+        """Returns the means over the test set that the objective can give."""
+        return [mean for name, mean in _SUMMED.items() if name in per_sample]
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Counts every image once."""

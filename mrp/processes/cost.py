@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
-from mrp.batch import Batch
+from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.processes.container import host_memory
 
@@ -82,23 +83,32 @@ def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
     )
 
 
+def reported_names(step: nn.Module, channels: int, size: tuple[int, int]) -> tuple[set[str], set[str]]:
+    """Returns the names of the metrics, and of the numbers per sample, that a step on the meta device reports."""
+    output: Output = _on_fake_tensors(step, channels, size, 2)
+    return set(output.metrics), set(output.per_sample)
+
+
 def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -> tuple[int, int, int]:
     """Returns the FLOPs of the forward pass, those of both passes, and the bytes that are kept in between."""
+    try:
+        counts: tuple[int, int, int] = _on_fake_tensors(_Counting(step), channels, size, images)
+    except (DataDependentOutputException, DynamicOutputShapeException) as error:
+        raise ConfigError(
+            f"objective: its forward pass needs numbers that are not known before it is run ({error.func}), so its "
+            "memory cannot be foreseen; give machine.micro_batch a number"
+        ) from None
+    return counts
+
+
+def _on_fake_tensors(module: nn.Module, channels: int, size: tuple[int, int], images: int) -> Any:
     with FakeTensorMode():
         weights = {
-            f"step.{name}": torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
-            for name, tensor in (*step.named_parameters(), *step.named_buffers())
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, requires_grad=tensor.requires_grad)
+            for name, tensor in (*module.named_parameters(), *module.named_buffers())
         }
         keys = torch.zeros(images, dtype=torch.int64)
-        batch = Batch(torch.zeros(images, channels, *size), keys, labels=keys)
-        try:
-            counts: tuple[int, int, int] = functional_call(_Counting(step), weights, (batch,))
-        except (DataDependentOutputException, DynamicOutputShapeException) as error:
-            raise ConfigError(
-                f"objective: its forward pass needs numbers that are not known before it is run ({error.func}), so its "
-                "memory cannot be foreseen; give machine.micro_batch a number"
-            ) from None
-        return counts
+        return functional_call(module, weights, (Batch(torch.zeros(images, channels, *size), keys, labels=keys),))
 
 
 class _Counting(nn.Module):

@@ -35,10 +35,16 @@ def summary(folder: Path, seconds: float) -> str:
 
     last = read_lines(folder / METRICS)[-1]
     took = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
-    return (
-        f"{folder}: complete at step {last['step']:,}, loss {last['loss']:.4f}; this command took {took}\n"
-        "next:\n"
-        f"  mrp probe {folder}                  measure its features\n"
-        f"  mrp report {folder}                 draw its loss and its reconstructions\n"
-        f"  mrp export {folder} --to timm       write its weights for other code"
+    commands = {
+        f"mrp probe {folder}": "measure its features",
+        f"mrp report {folder}": "draw its loss and its reconstructions",
+        f"mrp export {folder} --to timm": "write its weights for other code",
+    }
+    width = max(map(len, commands))
+    return "\n".join(
+        [
+            f"{folder}: complete at step {last['step']:,}, loss {last['loss']:.4f}; this command took {took}",
+            "next:",
+            *(f"  {command:<{width}}  # {purpose}" for command, purpose in commands.items()),
+        ]
     )

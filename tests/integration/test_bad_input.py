@@ -37,7 +37,8 @@ def fault(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
         main([str(word) for word in words])
-    error = capsys.readouterr().err
+    lines = capsys.readouterr().err.splitlines(keepends=True)
+    error = "".join(line for line in lines if " does not take over the recipe's " not in line)
     assert caught.value.code == 2, error
     assert error.startswith("mrp: error: ")
     assert error.count("\n") == 1, error
@@ -114,7 +115,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("demo data.size=[1,a]", ["data.size.1: 'a' was given; allowed: integer"]),
         ("demo data.augment=crpo", ["data.augment: 'crpo' is unknown; allowed: crop or resize; did you mean 'crop'?"]),
         ("demo batch=", ["batch: null was given; allowed: integer"]),
-        ("demo optim=", ["optim: null was given; allowed: a section (key: value)"]),
+        ("demo optim=", ["optim: a section with a name is needed, such as {name: adamw}; known: adamw, lars"]),
         ("demo batch=0", ["batch: 0 was given; allowed: greater than 0"]),
         ("demo machine.micro_batch=0", ["machine.micro_batch: 0 was given; allowed: greater than 0 or 'auto'"]),
         ("demo optim.betas=[0.9,1]", ["optim.betas.1: 1 was given; allowed: less than 1"]),
@@ -124,9 +125,27 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         # Names
         ("demo objective.name=maee", ["objective: unknown objective 'maee'; did you mean 'mae'?"]),
         ("demo objective.name=./nowhere.py", ["nowhere.py' does not exist; a relative path starts at"]),
-        ("demo objective.name=./half.py", ["half.py' defines no Objective; see mrp/objectives/mae.py"]),
-        ("demo backbone.name=vit_base_patch61_224", ["backbone 'vit_base_patch61_224'", "did you mean vit_base"]),
+        ("demo objective.name=./half.py", ["half.py' defines no Objective; see the files in mrp/objectives/"]),
+        ("demo backbone.name=vit_base_patch61_224", ["unknown backbone", "did you mean 'vit_base_patch16_224'?"]),
         ("demo backbone={name:[}", ["the command line, backbone, line 1: not valid YAML"]),
+        ("demo mask_ratio=0.5", ["mask_ratio: unknown key; did you mean 'objective.mask_ratio'?"]),
+        ("demo mask_ration=0.5", ["mask_ration: unknown key; did you mean 'objective.mask_ratio'?"]),
+        ("demo objective.depth=2", ["objective.depth: unknown key; did you mean 'backbone.depth'?"]),
+        ("demo optim.name=sgd", ["optim: unknown optimizer 'sgd'; known: adamw, lars", "for example {name: adamw}"]),
+        ("demo data.mean=0.5,0.5,0.5", ["allowed: list; write data.mean=[0.5,0.5,0.5]"]),
+        ("mae_base_in1k", ["neither a file nor a recipe", "did you mean 'mae_vit_base_in1k'?"]),
+        # What needs pretrained weights
+        ("linear_tiny_digits", ["init: objective.frozen is for pretrained weights, and none are given"]),
+        ("finetune_mae_vit_base_in1k", ["init: optim.layer_decay is for pretrained weights, and none are given"]),
+        ("demo backbone=", ["backbone: this key is required and missing; add it, or take it from", "with init=RUN"]),
+        # Metrics
+        ("demo checkpoint.best=lossy", ["checkpoint.best: lossy is not among the metrics", "did you mean 'loss'?"]),
+        ("demo checkpoint.best=validation/loss", ["checkpoint.best: validation/loss is not among the metrics"]),
+        ("demo checkpoint.best=features/kn diagnose.every=1epoch", ["did you mean 'features/knn'?; it logs features"]),
+        (
+            "demo checkpoint.best=validation/accuracy validation.every=1epoch",
+            ["validation/accuracy is not among the metrics", "validation/loss"],
+        ),
         # What does not go together
         ("demo data.size=9", ["data.size 9x9 is not a multiple of the patch 2x2; the nearest that is: 8x8"]),
         ("demo batch=9 --processes 2", ["batch: 9 is not a multiple of the 2 processes; the nearest that is: 8"]),
@@ -168,6 +187,26 @@ def test_data_that_is_not_there(place: Path, capsys: pytest.CaptureFixture[str],
     assert contents(place) == before
     main(["config", *SMALL, f"data.train={data}"])  # a recipe can be looked at before its data has come
     assert f"# {line}" in capsys.readouterr().out.replace("#   steps:                 unknown, since ", "# ")
+
+
+@pytest.mark.parametrize("data", ["nowhere", "void"])
+def test_test_data_that_are_not_there(place: Path, capsys: pytest.CaptureFixture[str], data: str) -> None:
+    words = [*SMALL, f"data.test={data}"]
+    submit = fault(capsys, "submit", *words, "--time", "60", "--dry-run")
+    main(["config", *words])
+    assert f"#   test data:             {submit}" in capsys.readouterr().out.splitlines()
+    train = fault(capsys, "submit", *words, f"data.train={data}", "--time", "60", "--dry-run")
+    assert train.startswith(data if data == "void" else "data.train: 'nowhere' does not exist")
+
+
+def test_what_a_method_of_ones_own_drops_is_said(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "own.py").write_text(OWN)
+    words = [word for word in SMALL if not word.startswith("objective")]
+    main(["config", *words, "objective.name=./own.py"])
+    dropped = "objective: ./own.py does not take over the recipe's mask_ratio, target, decoder"
+    assert capsys.readouterr().err.splitlines() == [f"mrp: {dropped}"]
+    main(["config", *words, "objective.mask_ratio=0.5"])
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
