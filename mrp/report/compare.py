@@ -1,4 +1,4 @@
-"""Several runs side by side: what was measured of each, with intervals, as rows and as one picture."""
+"""What was measured of several runs, with intervals, as rows of a table and as one picture."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -143,25 +144,29 @@ def data_labels(points: Sequence[Point]) -> dict[Named, str]:
     """Returns what to call the data of some points, so that no two sets are called the same."""
     named = sorted({point.data for point in points})
     several = Counter(data.name for data in named)
-    return {data: f"{data.name} [{data.content[:6]}]" if several[data.name] > 1 else data.name for data in named}
+    return {data: f"{data.name} #{data.content[:6]}" if several[data.name] > 1 else data.name for data in named}
 
 
 def picture(points: Sequence[Point], path: Path) -> None:
-    """A panel for each measure: over steps where some run has several, else a row for each run."""
+    """Draws one panel per measure: over steps where a run was measured at several, else with one row per run."""
     measures = [measure for measure in MEASURES if any(point.measure == measure for point in points)]
     labels = data_labels(points)
-    names = {point.row: f"{point.run} on {labels[point.data]}" if len(labels) > 1 else point.run for point in points}
-    runs = list(dict.fromkeys(names.values()))
-    height = 1.6 + 0.36 * len(runs)
-    figure = Figure(figsize=(4.2 * len(measures), max(3.2, height)), dpi=120, layout="constrained")
+    several = len(labels) > 1
+    lines = {point.row: f"{point.run}\non {labels[point.data]}" if several else point.run for point in points}
+    names = list(dict.fromkeys(lines.values()))
+    longest = max(len(line) for name in names for line in name.splitlines())
+    size = 4.2 * len(measures) + 0.07 * longest, max(3.2, 1.6 + (0.6 if several else 0.36) * len(names))
+    figure = Figure(figsize=size, dpi=120, layout="constrained")
     panels = figure.subplots(1, len(measures), squeeze=False)[0]
     for panel, measure in zip(panels, measures, strict=True):
-        own = [point for point in points if point.measure == measure]
-        steps = {run: [point for point in own if names[point.row] == run] for run in runs}
-        if any(len(found) > 1 for found in steps.values()):
-            _over_steps(panel, runs, steps)
+        by_name: dict[str, list[Point]] = {name: [] for name in names}
+        for point in points:
+            if point.measure == measure:
+                by_name[lines[point.row]].append(point)
+        if any(len(line) > 1 for line in by_name.values()):
+            _draw_over_steps(panel, by_name)
         else:
-            _rows(panel, runs, steps, labelled=panel is panels[0])
+            _draw_rows(panel, by_name, labelled=panel is panels[0])
         panel.set_title(MEASURES[measure], fontsize=10, loc="left")
         panel.grid(color="#e6e6e6", linewidth=0.8)
         panel.set_axisbelow(True)
@@ -169,39 +174,35 @@ def picture(points: Sequence[Point], path: Path) -> None:
     figure.savefig(path, format="png")
 
 
-def _over_steps(panel: Any, runs: Sequence[str], found: dict[str, list[Point]]) -> None:
-    for run, colour in zip(runs, _colours(runs), strict=True):
-        points = sorted(found[run], key=lambda point: point.step)
+def _draw_over_steps(panel: Any, by_name: Mapping[str, list[Point]]) -> None:
+    for (name, points), colour in zip(by_name.items(), cycle(COLOURS), strict=False):
         if points:
+            points = sorted(points, key=lambda point: point.step)
             steps, values, errors = [point.step for point in points], *_bars(points)
-            panel.errorbar(steps, values, errors, color=colour, marker="o", markersize=4, capsize=2, label=run)
+            panel.errorbar(steps, values, errors, color=colour, marker="o", markersize=4, capsize=2, label=name)
     panel.set(xlabel="step", ylabel="accuracy, %")
     panel.legend(frameon=False, fontsize=8)
 
 
-def _rows(panel: Any, runs: Sequence[str], found: dict[str, list[Point]], labelled: bool) -> None:
-    for place, (run, colour) in enumerate(zip(runs, _colours(runs), strict=True)):
-        if points := found[run]:
+def _draw_rows(panel: Any, by_name: Mapping[str, list[Point]], labelled: bool) -> None:
+    for row, (points, colour) in enumerate(zip(by_name.values(), cycle(COLOURS), strict=False)):
+        if points:
             values, errors = _bars(points)
-            panel.errorbar(values, [place], xerr=errors, color=colour, marker="o", markersize=6, capsize=3)
+            panel.errorbar(values, [row], xerr=errors, color=colour, marker="o", markersize=6, capsize=3)
             label = f"{values[0]:.1f}"
-            panel.annotate(label, (values[0], place), (0, 7), textcoords="offset points", ha="center", fontsize=8)
-    panel.set_yticks(range(len(runs)), runs if labelled else [""] * len(runs))
-    panel.set_ylim(len(runs) - 0.4, -0.6)
+            panel.annotate(label, (values[0], row), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+    panel.set_yticks(range(len(by_name)), by_name if labelled else [""] * len(by_name))
+    panel.set_ylim(len(by_name) - 0.4, -0.6)
     panel.margins(x=0.15)
     panel.set_xlabel("accuracy, %")
 
 
 def _bars(points: Sequence[Point]) -> tuple[list[float], list[list[float]]]:
-    """Accuracies in percent, and how far their intervals reach down and up."""
+    """Returns accuracies in percent, and how far their intervals reach down and up."""
     values = [100 * point.accuracy for point in points]
     below = [100 * (point.accuracy - point.low) for point in points]
     above = [100 * (point.high - point.accuracy) for point in points]
     return values, [below, above]
-
-
-def _colours(runs: Sequence[str]) -> list[str]:
-    return [COLOURS[number % len(COLOURS)] for number in range(len(runs))]
 
 
 def _student(path: Path) -> dict[str, Any]:
@@ -213,7 +214,7 @@ def _student(path: Path) -> dict[str, Any]:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The last parts of the paths, as many as it takes to tell them apart."""
+    """Returns the last parts of the paths, as many as it takes to tell them apart."""
     parts = [folder.absolute().parts for folder in folders]
     if len(set(parts)) < len(parts):
         raise ConfigError("the same run is given twice; give each once")

@@ -32,7 +32,7 @@ def run(options: argparse.Namespace) -> None:
     measures = [measure for measure in compare.MEASURES if any(point.measure == measure for point in points)]
     table = Table(title="accuracy on held-out images, with 95 % intervals", title_justify="left")
     for column in ("run", "data", "step", *(compare.MEASURES[measure] for measure in measures)):
-        table.add_column(column)
+        table.add_column(column, no_wrap=column in ("run", "step"))
     labels = compare.data_labels(points)
     for row in dict.fromkeys(point.row for point in points):
         values = {point.measure: _percent(point) for point in points if point.row == row}

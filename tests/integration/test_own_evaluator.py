@@ -12,6 +12,7 @@ from mrp import api
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.evaluate import results
+from mrp.processes.launch import launch
 from mrp.run import load
 
 EVALUATOR = '''
@@ -108,3 +109,19 @@ def test_an_empty_section_is_left_out_of_the_resolved_configuration(own: Path) -
     run = load("demo", [f"evaluate={{{own}: {{every: 8 steps, radius: 2}}}}"])
     assert run.resolved()["evaluate"] == {str(own): {"every": "8 steps", "radius": 2.0}}
     assert run.identity("data") == load("demo").identity("data")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shard", ["none", "full"])
+def test_two_processes_measure_what_one_measures(shard: str, tmp_path: Path) -> None:
+    """After one step at a learning rate of zero both have the weights that they started with, whole or in parts."""
+    evaluate = "evaluate={knn: {every: 1 steps}, few_shot: {every: 1 steps}}"
+    words = [*SMALL, "length=1 steps", "optim.warmup=1 steps", evaluate]
+    main(["pretrain", *words, "--folder", str(tmp_path / "one")])
+    two = ["pretrain", *words, f"machine.shard={shard}", "--folder", str(tmp_path / "two"), "--processes", "2"]
+    assert launch(2, two) == 0
+    one, both = lines(tmp_path / "one")[1], lines(tmp_path / "two")[1]
+    measured = [name for name in one if name.startswith(("knn/", "few_shot/"))]
+    assert len(measured) == 2 * (5 + 3)
+    for name in measured:
+        assert both[name] == pytest.approx(one[name], abs=2 / 360), name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -241,5 +242,17 @@ def test_imported_weights_are_probed_compared_and_drawn_or_it_is_said_why_not(
         table[0, 1:].unflatten(0, (side, side)).movedim(2, 0)[None]
         for table, side in ((model.backbone.pos_embed, 4), (positions, 6))
     )
-    expected = torch.nn.functional.interpolate(small, (6, 6), mode="bicubic", antialias=True, align_corners=False)
+    expected = torch.nn.functional.interpolate(small, (6, 6), mode="bicubic", align_corners=False)
     torch.testing.assert_close(large, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_imported_weights_are_evaluated_in_the_precision_of_the_machine(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of weights does not tell a precision, and bf16 is what a GPU is fast in; a run's precision is its own."""
+    trained = api.load(run)
+    imported = replace(trained, source={"source": "vit.safetensors", "missing": []})
+    for on_gpu, model, expected in ((True, trained, "fp32"), (True, imported, "bf16"), (False, imported, "fp32")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda on_gpu=on_gpu: on_gpu)
+        evaluated = probing.changed(model, {})
+        assert (evaluated.run.precision, evaluated.module.precision) == (expected, expected)
