@@ -33,7 +33,9 @@ def summary(folder: Path, seconds: float) -> str:
     """Returns the last loss of a run, the time that this command took, and the commands that use the run."""
     from mrp.monitor.metrics import METRICS, read_lines
 
-    last = read_lines(folder / METRICS)[-1]
+    lines = read_lines(folder / METRICS)
+    losses = [line["loss"] for line in lines if "loss" in line]  # a last step that was left out has none
+    loss = f"loss {losses[-1]:.4f}" if losses else "no loss logged"
     took = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
     commands = {
         f"mrp probe {folder}": "measure its features",
@@ -43,7 +45,7 @@ def summary(folder: Path, seconds: float) -> str:
     width = max(map(len, commands))
     return "\n".join(
         [
-            f"{folder}: complete at step {last['step']:,}, loss {last['loss']:.4f}; this command took {took}",
+            f"{folder}: complete at step {lines[-1]['step']:,}, {loss}; this command took {took}",
             "next:",
             *(f"  {command:<{width}}  # {purpose}" for command, purpose in commands.items()),
         ]
