@@ -272,7 +272,7 @@ def test_an_unreadable_image(images: Path, tmp_path: Path, capsys: pytest.Captur
     [
         ("nowhere", "there is no such folder"),
         ("void", "is neither a run of mrp nor a folder of timm or transformers"),
-        ("notes.txt", "refused: it is damaged or not a checkpoint"),
+        ("notes.txt", "is damaged, or not a checkpoint"),
     ],
 )
 def test_what_is_no_run(place: Path, capsys: pytest.CaptureFixture[str], verb: str, run: str, said: str) -> None:
