@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup
 VERSION = `$(if $(filter file,$(origin PYTHON)),$(BIN)/python -V 2>/dev/null ||) $(PYTHON) -V 2>&1`
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench golden clean
+.PHONY: help setup demo test lint type bench golden docs clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -52,6 +52,9 @@ bench: setup ## Measure the training step and the data loader
 
 golden: setup ## Write the expected files of the golden tests anew (read the diff before you commit it)
 	@$(BIN)/python tools/golden.py
+
+docs: setup ## Write docs/configuration.md anew from the code and the recipes
+	@$(BIN)/python tools/configuration.py
 
 clean: ## Remove what was built and the demo's run, but neither .venv nor other runs
 	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs/demo

@@ -18,7 +18,7 @@ from mrp.data.config import Config as Data
 from mrp.data.order import VERSION as ORDER_VERSION
 from mrp.evaluate.config import Diagnose, Validation
 from mrp.evaluate.config import Section as Evaluation
-from mrp.evaluators import read_sections
+from mrp.evaluators import EVALUATORS, read_sections
 from mrp.folder import IDENTITY, flat
 from mrp.interop.config import Config as Init
 from mrp.models.config import Config as Backbone
@@ -68,6 +68,7 @@ class Resume(Node):
 class Run(Node):
     """One run. Sections that change results come first, then those that do not (see NOT_IN_IDENTITY)."""
 
+    # The method, with its options.
     objective: Annotated[SerializeAsAny[Node], BeforeValidator(OBJECTIVES.read)] = Field(
         json_schema_extra={"choose": OBJECTIVES.config_of}  # type: ignore[dict-item]
     )
@@ -75,19 +76,25 @@ class Run(Node):
     data: Data
     batch: int = Field(gt=0)  # over all processes
     coupled_batch: int | None = Field(None, gt=0)  # images that act on each other; null: all that are taken at once
-    length: Duration
+    length: Duration  # of the training
+    # The optimizer, with its options.
     optim: Annotated[SerializeAsAny[Optimizer], BeforeValidator(OPTIMIZERS.read)] = Field(
         json_schema_extra={"choose": OPTIMIZERS.config_of}  # type: ignore[dict-item]
     )
     mix: Mixing = Mixing()
     init: Init | None = None  # the weights to start with; of the backbone, what it is follows from them
     average: Average | None = None  # of the weights over the run
-    precision: Precision = "bf16"
-    seed: int = Field(0, ge=0, lt=2**63)
+    precision: Precision = "bf16"  # of the forward and backward pass; weights and their updates are float32
+    seed: int = Field(0, ge=0, lt=2**63)  # of initial weights, order, crops, masks and all else that is random
     validation: Validation = Validation()
     diagnose: Diagnose = Diagnose()
-    evaluate: Annotated[dict[str, SerializeAsAny[Evaluation]], BeforeValidator(read_sections)] = {}  # noqa: RUF012
+    # What else is measured while the run trains: names or files of evaluators, with their options.
+    evaluate: Annotated[dict[str, SerializeAsAny[Evaluation]], BeforeValidator(read_sections)] = Field(
+        default={},
+        json_schema_extra={"choose_by_key": EVALUATORS.config_of},  # type: ignore[dict-item]
+    )
     checkpoint: Checkpoint = Checkpoint()
+    # Where the numbers are shown beside metrics.jsonl.
     track: Annotated[SerializeAsAny[Track], BeforeValidator(TRACKERS.read)] = Field(
         default_factory=lambda: cast(Track, TRACKERS.read("none")),
         json_schema_extra={"choose": TRACKERS.config_of},  # type: ignore[dict-item]

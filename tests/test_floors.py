@@ -26,6 +26,7 @@ FLOORS = (
     "config",
     "outside",
     "registry",
+    "schema",
     "files",
     "batch",
     "tensors",

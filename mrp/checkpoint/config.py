@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,7 +12,8 @@ from mrp.config import Duration, Node
 class Best(Node):
     """`best:`, or the name of its metric alone: the checkpoint that is kept because this metric is best there."""
 
-    name: str = Field(min_length=1)
+    short: ClassVar[type | None] = str
+    name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
     direction: Literal["highest", "lowest"] | None = None  # null: lowest for a name that ends in "loss"
 
     @model_validator(mode="before")
@@ -29,8 +30,8 @@ class Best(Node):
 class Config(Node):
     """`checkpoint:`; the last step's is always written, and `keep` counts from the newest."""
 
-    every: Duration = Duration(1, "epochs")
-    keep: int = Field(3, gt=0)
+    every: Duration = Duration(1, "epochs")  # how often a checkpoint is written
+    keep: int = Field(3, gt=0)  # how many of the newest stay on the disk
     milestone: Duration | None = None  # also at each multiple of this, kept for ever
     best: Best | None = None  # also where this metric has its best value so far, kept until it is beaten
     asynchronous: bool = True  # written by a process of its own, out of a copy in the host's memory

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypeVar, get_args
+from typing import Any, ClassVar, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -16,6 +16,8 @@ N = TypeVar("N", bound="Node")
 
 class Node(BaseModel):
     """A section of the configuration: frozen, and an unknown key is an error."""
+
+    short: ClassVar[type | None] = None  # a value of this type alone is short for the section
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 

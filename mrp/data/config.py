@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
@@ -22,24 +22,25 @@ class CacheConfig(Node):
     """`machine.cache:`, where each node keeps the remote shards that it has fetched."""
 
     folder: str = ""  # by default mrp in the user's cache folder
-    gib: float = Field(100, gt=0)
+    gib: float = Field(100, gt=0)  # the most that the cache holds
 
 
 class RandAugment(Node):
     """`rand:` of a crop."""
 
-    magnitude: float = Field(9, ge=0, le=HIGHEST_MAGNITUDE)
+    magnitude: float = Field(9, ge=0, le=HIGHEST_MAGNITUDE)  # how strong each operation is
     deviation: float = Field(0.5, ge=0)  # of the magnitude, from operation to operation
-    operations: int = Field(2, ge=1, le=8)
+    operations: int = Field(2, ge=1, le=8)  # per image
 
 
 class Crop(Node):
     """A random crop resized to `size`; evaluation sees the centre of the image."""
 
+    short: ClassVar[type | None] = str
     name: Literal["crop"] = "crop"
     scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
-    flip: bool = True
+    flip: bool = True  # mirror every second image, at random
     jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
     rand: RandAugment | None = None
 
@@ -61,8 +62,9 @@ class Crop(Node):
 class Resize(Node):
     """The whole image resized to `size`, in training and evaluation alike: for small images of one size."""
 
+    short: ClassVar[type | None] = str
     name: Literal["resize"] = "resize"
-    flip: bool = False
+    flip: bool = False  # mirror every second image, at random
 
 
 _AUGMENTATIONS: dict[str, type[Crop] | type[Resize]] = {"crop": Crop, "resize": Resize}
@@ -107,6 +109,9 @@ class Weighted(Node):
     fraction: float | None = Field(None, gt=0, le=1)
 
 
+_NUMBER: dict[str, Any] = {"short": float}  # a number alone is short for the list
+
+
 class Config(Node):
     """The `data:` section of a run."""
 
@@ -115,11 +120,15 @@ class Config(Node):
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
     size: int | tuple[int, int]  # height and width
-    channels: int = 3
-    mean: tuple[float, ...] = ()  # of pixels in [0, 1]; by default ImageNet's for 3 channels, 0.5 otherwise
-    std: tuple[float, ...] = ()  # by default ImageNet's for 3 channels, 0.25 otherwise
+    channels: int = 3  # colours per pixel
+    # Of pixels in [0, 1], one number or one per channel; by default ImageNet's for 3 channels, 0.5 otherwise.
+    mean: tuple[float, ...] = Field((), json_schema_extra=_NUMBER)
+    std: tuple[float, ...] = Field(
+        (), json_schema_extra=_NUMBER
+    )  # by default ImageNet's for 3 channels, 0.25 otherwise
     augment: Augment = Crop()
     views: int = Field(1, ge=1)  # images that a batch holds of each sample, from one decode
+    # Drop: leave out what does not fill an epoch's last batch; continuous: batches span epochs.
     tail: Literal["drop", "continuous"] = "drop"
     lanes: int = Field(1, ge=1)  # a multiple of the nodes, where each should fetch only its part of remote shards
     window: int = Field(16, ge=1)  # shards of a lane that are shuffled together

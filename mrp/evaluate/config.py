@@ -18,11 +18,11 @@ class Section(Node):
 class Diagnose(Section):
     """`diagnose:`, what is measured on a fixed set of held-out images, and when the features count as collapsed."""
 
-    images: int = Field(512, ge=8)
+    images: int = Field(512, ge=8)  # how many are measured
     # Features of a fresh network are nearly constant, and MAE's stay so for some hundred steps, while it learns the
     # mean image: what is measured before this point, or before the end of warm-up, raises no alarm.
     after: Duration = Duration(1000, "steps")
-    action: Literal["warn", "stop"] = "warn"
+    action: Literal["warn", "stop"] = "warn"  # what an alarm does
     min_rank: float = Field(1.5, ge=0)  # RankMe; 1 is a single direction
     min_spread: float = Field(1e-3, ge=0)  # variance over images as a share of the mean square; 0 is a constant
     max_loss_over_variance: float = Field(0.99, gt=0)  # 1 is what a constant feature reaches (Theorem 3.6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
@@ -18,10 +18,11 @@ class Config(Node):
     Once the run has a checkpoint of its own, it goes on from that and no longer needs them.
     """
 
+    short: ClassVar[type | None] = str
     model_config = ConfigDict(serialize_by_alias=True)
 
     source: str = Field(alias="from")  # a run, one of its checkpoints, or a file or folder of another project
-    weights: WeightsName = "student"
+    weights: WeightsName = "student"  # which weights of the run
     resample: bool = False  # interpolate the positions, so that they fit images of another size
     content: str | None = None  # sha256 of the weights; filled in when the run starts, unless it is given
 

@@ -21,9 +21,10 @@ class TeacherConfig(Node):
     It is `decay` throughout, or changes linearly from `decay` to `last` in the first `steps` steps.
     """
 
+    # The share of itself that the teacher keeps at each step, in the beginning.
     decay: float = Field(0.9998, ge=0, le=1)
-    last: float | None = Field(None, ge=0, le=1)
-    steps: int = Field(0, ge=0)
+    last: float | None = Field(None, ge=0, le=1)  # the same in the end; null: it stays
+    steps: int = Field(0, ge=0)  # until the end value is reached
 
     def decay_at(self, step: int) -> float:
         """Returns the share that is kept in the update after step `step`, counted from zero."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
@@ -18,8 +18,10 @@ from mrp.models.vit import VisionTransformer
 class UniformityConfig(Node):
     """`uniformity:` in a method's options, or its weight alone; weight 0 leaves the penalty out."""
 
-    weight: float = Field(ge=0)
-    feature: Literal["cls", "mean"] = "cls"
+    short: ClassVar[type | None] = float
+
+    weight: float = Field(ge=0)  # of the uniformity loss beside the method's own
+    feature: Literal["cls", "mean"] = "cls"  # what is spread out: the class token, or the mean of the patch tokens
     renormalise: bool = False  # apply the encoder's last norm a second time, as the released code does
 
     @model_validator(mode="before")

@@ -20,20 +20,22 @@ class Config(Node):
     The size of the images is that of `data.size`. With a name, keys that are not given follow the name.
     """
 
-    name: str | None = None
-    width: int | None = Field(None, gt=0)
-    depth: int | None = Field(None, gt=0)
-    heads: int | None = Field(None, gt=0)
-    patch: Side | tuple[Side, Side] | None = None
+    name: str | None = None  # of a model of timm, in place of width, depth, heads and patch
+    width: int | None = Field(None, gt=0)  # numbers per token
+    depth: int | None = Field(None, gt=0)  # blocks
+    heads: int | None = Field(None, gt=0)  # attention heads per block
+    patch: Side | tuple[Side, Side] | None = None  # pixels on each side of a patch, or height and width
     mlp_ratio: float | None = Field(None, gt=0)  # null: the name's, or 4
+    # Of the patches: fixed sines and cosines, learned, or none.
     positions: Literal["sincos", "learned", "none"] = "sincos"
     class_token: bool = True  # or the name's
     registers: int = Field(0, ge=0)  # or the name's
     layer_scale: float | None = Field(None, gt=0)  # null: the name's, or none
     drop_path: float = Field(0.0, ge=0, lt=1)  # of the last block; rates grow evenly from 0 at the first
-    attention_dropout: float = Field(0.0, ge=0, lt=1)
+    attention_dropout: float = Field(0.0, ge=0, lt=1)  # the share of attention weights that is dropped
+    # A learned bias per pair of patches: one for all blocks, or one per block.
     relative_bias: Literal["none", "shared", "per_block"] = "none"
-    qkv_bias: Literal["all", "query_value"] = "all"
+    qkv_bias: Literal["all", "query_value"] = "all"  # which of query, key and value have a bias
     norm_eps: float | None = Field(None, gt=0)  # null: the name's, or 1e-6
     init: Literal["xavier", "truncated"] = "xavier"  # initial weights as MAE's, or as BEiT's
     norm: Literal["pre", "post"] = "pre"  # post: data2vec 2's blocks, with a norm before the first and none at the end

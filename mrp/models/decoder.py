@@ -23,9 +23,9 @@ from mrp.models.vit import initialise
 class TransformerConfig(Node):
     """`decoder:` of MAE: a small transformer."""
 
-    width: int = Field(512, gt=0)
-    depth: int = Field(8, ge=0)
-    heads: int = Field(16, gt=0)
+    width: int = Field(512, gt=0)  # numbers per token
+    depth: int = Field(8, ge=0)  # blocks
+    heads: int = Field(16, gt=0)  # attention heads per block
 
 
 class Transformer(nn.Module):
@@ -73,10 +73,10 @@ class Transformer(nn.Module):
 class ConvolutionConfig(Node):
     """`decoder:` of data2vec 2: convolutions over the grid of patches."""
 
-    width: int = Field(768, gt=0)
-    depth: int = Field(6, gt=0)
-    kernel: int = Field(3, gt=0)
-    groups: int = Field(16, gt=0)
+    width: int = Field(768, gt=0)  # channels
+    depth: int = Field(6, gt=0)  # layers
+    kernel: int = Field(3, gt=0)  # pixels on each side of a convolution
+    groups: int = Field(16, gt=0)  # of the channels, in each convolution
 
 
 class Convolution(nn.Module):

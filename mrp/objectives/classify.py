@@ -19,11 +19,11 @@ class Config(Node):
     """Options of classification."""
 
     name: Literal["classify"] = "classify"
-    classes: int = Field(gt=1)
+    classes: int = Field(gt=1)  # of the data
     pool: Literal["cls", "mean"] = "mean"  # mean: normalised after pooling (MAE's fine-tuning), unless frozen
-    head_std: float = Field(2e-5, gt=0)
+    head_std: float = Field(2e-5, gt=0)  # standard deviation of the head's initial weights
     loss: Literal["cross_entropy", "binary"] = "cross_entropy"  # binary: one yes-or-no question per class
-    smoothing: float = Field(0.0, ge=0, lt=1)
+    smoothing: float = Field(0.0, ge=0, lt=1)  # the share of each label that is spread over all classes
     frozen: bool = False  # train a linear head alone, on standardised features (MAE's probe)
     frozen_blocks: int | None = Field(None, ge=0)  # this many first blocks, and all before them, are not trained
 

@@ -20,7 +20,7 @@ class Config(kit.MaskedConfig):
     """Options of data2vec 2 for images; the official backbone has `norm: post`."""
 
     name: Literal["data2vec2"] = "data2vec2"
-    mask_ratio: float = Field(0.8, gt=0, lt=1)
+    mask_ratio: float = Field(0.8, gt=0, lt=1)  # the share of the patches that is hidden
     block: int = Field(3, gt=0)  # patches: the side of the squares that stay visible
     adjustment: float = Field(0.07, ge=0, lt=1)  # more of the image in squares at first, since squares overlap
     masks: int = Field(16, gt=0)  # per image and step

@@ -18,9 +18,9 @@ class Config(kit.MaskedConfig):
     """Options of MAE, and of U-MAE where `uniformity` has a weight."""
 
     name: Literal["mae"] = "mae"
-    mask_ratio: float = Field(0.75, gt=0, lt=1)
+    mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that is hidden
     masks: int = Field(1, gt=0)  # per image and step
-    target: Literal["pixels_norm", "pixels"] = "pixels_norm"
+    target: Literal["pixels_norm", "pixels"] = "pixels_norm"  # pixels, or pixels normalised within each patch
     decoder: TransformerConfig = TransformerConfig()
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 

@@ -20,7 +20,7 @@ class Config(kit.MaskedConfig):
     """Options of SimMIM, and of U-SimMIM where `uniformity` has a weight."""
 
     name: Literal["simmim"] = "simmim"
-    mask_ratio: float = Field(0.6, gt=0, lt=1)
+    mask_ratio: float = Field(0.6, gt=0, lt=1)  # the share of the patches that is hidden
     mask_unit: int = Field(32, gt=0)  # pixels: patches are hidden in squares of this side
     masks: int = Field(1, gt=0)  # per image and step
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY

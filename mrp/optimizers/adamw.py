@@ -14,8 +14,8 @@ class Config(Section):
     """`optim:` without another name."""
 
     name: Literal["adamw"] = "adamw"
-    betas: tuple[Beta, Beta] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)  # decay of the averages of the gradient and of its square
+    eps: float = Field(1e-8, gt=0)  # added to the denominator
 
 
 class Optimizer(torch.optim.AdamW):

@@ -17,7 +17,7 @@ class Config(Section):
     """`optim: {name: lars}`."""
 
     name: Literal["lars"] = "lars"
-    momentum: Beta = 0.9
+    momentum: Beta = 0.9  # the share of the last step that the next one keeps
     trust: float = Field(0.001, gt=0)  # how far a step goes, as a share of the weights' norm, at a learning rate of 1
 
 

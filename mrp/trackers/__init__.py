@@ -7,7 +7,7 @@ switched off, and training goes on.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,9 +20,10 @@ TRACKERS = Registry("tracker", __name__, ("Config", "Tracker"), default="none")
 class Section(Node):
     """`track:`, a tracker's name or a section: where numbers are shown beside the run's own metrics file."""
 
-    name: str
+    short: ClassVar[type | None] = str
+    name: str  # of the tracker
     every: int = Field(10, gt=0)  # steps between two log points
-    project: str = "mrp"
+    project: str = "mrp"  # of wandb
     mode: Literal["auto", "online", "offline"] = "auto"  # of wandb; auto: what WANDB_MODE says, or online
 
     @model_validator(mode="before")

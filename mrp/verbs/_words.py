@@ -19,9 +19,9 @@ def count(word: str) -> int:
     return int(word)
 
 
-def add_recipe(parser: argparse.ArgumentParser) -> None:
+def add_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Adds a recipe, and values that replace its own."""
-    parser.add_argument("recipe", help="a YAML file, or the name of a recipe ('mrp recipes' lists them)")
+    parser.add_argument("recipe", nargs=nargs, help="a YAML file, or the name of a recipe ('mrp recipes' lists them)")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="values that replace the recipe's"
     )

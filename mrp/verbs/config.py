@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 from mrp.verbs import _words
@@ -18,18 +19,26 @@ _SIZE = 1_281_167  # images that are planned for while the data is not there: Im
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds a recipe, processes."""
-    _words.add_recipe(parser)
+    _words.add_recipe(parser, nargs="?")
     parser.add_argument(
         "--processes", dest="planned_for", type=_words.count, default=1, metavar="N",
         help="processes to plan for (default: 1)",
     )  # fmt: skip
+    parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the resolved configuration, then the numbers that follow from it on this machine and data."""
-    from mrp.config import dump
-    from mrp.run import load
+    from mrp.config import ConfigError, dump
+    from mrp.run import Run, load
 
+    if options.schema:
+        from mrp.schema import recipe_schema
+
+        print(json.dumps(recipe_schema(Run), indent=1))
+        return
+    if options.recipe is None:
+        raise ConfigError("a recipe is missing; give its name or file, or --schema; 'mrp recipes' lists those of mrp")
     run = load(options.recipe, options.overrides)
     follows = derived(run, options.planned_for)
     print(dump(run.resolved()))

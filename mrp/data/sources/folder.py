@@ -24,7 +24,7 @@ class Config(Node):
     """A folder with one folder per class, or with images alone."""
 
     name: Literal["folder"] = "folder"
-    path: str
+    path: str  # of the folder that holds the images
 
 
 def recognise(text: str) -> Config | None:

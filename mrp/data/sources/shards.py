@@ -29,7 +29,7 @@ class Config(Node):
     """A folder or an address with a `manifest.json`, made by `mrp shards build` or `mrp shards index`."""
 
     name: Literal["shards"] = "shards"
-    path: str
+    path: str  # a folder, or an address of http, s3 or gs
 
 
 def recognise(text: str) -> Config | None:

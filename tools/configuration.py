@@ -1,0 +1,101 @@
+"""Writes `docs/configuration.md`, every option on one page, from the schema of the configuration and the recipes.
+
+.venv/bin/python tools/configuration.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from mrp.config import compose
+from mrp.optimizers import OPTIMIZERS
+from mrp.run import Run, find_recipe, recipes
+from mrp.schema import Schema, recipe_schema
+from mrp.trackers import TRACKERS
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
+_HEAD = """# Configuration
+
+Every option of a recipe, made by `make docs` from the code. A value is given in a recipe's file or on the command line
+(`optim.lr=1e-3`); `mrp config RECIPE` prints the values of a recipe. `mrp config --schema` prints the same as a JSON
+Schema for editors: with `# yaml-language-server: $schema=FILE` as first line of a recipe they complete and check it.
+
+A *duration* is a text such as `800 epochs`, `100 steps` or `1e6 samples`. Where a section is chosen by its `name`, the
+name alone is short for it (`track: wandb`), and a file of one's own stands for a name (`./mine.py`).
+"""
+_DEFAULTS = {"optim": OPTIMIZERS.default or "", "track": TRACKERS.default or ""}
+_NAMED_OTHERWISE = ("backbone", "best")  # whose name does not choose other options
+_MOST_NAMED = 3  # recipes that set an option
+
+
+def page() -> str:
+    """Returns the page."""
+    used: dict[tuple[str, str], list[str]] = {}
+    for path in sorted(recipes().glob("*.yaml")):
+        for key in _keys(compose(path, find=find_recipe).values):
+            used.setdefault(key, []).append(path.stem)
+    lines = [_HEAD]
+    _add_section(recipe_schema(Run), "", "", used, lines, seen=[])
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _add_section(
+    schema: Schema, path: str, part: str, used: Mapping[tuple[str, str], list[str]], lines: list[str], seen: list[Any]
+) -> None:
+    """Adds the tables of a section and of those inside it; `part` is the method, or the like, it is for."""
+    title = f"`{path}`{f' of {part}' if part else ''}" if path else "Top level"
+    lines += [f"## {title}", "", "| Key | Type | Default | Meaning | Set by |", "| --- | --- | --- | --- | --- |"]
+    for name, option in schema["properties"].items():
+        key = f"{path}.{name}".lstrip(".")
+        default = option.get("default")
+        shown = "" if "default" not in option or isinstance(default, dict) else f"`{json.dumps(default)}`"
+        recipes_ = _recipes(used.get((key, part), []))
+        cells = (f"`{key}`", type_text(option), shown, option.get("description", ""), recipes_)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    lines.append("")
+    for name, option in schema["properties"].items():
+        key = f"{path}.{name}".lstrip(".")
+        for section in option.get("anyOf", [option]):
+            if section.get("properties") and "additionalProperties" in section and (key, section) not in seen:
+                seen.append((key, section))
+                names = section["properties"].get("name", {}).get("enum", [part])
+                _add_section(section, key, names[0], used, lines, seen)
+
+
+def type_text(option: Schema) -> str:
+    """Returns what a value may be, in words."""
+    if "anyOf" in option:
+        return " or ".join(dict.fromkeys(type_text(choice) for choice in option["anyOf"]))
+    if "enum" in option:
+        return ", ".join(f"`{value}`" for value in option["enum"])
+    kind = {"null": "null", "array": "list", "object": "section", "string": "text"}.get(option["type"], option["type"])
+    if kind == "list":
+        return f"list of {option.get('maxItems', '')} {type_text(option['items'])}".replace("  ", " ")
+    if "pattern" in option:
+        return "duration"
+    signs = {"exclusiveMinimum": "> ", "minimum": "from ", "exclusiveMaximum": "< ", "maximum": "to "}
+    bounds = [f"{sign}{option[bound]:g}" for bound, sign in signs.items() if bound in option]
+    return " ".join([kind, *bounds])
+
+
+def _keys(values: Mapping[str, Any], path: str = "", part: str = "") -> Iterator[tuple[str, str]]:
+    """Yields the keys that a recipe sets, and the name of the part that they are options of."""
+    for key, value in values.items():
+        yield f"{path}{key}", part
+        if isinstance(value, Mapping):
+            default = part if path else _DEFAULTS.get(key, "")
+            name = value.get("name", default) if key not in _NAMED_OTHERWISE else ""
+            yield from _keys(value, f"{path}{key}.", name)
+
+
+def _recipes(names: list[str]) -> str:
+    shown = [f"`{name}`" for name in names[:_MOST_NAMED]]
+    return ", ".join(shown) if len(names) <= _MOST_NAMED else f"{shown[0]} and {len(names) - 1} others"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"written to {PAGE}")
