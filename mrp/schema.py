@@ -11,7 +11,7 @@ import io
 import textwrap
 import tokenize
 import types
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -59,9 +59,9 @@ def section_schema(cls: type[Node]) -> Schema:
     sentences = option_sentences(cls)
     properties: dict[str, Schema] = {}
     for name, field in cls.model_fields.items():
-        extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+        extra: dict[str, Any] = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
         if (registry := getattr(extra.get("choose"), "__self__", None)) is not None:
-            option = _registry_schema(registry, extra, field.annotation)
+            option = _registry_schema(registry, field.annotation)
         elif "choose_by_key" in extra:
             option = _keyed_schema(extra["choose_by_key"].__self__, cls)
         else:
@@ -89,7 +89,7 @@ def _descriptions(option: Schema) -> Iterator[str]:
     yield from (choice["description"] for choice in option.get("anyOf", [option]) if "description" in choice)
 
 
-def _registry_schema(registry: Any, extra: Mapping[str, Any], annotation: Any) -> Schema:
+def _registry_schema(registry: Any, annotation: Any) -> Schema:
     """Returns a union over the parts of a registry: the name alone, the section of each part, or a file outside mrp."""
     sections = [section_schema(registry.config(name)) for name in registry.names()]
     return _any([{"enum": registry.names()}, *sections, _OUTSIDE, *_others(annotation)])

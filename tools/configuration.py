@@ -28,6 +28,7 @@ name alone is short for it (`track: wandb`), and a file of one's own stands for 
 """
 _DEFAULTS = {"optim": OPTIMIZERS.default or "", "track": TRACKERS.default or ""}
 _NAMED_OTHERWISE = ("backbone", "best")  # whose name does not choose other options
+_TYPES = {"array": "list", "object": "section", "string": "text"}
 _MOST_NAMED = 3  # recipes that set an option
 
 
@@ -71,7 +72,9 @@ def type_text(option: Schema) -> str:
         return " or ".join(dict.fromkeys(type_text(choice) for choice in option["anyOf"]))
     if "enum" in option:
         return ", ".join(f"`{value}`" for value in option["enum"])
-    kind = {"null": "null", "array": "list", "object": "section", "string": "text"}.get(option["type"], option["type"])
+    kind: str = {"null": "null", "array": "list", "object": "section", "string": "text"}.get(
+        option["type"], option["type"]
+    )
     if kind == "list":
         return f"list of {option.get('maxItems', '')} {type_text(option['items'])}".replace("  ", " ")
     if "pattern" in option:
