@@ -1,17 +1,18 @@
-"""What a training step of each method costs: time, images a second, FLOP/s, peak memory; and what M masks an image buy.
+"""Measures a training step of each method: time, images per second, FLOP/s, peak memory, and the gain of several masks.
 
     python tools/bench_step.py                                  # CPU: ViT-S/16 at 224, batch 8, fp32
     python tools/bench_step.py --backbone vit_base_patch16_224 vit_large_patch16_224 --batch 256 --compile no yes
 
 Each case runs in a process of its own, so that peak memory is its own; the cases of a method take turns over `--rounds`
 rounds, so that a machine that slows down slows all of them. FLOPs are counted, forward and backward, teacher included.
-On a GPU the share is of the rate of a large bf16 matrix product measured in the same run.
+The share of the peak is relative to a large matrix product (bf16 on a GPU) that is measured in the same run.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import resource
 import statistics
@@ -21,7 +22,12 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
+from mrp.batch import Batch
 from mrp.build import build_optimizer, build_step, measure_cost
+from mrp.config import Tree, build
+from mrp.run import Run
 
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae"},
@@ -33,22 +39,22 @@ METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"name": "classify", "classes": 1000},
 }
 COLUMNS = (
-    *("method", "M", "backbone", "precision", "compiled", "ms a step (range)"),
-    *("images/s", "views/s", "GFLOP an image", "TFLOP/s", "% of peak", "GiB"),
+    *("method", "M", "backbone", "precision", "compiled", "ms per step (range)"),
+    *("images/s", "views/s", "GFLOP per image", "TFLOP/s", "% of peak", "GiB"),
 )
-# What the backbones of the official recipes have besides.
+# Further options of the official recipes' backbones.
 BACKBONES: dict[str, dict[str, Any]] = {
     "simmim": {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"},
     "data2vec": {"positions": "none", "relative_bias": "shared", "layer_scale": 1e-4, "qkv_bias": "query_value"},
     "data2vec2": {"norm": "post"},
 }
 BACKBONES["usimmim"] = BACKBONES["simmim"]
-MULTIPLE = {"mae", "umae", "data2vec2"}  # methods with M masks an image
+MULTIPLE = {"mae", "umae", "data2vec2"}  # methods with M masks per image
 
 
 @dataclass(frozen=True)
 class Case:
-    """One row."""
+    """What is measured: one row of the table."""
 
     method: str
     masks: int
@@ -56,48 +62,76 @@ class Case:
     size: int
     batch: int
     precision: str
-    compile: str
+    compile: str  # yes or no
     seconds: float
+    backend: str = "inductor"  # of torch.compile
+    fused: bool = (
+        True  # False: attention as separate products and softmax, and one kernel per parameter in the optimizer
+    )
+    deterministic: bool = False
 
 
-def run_case(case: Case) -> dict[str, Any]:
-    """Build, warm up and time one case, in this process."""
-    import torch
-
-    from mrp.batch import Batch
-    from mrp.config import Tree, build
-    from mrp.run import Run
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+def make_run(case: Case) -> Run:
+    """Returns the run whose step is measured."""
     options = METHODS[case.method] | ({"masks": case.masks} if case.method in MULTIPLE else {})
     backbone = {"name": case.backbone} | BACKBONES.get(case.method, {})
     values: dict[str, Any] = {"objective": options, "backbone": backbone, "batch": case.batch}
     values |= {"data": {"train": "none", "size": case.size}, "length": "1 steps", "optim": {"lr": 1e-4}}
-    run = build(Run, Tree(values | {"precision": case.precision}, {}))
-    step = build_step(run).to(device)
-    optimizer = build_optimizer(run.optim, step)
-    if case.compile == "yes":
-        step.compile(dynamic=False)
-    images = torch.randint(0, 256, (case.batch, 3, case.size, case.size), dtype=torch.uint8)
-    batch = Batch(images, torch.arange(case.batch), labels=torch.zeros(case.batch, dtype=torch.int64)).to(device)
+    return build(Run, Tree(values | {"precision": case.precision}, {}))
 
-    def once(number: int) -> float:
+
+class Trainer:
+    """A step with its optimizer and one batch, which is trained on again and again."""
+
+    def __init__(self, case: Case) -> None:
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        run = make_run(case)
+        self.step = build_step(run).to(self.device)
+        self.optimizer = build_optimizer(run.optim, self.step)
+        if not case.fused:
+            for module in self.step.modules():
+                if hasattr(module, "fused_attn"):
+                    module.fused_attn = False  # type: ignore[assignment]
+            self.optimizer = torch.optim.AdamW(self.step.parameters(), lr=1e-4, foreach=False)
+        if case.compile == "yes":
+            self.step.compile(dynamic=False, backend=case.backend)
+        images = torch.randint(0, 256, (case.batch, 3, case.size, case.size), dtype=torch.uint8)
+        labels = torch.zeros(case.batch, dtype=torch.int64)
+        self.batch = Batch(images, torch.arange(case.batch), labels=labels).to(self.device)
+        self._updates = 0
+
+    def update(self) -> float:
+        """Trains one step; returns its seconds."""
         begin = time.perf_counter()
-        step(batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        step.after_step(number, torch.ones((), dtype=torch.bool, device=device))
-        if device.type == "cuda":
+        self.step(self.batch).loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step.after_step(self._updates, torch.ones((), dtype=torch.bool, device=self.device))
+        self._updates += 1
+        if self.device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begin
 
-    for number in range(2 if device.type == "cpu" else 5):
-        once(number)
+
+def run_case(case: Case) -> dict[str, Any]:
+    """Builds, warms up and times one case, in this process."""
+    if case.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    trainer = Trainer(case)
+    cuda = trainer.device.type == "cuda"
+    warm_up = [trainer.update() for _ in range(5 if cuda else 2)]
     times: list[float] = []
     while sum(times) < case.seconds or len(times) < 3:
-        times.append(once(len(times)))
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else _resident()
-    return {"times": times, "flops": measure_cost(run).training_flops, "memory": memory}
+        times.append(trainer.update())
+    cost = measure_cost(make_run(case))
+    return {
+        "times": times,
+        "first": warm_up[0],  # with compilation
+        "flops": cost.training_flops,
+        "memory": torch.cuda.max_memory_allocated() if cuda else _resident(),
+        "estimate": cost.memory(case.batch),
+    }
 
 
 def _resident() -> int:
@@ -106,9 +140,7 @@ def _resident() -> int:
 
 
 def peak_rate() -> float:
-    """FLOP/s of a large matrix product: bf16 on a GPU, float32 on a CPU."""
-    import torch
-
+    """Returns the FLOP/s of a large matrix product: bf16 on a GPU, float32 on a CPU."""
     cuda = torch.cuda.is_available()
     size = 8192 if cuda else 2048
     left, right = (
@@ -126,36 +158,37 @@ def peak_rate() -> float:
 
 
 def isolated(words: list[str]) -> dict[str, Any]:
-    """Run one measurement in a process of its own."""
+    """Runs one measurement in a process of its own."""
     done = subprocess.run([sys.executable, __file__, *words], capture_output=True, text=True)
     if done.returncode:
         return {"error": done.stderr.strip().splitlines()[-1]}
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
-def row(case: Case, found: dict[str, Any], peak: float) -> str:
-    """One line of the table."""
+def row(case: Case, result: dict[str, Any], peak: float) -> str:
+    """Returns one line of the table."""
     name = f"| {case.method} | {case.masks} | {case.backbone} | {case.precision} | {case.compile} "
-    if "error" in found:
-        return f"{name}| {found['error'][:60]} |" + " - |" * 6
-    middle = statistics.median(found["times"])
-    rate = found["flops"] * case.batch / middle
-    low, high = min(found["times"]), max(found["times"])
-    times = f"{1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f}, n={len(found['times'])})"
+    if "error" in result:
+        return f"{name}| {result['error'][:60]} |" + " - |" * 6
+    middle = statistics.median(result["times"])
+    rate = result["flops"] * case.batch / middle
+    low, high = min(result["times"]), max(result["times"])
+    times = f"{1e3 * middle:.1f} ({1e3 * low:.1f} to {1e3 * high:.1f}, n={len(result['times'])})"
+    gib = result["memory"] / 2**30
     return (
         f"{name}| {times} | {case.batch / middle:.1f} | {case.masks * case.batch / middle:.1f} "
-        f"| {found['flops'] / 1e9:.1f} | {rate / 1e12:.3g} | {100 * rate / peak:.0f} | {found['memory'] / 2**30:.2f} |"
+        f"| {result['flops'] / 1e9:.1f} | {rate / 1e12:.3g} | {100 * rate / peak:.0f} | {gib:.2f} |"
     )
 
 
 def main() -> None:
-    """Measure all cases in turns and print a table."""
+    """Measures all cases in turns and prints a table."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--backbone", nargs="+", default=["vit_small_patch16_224"])
     words.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     words.add_argument(
-        "--masks", nargs="+", type=int, default=[1, 4, 8], help="for methods with several masks an image"
+        "--masks", nargs="+", type=int, default=[1, 4, 8], help="for methods with several masks per image"
     )
     words.add_argument("--size", type=int, default=224)
     words.add_argument("--batch", type=int, default=8)
@@ -172,8 +205,6 @@ def main() -> None:
     if options.peak:
         print(json.dumps({"peak": peak_rate()}))
         return
-    import torch
-
     cuda = torch.cuda.is_available()
     cases = [
         Case(method, masks, backbone, options.size, options.batch, precision, compiled, options.seconds)
@@ -183,22 +214,22 @@ def main() -> None:
         for method in options.methods
         for masks in (options.masks if method in MULTIPLE else [1])
     ]
-    found: dict[Case, dict[str, Any]] = {}
+    results: dict[Case, dict[str, Any]] = {}
     peaks = []
     for _ in range(options.rounds):
         peaks.append(isolated(["--peak"])["peak"])
         for case in cases:
             new = isolated(["--case", json.dumps(asdict(case))])
-            found[case] = joined(found[case], new) if case in found else new
+            results[case] = joined(results[case], new) if case in results else new
     device = torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {torch.get_num_threads()} threads"
     print(f"{device}; torch {torch.__version__}; batch {options.batch} at {options.size}; ", end="")
     print(f"peak {max(peaks) / 1e12:.3g} TFLOP/s\n\n| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for case in cases:
-        print(row(case, found[case], max(peaks)))
+        print(row(case, results[case], max(peaks)))
 
 
 def joined(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The measurements of two rounds together."""
+    """Returns the measurements of two rounds together."""
     if "error" in old or "error" in new:
         return old if "error" in new else new
     return new | {"times": old["times"] + new["times"], "memory": max(old["memory"], new["memory"])}

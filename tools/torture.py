@@ -139,22 +139,22 @@ class Place:
 
     def weights(self) -> dict[str, bytes]:
         """The tensors of the last checkpoint."""
-        found = checkpoints.newest(self.folder)
-        assert found is not None, f"{self.folder} has no checkpoint"
-        assert found.step == STEPS, f"{self.folder} ended at step {found.step}"
-        return {path.name: path.read_bytes() for path in sorted(found.folder.glob("*.safetensors"))}
+        checkpoint = checkpoints.newest(self.folder)
+        assert checkpoint is not None, f"{self.folder} has no checkpoint"
+        assert checkpoint.step == STEPS, f"{self.folder} ended at step {checkpoint.step}"
+        return {path.name: path.read_bytes() for path in sorted(checkpoint.folder.glob("*.safetensors"))}
 
     def seen(self) -> dict[int, dict[int, str]]:
         """The samples and masks of every step; a step that was repeated must have had the same."""
-        found: dict[int, dict[int, str]] = {}
+        masks: dict[int, dict[int, str]] = {}
         for line in self.witness.read_text().splitlines():
             try:
                 step, rows = json.loads(line)
             except ValueError:
                 continue  # cut by a kill; the step is repeated, or missed below
             for key, mask in rows.items():
-                assert found.setdefault(step, {}).setdefault(int(key), mask) == mask, f"step {step}: other masks"
-        return found
+                assert masks.setdefault(step, {}).setdefault(int(key), mask) == mask, f"step {step}: other masks"
+        return masks
 
     def losses(self) -> dict[int, float]:
         """The loss of every step."""
@@ -267,9 +267,9 @@ def damage(out: Path) -> Iterator[Result]:
     half.wait(process, STEPS // 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.join()
-    found = checkpoints.newest(half.folder)
-    assert found is not None
-    names = sorted(path.name for path in found.folder.iterdir())
+    checkpoint = checkpoints.newest(half.folder)
+    assert checkpoint is not None
+    names = sorted(path.name for path in checkpoint.folder.iterdir())
     luck = random.Random(0)  # noqa: S311
 
     def flip(path: Path) -> None:
@@ -290,7 +290,7 @@ def damage(out: Path) -> Iterator[Result]:
             place = Place(out, f"damage-{what}-{name}".replace(" ", "-"), "mae")
             shutil.copytree(half.folder, place.folder)
             shutil.copy(half.witness, place.witness)
-            way(place.folder / "checkpoints" / found.folder.name / name)
+            way(place.folder / "checkpoints" / checkpoint.folder.name / name)
             before = (out / "log").stat().st_size
             code = place.finish()
             said = (out / "log").read_bytes()[before:].decode(errors="replace")
@@ -325,8 +325,8 @@ def disk(out: Path) -> Iterator[Result]:
         result.check(process.exitcode == 2, f"exit code {process.exitcode}")
         result.check(bool(said) and "No space" in said[-1], f"said: {said[-1:]}")
         result.check(not any("Traceback" in line for line in said), "a traceback")
-        found = checkpoints.newest(place.folder)
-        result.check(found is not None and bool(found.weights()), "no whole checkpoint is left")
+        checkpoint = checkpoints.newest(place.folder)
+        result.check(checkpoint is not None and bool(checkpoint.weights()), "no whole checkpoint is left")
         ballast.unlink()
         result.check(place.finish() == 0, "it does not go on")
         same(result, place, reference)

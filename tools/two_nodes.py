@@ -124,16 +124,16 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 def saved(folder: Path) -> int:
     """The step of the newest checkpoint."""
-    found = checkpoints.newest(folder)
-    return found.step if found else 0
+    checkpoint = checkpoints.newest(folder)
+    return checkpoint.step if checkpoint else 0
 
 
 def weights(folder: Path) -> str:
     """A digest of the tensors of the newest checkpoint, the optimizer's among them."""
-    found = checkpoints.newest(folder)
-    assert found is not None
+    checkpoint = checkpoints.newest(folder)
+    assert checkpoint is not None
     digest = hashlib.sha256()
-    for path in sorted(found.folder.glob("*.safetensors")):
+    for path in sorted(checkpoint.folder.glob("*.safetensors")):
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -178,12 +178,12 @@ def main() -> None:
     if os.geteuid() or shutil.which("ip") is None:
         sys.exit("network namespaces need root and the program ip (iproute2)")
     folder.mkdir(parents=True)
-    found = {}
+    contents = {}
     with network():
         for name, killed in {"undisturbed": None, "second-node-killed": 1, "first-node-killed": 0}.items():
             print(name.replace("-", " "), flush=True)
-            found[name] = play(folder / name, killed)
-    equal = len(set(found.values())) == 1
+            contents[name] = play(folder / name, killed)
+    equal = len(set(contents.values())) == 1
     print(f"final weights and optimizer: {'bit-equal in all three' if equal else 'THEY DIFFER'}")
     sys.exit(not equal)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from mrp.data.order import permute
 from mrp.evaluate.table import Table
+from mrp.optim.schedules import half_cosine
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 _CHUNK = 4096  # rows that are read at once where order does not matter
@@ -183,4 +183,4 @@ def warmup_cosine(number: int, steps: int, warmup: float) -> float:
     rising = max(1, round(warmup * steps))
     if number < rising:
         return (number + 1) / rising
-    return 0.5 * (1 + math.cos(math.pi * (number - rising) / max(1, steps - rising)))
+    return half_cosine(number, max(steps, rising + 1), rising, peak=1.0)

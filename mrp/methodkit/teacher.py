@@ -13,6 +13,7 @@ from mrp.config import ConfigError, Node
 from mrp.methodkit.objective import freeze
 from mrp.models.blocks import Block
 from mrp.models.vit import Kept, VisionTransformer, embed, encode
+from mrp.tensors import move_towards
 
 
 class TeacherConfig(Node):
@@ -71,10 +72,7 @@ class Teacher(nn.Module):
     def follow(self, student: VisionTransformer, step: int, updated: Tensor) -> None:
         """Moves the average towards the student, unless the optimizer skipped its step; the host need not wait."""
         weight = (1 - self.config.decay_at(step)) * updated
-        averages = self._trained_weights(self.backbone)
-        distances = list(torch._foreach_sub(self._trained_weights(student), averages))
-        torch._foreach_mul_(distances, weight)
-        torch._foreach_add_(averages, distances)
+        move_towards(self._trained_weights(self.backbone), self._trained_weights(student), weight)
 
     def _trained_weights(self, vit: VisionTransformer) -> list[Tensor]:
         return [vit.get_parameter(name) for name in self._trained]

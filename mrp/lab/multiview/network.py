@@ -5,7 +5,6 @@ Gradients are written out, because automatic differentiation would take three ti
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.data import Samples
+from mrp.optim.schedules import half_cosine
 
 Watch = Callable[[int, Tensor], None]  # is called with the step and the kernels
 CHUNK = 100  # samples per seed that are evaluated at once
@@ -81,7 +81,7 @@ def pretrain(
         products = _products(kernels, batch)
         values, slopes = activation(products, constants.q, constants.t)
         codes = _pooled(constants, visible * values)
-        decay = (1 + math.cos(math.pi * step / constants.steps)) / 2  # to zero: steps of constant length never settle
+        decay = half_cosine(step, constants.steps, warmup=0, peak=1.0)  # to zero: steps of constant length never settle
         if method == "teacher":
             target = activation(constants.tau * products, constants.q, constants.t)[0]
             error = codes - _pooled(constants, target)

@@ -1,0 +1,181 @@
+"""What the parts of tools/gpu.py share: their scale, synthetic photographs, and mrp in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import simplejpeg  # type: ignore[import-untyped]
+import torch
+from bench_step import BACKBONES, METHODS
+
+from mrp.batch import Batch
+from mrp.config import Tree, build
+from mrp.run import Run
+
+# Children are forked from a server that has imported everything and touched no GPU, so each starts at once.
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "gpu_right", "gpu_speed"])
+_TINY_DECODER = {"width": 32, "depth": 1, "heads": 2}
+_TINY: dict[str, dict[str, Any]] = {
+    "mae": {"decoder": _TINY_DECODER},
+    "umae": {"decoder": _TINY_DECODER},
+    "simmim": {"mask_unit": 4},
+    "usimmim": {"mask_unit": 4},
+    "data2vec": {"smallest_block": 4, "layers": 1},
+    "data2vec2": {"layers": 1, "decoder": {"width": 32, "depth": 1, "groups": 4}},
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One result: what was checked or measured, its value, and whether it is as it must be (None: only a number)."""
+
+    what: str
+    value: str
+    passed: bool | None = None
+    numbers: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Scale:
+    """How large everything is: as on a GPU, or tiny for a rehearsal on a CPU."""
+
+    rehearsal: bool
+    folder: Path  # for runs and photographs
+
+    @property
+    def device(self) -> torch.device:
+        """Returns the device that is examined."""
+        return torch.device("cpu" if self.rehearsal else "cuda")
+
+    @property
+    def backend(self) -> str:
+        """Returns the backend of torch.compile; in a rehearsal graphs are made but not turned into kernels."""
+        return "eager" if self.rehearsal else "inductor"
+
+    @property
+    def side(self) -> int:
+        """Returns the side of the images that a model receives."""
+        return 16 if self.rehearsal else 224
+
+    def methods(self, *tiny: str) -> list[str]:
+        """Returns all methods; in a rehearsal only those that are named."""
+        return list(tiny) if self.rehearsal else list(METHODS)
+
+    def of(self, large: int, tiny: int) -> int:
+        """Returns the first number on a GPU, the second in a rehearsal."""
+        return tiny if self.rehearsal else large
+
+    def backbone(self, name: str) -> dict[str, Any]:
+        """Returns the options of a backbone."""
+        return {"name": None, "width": 32, "depth": 2, "heads": 2, "patch": 4} if self.rehearsal else {"name": name}
+
+
+def make_run(method: str, scale: Scale, backbone: str = "vit_tiny_patch16_224", **more: Any) -> Run:
+    """Returns a run of a method with the options of its official recipe."""
+    tiny = _TINY.get(method, {}) if scale.rehearsal else {}
+    values = {
+        "objective": METHODS[method] | tiny,
+        "backbone": scale.backbone(backbone) | BACKBONES.get(method, {}),
+        "data": {"train": "none", "size": scale.side},
+        "batch": 8, "length": "1 steps", "optim": {"lr": 1e-4},
+    }  # fmt: skip
+    return build(Run, Tree(values | more, {}))
+
+
+def make_batch(run: Run, count: int, step: int = 0) -> Batch:
+    """Returns a batch of random images."""
+    generator = torch.Generator().manual_seed(step)
+    size = (count, run.data.channels, *run.data.shape)
+    images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
+    return Batch(images, torch.arange(count) * 7919 + step, labels=torch.arange(count) % 10, step=torch.tensor(step))
+
+
+def photographs(scale: Scale, count: int) -> Path:
+    """Writes JPEG files of smooth noise, as large as ImageNet's, into folders of two classes; returns the folder."""
+    folder = scale.folder / f"photographs-{count}"
+    if (folder / "complete").exists():
+        return folder
+    width, height = (32, 24) if scale.rehearsal else (500, 375)
+    generator = np.random.default_rng(0)
+    contents = [_photograph(generator, height, width) for _ in range(min(count, 256))]
+    for index in range(count):
+        path = folder / f"class{index % 2}" / f"{index:06d}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(contents[index % len(contents)])
+    (folder / "complete").touch()
+    return folder
+
+
+def _photograph(generator: np.random.Generator, height: int, width: int) -> bytes:
+    coarse = torch.from_numpy(generator.uniform(0, 255, (1, 3, 12, 16)))
+    smooth = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic")[0].permute(1, 2, 0).numpy()
+    pixels = np.clip(smooth + generator.normal(0, 8, smooth.shape), 0, 255).astype(np.uint8)
+    content: bytes = simplejpeg.encode_jpeg(np.ascontiguousarray(pixels), quality=90)
+    return content
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a process ended: its exit code (None: it was over its time, or was killed) and what it printed."""
+
+    code: int | None
+    text: str
+
+
+class Process:
+    """A function in a process and a session of its own; what it prints goes into a file."""
+
+    def __init__(self, log: Path, function: Callable[..., object], *arguments: object) -> None:
+        self._log = log
+        self._process = CONTEXT.Process(target=_called, args=(log, function, arguments))
+        self._process.start()
+
+    def alive(self) -> bool:
+        """Returns whether it still runs."""
+        return self._process.is_alive()
+
+    def kill(self) -> None:
+        """Ends it and all that it has started, at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid or 0, signal.SIGKILL)
+
+    def wait(self, seconds: float) -> Ended:
+        """Returns how it ended; after so many seconds it is killed."""
+        try:
+            self._process.join(seconds)
+            code = self._process.exitcode
+        finally:
+            self.kill()
+            self._process.join()
+        text = self._log.read_text(errors="replace") if self._log.exists() else ""
+        return Ended(code if code is None or code >= 0 else None, text)
+
+
+def _called(log: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
+    os.setsid()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    try:
+        function(*arguments)
+    except Exception:
+        traceback.print_exc()
+        raise SystemExit(1) from None
+
+
+def mrp(words: list[str], log: Path) -> Process:
+    """Starts a command of mrp."""
+    from mrp.cli import main
+
+    return Process(log, main, words)

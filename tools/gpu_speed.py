@@ -1,0 +1,124 @@
+"""The measurements of tools/gpu.py: how fast a step is, and how much of that a whole run reaches."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import statistics
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from bench_step import Case, peak_rate
+from gpu_right import isolated
+from gpu_setup import Row, Scale, mrp, photographs
+
+
+def fast(scale: Scale) -> Iterator[Row]:
+    """Measures the step of each method and size: compiled, and once eager with nothing fused."""
+    peak = peak_rate()
+    yield Row("peak of a matrix product", f"{peak / 1e12:.3g} TFLOP/s", None, {"tflops": peak / 1e12})
+    for case in _cases(scale):
+        yield _measured(case, isolated(case, scale), peak)
+
+
+def _cases(scale: Scale) -> list[Case]:
+    if scale.rehearsal:
+        tiny = ("vit_tiny_patch16_224", 32, 2, "fp32")
+        return [Case("mae", 1, *tiny, "yes", 0, backend="eager"), Case("mae", 1, *tiny, "no", 0, fused=False)]
+    cases = [
+        ("mae", "base", 256), ("mae", "large", 256), ("mae", "base", 512), ("mae", "large", 512), ("mae", "small", 256),
+        ("simmim", "base", 256), ("data2vec", "base", 256), ("data2vec2", "base", 128), ("mae", "huge", 128),
+    ]  # fmt: skip
+    names = {size: f"vit_{size}_patch{14 if size == 'huge' else 16}_224" for size in ("small", "base", "large", "huge")}
+    compiled = [Case(method, 1, names[size], 224, batch, "bf16", "yes", 4.0) for method, size, batch in cases]
+    plain = Case("mae", 1, names["base"], 224, 256, "bf16", "no", 4.0, fused=False)
+    return [*compiled[:2], plain, *compiled[2:]]
+
+
+def _measured(case: Case, result: dict[str, Any], peak: float) -> Row:
+    how = "compiled" if case.compile == "yes" else "eager" if case.fused else "eager, nothing fused"
+    what = f"{case.method} {case.backbone}, batch {case.batch}, {case.precision}, {how}"
+    if "error" in result:
+        return Row(what, result["error"], False)
+    seconds = statistics.median(result["times"])
+    rate = result["flops"] * case.batch / seconds
+    numbers = {
+        "images_per_second": case.batch / seconds, "milliseconds": 1e3 * seconds, "tflops": rate / 1e12,
+        "percent_of_peak": 100 * rate / peak, "gib": result["memory"] / 2**30,
+        "gib_estimated": result["estimate"] / 2**30, "seconds_of_first_step": result["first"],
+    }  # fmt: skip
+    value = (
+        f"{numbers['images_per_second']:.0f} images/s, {numbers['milliseconds']:.1f} ms, {numbers['tflops']:.3g} "
+        f"TFLOP/s ({numbers['percent_of_peak']:.0f} % of peak), {numbers['gib']:.1f} GiB (estimated "
+        f"{numbers['gib_estimated']:.1f}), first step {numbers['seconds_of_first_step']:.0f} s"
+    )
+    return Row(what, value, None, numbers)
+
+
+def whole(scale: Scale) -> Iterator[Row]:
+    """Measures a run of MAE on shards of JPEG files against its step alone, and the features of its model."""
+    images, batch = scale.of(8192, 64), scale.of(512, 16)
+    shards, run = scale.folder / "shards", scale.folder / f"whole-{time.time_ns()}"
+    if not (shards / "complete").exists():
+        shutil.rmtree(shards, ignore_errors=True)
+        words = ["shards", "build", str(photographs(scale, images)), str(shards)]
+        ended = mrp([*words, "--workers", str(scale.of(15, 1))], scale.folder / "shards.log").wait(120)
+        if ended.code != 0:
+            yield Row("shards", ended.text[-300:], False)
+            return
+        (shards / "complete").touch()
+    backbone = json.dumps(scale.backbone("vit_base_patch16_224"))
+    words = [
+        "pretrain", "mae_vit_base_in1k", f"data.train={shards}", "data.test=null", f"data.size={scale.side}",
+        f"backbone={backbone}", f"batch={batch}", f"length={scale.of(120, 6)} steps", "optim.warmup=0 steps",
+        f"machine.workers={scale.of(15, 1)}", f"track.every={scale.of(10, 1)}", "validation.every=null",
+        "diagnose.every=null", "checkpoint.every=1000 steps", "--folder", str(run),
+    ]  # fmt: skip
+    usage = _Usage(scale)
+    process = mrp(words, scale.folder / "run.log")
+    ended = process.wait(scale.of(300, 60))
+    percent = usage.stop()
+    if ended.code != 0:
+        yield Row("a whole run", ended.text[-300:], False)
+        return
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    rate = statistics.median(line["images_per_second"] for line in lines[len(lines) // 3 :])
+    yield Row("a whole run on shards", f"{rate:.0f} images/s", None, {"images_per_second": rate})
+    if not scale.rehearsal:
+        case = Case("mae", 1, "vit_base_patch16_224", 224, batch, "bf16", "yes", 4.0)
+        alone = batch / statistics.median(isolated(case, scale)["times"])
+        share = 100 * rate / alone
+        yield Row("its share of the step alone", f"{share:.0f} % of {alone:.0f} images/s", None, {"percent": share})
+        yield Row("GPU in use, all of the run", f"{percent:.0f} %", None, {"percent": percent})
+    begin = time.perf_counter()
+    words = ["features", str(run), "--split", "train", "--out", str(scale.folder / "features.npy")]
+    ended = mrp(words, scale.folder / "features.log").wait(scale.of(120, 60))
+    features = images / (time.perf_counter() - begin)
+    passed = None if ended.code == 0 else False
+    value = f"{features:.0f} images/s, the start included" if ended.code == 0 else ended.text[-300:]
+    yield Row("features", value, passed, {"images_per_second": features})
+
+
+class _Usage:
+    """The share of the time in which the GPU was in use, as nvidia-smi sees it once per second."""
+
+    def __init__(self, scale: Scale) -> None:
+        self._values: list[float] = []
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        if not scale.rehearsal and shutil.which("nvidia-smi"):
+            self._thread.start()
+
+    def _watch(self) -> None:
+        words = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+        while not self._stopped.wait(1.0):
+            answer = subprocess.run(words, capture_output=True, text=True).stdout.split()
+            self._values += [float(answer[0])] if answer and answer[0].isdigit() else []
+
+    def stop(self) -> float:
+        """Returns the mean, in percent."""
+        self._stopped.set()
+        return statistics.fmean(self._values) if self._values else float("nan")
