@@ -28,13 +28,14 @@ from gpu_setup import Process, Row, Scale
 Part = Callable[[Scale], Iterator[Row]]
 # In their order, with the seconds that each may take.
 PARTS: dict[str, tuple[Part, int]] = {
-    "agree": (gpu_right.agree, 180),
-    "graphs": (gpu_right.graphs, 180),
+    "agree": (gpu_right.agree, 240),
+    "graphs": (gpu_right.graphs, 120),
     "kernels": (gpu_right.kernels, 60),
     "syncs": (gpu_right.syncs, 120),
     "faults": (gpu_right.faults, 120),
-    "resume": (gpu_right.resume, 240),
-    "fast": (gpu_speed.fast, 420),
+    "resume": (gpu_right.resume, 300),
+    "fast": (gpu_speed.fast, 300),
+    "more": (gpu_speed.more, 600),
     "whole": (gpu_speed.whole, 300),
 }
 GROUPS = {"right": ("agree", "graphs", "kernels", "syncs", "faults", "resume")}

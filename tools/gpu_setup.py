@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import os
 import signal
@@ -33,6 +34,14 @@ _TINY: dict[str, dict[str, Any]] = {
     "data2vec": {"smallest_block": 4, "layers": 1},
     "data2vec2": {"layers": 1, "decoder": {"width": 32, "depth": 1, "groups": 4}},
 }
+
+
+# As wide as a ViT-Ti at 224 x 224, and shallow: a CPU computes it in seconds, and it is compiled in seconds.
+SHALLOW = {"name": None, "width": 192, "depth": 4, "heads": 3, "patch": 16}
+_SHALLOW_OPTIONS: dict[str, dict[str, Any]] = {
+    "mae": {"decoder": {"depth": 2}}, "umae": {"decoder": {"depth": 2}},
+    "data2vec": {"layers": 2}, "data2vec2": {"layers": 2},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -75,17 +84,22 @@ class Scale:
         """Returns the first number on a GPU, the second in a rehearsal."""
         return tiny if self.rehearsal else large
 
-    def backbone(self, name: str) -> dict[str, Any]:
+    def words(self, name: str) -> list[str]:
+        """Returns what makes a recipe of MAE use this backbone; in a rehearsal everything is tiny."""
+        tiny = ["precision=fp32", "objective.decoder={width: 32, depth: 1, heads: 2}"] if self.rehearsal else []
+        return [f"data.size={self.side}", f"backbone={json.dumps(self.backbone(name))}", *tiny]
+
+    def backbone(self, name: str | None) -> dict[str, Any]:
         """Returns the options of a backbone."""
         return {"name": None, "width": 32, "depth": 2, "heads": 2, "patch": 4} if self.rehearsal else {"name": name}
 
 
-def make_run(method: str, scale: Scale, backbone: str = "vit_tiny_patch16_224", **more: Any) -> Run:
-    """Returns a run of a method with the options of its official recipe."""
-    tiny = _TINY.get(method, {}) if scale.rehearsal else {}
+def make_run(method: str, scale: Scale, backbone: str | None = None, **more: Any) -> Run:
+    """Returns a run of a method with its official recipe's options; without a backbone's name, on a shallow one."""
+    fewer = _TINY if scale.rehearsal else {} if backbone else _SHALLOW_OPTIONS
     values = {
-        "objective": METHODS[method] | tiny,
-        "backbone": scale.backbone(backbone) | BACKBONES.get(method, {}),
+        "objective": METHODS[method] | fewer.get(method, {}),
+        "backbone": (scale.backbone(backbone) if backbone or scale.rehearsal else SHALLOW) | BACKBONES.get(method, {}),
         "data": {"train": "none", "size": scale.side},
         "batch": 8, "length": "1 steps", "optim": {"lr": 1e-4},
     }  # fmt: skip

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from bench_step import Case, peak_rate
@@ -17,28 +18,39 @@ from gpu_setup import Row, Scale, mrp, photographs
 
 
 def fast(scale: Scale) -> Iterator[Row]:
-    """Measures the step of each method and size: compiled, and once eager with nothing fused."""
+    """Measures the step of MAE, compiled, and once eager with nothing fused."""
+    plain = Case("mae", 1, _backbone("base"), 224, 256, "bf16", "no", 4.0, fused=False)
+    yield from _measured(scale, [_compiled("mae", "base", 256), _compiled("mae", "large", 256), plain])
+
+
+def more(scale: Scale) -> Iterator[Row]:
+    """Measures the step of other batches, sizes and methods, compiled."""
+    cases = [
+        ("mae", "base", 512), ("mae", "large", 512), ("mae", "small", 256), ("simmim", "base", 256),
+        ("data2vec", "base", 256), ("data2vec2", "base", 128), ("mae", "huge", 128),
+    ]  # fmt: skip
+    yield from _measured(scale, [_compiled(*case) for case in cases])
+
+
+def _backbone(size: str) -> str:
+    return f"vit_{size}_patch{14 if size == 'huge' else 16}_224"
+
+
+def _compiled(method: str, size: str, batch: int) -> Case:
+    return Case(method, 1, _backbone(size), 224, batch, "bf16", "yes", 4.0)
+
+
+def _measured(scale: Scale, cases: list[Case]) -> Iterator[Row]:
     peak = peak_rate()
     yield Row("peak of a matrix product", f"{peak / 1e12:.3g} TFLOP/s", None, {"tflops": peak / 1e12})
-    for case in _cases(scale):
-        yield _measured(case, isolated(case, scale), peak)
-
-
-def _cases(scale: Scale) -> list[Case]:
     if scale.rehearsal:
-        tiny = ("vit_tiny_patch16_224", 32, 2, "fp32")
-        return [Case("mae", 1, *tiny, "yes", 0, backend="eager"), Case("mae", 1, *tiny, "no", 0, fused=False)]
-    cases = [
-        ("mae", "base", 256), ("mae", "large", 256), ("mae", "base", 512), ("mae", "large", 512), ("mae", "small", 256),
-        ("simmim", "base", 256), ("data2vec", "base", 256), ("data2vec2", "base", 128), ("mae", "huge", 128),
-    ]  # fmt: skip
-    names = {size: f"vit_{size}_patch{14 if size == 'huge' else 16}_224" for size in ("small", "base", "large", "huge")}
-    compiled = [Case(method, 1, names[size], 224, batch, "bf16", "yes", 4.0) for method, size, batch in cases]
-    plain = Case("mae", 1, names["base"], 224, 256, "bf16", "no", 4.0, fused=False)
-    return [*compiled[:2], plain, *compiled[2:]]
+        tiny = {"backbone": _backbone("tiny"), "size": 32, "batch": 2, "precision": "fp32", "seconds": 0.0}
+        cases = [replace(case, **tiny, backend="eager") for case in cases[-1:]]
+    for case in cases:
+        yield _row(case, isolated(case, scale), peak)
 
 
-def _measured(case: Case, result: dict[str, Any], peak: float) -> Row:
+def _row(case: Case, result: dict[str, Any], peak: float) -> Row:
     how = "compiled" if case.compile == "yes" else "eager" if case.fused else "eager, nothing fused"
     what = f"{case.method} {case.backbone}, batch {case.batch}, {case.precision}, {how}"
     if "error" in result:
@@ -70,16 +82,15 @@ def whole(scale: Scale) -> Iterator[Row]:
             yield Row("shards", ended.text[-300:], False)
             return
         (shards / "complete").touch()
-    backbone = json.dumps(scale.backbone("vit_base_patch16_224"))
     words = [
-        "pretrain", "mae_vit_base_in1k", f"data.train={shards}", "data.test=null", f"data.size={scale.side}",
-        f"backbone={backbone}", f"batch={batch}", f"length={scale.of(120, 6)} steps", "optim.warmup=0 steps",
+        "pretrain", "mae_vit_base_in1k", f"data.train={shards}", "data.test=null",
+        *scale.words(_backbone("base")), f"batch={batch}", f"length={scale.of(120, 6)} steps", "optim.warmup=0 steps",
         f"machine.workers={scale.of(15, 1)}", f"track.every={scale.of(10, 1)}", "validation.every=null",
         "diagnose.every=null", "checkpoint.every=1000 steps", "--folder", str(run),
     ]  # fmt: skip
     usage = _Usage(scale)
     process = mrp(words, scale.folder / "run.log")
-    ended = process.wait(scale.of(300, 60))
+    ended = process.wait(300)
     percent = usage.stop()
     if ended.code != 0:
         yield Row("a whole run", ended.text[-300:], False)
@@ -88,14 +99,13 @@ def whole(scale: Scale) -> Iterator[Row]:
     rate = statistics.median(line["images_per_second"] for line in lines[len(lines) // 3 :])
     yield Row("a whole run on shards", f"{rate:.0f} images/s", None, {"images_per_second": rate})
     if not scale.rehearsal:
-        case = Case("mae", 1, "vit_base_patch16_224", 224, batch, "bf16", "yes", 4.0)
-        alone = batch / statistics.median(isolated(case, scale)["times"])
+        alone = batch / statistics.median(isolated(_compiled("mae", "base", batch), scale)["times"])
         share = 100 * rate / alone
         yield Row("its share of the step alone", f"{share:.0f} % of {alone:.0f} images/s", None, {"percent": share})
         yield Row("GPU in use, all of the run", f"{percent:.0f} %", None, {"percent": percent})
     begin = time.perf_counter()
     words = ["features", str(run), "--split", "train", "--out", str(scale.folder / "features.npy")]
-    ended = mrp(words, scale.folder / "features.log").wait(scale.of(120, 60))
+    ended = mrp(words, scale.folder / "features.log").wait(120)
     features = images / (time.perf_counter() - begin)
     passed = None if ended.code == 0 else False
     value = f"{features:.0f} images/s, the start included" if ended.code == 0 else ended.text[-300:]
