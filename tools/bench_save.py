@@ -1,4 +1,4 @@
-"""How long training stands still for a checkpoint: asynchronous against synchronous, in alternating rounds.
+"""Measures how long training waits for a checkpoint: asynchronous against synchronous, in alternating rounds.
 
 The weights and AdamW's state of a recipe's model are saved without training it; the next save begins when the one
 before is on the disk, as in a run whose interval is long.
@@ -30,7 +30,7 @@ from mrp.run import load
 
 
 def main() -> None:
-    """Measure, and print a table and one line of JSON."""
+    """Measures, and prints a table and one line of JSON."""
     words = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     words.add_argument("--recipe", default="mae_vit_base_in1k")
     words.add_argument("--rounds", type=int, default=5)
@@ -58,12 +58,12 @@ def main() -> None:
     try:
         for number in range(options.rounds + 1):
             for way in list(ways) if number % 2 else list(reversed(ways)):
-                checkpoints = ways[way]
+                saver = ways[way]
                 begin = time.perf_counter()
-                checkpoints.save(number + 1, step, optimizer, {})
+                saver.save(number + 1, step, optimizer, {})
                 stall = time.perf_counter() - begin
-                checkpoints.finish()
-                measured = checkpoints.measured()
+                saver.finish()
+                measured = saver.measured()
                 size = measured["checkpoint/gigabytes"]
                 if number == 0:  # memory is claimed and the writer starts: once in a run
                     first = stall if way == "asynchronous" else first
@@ -74,16 +74,16 @@ def main() -> None:
         sums = [_content(folder / way) for way in ways]
         assert sums[0] == sums[1], "both ways write the same bytes"
     finally:
-        for checkpoints in ways.values():
-            checkpoints.close()
+        for saver in ways.values():
+            saver.close()
         shutil.rmtree(folder)
     _print(options, size, first, stalls, writes)
 
 
 def _content(run: Path) -> str:
-    found = newest(run)
-    assert found is not None
-    return hashlib.sha256((found.folder / "MANIFEST.json").read_bytes()).hexdigest()
+    checkpoint = newest(run)
+    assert checkpoint is not None
+    return hashlib.sha256((checkpoint.folder / "MANIFEST.json").read_bytes()).hexdigest()
 
 
 def _print(

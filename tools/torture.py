@@ -1,9 +1,9 @@
-"""Runs under torture: killed, damaged, starved, signalled and moved, and compared with runs that were left alone.
+"""Kills, damages, starves, signals and moves runs, and compares them with undisturbed ones.
 
     python tools/torture.py [--only kills damage disk signals elastic] [--kills 8] [--out runs/torture]
 
 Every run is tiny, and every comparison is exact: the files of the last checkpoint byte for byte, the samples and masks
-of every step, each sample once an epoch. Prints a table, and exits 1 if anything is not as it must be.
+of every step, each sample once per epoch. Prints a table, and exits 1 if anything is not as it must be.
 """
 
 from __future__ import annotations
@@ -68,8 +68,8 @@ Process = BaseProcess | subprocess.Popen[bytes]
 
 
 @dataclass
-class Place:
-    """One run's folder and what its witness wrote."""
+class TrainedRun:
+    """A run, its folder, and the samples and masks that its method has written down."""
 
     out: Path
     name: str
@@ -78,16 +78,16 @@ class Place:
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """Returns the run's folder."""
         return self.out / self.name
 
     @property
     def witness(self) -> Path:
-        """Where the samples of every step are written down."""
+        """Returns the file of the samples of every step."""
         return self.out / f"{self.name}.witness"
 
     def words(self, *more: str) -> list[str]:
-        """The command line of the run."""
+        """Returns the command line of the run."""
         objective = self.out / f"{self.method}.py"
         objective.write_text(WITNESS.format(module=MODULES.get(self.method, self.method)))
         return [
@@ -101,26 +101,26 @@ class Place:
         ]  # fmt: skip
 
     def start(self, *more: str) -> BaseProcess:
-        """The run as one process of its own group."""
+        """Starts the run as one process of its own group."""
         process = CONTEXT.Process(target=_run, args=(self.words(*more), str(self.witness), str(self.out / "log")))
         process.start()
         return process
 
     def finish(self, *more: str) -> int:
-        """Let it run to its end."""
+        """Lets it run to its end; returns the exit code."""
         process = self.start(*more)
         process.join()
         return process.exitcode or 0
 
     def several(self, processes: int, *more: str) -> subprocess.Popen[bytes]:
-        """The run in several processes."""
+        """Starts the run in several processes."""
         environment = os.environ | {"WITNESS": str(self.witness), "OMP_NUM_THREADS": "1"}
         command = [sys.executable, "-m", "mrp", *self.words(*more), "--processes", str(processes)]
         log = (self.out / "log").open("ab")
         return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
 
     def wait(self, process: Process, steps: int = 0, saving: bool = False, evaluating: bool = False) -> None:
-        """Until the run has come so far, or has ended."""
+        """Waits until the run has come so far, or has ended."""
         deadline = time.monotonic() + 300
         while alive(process) and time.monotonic() < deadline:
             mark = self.witness.with_name(f"{self.witness.name}.evaluating")
@@ -129,23 +129,23 @@ class Place:
             time.sleep(0.002)
 
     def steps(self) -> int:
-        """The steps that its metrics show."""
+        """Returns the number of steps in its metrics."""
         path = self.folder / "metrics.jsonl"
         return len(path.read_bytes().splitlines()) if path.exists() else 0
 
     def saving(self) -> bool:
-        """Whether a checkpoint is being written."""
+        """Returns whether a checkpoint is being written."""
         return any((self.folder / "checkpoints").glob(".unfinished-*"))
 
     def weights(self) -> dict[str, bytes]:
-        """The tensors of the last checkpoint."""
+        """Returns the files of the last checkpoint's tensors."""
         checkpoint = checkpoints.newest(self.folder)
         assert checkpoint is not None, f"{self.folder} has no checkpoint"
         assert checkpoint.step == STEPS, f"{self.folder} ended at step {checkpoint.step}"
         return {path.name: path.read_bytes() for path in sorted(checkpoint.folder.glob("*.safetensors"))}
 
     def seen(self) -> dict[int, dict[int, str]]:
-        """The samples and masks of every step; a step that was repeated must have had the same."""
+        """Returns the samples and masks of every step, which must be the same whenever a step was repeated."""
         masks: dict[int, dict[int, str]] = {}
         for line in self.witness.read_text().splitlines():
             try:
@@ -157,7 +157,7 @@ class Place:
         return masks
 
     def losses(self) -> dict[int, float]:
-        """The loss of every step."""
+        """Returns the loss of every step."""
         lines = map(json.loads, (self.folder / "metrics.jsonl").read_text().splitlines())
         return {line["step"]: line["loss"] for line in lines if "loss" in line}
 
@@ -172,7 +172,7 @@ class Result:
     note: str = ""
 
     def check(self, fine: bool, otherwise: str) -> None:
-        """Count a trial, and what was wrong with it."""
+        """Counts a trial, and what was wrong with it."""
         self.trials += 1
         if not fine:
             self.faults.append(otherwise)
@@ -192,12 +192,12 @@ def _run(words: list[str], witness: str, log: str) -> None:
     main(words)
 
 
-def once_an_epoch(seen: dict[int, dict[int, str]]) -> str:
-    """What is wrong with the samples of a whole run, or nothing."""
+def once_per_epoch(seen: dict[int, dict[int, str]]) -> str:
+    """Returns what is wrong with the samples of a whole run; an empty text if nothing is."""
     if sorted(seen) != list(range(STEPS)):
         return f"steps are missing: {sorted(set(range(STEPS)) - set(seen))}"
     if any(len(rows) != BATCH for rows in seen.values()):
-        return "a batch is not whole, or was another one when it was repeated"
+        return "a batch is incomplete, or was another one when it was repeated"
     drawn = [key for step in range(STEPS) for key in seen[step]]
     epochs, rest = divmod(STEPS * BATCH, IMAGES)
     for epoch in range(epochs + 1):
@@ -208,60 +208,60 @@ def once_an_epoch(seen: dict[int, dict[int, str]]) -> str:
     return ""
 
 
-def same(result: Result, place: Place, reference: Place) -> None:
-    """The end of a run must be that of the run that was left alone."""
+def same(result: Result, trained: TrainedRun, reference: TrainedRun) -> None:
+    """Checks that a run ended as the undisturbed one did."""
     try:
-        own, other = place.weights(), reference.weights()
-        fault = "" if own == other else f"{[name for name in other if own.get(name) != other[name]]} differ"
-        fault = fault or once_an_epoch(place.seen())
-        fault = fault or ("" if place.seen() == reference.seen() else "other samples or masks than undisturbed")
+        ours, theirs = trained.weights(), reference.weights()
+        fault = "" if ours == theirs else f"{[name for name in theirs if ours.get(name) != theirs[name]]} differ"
+        fault = fault or once_per_epoch(trained.seen())
+        fault = fault or ("" if trained.seen() == reference.seen() else "other samples or masks than undisturbed")
     except AssertionError as error:
         fault = str(error)
-    result.check(not fault, f"{place.name}: {fault}")
+    result.check(not fault, f"{trained.name}: {fault}")
 
 
-def undisturbed(out: Path, method: str) -> Place:
-    """The run that everything is compared with."""
-    place = Place(out, f"{method}-undisturbed", method)
-    if not place.folder.exists():
-        assert place.finish() == 0, f"the undisturbed run of {method} failed: see {out / 'log'}"
-    return place
+def undisturbed(out: Path, method: str) -> TrainedRun:
+    """Returns the run that the others are compared with."""
+    trained = TrainedRun(out, f"{method}-undisturbed", method)
+    if not trained.folder.exists():
+        assert trained.finish() == 0, f"the undisturbed run of {method} failed: see {out / 'log'}"
+    return trained
 
 
 def kills(out: Path, count: int) -> Iterator[Result]:
-    """SIGKILL, at random moments and inside saves, of the process alone or with all that it started."""
+    """Kills a run at random moments and during saves, alone or with all processes that it started."""
     for method in METHODS:
         reference = undisturbed(out, method)
-        place, luck, inside = Place(out, f"{method}-killed", method), random.Random(method), 0  # noqa: S311
+        trained, luck, inside = TrainedRun(out, f"{method}-killed", method), random.Random(method), 0  # noqa: S311
         result = Result(f"{count} SIGKILLs, {method}")
         for number in range(count):
-            process = place.start()
+            process = trained.start()
             assert process.pid is not None
-            target = place.steps() + luck.randrange(1, STEPS // count)
-            place.wait(process, target)
+            target = trained.steps() + luck.randrange(1, STEPS // count)
+            trained.wait(process, target)
             time.sleep(luck.random() * 0.02)
             if number % 2:
-                place.wait(process, saving=True)
+                trained.wait(process, saving=True)
                 time.sleep(luck.random() * 0.01)
-            inside += place.saving()
+            inside += trained.saving()
             (os.killpg if number % 4 < 2 else os.kill)(process.pid, signal.SIGKILL)
             process.join()
             result.check(process.exitcode == -signal.SIGKILL, f"kill {number} came after the end")
-        result.check(place.finish() == 0, "the last start failed")
-        same(result, place, reference)
-        result.note = f"{inside} inside a save; files bit-equal, every sample once an epoch"
+        result.check(trained.finish() == 0, "the last start failed")
+        same(result, trained, reference)
+        result.note = f"{inside} inside a save; files bit-equal, every sample once per epoch"
         yield result
 
 
 def alive(process: Process) -> bool:
-    """Whether it has not ended yet."""
+    """Returns whether it has not ended yet."""
     return process.is_alive() if isinstance(process, BaseProcess) else process.poll() is None
 
 
 def damage(out: Path) -> Iterator[Result]:
-    """Bits flipped, ends cut off, files lost: in each file of the newest checkpoint."""
+    """Flips a bit, cuts, empties, removes and lengthens each file of the newest checkpoint."""
     reference = undisturbed(out, "mae")
-    half = Place(out, "mae-half", "mae")
+    half = TrainedRun(out, "mae-half", "mae")
     process = half.start()
     assert process.pid is not None
     half.wait(process, STEPS // 2)
@@ -287,56 +287,58 @@ def damage(out: Path) -> Iterator[Result]:
     for what, way in ways.items():
         result = Result(f"a checkpoint's file {what}", note=f"each of {', '.join(names)}: the one before is used")
         for name in names:
-            place = Place(out, f"damage-{what}-{name}".replace(" ", "-"), "mae")
-            shutil.copytree(half.folder, place.folder)
-            shutil.copy(half.witness, place.witness)
-            way(place.folder / "checkpoints" / checkpoint.folder.name / name)
+            trained = TrainedRun(out, f"damage-{what}-{name}".replace(" ", "-"), "mae")
+            shutil.copytree(half.folder, trained.folder)
+            shutil.copy(half.witness, trained.witness)
+            way(trained.folder / "checkpoints" / checkpoint.folder.name / name)
             before = (out / "log").stat().st_size
-            code = place.finish()
+            code = trained.finish()
             said = (out / "log").read_bytes()[before:].decode(errors="replace")
-            bad = list((place.folder / "checkpoints").glob("*.bad*"))
+            bad = list((trained.folder / "checkpoints").glob("*.bad*"))
             result.check(code == 0 and bool(bad), f"{name}: exit code {code}, set aside: {[p.name for p in bad]}")
             result.check(name in said, f"{name}: is not named in what was said")
-            same(result, place, reference)
-            shutil.rmtree(place.folder)
+            same(result, trained, reference)
+            shutil.rmtree(trained.folder)
         yield result
 
 
 def disk(out: Path) -> Iterator[Result]:
-    """A disk that fills up while the run goes on."""
-    result = Result("full disk", note="one line, exit code 2, the last checkpoint whole; bit-equal once there is space")
+    """Fills the disk while the run goes on."""
+    result = Result(
+        "full disk", note="one line, exit code 2, the last checkpoint complete; bit-equal once there is space"
+    )
     reference = undisturbed(out, "mae")
-    place = Place(out / "small", "mae-disk", "mae")
-    place.out.mkdir(exist_ok=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(place.out)]
+    trained = TrainedRun(out / "small", "mae-disk", "mae")
+    trained.out.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(trained.out)]
     if subprocess.run(mount, capture_output=True).returncode:
         result.note = "not tried: mounting a small disk needs root"
         yield result
         return
     try:
-        process = place.start()
-        place.wait(process, STEPS // 3)
-        ballast = place.out / "ballast"
+        process = trained.start()
+        trained.wait(process, STEPS // 3)
+        ballast = trained.out / "ballast"
         with ballast.open("wb", buffering=0) as file, contextlib.suppress(OSError):
             while True:
                 file.write(bytes(1 << 12))
         process.join()
-        said = (place.out / "log").read_text(errors="replace").strip().splitlines()
+        said = (trained.out / "log").read_text(errors="replace").strip().splitlines()
         result.check(process.exitcode == 2, f"exit code {process.exitcode}")
         result.check(bool(said) and "No space" in said[-1], f"said: {said[-1:]}")
         result.check(not any("Traceback" in line for line in said), "a traceback")
-        checkpoint = checkpoints.newest(place.folder)
-        result.check(checkpoint is not None and bool(checkpoint.weights()), "no whole checkpoint is left")
+        checkpoint = checkpoints.newest(trained.folder)
+        result.check(checkpoint is not None and bool(checkpoint.weights()), "no complete checkpoint is left")
         ballast.unlink()
-        result.check(place.finish() == 0, "it does not go on")
-        same(result, place, reference)
+        result.check(trained.finish() == 0, "it does not go on")
+        same(result, trained, reference)
     finally:
-        subprocess.run(["umount", "-l", str(place.out)])  # noqa: S607
+        subprocess.run(["umount", "-l", str(trained.out)])  # noqa: S607
     yield result
 
 
 def signals(out: Path) -> Iterator[Result]:
-    """What asks a run to end, in each of its phases."""
+    """Asks a run to end, in each of its phases."""
     reference = undisturbed(out, "mae")
     phases: dict[str, dict[str, Any]] = {
         "start": {},
@@ -349,60 +351,60 @@ def signals(out: Path) -> Iterator[Result]:
         result = Result(f"{name} at start, in training, evaluation, a save", note="exit code 0, then bit-equal")
         for phase, reached in phases.items():
             watched = ("diagnose.every=20 steps", "diagnose.images=360") if phase == "evaluation" else ()
-            place = Place(out, f"{name}-{phase}".replace(" ", "-"), options=watched)
-            process = place.start()
+            trained = TrainedRun(out, f"{name}-{phase}".replace(" ", "-"), options=watched)
+            process = trained.start()
             assert process.pid is not None
-            while alive(process) and not (place.folder / "config.yaml").exists():
+            while alive(process) and not (trained.folder / "config.yaml").exists():
                 time.sleep(0.002)
-            place.wait(process, **reached)
+            trained.wait(process, **reached)
             if number:
                 os.kill(process.pid, number)
             else:
-                (place.folder / "STOP").touch()
+                (trained.folder / "STOP").touch()
             process.join()
             result.check(process.exitcode == 0, f"{phase}: exit code {process.exitcode}")
-            result.check(place.steps() < STEPS, f"{phase}: it ran on to its end")
-            result.check(place.finish() == 0, f"{phase}: it does not go on")
-            same(result, place, reference)
+            result.check(trained.steps() < STEPS, f"{phase}: it ran on to its end")
+            result.check(trained.finish() == 0, f"{phase}: it does not go on")
+            same(result, trained, reference)
         yield result
     result = Result("a second signal, soon and later", note="ends at once, nothing damaged, then bit-equal")
     for attempt in range(4):
-        place = Place(out, f"twice-{attempt}")
-        process = place.start()
+        trained = TrainedRun(out, f"twice-{attempt}")
+        process = trained.start()
         assert process.pid is not None
-        place.wait(process, 20 * (attempt + 1))
+        trained.wait(process, 20 * (attempt + 1))
         os.kill(process.pid, signal.SIGTERM)
-        time.sleep((0.003, 0.9, 1.1, 1.5)[attempt])  # within a second it is taken for the first one's echo
+        time.sleep((0.003, 0.9, 1.1, 1.5)[attempt])  # within a second it counts as the same request
         with contextlib.suppress(ProcessLookupError):
             os.kill(process.pid, signal.SIGTERM)
         process.join()
         result.check(process.exitcode in (0, 143, -15), f"exit code {process.exitcode}")
-        result.check(place.finish() == 0, "it does not go on")
-        same(result, place, reference)
+        result.check(trained.finish() == 0, "it does not go on")
+        same(result, trained, reference)
     yield result
 
 
 def elastic(out: Path) -> Iterator[Result]:
-    """1, 2, 4 and 1 processes in one run, changed in the midst of epochs."""
+    """Trains one run with 1, 2, 4 and 1 processes, changed within epochs."""
     reference = undisturbed(out, "mae")
-    place = Place(out, "mae-elastic")
+    trained = TrainedRun(out, "mae-elastic")
     result = Result("1, 2, 4, 1 processes, changed within epochs")
     for number, processes in enumerate((1, 2, 4)):
-        process = place.several(processes)
-        place.wait(process, 22 + 29 * number)
+        process = trained.several(processes)
+        trained.wait(process, 22 + 29 * number)
         process.terminate()
         result.check(process.wait() == 0, f"{processes} processes: exit code {process.returncode}")
-    result.check(place.finish() == 0, "the last start failed")
-    result.check(place.seen() == reference.seen(), "other samples or masks")
-    own, other = place.losses(), reference.losses()
-    deviation = max(abs(own.get(step, 1e9) / loss - 1) for step, loss in other.items())
-    result.check(own.keys() == other.keys() and deviation < 1e-5, f"losses deviate by {deviation:.1e}")
+    result.check(trained.finish() == 0, "the last start failed")
+    result.check(trained.seen() == reference.seen(), "other samples or masks")
+    ours, theirs = trained.losses(), reference.losses()
+    deviation = max(abs(ours.get(step, 1e9) / loss - 1) for step, loss in theirs.items())
+    result.check(ours.keys() == theirs.keys() and deviation < 1e-5, f"losses deviate by {deviation:.1e}")
     result.note = f"same samples and masks; losses to {deviation:.1e}"
     yield result
 
 
 def main() -> None:
-    """Torture, and say what came of it."""
+    """Runs the scenarios and prints the table."""
     scenarios = ("kills", "damage", "disk", "signals", "elastic")
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--only", nargs="+", choices=scenarios, default=scenarios)

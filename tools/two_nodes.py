@@ -1,9 +1,9 @@
-"""Two network namespaces as two nodes: one run by torchrun's rendezvous, of which a node is killed and comes back.
+"""Trains on two network namespaces as two nodes, with torchrun; a node is killed and comes back.
 
     sudo .venv/bin/python tools/two_nodes.py FOLDER
 
-Three runs of the same recipe, one process a node: undisturbed; the second node killed, which rejoins; the first node
-killed, where the rendezvous lives, so that the whole job is started again. All three must end with the same weights,
+Three runs of the same recipe, one process per node: undisturbed; the second node killed, which rejoins; the first node
+killed, which hosts the rendezvous, so that the whole job is started again. All three must end with the same weights,
 bit for bit. Linux, root and `ip` are needed (namespaces and a veth pair, removed at the end); about three minutes.
 """
 
@@ -39,12 +39,12 @@ class Node:
 
     def __init__(self, index: int, folder: Path) -> None:
         self.name, self._address = NODES[index], ADDRESSES[index]
-        self._hosts = index == 0  # said outright: torchrun guesses it from the machine's name, which both nodes share
+        self._hosts = index == 0  # given, since torchrun guesses it from the machine's name, which both nodes share
         self._folder = folder
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """One process of the run, and the agent that watches it."""
+        """Starts one process of the run, and the agent that watches it."""
         environment = os.environ | {"GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1"}
         # Left on, a survivor of rank 0 does not tell a newcomer where it is, and both wait for each other (torch 2.15).
         environment |= {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
@@ -61,12 +61,12 @@ class Node:
             )
 
     def code(self) -> int | None:
-        """The agent's exit code, once it has ended."""
+        """Returns the agent's exit code, once it has ended."""
         assert self._process is not None
         return self._process.poll()
 
     def kill(self) -> int:
-        """SIGKILL for everything in the namespace, as when a machine loses its power; how many processes that were."""
+        """Kills everything in the namespace, as when a machine loses its power; returns the number of processes."""
         listed = subprocess.run(["ip", "netns", "pids", self.name], capture_output=True, text=True, check=True)  # noqa: S607
         for process in listed.stdout.split():
             with contextlib.suppress(ProcessLookupError):
@@ -78,7 +78,7 @@ class Node:
 
 @contextlib.contextmanager
 def network() -> Iterator[None]:
-    """Two namespaces with a cable between them."""
+    """Makes two namespaces with a cable between them."""
     taken = [name for name in NODES if Path("/run/netns", name).exists()]
     if taken:
         sys.exit(f"the network namespace {taken[0]} exists already; end what uses it, then: ip netns del {taken[0]}")
@@ -104,17 +104,17 @@ def network() -> Iterator[None]:
 
 
 def names_of(node: str) -> Path:
-    """The folder with the node's own /etc/hosts and /etc/resolv.conf."""
+    """Returns the folder with the node's own /etc/hosts and /etc/resolv.conf."""
     return Path("/etc/netns", node)
 
 
 def ip(*words: str) -> None:
-    """One command of iproute2."""
+    """Runs one command of iproute2."""
     subprocess.run(["ip", *words], check=True)  # noqa: S607
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something to become true."""
+    """Waits until something is true."""
     deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
@@ -123,13 +123,13 @@ def until(condition: Callable[[], bool], what: str) -> None:
 
 
 def saved(folder: Path) -> int:
-    """The step of the newest checkpoint."""
+    """Returns the step of the newest checkpoint."""
     checkpoint = checkpoints.newest(folder)
     return checkpoint.step if checkpoint else 0
 
 
 def weights(folder: Path) -> str:
-    """A digest of the tensors of the newest checkpoint, the optimizer's among them."""
+    """Returns a digest of the tensors of the newest checkpoint, the optimizer's included."""
     checkpoint = checkpoints.newest(folder)
     assert checkpoint is not None
     digest = hashlib.sha256()
@@ -139,7 +139,7 @@ def weights(folder: Path) -> str:
 
 
 def play(folder: Path, killed: int | None) -> str:
-    """One run to its end; the digest of its weights."""
+    """Trains one run to its end; returns the digest of its weights."""
     nodes = [Node(index, folder) for index in range(2)]
     began = time.monotonic()
 
@@ -171,7 +171,7 @@ def play(folder: Path, killed: int | None) -> str:
 
 
 def main() -> None:
-    """Three runs, and whether they agree."""
+    """Trains three runs and compares them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where runs and logs are written; must be new")
     folder = parser.parse_args().folder.absolute()
