@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Preempted, Stopped
 from mrp.files import write_atomically
 
 _FILE = ".fault"  # in the run's folder
@@ -35,6 +35,8 @@ def shared(folder: Path, processes: int) -> Iterator[None]:
         if processes > 1 and folder.is_dir() and not (folder / _FILE).exists():
             with suppress(OSError):
                 write_atomically(folder / _FILE, str(fault))
+        raise
+    except (Stopped, Preempted):  # all processes end alike
         raise
     except RuntimeError as error:
         if processes == 1 or not _CONNECTION_LOST.search(str(error)):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Preempted, Stopped
 from mrp.processes import faults
 from tests.waiting import LONG
 
@@ -63,6 +63,14 @@ def test_what_nobody_explains_stays_as_it_is(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(ConfigError), faults.shared(tmp_path, 1):
         raise ConfigError("alone")
     assert not list(tmp_path.iterdir()), "a single process has nobody to tell"
+
+
+@pytest.mark.parametrize("ending", [Stopped, Preempted])
+def test_an_end_that_all_agree_on_is_not_taken_for_a_lost_connection(tmp_path: Path, ending: type[Exception]) -> None:
+    with pytest.raises(ConfigError), faults.shared(tmp_path, 2):
+        raise ConfigError("something else")
+    with pytest.raises(ending), faults.shared(tmp_path, 2):
+        raise ending("runs/nccl: stopped at step 5 of 9")
 
 
 def test_a_process_without_memory_ends_both_with_one_line(tmp_path: Path) -> None:
