@@ -139,10 +139,10 @@ def _resident() -> int:
     return peak * (1 if sys.platform == "darwin" else 1024)
 
 
-def peak_rate() -> float:
+def peak_rate(size: int | None = None) -> float:
     """Returns the FLOP/s of a large matrix product: bf16 on a GPU, float32 on a CPU."""
     cuda = torch.cuda.is_available()
-    size = 8192 if cuda else 2048
+    size = size or (8192 if cuda else 2048)
     left, right = (
         torch.randn(size, size, device="cuda" if cuda else "cpu", dtype=torch.bfloat16 if cuda else torch.float32)
         for _ in range(2)

@@ -41,7 +41,7 @@ def _compiled(method: str, size: str, batch: int) -> Case:
 
 
 def _measured(scale: Scale, cases: list[Case]) -> Iterator[Row]:
-    peak = peak_rate()
+    peak = peak_rate(scale.of(8192, 256))
     yield Row("peak of a matrix product", f"{peak / 1e12:.3g} TFLOP/s", None, {"tflops": peak / 1e12})
     if scale.rehearsal:
         tiny = replace(cases[-1], backbone=_backbone("tiny"), size=32, batch=2, precision="fp32", seconds=0.0)
