@@ -59,7 +59,7 @@ def compare(options: argparse.Namespace) -> None:
     began = time.process_time()
     readout = Readout.last(model.backbone)
     with setting.tables.of(weights_digest(model.module)):
-        train = setting.train_features(model.module, readout, never)
+        train = setting.features(setting.train, model.module, readout, never)
     extraction = time.process_time() - began
     assert train is not None
     parts = split(train.labels, train.keys)

@@ -86,17 +86,12 @@ class Setting:
     def labelled(self) -> Source:
         """Returns the test data, after a check that both splits have labels and that they mean the same classes."""
         if self.test is None:
-            raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to judge the features on")
+            raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to measure accuracy on")
         for name, source in (("train", self.train), ("test", self.test)):
             if not source.classes:
-                raise ConfigError(f"{self.folder}: data.{name} has no labels, so features cannot be judged by accuracy")
+                raise ConfigError(f"{self.folder}: data.{name} has no labels, so accuracy cannot be measured")
         _ = self.class_numbers  # raises where they do not
         return self.test
-
-    def train_features(self, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None) -> Table | None:
-        """Returns the features of the training images, or of `most` of them; only the first process gets them."""
-        self.labelled()
-        return self.features(self.train, model, readout, pause, most)
 
     def test_features(
         self, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None
@@ -113,7 +108,7 @@ class Setting:
     def features(
         self, source: Source, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None
     ) -> Table | None:
-        """Returns the features of a source, labels as it numbers them; only the first process gets them."""
+        """Returns the features of a source, or of `most` of its images; only the first process gets them."""
         chosen = source if most is None or most >= len(source) else evenly_spaced(source, most)
         made_from = {
             "data": chosen.content,

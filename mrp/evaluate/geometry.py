@@ -1,6 +1,6 @@
-"""How features fill their space: the signs of collapse that need no labels.
+"""Measures of how features fill their space, which show a collapse without labels.
 
-Everything is computed in float64, since what tells a collapsed space from a narrow one lies in the small eigenvalues.
+Everything is computed in float64, because the small eigenvalues tell a collapsed space from a narrow one.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def rank_me(features: Tensor) -> float:
-    """Effective rank exp(-sum p log p), p = s / sum s, s the singular values of the features, uncentred (RankMe)."""
+    """Returns the effective rank exp(-sum p log p), p = s / sum s, s the singular values of the features (RankMe)."""
     if not features.isfinite().all():
         return math.nan
     values = torch.linalg.svdvals(features.double())
@@ -22,19 +22,19 @@ def rank_me(features: Tensor) -> float:
 
 
 def participation_ratio(features: Tensor) -> float:
-    """(sum l)^2 / sum l^2, l the eigenvalues of the covariance: D when isotropic, 1 on a line, 0 when all are equal."""
+    """Returns (sum l)^2 / sum l^2, l the eigenvalues of the covariance: D if isotropic, 1 on a line, 0 if all equal."""
     centred = features.double() - features.double().mean(dim=0)
     covariance = centred.T @ centred / len(centred)  # D D
     return float(covariance.trace() ** 2 / covariance.square().sum().clamp_min(torch.finfo(covariance.dtype).tiny))
 
 
 def alignment(first: Tensor, second: Tensor) -> float:
-    """E ||x - y||^2 over pairs of rows, both on the unit sphere (Wang and Isola, 2020): 0 when each pair agrees."""
+    """Returns E ||x - y||^2 over pairs of rows on the unit sphere (Wang and Isola, 2020): 0 when each pair agrees."""
     return float((_on_sphere(first) - _on_sphere(second)).square().sum(dim=1).mean())
 
 
 def uniformity(features: Tensor, chunk: int = 1024) -> float:
-    """Uniformity log E exp(-2 ||x - y||^2) over pairs of rows on the unit sphere (Wang, Isola): 0 when collapsed."""
+    """Returns log E exp(-2 ||x - y||^2) over pairs of rows on the unit sphere (Wang and Isola): 0 when collapsed."""
     rows = _on_sphere(features)
     total = 0.0
     for start in range(0, len(rows), chunk):
@@ -45,18 +45,18 @@ def uniformity(features: Tensor, chunk: int = 1024) -> float:
 
 
 def gram_uniformity(features: Tensor) -> float:
-    """||Z^T Z / N||_F^2, Z the rows on the unit sphere: the loss of U-MAE, 1 when collapsed, 1 / min(N, D) at best."""
+    """Returns ||Z^T Z / N||_F^2, Z the rows on the unit sphere (U-MAE): 1 if collapsed, 1 / min(N, D) at best."""
     rows = _on_sphere(features)
     return float((rows.T @ rows / len(rows)).square().sum())
 
 
 def feature_variance(features: Tensor) -> float:
-    """The variance over samples, sum (x - mean)^2 / N, averaged over the D features: 0 when collapsed."""
+    """Returns the variance over samples, sum (x - mean)^2 / N, averaged over the D features: 0 when collapsed."""
     return float(features.double().var(dim=0, correction=0).mean())
 
 
 def spread(features: Tensor) -> float:
-    """The variance over samples as a share of the mean square: 0 when all features are equal."""
+    """Returns the variance over samples as a share of the mean square: 0 when all features are equal."""
     features = features.double()
     return float((features - features.mean(0)).square().sum() / features.square().sum().clamp_min(1e-300))
 

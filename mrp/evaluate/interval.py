@@ -1,4 +1,4 @@
-"""How far an accuracy counted on finitely many samples can be trusted."""
+"""The confidence interval of an accuracy that was counted on a number of samples."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Z_95 = 1.959963984540054  # the two-sided 95 % quantile of the normal distributi
 
 
 class Interval(NamedTuple):
-    """A proportion, and the bounds between which the true one lies with 95 % confidence."""
+    """An accuracy, and the bounds between which the true one lies with 95 % confidence."""
 
     accuracy: float
     low: float
@@ -19,7 +19,7 @@ class Interval(NamedTuple):
 
 
 def wilson(correct: int, num: int) -> Interval:
-    """Wilson's score interval: unlike the normal one it never leaves [0, 1] and has a width at 0 and at 1."""
+    """Returns Wilson's score interval, which never leaves [0, 1] and has a width even at 0 and 1."""
     assert 0 <= correct <= num, (correct, num)
     if num == 0:
         raise ConfigError("an accuracy needs at least one test sample; the test set is empty")

@@ -28,9 +28,9 @@ class Probe(Evaluator, Generic[D]):
         self.device = setting.processes.device
         setting.labelled()
 
-    @abstractmethod
     def readout(self, backbone: VisionTransformer) -> Readout:
-        """Returns which features are read."""
+        """Returns which features are read; by default those that the backbone itself gives."""
+        return Readout.own(backbone)
 
     @abstractmethod
     def learn(self, train: Table, readout: Readout) -> D:
@@ -48,7 +48,7 @@ class Probe(Evaluator, Generic[D]):
         """Learns, then opens the test set and counts."""
         readout = self.readout(backbone_of(model))
         most = self.most(readout)
-        train = self.setting.train_features(model, readout, pause, most)
+        train = self.setting.features(self.setting.train, model, readout, pause, most)
         learned = None if train is None else self.learn(train, readout)
         sealed = self.setting.test_features(model, readout, pause, most)
         test = sealed.open(learned or NothingToChoose("the first process has chosen"))

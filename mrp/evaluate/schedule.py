@@ -1,4 +1,4 @@
-"""What the training loop sees of evaluation: whether any is due, and what it found."""
+"""What the training loop sees of evaluation: whether an evaluator is due, and what was measured."""
 
 from __future__ import annotations
 
@@ -6,21 +6,15 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import nn
 
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
 from mrp.files import write_atomically
 from mrp.monitor.metrics import INTERRUPTED
+from mrp.optim.average import Average
 from mrp.processes.signals import Interrupted
-
-
-class Average(Protocol):
-    """The moving average of a run's weights."""
-
-    def in_place(self) -> AbstractContextManager[None]:
-        """Has the model use the average within a block."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Evaluators:
 
     def due(self, step: int) -> bool:
         """Returns whether anything is to be measured after this step."""
-        return any(self._due(step))
+        return bool(self._due(step))
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Returns everything that is due after a step; `pause` leaves it unfinished by raising Interrupted."""
@@ -69,8 +63,8 @@ class Evaluators:
             self._write(details)
         return Result(values, details, alarm, stop)
 
-    def _due(self, step: int) -> Iterator[Scheduled]:
-        return (one for one in self._evaluators if step == self._steps or step % one.every == 0)
+    def _due(self, step: int) -> list[Scheduled]:
+        return [part for part in self._evaluators if step == self._steps or step % part.every == 0]
 
     def _weights(self) -> Iterator[tuple[str, AbstractContextManager[None]]]:
         yield "student", nullcontext()

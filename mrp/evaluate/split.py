@@ -1,4 +1,4 @@
-"""The part of a training set that is held out to choose on, by a rule that knows nothing but labels and keys."""
+"""Which training samples are held out to choose on, and which are drawn for few-shot: by labels and keys alone."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _RULE = 0x68656C64  # raise it with VERSION of the tables if the rule ever chang
 
 
 class Split(NamedTuple):
-    """Row numbers, ascending."""
+    """The two parts of a training set, as row numbers in ascending order."""
 
     fitting: NDArray[np.int64]
     held_out: NDArray[np.int64]
 
 
 def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) -> Split:
-    """Hold out the same share of each class, at least one of a class that has two: those whose hashed keys are least.
+    """Holds out the same share of each class, at least one sample of a class that has two: the least hashed keys.
 
     Which samples these are depends on the samples alone, not on the machine, the processes or the run.
     """
@@ -39,7 +39,7 @@ def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) 
 
 
 def few(labels: Tensor, keys: Tensor, shots: int, draw: int) -> NDArray[np.int64]:
-    """So many samples of each class (all, where it has fewer), others in every draw."""
+    """Returns `shots` samples of each class (all, where it has fewer), other ones in every draw."""
     order = by_class(labels, keys, draw + 1)
     counts = torch.bincount(labels).numpy()
     first = np.cumsum(counts) - counts
@@ -48,7 +48,7 @@ def few(labels: Tensor, keys: Tensor, shots: int, draw: int) -> NDArray[np.int64
 
 
 def by_class(labels: Tensor, keys: Tensor, draw: int) -> NDArray[np.int64]:
-    """Row numbers class by class, within each in the order of the hashed keys."""
+    """Returns row numbers class by class, within each class in the order of the hashed keys."""
     if len(labels) == 0 or int(labels.min()) < 0:
-        raise ConfigError("features are judged by labels, but these data have none; give labelled data")
+        raise ConfigError("accuracy needs labels, but these data have none; give labelled data")
     return np.lexsort((fold(_RULE, draw, keys.numpy()), labels.numpy()))

@@ -12,7 +12,8 @@ from mrp.registry import Registry
 
 if TYPE_CHECKING:
     from mrp.evaluate.contract import Evaluator, Setting
-    from mrp.evaluate.schedule import Average, Evaluators
+    from mrp.evaluate.schedule import Evaluators
+    from mrp.optim.average import Average
 
 EVALUATORS = Registry("evaluator", __name__, ("Config", "Evaluator"))
 

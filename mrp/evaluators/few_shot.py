@@ -18,7 +18,6 @@ from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import few
 from mrp.evaluate.table import Table
-from mrp.models.vit import VisionTransformer
 
 SHOTS = (1, 5, 10)
 DRAWS = 10
@@ -44,10 +43,6 @@ class Evaluator(Probe[Learned]):
     Columns are standardised by the statistics of all training images, which needs no label. The penalty is fixed: with
     one image per class nothing is left to choose it on.
     """
-
-    def readout(self, backbone: VisionTransformer) -> Readout:
-        """Returns what the backbone itself gives."""
-        return Readout.own(backbone)
 
     def learn(self, train: Table, readout: Readout) -> Learned:
         """Fits the classifiers of all draws."""

@@ -9,7 +9,6 @@ from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose
 from mrp.evaluate.table import Table
-from mrp.models.vit import VisionTransformer
 
 SHOWN = 20  # the k whose accuracy stands for kNN
 
@@ -20,10 +19,6 @@ class Config(Section):
 
 class Evaluator(Probe[NothingToChoose]):
     """Has the nearest training images vote on the class of each test image, for several k."""
-
-    def readout(self, backbone: VisionTransformer) -> Readout:
-        """Returns what the backbone itself gives."""
-        return Readout.own(backbone)
 
     def learn(self, train: Table, readout: Readout) -> NothingToChoose:
         """There is nothing to learn."""

@@ -23,18 +23,18 @@ def reconstructions(
     patch: tuple[int, int],  # height and width of one patch
     out_path: str | Path,
 ) -> None:
-    """Write a PNG with a row for each image: the input, what is visible of it, and what was made of that."""
+    """Writes a PNG with one row per image: the input, the part that the model sees, and its reconstruction."""
     hidden = _pixels(masks, images.shape, patch)
     columns = {"input": images, "masked": images.masked_fill(hidden, GREY)}
     if predictions is not None:
-        # What the loss never asked for, the visible patches of a prediction, is often poor: hence both views.
+        # A prediction is often poor at the visible patches, which the loss does not cover: hence both views.
         columns["reconstruction"] = predictions.where(hidden, images)
         columns["prediction"] = predictions
     _write_grid({title: _displayed(column) for title, column in columns.items()}, out_path)
 
 
 def _pixels(masks: Tensor, shape: torch.Size, patch: tuple[int, int]) -> Tensor:
-    """The mask of each pixel, the same for all channels."""
+    """Returns the mask of each pixel, the same for all channels."""
     height, width = patch
     pattern = "b (rows columns) -> b 1 (rows height) (columns width)"
     hidden: Tensor = repeat(masks, pattern, rows=shape[2] // height, height=height, width=width)
@@ -42,7 +42,7 @@ def _pixels(masks: Tensor, shape: torch.Size, patch: tuple[int, int]) -> Tensor:
 
 
 def _displayed(images: Tensor) -> Tensor:
-    """Three channels within 0..1, magnified by a whole number so that each pixel stays a sharp square."""
+    """Returns three channels within 0..1, magnified by a whole number so that each pixel stays a sharp square."""
     if images.shape[1] != 3:
         images = repeat(images[:, :1], "b 1 h w -> b c h w", c=3)
     times = max(1, round(CELL / max(images.shape[2:])))
@@ -51,7 +51,7 @@ def _displayed(images: Tensor) -> Tensor:
 
 
 def _write_grid(columns: dict[str, Tensor], out_path: str | Path) -> None:
-    """Place the images pixel for pixel on a white page, a title above each column."""
+    """Places the images pixel for pixel on a white page, with a title above each column."""
     cells = torch.stack(list(columns.values()), dim=1)  # B columns 3 H W
     cells = torch.nn.functional.pad(cells, (0, GAP, 0, GAP), value=1.0)
     step = cells.shape[-1]

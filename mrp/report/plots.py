@@ -17,7 +17,7 @@ FAINT = "#a9c7db"
 
 
 def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
-    """Draw loss and learning rate against the step as a PNG."""
+    """Draws loss and learning rate against the step as a PNG."""
     records = [line for line in read_lines(Path(metrics_path)) if "loss" in line]  # others tell of an evaluation only
     steps = np.array([record["step"] for record in records])
     losses = np.array([float(record["loss"]) for record in records])  # a non-finite loss is written as text
@@ -44,7 +44,7 @@ def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The mean over a centred window of about a twentieth of the curve, narrower at its ends: no lag, no padding."""
+    """Returns the mean over a centred window of about a twentieth of the curve, which is narrower at its ends."""
     reach = math.ceil(len(values) / 40)
     window = np.ones(2 * reach + 1)
     return np.convolve(values, window)[reach:-reach] / np.convolve(np.ones_like(values), window)[reach:-reach]

@@ -104,11 +104,10 @@ def _accuracies(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Ta
     """Returns one row per backbone and one column per evaluator that gives an accuracy."""
     from rich.table import Table
 
-    names = {"linear": "linear probe", "knn": "kNN (k = 20)", "logistic": "logistic", "attentive": "attentive"}
+    names = {"linear": "linear probe", "knn": "kNN (k = 20)"}
     shown = [name for name, result in results["trained"].items() if "accuracy" in result]
-    table = Table(title=f"{title}: accuracy on held-out images", title_justify="left")
-    for column in ("features", *(names.get(name, name) for name in shown)):
-        table.add_column(column)
+    columns = [names.get(name, name) for name in shown]
+    table = Table("features", *columns, title=f"{title}: accuracy on held-out images", title_justify="left")
     for backbone, result in results.items():
         table.add_row(backbone, *(_percent(result[name]) for name in shown))
     return table
@@ -118,30 +117,31 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
     """Returns what was chosen and how far each choice changes the held-out accuracy; then the other numbers."""
     from rich.table import Table
 
-    table = Table(title_justify="left")
-    for column in ("choice", "taken", "best held-out accuracy of each"):
-        table.add_column(column)
-    if linear := results.get("linear"):
-        count, held_out = len(linear["trials"]), linear["held_out"]
-        table.title = (
-            f"the best of {count} linear heads on held-out training images: {100 * held_out['accuracy']:.1f} %"
-        )
-        for choice, best in linear["moves"].items():
-            values = "  ".join(f"{value}: {100 * accuracy:.1f}" for value, accuracy in best.items())
-            table.add_row(choice, str(linear[choice]), values)
-    for name in ("logistic", "attentive"):
-        if name in results:
-            table.add_row(name, "on the test set", f"trained on {results[name]['num_train']:,} images")
-    if knn := results.get("knn"):
-        values = "  ".join(f"k = {one['k']}: {100 * one['accuracy']:.1f}" for one in knn["neighbours"])
-        table.add_row("kNN", "on the test set", values)
-    for one in results.get("few_shot", {}).get("few_shot", ()):
-        table.add_row("few-shot", f"{one['shots']} per class", f"{_percent(one)}, over {len(one['draws'])} draws")
+    table = Table("choice", "taken", "best held-out accuracy of each", title_justify="left")
     for name, result in results.items():
-        values = "  ".join(f"{key}: {value:.4g}" for key, value in result.items() if isinstance(value, float))
-        if "accuracy" not in result and values:
-            table.add_row(name, "", values)
+        if name == "linear":
+            share = f"{100 * result['held_out']['accuracy']:.1f} %"
+            table.title = f"the best of {len(result['trials'])} linear heads on held-out training images: {share}"
+            for choice, best in result["moves"].items():
+                table.add_row(choice, str(result[choice]), _listed(best))
+        elif name == "knn":
+            accuracies = {f"k = {one['k']}": one["accuracy"] for one in result["neighbours"]}
+            table.add_row("kNN", "on the test set", _listed(accuracies))
+        elif name == "few_shot":
+            for one in result["few_shot"]:
+                table.add_row(
+                    "few-shot", f"{one['shots']} per class", f"{_percent(one)}, over {len(one['draws'])} draws"
+                )
+        elif "accuracy" not in result:
+            numbers = {key: value for key, value in result.items() if isinstance(value, float)}
+            table.add_row(name, "", "  ".join(f"{key}: {value:.4g}" for key, value in numbers.items()))
+        elif "num_train" in result:
+            table.add_row(name, "on the test set", f"trained on {result['num_train']:,} images")
     return table
+
+
+def _listed(accuracies: dict[str, float]) -> str:
+    return "  ".join(f"{name}: {100 * accuracy:.1f}" for name, accuracy in accuracies.items())
 
 
 def _percent(result: dict[str, Any]) -> str:

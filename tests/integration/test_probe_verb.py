@@ -101,8 +101,8 @@ def test_a_checkpoint_other_data_and_no_training_at_all(run: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["optim.lr=1"], "optim.lr=1: cannot be changed here; allowed: data.train="),
-        (["data.test=null"], "data.test is not set, so there is nothing to judge the features on"),
+        (["optim.lr=1"], "optim.lr: cannot be changed here; allowed: data.train="),
+        (["data.test=null"], "data.test is not set, so there is nothing to measure accuracy on"),
         (["data.test=nowhere"], "data.test: 'nowhere' does not exist"),
         (["linear.layers=7"], "layers: 7 were asked for, but the backbone has 2; give at most 2"),
     ],
