@@ -82,6 +82,49 @@ def table(head: str, rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [names, ["---"] * len(names), *rows]) + "\n"
 
 
+def network(demands: dict[str, Demand], assumed: Assumed) -> str:
+    """Returns what a step needs of processors and of the links between nodes."""
+    rates = " | ".join(f"{gigabits} Gb/s" for gigabits in NETWORKS)
+    rows = [
+        [
+            recipe, f"{need.run.batch}", f"{need.trainable / 1e6:.1f} M",
+            f"{need.flops / 1e9:.1f}", f"{need.compute * 1e3:.0f} ms", f"{need.traffic / 1e9:.2f} GB",
+            *(f"{need.transfer(gigabits) * 1e3:.0f} ms" for gigabits in NETWORKS),
+        ]
+        for recipe, need in demands.items()
+    ]  # fmt: skip
+    title = f"Network: {assumed.nodes} nodes of {assumed.gpus} GPUs at {assumed.tflops:g} TFLOP/s"
+    return f"{title}\n\n" + table(
+        f"recipe | batch | trained | GFLOP per image | compute per step | a node sends | {rates}", rows
+    )
+
+
+def storage(demands: dict[str, Demand], assumed: Assumed) -> str:
+    """Returns what the data need of the storage and of the processors that decode."""
+    rows = [
+        [
+            recipe, f"{need.images:.0f}", f"{need.images * assumed.image_kb / 1e3:.0f}",
+            f"{need.images * assumed.image_kb * assumed.nodes * assumed.gpus / 1e6:.1f}",
+            f"{need.images / assumed.decode:.1f}",
+        ]
+        for recipe, need in demands.items()
+    ]  # fmt: skip
+    title = f"Storage and processors: files of {assumed.image_kb:g} kB, {assumed.decode:g} images per second and core"
+    return f"{title}\n\n" + table("recipe | images/s per GPU | MB/s per GPU | GB/s in all | cores per GPU", rows)
+
+
+def saver(demands: dict[str, Demand], assumed: Assumed) -> str:
+    """Returns how large a checkpoint is, and how long it takes to write."""
+    rows = [
+        [
+            recipe, f"{BYTES * need.parameters / 1e9:.2f} GB", f"{need.checkpoint / 1e9:.2f} GB",
+            f"{need.checkpoint / 1e9 / assumed.disk:.1f} s",
+        ]
+        for recipe, need in demands.items()
+    ]  # fmt: skip
+    return f"Saver: {assumed.disk:g} GB/s\n\n" + table("recipe | weights | with AdamW's moments | to write", rows)
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,57 +132,15 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--gpus", type=int, default=8, help="of a node (default: 8)")
     parser.add_argument("--tflops", type=float, default=300, help="that a GPU sustains (default: 300)")
-    parser.add_argument(
-        "--image-kb", type=float, default=115, help="an image's file, in kB (default: 115, ImageNet-1K)"
-    )
+    parser.add_argument("--image-kb", type=float, default=115, help="of an image's file (default: 115, ImageNet-1K)")
     parser.add_argument("--decode", type=float, default=624, help="images per second and core (default: 624)")
     parser.add_argument("--disk", type=float, default=1, help="GB/s to the folder of the runs (default: 1)")
     options = vars(parser.parse_args())
     recipes = options.pop("recipes")
     assumed = Assumed(**options)
-    demands = [demand(recipe, assumed) for recipe in recipes]
-    print(f"Network: {assumed.nodes} nodes of {assumed.gpus} GPUs at {assumed.tflops:g} TFLOP/s\n")
-    networks = " | ".join(f"{gigabits} Gb/s" for gigabits in NETWORKS)
-    print(
-        table(
-            f"recipe | batch | trained | GFLOP per image | compute per step | a node sends | {networks}",
-            [
-                [
-                    recipe, f"{need.run.batch}", f"{need.trainable / 1e6:.1f} M",
-                    f"{need.flops / 1e9:.1f}", f"{need.compute * 1e3:.0f} ms", f"{need.traffic / 1e9:.2f} GB",
-                    *(f"{need.transfer(gigabits) * 1e3:.0f} ms" for gigabits in NETWORKS),
-                ]
-                for recipe, need in zip(recipes, demands, strict=True)
-            ],
-        )
-    )  # fmt: skip
-    print(f"Storage and processors: files of {assumed.image_kb:g} kB, {assumed.decode:g} images per second and core\n")
-    print(
-        table(
-            "recipe | images/s per GPU | MB/s per GPU | GB/s in all | cores per GPU",
-            [
-                [
-                    recipe, f"{need.images:.0f}", f"{need.images * assumed.image_kb / 1e3:.0f}",
-                    f"{need.images * assumed.image_kb * assumed.nodes * assumed.gpus / 1e6:.1f}",
-                    f"{need.images / assumed.decode:.1f}",
-                ]
-                for recipe, need in zip(recipes, demands, strict=True)
-            ],
-        )
-    )  # fmt: skip
-    print(f"Saver: {assumed.disk:g} GB/s\n")
-    print(
-        table(
-            "recipe | weights | with AdamW's moments | to write",
-            [
-                [
-                    recipe, f"{BYTES * need.parameters / 1e9:.2f} GB", f"{need.checkpoint / 1e9:.2f} GB",
-                    f"{need.checkpoint / 1e9 / assumed.disk:.1f} s",
-                ]
-                for recipe, need in zip(recipes, demands, strict=True)
-            ],
-        )
-    )  # fmt: skip
+    demands = {recipe: demand(recipe, assumed) for recipe in recipes}
+    for part in (network, storage, saver):
+        print(part(demands, assumed))
 
 
 if __name__ == "__main__":

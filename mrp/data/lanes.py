@@ -13,11 +13,8 @@ import numpy as np
 
 from mrp.data.order import Ints, permute, permute_fairly
 
-_LAYOUT, _PIECES, _SAMPLES = (
-    0x6C6179,
-    0x706365,
-    0x736D70,
-)  # the purpose of a permutation
+# The purpose of a permutation, which sets it apart from others.
+_LAYOUT, _PIECES, _SAMPLES = 0x6C6179, 0x706365, 0x736D70
 
 
 class _Turns(NamedTuple):
@@ -34,16 +31,18 @@ class Lanes:
     def __init__(self, shard_sizes: Ints, seed: int, lanes: int, window: int, *, fair: bool = False) -> None:
         self.shard_sizes, self.seed, self.lanes, self.window, self.fair = shard_sizes, seed, lanes, window, fair
         self._permute = permute_fairly if fair else permute
-        laid = self._permute(np.arange(len(shard_sizes)), len(shard_sizes), seed, _LAYOUT)
-        ends = np.cumsum(shard_sizes[laid])
+        permuted = self._permute(np.arange(len(shard_sizes)), len(shard_sizes), seed, _LAYOUT)
+        ends = np.cumsum(shard_sizes[permuted])
         bounds = np.arange(lanes + 1, dtype=np.int64) * int(ends[-1]) // lanes
         self.sizes = np.diff(bounds)  # samples in each lane
-        cuts = np.unique(np.concatenate([ends[shard_sizes[laid] > 0], bounds[1:]]))
+        cuts = np.unique(np.concatenate([ends[shard_sizes[permuted] > 0], bounds[1:]]))
         starts = np.concatenate([[0], cuts[:-1]])
         places = np.searchsorted(ends, starts, side="right")  # the shard of each piece, in the permuted line
         firsts = np.cumsum(shard_sizes) - shard_sizes  # the first sample of each shard
-        self._shards = laid[places]
-        self._starts = firsts[self._shards] + starts - (ends - shard_sizes[laid])[places]  # each piece's first sample
+        self._shards = permuted[places]
+        self._starts = (
+            firsts[self._shards] + starts - (ends - shard_sizes[permuted])[places]
+        )  # each piece's first sample
         self._lengths = cuts - starts
         self._bounds = np.searchsorted(starts, bounds)  # the pieces of each lane
         self._turns = lru_cache(2 * lanes + 2)(self._arrange)

@@ -107,8 +107,8 @@ def fixed_sample(source: Source, count: int) -> Subset:
     if not len(sizes):
         return Subset(source, permute(np.arange(count), len(source), _SAMPLE))
     shards = permute(np.arange(len(sizes)), len(sizes), _SAMPLE)
-    held = np.cumsum(sizes[shards])
-    needed = int(np.searchsorted(held, min(count, int(held[-1])))) + 1
+    counts = np.cumsum(sizes[shards])
+    needed = int(np.searchsorted(counts, min(count, int(counts[-1])))) + 1
     filled = int(np.searchsorted(np.cumsum(sizes[shards] > 0), min(_SAMPLED_SHARDS, int((sizes > 0).sum())))) + 1
     firsts = np.cumsum(sizes) - sizes
     pool = np.concatenate([firsts[n] + np.arange(sizes[n]) for n in shards[: max(needed, filled)].tolist()])
