@@ -72,9 +72,8 @@ def type_text(option: Schema) -> str:
         return " or ".join(dict.fromkeys(type_text(choice) for choice in option["anyOf"]))
     if "enum" in option:
         return ", ".join(f"`{value}`" for value in option["enum"])
-    kind: str = {"null": "null", "array": "list", "object": "section", "string": "text"}.get(
-        option["type"], option["type"]
-    )
+    kind = str(option["type"])
+    kind = _TYPES.get(kind, kind)
     if kind == "list":
         return f"list of {option.get('maxItems', '')} {type_text(option['items'])}".replace("  ", " ")
     if "pattern" in option:
