@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from mrp import probing
 from mrp.build import open_source
 from mrp.config import ConfigError, as_words
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
+from mrp.evaluate.classes import BY_NAME
+from mrp.interop.config import WeightsName
 from mrp.model import Model as Model
 from mrp.model import load as load
 from mrp.model import read as read
@@ -19,7 +23,6 @@ from mrp.model import untrained as untrained
 from mrp.probing import EVALUATORS as EVALUATORS
 from mrp.probing import Probed as Probed
 from mrp.probing import features as features
-from mrp.probing import probe as probe
 from mrp.run import Run, run_folder
 from mrp.run import load as load_run
 from mrp.train import train
@@ -69,6 +72,25 @@ def finetune(recipe: str | Path, *words: str, folder: str | Path | None = None, 
         )
     train(run, folder)
     return folder
+
+
+def probe(
+    path: str | Path,
+    *words: str,
+    evaluators: Sequence[str] = EVALUATORS,
+    weights: WeightsName | None = None,
+    step: int | None = None,
+    baseline: bool = False,
+    cache: str | Path | None = None,
+    classes: str = BY_NAME,
+    **overrides: Any,
+) -> Probed:
+    """Measures the features of a run or of imported weights as `mrp probe` does; returns the results and their file.
+
+    `baseline` measures the untrained backbone too. Other data and options of the evaluators are keywords
+    (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
+    """
+    return probing.probe(path, evaluators, weights, step, baseline, [*words, *as_words(overrides)], cache, classes)
 
 
 def held_out(run: Run, count: int) -> Tensor:

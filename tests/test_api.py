@@ -199,6 +199,8 @@ def test_probe_does_what_its_command_does(pretrained: Path, tmp_path: Path, caps
     copy = shutil.copytree(pretrained, tmp_path / "run")
     path = mrp.probe(pretrained).path
     main(["probe", str(copy)])
+    main(["probe", str(copy), "--evaluator", "knn", "data.fraction=0.5"])
+    mrp.probe(pretrained, evaluators=["knn"], **{"data.fraction": 0.5})
     assert json.loads((copy / path.name).read_text()) == json.loads(path.read_text())
     with pytest.raises(ConfigError) as caught:
         mrp.probe(tmp_path / "nowhere")

@@ -54,6 +54,14 @@ finally:
     assert done.stderr.splitlines()[-1] == ""
 
 
+def test_recipes_are_listed_without_torch() -> None:
+    code = "import sys; from mrp.cli import main; main(['recipes']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    *recipes, torch = done.stdout.splitlines()
+    assert any(line.startswith("demo ") for line in recipes), done.stderr
+    assert torch == "False"
+
+
 @pytest.mark.parametrize("verb", verbs.names())
 def test_every_verb_shows_an_example_that_parses(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     example = verbs.find(verb).EXAMPLE

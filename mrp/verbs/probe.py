@@ -54,8 +54,8 @@ def run(options: argparse.Namespace) -> None:
     from mrp import api
 
     probed = api.probe(
-        options.run, options.evaluators or api.EVALUATORS, options.weights, options.step, options.untrained, overrides,
-        options.cache, options.classes,
+        options.run, *overrides, evaluators=options.evaluators or api.EVALUATORS, weights=options.weights,
+        step=options.step, baseline=options.untrained, cache=options.cache, classes=options.classes,
     )  # fmt: skip
     _print(options.run, probed)
 
