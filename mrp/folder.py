@@ -90,7 +90,9 @@ def _with_absolute_paths(section: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(value: Any) -> Any:
-    """Returns the absolute path of a file or folder that exists, and anything else as it is."""
+    """Returns the absolute path of a file or folder that exists, also in a source's section; others as they are."""
+    if isinstance(value, Mapping) and "path" in value:
+        return {**value, "path": _absolute(value["path"])}
     if isinstance(value, str) and "://" not in value and os.path.exists(path := os.path.expanduser(value)):
         return os.path.abspath(path)
     return value

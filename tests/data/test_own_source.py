@@ -92,7 +92,7 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path, monkeypatch: p
         Path(path).write_bytes(jpeg(number))
     (tmp_path / "files.json").write_text(json.dumps(rows))
     monkeypatch.chdir(tmp_path)
-    source = open_source(load("demo", ["data.train={name: ./mine.py, list: files.json}", "data.fraction=0.5"]), "train")
+    source = open_source(load("demo", ["data.train={name: ./mine.py, path: files.json}", "data.fraction=0.5"]), "train")
     assert (len(source), source.classes, sorted(source.labels.tolist())) == (2, ("cat", "dog"), [0, 1])
     assert source.read(0)[0] in [jpeg(number) for number in range(4)]
 
@@ -153,3 +153,17 @@ def test_labels_that_are_lacking_are_no_labels() -> None:
         _ = Bare().labels
     with pytest.raises(NotImplementedError, match="has no identity"):
         _ = Bare().identity
+
+
+def test_a_run_on_a_section_with_a_relative_path_goes_on_from_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(16):
+        path = tmp_path / "images" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(jpeg(number))
+    monkeypatch.chdir(tmp_path)
+    words = ["data.train={name: folder, path: images}", "data.channels=3", "machine.workers=0", "--folder", "run"]
+    main(["pretrain", *SMALL, "batch=8", *words])
+    monkeypatch.chdir("/")
+    assert len(open_source(load(tmp_path / "run" / "config.yaml"), "train")) == 16
