@@ -19,6 +19,8 @@ _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 class Objective(Protocol):
     """What a step needs of a training method."""
 
+    backbone: Any
+
     def __call__(self, batch: Batch) -> Output:
         """Returns the loss of a micro-batch."""
 

@@ -126,6 +126,25 @@ def test_what_cannot_be_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_table_serves_whoever_reads_a_part_of_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sweep reads many blocks of columns; kNN takes one of them and needs no pass of its own."""
+    assert made(tmp_path, join_for_evaluation()) is not None
+    step, source = build_step(RUN), fixed_sample(open_source(RUN, "test"), SAMPLES)
+    loader = EvalLoader(source, View(RUN.data, train=False), batch=8, rank=0, world=1, workers=0, pin_memory=False)
+    own, tables = Readout.own(backbone_of(step)), Tables(tmp_path)
+    with tables.of("some"):
+        assert tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never) is not None
+        assert len(list(tmp_path.iterdir())) == 1
+        tables.get({"of": "other data"}, step, own, loader, SAMPLES, join_for_evaluation(), never)
+    with tables.of("others"):
+        tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never)
+    assert len(list(tmp_path.iterdir())) == 3
+    with tables.of(None):  # weights that go on changing
+        assert tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never) is not None
+        assert len(list(tmp_path.rglob("meta.json"))) == 4
+    assert len(list(tmp_path.rglob("meta.json"))) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_make_the_same_table(tmp_path: Path, world: int) -> None:
