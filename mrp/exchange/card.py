@@ -160,8 +160,10 @@ def _licence(model: Model) -> str:
 
 def _data(model: Model) -> str:
     train = model.run.data.train
-    if not isinstance(train, str):
+    if isinstance(train, tuple):
         return "several sources"
+    if not isinstance(train, str):  # a section, which names the kind of source
+        return _last(str(getattr(train, "path", getattr(train, "name"))))  # noqa: B009 -- every section has a name
     return "unknown" if train == NO_DATA else _last(train)
 
 

@@ -6,6 +6,8 @@ import json
 import pickle
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from mrp.build import open_source
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.data.subset import select
+from mrp.exchange import card
 from mrp.run import load
 from tests.data.conftest import jpeg
 
@@ -167,3 +170,12 @@ def test_a_run_on_a_section_with_a_relative_path_goes_on_from_another_folder(
     main(["pretrain", *SMALL, "batch=8", *words])
     monkeypatch.chdir("/")
     assert len(open_source(load(tmp_path / "run" / "config.yaml"), "train")) == 16
+
+
+@pytest.mark.parametrize(
+    ("train", "wanted"),
+    [("/data/in1k", "in1k"), ("{name: folder, path: /data/in1k}", "in1k"), ("{name: digits}", "digits"),
+     ("[{source: digits, weight: 1}]", "several sources")],
+)  # fmt: skip
+def test_a_card_names_the_data(train: str, wanted: str) -> None:
+    assert card._data(cast(Any, SimpleNamespace(run=load("demo", [f"data.train={train}"])))) == wanted
