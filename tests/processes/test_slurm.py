@@ -169,7 +169,7 @@ def test_an_array_has_a_job_for_each_seed(place: Path, capsys: pytest.CaptureFix
     assert options(script)["array"] == "0-2%3"
     assert attempt(place, 0, SLURM_ARRAY_TASK_ID="2") == 0
     read = cli._read(told(place)[2:])
-    assert read.run == str(place / "my runs/demo/seed-9")
+    assert read.folder == str(place / "my runs/demo/seed-9")
     assert load(read.recipe, read.overrides).seed == 9
 
 
@@ -210,7 +210,7 @@ def test_the_job_trains_what_was_submitted(place: Path) -> None:
     assert words[:2] == ["-m", "mrp"]
     read = cli._read(words[2:])
     assert read.verb == "pretrain"
-    assert read.run == str(place / "runs/mine")
+    assert read.folder == str(place / "runs/mine")
     run = load(read.recipe, read.overrides)
     assert run.machine.requeue_code == cluster.REQUEUE
     assert run.identity("data") == submitted.identity("data")
