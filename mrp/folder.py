@@ -43,7 +43,7 @@ def claim(
 
     A difference is refused unless its key, or a section that holds it, is allowed; then it is recorded in a history. An
     option that the folder does not know yet counts as having had its default (`defaults`, dotted keys). A run that
-    has not `begun`, since it has no checkpoint, has nothing to lose: it starts anew with the other configuration.
+    has not `begun`, since it has no checkpoint, has nothing to lose: it begins again with the other configuration.
     """
     new = flat(identity)
     claimant = _Claim(folder, new, defaults or {}, allow if begun else tuple(new))

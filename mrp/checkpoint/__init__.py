@@ -1,1 +1,1 @@
-"""Checkpoints: read, saved, chosen, sealed."""
+"""Checkpoints: reads, saves, chooses and seals them."""

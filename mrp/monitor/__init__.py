@@ -1,1 +1,1 @@
-"""What watches over a run while it trains."""
+"""Watches a run while it trains: numbers, progress, values that are not finite, processes that stand still."""

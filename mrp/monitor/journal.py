@@ -13,7 +13,7 @@ from mrp.trackers import Section
 
 
 class Journal:
-    """Every process has one; only the main process writes and speaks."""
+    """Every process has one; only that of the main process writes and prints."""
 
     def __init__(
         self,

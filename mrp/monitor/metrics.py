@@ -82,7 +82,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def cut(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and what is torn, in one atomic replacement."""
+    """Drops the lines after `step`, and those torn by a kill, in one atomic replacement."""
     if path.exists():
         kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
         write_atomically(path, "".join(kept))

@@ -156,14 +156,14 @@ def explain(heartbeats: list[Heartbeat], world: int, limit: float, now: float) -
             f"since {now - beat.since:.0f} s{dead}"
         )
     missing = sorted(set(range(world)) - {beat.rank for beat in heartbeats})
-    lines += [f"process {rank} has never been heard of" for rank in missing]
+    lines += [f"process {rank} has not reported yet" for rank in missing]
     least = min((beat.progress for beat in alive), default=None)
     behind = [beat.rank for beat in silent] + missing or [beat.rank for beat in alive if beat.progress == least]
     waiting = [beat.rank for beat in alive if beat.rank not in behind]
     if waiting:
         lines.append(f"{_processes(waiting)} wait{'s' * (len(waiting) == 1)} for {_processes(behind)}")
     elif world > 1:
-        lines.append("all processes stand at the same place")
+        lines.append("all processes are at the same point")
     return lines
 
 

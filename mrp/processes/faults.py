@@ -1,4 +1,4 @@
-"""One process's fault, told to all: a process that loses its connection to another one says why the other one ended."""
+"""Tells all processes why one of them has ended, so that none of them reports a lost connection instead."""
 
 from __future__ import annotations
 

@@ -211,7 +211,7 @@ def _parameters(request: Request, name: str) -> Mapping[str, Any]:
         "stderr_to_stdout": True,
         "use_srun": False,  # the script starts the processes itself, and looks at how they end
         "wckey": None,
-        # Not B: the processes hear it, and the shell does not. TERM: SLURM signals every process of a task, and what
+        # Not B: the processes receive it, and the shell does not. TERM: SLURM signals every process of a task, and what
         # Python starts beside a rank (multiprocessing's resource tracker) ignores this one, and would die of USR1.
         "additional_parameters": {"signal": f"TERM@{request.notice}", "requeue": True, "chdir": str(Path.cwd())}
         | ({"mem": request.mem} if request.mem else {}),

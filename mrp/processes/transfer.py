@@ -12,8 +12,8 @@ from mrp.batch import Batch
 class Transfer:
     """Copies batches on a stream of their own, so that one travels while the device still computes with the last one.
 
-    The copy is started at once, whatever is queued on the device; only what computes with this batch waits for it. On
-    a device without streams the batch is copied where it stands.
+    The copy does not wait for the work that is queued on the device, and only the work that uses this batch waits for
+    the copy. On a CPU the batch is returned as it is.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -30,6 +30,6 @@ class Transfer:
         computing.wait_stream(self._stream)
         for tensor in pytree.tree_leaves(batch):
             if isinstance(tensor, Tensor):
-                # Its memory belongs to the copying stream, which must not use it anew before the last computation.
+                # Its memory belongs to the copying stream, which must not reuse it while it is computed with.
                 tensor.record_stream(computing)
         return batch

@@ -34,7 +34,7 @@ def wrap(
 
 
 def shard(step: Step, device: str, processes: int, compiled: bool = False) -> None:
-    """Cuts every parameter over the processes, in place; a block's are gathered when it runs and cut again after it.
+    """Cuts every parameter over the processes, in place; a block's are gathered while it runs and then cut again.
 
     Nothing is cast on the way: the step casts for itself, so that the results are those of unsharded training. What is
     outside of the blocks is cut again after the forward pass too, since teachers and checkpoints, which need it between

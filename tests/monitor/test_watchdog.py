@@ -66,7 +66,7 @@ def beat(rank: int, phase: str, step: int, since: float = 90.0, alive: float = 1
         ([beat(0, "saves", 5), beat(1, "evaluates", 5), beat(2, "saves", 5)], 3, "processes 0, 2 wait for process 1"),
         ([beat(0, "computes", 5), beat(1, "computes", 5, alive=50.0)], 2, "process 0 waits for process 1"),
         ([beat(0, "computes", 5)], 2, "process 0 waits for process 1"),
-        ([beat(0, "computes", 5), beat(1, "computes", 5)], 2, "all processes stand at the same place"),
+        ([beat(0, "computes", 5), beat(1, "computes", 5)], 2, "all processes are at the same point"),
         ([beat(0, "waits for a batch", 5)], 1, "process 0 (pid 1000 on node) waits for a batch, step 5, since 10 s"),
     ],
 )
@@ -77,7 +77,7 @@ def test_who_waits_for_whom(heartbeats: list[Heartbeat], world: int, expected: s
 def test_the_silent_and_the_never_heard_of_are_told_apart() -> None:
     lines = explain([beat(0, "computes", 5), beat(1, "computes", 5, alive=50.0)], 3, limit=8.0, now=100.0)
     assert "without a sign of life for 50 s" in lines[1]
-    assert lines[2] == "process 2 has never been heard of"
+    assert lines[2] == "process 2 has not reported yet"
     assert lines[3] == "process 0 waits for processes 1, 2"
 
 
