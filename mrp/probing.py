@@ -19,7 +19,7 @@ from mrp.evaluate.contract import Setting, never
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import Tables, weights_digest
-from mrp.evaluators import make, read_section, short_name
+from mrp.evaluators import make, read_options, short_name
 from mrp.interop import runs
 from mrp.interop.config import WeightsName
 from mrp.model import Model, load
@@ -63,7 +63,7 @@ def probe(
     data each test class is (see `mrp.evaluate.classes`).
     """
     words = sections(overrides, [short_name(name) for name in evaluators])
-    chosen = dict(read_section(name, words.get(short_name(name))) for name in evaluators)
+    chosen = read_options({name: words.get(short_name(name)) for name in evaluators})
     model = changed(load(path, weights, step), words)
     setting = setting_of(model, results_folder(path, model), cache, classes)
     modules = {TRAINED: model.module}

@@ -25,7 +25,7 @@ from typing import Any
 from mrp import api, probing
 from mrp.build import follow_up
 from mrp.config import ConfigError
-from mrp.evaluators import read_section
+from mrp.evaluators import read_options
 from mrp.evaluators.validation import VALIDATION
 from mrp.run import Run
 from mrp.train import train
@@ -71,7 +71,7 @@ class Budget:
         words = [f"data.fraction={self.fraction}", "machine.workers=0"]  # the time of other processes is not counted
         model = probing.changed(model, probing.sections(words))
         setting = probing.setting_of(model, place)
-        return probing.measure(model.module, {name: read_section(name, None)[1] for name in api.EVALUATORS}, setting)
+        return probing.measure(model.module, read_options(dict.fromkeys(api.EVALUATORS)), setting)
 
 
 def judge(origin: Path, budget: Budget, paper: bool) -> Path:

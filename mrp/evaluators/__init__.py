@@ -23,8 +23,18 @@ def short_name(name: str) -> str:
     return Path(name).stem if name.endswith(".py") else name
 
 
-def read_section(name: str, options: Any) -> tuple[str, Section]:
-    """Returns an evaluator's name, for a file with its whole path, and its checked section."""
+def read_options(options: Mapping[str, Any]) -> dict[str, Section]:
+    """Returns the checked section of each evaluator, by its name or, for a file, by its whole path."""
+    sections = dict(_read(str(name), values) for name, values in options.items())
+    short_names = [short_name(name) for name in sections]
+    for name in sections:
+        taken = name.endswith(".py") and short_name(name) in (*EVALUATORS.names(), "features")
+        if taken or short_names.count(short_name(name)) > 1:
+            raise ConfigError(f"{name}: another evaluator is called '{short_name(name)}' too; rename the file")
+    return sections
+
+
+def _read(name: str, options: Any) -> tuple[str, Section]:
     if isinstance(options, Section):
         return name, options
     config = EVALUATORS.find(name).Config
@@ -38,14 +48,12 @@ def read_sections(value: Any) -> dict[str, Section]:
     """Returns the sections of `evaluate:`, which maps the names or files of evaluators to their options."""
     if not isinstance(value, Mapping):
         raise ConfigError("a mapping is needed, such as {knn: {every: 10 epochs}}")
-    sections = dict(read_section(str(name), options) for name, options in value.items())
+    sections = read_options(value)
     for name, section in sections.items():
         if section.every is None:
             raise ConfigError(f"{name}: every is missing; say how often, for example {{every: 10 epochs}}")
         if name in ("diagnose", "validation"):
             raise ConfigError(f"{name}: has a section of its own, '{name}:'; write its options there")
-    if len({short_name(name) for name in sections}) < len(sections):
-        raise ConfigError("two evaluators have files of the same name; rename one, so that results tell them apart")
     return sections
 
 

@@ -12,6 +12,7 @@ from mrp import api
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.evaluate import results
+from mrp.evaluators import read_options
 from mrp.processes.launch import launch
 from mrp.run import load
 
@@ -102,6 +103,15 @@ def test_a_wrong_section_is_one_line(value: str, line: str) -> None:
         load("demo", [f"evaluate={value}"])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", [("knn.py",), ("features.py",), ("a/mine.py", "b/mine.py")])
+def test_results_tell_evaluators_apart_by_name(names: tuple[str, ...], tmp_path: Path) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(EVALUATOR)
+    with pytest.raises(ConfigError, match=r"another evaluator is called '(knn|features|mine)' too; rename the file"):
+        read_options({str(tmp_path / name): {"every": "2 steps"} for name in names})
 
 
 def test_an_empty_section_is_left_out_of_the_resolved_configuration(own: Path) -> None:
