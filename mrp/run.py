@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -199,8 +200,9 @@ def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = 
             "weights with init=RUN, as 'mrp finetune' does"
         )
     run = build(Run, tree)
-    for line in _no_longer_used(recipe.values, chosen.values):
-        print(f"mrp: {line}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":
+        for line in _no_longer_used(recipe.values, chosen.values):
+            print(f"mrp: {line}", file=sys.stderr)
     return run
 
 

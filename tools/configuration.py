@@ -24,7 +24,17 @@ Every option of a recipe, made by `make docs` from the code. A value is given in
 Schema for editors: with `# yaml-language-server: $schema=FILE` as first line of a recipe they complete and check it.
 
 A *duration* is a text such as `800 epochs`, `100 steps` or `1e6 samples`. Where a section is chosen by its `name`, the
-name alone is short for it (`track: wandb`), and a file of one's own stands for a name (`./mine.py`).
+name alone is short for it (`track: wandb`).
+
+A recipe may name a `base:`, whose values it changes: sections merge, lists replace, and a section with another `name`
+starts without the options of the old one. Values of the command line come last. From Python they are keywords:
+`mrp.pretrain("demo", batch=64, optim={"lr": 1e-3})`.
+
+A part can also be a file of one's own: `objective.name=./mine.py`, and likewise for `optim`, `track`, `data.train`,
+`data.test` and the keys of `evaluate`. It may import its neighbours in the same folder while it is loaded. The code of
+the file and of its neighbours belongs to the run's identity for `objective` and `optim`; comments and the path do not.
+The run keeps a copy in `RUN/code/`, which `mrp.load`, `mrp probe` and the like use, and which takes the place of the
+original when that is gone.
 """
 _DEFAULTS = {"optim": OPTIMIZERS.default or "", "track": TRACKERS.default or ""}
 _NAMED_OTHERWISE = ("backbone", "best")  # whose name does not choose other options
@@ -94,6 +104,8 @@ def _keys(values: Mapping[str, Any], path: str = "", part: str = "") -> Iterator
 
 
 def _recipes(names: list[str]) -> str:
+    if len(names) == len(list(recipes().glob("*.yaml"))):
+        return "all"
     shown = [f"`{name}`" for name in names[:_MOST_NAMED]]
     return ", ".join(shown) if len(names) <= _MOST_NAMED else f"{shown[0]} and {len(names) - 1} others"
 

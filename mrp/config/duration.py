@@ -19,7 +19,7 @@ class Duration:
 
     @classmethod
     def parse(cls, value: Any) -> Duration:
-        """Read '800 epochs', '100 steps', '1e6 samples'; a bare number is refused, since its unit would be a guess."""
+        """Reads '800 epochs', '100 steps' or '1e6 samples'; refuses a bare number, since its unit would be a guess."""
         if isinstance(value, Duration):
             return value
         number = r"[0-9][0-9_]*\.?[0-9]*(?:[eE][-+]?[0-9]+)?"
@@ -32,7 +32,7 @@ class Duration:
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        """Tell pydantic how to read and write one."""
+        """Tells pydantic how to read and write a duration."""
         return core_schema.no_info_plain_validator_function(
             cls.parse, serialization=core_schema.plain_serializer_function_ser_schema(str)
         )
@@ -41,7 +41,7 @@ class Duration:
         return f"{int(self.amount) if float(self.amount).is_integer() else self.amount} {self.unit}"
 
     def steps(self, steps_per_epoch: float, batch: int) -> int:
-        """The same length in optimizer steps (at least one, unless it is zero)."""
+        """Returns the same length in optimizer steps, at least one unless it is zero."""
         scale = {"steps": 1.0, "epochs": steps_per_epoch, "samples": 1 / batch}[self.unit]
         exact = self.amount * scale
         return max(round(exact), 1 if exact > 0 else 0)

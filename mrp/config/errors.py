@@ -1,4 +1,4 @@
-"""How a run ends that does not come to its end: the three exceptions that the command line turns into one line."""
+"""The three exceptions that the command line turns into one line: each ends a run before it is complete."""
 
 from __future__ import annotations
 

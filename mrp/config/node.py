@@ -24,7 +24,7 @@ class Node(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _truth_is_no_number(cls, values: Any) -> Any:
-        """pydantic would take `batch: true` for 1; as text it fits no number."""
+        """Makes a truth value text where a number is expected: pydantic would take `batch: true` for 1."""
         if not isinstance(values, Mapping):
             return values
         return {
@@ -42,7 +42,7 @@ def _types_in(annotation: Any) -> set[Any]:
 
 
 def build(cls: type[N], tree: Tree) -> N:
-    """Check the values against the types; the first fault becomes a ConfigError of one line."""
+    """Returns the section that these values make; the first fault becomes a ConfigError of one line."""
     try:
         return cls.model_validate(tree.values)
     except ValidationError as error:

@@ -23,20 +23,20 @@ Origins = dict[str, str]  # dotted path ("" for the whole) -> the file or comman
 
 
 class Tree(NamedTuple):
-    """A composed but not yet checked configuration, and where each value was written."""
+    """The values of a configuration that is composed but not yet checked, and where each of them was written."""
 
     values: dict[str, Any]
     origins: Origins
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 (1e-4 is a number, `no` is a word, a date is a word); a key is text, and stands once."""
+    """Reads YAML 1.2 (1e-4 is a number, `no` and dates are text); a key has to be text, and may not be repeated."""
 
-    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 -- PyYAML's way; not those of YAML 1.1
+    yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 -- where PyYAML keeps its rules; not those of YAML 1.1
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts quotes around a word that YAML 1.1 or 1.2 would take for something else."""
+    """Writes YAML, with quotes around a text that YAML 1.1 or 1.2 would take for something else."""
 
 
 for _tag, _pattern in (
@@ -65,7 +65,7 @@ _Loader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _checked
 
 
 def parse(text: str, origin: str) -> Any:
-    """Read YAML, with an error of one line."""
+    """Reads YAML; an error is one line that names the origin."""
     try:
         return yaml.load(text, _Loader)  # noqa: S506 -- a SafeLoader: no tag constructs anything but plain data
     except yaml.MarkedYAMLError as error:
@@ -76,7 +76,7 @@ def parse(text: str, origin: str) -> Any:
 
 
 def dump(values: Mapping[str, Any]) -> str:
-    """YAML that `parse` reads back to the same values, as will any other reader."""
+    """Returns YAML that `parse`, and any other reader, reads back to the same values."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120))
 
 
@@ -90,10 +90,10 @@ def _as_plain(value: Any) -> Any:
 
 
 def compose(path: str | Path, overrides: Iterable[str] = (), find: Callable[[str], Path] = Path) -> Tree:
-    """The values of a file on top of those of its bases, under the words of the command line."""
-    found = find(str(path))
-    tree = _read(found, find, ())
-    tree.origins[""] = str(found)
+    """Returns the values of a file, which replace those of its bases, and are replaced by the command line's words."""
+    file = find(str(path))
+    tree = _read(file, find, ())
+    tree.origins[""] = str(file)
     return overridden(tree, overrides)
 
 
@@ -155,12 +155,12 @@ def _merge(parent: Tree, child: Tree, prefix: str = "") -> Tree:
 
 
 def _origins(values: Mapping[Any, Any], origin: str, prefix: str = "") -> Origins:
-    found: Origins = {}
+    origins: Origins = {}
     for key, value in values.items():
-        found[f"{prefix}{key}"] = origin
+        origins[f"{prefix}{key}"] = origin
         if isinstance(value, Mapping):
-            found |= _origins(value, origin, f"{prefix}{key}.")
-    return found
+            origins |= _origins(value, origin, f"{prefix}{key}.")
+    return origins
 
 
 def _kind(value: Any) -> str:

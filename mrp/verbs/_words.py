@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 
 def number(word: str) -> int:
@@ -50,6 +51,4 @@ def data_words(options: argparse.Namespace) -> list[str]:
 
 def is_first_process() -> bool:
     """Returns whether this is the process that prints results."""
-    import os
-
     return os.environ.get("RANK", "0") == "0"

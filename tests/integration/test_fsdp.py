@@ -106,7 +106,7 @@ def test_what_two_saved_in_parts_one_goes_on_from(runs: Path, name: str, tmp_pat
     shutil.copytree(runs / name / "sharded", tmp_path / "one")
     shutil.rmtree(tmp_path / "one" / "checkpoints" / "step-00000004")
     recipe = RECIPES[name]
-    main(["pretrain", recipe[0], *SMALL, *recipe[1:], "--folder", str(tmp_path / "one")])
+    train(load(recipe[0], [*SMALL, *recipe[1:]]), tmp_path / "one")
     np.testing.assert_allclose(curve(tmp_path / "one"), curve(runs / name / "whole"), rtol=1e-5)
 
 
