@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from mrp.checkpoint import checkpoints
-from mrp.cli import main
+from mrp.run import load
+from mrp.train import train
 
 SMALL = [
     "batch=16", "length=4 steps", "optim.warmup=1 steps", "checkpoint.every=2 steps", "backbone.depth=2",
