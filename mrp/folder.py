@@ -46,7 +46,7 @@ def claim(
     has not `begun`, since it has no checkpoint, has nothing to lose: it begins again with the other configuration.
     """
     new = flat(identity)
-    claimant = _Claim(folder, new, defaults or {}, allow if begun else tuple(new))
+    claimant = _Claim(folder, new, defaults or {}, allow, begun)
     claimant.read()  # before anything is written into a folder that is not ours
     lock = _lock(folder)
     try:
@@ -154,6 +154,7 @@ class _Claim(NamedTuple):
     new: Mapping[str, Any]
     defaults: Mapping[str, Any]
     allow: Sequence[str]
+    begun: bool  # where it has not, everything may differ
 
     def read(self) -> dict[str, Any]:
         """Returns the identity that the folder holds; refuses another run, and a folder that is no run at all."""
@@ -168,7 +169,8 @@ class _Claim(NamedTuple):
             return {}
         try:
             old = with_defaults(json.loads(path.read_text(encoding="utf-8")), self.new, self.defaults)
-            self._compare(old)
+            if self.begun:
+                self._compare(old)
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
             raise ConfigError(f"{path}: is damaged, so this run cannot be recognised; use --folder FOLDER") from None
         return old

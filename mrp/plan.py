@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mrp.batch import Division
 from mrp.build import check_best, check_classes, measure_cost, open_source, open_validation
+from mrp.checkpoint.checkpoints import any_left
 from mrp.config import ConfigError, Duration
 from mrp.data import mixtures
 from mrp.data.mixtures import Mixed
@@ -180,14 +181,18 @@ class Job:
 
 
 def plan_job(run: Run, folder: Path, processes: int, memory: int) -> Job:
-    """Opens the data and derives everything else; a run that the folder holds keeps its coupled batch and its order."""
+    """Opens the data and derives everything else.
+
+    A run that has a checkpoint in the folder keeps the coupled batch and the order that it began with.
+    """
     source = open_source(run, "train")
     check_classes(run, source)
     check_best(run)
     validation = open_validation(run, source)
-    version = recorded(folder, "order_version")
+    begun = any_left(folder)
+    version = recorded(folder, "order_version") if begun else None
     order = plan_order(run, source, version)
-    if run.couples_samples and run.coupled_batch is None:  # as it was on the machine on which the run began
+    if begun and run.couples_samples and run.coupled_batch is None:  # as it was on the machine on which the run began
         run = run.model_copy(update={"coupled_batch": recorded(folder, "coupled_batch")})
     plan = plan_run(run, order.steps_per_epoch, processes, memory)
     run = run.model_copy(update={"coupled_batch": plan.coupled_batch})

@@ -386,3 +386,12 @@ def test_a_run_without_a_checkpoint_starts_anew(tmp_path: Path, capsys: pytest.C
     claim(tmp_path, CONFIGURATION, YESTERDAY | {"batch": 16}, begun=False).close()
     assert "has no checkpoint yet, so the run starts anew: batch changed" in capsys.readouterr().out
     assert json.loads((tmp_path / IDENTITY).read_text()) == flat(YESTERDAY | {"batch": 16})
+
+
+def test_a_run_without_a_checkpoint_may_start_anew_without_options_that_it_had(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim(tmp_path, CONFIGURATION, YESTERDAY | {"decoder": {"depth": 8}}).close()
+    claim(tmp_path, CONFIGURATION, YESTERDAY, begun=False).close()
+    assert "has no checkpoint yet, so the run starts anew: decoder.depth changed" in capsys.readouterr().out
+    assert json.loads((tmp_path / IDENTITY).read_text()) == flat(YESTERDAY)

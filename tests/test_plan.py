@@ -20,12 +20,18 @@ def job(folder: Path, *words: str) -> Job:
     return plan_job(load("demo", ["batch=64", "data.tail=continuous", *words]), folder, 1, GIB)
 
 
+def begin(folder: Path, **recorded: int) -> None:
+    """Writes what a run that has a checkpoint leaves in its folder, as far as a plan reads it."""
+    (folder / IDENTITY).write_text(json.dumps(recorded))
+    (folder / "checkpoints" / "step-00000001").mkdir(parents=True)
+
+
 @pytest.mark.parametrize(("recorded", "version"), [(None, mixtures.VERSION), (1, 1), (2, 2)])
 def test_a_mixture_goes_on_in_the_order_that_its_folder_records(
     tmp_path: Path, recorded: int | None, version: int
 ) -> None:
     if recorded:
-        (tmp_path / IDENTITY).write_text(json.dumps({"order_version": recorded}))
+        begin(tmp_path, order_version=recorded)
     mixture = job(tmp_path, MIXED)
     assert mixture.order.version == version
     assert mixture.run.identity("data", mixture.order.version)["order_version"] == version
@@ -33,13 +39,20 @@ def test_a_mixture_goes_on_in_the_order_that_its_folder_records(
 
 def test_the_order_of_one_source_is_as_it_was(tmp_path: Path) -> None:
     assert job(tmp_path).order.version == 1
-    (tmp_path / IDENTITY).write_text(json.dumps({"order_version": 2}))
+    begin(tmp_path, order_version=2)
     assert job(tmp_path).order.version == 1
 
 
 def test_a_run_goes_on_with_the_coupled_batch_that_its_folder_records(tmp_path: Path) -> None:
     coupled = "objective.uniformity=0.01"
     assert job(tmp_path, coupled).run.coupled_batch == 64
-    (tmp_path / IDENTITY).write_text(json.dumps({"coupled_batch": 16}))
+    begin(tmp_path, coupled_batch=16)
     assert job(tmp_path, coupled).run.coupled_batch == job(tmp_path, coupled).plan.micro_batch == 16
     assert job(tmp_path).run.coupled_batch is None
+
+
+def test_a_run_without_a_checkpoint_is_planned_anew(tmp_path: Path) -> None:
+    (tmp_path / IDENTITY).write_text(json.dumps({"coupled_batch": 64, "order_version": 1}))
+    smaller = job(tmp_path, MIXED, "objective.uniformity=0.01", "batch=32")
+    assert smaller.run.coupled_batch == 32
+    assert smaller.order.version == mixtures.VERSION

@@ -18,14 +18,18 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> 
     The step, which is not yet wrapped for several processes, takes two images once. It is left as it was.
     """
     trained = {name: parameter for name, parameter in step.named_parameters() if parameter.requires_grad}
-    buffers = [(buffer, buffer.clone()) for buffer in step.buffers()]
+    buffers = [
+        (module, name, buffer, buffer.clone())
+        for module in step.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
     keys = torch.arange(2)
     batch = Batch(torch.zeros(2, channels, *size), keys, labels=torch.zeros_like(keys))
     loss = step(batch.to(next(step.parameters()).device)).loss
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():
-        for buffer, before in buffers:  # only now, since the backward pass may need a buffer as it was
-            buffer.copy_(before)
+        for module, name, buffer, before in buffers:  # only now, since the backward pass may need a buffer as it was
+            setattr(module, name, buffer.copy_(before))  # a forward pass may have put another tensor in its place
     if not loss.requires_grad:
         return list(trained)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]

@@ -29,6 +29,21 @@ def test_a_relative_position_bias_is_left_as_it_was_until_the_backward_pass() ->
     assert unused_parameters(build_step(make_run("simmim", backbone=backbone)), 3, (16, 16)) == []
 
 
+def test_a_buffer_that_the_forward_pass_replaces_is_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = build_step(make_run("mae"))
+    step.objective.register_buffer("centre", torch.ones(3))
+    buffer, forward = step.objective.centre, step.objective.forward
+
+    def follow(batch: Batch) -> Output:
+        step.objective.centre = 0.9 * step.objective.centre
+        return forward(batch)
+
+    monkeypatch.setattr(step.objective, "forward", follow)
+    assert unused_parameters(step, 3, (16, 16)) == []
+    assert step.objective.centre is buffer
+    assert buffer.tolist() == [1, 1, 1]
+
+
 def step_with_spare_layers(count: int) -> Step:
     step = build_step(make_run("mae"))
     step.objective.spare = nn.ModuleList(nn.Linear(2, 2, bias=False) for _ in range(count))
