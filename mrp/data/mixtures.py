@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.config import Config
 from mrp.data.lanes import Lanes
-from mrp.data.order import Ints, Order, Slots, fold, in_turn, keys
+from mrp.data.order import Ints, Order, Slots, fold, in_turn, keys, progress
 from mrp.data.source import Pixels, Source
 
 # Part of a run's identity. Version 1 took the same permutation for all sources: of two equally large ones, sample i of
@@ -100,9 +100,7 @@ class Mixed:
     lanes: int
     group: int
     version: int = VERSION
-    tail: ClassVar[str] = "continuous"
     dropped: ClassVar[int] = 0
-    state = Order.state
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -133,6 +131,11 @@ class Mixed:
             samples[here], epochs[here] = first + slots.samples, slots.epochs
             first += part.size
         return Slots(samples, epochs, keys(self.seed, epochs, samples))
+
+    def state(self, step: int) -> dict[str, Any]:
+        """Returns where the run stands after `step` optimizer steps: for people and checks, never needed to resume."""
+        consumed = step * self.batch
+        return progress(self.version, self.seed, consumed // self.size, consumed, self.batch)
 
     def _split(self, places: Ints) -> Iterator[tuple[NDArray[np.bool_], Ints]]:
         """Yield, for each source, which of the places are its own, and their places in its share of the batch."""

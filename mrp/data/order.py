@@ -162,11 +162,13 @@ class Order:
 
     def state(self, step: int) -> dict[str, Any]:
         """Returns where the run stands after `step` optimizer steps: for people and checks, never needed to resume."""
-        consumed = step * self.batch
-        epoch = step // max(1, self.size // self.batch) if self.tail == "drop" else consumed // self.size
-        return {
-            "order_version": self.version, "seed": self.seed, "epoch": epoch, "consumed": consumed, "batch": self.batch
-        }  # fmt: skip
+        epoch = step // max(1, self.size // self.batch) if self.tail == "drop" else step * self.batch // self.size
+        return progress(self.version, self.seed, epoch, step * self.batch, self.batch)
+
+
+def progress(order_version: int, seed: int, epoch: int, consumed: int, batch: int) -> dict[str, Any]:
+    """Returns where a run stands in its data, as checkpoints say it."""
+    return {"order_version": order_version, "seed": seed, "epoch": epoch, "consumed": consumed, "batch": batch}
 
 
 def in_turn(windows: list[list[list[int]]]) -> list[list[int]]:
