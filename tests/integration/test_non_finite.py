@@ -68,7 +68,7 @@ def test_the_run_stops_with_the_weights_before_it(
     else:
         code = launch(2, [*bad, "--processes", "2"])
     assert code == 3
-    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mrp:")]
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mrp: stopped")]
     assert f"step {BAD_STEP + 1} is not finite" in line
     found = checkpoints.newest(tmp_path / "bad")
     assert found is not None
