@@ -18,6 +18,7 @@ from mrp.data.mixtures import Mixed
 from mrp.data.order import Order
 from mrp.data.source import Source
 from mrp.folder import recorded
+from mrp.processes.cost import Cost
 from mrp.run import Run
 
 
@@ -67,14 +68,17 @@ def plan_order(run: Run, data: Source | int, version: int | None = None) -> Orde
     return mixtures.order(data, run.data, run.batch // views, run.seed, group // views, version or mixtures.VERSION)
 
 
-def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int) -> Plan:
-    """Returns the numbers that follow from the data's size and the machine; `memory` is what a process may use."""
+def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int, cost: Cost | None = None) -> Plan:
+    """Returns the numbers that follow from the data's size and the machine.
+
+    `memory` is what a process may use, in bytes; `cost` is the run's, where it has been measured already.
+    """
     if run.batch % processes:
         raise ConfigError(
             f"batch: {run.batch} is not a multiple of the {processes} processes; "
             f"the nearest that is: {max(1, round(run.batch / processes)) * processes}"
         )
-    micro_batch = _micro_batch(run, processes, memory)
+    micro_batch = _micro_batch(run, processes, memory, cost)
     steps = _steps(run, run.length, steps_per_epoch)
     if steps < 1:
         raise ConfigError(f"length: {run.length} is nothing to train; give at least 1 step")
@@ -114,12 +118,12 @@ def _steps(run: Run, length: Duration | None, steps_per_epoch: float) -> int:
     return length.steps(steps_per_epoch, run.batch) if length else 0
 
 
-def _micro_batch(run: Run, processes: int, memory: int) -> int:
+def _micro_batch(run: Run, processes: int, memory: int, cost: Cost | None) -> int:
     """Returns the images that a process takes through the model at once."""
     share = run.batch // processes
     micro_batch = _coupled_micro_batch(run, processes) or run.machine.micro_batch
     if micro_batch == "auto":
-        micro_batch = measure_cost(run).micro_batch(share, memory, inseparable(run))
+        micro_batch = (cost or measure_cost(run)).micro_batch(share, memory, inseparable(run))
     elif share % micro_batch:
         raise ConfigError(
             f"machine.micro_batch: {micro_batch} does not divide the {share} images that each of {processes} "

@@ -59,7 +59,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     source, missing = _open_data(run)
     order = plan_order(run, max(run.batch, _SIZE) if source is None else source)
-    plan = plan_run(run, order.steps_per_epoch, processes, device_memory(device, processes))
+    plan = plan_run(run, order.steps_per_epoch, processes, device_memory(device, processes), cost)
     lines = {
         "parameters": f"{cost.parameters / 1e6:.2f} M, of which {cost.trainable / 1e6:.2f} M are trained",
         "FLOPs per image": f"{cost.training_flops / 1e9:.3g} G (forward and backward)",
