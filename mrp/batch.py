@@ -21,23 +21,23 @@ class Batch:
     step: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on a device."""
+        """Returns the same batch on a device."""
         moved: Batch = pytree.tree_map_only(Tensor, lambda x: x.to(device, non_blocking=non_blocking), self)
         return moved
 
     def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory (called by torch's loader)."""
+        """Returns the same batch in page-locked memory; torch's loader calls this."""
         pinned: Batch = pytree.tree_map_only(Tensor, lambda x: x.pin_memory(), self)
         return pinned
 
     def with_images(self, images: Tensor) -> Batch:
-        """The same batch with other images."""
+        """Returns the same batch with other images."""
         return replace(self, images=images)
 
 
 @dataclass(slots=True)
 class Output:
-    """What an objective gives back for one micro-batch."""
+    """What an objective returns for one micro-batch."""
 
     loss: Tensor  # scalar, with gradient
     metrics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
@@ -47,7 +47,7 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How a global batch is divided: over processes, and each process's share into micro-batches. Counted in images."""
+    """How a global batch is divided over processes, and each process's share into micro-batches; counted in images."""
 
     batch: int
     group: int  # images that are divided over the processes together: what acts on each other, or the whole batch

@@ -61,11 +61,11 @@ def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim
     """Returns the optimizer of a module; a flag on the device (`found_inf`) tells it to leave everything as it is."""
     kind: Callable[..., torch.optim.Optimizer] = OPTIMIZERS.find(section.name).Optimizer
     if section.name.endswith(".py"):
-        _check_it_can_be_held(kind, section)
+        _check_obeys_found_inf(kind, section)
     return kind(groups(module, section.weight_decay, section.layer_decay), section)
 
 
-def _check_it_can_be_held(kind: Callable[..., torch.optim.Optimizer], section: OptimizerSection) -> None:
+def _check_obeys_found_inf(kind: Callable[..., torch.optim.Optimizer], section: OptimizerSection) -> None:
     """Refuses an optimizer that would carry a gradient that is not finite into the weights."""
     weight = nn.Parameter(torch.ones(2, 2))
     weight.grad = torch.full_like(weight, torch.nan)
@@ -80,7 +80,7 @@ def _check_it_can_be_held(kind: Callable[..., torch.optim.Optimizer], section: O
 
 
 def open_source(run: Run, split: Literal["train", "test"]) -> Source:
-    """Returns the data that the run trains on, or that it is judged on."""
+    """Returns the data that the run trains on, or that it is evaluated on."""
     return open_data(run.data, split, Cache(run.machine.cache))
 
 

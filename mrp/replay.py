@@ -99,7 +99,8 @@ def _micro_batches(run: Run, source: Source, incident: dict[str, Any]) -> Iterat
     """
     processes, accumulation = incident["processes"], incident["accumulation"]
     size = incident["micro_batch"] * (processes if run.couples_samples else 1)
-    order, number = plan_order(run, source), incident["checkpoint"]
+    version = incident.get("order_version", 1)  # incidents did not record it when there was no other
+    order, number = plan_order(run, source, version), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
         source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=size, rank=0,

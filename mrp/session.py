@@ -1,4 +1,4 @@
-"""What is entered and left together while a run trains: processes, signals, the watchdog, the folder's lock."""
+"""What is open while a run trains, and closed when it ends: processes, signals, the watchdog, the folder's lock."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ class Closable(Protocol):
     """Something that has to be closed at the end of a session."""
 
     def close(self) -> None:
-        """Lets go of what it holds."""
+        """Releases what it holds."""
 
 
 C = TypeVar("C", bound=Closable)
 
 
 class Session:
-    """One process's part in the training of a run, from the meeting of all processes to their parting."""
+    """One process's part in the training of a run, from joining the other processes to leaving them."""
 
     journal: Journal  # once it is known from which step the run goes on
 
@@ -96,7 +96,7 @@ class Session:
     def lock(
         self, config: Mapping[str, Any], identity: Mapping[str, Any], defaults: Mapping[str, Any], allow: Sequence[str]
     ) -> None:
-        """Claims the run's folder, on the main process; the others wait until it is ours."""
+        """Claims the run's folder, on the main process; the others wait until that is done."""
         if self.main:
             steps = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
             lock = claim(
@@ -115,7 +115,7 @@ class Session:
         return values[0]
 
     def least_memory(self) -> int:
-        """Returns what the poorest process may use, in bytes: all of them take the same micro-batch."""
+        """Returns the bytes that the process with the least memory may use, since all take the same micro-batch."""
         memory = device_memory(self.device, int(os.environ.get("LOCAL_WORLD_SIZE", self.processes)))
         return int(self.accelerator.gather(torch.tensor([memory], device=self.device)).min())
 

@@ -1,4 +1,4 @@
-"""The state of a run: what a checkpoint holds, which is saved, restored and recovered together."""
+"""The state of a run: everything that a checkpoint holds, and how it is saved, restored, and recovered."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ from mrp.step import Step
 
 @dataclass(slots=True)
 class State:
-    """Every process has one; what is called together is called by all of them."""
+    """The state on one process. Every method is called by all processes together."""
 
-    step: int  # updates that lie behind
+    step: int  # updates made so far
     module: Step  # holds the parameters under their names
     model: nn.Module  # the same, compiled and wrapped for many processes: what is called
     optimizer: torch.optim.Optimizer
@@ -46,8 +46,8 @@ class State:
     quarantine: Quarantine
     incidents: Incidents
     saver: Saver
-    asked_to_end: bool  # some process was, while the state was built
-    owes_evaluation: bool  # the run was asked to end in the midst of one at this step
+    asked_to_end: bool  # whether some process was asked to end the run while the state was built
+    evaluation_pending: bool  # whether the evaluation of this step was interrupted, and is to be repeated
     _folder: Path
     _session: Session
     _order: Order | Mixed
@@ -101,7 +101,7 @@ class State:
                 )
             ),
             asked_to_end=asked,
-            owes_evaluation=session.from_main(bool(lines) and INTERRUPTED in lines[-1]),
+            evaluation_pending=session.from_main(bool(lines) and INTERRUPTED in lines[-1]),
             _folder=folder, _session=session, _order=job.order, _data=job.source.identity,
         )  # fmt: skip
 

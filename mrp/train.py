@@ -44,7 +44,7 @@ class NotFinite(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What one update was made from, on the device."""
+    """The numbers of one update, on the device."""
 
     metrics: dict[str, Tensor]  # means over this process's micro-batches
     gradient_norm: Tensor
@@ -61,14 +61,14 @@ def train(run: Run, folder: Path) -> None:
         )
         state = State.build(job, session)  # restored, started from other weights, or fresh
         session.say(announcement(job, state, session))
-        if state.step >= job.steps and not state.owes_evaluation:
+        if state.step >= job.steps and not state.evaluation_pending:
             return
         if state.asked_to_end:
             session.leave(state.step, job.steps)
         loader = session.closing(open_loader(job, state, session))
         session.open_journal(job.run.track, job.run.resolved(), state.step, job.steps, job.run.batch)
         evaluators = open_evaluators(job, state, session)
-        if state.owes_evaluation:
+        if state.evaluation_pending:
             conclude(state, {}, job, session, evaluators)
         while state.step < job.steps:
             session.phase("waits for a batch", state.step)

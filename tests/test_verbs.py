@@ -69,3 +69,6 @@ def test_pretrain_ends_with_what_came_out_and_what_to_do_next(
     for line in (probe, report, export):
         options = _read(line.partition("  # ")[0].split()[1:])
         assert options.run == str(run)
+    (run / "metrics.jsonl").unlink()
+    main(["pretrain", "demo", *words, "--folder", str(run)])
+    assert f"{run}: complete, no loss logged; this command took" in capsys.readouterr().out
