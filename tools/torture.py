@@ -50,7 +50,7 @@ Config = method.Config
 
 class Objective(method.Objective):
     def forward(self, batch):
-        if self.training and type(batch.keys) is torch.Tensor:  # and not when costs are counted on shapes
+        if self.training and type(batch.keys) is torch.Tensor and len(batch.keys) > 2:  # not when costs are counted
             keys = batch.keys.tolist()
             masks = self.first_mask(batch.keys).int().tolist() if hasattr(self, "first_mask") else [[]] * len(keys)
             rows = {{str(key): "".join(map(str, mask)) for key, mask in zip(keys, masks, strict=True)}}
