@@ -36,16 +36,21 @@ class Tables:
         self._weights: str | None = None
         self._opened: list[tuple[str, Table]] = []
         self._shared: dict[Any, Any] = {}
+        self._wrote = False  # whether this process has written tables in this block
 
     @contextmanager
     def of(self, weights: str | None) -> Iterator[None]:
-        """Names the weights that the model has in this block; without a name, its tables are removed at the end."""
-        self._weights = weights
+        """Names the weights that the model has in this block.
+
+        Without a name the tables serve this block alone: those that are there are not used, and at its end the process
+        that wrote them removes them. The other processes get there earlier, while it may still be writing.
+        """
+        self._weights, self._wrote = weights, False
         try:
             yield
         finally:
             self._opened, self._shared = [], {}
-            if weights is None:
+            if weights is None and self._wrote:
                 shutil.rmtree(self._folder / _WHILE_TRAINING, ignore_errors=True)
 
     def shared(self, key: Any, make: Callable[[], T]) -> T:
@@ -99,7 +104,7 @@ class Tables:
         for opened, table in self._opened:
             if opened == name and set(blocks) <= table.columns.keys():
                 return table
-        for folder in sorted(self.folder.glob(f"{name}-*")):
+        for folder in sorted(self.folder.glob(f"{name}-*")) if self._weights else ():
             held = open_table(folder) if all((folder / f"{block}.f16").exists() for block in blocks) else None
             if held is not None:
                 self._opened.append((name, held))
@@ -108,6 +113,7 @@ class Tables:
 
     def _writer(self, name: str, described: Mapping[str, Any]) -> Writer:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._wrote = True
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             _remove_if_abandoned(leftover)
         return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,36 @@ def test_a_table_serves_whoever_reads_a_part_of_its_columns(tmp_path: Path, monk
         assert tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never) is not None
         assert len(list(tmp_path.rglob("meta.json"))) == 4
     assert len(list(tmp_path.rglob("meta.json"))) == 3
+
+
+def test_a_table_that_a_killed_run_has_left_is_not_taken_for_its_present_weights(tmp_path: Path) -> None:
+    step, source = build_step(RUN), fixed_sample(open_source(RUN, "test"), SAMPLES)
+    loader = EvalLoader(source, View(RUN.data, train=False), batch=8, rank=0, world=1, workers=0, pin_memory=False)
+    own, alone, tables = Readout.own(backbone_of(step)), join_for_evaluation(), Tables(tmp_path)
+    with tables.of(None):
+        before = tables.get({"of": "a test"}, step, own, loader, SAMPLES, alone, never)
+        shutil.copytree(tmp_path / "while-training", tmp_path / "left")
+    (tmp_path / "left").rename(tmp_path / "while-training")
+    with torch.no_grad():
+        for parameter in step.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    with tables.of(None):
+        now = tables.get({"of": "a test"}, step, own, loader, SAMPLES, alone, never)
+        assert before is not None
+        assert now is not None
+        assert not same(before, now)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_done_earlier_removes_nothing_of_the_first_one(tmp_path: Path) -> None:
+    tables, another_process = Tables(tmp_path), Tables(tmp_path)
+    with tables.of(None):
+        writer = tables._writer("abc", {"columns": {"1.mean": 2}, "count": 2})
+        writer.put(0, torch.ones(2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(2))
+        with another_process.of(None):
+            pass
+        assert len(writer.finish()) == 2
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
