@@ -11,7 +11,7 @@ from typing import NoReturn
 
 import mrp
 from mrp import verbs
-from mrp.config import ConfigError, Preempted, Stopped, nearest
+from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped, nearest
 
 USER_ERROR = 2
 INCIDENT = 3
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of the output has closed it, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except ConfigError as error:
+        _wait_if(isinstance(error, FaultElsewhere))
         _leave(f"mrp: error: {error}", USER_ERROR)
     except OSError as error:
         if error.errno is None:

@@ -7,6 +7,10 @@ class ConfigError(ValueError):
     """Something the user can fix: one line that says what is wrong, where, and what to do."""
 
 
+class FaultElsewhere(ConfigError):
+    """The fault of another process, which ends this one too; that process is the first to report it."""
+
+
 class Stopped(RuntimeError):
     """The run ended itself because going on would harm or waste it; what it had is saved."""
 

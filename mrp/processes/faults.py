@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mrp.config import ConfigError, Preempted, Stopped
+from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
 from mrp.files import write_atomically
 
 _FILE = ".fault"  # in the run's folder
@@ -46,4 +46,4 @@ def shared(folder: Path, processes: int) -> Iterator[None]:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-        raise ConfigError((folder / _FILE).read_text(encoding="utf-8")) from None
+        raise FaultElsewhere((folder / _FILE).read_text(encoding="utf-8")) from None
