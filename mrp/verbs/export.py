@@ -22,7 +22,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         choices=("student", "teacher", "average"),
         help="default: the average where there is one, else the student",
     )
-    parser.add_argument("--checkpoint", type=int, metavar="STEP", help="default: the newest")
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
     parser.add_argument(
         "--whole", action="store_true", help="for transformers, of MAE: encoder and decoder, as ViTMAEForPreTraining"
     )
@@ -33,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     from mrp.exchange.export import export
 
     out = Path(options.out or Path("exports") / f"{Path(options.run).stem}-{options.to}")
-    difference = export(options.run, options.to, out, options.weights, options.checkpoint, options.whole)
+    difference = export(options.run, options.to, out, options.weights, options.step, options.whole)
     if difference is None:
         print("not compared: what loads it is not installed")
     else:
