@@ -54,7 +54,7 @@ def measure_cost(run: Run) -> Cost:
     """Returns parameters, FLOPs and memory, counted on shapes."""
     with torch.device("meta"):
         step = build_step(run)
-    return measure(step, run.data.channels, run.data.shape)
+    return measure(step, run.data.channels, run.data.shape, run.data.views)
 
 
 def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim.Optimizer:
@@ -105,7 +105,7 @@ def check_best(run: Run) -> None:
         return
     with torch.device("meta"):
         step = build_step(run)
-    metrics, per_sample = reported_names(step, run.data.channels, run.data.shape)
+    metrics, per_sample = reported_names(step, run.data.channels, run.data.shape, run.data.views)
     known, unknown = {"loss", "gradient_norm", *metrics}, []
     for name, section in {"diagnose": run.diagnose, "validation": run.validation, **run.evaluate}.items():
         if section.every is None:

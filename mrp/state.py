@@ -59,7 +59,7 @@ class State:
         run, folder = job.run, session.folder
         session.phase("builds the model", 0)
         module = build_step(run).to(session.device)
-        refuse_unused_parameters(module, run.data.channels, run.data.shape)
+        refuse_unused_parameters(module, run.data.channels, run.data.shape, run.data.views)
         model = wrap(module, session.accelerator, run.machine.compile, run.machine.shard)
         optimizer = build_optimizer(run.optim, module)  # after wrapping, since sharding replaces the parameters
         checkpoint = session.newest_checkpoint()

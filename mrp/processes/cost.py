@@ -69,11 +69,11 @@ def _divisors(share: int, multiple_of: int) -> list[int]:
     return [size for size in range(share, 0, -multiple_of) if share % size == 0]
 
 
-def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
+def measure(step: nn.Module, channels: int, size: tuple[int, int], views: int = 1) -> Cost:
     """Counts the cost of a step that was built on the meta device: it runs on tensors without content."""
     parameters = list(step.parameters())
-    two, four = _count(step, channels, size, 2), _count(step, channels, size, 4)
-    forward, training, activations = ((more - fewer) // 2 for fewer, more in zip(two, four, strict=True))
+    two, four = (_count(step, channels, size, samples * views) for samples in (2, 4))
+    forward, training, activations = ((more - fewer) // (2 * views) for fewer, more in zip(two, four, strict=True))
     return Cost(
         parameters=sum(parameter.numel() for parameter in parameters),
         trainable=sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
@@ -83,9 +83,9 @@ def measure(step: nn.Module, channels: int, size: tuple[int, int]) -> Cost:
     )
 
 
-def reported_names(step: nn.Module, channels: int, size: tuple[int, int]) -> tuple[set[str], set[str]]:
+def reported_names(step: nn.Module, channels: int, size: tuple[int, int], views: int = 1) -> tuple[set[str], set[str]]:
     """Returns the names of the metrics, and of the numbers per sample, that a step on the meta device reports."""
-    output: Output = _on_fake_tensors(step, channels, size, 2)
+    output: Output = _on_fake_tensors(step, channels, size, 2 * views)
     return set(output.metrics), set(output.per_sample)
 
 

@@ -12,10 +12,10 @@ from mrp.batch import Batch
 from mrp.config import ConfigError
 
 
-def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> list[str]:
+def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], views: int = 1) -> list[str]:
     """Returns the names of trainable parameters that the loss of a training step does not depend on.
 
-    The step, which is not yet wrapped for several processes, takes two images once. It is left as it was.
+    The step, which is not yet wrapped for several processes, takes all views of two samples once. It is left as it was.
     """
     trained = {name: parameter for name, parameter in step.named_parameters() if parameter.requires_grad}
     buffers = [
@@ -23,8 +23,8 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> 
         for module in step.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    keys = torch.arange(2)
-    batch = Batch(torch.zeros(2, channels, *size), keys, labels=torch.zeros_like(keys))
+    keys = torch.arange(2 * views)
+    batch = Batch(torch.zeros(len(keys), channels, *size), keys, labels=torch.zeros_like(keys))
     loss = step(batch.to(next(step.parameters()).device)).loss
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():
@@ -35,9 +35,9 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> 
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
 
 
-def refuse_unused_parameters(step: nn.Module, channels: int, size: tuple[int, int]) -> None:
+def refuse_unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], views: int = 1) -> None:
     """Ends with one line if a trainable parameter would get no gradient."""
-    unused = unused_parameters(step, channels, size)
+    unused = unused_parameters(step, channels, size, views)
     if unused:
         others = f" (and {len(unused) - 3} others)" if len(unused) > 3 else ""
         raise ConfigError(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from einops import rearrange
 from torch import nn
 
 from mrp.batch import Batch, Output
-from mrp.build import build_step
+from mrp.build import build_step, check_best, measure_cost
 from mrp.config import ConfigError
+from mrp.objectives import mae
 from mrp.processes.unused import refuse_unused_parameters, unused_parameters
+from mrp.run import load
 from mrp.step import Step
 from tests.objectives.test_every_objective import NAMES, make_run
 
@@ -42,6 +45,22 @@ def test_a_buffer_that_the_forward_pass_replaces_is_left_as_it_was(monkeypatch: 
     assert unused_parameters(step, 3, (16, 16)) == []
     assert step.objective.centre is buffer
     assert buffer.tolist() == [1, 1, 1]
+
+
+def test_the_views_of_a_sample_are_taken_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A method may compare the views of a sample, so that no other number of images makes a batch."""
+    forward = mae.Objective.forward
+
+    def compare(objective: mae.Objective, batch: Batch) -> Output:
+        assert rearrange(batch.images, "(samples views) c h w -> samples views c h w", views=3).shape[1] == 3
+        return forward(objective, batch)
+
+    single = measure_cost(load("demo"))
+    monkeypatch.setattr(mae.Objective, "forward", compare)
+    run = load("demo", ["data.views=3", "batch=96", "checkpoint.best=loss"])
+    refuse_unused_parameters(build_step(run), 1, (8, 8), run.data.views)
+    assert measure_cost(run) == single
+    check_best(run)
 
 
 def step_with_spare_layers(count: int) -> Step:
