@@ -37,4 +37,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted(globals().keys() | _MODULES)
+    return sorted([*(name for name in globals() if name.startswith("__")), *_MODULES])

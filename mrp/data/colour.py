@@ -20,7 +20,7 @@ _FILL = (124, 116, 104)  # ImageNet's mean, where an image is moved away
 
 
 def _draws(purpose: int, key: int) -> Iterator[float]:
-    """Yield the numbers in [0, 1) that belong to the key."""
+    """Yields the numbers in [0, 1) that belong to the key."""
     for word in order.fold(purpose, key, np.arange(64)).tolist():
         yield (word >> 11) * 2.0**-53
 
@@ -69,7 +69,7 @@ def _rotate(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
 
 
 def _solarize_add(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
-    """Make dark pixels lighter."""
+    """Makes dark pixels lighter."""
     table = [min(255, value + int(110 * magnitude)) if value < 128 else value for value in range(256)]
     return image.point(table * len(image.getbands()))
 

@@ -71,7 +71,7 @@ _AUGMENTATIONS: dict[str, type[Crop] | type[Resize]] = {"crop": Crop, "resize": 
 
 
 def _augmentation(value: Any) -> Any:
-    """Accept a bare name for an augmentation with its usual options, and refuse a name nobody knows."""
+    """Accepts a bare name for an augmentation with its usual options, and refuses a name nobody knows."""
     value = {"name": value} if isinstance(value, str) else value
     if isinstance(value, Mapping) and value.get("name") not in tuple(_AUGMENTATIONS):
         given = f"'{value['name']}' is unknown" if "name" in value else "a name is missing"

@@ -62,7 +62,7 @@ def _is_jpeg(data: bytes) -> bool:
 
 @contextlib.contextmanager
 def _opened(data: bytes) -> Iterator[Image.Image]:
-    """Open an image with Pillow; whatever is wrong with it becomes a DecodeError."""
+    """Opens an image with Pillow; whatever is wrong with it becomes a DecodeError."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -185,7 +185,7 @@ def _upright(image: Tensor, orientation: int) -> Tensor:
 
 
 def _check_size(width: int, height: int) -> None:
-    """Refuse an image whose pixels, or those of its enlarged copy, could exhaust the memory."""
+    """Refuses an image whose pixels, or those of its enlarged copy, could exhaust the memory."""
     if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
         raise DecodeError(
             f"{width} x {height} pixels: more than {Image.MAX_IMAGE_PIXELS} could be an attack on the memory; make the "

@@ -37,7 +37,7 @@ _CHUNK = 2048 * RECORD.itemsize  # bytes
 
 
 def write(folder: Path, records: Records) -> tuple[str, str]:
-    """Write the index, and the list of hashes if it is large; returns the sha256 of both, "" where there is no list."""
+    """Writes the index, and the hashes of its parts if it is large; returns the sha256 of both, or ""."""
     content = np.ascontiguousarray(records, RECORD).tobytes()
     write_atomically(folder / INDEX, content)
     hashes = b""

@@ -1,4 +1,4 @@
-"""From places in the order to batches in memory, by worker processes that hold no state.
+"""Turns positions in the order into batches in memory, in worker processes that hold no state.
 
 A worker is handed the number of a batch and computes the rest, so there is no position to save, and neither the number
 of workers nor that of ranks changes a pixel.
@@ -51,7 +51,7 @@ class Loader:
         self._batches = self._open()
 
     def steps(self, start: int, stop: int) -> Iterator[list[Batch]]:
-        """Yield the micro-batches of each optimizer step; one span at a time."""
+        """Yields the micro-batches of each optimizer step; only one span can be open at a time."""
         self._numbers.range = range(start * self.accumulation, stop * self.accumulation)
         micro_batches = received(self._batches)
         prefetch, asked = Prefetch(self._source.fetch), list[list[int]]()
@@ -71,12 +71,12 @@ class Loader:
             prefetch.close()
 
     def close(self) -> None:
-        """Let the worker processes go; another span would start new ones."""
+        """Ends the worker processes; another span would start new ones."""
         self._batches = self._open()
 
 
 class EvalLoader:
-    """Each sample exactly once over all ranks, in batches of one shape and of one number on every rank.
+    """Every sample exactly once over all ranks, in batches of one shape, and as many on every rank.
 
     With `replacement`, a sample that is no image is replaced, as in training, by the one that this returns.
     """

@@ -85,7 +85,7 @@ def _seal(rest: bytes) -> str:
 
 
 def parse(text: bytes) -> Manifest:
-    """Read a manifest; one that was edited, or that names a file outside of its folder, is refused."""
+    """Reads a manifest; one that was edited, or that names a file outside of its folder, is refused."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -151,13 +151,13 @@ def is_sha256(text: str) -> bool:
 
 
 def check_member(name: str) -> None:
-    """Refuse a name in a tar that is absolute or leads out of its folder, since others may unpack the tar."""
+    """Refuses a name in a tar that is absolute or leads out of its folder, since others may unpack the tar."""
     if not name or name.startswith("/") or ".." in name.split("/") or _CONTROL.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")
 
 
 def check_name(name: str) -> None:
-    """Refuse a shard's name that would lead out of its folder, or that some reader would run as a program."""
+    """Refuses a shard's name that would lead out of its folder, or that some reader would run as a program."""
     check_member(name)
     if name.startswith("-") or _ODD.search(name):
         raise ManifestError(f"the name {name!r} is refused: it could lead out of its folder")

@@ -78,7 +78,7 @@ class Mixture(Source):
         return None if inside is None else first + inside
 
     def fetch(self, shard: int) -> None:
-        """Have its source fetch a shard; those of all sources are numbered one source after another."""
+        """Makes its source fetch a shard; those of all sources are numbered one source after another."""
         for source in self.sources:
             if shard < len(source.shard_sizes):
                 source.fetch(shard)

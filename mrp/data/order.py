@@ -1,4 +1,4 @@
-"""Which sample stands at which place of which global batch, and the key from which its randomness derives.
+"""Which sample is at which position of which global batch, and the key from which its randomness derives.
 
 All of it is arithmetic on (size, batch, seed): nothing is stored, nothing depends on rank or worker, and a set of
 a billion samples costs no more memory than one of ten.

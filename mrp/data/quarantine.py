@@ -36,7 +36,7 @@ class Quarantine:
         return len(self._bad)
 
     def add(self, samples: Iterable[Bad]) -> None:
-        """Add what was met; more than the limit stops the run with the list, which is first written to its folder."""
+        """Adds samples; more than the limit stops the run with the list, which is first written to its folder."""
         for bad in samples:
             self._bad.setdefault(bad.sample, Bad(*bad))
         if len(self._bad) > self.limit:
@@ -53,7 +53,7 @@ class Quarantine:
         return sorted(self._bad.values())
 
     def write(self, folder: Path) -> None:
-        """Write one line per sample in the run's folder; lines that are there, of this process or another, are kept."""
+        """Writes one line per sample in the run's folder; those already there, of any process, are kept."""
         path = folder / FILE
         if not self._bad:
             return

@@ -89,7 +89,7 @@ class Subset(Source):
         return int(self.chosen[index]) if index < len(self) else index - len(self)
 
     def fetch(self, shard: int) -> None:
-        """Have the source fetch it."""
+        """Makes the source fetch the shard."""
         self.source.fetch(shard)
 
 

@@ -15,14 +15,14 @@ _REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def ignore_requests() -> None:
-    """Ignore requests to end: the training process decides when this process ends."""
+    """Ignores requests to end: the training process decides when this process ends."""
     for number in _REQUESTS:
         signal.signal(number, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
-    """Start the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
+    """Starts the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
     forkserver.set_forkserver_preload([__name__, *preload])
     resource_tracker.ensure_running()  # it would unblock what the caller has blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)

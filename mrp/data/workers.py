@@ -60,7 +60,7 @@ def torch_loader(
 
 
 def _end_with_parent(_: int) -> None:
-    """Have a worker die with a training process that is killed: torch only watches the fork server, which lives on.
+    """Makes a worker end with a training process that is killed: torch only watches the fork server, which lives on.
 
     A signal that asks the run to end is left to the training process, which still needs batches for its current step.
     """
@@ -76,7 +76,7 @@ def _end_with_parent(_: int) -> None:
 
 
 def received(batches: DataLoader[Any]) -> Iterator[Any]:
-    """Yield the batches; what went wrong in a worker becomes an error of one line."""
+    """Yields the batches; what went wrong in a worker becomes an error of one line."""
     try:
         for batch in batches:
             if isinstance(batch, WorkerError):

@@ -32,7 +32,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Write the file."""
+    """Writes the file."""
     from mrp import api
 
     count, width = api.features(

@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _paper(options: argparse.Namespace) -> None:
-    """Train MAE's linear probe on the run's own data, as a run of its own beside it."""
+    """Trains MAE's linear probe on the run's own data, as a run of its own beside it."""
     from mrp.build import follow_up
     from mrp.config import ConfigError
     from mrp.evaluators.validation import VALIDATION

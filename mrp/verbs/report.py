@@ -16,7 +16,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draw what there is to draw."""
+    """Draws what there is to draw."""
     for path in draw(Path(options.run)):
         print(f"written to {path}")
 

@@ -24,7 +24,7 @@ EXAMPLE = "mrp shards build /data/in1k/train /data/in1k-shards"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """Add the options of each action."""
+    """Adds the options of each action."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     build = verbs.add_parser("build", help="make shards from folders or archives; the same command continues it")
     build.add_argument("source", help="a folder of images, or an archive of ImageNet-1K or CIFAR")
@@ -99,7 +99,7 @@ def _index(options: argparse.Namespace) -> None:
 
 
 def _warn_of_order(shards: str) -> None:
-    """Say so if a run with the usual options would see batches of few classes."""
+    """Says so if a run with the usual options would see batches of few classes."""
     from mrp.data.balance import balance_warning
     from mrp.data.config import Config
     from mrp.data.mixtures import order

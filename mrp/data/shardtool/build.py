@@ -91,7 +91,7 @@ class Plan:
 
 
 def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
-    """Make the shards that are missing, then the index and the manifest; nothing where all is there."""
+    """Makes the shards that are missing, then the index and the manifest; does nothing where all are there."""
     if (made := complete(plan)) is not None:
         return made
     _claim(plan)
@@ -119,7 +119,7 @@ def complete(plan: Plan) -> Manifest | None:
 
 
 def _claim(plan: Plan) -> None:
-    """Make the folder for this build, or check that what it holds was begun by it."""
+    """Makes the folder for this build, or checks that what it holds was begun by it."""
     notes = plan.folder / _NOTES
     plan.folder.mkdir(parents=True, exist_ok=True)
     if not (notes / "plan").is_file():
@@ -171,7 +171,7 @@ def _is_finished(plan: Plan, number: int) -> bool:
 
 
 def _make(plan: Plan, number: int) -> None:
-    """Write one shard under another name, read it back and check it, rename it, and then note it."""
+    """Writes one shard under another name, reads it back and checks it, renames it, and then notes it."""
     tar, notes = plan.tar(number), Counter[str]()
     temporary = unfinished(tar)
     scan.write(temporary, _samples(plan, number, notes))
@@ -212,7 +212,7 @@ def write_set(
     location: str,
     more: dict[str, str] | None = None,
 ) -> Manifest:
-    """Write index and manifest of finished shards; `more` is noted beside what was counted."""
+    """Writes index and manifest of finished shards; `more` is noted beside what was counted."""
     records = np.concatenate([shard.records for shard in shards])
     records["shard"] = np.repeat(np.arange(len(shards)), [len(shard.records) for shard in shards])
     notes: dict[str, int | str] = dict(sorted(sum((shard.notes for shard in shards), Counter[str]()).items()))

@@ -20,7 +20,7 @@ _MOST_CLASSES = 1_000_000  # that labels are taken to stand for, where no list n
 
 
 def index(paths: Iterator[tuple[str, Path]], out: Path, location: str, classes: tuple[str, ...] | None) -> Manifest:
-    """Write index and manifest for shards made by others, which are left where and as they are."""
+    """Writes index and manifest for shards made by others, which are left where and as they are."""
     shards, keys, names = list[FinishedShard](), list[NDArray[np.uint64]](), set[str]()
     for name, path in paths:
         if name in names:
@@ -49,7 +49,7 @@ def index(paths: Iterator[tuple[str, Path]], out: Path, location: str, classes: 
 
 
 def _check_keys(shards: list[FinishedShard], keys: list[NDArray[np.uint64]]) -> None:
-    """Refuse a key that stands in two shards."""
+    """Refuses a key that stands in two shards."""
     all_keys = np.concatenate(keys)
     order = np.argsort(all_keys, kind="stable")
     repeated = order[1:][all_keys[order[1:]] == all_keys[order[:-1]]]

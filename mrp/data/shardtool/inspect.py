@@ -121,7 +121,7 @@ def sizes(shards: Source) -> list[tuple[str, int]]:
 
 
 def contact_sheet(shards: Source, path: Path, count: int, seed: int) -> None:
-    """Draw a page of random images, each above its number and class; what is no image is a red square."""
+    """Draws a page of random images, each above its number and class; what is no image is a red square."""
     count = min(count, len(shards))
     if not count:
         raise ConfigError(f"{shards.path}: there is nothing to show")

@@ -46,7 +46,7 @@ class ShardError(ValueError):
 
 
 def write(path: Path, samples: Iterable[Sample]) -> None:
-    """Write a standard shard, the same bytes for the same samples, and flush it to the disk."""
+    """Writes a standard shard, the same bytes for the same samples, and flushes it to the disk."""
     from webdataset.writer import TarWriter
 
     with path.open("wb") as file:
@@ -93,7 +93,7 @@ def _hash(key: str) -> int:
 
 
 def _samples(every: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Yield each key (the name up to the first dot after the last slash) and the members in a row that share it."""
+    """Yields each key (the name up to the first dot after the last slash) and the members in a row that share it."""
     current: str | None = None
     files: dict[str, Member] = {}
     for member in every:

@@ -30,7 +30,7 @@ class Member(NamedTuple):
 
 
 def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
-    """Yield every regular file between two positions, in order, each header checked by its sum."""
+    """Yields every regular file between two positions, in order, each header checked by its sum."""
     end, offset, long_name, extended = start + size, start, None, dict[str, str]()
     while True:
         header = read(_BLOCK, offset) if offset < end else b""
@@ -65,7 +65,7 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
 
 
 def _check_end(read: Read, offset: int, end: int) -> None:
-    """Refuse anything but zeros after the end mark: a header that was zeroed is not the end."""
+    """Refuses anything but zeros after the end mark: a header that was zeroed is not the end."""
     if (end - offset) % _BLOCK:
         raise TarError(f"cut short at byte {end}, inside its end mark")
     while offset < end:

@@ -61,7 +61,7 @@ class _Version(NamedTuple):
     rows: dict[str, dict[str, int]]  # split -> file -> number of images
 
     def check(self, where: object, name: str, size: int, split: str) -> None:
-        """Refuse a file that is not of its one right size."""
+        """Refuses a file that is not of its one right size."""
         wanted = self.rows[split].get(name, 0) * (self.label_bytes + _PIXELS)
         if size != wanted and (wanted or size > _NAMES_LIMIT):
             raise ConfigError(
@@ -114,7 +114,7 @@ def _read_folder(folder: Path, version: _Version, split: str) -> dict[str, bytes
 
 
 def _read_archive(path: Path, split: str) -> tuple[_Version, dict[str, bytes]]:
-    """Read only the expected members, and then the stream to its end, where gzip's checksum stands."""
+    """Reads only the expected members, and then the stream to its end, where gzip's checksum stands."""
     with path.open("rb") as file:
         if file.read(2) != _GZIP:
             raise ConfigError(f"{path}: neither a folder of images nor {_ARCHIVES}; give one of these")

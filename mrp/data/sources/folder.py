@@ -79,7 +79,7 @@ class Source(source.Source):
 
 
 def _files(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Yield the relative name of every image in a tree; hidden files and links to a folder above are passed over."""
+    """Yields the relative name of every image in a tree; hidden files and links to a folder above are passed over."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):

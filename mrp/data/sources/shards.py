@@ -171,7 +171,7 @@ class Source(source.Source):
         return self.cache.get(self.store, entry.name, entry.sha256, entry.bytes)
 
     def _forget(self, shard: int) -> None:
-        """Have the next read go to the storage again."""
+        """Makes the next read go to the storage again."""
         os.close(self._descriptors.pop(shard))
         if not self.store.local:
             self.cache.drop(self.cache.folder / self.manifest.shards[shard].sha256)

@@ -92,7 +92,7 @@ class Cache:
                 )
 
     def _remove_abandoned(self) -> None:
-        """Remove what fetches that were killed have left: their locks are free."""
+        """Removes what fetches that were killed have left: their locks are free."""
         for path in self.folder.glob(f".*{UNFINISHED}"):
             sha256 = path.name.removeprefix(".").removesuffix(UNFINISHED).removesuffix(_INDEX)
             not_abandoned = contextlib.suppress(BlockingIOError, PermissionError)  # being fetched, or not ours
@@ -101,7 +101,7 @@ class Cache:
 
 
 def _files(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    """Yield time of last use, size and path of all that takes space."""
+    """Yields the time of last use, the size and the path of everything that takes space."""
     for path in folder.iterdir():
         with contextlib.suppress(FileNotFoundError):  # one that was being fetched, and now has its own name
             status = path.stat()
@@ -161,7 +161,7 @@ class Prefetch:
         self._thread.start()
 
     def ask(self, shard: int) -> None:
-        """Fetch this one, after those that were asked for before."""
+        """Fetches this shard, after those that were asked for before."""
         self._wanted.put(shard)
 
     def _run(self) -> None:
@@ -170,5 +170,5 @@ class Prefetch:
                 self._fetch(shard)
 
     def close(self) -> None:
-        """End after what was asked for."""
+        """Ends after what was asked for."""
         self._wanted.put(None)

@@ -110,7 +110,7 @@ class _Connections:
         return created
 
     def end(self) -> None:
-        """Have whoever waits for a byte see the end of the answer."""
+        """Makes whoever waits for a byte see the end of the answer."""
         for created in self._sockets:
             with contextlib.suppress(OSError):
                 created.shutdown(socket.SHUT_RDWR)
