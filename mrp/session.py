@@ -23,7 +23,7 @@ from mrp.monitor.watchdog import Watchdog
 from mrp.prepare.config import Precision
 from mrp.processes import faults
 from mrp.processes.cost import device_memory
-from mrp.processes.join import join
+from mrp.processes.join import EVALUATION, join
 from mrp.processes.signals import Interrupted, Signals
 from mrp.processes.transfer import Transfer
 from mrp.run import Machine
@@ -59,14 +59,20 @@ class Session:
 
     @classmethod
     @contextlib.contextmanager
-    def open(cls, folder: Path, machine: Machine, precision: Precision) -> Iterator[Session]:
-        """Joins the other processes; at the end of the block everything is closed in reverse order."""
+    def open(
+        cls, folder: Path, machine: Machine, precision: Precision, long_evaluations: bool = False
+    ) -> Iterator[Session]:
+        """Joins the other processes; at the end of the block everything is closed in reverse order.
+
+        With `long_evaluations` the processes wait for each other for days, since the first one alone trains heads.
+        """
         refuse_launcher_settings(precision)
         if machine.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         with contextlib.ExitStack() as stack:
-            accelerator = join(DistributedDataParallelKwargs(gradient_as_bucket_view=True))
+            wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+            accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)
             yield cls(accelerator, folder, stack, machine)
 
     def closing(self, part: C) -> C:

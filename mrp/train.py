@@ -52,7 +52,7 @@ class Update:
 
 def train(run: Run, folder: Path) -> None:
     """Trains a run to its end, from its newest checkpoint if it has one."""
-    with Session.open(folder, run.machine, run.precision) as session:
+    with Session.open(folder, run.machine, run.precision, long_evaluations=bool(run.evaluate)) as session:
         job = plan_job(run, folder, session.processes, session.least_memory())
         identity = job.run.identity(job.source.identity, job.order.version)
         session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow)

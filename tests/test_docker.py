@@ -128,9 +128,9 @@ def test_the_services_run_verbs_of_ours_on_what_they_mount() -> None:
     options = pretrain(services["pretrain"]["command"])
     assert options.processes == 8
     inside = {volume.split(":")[1] for volume in services["pretrain"]["volumes"]}
-    assert Path(options.run).parent == Path("/runs")
+    assert Path(options.folder).parent == Path("/runs")
     run = load(options.recipe, options.overrides)
-    assert {Path(str(run.data.train)).parent, Path(options.run).parent} == {Path(path) for path in inside}
+    assert {Path(str(run.data.train)).parent, Path(options.folder).parent} == {Path(path) for path in inside}
     cli._read(services["demo"]["command"])
 
 
