@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,10 +12,11 @@ if TYPE_CHECKING:
 
 HELP = "put what was measured of several runs or checkpoints into one table and one picture"
 EXAMPLE = "mrp compare runs/mae runs/umae --out compare.png"
+_WIDE = 240  # columns of a file or a pipe, where nothing has to fit a screen
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """Runs, a picture."""
+    """Adds runs and a picture."""
     parser.add_argument(
         "runs", nargs="+", metavar="RUN", help="runs, checkpoints or imported weights that were measured"
     )
@@ -22,7 +24,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the table, draw the picture."""
+    """Prints the table and draws the picture."""
     from rich.console import Console
     from rich.table import Table
 
@@ -38,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
         values = {point.measure: _percent(point) for point in points if point.row == row}
         run, data, step = row
         table.add_row(run, labels[data], f"{step:,}", *(values.get(measure, "") for measure in measures))
-    Console(width=120).print(table)
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
     compare.picture(points, Path(options.out))
     print(f"written to {options.out}")
 
