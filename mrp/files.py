@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import BinaryIO
 
 UNFINISHED = ".unfinished"  # the end of a file's name while it is being written
+STEP = "step-"  # the beginning of the name of what belongs to one step
 _AT_ONCE = 2**20  # bytes
+
+
+def step_name(step: int) -> str:
+    """Returns the name of a folder that belongs to a step, such as a checkpoint's or an incident's."""
+    return f"{STEP}{step:08d}"
 
 
 def unfinished(path: Path) -> Path:

@@ -29,6 +29,7 @@ from mrp.optim.groups import drop_foreign_state
 from mrp.plan import Job
 from mrp.processes.unused import refuse_unused_parameters
 from mrp.processes.wrapping import wrap
+from mrp.run import Run
 from mrp.session import Session
 from mrp.step import Step
 
@@ -58,36 +59,23 @@ class State:
         """Returns the state of the newest checkpoint, or that of other weights, or a fresh one."""
         run, folder = job.run, session.folder
         session.phase("builds the model", 0)
-        module = build_step(run).to(session.device)
-        refuse_unused_parameters(module, run.data.channels, run.data.shape, run.data.views)
-        model = wrap(module, session.accelerator, run.machine.compile, run.machine.shard)
-        optimizer = build_optimizer(run.optim, module)  # after wrapping, since sharding replaces the parameters
+        module, model, optimizer = _build_model(run, session)
         checkpoint = session.newest_checkpoint()
-        asked = session.agree(checkpoint.step if checkpoint else 0, job.source.identity)
-        kept: dict[str, Any] = {}
-        if checkpoint is not None:
-            checkpoints.restore(checkpoint, module, optimizer)
-            kept = checkpoint.state()
-            if drop_foreign_state(optimizer):
-                session.say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
-        elif run.init is not None:
-            session.say(init.start(run.init, run.name, module))
-        average = Average(run.average, module) if run.average else None
-        if average is not None and checkpoint is not None:
-            average.restore(_averaged(checkpoint))
+        step = checkpoint.step if checkpoint else 0
+        asked = session.agree(step, job.source.identity)
+        _load(checkpoint, run, module, optimizer, session)
+        kept: dict[str, Any] = checkpoint.state() if checkpoint else {}
         data = kept.get("data", {})
         same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
-        about = (
-            {name: (folder / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)} if session.main else {}
-        )
-        step = checkpoint.step if checkpoint else 0
+        texts = (CONFIG, IDENTITY) if session.main else ()
+        about = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         lines = [line for line in read_lines(folder / METRICS) if line["step"] == step]
         return cls(
             step=step,
             module=module,
             model=model,
             optimizer=optimizer,
-            average=average,
+            average=_build_average(run, module, checkpoint),
             guard=Guard(optimizer, session.device, lambda flag: session.accelerator.reduce(flag, "sum")),
             quarantine=Quarantine(run.data.damaged, data.get("quarantine", ()) if same else (), folder),
             incidents=Incidents(
@@ -147,6 +135,35 @@ class State:
         if self.average is not None:
             self.average.restore(_averaged(checkpoint))
         return checkpoint.step
+
+
+def _build_model(run: Run, session: Session) -> tuple[Step, nn.Module, torch.optim.Optimizer]:
+    """Returns the module that holds the parameters, the wrapped one that is called, and the optimizer."""
+    module = build_step(run).to(session.device)
+    refuse_unused_parameters(module, run.data.channels, run.data.shape, run.data.views)
+    model = wrap(module, session.accelerator, run.machine.compile, run.machine.shard)
+    return module, model, build_optimizer(run.optim, module)  # last, since sharding replaces the parameters
+
+
+def _load(
+    checkpoint: Checkpoint | None, run: Run, module: Step, optimizer: torch.optim.Optimizer, session: Session
+) -> None:
+    """Loads the checkpoint, or the weights that the run starts with, if there are any."""
+    if checkpoint is not None:
+        checkpoints.restore(checkpoint, module, optimizer)
+        if drop_foreign_state(optimizer):
+            session.say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
+    elif run.init is not None:
+        session.say(init.start(run.init, run.name, module))
+
+
+def _build_average(run: Run, module: Step, checkpoint: Checkpoint | None) -> Average | None:
+    if run.average is None:
+        return None
+    average = Average(run.average, module)
+    if checkpoint is not None:
+        average.restore(_averaged(checkpoint))
+    return average
 
 
 def _averaged(checkpoint: Checkpoint) -> dict[str, torch.Tensor] | None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from mrp.checkpoint import sealed
 from mrp.checkpoint.writer import WriteError, wait_for_others
 from mrp.config import ConfigError
+from mrp.files import step_name
 from mrp.tensors import laid_out_like
 
 FOLDER = "checkpoints"  # in a run's folder
@@ -119,7 +120,7 @@ def at(folder: Path) -> Checkpoint:
     """Returns the checkpoint in this folder; it is an error if it is none or damaged."""
     step = step_of(folder)
     if not folder.is_dir() or step is None:
-        raise ConfigError(f"{folder}: is no checkpoint; they are called {sealed.name(100)}, for example")
+        raise ConfigError(f"{folder}: is no checkpoint; they are called {step_name(100)}, for example")
     checkpoint = Checkpoint(step, folder)
     if (fault := checkpoint.fault()) is not None:
         raise ConfigError(f"{fault}; this checkpoint is damaged: name another one, or bring it back from a copy")

@@ -1,6 +1,6 @@
 """Folders of files that appear complete or not at all; their manifest, written last, holds each file's size and hash.
 
-This file imports nothing but the standard library, so that the process that writes checkpoints starts at once.
+Only the standard library (and mrp.files) is imported here, so that the process that writes checkpoints starts at once.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from mrp.files import STEP, step_name
+
 MANIFEST, LATEST = "MANIFEST.json", "latest"
-PREFIX, UNFINISHED, BAD = "step-", ".unfinished-", ".bad"
+PREFIX, UNFINISHED, BAD = STEP, ".unfinished-", ".bad"
 _REPLACED = f"{UNFINISHED}old-"
 _FORMAT = "mrp-checkpoint-1"
 _AT_ONCE = 1 << 22  # bytes that are hashed and then written while they are still in the processor's cache
@@ -39,11 +41,6 @@ class Digest(NamedTuple):
     sha256: str
 
 
-def name(step: int) -> str:
-    """Returns the name of a step's folder."""
-    return f"{PREFIX}{step:08d}"
-
-
 def numbered(parent: Path) -> dict[int, Path]:
     """Returns the checkpoints in a folder by their step, ascending; other files in it are ignored."""
     folders = {}
@@ -58,7 +55,7 @@ def write(parent: Path, step: int, files: Mapping[str, Chunks], keep: Keep) -> i
 
     Returns the number of bytes.
     """
-    final = parent / name(step)
+    final = parent / step_name(step)
     unfinished = parent / f"{UNFINISHED}{final.name}"
     try:
         parent.mkdir(parents=True, exist_ok=True)

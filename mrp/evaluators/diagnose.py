@@ -18,6 +18,7 @@ from mrp.evaluate.alarm import Alarm, save_evidence
 from mrp.evaluate.config import Diagnose as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.evaluating import evaluating
+from mrp.files import step_name
 from mrp.monitor.metrics import METRICS, read_lines
 
 _LARGEST_BATCH = 128
@@ -79,7 +80,7 @@ class Evaluator(contract.Evaluator):
         if fault[0] is None:
             return Result(values)
         folder = self._setting.folder
-        evidence = folder / "alarms" / f"step-{step:08d}"
+        evidence = folder / "alarms" / step_name(step)
         if self._setting.processes.is_main_process:
             save_evidence(evidence, named, features)
         alarm = f"{folder}: the features have collapsed at step {step}: {fault[0]}; evidence in {evidence}"

@@ -20,7 +20,7 @@ from mrp.data.mixtures import Mixed
 from mrp.data.order import Order, keys, share
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
-from mrp.files import write_atomically
+from mrp.files import step_name, write_atomically
 from mrp.folder import environment
 from mrp.monitor.config import Guard
 
@@ -66,7 +66,7 @@ class Incidents:
 
     def record(self, number: int, accelerator: Accelerator, quarantine: Quarantine) -> Path:
         """Writes down what is known of step `number`; returns the folder, to which the caller adds the run's state."""
-        folder = self._folder / INCIDENTS / f"step-{number + 1:08d}"
+        folder = self._folder / INCIDENTS / step_name(number + 1)
         local = [(losses.tolist(), float(norm)) for step, losses, norm in self._steps if step == number]
         ranks = gather_object([(accelerator.process_index, *local[-1])])
         if accelerator.is_main_process:
@@ -145,7 +145,7 @@ class Incidents:
                 f"the weights are those of checkpoint {first} again, and the updates and the data of steps "
                 f"{first + 1} to {number + 1} are left out ({count})"
             )
-        folder = self._folder / INCIDENTS / f"step-{number + 1:08d}"
+        folder = self._folder / INCIDENTS / step_name(number + 1)
         return (
             f"warning: the loss or the gradient of step {number + 1} is not finite: {consequence}; evidence in {folder}"
         )

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
-from mrp.files import write_atomically
+from mrp.files import step_name, write_atomically
 from mrp.folder import IDENTITY
 
 RANKS, STALLS = ".ranks", "stalls"
@@ -131,7 +131,7 @@ class Watchdog:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             return "the error output"
         folder = self._folder / STALLS
-        path = folder / f"step-{step:08d}-rank-{self._rank}.txt"
+        path = folder / f"{step_name(step)}-rank-{self._rank}.txt"
         try:
             folder.mkdir(exist_ok=True)
             with path.open("a") as file:
