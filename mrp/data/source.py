@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mrp.config import ConfigError
 from mrp.data.order import Ints
 
 Pixels = NDArray[np.uint8 | np.uint16]  # H W C
@@ -35,7 +36,7 @@ class Source(ABC):
     @cached_property
     def identity(self) -> str:
         """A sha256 of what the data are, wherever they are stored: a run that goes on must find the same one."""
-        raise NotImplementedError(f"{type(self).__module__}: its Source has no identity")
+        raise ConfigError(f"{self._file()}: its Source has no identity; give it a sha256 of what its data are")
 
     @cached_property
     def content(self) -> str:
@@ -46,13 +47,17 @@ class Source(ABC):
     def labels(self) -> NDArray[Any]:
         """The label of every sample."""
         if self.classes:
-            raise NotImplementedError(f"{type(self).__module__}: its Source has classes and no labels")
+            raise ConfigError(f"{self._file()}: its Source has classes and no labels; give it both, or neither")
         return np.broadcast_to(np.int64(-1), len(self))
 
     @cached_property
     def shard_sizes(self) -> Ints:
         """How many samples each shard holds; empty where any two samples can be read together equally well."""
         return np.empty(0, np.int64)
+
+    def _file(self) -> str:
+        """Returns the file of the class, for a message to its author."""
+        return sys.modules[type(self).__module__].__file__ or type(self).__module__
 
     def where(self, index: int) -> str:
         """Returns what to call a sample in a message."""

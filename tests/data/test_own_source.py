@@ -152,9 +152,9 @@ def test_labels_that_are_lacking_are_no_labels() -> None:
 
     assert Bare().labels.tolist() == [-1, -1, -1]
     Bare.classes = ("a",)
-    with pytest.raises(NotImplementedError, match="has classes and no labels"):
+    with pytest.raises(ConfigError, match=r"\.py: its Source has classes and no labels; give it both"):
         _ = Bare().labels
-    with pytest.raises(NotImplementedError, match="has no identity"):
+    with pytest.raises(ConfigError, match=r"\.py: its Source has no identity; give it a sha256"):
         _ = Bare().identity
 
 
