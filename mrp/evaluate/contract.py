@@ -28,6 +28,7 @@ from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Sealed
 from mrp.evaluate.table import Table
 from mrp.evaluate.tables import Tables
+from mrp.evaluate.views import Changed
 from mrp.processes.join import Accelerator
 
 Pause = Callable[[], None]  # called by all processes between batches; raises where the evaluation is to be left
@@ -73,12 +74,15 @@ class Setting:
     classes: str = BY_NAME  # how test classes are those of training; see mrp/evaluate/classes.py
     training: Training | None = None  # None where the model is measured after its training
 
-    def loader(self, source: Source, batch: int, replacement: Callable[[int], int | None] | None = None) -> EvalLoader:
-        """Returns this process's batches of a source, as evaluation sees its images."""
+    def loader(
+        self, source: Source, batch: int, replacement: Callable[[int], int | None] | None = None,
+        view: Changed | None = None,
+    ) -> EvalLoader:  # fmt: skip
+        """Returns this process's batches of a source, as evaluation sees its images, or under another view."""
         world = self.processes.num_processes
         batches = math.ceil(math.ceil(len(source) / world) / batch)
         return EvalLoader(
-            source, View(self.data, train=False), batch=batch, rank=self.processes.process_index, world=world,
+            source, view or View(self.data, train=False), batch=batch, rank=self.processes.process_index, world=world,
             workers=min(self.workers, batches), pin_memory=self.processes.device.type == "cuda",
             replacement=replacement,
         )  # fmt: skip
@@ -106,16 +110,20 @@ class Setting:
         return Sealed(read)
 
     def features(
-        self, source: Source, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None
-    ) -> Table | None:
-        """Returns the features of a source, or of `most` of its images; only the first process gets them."""
+        self, source: Source, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None,
+        view: Changed | None = None,
+    ) -> Table | None:  # fmt: skip
+        """Returns the features of a source, or of `most` of its images; only the first process gets them.
+
+        Images are seen as evaluation usually sees them, or under another view.
+        """
         chosen = source if most is None or most >= len(source) else evenly_spaced(source, most)
         made_from = {
             "data": chosen.content,
-            "view": [type(self.data.augment).__name__, *self.data.shape],
+            "view": [type(self.data.augment).__name__, *self.data.shape, *([view.name] if view else [])],
             "precision": self.precision,
         }
-        loader = self.loader(chosen, self.batch)
+        loader = self.loader(chosen, self.batch, view=view)
         return self.tables.get(made_from, model, readout, loader, len(chosen), self.processes, pause)
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from mrp.files import write_atomically
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.average import Average
 from mrp.processes.signals import Interrupted
+
+SECONDS = "seconds"  # what a measurement took; features that several evaluators read count for the first of them
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,13 @@ class Evaluators:
                         evaluator = scheduled.evaluator
                         if weights == "average" and not evaluator.of_average:
                             continue
+                        begin = time.perf_counter()
                         result = evaluator.measure(model, step, pause)
+                        seconds = time.perf_counter() - begin
                         label = evaluator.label or scheduled.name
                         prefix = label if weights == "student" else f"{label}/{weights}"
-                        values |= {f"{prefix}/{name}": value for name, value in result.values.items()}
+                        named = result.values | {SECONDS: seconds}
+                        values |= {f"{prefix}/{name}": value for name, value in named.items()}
                         file = evaluator.file or f"evaluations/{scheduled.name}.json"
                         details.setdefault(file, {"step": step})[weights] = result.details
                         alarm, stop = alarm or result.alarm, stop or (result.alarm is not None and result.stop)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from torch import nn
@@ -70,18 +71,29 @@ def evaluators(folder: Path, average: Any = None, main: bool = True, alarm: str 
 def test_each_is_due_at_its_own_steps_and_at_the_end(tmp_path: Path, model: nn.Module) -> None:
     schedule = evaluators(tmp_path)
     assert [step for step in range(1, 11) if schedule.due(step)] == [3, 4, 6, 8, 9, 10]
-    assert schedule.measure(model, 3, never).values == {"fixed/scale": 3.0}
-    assert schedule.measure(model, 4, never).values == {"watched/scale": 3.0}
+    assert schedule.measure(model, 3, never).values == {"fixed/scale": 3.0, "fixed/seconds": ANY}
+    assert schedule.measure(model, 4, never).values == {"watched/scale": 3.0, "watched/seconds": ANY}
     assert not list(tmp_path.glob("*.json"))
 
 
 def test_the_average_is_measured_where_it_counts_and_the_end_is_written(tmp_path: Path, model: nn.Module) -> None:
     result = evaluators(tmp_path, Average(model)).measure(model, 10, never)
-    assert result.values == {"fixed/scale": 3.0, "watched/scale": 3.0, "fixed/average/scale": 6.0}
+    scales = {name: value for name, value in result.values.items() if name.endswith("scale")}
+    assert scales == {"fixed/scale": 3.0, "watched/scale": 3.0, "fixed/average/scale": 6.0}
     assert model.scale == 3.0
     last = json.loads((tmp_path / "evaluations" / "fixed.json").read_text())
     assert last == {"step": 10, "student": {"step": 10, "scale": 3.0}, "average": {"step": 10, "scale": 6.0}}
     assert "average" not in json.loads((tmp_path / "watched.json").read_text())
+
+
+def test_what_each_measurement_took_is_among_its_values(
+    tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((5.0, 7.0, 10.0, 10.5, 20.0, 21.0))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    values = evaluators(tmp_path, Average(model)).measure(model, 10, never).values
+    taken = {name: value for name, value in values.items() if name.endswith("/seconds")}
+    assert taken == {"fixed/seconds": 2.0, "watched/seconds": 0.5, "fixed/average/seconds": 1.0}
 
 
 def test_another_process_writes_nothing(tmp_path: Path, model: nn.Module) -> None:

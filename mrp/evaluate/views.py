@@ -1,0 +1,88 @@
+"""Images as an evaluator wants to see them: whole, cropped, mirrored, or with patches hidden.
+
+Each is a function of the image and the sample's key, and has a name, under which feature tables are kept apart.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrp.data.augment import View, resize
+from mrp.data.config import Config, Crop
+from mrp.data.order import permute
+
+_OCCLUSION = 0x6F63636C  # the purpose of a hash, which sets it apart from others
+
+
+class Changed(View):
+    """A view that differs from the usual one of evaluation; the name holds everything that it is decided by."""
+
+    def __init__(self, config: Config, name: str) -> None:
+        super().__init__(config, train=False)
+        self.name = name
+
+    @abstractmethod
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the image (C H W) as it is seen under this key."""
+
+
+class Whole(Changed):
+    """The whole image resized to the model's size, whatever its shape: nothing at its edges is lost."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, "whole")
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns all of the image."""
+        return resize(image, self.size)
+
+
+class Cropped(Changed):
+    """A random crop, with whatever else its section asks for, another one under each key."""
+
+    def __init__(self, config: Config, crop: Crop) -> None:
+        super().__init__(config, f"crop {crop.model_dump_json()}")
+        self._seen = View(config.model_copy(update={"augment": crop, "views": 1}), train=True)
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the image as training with this crop would see it."""
+        return self._seen(image, key)
+
+
+class Mirrored(Changed):
+    """What evaluation usually sees, with left and right exchanged."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config, "mirrored")
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the mirrored image."""
+        return View.__call__(self, image, key).flip(2)
+
+
+class Occluded(Changed):
+    """What evaluation usually sees, with a share of the patches painted in the mean colour of the data.
+
+    The key decides which patches; those of a smaller share are among those of a larger one.
+    """
+
+    def __init__(self, config: Config, share: float, patch: tuple[int, int]) -> None:
+        super().__init__(config, f"occluded {share:g} {patch[0]}x{patch[1]}")
+        self._share, self._patch = share, patch
+        self._colour = torch.tensor(config.mean)
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the image with its hidden patches painted over."""
+        image = View.__call__(self, image, key)
+        rows, columns = (size // side for size, side in zip(self.size, self._patch, strict=True))
+        count = rows * columns
+        places = torch.from_numpy(permute(np.arange(count), count, _OCCLUSION, key))
+        hidden = (places < round(self._share * count)).view(rows, 1, columns, 1)
+        pixels = hidden.expand(-1, self._patch[0], -1, self._patch[1]).reshape(1, *self.size)
+        colour = self._colour * (255 if image.dtype == torch.uint8 else 65535)
+        # In int32, because torch cannot choose between numbers of 16 bits.
+        return torch.where(pixels, colour.round().int()[:, None, None], image.int()).to(image.dtype)
