@@ -28,6 +28,7 @@ FLOORS = (
     "registry",
     "schema",
     "files",
+    "progress",
     "batch",
     "tensors",
     "models",

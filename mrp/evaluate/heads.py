@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrp import progress
 from mrp.data.order import permute
 from mrp.evaluate.table import Table
 from mrp.optim.schedules import half_cosine
@@ -138,7 +139,10 @@ def train(
     """Trains all heads on the same minibatches, which are read from the table one by one."""
     names = sorted({name for heads in groups for blocks in heads.inputs for name in blocks})
     batch, per_epoch, epochs = schedule.of(len(rows))
-    for number, chosen in enumerate(minibatches(rows, batch, per_epoch, epochs, seed)):
+    count = sum(len(heads.inputs) * heads.num_settings for heads in groups)
+    batches = minibatches(rows, batch, per_epoch, epochs, seed)
+    what = f"steps of {count} heads" if count > 1 else "steps of the chosen head"
+    for number, chosen in enumerate(progress.over(batches, what, per_epoch * epochs)):
         blocks = scale(table, names, chosen)
         labels = table.labels[torch.from_numpy(chosen)].to(next(iter(blocks.values())).device)
         pace = warmup_cosine(number, per_epoch * epochs, schedule.warmup)

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from mrp import progress
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
 from mrp.files import write_atomically
 from mrp.monitor.metrics import INTERRUPTED
@@ -48,7 +49,7 @@ class Evaluators:
         values, details, alarm, stop = dict[str, float](), dict[str, dict[str, Any]](), None, False
         try:
             for weights, use in self._weights():
-                with use, self._setting.tables.of(None):
+                with use, self._setting.tables.of(None), progress.hidden():  # the run has a line of its own
                     for scheduled in self._due(step):
                         evaluator = scheduled.evaluator
                         if weights == "average" and not evaluator.of_average:

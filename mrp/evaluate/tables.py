@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from mrp import progress
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
@@ -142,7 +143,7 @@ def _write_all(
     share = -(-count // world)
     try:
         with evaluating(model):
-            for batch in batches:
+            for batch in progress.over(batches, "batches of features"):
                 pause()
                 rows = processes.gather(_rows(model, readout, batch.to(processes.device, non_blocking=True)))
                 if writer is not None:

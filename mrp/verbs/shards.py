@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mrp.config import ConfigError
+from mrp.progress import Bar
 from mrp.verbs._words import count as positive
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def _build(options: argparse.Namespace) -> None:
         print(f"warning: {lacking}", file=sys.stderr)
     if complete(plan) is not None:
         print(f"{options.out}: is complete, from this source and with these options; nothing was done")
-    with _Bar("shards") as bar:
+    with Bar("shards") as bar:
         manifest = build(plan, options.workers, bar)
     _report(manifest, Path(options.out))
 
@@ -92,7 +93,7 @@ def _index(options: argparse.Namespace) -> None:
     out = Path(options.out or folder)
     location = "" if out.resolve() == Path(folder).resolve() else folder if remote else str(Path(folder).resolve())
     classes = class_list(options.classes) if options.classes else None
-    with _Bar("shards") as bar:
+    with Bar("shards") as bar:
         manifest = index(_paths(folder, names, bar), out, location, classes)
     _report(manifest, out)
     _warn_of_order(str(out))
@@ -124,7 +125,7 @@ def _names(source: str) -> tuple[str, list[str]]:
     return folder or ".", expand(pattern)
 
 
-def _paths(folder: str, names: list[str], bar: _Bar) -> Iterator[tuple[str, Path]]:
+def _paths(folder: str, names: list[str], bar: Bar) -> Iterator[tuple[str, Path]]:
     """Each shard as a local file; a remote one only for as long as it is looked at."""
     from mrp.data.manifest import ManifestError, check_name
     from mrp.data.storage.open import open_store
@@ -165,7 +166,7 @@ def _verify(options: argparse.Namespace) -> None:
 
     if "://" in options.shards:
         raise ConfigError(f"{options.shards}: is remote; verify a folder with its manifest.json and index.bin")
-    with _Bar("shards") as bar:
+    with Bar("shards") as bar:
         faults = verify(Path(options.shards), options.sample, bar)
     for fault in faults[:-1]:
         print(fault, file=sys.stderr)
@@ -201,33 +202,3 @@ def _open(place: str) -> Any:
     from mrp.data.storage.cache import Cache
 
     return Source(Config(path=place), "train", Cache(CacheConfig()))
-
-
-class _Bar:
-    """Progress on a terminal; silence elsewhere."""
-
-    def __init__(self, what: str) -> None:
-        self._what, self._bar = what, None if not os.isatty(2) else _rich()
-
-    def __call__(self, done: int, total: int) -> None:
-        if self._bar is not None:
-            if not self._bar.tasks:
-                self._bar.add_task(self._what)
-            self._bar.update(self._bar.tasks[0].id, completed=done, total=total)
-
-    def __enter__(self) -> _Bar:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-
-def _rich() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=Console(stderr=True))

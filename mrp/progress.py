@@ -1,0 +1,77 @@
+"""Shows on a terminal how far long work is and how long it will still take; elsewhere nothing is shown."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sized
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_hidden = 0  # how many blocks ask for silence now, such as a training run, which has a line of its own
+_shown: Any = None  # the display of the outermost bar; a terminal takes one at a time
+
+
+@contextmanager
+def hidden() -> Iterator[None]:
+    """Shows nothing in this block."""
+    global _hidden
+    _hidden += 1
+    try:
+        yield
+    finally:
+        _hidden -= 1
+
+
+def over(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yields the items, and shows how many there have been of all; `total` where the items do not know it."""
+    total = len(items) if total is None and isinstance(items, Sized) else total
+    with Bar(what) as bar:
+        bar(0, total)
+        for done, item in enumerate(items, start=1):
+            yield item
+            bar(done, total)
+
+
+class Bar:
+    """One line with what is done, how much of it, and the time left; inside another bar a line below it."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._display: Any = None  # None where nothing is shown
+        self._is_outermost = False
+        self._task: Any = None
+
+    def __call__(self, done: int, total: int | None) -> None:
+        """Shows that so much is done."""
+        if self._display is not None:
+            if self._task is None:
+                self._task = self._display.add_task(self._what)
+            self._display.update(self._task, completed=done, total=total)
+
+    def __enter__(self) -> Bar:
+        global _shown
+        if not _hidden and os.isatty(2) and os.environ.get("RANK", "0") == "0":
+            self._is_outermost = _shown is None
+            if self._is_outermost:
+                _shown = _display()
+                _shown.start()
+            self._display = _shown
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _shown
+        if self._display is not None and self._task is not None and not self._is_outermost:
+            self._display.remove_task(self._task)
+        if self._is_outermost:
+            self._display.stop()
+            _shown = None
+
+
+def _display() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    return Progress(*columns, console=Console(stderr=True))
