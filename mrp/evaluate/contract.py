@@ -42,6 +42,7 @@ class Result:
     details: dict[str, Any] = field(default_factory=dict)  # plain data, for a file
     alarm: str | None = None  # what is wrong with the model, in one sentence; the same on all processes
     stop: bool = False  # whether an alarm ends the run
+    right: torch.Tensor | None = None  # per test image, in the order of the source: whether the answer was right
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class Setting:
     tables: Tables
     precision: str = "fp32"
     classes: str = BY_NAME  # how test classes are those of training; see mrp/evaluate/classes.py
+    limited: bool = False  # whether a classifier may answer with classes of the test data alone
     training: Training | None = None  # None where the model is measured after its training
 
     def loader(
@@ -131,6 +133,11 @@ class Setting:
         """The number in training of each test class."""
         assert self.test is not None
         return torch.tensor(class_numbers(self.train.classes, self.test.classes, self.classes))
+
+    @property
+    def possible(self) -> torch.Tensor | None:
+        """The numbers of the classes that a classifier may answer with; None for all of training."""
+        return self.class_numbers.unique() if self.limited else None
 
 
 class Evaluator(ABC):

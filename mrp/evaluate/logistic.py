@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.evaluate.answers import best_class
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.split import Split
 
@@ -57,12 +58,16 @@ class Logistic:
     held_out: dict[str, float]  # accuracy on the held-out part for each L2 strength
     num_train: int
 
-    def measure(self, test: Tensor, labels: Tensor) -> dict[str, Any]:
+    def predict(self, test: Tensor, among: Tensor | None = None) -> Tensor:
+        """Returns the class of each row; with `among`, one of these classes (of those that training has)."""
+        known = None if among is None else torch.isin(self.classes, among).nonzero()[:, 0]
+        return self.classes[best_class(_logits(self.coordinates(test), self.weights), known)]
+
+    def measure(self, right: Tensor) -> dict[str, Any]:
         """Returns the test accuracy with its 95 % interval, and how the classifier was chosen, as plain data."""
-        correct = int((self.classes[predict(self.coordinates(test), self.weights)] == labels).sum())
-        return wilson(correct, len(test))._asdict() | {
+        return wilson(int(right.sum()), len(right))._asdict() | {
             "l2": self.l2, "train_accuracy": self.train_accuracy, "held_out": self.held_out,
-            "num_train": self.num_train, "num_test": len(test),
+            "num_train": self.num_train, "num_test": len(right),
         }  # fmt: skip
 
 

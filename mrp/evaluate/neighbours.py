@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.evaluate.answers import best_class
 from mrp.evaluate.interval import wilson
 
 KS = (10, 20, 100, 200)
@@ -26,11 +27,15 @@ def measure(
     device: torch.device | str = "cpu",
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Returns how often the k nearest training samples of a test sample name its class, for every k."""
-    answers = predict(train, train_labels, test, ks, device=device)
-    correct = (answers == test_labels).sum(1).tolist()
+    right = predict(train, train_labels, test, ks, device=device) == test_labels
+    return counted(right, len(train), ks)
+
+
+def counted(right: Tensor, num_train: int, ks: Sequence[int] = KS) -> list[dict[str, Any]]:
+    """Returns the accuracy of every k, with its interval, from which answers were right (ks, queries)."""
     return [
-        wilson(right, len(test))._asdict() | {"k": k, "num_train": len(train), "num_test": len(test)}
-        for k, right in zip(ks, correct, strict=True)
+        wilson(int(row.sum()), len(row))._asdict() | {"k": k, "num_train": num_train, "num_test": len(row)}
+        for k, row in zip(ks, right, strict=True)
     ]
 
 
@@ -43,8 +48,11 @@ def predict(
     query_chunk: int = _QUERIES,
     key_chunk: int = _KEYS,
     device: torch.device | str = "cpu",
+    among: Tensor | None = None,
 ) -> Tensor:
     """Returns each query's class for every k (ks, queries): its k nearest keys vote with exp(cosine / temperature).
+
+    With `among`, the answer is the one of these classes that has the most votes.
 
     All keys are read once for each chunk of the queries, and only the similarities of one chunk of queries with one
     chunk of keys exist at once.
@@ -54,7 +62,9 @@ def predict(
     votes = []
     for _, chunk in _chunks(queries, query_chunk, device):
         cosines, indices = _nearest(chunk, keys, max(ks), key_chunk)
-        votes.append(_votes(cosines, labels[indices.cpu()].to(cosines.device), ks, int(labels.max()) + 1, temperature))
+        votes.append(
+            _votes(cosines, labels[indices.cpu()].to(cosines.device), ks, int(labels.max()) + 1, temperature, among)
+        )
     return torch.cat(votes, dim=1).cpu()
 
 
@@ -79,10 +89,12 @@ def _chunks(rows: Rows, size: int, device: torch.device | str) -> Iterator[tuple
         yield start, F.normalize(part.to(device).float(), dim=1)
 
 
-def _votes(cosines: Tensor, labels: Tensor, ks: Sequence[int], classes: int, temperature: float) -> Tensor:
+def _votes(
+    cosines: Tensor, labels: Tensor, ks: Sequence[int], classes: int, temperature: float, among: Tensor | None
+) -> Tensor:
     weights = ((cosines - 1) / temperature).exp()  # Q k; a factor that all share, so that nothing overflows
-    answers = []
+    found = []
     for k in ks:
         scores = weights.new_zeros(len(weights), classes)
-        answers.append(scores.scatter_add_(1, labels[:, :k], weights[:, :k]).argmax(dim=1))
-    return torch.stack(answers)
+        found.append(best_class(scores.scatter_add_(1, labels[:, :k], weights[:, :k]), among))
+    return torch.stack(found)

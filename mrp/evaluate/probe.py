@@ -49,9 +49,14 @@ class Probe(Evaluator, Generic[D]):
         readout = self.readout(backbone_of(model))
         most = self.most(readout)
         train = self.setting.features(self.setting.train, model, readout, pause, most)
-        learned = None if train is None else self.learn(train, readout)
+        learned = None if train is None else self._learned(train, readout)
         sealed = self.setting.test_features(model, readout, pause, most)
         test = sealed.open(learned or NothingToChoose("the first process has chosen"))
         if learned is None or train is None or test is None:
             return Result()
         return self.count(learned, train, test, readout)
+
+    def _learned(self, train: Table, readout: Readout) -> D:
+        """Learns once for all test sets that are counted in one block of tables."""
+        key = (type(self), self.config.model_dump_json(), readout, self.setting.train.content)
+        return self.setting.tables.shared(key, lambda: self.learn(train, readout))

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.evaluate.answers import best_class
 from mrp.evaluate.heads import Heads, Scale, Schedule, evaluate, principal_axes, train
 from mrp.evaluate.interval import Interval, wilson
 from mrp.evaluate.readout import LAST, Readout, block_name
@@ -101,14 +102,14 @@ class Head(Decision):
     weight: Tensor  # W classes
     bias: Tensor  # classes
 
-    def predict(self, table: Table) -> Tensor:
-        """Returns the class of every row, on the CPU."""
-        answers, names = [], self.choice.input.blocks
+    def predict(self, table: Table, among: Tensor | None = None) -> Tensor:
+        """Returns the class of every row, on the CPU; with `among`, one of these classes."""
+        found, names = [], self.choice.input.blocks
         for rows in table.chunks(4096):
             blocks = self.scale(table, names, rows)
             columns = torch.cat([blocks[name] for name in names], dim=1)
-            answers.append(torch.addmm(self.bias, columns, self.weight).argmax(1).cpu())
-        return torch.cat(answers)
+            found.append(best_class(torch.addmm(self.bias, columns, self.weight), among).cpu())
+        return torch.cat(found)
 
     def measure(self, table: Table) -> Interval:
         """Returns the share of right answers."""

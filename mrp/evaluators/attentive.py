@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrp.evaluate.answers import best_class
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result
 from mrp.evaluate.heads import minibatches, warmup_cosine
@@ -82,18 +83,19 @@ class Evaluator(Probe[Learned]):
         held_out = {}
         for lr in lrs:
             head = self._train(train, readout, parts.fitting, lr)
-            held_out[lr] = self._correct(head, train, readout, parts.held_out) / len(parts.held_out)
+            held_out[lr] = float(self._right(head, train, readout, parts.held_out).double().mean())
         best = max(lrs, key=lambda lr: held_out[lr])
         head = self._train(train, readout, np.arange(len(train)), best)
         return Learned(head, best, {f"{lr:g}": accuracy for lr, accuracy in held_out.items()})
 
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers."""
-        interval = wilson(self._correct(learned.head, test, readout, np.arange(len(test))), len(test))
+        right = self._right(learned.head, test, readout, np.arange(len(test)), self.setting.possible)
+        interval = wilson(int(right.sum()), len(test))
         details = interval._asdict() | {
             "lr": learned.lr, "held_out": learned.held_out, "num_train": len(train), "num_test": len(test),
         }  # fmt: skip
-        return Result({"accuracy": interval.accuracy}, details)
+        return Result({"accuracy": interval.accuracy}, details, right=right)
 
     def _train(self, table: Table, readout: Readout, rows: NDArray[np.int64], lr: float) -> Attend:
         with torch.random.fork_rng(devices=[]):
@@ -113,10 +115,12 @@ class Evaluator(Probe[Learned]):
         return head.eval()
 
     @torch.no_grad()
-    def _correct(self, head: Attend, table: Table, readout: Readout, rows: NDArray[np.int64]) -> int:
-        correct = 0
+    def _right(
+        self, head: Attend, table: Table, readout: Readout, rows: NDArray[np.int64], among: Tensor | None = None
+    ) -> Tensor:
+        right = []
         for start in range(0, len(rows), _BATCH):
             part = rows[start : start + _BATCH]
-            answers = head(table.rows(readout.blocks, part).to(self.device)).argmax(1).cpu()
-            correct += int((answers == table.labels[torch.from_numpy(part)]).sum())
-        return correct
+            found = best_class(head(table.rows(readout.blocks, part).to(self.device)), among).cpu()
+            right.append(found == table.labels[torch.from_numpy(part)])
+        return torch.cat(right)

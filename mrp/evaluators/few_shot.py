@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mrp.evaluate.answers import best_class
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result
 from mrp.evaluate.heads import Scale
@@ -66,8 +67,8 @@ class Evaluator(Probe[Learned]):
             correct = torch.zeros(DRAWS, dtype=torch.int64)
             for rows in test.chunks(4096):
                 inputs = learned.scale(test, [block], rows)[block]
-                answers = torch.einsum("bw,dwc->dbc", inputs, weights[:, :-1]) + weights[:, -1:]
-                correct += (answers.argmax(2).cpu() == test.labels[rows]).sum(1)
+                scores = torch.einsum("bw,dwc->dbc", inputs, weights[:, :-1]) + weights[:, -1:]
+                correct += (best_class(scores, self.setting.possible).cpu() == test.labels[rows]).sum(1)
             summaries.append(summary(shots, correct.double() / len(test)))
         values = {str(one["shots"]): one["accuracy"] for one in summaries}
         details = {"few_shot": summaries, "num_train": len(train), "num_test": len(test)}

@@ -27,8 +27,10 @@ class Evaluator(Probe[NothingToChoose]):
     def count(self, learned: NothingToChoose, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers for every k."""
         (block,) = readout.blocks
-        every = neighbours.measure(
-            train.columns[block], train.labels, test.columns[block], test.labels, device=self.device
-        )
+        keys, queries, possible = train.columns[block], test.columns[block], self.setting.possible
+        found = neighbours.predict(keys, train.labels, queries, neighbours.KS, device=self.device, among=possible)
+        right = found == test.labels
+        every = neighbours.counted(right, len(train))
         details = next(one for one in every if one["k"] == SHOWN) | {"neighbours": every}
-        return Result({"accuracy": details["accuracy"]} | {f"k{one['k']}": one["accuracy"] for one in every}, details)
+        values = {"accuracy": details["accuracy"]} | {f"k{one['k']}": one["accuracy"] for one in every}
+        return Result(values, details, right=right[neighbours.KS.index(SHOWN)])

@@ -9,6 +9,7 @@ from pydantic import Field
 from mrp.evaluate import sweep
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result
+from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
@@ -35,7 +36,8 @@ class Evaluator(Probe[sweep.Head]):
 
     def count(self, learned: sweep.Head, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers of the chosen head."""
-        choice, interval = learned.choice, learned.measure(test)
+        choice, right = learned.choice, learned.predict(test, self.setting.possible) == test.labels
+        interval = wilson(int(right.sum()), len(test))
         best = asdict(choice.best)
         held_out = {
             "accuracy": best.pop("accuracy"),
@@ -47,4 +49,4 @@ class Evaluator(Probe[sweep.Head]):
         details |= {
             "moves": choice.moves(), "grid": choice.grid(), "trials": [asdict(trial) for trial in choice.trials]
         }  # fmt: skip
-        return Result({"accuracy": interval.accuracy, "held_out": held_out["accuracy"]}, details)
+        return Result({"accuracy": interval.accuracy, "held_out": held_out["accuracy"]}, details, right=right)

@@ -31,7 +31,8 @@ def parts(labels: Tensor) -> Split:
 
 
 def measure(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> dict[str, Any]:
-    return logistic.train(train, train_labels, parts(train_labels)).measure(test, test_labels)
+    fitted = logistic.train(train, train_labels, parts(train_labels))
+    return fitted.measure(fitted.predict(test) == test_labels)
 
 
 def digits() -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -1,0 +1,13 @@
+"""The class that a classifier answers with, among all classes of training or among those of the test data alone."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def best_class(scores: Tensor, among: Tensor | None = None) -> Tensor:
+    """Returns the class with the highest score in the last dimension; with `among`, one of these class numbers."""
+    if among is None:
+        return scores.argmax(-1)
+    among = among.to(scores.device)
+    return among[scores[..., among].argmax(-1)]
