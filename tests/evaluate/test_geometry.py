@@ -88,3 +88,56 @@ def test_feature_variance() -> None:
     spread = [sum((x - sum(column) / 6) ** 2 for x in column) / 6 for column in columns]
     assert geometry.feature_variance(features) == pytest.approx(sum(spread) / 2)
     assert geometry.feature_variance(COLLAPSED) == 0.0
+
+
+def with_spectrum(eigenvalues: Tensor, rows: int = 400) -> Tensor:
+    """Features whose covariance has exactly these eigenvalues, along random directions, about a mean far from zero."""
+    generator = torch.Generator().manual_seed(0)
+    width = len(eigenvalues)
+    noise = torch.randn(rows, width, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(noise - noise.mean(0)).Q  # orthonormal columns without a mean
+    axes = torch.linalg.qr(torch.randn(width, width, generator=generator, dtype=torch.float64)).Q
+    return basis * (rows * eigenvalues).sqrt() @ axes + 3
+
+
+def test_effective_rank_is_the_entropy_of_variances() -> None:
+    shares = torch.tensor([0.5, 0.25, 0.125, 0.125], dtype=torch.float64)
+    assert geometry.effective_rank(with_spectrum(7 * shares)) == pytest.approx(2**1.75)
+    assert geometry.effective_rank(torch.cat([torch.eye(5), -torch.eye(5)])) == pytest.approx(5)
+    assert geometry.effective_rank(torch.arange(8.0)[:, None] * torch.ones(3)) == pytest.approx(1)
+    assert geometry.effective_rank(COLLAPSED) == 1.0
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("width", [6, 24, 150])
+def test_alpha_req_is_the_exponent_of_a_power_law(alpha: float, width: int) -> None:
+    eigenvalues = torch.arange(1, width + 1).double() ** -alpha
+    assert geometry.alpha_req(with_spectrum(eigenvalues)) == pytest.approx(alpha, rel=1e-6)
+    if width == 150:  # neither the first ten nor what comes after a hundred count
+        eigenvalues[:10] *= 5
+        eigenvalues[100:] *= 0.1
+        assert geometry.alpha_req(with_spectrum(eigenvalues)) == pytest.approx(alpha, rel=1e-6)
+
+
+def test_alpha_req_of_too_few_directions() -> None:
+    assert math.isnan(geometry.alpha_req(torch.arange(8.0)[:, None] * torch.ones(3)))
+    assert math.isnan(geometry.alpha_req(torch.full((4, 3), math.nan)))
+
+
+def test_lidar_of_known_classes() -> None:
+    """Classes lie at +-a_k along axis k, and the views of each at +-b_k around it: both covariances are diagonal."""
+    a, b = torch.tensor([3.0, 2.0, 0.5]).double(), torch.tensor([1.0, 0.01, 0.3]).double()
+    views = torch.cat([torch.diag(a), -torch.diag(a)])[:, None] + torch.cat([torch.diag(b), -torch.diag(b)])
+    assert views.shape == (6, 6, 3)
+    ratios = ((a**2 / 3) / (b**2 / 3 + 1e-4)).tolist()
+    shares = [ratio / sum(ratios) for ratio in ratios]
+    expected = math.exp(-sum(share * math.log(share) for share in shares))
+    assert geometry.lidar(views) == pytest.approx(expected)
+    turn = torch.linalg.qr(random(3, 3).double()).Q
+    assert geometry.lidar(views @ turn + 5) == pytest.approx(expected)
+
+
+def test_lidar_of_collapsed_features_and_of_views_that_never_differ() -> None:
+    assert geometry.lidar(torch.ones(6, 4, 3)) == 1.0
+    assert geometry.lidar(torch.cat([torch.eye(4), -torch.eye(4)])[:, None].repeat(1, 3, 1)) == pytest.approx(4)
+    assert math.isnan(geometry.lidar(torch.full((6, 4, 3), math.inf)))

@@ -1,0 +1,79 @@
+"""Numbers without labels that foretell a probe's accuracy: ranks, LiDAR, alpha-ReQ, alignment and uniformity."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+import numpy as np
+from pydantic import Field
+from torch import Tensor, nn
+
+from mrp.data.config import Crop
+from mrp.data.source import Source
+from mrp.data.subset import Subset, evenly_spaced
+from mrp.evaluate import contract, geometry
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Pause, Result, Setting
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.table import Table
+from mrp.evaluate.views import Cropped
+
+_VALUES = (
+    "rank_me", "effective_rank", "participation_ratio", "alpha_req", "lidar", "alignment", "log_uniformity",
+)  # fmt: skip
+
+
+class Config(Section):
+    """Options of the numbers without labels."""
+
+    images: int = Field(1000, ge=2)  # of the test data, evenly spaced; of the training data where there are no others
+    views: int = Field(10, ge=2)  # random crops of each image, for LiDAR and alignment
+    scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area that a crop covers
+
+
+class Evaluator(contract.Evaluator):
+    """Reads the features of whole images and of crops; every process takes its part, and the first one computes.
+
+    Crops are the same for every model, whatever it was trained with; they are mirrored where the run's data may be.
+    """
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        self._config, self._setting = config, setting
+        source = setting.train if setting.test is None else setting.test
+        self._images = evenly_spaced(source, min(config.images, len(source)))
+        crop = Crop.model_validate({"scale": config.scale, "flip": setting.data.augment.flip})
+        self._view = Cropped(setting.data, crop)
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
+        """Returns all that it measures."""
+        return _VALUES
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Measures the features that the backbone itself gives."""
+        readout, views = Readout.own(backbone_of(model)), self._config.views
+        whole = self._setting.features(self._images, model, readout, pause)
+        crops = self._setting.features(_repeated(self._images, views), model, readout, pause, view=self._view)
+        if whole is None or crops is None:
+            return Result()
+        features, cropped = _all(whole, readout), _all(crops, readout).unflatten(0, (views, -1)).transpose(0, 1)
+        values = {
+            "rank_me": geometry.rank_me(features),
+            "effective_rank": geometry.effective_rank(features),
+            "participation_ratio": geometry.participation_ratio(features),
+            "alpha_req": geometry.alpha_req(features),
+            "lidar": geometry.lidar(cropped),
+            "alignment": geometry.alignment(cropped[:, 0], cropped[:, 1]),
+            "log_uniformity": geometry.uniformity(features),
+        }
+        return Result(values, values | {"images": len(whole), "views": views})
+
+
+def _repeated(images: Subset, times: int) -> Source:
+    """Returns all images, then all of them again: each place has a key, and so a crop, of its own."""
+    return Subset(images.source, np.tile(images.chosen, times))
+
+
+def _all(table: Table, readout: Readout) -> Tensor:
+    features: Tensor = table.rows(readout.blocks, slice(None))
+    return features

@@ -1,0 +1,62 @@
+"""The numbers without labels: which images and crops they are computed from, in one process and inside training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from mrp.build import build_step
+from mrp.data.augment import View
+from mrp.data.config import Crop
+from mrp.data.open import open_source
+from mrp.data.order import keys
+from mrp.evaluate import geometry
+from mrp.evaluate.contract import never
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluators.geometry import Config, Evaluator
+from mrp.run import load
+from mrp.step import Step
+from tests.evaluators.settings import Alone, setting
+
+
+@pytest.fixture(scope="module")
+def step() -> Step:
+    return build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])).eval()
+
+
+def test_the_numbers_are_those_of_evenly_spaced_images_and_their_crops(step: Step) -> None:
+    data, test = load("demo").data, open_source("digits", "test")
+    at = setting(data, test, test)
+    config = Config.model_validate({"images": 9, "views": 3, "scale": [0.3, 0.8]})
+    result = Evaluator(config, at).measure(step, 0, never)
+    assert (result.details["images"], result.details["views"]) == (9, 3)
+    assert set(result.values) == set(Evaluator.value_names(()))
+
+    places = np.arange(9) * 360 // 9
+    pictures = [torch.from_numpy(np.array(test.read(int(place))[0])).permute(2, 0, 1) for place in places]
+    crop = View(data.model_copy(update={"augment": Crop(scale=(0.3, 0.8), flip=False)}), train=True)
+    crops = [crop(pictures[row % 9], int(keys(0, 0, np.array([row]))[0])) for row in range(27)]
+    readout = Readout.own(backbone_of(step))
+    with torch.no_grad():
+        whole, cropped = (readout(step.objective.backbone, step.prepare(torch.stack(x))) for x in (pictures, crops))
+    views = cropped.view(3, 9, -1).transpose(0, 1)
+    assert result.values["lidar"] == pytest.approx(geometry.lidar(views), rel=2e-2)  # tables are in half precision
+    assert result.values["alignment"] == pytest.approx(geometry.alignment(views[:, 0], views[:, 1]), rel=2e-2)
+    assert result.values["effective_rank"] == pytest.approx(geometry.effective_rank(whole), rel=2e-2)
+    assert result.values["rank_me"] == pytest.approx(geometry.rank_me(whole), rel=2e-2)
+    assert result.values["log_uniformity"] == pytest.approx(geometry.uniformity(whole), rel=2e-2)
+
+
+def test_without_test_data_the_training_images_are_measured_and_few_images_suffice(step: Step) -> None:
+    train = open_source("digits", "test")
+    at = setting(load("demo").data, train, None)
+    assert Evaluator(Config(images=5000, views=2), at).measure(step, 0, never).details["images"] == 360
+
+
+def test_another_process_helps_and_gets_nothing(step: Step) -> None:
+    test = open_source("digits", "test")
+    at = replace(setting(load("demo").data, test, test, Alone(1)), batch=16)
+    assert not Evaluator(Config(images=8, views=2), at).measure(step, 0, never).values

@@ -1,0 +1,69 @@
+"""Evaluators give the same numbers inside training, after it, and on two processes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mrp.cli import main
+from mrp.evaluate import results
+from mrp.processes.launch import launch
+
+SMALL = [
+    "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
+    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
+]  # fmt: skip
+OPTIONS: dict[str, dict[str, Any]] = {
+    "geometry": {"images": 100, "views": 3},
+}  # of each evaluator; all are tried together, because a run is what costs time
+
+
+def measured(folder: Path) -> dict[str, float]:
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    values = json.loads(line)
+    for name in OPTIONS:
+        assert values.pop(f"{name}/seconds") > 0
+    return {key: value for key, value in values.items() if key.partition("/")[0] in OPTIONS}
+
+
+@pytest.fixture(scope="module")
+def words() -> list[str]:
+    sections = {name: options | {"every": "1 steps"} for name, options in OPTIONS.items()}
+    return [*SMALL, f"evaluate={json.dumps(sections)}"]
+
+
+@pytest.fixture(scope="module")
+def run(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("every") / "run"
+    main(["pretrain", *words, "--folder", str(folder)])
+    return folder
+
+
+@pytest.mark.slow
+def test_after_training_they_measure_what_they_measured_inside(run: Path) -> None:
+    inside = measured(run)
+    assert all(math.isfinite(value) for value in inside.values())
+    evaluators = [word for name in OPTIONS for word in ("--evaluator", name)]
+    given = [f"{name}.{key}={json.dumps(value)}" for name, options in OPTIONS.items() for key, value in options.items()]
+    main(["probe", str(run), *evaluators, *given])
+    after = {record.evaluator: record for record in results.read(run)}
+    for name, options in OPTIONS.items():
+        assert after[name].options == options
+        values = {key.partition("/")[2]: value for key, value in inside.items() if key.startswith(f"{name}/")}
+        assert values
+        for key in values.keys() & after[name].result.keys():
+            assert after[name].result[key] == pytest.approx(values[key], abs=1e-6), (name, key)
+
+
+@pytest.mark.slow
+def test_two_processes_measure_what_one_measures(run: Path, words: list[str], tmp_path: Path) -> None:
+    """After one step at a learning rate of zero both have the weights that they started with."""
+    assert launch(2, ["pretrain", *words, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
+    one, two = measured(run), measured(tmp_path / "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        assert two[name] == pytest.approx(value, abs=5e-3), name
