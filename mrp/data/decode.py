@@ -20,12 +20,13 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.data import jpeg
 from mrp.data.source import Pixels
 
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
 _MOST_ASPECT = 100  # of the longer side over the shorter: evaluation enlarges the shorter one to its crop
 _LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
-_EXIF = b"Exif\0\0"
+_INKS = ("CMYK", "YCCK")  # four inks, as they are or turned into brightness and colour
 
 
 class DecodeError(ValueError):
@@ -50,7 +51,7 @@ def header(data: bytes) -> Header:
     """Returns format and size without decoding the pixels."""
     if _is_jpeg(data):
         width, height, space = _jpeg_header(data)
-        return Header("jpg", width, height, space == "Gray", space == "CMYK")
+        return Header("jpg", width, height, space == "Gray", space in _INKS)
     with _opened(data) as image:
         grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
         return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
@@ -67,6 +68,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+                _check_depth(image)
                 yield image
         except (DecodeError, MemoryError):
             raise
@@ -104,39 +106,16 @@ def decode(data: bytes | Pixels, channels: int) -> Tensor:
 def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
     width, height, space = _jpeg_header(data)
     _check_size(width, height)
-    wanted = "CMYK" if space == "CMYK" else "GRAY" if channels == 1 else "RGB"
+    wanted = "CMYK" if space in _INKS else "GRAY" if channels == 1 else "RGB"
     try:
         array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, wanted, strict=True)
     except ValueError as error:
         raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
-    if space == "CMYK":  # by Adobe's custom the inks of a JPEG are stored inverted
+    if not jpeg.is_whole(data):
+        raise DecodeError("damaged JPEG: it ends before its last scan")
+    if space in _INKS:  # by Adobe's custom the inks of a JPEG are stored inverted
         array = np.array(Image.fromarray(255 - array, "CMYK").convert("RGB"))
-    return array, _orientation(data)
-
-
-def _orientation(data: bytes) -> int:
-    """Returns the orientation in a JPEG's EXIF; damaged EXIF is ignored, since the picture itself may be sound."""
-    start = _segment(data)
-    if start < 0:
-        return 1
-    exif = Image.Exif()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            exif.load(data[start : start + (1 << 16)])
-            return int(exif.get(ExifTags.Base.Orientation, 1))
-        except Exception:  # whatever Pillow's parser stumbles over
-            return 1
-
-
-def _segment(data: bytes) -> int:
-    """Returns where EXIF begins among the segments before the scan; -1 where there is none."""
-    start = 2
-    while start + 10 <= len(data) and data[start] == 0xFF and data[start + 1] != 0xDA:
-        if data[start + 1] == 0xE1 and data[start + 4 : start + 10] == _EXIF:
-            return start + 4
-        start += 2 + int.from_bytes(data[start + 2 : start + 4])
-    return -1
+    return array, jpeg.orientation(data)
 
 
 def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
@@ -145,24 +124,36 @@ def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
         if image.format == "PNG":
             with _opened(data) as checked:
                 checked.verify()  # checks every checksum, and leaves the image unusable
-        return _array(image, channels), int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return _array(image, channels), jpeg.turn(image.getexif().get(ExifTags.Base.Orientation))
 
 
 def _array(image: Image.Image, channels: int) -> Pixels:
     image.load()
     if image.mode.startswith("I"):
-        values = np.asarray(image)
-        if values.min() < 0 or values.max() > 0xFFFF:
-            raise DecodeError("pixels of 32 bits; save the image with 8 or 16 bits per channel")
-        return values.astype(np.uint16)[..., None]
-    if image.mode == "F":
-        raise DecodeError("floating-point pixels; save the image with 8 or 16 bits per channel")
+        return np.asarray(image).astype(np.uint16)[..., None]
     if channels == 4 and image.has_transparency_data:
         mode = "RGBA"
     else:
         mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     pixels: NDArray[np.uint8] = np.array(image.convert(mode))
     return pixels[..., None] if mode == "L" else pixels
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuses pixels whose range is unknown, or that Pillow gives out as they are stored: too dark, or a negative."""
+    tags = getattr(image, "tag_v2", {})
+    bits = max(tags.get(ExifTags.Base.BitsPerSample, (1,)))
+    if image.mode == "F":
+        what = "floating-point pixels"
+    elif bits not in (1, 2, 4, 8, 16):
+        what = f"pixels of {bits} bits"
+    elif {*tags.get(ExifTags.Base.SampleFormat, (1,))} != {1}:
+        what = "pixels with a sign"
+    elif bits == 16 and tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
+        what = "pixels of 16 bits in which 0 is white"
+    else:
+        return
+    raise DecodeError(f"{what}; save the image with 8 or 16 bits per channel, without a sign, 0 for black")
 
 
 def _with_channels(array: Pixels, channels: int) -> Pixels:

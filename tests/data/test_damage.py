@@ -11,6 +11,7 @@ import io
 import json
 import os
 import pickle
+import struct
 import subprocess
 import sys
 import tarfile
@@ -30,6 +31,7 @@ from mrp.config import ConfigError
 from mrp.data import manifest
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
+from mrp.data.decode import DecodeError, decode
 from mrp.data.index import RECORD
 from mrp.data.index import write as write_index
 from mrp.data.loader import EvalLoader, Loader
@@ -37,7 +39,7 @@ from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixtures import order
 from mrp.data.open import open_source
 from mrp.data.quarantine import Quarantine
-from mrp.data.shardtool import scan
+from mrp.data.shardtool import scan, tars
 from mrp.data.shardtool.index import index
 from mrp.data.shardtool.inspect import verify
 from mrp.data.shardtool.scan import ShardError
@@ -165,6 +167,121 @@ def test_a_link_in_a_tar_is_refused(tmp_path: Path) -> None:
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
         out.addfile(info)
     assert "is a link or a device" in refused(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("version", ["0.0", "0.1", "1.0", "old"])
+def test_a_sparse_member_is_refused(tmp_path: Path, version: str) -> None:
+    """What is stored of it are the parts that are not zero, perhaps after a list of them: never the image."""
+    info, headers = tarfile.TarInfo("s0.jpg"), {}
+    if version == "old":
+        info.type = tarfile.GNUTYPE_SPARSE
+    elif version == "1.0":
+        headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "s0.jpg"}
+        info.name = "GNUSparseFile.7/s0.jpg"
+    else:
+        headers = {"GNU.sparse.size": "9000", "GNU.sparse.numblocks": "1", "GNU.sparse.name": "s0.jpg"}
+        info.name = "s0.jpg" if version == "0.0" else "GNUSparseFile.7/s0.jpg"
+    with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT) as out:
+        info.size, info.pax_headers = 600, headers
+        out.addfile(info, io.BytesIO(jpeg(0)[:600]))
+    assert refused(tmp_path / "a.tar").startswith("'s0.jpg' at byte ")
+    assert refused(tmp_path / "a.tar").endswith("is stored as a sparse file; make the tar without --sparse")
+
+
+def test_an_extended_header_for_all_members_may_not_say_what_they_are(tmp_path: Path) -> None:
+    for said, sound in ({"comment": "x"}, True), ({"size": "1"}, False), ({"path": "x"}, False):
+        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=said) as out:
+            for name, content in whole():
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                out.addfile(info, io.BytesIO(content))
+        if sound:
+            assert len(scan.scan(tmp_path / "a.tar").records) == 4
+        else:
+            assert f"gives every member the same {next(iter(said))}" in refused(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("kind", ["octal", "binary", "pax"])
+def test_a_member_of_many_gigabytes_is_passed_over_and_an_image_of_that_size_is_refused(
+    tmp_path: Path, kind: str
+) -> None:
+    """A file with a hole: nothing of that size is written, or read."""
+    giant = (5 if kind == "octal" else 9) << 30  # 8 GiB are the most that eleven octal digits can say
+    form = tarfile.PAX_FORMAT if kind == "pax" else tarfile.GNU_FORMAT
+
+    def put(file: Any, name: str, size: int) -> None:
+        info = tarfile.TarInfo(name)
+        info.size = size
+        file.write(info.tobuf(form))
+
+    def made(giants_name: str) -> Path:
+        with (tmp_path / "a.tar").open("wb") as file:
+            for name, content in whole(1):
+                put(file, name, len(content))
+                file.write(content + bytes(-len(content) % 512))
+            put(file, giants_name, giant)
+            file.seek(giant, 1)
+            if giants_name != "s1.cls":
+                put(file, "s1.cls", 1)
+                file.write(b"1" + bytes(511))
+            put(file, "s1.jpg", len(jpeg(1)))
+            file.write(jpeg(1) + bytes(-len(jpeg(1)) % 512 + 1024))
+        return tmp_path / "a.tar"
+
+    path = made("s0.bin")
+    records = scan.scan(path).records
+    assert records["offset"][1] > giant
+    with path.open("rb") as file:
+        for number, record in enumerate(records):
+            assert os.pread(file.fileno(), int(record["size"]), int(record["offset"])) == jpeg(number)
+    assert refused(made("s9.jpg")).startswith(f"sample 's9': its image has {giant} bytes")
+    assert refused(made("s1.cls")) == f"sample 's1': its label has {giant} bytes, and is no number"
+
+
+def test_a_size_in_an_extended_header_is_that_of_the_member_alone() -> None:
+    """And not that of the long name that comes between them."""
+    extended, named = tarfile.TarInfo("x"), tarfile.TarInfo(f"{'n' * 150}.jpg")
+    extended.pax_headers, named.size = {"size": "5"}, 5
+    head = extended.tobuf(tarfile.PAX_FORMAT)[:-512] + named.tobuf(tarfile.GNU_FORMAT)
+    content = head + b"bytes" + bytes(507 + 1024)
+    (found,) = tars.members(lambda size, start: content[start : start + size], len(content))
+    assert found == tars.Member(named.name, len(head), 5)
+
+
+def test_a_long_extended_header_is_read_once() -> None:
+    """A mebibyte of 16,384 records: what was cut off to read them came to eight gibibytes."""
+
+    class Counted(bytes):
+        copied = 0
+
+        def noted(self, content: bytes) -> bytes:
+            Counted.copied += len(content)
+            return Counted(content)
+
+        def __getitem__(self, place: Any) -> Any:
+            return self.noted(super().__getitem__(place)) if isinstance(place, slice) else super().__getitem__(place)
+
+        def partition(self, separator: Any) -> Any:
+            return tuple(map(self.noted, super().partition(separator)))
+
+        def strip(self, *what: Any) -> bytes:
+            return self.noted(super().strip(*what))
+
+        def rstrip(self, *what: Any) -> bytes:
+            return self.noted(super().rstrip(*what))
+
+    records = b"".join(b"64 key%05d=%s\n" % (number, b"x" * 51) for number in range(1 << 14))
+    assert len(records) == 1 << 20
+    found = tars._pax(Counted(records), 0)
+    assert (len(found), found["key16383"]) == (1 << 14, "x" * 51)
+    assert Counted.copied <= 4 << 20
+
+
+@pytest.mark.parametrize("records", [b"7 a=bc\n8 a=bc\n", b"7 a=bc ", b"99 a=b\n", b"0 a=b\n", b"a=b\n", b"\xb2 a=b\n"])
+def test_a_damaged_extended_header_is_refused(records: bytes) -> None:
+    with pytest.raises(tars.TarError, match="the extended header at byte 512 is damaged"):
+        tars._pax(records, 512)
+    assert tars._pax(b"7 a=bc\n6 d=e\n\0\0", 0) == {"a": "bc", "d": "e"}
 
 
 def test_a_pickle_in_a_tar_is_never_opened(tmp_path: Path) -> None:
@@ -318,11 +435,12 @@ def encoded(mode: str, kind: str, **options: object) -> bytes:
     ("odd", "ending", "note"),
     [
         (encoded("CMYK", "JPEG"), "jpg", "recovered: CMYK"),
+        (encoded("CMYK", "JPEG").replace(b"Adobe\0\x64\0\0\0\0\0", b"Adobe\0\x64\0\0\0\0\2"), "jpg", "recovered: CMYK"),
         (encoded("L", "JPEG"), "jpg", "grey"),
         (encoded("RGB", "PNG"), "jpg", "recovered: png named jpg"),
         (encoded("RGB", "JPEG", exif=TURNED), "jpg", ""),
     ],
-    ids=["CMYK", "grey", "PNG named JPEG", "EXIF-rotated"],
+    ids=["CMYK", "YCCK", "grey", "PNG named JPEG", "EXIF-rotated"],
 )  # fmt: skip
 def test_odd_images_are_read_and_counted(tmp_path: Path, odd: bytes, ending: str, note: str) -> None:
     place = shards_of(tmp_path, odd, ending)
@@ -332,6 +450,66 @@ def test_odd_images_are_read_and_counted(tmp_path: Path, odd: bytes, ending: str
     notes = manifest.parse((place / "manifest.json").read_bytes()).notes
     assert not note or notes[note] == 1
     assert open_source(str(place), "train").read(5)[0] == odd
+
+
+def without_its_last_scan(data: bytes) -> bytes:
+    """The file ends as a whole one does, where its last scan began."""
+    return data[: data.rindex(b"\xff\xda")] + b"\xff\xd9"
+
+
+def test_a_progressive_jpeg_without_its_last_scan_is_damaged(tmp_path: Path) -> None:
+    """A decoder shows what the other scans hold, blurred or coarse, and says nothing."""
+    data = jpeg(5, (200, 200), progressive=True)
+    place = shards_of(tmp_path, without_its_last_scan(data))
+    quarantine = Quarantine()
+    train(place, quarantine)
+    (bad,) = quarantine.state()
+    assert (bad.sample, bad.fault) == (5, "damaged JPEG: it ends before its last scan")
+    assert decode(data, 3).shape == (3, 200, 200)
+    while data.count(b"\xff\xda") > 1:
+        data = without_its_last_scan(data)
+        with pytest.raises(DecodeError, match="it ends before its last scan"):
+            decode(data, 3)
+
+
+def tiff(values: Any, **tags: int) -> bytes:
+    """A grey TIFF without compression, with whatever its tags claim."""
+    data = values.tobytes()
+    height, width = values.shape
+    known = {"width": (256, width), "height": (257, height), "bits": (258, values.itemsize * 8), "packed": (259, 1),
+             "zero": (262, 1), "start": (273, 8), "channels": (277, 1), "rows": (278, height),
+             "bytes": (279, len(data)), "format": (339, {"u": 1, "i": 2, "f": 3}[values.dtype.kind])}  # fmt: skip
+    entries = sorted((tag, tags.get(name, value)) for name, (tag, value) in known.items())
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, n) for tag, n in entries)
+    return struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + directory + bytes(4)
+
+
+GREY = np.arange(24 * 20).reshape(24, 20) % 256
+
+
+@pytest.mark.parametrize(
+    ("odd", "fault"),
+    [
+        (tiff(GREY.astype("<i4")), "pixels of 32 bits"),
+        (tiff(GREY.astype("<u4")), "pixels of 32 bits"),
+        (tiff(GREY.astype("<f4")), "floating-point pixels"),
+        (tiff(GREY.astype("<i2")), "pixels with a sign"),
+        (tiff(GREY.astype("u1")[:, :12], width=8, bits=12), "pixels of 12 bits"),
+        (tiff(GREY.astype("<u2"), zero=0), "pixels of 16 bits in which 0 is white"),
+    ],
+    ids=["32 bits", "32 bits without a sign", "float", "16 bits with a sign", "12 bits", "a negative"],
+)
+def test_a_tiff_whose_range_cannot_be_known_is_refused(tmp_path: Path, odd: bytes, fault: str) -> None:
+    """Their values would all fit into 16 bits, and be shown dark, or as a negative."""
+    place = shards_of(tmp_path, odd, "tif")
+    (noted,) = [note for note in parse((place / "manifest.json").read_bytes()).notes if note.startswith("unreadable: ")]
+    whole_fault = f"{fault}; save the image with 8 or 16 bits per channel, without a sign, 0 for black"
+    assert noted.endswith(f" ({whole_fault})")
+    quarantine = Quarantine()
+    train(place, quarantine)
+    assert [(bad.sample, bad.fault) for bad in quarantine.state()] == [(5, whole_fault)]
+    deep = tiff((GREY * 256).astype("<u2"))
+    assert (decode(deep, 1).int()[0].numpy() == GREY * 256).all()
 
 
 # Shards that change after they were indexed.

@@ -22,6 +22,8 @@ from mrp.data.shardtool.tars import Member, Read, TarError, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")
 _SUSPECT_NAMES = 20
+_MOST_BYTES = 1 << 30  # of an image, which is read in one piece, and of which an index could say 4 GiB
+_LABEL_BYTES = 64
 
 
 class Sample(NamedTuple):
@@ -121,8 +123,12 @@ def _image_and_label(key: str, files: dict[str, Member], read: Read, notes: Coun
         what = "no image" if not images else f"several images ({', '.join(images)})"
         raise ShardError(f"sample '{key}': {what} among its files ({', '.join(files)})")
     label = -1
+    if (size := files[images[0]].size) > _MOST_BYTES:
+        raise ShardError(f"sample '{key}': its image has {size} bytes, and no image has more than {_MOST_BYTES}")
     if "cls" in files:
-        text = read(files["cls"].size, files["cls"].offset)
+        if (size := files["cls"].size) > _LABEL_BYTES:
+            raise ShardError(f"sample '{key}': its label has {size} bytes, and is no number")
+        text = read(size, files["cls"].offset)
         if not re.fullmatch(rb"\s*\d{1,9}\s*", text):
             raise ShardError(f"sample '{key}': its label {text[:20]!r} is no number")
         label = int(text)

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _BLOCK = 512
-_FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL = (b"0", b"\0"), b"5", b"L", b"x", b"g"
+_FILE, _FOLDER, _LONG_NAME, _PAX, _PAX_GLOBAL, _SPARSE = (b"0", b"\0"), b"5", b"L", b"x", b"g", b"S"
+_GNU_SPARSE = "GNU.sparse."  # how the keys begin by which GNU tar marks a file stored without its zeros
 _NAME_LIMIT = 1 << 20  # bytes of an extended header
 _OCTAL, _DECIMAL = re.compile(rb" *([0-7]*)[ \0]*"), re.compile(r"[0-9]{1,18}", re.ASCII)
+_LENGTH = re.compile(rb"([0-9]{1,7}) ")
 
 Read = Callable[[int, int], bytes]  # number of bytes, position -> the bytes, fewer only at the end of the file
 
@@ -40,7 +42,8 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
             _check_end(read, offset, end)
             return
         name, length, kind = _fields(header, offset)
-        if "size" in extended:
+        special = kind in (_LONG_NAME, _PAX, _PAX_GLOBAL)  # it speaks of the member that follows
+        if "size" in extended and not special:
             if not _DECIMAL.fullmatch(extended["size"]):
                 raise TarError(f"the header at byte {offset} has no readable size")
             length = int(extended["size"])
@@ -48,15 +51,20 @@ def members(read: Read, size: int, start: int = 0) -> Iterator[Member]:
         offset = data + -(-length // _BLOCK) * _BLOCK
         if offset > end:
             raise TarError(f"cut short: '{name}' at byte {data} has {length} bytes, and the file ends before them")
-        if kind in (_LONG_NAME, _PAX, _PAX_GLOBAL):
+        if special:
             if length > _NAME_LIMIT:
                 raise TarError(f"an extended header of {length} bytes at byte {data}")
             if kind == _LONG_NAME:
                 long_name = read(length, data).rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif kind == _PAX:
                 extended = _pax(read(length, data), data)
+            else:
+                _check_global(_pax(read(length, data), data), data)
             continue
         name = extended.get("path", long_name or name)
+        if kind == _SPARSE or any(key.startswith(_GNU_SPARSE) for key in extended):
+            name = extended.get(f"{_GNU_SPARSE}name", name)
+            raise TarError(f"'{name}' at byte {data} is stored as a sparse file; make the tar without --sparse")
         long_name, extended = None, {}
         if kind in _FILE:
             yield Member(name, data, length)
@@ -101,12 +109,20 @@ def _octal(field: bytes) -> int | None:
 
 def _pax(data: bytes, offset: int) -> dict[str, str]:
     """Returns the records of a POSIX extended header: 'length key=value' lines."""
-    records = {}
-    while data.strip(b"\0"):
-        length, _, _ = data.partition(b" ")
-        if not length.isdigit() or len(length) > 7 or not 0 < int(length) <= len(data):
+    records, at, end = {}, 0, len(data.rstrip(b"\0"))
+    while at < end:
+        length = _LENGTH.match(data, at)
+        stop = at + int(length[1]) if length else 0
+        if length is None or not length.end() < stop <= end or data[stop - 1] != ord("\n"):
             raise TarError(f"the extended header at byte {offset} is damaged")
-        key, _, value = data[len(length) + 1 : int(length) - 1].partition(b"=")
+        key, _, value = data[length.end() : stop - 1].partition(b"=")
         records[key.decode("utf-8", "replace")] = value.decode("utf-8", "surrogateescape")
-        data = data[int(length) :]
+        at = stop
     return records
+
+
+def _check_global(records: dict[str, str], offset: int) -> None:
+    """Refuses an extended header for all members that would change what they are; comments and times do not."""
+    for key in records:
+        if key in ("path", "size") or key.startswith(_GNU_SPARSE):
+            raise TarError(f"the extended header at byte {offset} gives every member the same {key}")
