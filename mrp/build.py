@@ -35,7 +35,20 @@ def build_step(run: Run) -> Step:
     backbone = build_backbone(run.backbone, run.data.shape, run.data.channels)
     backbone.set_grad_checkpointing(run.machine.checkpointing)
     objective: Objective = OBJECTIVES.find(run.name).Objective(run.objective, backbone)
+    objective.name = Path(run.name).stem
+    _check_judged(objective)
     return Step(_build_prepare(run), objective, run.precision)
+
+
+def _check_judged(objective: Objective) -> None:
+    """Refuses a method that has its teacher judged and has none."""
+    try:
+        _ = objective.encoder
+    except AttributeError:
+        raise ConfigError(
+            f"objective.name: {objective.name} has its teacher judged (judged = 'teacher'), but has no "
+            "self.teacher.backbone; take mrp.methodkit.Teacher, or leave judged out"
+        ) from None
 
 
 def _build_prepare(run: Run) -> Prepare:

@@ -88,7 +88,7 @@ class Model:
     @property
     def backbone(self) -> VisionTransformer:
         """The encoder: a timm VisionTransformer."""
-        return self.objective.backbone
+        return self.objective.encoder
 
     def features(self, images: Tensor) -> Tensor:
         """Returns one vector per image; images are uint8, uint16 or float in [0, 1], of the run's size."""
@@ -134,7 +134,7 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
     """Returns the model of a run, of one of its checkpoints, or of anything that can be imported.
 
     Of a run it is the newest checkpoint, or that of a step. By default the weights are the average where the run keeps
-    one, else the student's.
+    one, else those that its method has judged: the student's, or its teacher's. They stand in the backbone then.
     """
     if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):
         read = reading.read(path, weights or "student", step)
@@ -142,13 +142,14 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
         return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])
     folder, checkpoint = runs.locate(Path(path), step)
     run = load_run(runs.configuration(folder, checkpoint))
-    chosen = weights or ("average" if checkpoint.has(AVERAGE) else "student")
     module = build_step(run)
+    chosen = weights or ("average" if checkpoint.has(AVERAGE) else module.objective.judged)
     try:
         module.load_state_dict(runs.weights_of(checkpoint, chosen))
     except RuntimeError as error:
         reason = " ".join(str(error).split(":", 1)[-1].split())
         raise ConfigError(f"{checkpoint.folder}: its weights do not fit its configuration: {reason}") from None
+    module.objective.judged = "student"
     return Model(run, folder, checkpoint.step, module.eval(), chosen, checkpoint.state().get(_ORIGIN, {}))
 
 

@@ -118,8 +118,8 @@ def features(
     source = setting.train if split == "train" else setting.test
     if source is None:
         raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
-    readout = Readout.of(model.backbone, layer, pooling)
     module = model.module.to(setting.processes.device)
+    readout = Readout.of(module, layer, pooling) if layer or pooling else Readout.own(module)
     with setting.tables.of(weights_digest(module)):
         table = setting.features(source, module, readout, never)
     if table is None:
@@ -151,6 +151,7 @@ def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
 def _resized(module: Step, run: Run) -> Step:
     """Returns the same weights in a model for images of another size, with positions interpolated."""
     resized = build_step(run).eval()
+    resized.objective.judged = module.objective.judged
     old, new = backbone_of(module), backbone_of(resized)
     weights = module.state_dict()
     for prefix in ("objective.backbone.", "objective.teacher.backbone."):

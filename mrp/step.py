@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +19,11 @@ class Objective(Protocol):
     """What a step needs of a training method."""
 
     backbone: Any
+    judged: Literal["student", "teacher"]
+
+    @property
+    def encoder(self) -> Any:
+        """Returns the backbone that is judged."""
 
     def __call__(self, batch: Batch) -> Output:
         """Returns the loss of a micro-batch."""
@@ -29,6 +33,13 @@ class Objective(Protocol):
 
     def after_step(self, step: int, updated: Tensor) -> None:
         """Is called after every call of the optimizer."""
+
+
+class Reads(Protocol):
+    """What reads features from a method, such as those of several layers."""
+
+    def __call__(self, objective: Any, batch: Batch) -> Tensor:
+        """Returns one row per image."""
 
 
 class Prepare(nn.Module):
@@ -74,11 +85,11 @@ class Step(nn.Module):
         self.objective = objective
         self.precision = precision
 
-    def forward(self, batch: Batch, features: bool | Callable[[Any, Tensor], Tensor] = False) -> Output:
+    def forward(self, batch: Batch, features: bool | Reads = False) -> Output:
         """Returns the objective's output, or only the features of the whole images.
 
-        Features are the objective's own, or those that a function reads from the backbone and normalised images: it is
-        called here because sharded parameters are whole only inside the forward pass.
+        Features are the objective's own, or those that a function reads from the objective and a batch of normalised
+        images: it is called here because sharded parameters are whole only inside the forward pass.
         """
         images = self.prepare(batch.images)
         batch = batch.with_images(images)
@@ -87,7 +98,7 @@ class Step(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
                 return self.objective(batch)
-            read = features(self.objective.backbone, images) if callable(features) else self.objective.features(batch)
+            read = features(self.objective, batch) if callable(features) else self.objective.features(batch)
             return Output(loss=images.new_zeros(()), features=read.float())
 
     def after_step(self, step: int, updated: Tensor) -> None:

@@ -124,7 +124,7 @@ class Setting:
             "data": chosen.content,
             "view": [type(self.data.augment).__name__, *self.data.shape, *([view.name] if view else [])],
             "precision": self.precision,
-        }
+        } | ({"code": readout.own_features.code} if readout.own_features else {})
         loader = self.loader(chosen, self.batch, view=view)
         return self.tables.get(made_from, model, readout, loader, len(chosen), self.processes, pause)
 

@@ -8,10 +8,9 @@ from typing import Any, Generic, TypeVar
 from torch import nn
 
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision, NothingToChoose
 from mrp.evaluate.table import Table
-from mrp.models.vit import VisionTransformer
 
 D = TypeVar("D", bound=Decision)
 
@@ -28,9 +27,9 @@ class Probe(Evaluator, Generic[D]):
         self.device = setting.processes.device
         setting.labelled()
 
-    def readout(self, backbone: VisionTransformer) -> Readout:
-        """Returns which features are read; by default those that the backbone itself gives."""
-        return Readout.own(backbone)
+    def readout(self, model: nn.Module) -> Readout:
+        """Returns which features are read; by default those that the method gives, ordinarily its backbone's."""
+        return Readout.own(model)
 
     @abstractmethod
     def learn(self, train: Table, readout: Readout) -> D:
@@ -46,7 +45,7 @@ class Probe(Evaluator, Generic[D]):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Learns, then opens the test set and counts."""
-        readout = self.readout(backbone_of(model))
+        readout = self.readout(model)
         most = self.most(readout)
         train = self.setting.features(self.setting.train, model, readout, pause, most)
         learned = None if train is None else self._learned(train, readout)

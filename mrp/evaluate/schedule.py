@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch import nn
 
 from mrp import progress
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
+from mrp.evaluate.readout import objective_of
 from mrp.files import write_atomically
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.average import Average
@@ -48,7 +49,7 @@ class Evaluators:
         """Returns everything that is due after a step; `pause` leaves it unfinished by raising Interrupted."""
         values, details, alarm, stop = dict[str, float](), dict[str, dict[str, Any]](), None, False
         try:
-            for weights, use in self._weights():
+            for weights, use in self._weights(model):
                 with use, self._setting.tables.of(None), progress.hidden():  # the run has a line of its own
                     for scheduled in self._due(step):
                         evaluator = scheduled.evaluator
@@ -58,7 +59,7 @@ class Evaluators:
                         result = evaluator.measure(model, step, pause)
                         seconds = time.perf_counter() - begin
                         label = evaluator.label or scheduled.name
-                        prefix = label if weights == "student" else f"{label}/{weights}"
+                        prefix = label if weights != "average" else f"{label}/{weights}"
                         named = result.values | {SECONDS: seconds}
                         values |= {f"{prefix}/{name}": value for name, value in named.items()}
                         file = evaluator.file or f"evaluations/{scheduled.name}.json"
@@ -73,10 +74,11 @@ class Evaluators:
     def _due(self, step: int) -> list[Scheduled]:
         return [part for part in self._evaluators if step == self._steps or step % part.every == 0]
 
-    def _weights(self) -> Iterator[tuple[str, AbstractContextManager[None]]]:
-        yield "student", nullcontext()
+    def _weights(self, model: nn.Module) -> Iterator[tuple[str, AbstractContextManager[None]]]:
+        """Yields the weights that are judged, as the method says, and their name; then the average of the student's."""
+        yield objective_of(model).judged, nullcontext()
         if self._average is not None:
-            yield "average", self._average.in_place()
+            yield "average", _averaged(model, self._average)
 
     def _write(self, details: Mapping[str, Mapping[str, Any]]) -> None:
         """Writes the last measurement of each evaluator in full."""
@@ -85,3 +87,16 @@ class Evaluators:
                 path = self._setting.folder / file
                 path.parent.mkdir(exist_ok=True)
                 write_atomically(path, json.dumps(content))
+
+
+@contextmanager
+def _averaged(model: nn.Module, average: Average) -> Iterator[None]:
+    """Has the student judged inside the block, with its averaged weights."""
+    objective = objective_of(model)
+    judged = objective.judged
+    with average.in_place():
+        objective.judged = "student"
+        try:
+            yield
+        finally:
+            objective.judged = judged

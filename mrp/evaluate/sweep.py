@@ -17,7 +17,7 @@ from mrp.config import ConfigError
 from mrp.evaluate.answers import best_class
 from mrp.evaluate.heads import Heads, Scale, Schedule, evaluate, principal_axes, train
 from mrp.evaluate.interval import Interval, wilson
-from mrp.evaluate.readout import LAST, Readout, block_name
+from mrp.evaluate.readout import FEATURES, LAST, Readout, block_name
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import Split, split
 from mrp.evaluate.table import Table
@@ -29,9 +29,9 @@ DECAYS = (0.0, 0.1, 1.0)
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """What a head reads: one layer or several side by side, under one pooling or both."""
+    """What a head reads: one layer or several side by side, under one pooling or both; or a method's own features."""
 
-    layers: tuple[int, ...]
+    layers: tuple[int, ...] | tuple[str]  # a method's name stands for its features
     pooling: str
 
     @property
@@ -42,15 +42,19 @@ class Input:
 
     @property
     def layer(self) -> str:
-        """Returns the number of the layer, or of the first and the last."""
+        """Returns the number of the layer, or of the first and the last; or the method's name."""
         return str(self.layers[0]) if len(self.layers) == 1 else f"{self.layers[0]}-{self.layers[-1]}"
 
 
-def inputs(layers: Sequence[int], poolings: Sequence[str]) -> list[Input]:
-    """Returns each layer under each pooling and both together, and the last four layers side by side under each."""
+def inputs(layers: Sequence[int], poolings: Sequence[str], method: str | None = None) -> list[Input]:
+    """Returns each layer under each pooling and both together, and the last four layers side by side under each.
+
+    The features of a method that defines its own are one more.
+    """
     every = (*poolings, "both") if len(poolings) > 1 else tuple(poolings)
     single = [Input((layer,), pooling) for layer, pooling in product(layers, every)]
-    return single + [Input(tuple(layers[-LAST:]), pooling) for pooling in poolings if len(layers) > 1]
+    several = [Input(tuple(layers[-LAST:]), pooling) for pooling in poolings if len(layers) > 1]
+    return single + several + ([Input((method,), FEATURES)] if method else [])
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +170,9 @@ def choose_once(tables: Tables, train_table: Table, readout: Readout, device: to
 
     def make() -> Choice:
         parts = split(train_table.labels, train_table.keys)
-        return choose(train_table, parts, inputs(readout.layers, readout.poolings), device)
+        own = readout.own_features
+        candidates = inputs(readout.layers, readout.poolings, own and own.method)
+        return choose(train_table, parts, candidates, device)
 
     return tables.shared((choose_once, readout), make)
 

@@ -19,7 +19,7 @@ from mrp import progress
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.readout import Readout
+from mrp.evaluate.readout import Readout, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, open_table
 from mrp.processes.join import Accelerator
 
@@ -121,10 +121,14 @@ class Tables:
 
 
 def weights_digest(step: nn.Module) -> str:
-    """Returns a hash of what decides the features: the backbone's weights, and what prepares its images."""
+    """Returns a hash of what decides the features: the weights that they are computed with, and what prepares images.
+
+    The features that a method defines itself may use all of its weights.
+    """
+    own = objective_of(step).has_own_features
     digest = hashlib.sha256()
     for name, tensor in step.state_dict().items():
-        if name.startswith(("prepare.", "objective.backbone.")):
+        if name.startswith(("prepare.", "objective." if own else "objective.backbone.")):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -20,7 +20,6 @@ from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
-from mrp.models.vit import VisionTransformer
 
 LRS = (1e-3, 3e-3, 1e-2)
 GIB = 8  # of patch tokens on disk; where the images have more, evenly spaced ones are taken
@@ -69,9 +68,9 @@ class Learned(Decision):
 class Evaluator(Probe[Learned]):
     """Chooses the rate on a held-out part of the training images, then trains on all of them."""
 
-    def readout(self, backbone: VisionTransformer) -> Readout:
+    def readout(self, model: nn.Module) -> Readout:
         """Returns the patch tokens of the last block."""
-        return Readout.tokens(backbone)
+        return Readout.tokens(model)
 
     def most(self, readout: Readout) -> int:
         """Returns how many images have no more patch tokens than the disk should hold."""

@@ -1,4 +1,4 @@
-"""Weighted nearest neighbours (Wu et al., 2018) on the backbone's own features: nothing is trained."""
+"""Weighted nearest neighbours (Wu et al., 2018) on the method's own features: nothing is trained."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pydantic import Field
+from torch import nn
 
 from mrp.evaluate import sweep
 from mrp.evaluate.config import Section
@@ -13,7 +14,6 @@ from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
-from mrp.models.vit import VisionTransformer
 
 
 class Config(Section):
@@ -25,9 +25,9 @@ class Config(Section):
 class Evaluator(Probe[sweep.Head]):
     """Chooses among all heads on a held-out part of the training images, trains the best one on all, and counts."""
 
-    def readout(self, backbone: VisionTransformer) -> Readout:
-        """Returns the last blocks under every pooling."""
-        return Readout.last(backbone, self.config.layers)
+    def readout(self, model: nn.Module) -> Readout:
+        """Returns the last blocks under every pooling, and what the method defines itself."""
+        return Readout.last(model, self.config.layers)
 
     def learn(self, train: Table, readout: Readout) -> sweep.Head:
         """Chooses, then trains the chosen head."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from pydantic import Field
+from torch import nn
 
 from mrp.evaluate import logistic, sweep
 from mrp.evaluate.config import Section
@@ -16,7 +17,6 @@ from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
-from mrp.models.vit import VisionTransformer
 
 MOST = 20_000  # training images that it is fitted on
 
@@ -38,9 +38,9 @@ class Learned(Decision):
 class Evaluator(Probe[Learned]):
     """Fits one classifier, whose L2 strength is chosen on a held-out part of the training images."""
 
-    def readout(self, backbone: VisionTransformer) -> Readout:
-        """Returns the last blocks under every pooling."""
-        return Readout.last(backbone, self.config.layers)
+    def readout(self, model: nn.Module) -> Readout:
+        """Returns the last blocks under every pooling, and what the method defines itself."""
+        return Readout.last(model, self.config.layers)
 
     def learn(self, train: Table, readout: Readout) -> Learned:
         """Fits on the features of the best head of the sweep."""

@@ -78,6 +78,8 @@ def _summary(model: Model, exported: Exported) -> str:
         )
     if left_out := _left_out(model, exported):
         parts.append(f"Not in this folder, but in the run: {', '.join(f'`{name}`' for name in left_out)}.")
+    if model.objective.has_own_features:
+        parts.append(f"{model.run.name} defines the features of an image itself; this folder gives the encoder's.")
     if exported.difference is not None:
         compared = "Loaded again at export and compared with mrp on random images in float32: the answers differ"
         if exported.to == "official":

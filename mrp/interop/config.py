@@ -22,7 +22,8 @@ class Config(Node):
     model_config = ConfigDict(serialize_by_alias=True)
 
     source: str = Field(alias="from")  # a run, one of its checkpoints, or a file or folder of another project
-    weights: WeightsName = "student"  # which weights of the run
+    # Which weights of the run; null: those that its method has judged, ordinarily the student's.
+    weights: WeightsName | None = None
     resample: bool = False  # interpolate the positions, so that they fit images of another size
     content: str | None = None  # sha256 of the weights; filled in when the run starts, unless it is given
 

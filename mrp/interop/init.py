@@ -27,9 +27,9 @@ _CONVERSIONS = {("positions", "sincos", "learned"), ("relative_bias", "shared", 
 
 
 def completed(tree: Tree, folder: Path | None = None) -> Tree:
-    """Returns a configuration with what its `init:` decides: the content of the weights, and their backbone.
+    """Returns a configuration with what its `init:` decides: which weights, their content, and their backbone.
 
-    Where `folder` holds this run already, both are taken from there, so that the source of the weights may be gone.
+    Where `folder` holds this run already, they are taken from there, so that the source of the weights may be gone.
     """
     section, stated = tree.values.get("init"), tree.values.get("backbone") or {}
     if section is None or not isinstance(stated, Mapping):
@@ -38,20 +38,21 @@ def completed(tree: Tree, folder: Path | None = None) -> Tree:
         config = Config.model_validate(section)
     except ValidationError:
         return tree  # the check of the whole tree says what is wrong
-    if config.content is not None and stated:
+    if config.content is not None and config.weights is not None and stated:
         return tree
     recorded = _recorded(folder, config) if folder else None
     if recorded is not None:
-        backbone, content = vit.Config.model_validate(recorded["backbone"]), recorded["init"]["content"]
+        backbone, before = vit.Config.model_validate(recorded["backbone"]), Config.model_validate(recorded["init"])
+        decided = {"content": before.content, "weights": before.weights}
     else:
         try:
             weights = _read(config, stated)
         except ConfigError as error:
             raise ConfigError(f"{tree.origins.get('init', 'the configuration')}: init: {error}") from None
         _check_channels(weights, tree.values.get("data"))
-        backbone, content = weights.backbone, config.content or weights.digest
+        backbone, decided = weights.backbone, {"content": config.content or weights.digest, "weights": weights.weights}
     values = tree.values | {
-        "init": config.model_copy(update={"content": content}).model_dump(mode="json"),
+        "init": config.model_copy(update=decided).model_dump(mode="json"),
         "backbone": _agreed(stated, backbone, config.source),
     }
     return Tree(values, tree.origins)
@@ -66,8 +67,9 @@ def _recorded(folder: Path, config: Config) -> dict[str, Any] | None:
         before = Config.model_validate(values["init"])
     except (KeyError, ValidationError):
         return None
-    same = before.model_copy(update={"content": config.content}) == config
-    return values if same and config.content in {None, before.content} else None
+    same = before.model_copy(update={"content": config.content, "weights": config.weights}) == config
+    agreed = config.content in {None, before.content} and config.weights in {None, before.weights}
+    return values if same and agreed else None
 
 
 def _read(config: Config, stated: Mapping[str, Any]) -> ModelWeights:

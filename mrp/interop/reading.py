@@ -21,7 +21,7 @@ _SECTIONS = ("objective", "backbone", "data")
 
 def read(
     source: str | Path,
-    weights: WeightsName = "student",
+    weights: WeightsName | None = None,
     step: int | None = None,
     values: Mapping[str, Mapping[str, Any]] | None = None,
     method: str | None = None,
@@ -29,7 +29,8 @@ def read(
     """Returns the weights of a run or checkpoint, an official or timm file, a transformers or timm folder, `hf:NAME`.
 
     `values` are sections (`backbone`, `objective`, `data`) with what the weights do not tell, such as the number of
-    heads; `method` is the objective that weights of an encoder alone are put into. Nothing in the files is executed.
+    heads; `method` is the objective that weights of an encoder alone are put into. By default the `weights` are those
+    that a run's method has judged, and of a file the student's. Nothing in the files is executed.
     """
     path = hub.fetch(str(source)) if str(source).startswith(hub.PREFIX) else Path(source)
     if runs.is_ours(path):
@@ -40,7 +41,7 @@ def read(
         raise ConfigError(f"{path}: is no run, so it has no step {step}; leave it out")
     given = _checked_sections(values or {})
     try:
-        return _complete(_foreign(path), str(source), weights, given, method).fitted()
+        return _complete(_foreign(path), str(source), weights or "student", given, method).fitted()
     except ConfigError as error:
         raise ConfigError(
             str(error) if str(error).startswith((str(path), str(source))) else f"{path}: {error}"

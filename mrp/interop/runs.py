@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mrp import outside
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import MODEL, Checkpoint
 from mrp.config import ConfigError, compose
@@ -15,6 +16,7 @@ from mrp.folder import CONFIG
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights, choose, part
 from mrp.models import vit
+from mrp.objectives import OBJECTIVES
 from mrp.optim.average import GROUP as AVERAGE
 
 _OBJECTIVE = "objective."
@@ -68,8 +70,8 @@ def average(of: Checkpoint) -> dict[str, Tensor]:
     return of.tensors(AVERAGE) if of.has(AVERAGE) else {}
 
 
-def read(path: Path, weights: WeightsName = "student", step: int | None = None) -> ModelWeights:
-    """Returns the weights of a run or checkpoint, and what its configuration says of them."""
+def read(path: Path, weights: WeightsName | None = None, step: int | None = None) -> ModelWeights:
+    """Returns the weights of a run or checkpoint (by default those judged), and what its configuration says of them."""
     folder, chosen = locate(path, step)
     file = configuration(folder, chosen)
     values = compose(file).values
@@ -80,6 +82,7 @@ def read(path: Path, weights: WeightsName = "student", step: int | None = None) 
         method = objective.pop("name")
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file}: is not the configuration of a run: {' '.join(str(error).split())}") from None
+    weights = weights or judged(method, folder)
     groups = [MODEL, AVERAGE] if weights == "average" else [MODEL]
     return ModelWeights(
         source=str(path),
@@ -93,7 +96,14 @@ def read(path: Path, weights: WeightsName = "student", step: int | None = None) 
         mean=data.mean,
         std=data.std,
         step=chosen.step,
+        weights=weights,
     )
+
+
+def judged(method: str, folder: Path) -> WeightsName:
+    """Returns whose weights a method has judged; of a file outside mrp the copy in the run's folder says so."""
+    found: WeightsName = OBJECTIVES.find(outside.located(method, folder, None)).Objective.judged
+    return found
 
 
 def _without_file(path: Path) -> Path:

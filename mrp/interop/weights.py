@@ -47,6 +47,7 @@ class ModelWeights:
     missing: tuple[str, ...] = ()  # tensors of the objective that the source does not hold: they stay untrained
     stored_as: tuple[str, ...] = ()  # number formats other than float32 that were converted to it
     step: int = 0
+    weights: WeightsName = "student"  # which of a run's
 
     def fitted(self) -> ModelWeights:
         """Returns the same after checking every name and shape against the objective, with `missing` filled in."""

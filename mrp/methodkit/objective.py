@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple, Self
+from typing import Literal, NamedTuple, Self, cast
 
 from torch import Tensor, nn
 
@@ -24,9 +24,11 @@ class Objective(nn.Module):
 
     A method overrides `forward`. `batch.images` are normalised float32 images, and all randomness is derived from
     `batch.keys`, one number per sample, so that a sample meets the same randomness on any number of processes. When a
-    run is exported, `backbone.state_dict()` is what leaves it.
+    run is exported, its `encoder` is what leaves it.
     """
 
+    name = "method"  # the run's name of the method, from when it is built
+    judged: Literal["student", "teacher"] = "student"  # whose encoder is probed and exported where a user names none
     paints = False  # True for a method that predicts pixels and overrides `reconstruct`
     undecayed: frozenset[str] = frozenset()  # last parts of the names of weights that are spared from weight decay
 
@@ -34,13 +36,25 @@ class Objective(nn.Module):
         super().__init__()
         self.backbone = backbone
 
+    @property
+    def encoder(self) -> VisionTransformer:
+        """The backbone that is judged: the one that is trained, or that of `self.teacher`."""
+        if self.judged == "student":
+            return self.backbone
+        return cast(VisionTransformer, self.get_submodule("teacher.backbone"))
+
+    @property
+    def has_own_features(self) -> bool:
+        """Whether the method defines the features of an image itself, which probes then read."""
+        return type(self).features is not Objective.features
+
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Returns the loss of one micro-batch, and what is measured beside it."""
 
     def features(self, batch: Batch) -> Tensor:
         """Returns one vector per image, computed from the whole image: what probes and diagnostics look at."""
-        return pool(self.backbone, encode(self.backbone, embed(self.backbone, batch.images)).tokens)  # B D
+        return pool(self.encoder, encode(self.encoder, embed(self.encoder, batch.images)).tokens)  # B D
 
     def reconstruct(self, batch: Batch) -> Reconstruction:
         """Returns the images as the method predicts them, if it predicts pixels."""

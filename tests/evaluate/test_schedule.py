@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
@@ -57,6 +58,7 @@ class Average:
 def model() -> nn.Module:
     layer = nn.Identity()
     layer.scale = 3.0  # type: ignore[assignment]
+    layer.objective = SimpleNamespace(judged="student")  # type: ignore[assignment]
     return layer
 
 
