@@ -14,7 +14,7 @@ from mrp.data.subset import Subset, evenly_spaced
 from mrp.evaluate import contract, geometry
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
 from mrp.evaluate.views import Cropped
 
@@ -51,7 +51,7 @@ class Evaluator(contract.Evaluator):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the features that the backbone itself gives."""
-        readout, views = Readout.own(backbone_of(model)), self._config.views
+        readout, views = Readout.own(model), self._config.views
         whole = self._setting.features(self._images, model, readout, pause)
         crops = self._setting.features(_repeated(self._images, views), model, readout, pause, view=self._view)
         if whole is None or crops is None:

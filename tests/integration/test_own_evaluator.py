@@ -22,7 +22,7 @@ from pydantic import Field
 
 from mrp.evaluate import contract
 from mrp.evaluate.config import Section
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose
 
 
@@ -35,7 +35,7 @@ class Evaluator(contract.Evaluator):
         self.config, self.setting = config, setting
 
     def measure(self, model, step, pause):
-        readout = Readout.own(backbone_of(model))
+        readout = Readout.own(model)
         table = self.setting.test_features(model, readout, pause).open(NothingToChoose("nothing is trained"))
         if table is None:
             return contract.Result()
