@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrp.batch import Batch
 from mrp.build import build_step
 from mrp.data.augment import View
 from mrp.data.config import Crop
@@ -41,7 +42,10 @@ def test_the_numbers_are_those_of_evenly_spaced_images_and_their_crops(step: Ste
     crops = [crop(pictures[row % 9], int(keys(0, 0, np.array([row]))[0])) for row in range(27)]
     readout = Readout.own(backbone_of(step))
     with torch.no_grad():
-        whole, cropped = (readout(step.objective.backbone, step.prepare(torch.stack(x))) for x in (pictures, crops))
+        whole, cropped = (
+            readout(step.objective, Batch(step.prepare(torch.stack(x)), torch.arange(len(x))))
+            for x in (pictures, crops)
+        )
     views = cropped.view(3, 9, -1).transpose(0, 1)
     assert result.values["lidar"] == pytest.approx(geometry.lidar(views), rel=2e-2)  # tables are in half precision
     assert result.values["alignment"] == pytest.approx(geometry.alignment(views[:, 0], views[:, 1]), rel=2e-2)
