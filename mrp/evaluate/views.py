@@ -46,10 +46,13 @@ class Cropped(Changed):
 
     def __init__(self, config: Config, crop: Crop) -> None:
         super().__init__(config, f"crop {crop.model_dump_json()}")
+        self._colours = bool(crop.jitter or crop.rand)
         self._seen = View(config.model_copy(update={"augment": crop, "views": 1}), train=True)
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
-        """Returns the image as training with this crop would see it."""
+        """Returns the image as training with this crop would see it; colours change in 8 bits."""
+        if image.dtype == torch.uint16 and self._colours:
+            image = (image.int() // 257).to(torch.uint8)
         return self._seen(image, key)
 
 

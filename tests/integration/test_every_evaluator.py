@@ -19,6 +19,8 @@ SMALL = [
 ]  # fmt: skip
 OPTIONS: dict[str, dict[str, Any]] = {
     "geometry": {"images": 100, "views": 3},
+    "retrieval": {"queries": 100, "images": 500},
+    "copy": {"copies": 40, "distractors": 60},
 }  # of each evaluator; all are tried together, because a run is what costs time
 
 

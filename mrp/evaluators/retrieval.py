@@ -1,0 +1,142 @@
+"""Queries against a gallery by cosine: whether the nearest images are of the same class, or show the same landmark."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from mrp.config import ConfigError
+from mrp.evaluate import contract, landmarks, ranking
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Pause, Result, Setting
+from mrp.evaluate.images import Images
+from mrp.evaluate.interval import wilson
+from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.sealed import NothingToChoose
+from mrp.evaluate.views import Whole
+
+KS = (1, 5, 10)
+_NOTHING = NothingToChoose("features are compared as the backbone gives them")
+
+
+class Config(Section):
+    """Options of retrieval."""
+
+    gallery: Literal["train", "test"] = "train"  # where images are looked for; test: among the other test images
+    queries: int = Field(5000, ge=1)  # test images that are looked up, evenly spaced
+    images: int = Field(100_000, ge=2)  # of the gallery, evenly spaced
+    landmarks: str | None = None  # a JSON file of queries and what each should find, instead of labels
+    folder: str | None = None  # of the images that `landmarks` names; null: where that file is
+
+    @model_validator(mode="after")
+    def _check_folder(self) -> Config:
+        if self.folder is not None and self.landmarks is None:
+            raise ValueError("folder is given without landmarks, which would name images in it; give both")
+        return self
+
+
+class Evaluator(contract.Evaluator):
+    """Ranks the gallery for each query; the first process ranks, the others help to read the features."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        self._config, self._setting = config, setting
+        self._device = setting.processes.device
+        self._benchmark = None
+        if config.landmarks is None:
+            setting.labelled()
+        else:
+            path = Path(config.landmarks).expanduser()
+            folder = Path(config.folder).expanduser() if config.folder else path.parent
+            self._benchmark = landmarks.read(path, folder)
+            channels = setting.data.channels
+            self._gallery = Images(self._benchmark.gallery, channels)
+            self._queries = Images(self._benchmark.queries, channels, self._benchmark.boxes)
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Measures by labels, or by a list of landmarks."""
+        readout = Readout.own(backbone_of(model))
+        if self._benchmark is not None:
+            return self._by_landmarks(self._benchmark, model, readout, pause)
+        return self._by_labels(model, readout, pause)
+
+    def _by_labels(self, model: nn.Module, readout: Readout, pause: Pause) -> Result:
+        config, setting, (block,) = self._config, self._setting, readout.blocks
+        if config.gallery == "train":
+            gallery = setting.features(setting.train, model, readout, pause, config.images)
+            test = setting.test_features(model, readout, pause, config.queries).open(_NOTHING)
+        else:
+            gallery = test = setting.test_features(model, readout, pause, config.images).open(_NOTHING)
+        if gallery is None or test is None:
+            return Result()
+        rows = np.arange(min(config.queries, len(test))) * len(test) // min(config.queries, len(test))
+        itself = torch.from_numpy(rows) if config.gallery == "test" else None
+        features, labels = ranking.unit(test.columns[block][rows], self._device), test.labels[torch.from_numpy(rows)]
+        precisions, precision, hit = self._ranked(
+            features, labels.to(self._device), ranking.unit(gallery.columns[block], self._device),
+            gallery.labels.to(self._device), itself,
+        )  # fmt: skip
+        values, details = _summary(precisions, precision, hit)
+        details |= {"gallery": config.gallery, "num_queries": len(rows), "num_gallery": len(gallery)}
+        return Result(values, details)
+
+    def _ranked(
+        self, queries: Tensor, classes: Tensor, gallery: Tensor, labels: Tensor, itself: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns each query's average precision, and for each k its precision and whether anything was found."""
+        parts = []
+        for chunk, scores in ranking.cosines(queries, gallery):
+            relevant = classes[chunk, None] == labels
+            if itself is not None:  # the image itself comes last and is not relevant, so it counts nowhere
+                own = itself[chunk, None].to(scores.device)
+                scores.scatter_(1, own, -torch.inf)
+                relevant.scatter_(1, own, False)
+            near = ranking.nearest(scores, relevant, KS)
+            parts.append((ranking.average_precisions(scores, relevant).cpu(), near.precision.cpu(), near.hit.cpu()))
+        precisions, precision, hit = (torch.cat(column) for column in zip(*parts, strict=True))
+        return precisions, precision, hit
+
+    def _by_landmarks(
+        self, benchmark: landmarks.Benchmark, model: nn.Module, readout: Readout, pause: Pause
+    ) -> Result:  # fmt: skip
+        setting, (block,) = self._setting, readout.blocks
+        view = Whole(setting.data)
+        gallery = setting.features(self._gallery, model, readout, pause, view=view)
+        queries = setting.features(self._queries, model, readout, pause, view=view)
+        if gallery is None or queries is None:
+            return Result()
+        found: dict[str, list[list[float]]] = {}
+        rows = ranking.unit(gallery.columns[block], self._device)
+        for chunk, scores in ranking.cosines(ranking.unit(queries.columns[block], self._device), rows):
+            orders = scores.argsort(dim=1, descending=True, stable=True).cpu().numpy()
+            for order, wanted in zip(orders, benchmark.wanted[chunk], strict=True):
+                for protocol, (positive, junk) in wanted.protocols().items():
+                    precision, at = ranking.landmark_scores(order, positive, junk, KS)
+                    found.setdefault(protocol, []).append([precision, *at])
+        means: dict[str, ranking.Mean] = {}
+        for protocol, scored in found.items():
+            names = [f"{protocol}_map", *(f"{protocol}_precision{k}" for k in KS)]
+            for name, column in zip(names, torch.tensor(scored).unbind(1), strict=True):
+                if not column.isnan().all():  # otherwise no query asks for anything under this protocol
+                    means[name] = ranking.mean_of(column)
+        values, details = ranking.told(means)
+        return Result(values, details | {"num_queries": len(queries), "num_gallery": len(gallery)})
+
+
+def _summary(
+    precisions: Tensor, precision: Tensor, hit: Tensor
+) -> tuple[dict[str, float], dict[str, Any]]:  # fmt: skip
+    """Returns means over the queries whose class the gallery holds, alone and with intervals."""
+    counts = ~precisions.isnan()
+    if not counts.any():
+        raise ConfigError("retrieval: no query has another image of its class in the gallery; give more images")
+    means = {"map": ranking.mean_of(precisions)}
+    for column, k in enumerate(KS):
+        means[f"precision{k}"] = ranking.mean_of(precision[counts, column])
+        means[f"recall{k}"] = ranking.Mean(*wilson(int(hit[counts, column].sum()), int(counts.sum())))
+    values, details = ranking.told(means)
+    return values, details | {"without": int((~counts).sum())}
