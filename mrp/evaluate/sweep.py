@@ -25,6 +25,7 @@ from mrp.evaluate.tables import Tables
 
 LRS = (3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 0.1, 1.0)
+PRODUCTS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products while heads are trained
 
 
 @dataclass(frozen=True, slots=True)

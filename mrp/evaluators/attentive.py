@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp.evaluate.answers import best_class
+from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result
-from mrp.evaluate.heads import minibatches, warmup_cosine
+from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout

@@ -156,11 +156,3 @@ def test_the_schedule_of_few_and_many_samples(count: int, batch: int, per_epoch:
     found = heads.Schedule().of(count)
     assert found[:2] == (batch, per_epoch)
     assert 10 <= found[2] <= 100
-
-
-def test_minibatches_hold_each_row_once_per_epoch() -> None:
-    rows = np.arange(100, 200)
-    batches = list(heads.minibatches(rows, 25, 4, 2, seed=0))
-    first, second = np.concatenate(batches[:4]), np.concatenate(batches[4:])
-    assert sorted(first.tolist()) == sorted(second.tolist()) == rows.tolist()
-    assert batches[0].tolist() != batches[4].tolist()
