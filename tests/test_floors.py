@@ -56,6 +56,7 @@ FLOORS = (
     "train",
     "replay",
     "probing",
+    "certify",
     "report",
     "api",
     "exchange",

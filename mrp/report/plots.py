@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from mrp.certify import Gap
 from mrp.config import ConfigError
 from mrp.monitor.metrics import read_lines
 
 LINE = "#1f5f8b"
 FAINT = "#a9c7db"
+STYLES = ("-", "--", "-.", ":")
 
 
 def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
@@ -36,11 +41,37 @@ def loss_curve(metrics_path: str | Path, out_path: str | Path) -> None:
     lower.set(xlabel="step", ylabel="learning rate", ylim=(0, None))
     lower.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
     for panel in (upper, lower):
-        panel.grid(color="#e6e6e6", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.margins(x=0.01)
+        _plain(panel)
     figure.savefig(out_path, format="png")
+
+
+def gap_curves(gaps: Sequence[Gap], size: int, out_path: str | Path) -> None:
+    """Draws how far each way of computing lies from the reference, over the band that its seeds differ by, as a PNG."""
+    steps = size * (np.arange(len(gaps[0].spread)) + 0.5)
+    spread = np.array(gaps[0].spread)
+    outside = [gap.way for gap in gaps if not gap.within]
+    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
+    panel = figure.subplots()
+    panel.fill_between(
+        steps, -spread, spread, color=FAINT, alpha=0.5, linewidth=0, label="spread of eager fp32's seeds"
+    )
+    for gap, style in zip(gaps, cycle(STYLES), strict=False):
+        panel.plot(steps, gap.gaps, style, linewidth=1.8, marker=".", label=gap.way)
+    verdict = (
+        f"{', '.join(outside)}: outside the seeds' spread" if outside else "every way stays within the seeds' spread"
+    )
+    panel.set_title(verdict[0].upper() + verdict[1:], loc="left", fontsize=11)
+    panel.set(xlabel="step", ylabel="loss minus that of eager fp32")
+    panel.legend(frameon=False, fontsize=9)
+    _plain(panel)
+    figure.savefig(out_path, format="png")
+
+
+def _plain(panel: Any) -> None:
+    panel.grid(color="#e6e6e6", linewidth=0.8)
+    panel.set_axisbelow(True)
+    panel.spines[["top", "right"]].set_visible(False)
+    panel.margins(x=0.01)
 
 
 def smoothed(values: NDArray[np.float64]) -> NDArray[np.float64]:
