@@ -57,6 +57,31 @@ def header(data: bytes) -> Header:
         return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
 
 
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Returns height and width of the upright image without decoding its pixels."""
+    if _is_jpeg(data):
+        width, height, _ = _jpeg_header(data)
+        orientation = jpeg.orientation(data)
+    else:
+        with _opened(data) as image:
+            (width, height), orientation = image.size, jpeg.turn(image.getexif().get(ExifTags.Base.Orientation))
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def indices(data: bytes) -> NDArray[np.int32]:
+    """Returns the numbers of a PNG with one channel as they are stored (H W): those of a palette, not its colours."""
+    one_number = DecodeError("not a PNG with one number per pixel (grey of 8 or 16 bits, or a palette)")
+    if _is_jpeg(data):
+        raise one_number
+    with _opened(data) as image:
+        _check_size(*image.size)
+        if image.format != "PNG" or image.mode not in ("1", "L", "P", "I", "I;16"):
+            raise one_number
+        with _opened(data) as checked:
+            checked.verify()  # as for images
+        return np.asarray(image).astype(np.int32)
+
+
 def _is_jpeg(data: bytes) -> bool:
     return data[:2] == b"\xff\xd8"
 

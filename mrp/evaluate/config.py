@@ -14,6 +14,45 @@ class Section(Node):
 
     every: Duration | None = None  # how often while a run trains, and after its last step; null: never
 
+    def content(self) -> str:
+        """Returns a hash of the files that the options name, for a result is kept under what it was measured on."""
+        return ""
+
+
+class Paired(Node):
+    """Where the images of a dense task are, which are paired with their targets by name."""
+
+    images: str  # the folder of images
+    list: str | None = None  # a file with one image per line (with or without its ending); null: all in the folder
+    rename: tuple[str, str] | None = None  # where names differ: the part of an image's name, and what stands instead
+
+    @property
+    def targets(self) -> str:
+        """Returns the folder of targets."""
+        raise NotImplementedError
+
+
+class Masks(Paired):
+    """Images and their masks, PNG files of the same names with one class index per pixel."""
+
+    masks: str  # the folder of masks
+
+    @property
+    def targets(self) -> str:
+        """Returns the folder of masks."""
+        return self.masks
+
+
+class Depths(Paired):
+    """Images and their depth maps of the same names, PNG of 16 bits or .npy files in metres."""
+
+    depths: str  # the folder of depth maps
+
+    @property
+    def targets(self) -> str:
+        """Returns the folder of depth maps."""
+        return self.depths
+
 
 class Diagnose(Section):
     """`diagnose:`, what is measured on a fixed set of held-out images, and when the features count as collapsed."""

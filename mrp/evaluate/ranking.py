@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,16 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.evaluate.interval import Z_95
+from mrp.evaluate.measured import Mean
 
 _AT_ONCE = 1 << 24  # similarities that exist at once
-
-
-class Mean(NamedTuple):
-    """A mean over queries, and its 95 % interval by the normal distribution."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def mean_of(values: Tensor) -> Mean:
@@ -33,12 +26,6 @@ def mean_of(values: Tensor) -> Mean:
     mean = float(values.mean())
     half = Z_95 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 1.0
     return Mean(mean, max(0.0, mean - half), min(1.0, mean + half))
-
-
-def told(means: Mapping[str, Mean]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Returns the values of some means for the metrics, and the same with their intervals for a file."""
-    values = {name: mean.mean for name, mean in means.items()}
-    return values, {**values, "intervals": {name: [mean.low, mean.high] for name, mean in means.items()}}
 
 
 def unit(rows: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:

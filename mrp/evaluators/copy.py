@@ -17,7 +17,8 @@ from mrp.evaluate import contract, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.interval import wilson
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.views import Cropped
 
 _CANDIDATES = 100  # gallery images per query that are ranked; a copy whose original is not among them is never found
@@ -64,7 +65,7 @@ class Evaluator(contract.Evaluator):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the micro average precision over all copies, and how often an original is the nearest image."""
-        readout, device = Readout.own(backbone_of(model)), self._setting.processes.device
+        readout, device = Readout.own(model), self._setting.processes.device
         gallery = self._setting.features(self._gallery, model, readout, pause)
         copies = self._setting.features(self._copies, model, readout, pause, view=self._view)
         if gallery is None or copies is None:
@@ -79,8 +80,10 @@ class Evaluator(contract.Evaluator):
         scores, places = (torch.cat([one[part] for one in found]).cpu() for part in (0, 1))
         relevant = torch.zeros_like(places, dtype=torch.bool)
         relevant[:count] = places[:count] == self._originals[:, None]
-        recall = ranking.Mean(*wilson(int(relevant[:, 0].sum()), count))
         precision = ranking.pooled_precision(scores, relevant, count)
-        values = {"micro_ap": precision, "recall1": recall.mean}
-        details = {"intervals": {"recall1": [recall.low, recall.high]}, "copies": count, "gallery": len(gallery)}
-        return Result(values, values | details)
+        right = relevant[:count, 0]
+        values, details = told({
+            "micro_ap": Mean(precision),
+            "recall1": Mean(*wilson(int(right.sum()), count)),
+        })  # fmt: skip
+        return Result(values, details | {"copies": count, "gallery": len(gallery)})

@@ -16,7 +16,8 @@ from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.images import Images
 from mrp.evaluate.interval import wilson
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose
 from mrp.evaluate.views import Whole
 
@@ -59,7 +60,7 @@ class Evaluator(contract.Evaluator):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures by labels, or by a list of landmarks."""
-        readout = Readout.own(backbone_of(model))
+        readout = Readout.own(model)
         if self._benchmark is not None:
             return self._by_landmarks(self._benchmark, model, readout, pause)
         return self._by_labels(model, readout, pause)
@@ -117,13 +118,13 @@ class Evaluator(contract.Evaluator):
                 for protocol, (positive, junk) in wanted.protocols().items():
                     precision, at = ranking.landmark_scores(order, positive, junk, KS)
                     found.setdefault(protocol, []).append([precision, *at])
-        means: dict[str, ranking.Mean] = {}
+        means: dict[str, Mean] = {}
         for protocol, scored in found.items():
             names = [f"{protocol}_map", *(f"{protocol}_precision{k}" for k in KS)]
             for name, column in zip(names, torch.tensor(scored).unbind(1), strict=True):
                 if not column.isnan().all():  # otherwise no query asks for anything under this protocol
                     means[name] = ranking.mean_of(column)
-        values, details = ranking.told(means)
+        values, details = told(means)
         return Result(values, details | {"num_queries": len(queries), "num_gallery": len(gallery)})
 
 
@@ -137,6 +138,6 @@ def _summary(
     means = {"map": ranking.mean_of(precisions)}
     for column, k in enumerate(KS):
         means[f"precision{k}"] = ranking.mean_of(precision[counts, column])
-        means[f"recall{k}"] = ranking.Mean(*wilson(int(hit[counts, column].sum()), int(counts.sum())))
-    values, details = ranking.told(means)
+        means[f"recall{k}"] = Mean(*wilson(int(hit[counts, column].sum()), int(counts.sum())))
+    values, details = told(means)
     return values, details | {"without": int((~counts).sum())}

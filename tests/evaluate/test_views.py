@@ -13,7 +13,7 @@ from mrp.data.augment import View
 from mrp.data.config import Config, Crop
 from mrp.data.open import open_source
 from mrp.evaluate.contract import never
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.views import Changed, Cropped, Mirrored, Occluded, Whole
 from mrp.run import load
 from tests.evaluators.settings import setting
@@ -72,7 +72,7 @@ def test_views_reach_worker_processes_and_have_names_of_their_own() -> None:
 def test_features_of_views_are_kept_apart() -> None:
     run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
     step, source = build_step(run).eval(), open_source("digits", "test")
-    at, readout = setting(run.data, source, source), Readout.own(backbone_of(step))
+    at, readout = setting(run.data, source, source), Readout.own(step)
     usual, mirrored, again = (
         at.features(source, step, readout, never, most=8, view=view)
         for view in (None, Mirrored(run.data), Mirrored(run.data))

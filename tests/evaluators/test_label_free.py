@@ -16,7 +16,7 @@ from mrp.data.open import open_source
 from mrp.data.order import keys
 from mrp.evaluate import geometry
 from mrp.evaluate.contract import never
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluators.geometry import Config, Evaluator
 from mrp.run import load
 from mrp.step import Step
@@ -40,7 +40,7 @@ def test_the_numbers_are_those_of_evenly_spaced_images_and_their_crops(step: Ste
     pictures = [torch.from_numpy(np.array(test.read(int(place))[0])).permute(2, 0, 1) for place in places]
     crop = View(data.model_copy(update={"augment": Crop(scale=(0.3, 0.8), flip=False)}), train=True)
     crops = [crop(pictures[row % 9], int(keys(0, 0, np.array([row]))[0])) for row in range(27)]
-    readout = Readout.own(backbone_of(step))
+    readout = Readout.own(step)
     with torch.no_grad():
         whole, cropped = (
             readout(step.objective, Batch(step.prepare(torch.stack(x)), torch.arange(len(x))))

@@ -21,7 +21,7 @@ from mrp.data.open import open_source
 from mrp.data.source import Arrays, Source
 from mrp.evaluate.contract import Setting, never
 from mrp.evaluate.images import Images
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
 from mrp.evaluators import copy, retrieval
 from mrp.run import load
@@ -48,7 +48,7 @@ def at() -> Setting:
 
 
 def rows(at: Setting, source: Source, step: Step) -> np.ndarray:
-    table = at.features(source, step, Readout.own(backbone_of(step)), never)
+    table = at.features(source, step, Readout.own(step), never)
     assert isinstance(table, Table)
     return np.asarray(table.columns["1.class"], np.float32)
 
@@ -68,8 +68,8 @@ def test_it_is_what_scikit_learn_finds(gallery: str, at: Setting, step: Step) ->
     for k in retrieval.KS:
         assert result.values[f"precision{k}"] == pytest.approx(np.mean([hits[:k].mean() for hits in ranked]), abs=1e-9)
         assert result.values[f"recall{k}"] == pytest.approx(np.mean([hits[:k].any() for hits in ranked]), abs=1e-9)
-    low, high = result.details["intervals"]["map"]
-    assert low < result.details["map"] < high
+    told = result.details["measures"]["map"]
+    assert told["low"] < told["value"] == result.values["map"] < told["high"]
     assert (result.details["num_queries"], result.details["without"]) == (60, 0)
 
 
@@ -182,7 +182,7 @@ def test_copies_are_found_as_scikit_learn_finds_them(step: Step) -> None:
     evaluator = copy.Evaluator(copy.Config(copies=10, distractors=20, magnitude=3), at)
     result = evaluator.measure(step, 0, never)
     gallery = rows(at, evaluator._gallery, step)
-    table = at.features(evaluator._copies, step, Readout.own(backbone_of(step)), never, view=evaluator._view)
+    table = at.features(evaluator._copies, step, Readout.own(step), never, view=evaluator._view)
     assert table is not None
     scores = cosine_similarity(np.asarray(table.columns["1.class"], np.float32), gallery)
     originals = [evaluator._gallery.chosen.tolist().index(int(image)) for image in evaluator._copies.chosen[:10]]

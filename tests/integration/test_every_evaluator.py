@@ -12,29 +12,43 @@ import pytest
 from mrp.cli import main
 from mrp.evaluate import results
 from mrp.processes.launch import launch
+from tests.evaluators.miniature import as_depth, as_mask, write
 
 SMALL = [
     "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
     "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
 ]  # fmt: skip
-OPTIONS: dict[str, dict[str, Any]] = {
-    "geometry": {"images": 100, "views": 3},
-    "retrieval": {"queries": 100, "images": 500},
-    "copy": {"copies": 40, "distractors": 60},
-}  # of each evaluator; all are tried together, because a run is what costs time
-
-
-def measured(folder: Path) -> dict[str, float]:
-    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
-    values = json.loads(line)
-    for name in OPTIONS:
-        assert values.pop(f"{name}/seconds") > 0
-    return {key: value for key, value in values.items() if key.partition("/")[0] in OPTIONS}
+Options = dict[str, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def words() -> list[str]:
-    sections = {name: options | {"every": "1 steps"} for name, options in OPTIONS.items()}
+def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
+    """Of each evaluator; all are tried together, because a run is what costs time."""
+    root = tmp_path_factory.mktemp("data")
+    masks, depths = (
+        {split: write(root / f"{kind}-{split}", 12, seed, kind, save) for split, seed in (("train", 1), ("test", 2))}
+        for kind, save in (("masks", as_mask), ("depths", as_depth))
+    )
+    return {
+        "geometry": {"images": 100, "views": 3},
+        "retrieval": {"queries": 100, "images": 500},
+        "copy": {"copies": 40, "distractors": 60},
+        "segmentation": masks,
+        "depth": depths,
+    }
+
+
+def measured(folder: Path, options: Options) -> dict[str, float]:
+    (line,) = (folder / "metrics.jsonl").read_text().splitlines()
+    values = json.loads(line)
+    for name in options:
+        assert values.pop(f"{name}/seconds") > 0
+    return {key: value for key, value in values.items() if key.partition("/")[0] in options}
+
+
+@pytest.fixture(scope="module")
+def words(options: Options) -> list[str]:
+    sections = {name: given | {"every": "1 steps"} for name, given in options.items()}
     return [*SMALL, f"evaluate={json.dumps(sections)}"]
 
 
@@ -46,15 +60,15 @@ def run(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_after_training_they_measure_what_they_measured_inside(run: Path) -> None:
-    inside = measured(run)
+def test_after_training_they_measure_what_they_measured_inside(run: Path, options: Options) -> None:
+    inside = measured(run, options)
     assert all(math.isfinite(value) for value in inside.values())
-    evaluators = [word for name in OPTIONS for word in ("--evaluator", name)]
-    given = [f"{name}.{key}={json.dumps(value)}" for name, options in OPTIONS.items() for key, value in options.items()]
+    evaluators = [word for name in options for word in ("--evaluator", name)]
+    given = [f"{name}.{key}={json.dumps(value)}" for name, one in options.items() for key, value in one.items()]
     main(["probe", str(run), *evaluators, *given])
     after = {record.evaluator: record for record in results.read(run)}
-    for name, options in OPTIONS.items():
-        assert after[name].options == options
+    for name, one in options.items():
+        assert json.loads(json.dumps(after[name].options)).keys() == one.keys()
         values = {key.partition("/")[2]: value for key, value in inside.items() if key.startswith(f"{name}/")}
         assert values
         for key in values.keys() & after[name].result.keys():
@@ -62,10 +76,10 @@ def test_after_training_they_measure_what_they_measured_inside(run: Path) -> Non
 
 
 @pytest.mark.slow
-def test_two_processes_measure_what_one_measures(run: Path, words: list[str], tmp_path: Path) -> None:
+def test_two_processes_measure_what_one_measures(run: Path, words: list[str], options: Options, tmp_path: Path) -> None:
     """After one step at a learning rate of zero both have the weights that they started with."""
     assert launch(2, ["pretrain", *words, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
-    one, two = measured(run), measured(tmp_path / "two")
+    one, two = measured(run, options), measured(tmp_path / "two", options)
     assert one.keys() == two.keys()
     for name, value in one.items():
         assert two[name] == pytest.approx(value, abs=5e-3), name

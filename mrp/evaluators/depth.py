@@ -1,0 +1,172 @@
+"""Depth by a linear map from frozen patch tokens, solved in closed form: root mean square error, delta1."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from torch import Tensor
+
+from mrp.config import ConfigError
+from mrp.evaluate import pairs as files
+from mrp.evaluate.config import Depths, Section
+from mrp.evaluate.contract import Result, Setting
+from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, bootstrap, chunks, enlarged
+from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.pairs import Pair, find, read_depth, sampled
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.sealed import Decision
+from mrp.evaluate.split import split
+from mrp.evaluate.table import Table
+
+PENALTIES = (
+    1e-6,
+    1e-5,
+    1e-4,
+    1e-3,
+    1e-2,
+    1e-1,
+    1.0,
+)  # of the squared weights, per patch, in units of a column's variance
+_DELTA = 1.25  # the ratio of the answer to the truth, either way, below which a pixel is right
+
+
+class Config(Section):
+    """Options of depth."""
+
+    train: Depths
+    test: Depths
+    scale: float = Field(1000, gt=0)  # what a PNG counts per metre (NYUv2: 1000, KITTI: 256); .npy files hold metres
+    range: tuple[float, float] = (0.001, 10.0)  # metres; other pixels do not count (KITTI: 0.001 to 80)
+    images: int | None = Field(None, ge=2)  # of each split at most; null: as many as have 8 GiB of patch tokens
+
+    @field_validator("range")
+    @classmethod
+    def _check_range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 <= value[0] < value[1]:
+            raise ValueError(f"{list(value)} was given; allowed: two numbers of metres, 0 <= low < high")
+        return value
+
+    def content(self) -> str:
+        """Returns a hash of all images and depth maps."""
+        return files.content([self.train, self.test], files.DEPTHS)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Decision):
+    """A linear map, the tokens' standardisation, and how the penalty was chosen."""
+
+    tokens: Tokens
+    weight: Tensor  # D+1; the last is the bias
+    penalty: float
+    held_out: dict[str, float]  # root mean square error with each penalty
+    images: int
+
+
+class Evaluator(Dense[Learned]):
+    """Chooses the penalty on held-out training images, solves on all of them, and measures test images."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        train, test = (
+            find(section, f"depth.{name}", files.DEPTHS)
+            for name, section in (("train", config.train), ("test", config.test))
+        )
+        super().__init__(config, setting, train, test)
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
+        """Returns all that it measures."""
+        return "rmse", "delta1"
+
+    def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> Learned:
+        """Solves with every penalty at once, then with the best one on all images."""
+        depths = np.stack([_of_patches(sampled(self._read(pair), shape, PER_PATCH)) for pair in pairs])
+        if np.isnan(depths).all():
+            low, high = self.config.range
+            raise ConfigError(
+                f"depth.train: no pixel lies within {low:g} to {high:g} metres; look at depth.scale and depth.range"
+            )
+        parts = split(torch.zeros(len(table), dtype=torch.int64), table.keys)
+        tokens = Tokens.of(table, readout, shape, self.device, parts.fitting)
+        weights = _solve(tokens, depths, parts.fitting, PENALTIES)
+        errors = [float(np.nanmean(self._measured(tokens, pairs, parts.held_out, weight)[:, 0])) for weight in weights]
+        best = int(np.nanargmin(errors)) if np.isfinite(errors).any() else len(PENALTIES) - 1
+        every = np.arange(len(table))
+        tokens = Tokens.of(table, readout, shape, self.device, every)
+        (weight,) = _solve(tokens, depths, every, PENALTIES[best : best + 1])
+        held_out = {f"{penalty:g}": error for penalty, error in zip(PENALTIES, errors, strict=True)}
+        return Learned(tokens, weight, PENALTIES[best], held_out, len(table))
+
+    def count(self, learned: Learned, table: Table, pairs: Sequence[Pair]) -> Result:
+        """Measures each test image, and takes means over the images, as the field does."""
+        tokens = learned.tokens._replace(table=table)
+        measured = self._measured(tokens, pairs, np.arange(len(table)), learned.weight)
+        measured = measured[~np.isnan(measured).any(1)]
+        if not len(measured):
+            raise ConfigError("depth.test: no pixel lies within depth.range; look at it and at depth.scale")
+        means = {}
+        for column, name in enumerate(("rmse", "delta1")):
+            interval = bootstrap(measured[:, [column]], lambda sums: sums[:, 0] / len(measured))
+            means[name] = Mean(float(measured[:, column].mean()), *interval)
+        values, details = told(means, lower={"rmse"})
+        return Result(values, details | {
+            "penalty": learned.penalty, "held_out": learned.held_out, "num_train": learned.images,
+            "num_test": len(table), "without": len(table) - len(measured),
+        })  # fmt: skip
+
+    def _read(self, pair: Pair) -> NDArray[np.float32]:
+        return read_depth(pair, self.config.scale, self.config.range)
+
+    def _measured(
+        self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], weight: Tensor
+    ) -> NDArray[np.float64]:  # fmt: skip
+        """Returns error and share of right pixels of each image; NaN where no pixel of it counts."""
+        measured = []
+        for part in chunks(rows):
+            answers = (tokens.rows(part).double() @ weight[:-1] + weight[-1]).unflatten(1, tokens.grid)
+            for row, answer in zip(part, answers, strict=True):
+                truth = torch.from_numpy(self._read(pairs[row])).to(self.device).double()
+                counts = ~truth.isnan()
+                size = truth.shape[0], truth.shape[1]
+                found = enlarged(answer[None], size)[0][counts].clamp(
+                    max(self.config.range[0], 1e-3), self.config.range[1]
+                )
+                truth = truth[counts]
+                ratio = torch.maximum(found / truth, truth / found)
+                measured.append(
+                    [float((found - truth).square().mean().sqrt()), float((ratio < _DELTA).double().mean())]
+                )
+        return np.array(measured)
+
+
+def _of_patches(points: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Returns the mean of the known depths in each patch; NaN where none is known."""
+    known = ~np.isnan(points)
+    total, count = np.where(known, points, 0).sum(1, dtype=np.float64), known.sum(1)
+    return np.where(count > 0, total / np.maximum(1, count), np.nan)
+
+
+def _solve(
+    tokens: Tokens, depths: NDArray[np.float64], rows: NDArray[np.int64], penalties: Sequence[float]
+) -> list[Tensor]:  # fmt: skip
+    """Returns the weights and, as the last, the bias of the penalised least-squares fit to the patches' mean depths."""
+    width = len(tokens.mean)
+    gram = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=tokens.device)
+    product = gram.new_zeros(width + 1)
+    for part in chunks(rows):
+        targets = torch.from_numpy(depths[part]).to(tokens.device).flatten()
+        known = ~targets.isnan()
+        inputs = torch.nn.functional.pad(tokens.rows(part).flatten(0, 1)[known].double(), (0, 1), value=1.0)
+        gram += inputs.T @ inputs
+        product += inputs.T @ targets[known]
+    count = float(gram[-1, -1])
+    solved = []
+    for penalty in penalties:
+        system = gram.clone()
+        system.diagonal()[:-1].add_(penalty * max(1.0, count))
+        solved.append(torch.linalg.solve(system, product))
+    return solved

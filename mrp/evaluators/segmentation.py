@@ -1,0 +1,194 @@
+"""Semantic segmentation by a linear head on frozen patch tokens: mean intersection over union, pixel accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from mrp.config import ConfigError
+from mrp.evaluate import pairs as files
+from mrp.evaluate.batches import minibatches
+from mrp.evaluate.config import Masks, Section
+from mrp.evaluate.contract import Result, Setting
+from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, best_class, bootstrap, chunks
+from mrp.evaluate.heads import warmup_cosine
+from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.pairs import Pair, find, read_mask, sampled
+from mrp.evaluate.readout import Readout
+from mrp.evaluate.sealed import Decision
+from mrp.evaluate.split import split
+from mrp.evaluate.table import Table
+
+LRS = (3e-4, 1e-3, 3e-3, 1e-2)
+_DECAY, _EPOCHS, _STEPS, _BATCH, _WARMUP = 1e-4, 10, 500, 16, 0.05
+_MOST_CLASSES = 4096
+
+
+class Config(Section):
+    """Options of segmentation."""
+
+    train: Masks
+    test: Masks
+    classes: int | None = Field(None, ge=2, le=_MOST_CLASSES)  # null: up to the largest number in a training mask
+    ignore: tuple[int, ...] = (255,)  # numbers in masks that stand for no class
+    images: int | None = Field(None, ge=2)  # of each split at most; null: as many as have 8 GiB of patch tokens
+
+    def content(self) -> str:
+        """Returns a hash of all images and masks."""
+        return files.content([self.train, self.test], files.MASKS)
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Decision):
+    """A trained head, the tokens' standardisation, and how the rate was chosen."""
+
+    tokens: Tokens
+    weight: Tensor  # 1 D classes
+    bias: Tensor  # 1 1 classes
+    lr: float
+    held_out: dict[str, float]  # mean intersection over union of each rate
+    images: int
+
+
+class Evaluator(Dense[Learned]):
+    """Chooses the rate on held-out training images, trains on all of them, and counts the pixels of test images."""
+
+    def __init__(self, config: Config, setting: Setting) -> None:
+        train, test = (
+            find(section, f"segmentation.{name}", files.MASKS)
+            for name, section in (("train", config.train), ("test", config.test))
+        )
+        super().__init__(config, setting, train, test)
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
+        """Returns all that it measures."""
+        return "mean_iou", "pixel_accuracy", "mean_accuracy"
+
+    def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> Learned:
+        """Trains heads with every rate at once, then one with the best rate."""
+        labels, classes = self._labels(pairs, shape)
+        parts = split(torch.zeros(len(table), dtype=torch.int64), table.keys)
+        tokens = Tokens.of(table, readout, shape, self.device, parts.fitting)
+        weight, bias = _train(tokens, labels, parts.fitting, classes, LRS)
+        held_out = [
+            _mean_iou(self._counts(tokens, pairs, parts.held_out, weight[i : i + 1], bias[i : i + 1]).sum(0))
+            for i in range(len(LRS))
+        ]
+        lr = LRS[int(np.argmax(held_out))]
+        every = np.arange(len(table))
+        tokens = Tokens.of(table, readout, shape, self.device, every)
+        accuracies = {f"{rate:g}": found for rate, found in zip(LRS, held_out, strict=True)}
+        return Learned(tokens, *_train(tokens, labels, every, classes, (lr,)), lr, accuracies, len(table))
+
+    def count(self, learned: Learned, table: Table, pairs: Sequence[Pair]) -> Result:
+        """Counts every pixel of the test masks that has a class."""
+        tokens, rows = learned.tokens._replace(table=table), np.arange(len(table))
+        counts = self._counts(tokens, pairs, rows, learned.weight, learned.bias)
+        if not counts.sum():
+            raise ConfigError("segmentation.test: no pixel of its masks has a class; look at segmentation.ignore")
+        total, by_image = counts.sum(0), counts.reshape(len(counts), -1).astype(np.float64)
+        statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
+        means = {}
+        for name, of in statistics.items():
+            low, high = bootstrap(by_image, lambda sums, of=of: of(sums.reshape(len(sums), 3, -1)))  # type: ignore[misc]
+            means[name] = Mean(float(of(total)), low, high)
+        values, details = told(means)
+        hits, true, answered = total
+        with np.errstate(invalid="ignore"):
+            shares = hits / (true + answered - hits), hits / true
+        by_class = [
+            {"class": number, "pixels": int(true[number]), "iou": _known(iou), "accuracy": _known(accuracy)}
+            for number, (iou, accuracy) in enumerate(zip(*shares, strict=True))
+        ]
+        return Result(values, details | {
+            "classes": by_class, "lr": learned.lr, "held_out": learned.held_out,
+            "num_train": learned.images, "num_test": len(table),
+        })  # fmt: skip
+
+    def _labels(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> tuple[Tensor, int]:
+        """Returns labels at points of every patch (images, patches, points), and the number of classes."""
+        ignored, given = self.config.ignore, self.config.classes
+        largest, parts = -1, []
+        for pair in pairs:
+            mask = read_mask(pair, ignored, given or _MOST_CLASSES)
+            largest = max(largest, int(mask.max(initial=-1)))
+            parts.append(sampled(mask, shape, PER_PATCH).astype(np.int16))
+        if largest < 1 and given is None:
+            found = "only the class 0" if largest == 0 else "no pixel with a class"
+            raise ConfigError(f"segmentation.train: {found} in its masks; look at segmentation.ignore, or set classes")
+        return torch.from_numpy(np.stack(parts)), given or largest + 1
+
+    def _counts(
+        self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], weight: Tensor, bias: Tensor
+    ) -> NDArray[np.int64]:  # fmt: skip
+        """Returns for each image the pixels of each class that were right, that have it, and that were given it."""
+        counts, classes = [], weight.shape[2]
+        for part in chunks(rows):
+            scores = (tokens.rows(part) @ weight[0] + bias[0]).unflatten(1, tokens.grid).permute(0, 3, 1, 2)
+            for row, image in zip(part, scores, strict=True):
+                mask = torch.from_numpy(read_mask(pairs[row], self.config.ignore, classes)).to(self.device)
+                counted = mask >= 0
+                true, answers = mask[counted].long(), best_class(image, (mask.shape[0], mask.shape[1]))[counted]
+                kinds = (true[true == answers], true, answers)
+                counts.append(torch.stack([torch.bincount(kind, minlength=classes) for kind in kinds]).cpu().numpy())
+        return np.stack(counts)
+
+
+def _train(
+    tokens: Tokens, labels: Tensor, rows: NDArray[np.int64], classes: int, lrs: Sequence[float]
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Returns heads for several rates, trained on the same minibatches by the cross-entropy of all labelled points."""
+    weight = torch.zeros(len(lrs), tokens.mean.shape[0], classes, device=tokens.device)
+    bias = torch.zeros(len(lrs), 1, classes, device=tokens.device)
+    heads = [(weight[i].requires_grad_(), bias[i].requires_grad_()) for i in range(len(lrs))]
+    groups: list[dict[str, Any]] = [{"params": head, "lr": lr} for head, lr in zip(heads, lrs, strict=True)]
+    optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
+    batch = min(len(rows), _BATCH)
+    per_epoch = len(rows) // batch
+    epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
+    for number, chosen in enumerate(minibatches(rows, batch, per_epoch, epochs, seed=0)):
+        inputs = tokens.rows(chosen).flatten(0, 1)
+        points = labels[torch.from_numpy(chosen)].flatten(0, 1).long().to(tokens.device)
+        known = points >= 0
+        shares = inputs.new_zeros(len(inputs), classes).scatter_add_(1, points.clamp_min(0), known.float())
+        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
+            group["lr"] = lr * warmup_cosine(number, per_epoch * epochs, _WARMUP)
+        losses = [-(shares * (inputs @ w + b).log_softmax(1)).sum() for w, b in heads]
+        optimizer.zero_grad()
+        (torch.stack(losses).sum() / known.sum().clamp_min(1)).backward()
+        optimizer.step()
+    return torch.stack([w.detach() for w, _ in heads]), torch.stack([b.detach() for _, b in heads])
+
+
+def _mean_iou(counts: NDArray[Any]) -> Any:
+    """Returns the mean over the classes that occur in masks or answers; counts are (..., 3, classes)."""
+    hits, true, answered = np.moveaxis(counts, -2, 0)
+    return _mean_ratio(hits, true + answered - hits)
+
+
+def _mean_accuracy(counts: NDArray[Any]) -> Any:
+    """Returns the mean over the classes that occur in masks of the share of their pixels that was right."""
+    hits, true, _ = np.moveaxis(counts, -2, 0)
+    return _mean_ratio(hits, true)
+
+
+def _pixel_accuracy(counts: NDArray[Any]) -> Any:
+    hits, true, _ = np.moveaxis(counts, -2, 0)
+    return hits.sum(-1) / np.maximum(1, true.sum(-1))
+
+
+def _mean_ratio(part: NDArray[Any], whole: NDArray[Any]) -> Any:
+    shares = part / np.maximum(1, whole)
+    return (shares * (whole > 0)).sum(-1) / np.maximum(1, (whole > 0).sum(-1))
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
