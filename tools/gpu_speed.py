@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bench_step import Case, peak_rate
@@ -73,15 +74,11 @@ def _row(case: Case, result: dict[str, Any], peak: float) -> Row:
 def whole(scale: Scale) -> Iterator[Row]:
     """Measures a run of MAE on shards of JPEG files against its step alone, and the features of its model."""
     images, batch = scale.of(8192, 64), scale.of(512, 16)
-    shards, run = scale.folder / "shards", scale.folder / f"whole-{time.time_ns()}"
-    if not (shards / "complete").exists():
-        shutil.rmtree(shards, ignore_errors=True)
-        words = ["shards", "build", str(photographs(scale, images)), str(shards)]
-        ended = mrp([*words, "--workers", str(scale.of(15, 1))], scale.folder / "shards.log").wait(120)
-        if ended.code != 0:
-            yield Row("shards", ended.text[-300:], False)
-            return
-        (shards / "complete").touch()
+    run = scale.folder / f"whole-{time.time_ns()}"
+    shards = _shards(scale, images)
+    if isinstance(shards, Row):
+        yield shards
+        return
     words = [
         "pretrain", "mae_vit_base_in1k", f"data.train={shards}", "data.test=null",
         *scale.words(_backbone("base")), f"batch={batch}", f"length={scale.of(120, 6)} steps", "optim.warmup=0 steps",
@@ -110,6 +107,43 @@ def whole(scale: Scale) -> Iterator[Row]:
     passed = None if ended.code == 0 else False
     value = f"{features:.0f} images/s, the start included" if ended.code == 0 else ended.text[-300:]
     yield Row("features", value, passed, {"images_per_second": features})
+
+
+def certify(scale: Scale) -> Iterator[Row]:
+    """Trains MAE eager in fp32 and bf16 and compiled in bf16 with two seeds: the gaps stay within the seeds' spread."""
+    shards = _shards(scale, scale.of(8192, 64))
+    if isinstance(shards, Row):
+        yield shards
+        return
+    folder, steps = scale.folder / "certify", scale.of(300, 40)
+    ways = scale.of(2, 1)  # in a rehearsal without the compiled one, whose graphs take a minute on a CPU
+    words = [
+        "certify", "mae_vit_base_in1k", f"data.train={shards}", "data.test=null", *scale.words(_backbone("base")),
+        f"batch={scale.of(256, 8)}", f"machine.workers={scale.of(15, 0)}", "--steps", str(steps), "--folder",
+        str(folder), *(word for name in ("eager bf16", "compiled bf16")[:ways] for word in ("--way", name)),
+    ]  # fmt: skip
+    ended = mrp(words, scale.folder / "certify.log").wait(600)
+    if not (folder / "certify.json").exists():
+        yield Row("certify", ended.text[-300:], False)
+        return
+    for way in json.loads((folder / "certify.json").read_text())["ways"]:
+        shares = [abs(gap) / spread for gap, spread in zip(way["gaps"], way["spread"], strict=True)]
+        value = f"largest gap {max(shares):.2f} of the seeds' spread, {way['speed']:.2f} times as fast"
+        passed = None if scale.rehearsal else max(shares) <= 1
+        yield Row(f"{way['way']} beside eager fp32, {steps} steps", value, passed, {"share": max(shares)})
+
+
+def _shards(scale: Scale, images: int) -> Path | Row:
+    """Returns the folder of shards of photographs, or what went wrong with them."""
+    shards = scale.folder / "shards"
+    if not (shards / "complete").exists():
+        shutil.rmtree(shards, ignore_errors=True)
+        words = ["shards", "build", str(photographs(scale, images)), str(shards)]
+        ended = mrp([*words, "--workers", str(scale.of(15, 1))], scale.folder / "shards.log").wait(120)
+        if ended.code != 0:
+            return Row("shards", ended.text[-300:], False)
+        (shards / "complete").touch()
+    return shards
 
 
 class _Usage:

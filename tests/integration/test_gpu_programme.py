@@ -23,7 +23,18 @@ def test_every_part_runs_and_all_is_right(tmp_path: Path) -> None:
     code, said = programme(tmp_path)
     assert code == 0, said
     results = {path.stem: [*map(json.loads, path.read_text().splitlines())] for path in tmp_path.glob("*.jsonl")}
-    assert set(results) == {"agree", "graphs", "kernels", "syncs", "faults", "resume", "fast", "more", "whole"}
+    assert set(results) == {
+        "agree",
+        "graphs",
+        "kernels",
+        "syncs",
+        "faults",
+        "resume",
+        "fast",
+        "more",
+        "whole",
+        "certify",
+    }
     assert all(rows[-1]["done"] and len(rows) > 1 for rows in results.values())
     table = (tmp_path / "table.md").read_text()
     assert table.count("| right |") >= 13
