@@ -4,7 +4,7 @@ from mrp.config.duration import Duration
 from mrp.config.errors import ConfigError, FaultElsewhere, Preempted, Stopped
 from mrp.config.faults import nearest
 from mrp.config.node import Node, build
-from mrp.config.tree import COMMAND_LINE, Tree, as_words, compose, dump, overridden, parse
+from mrp.config.tree import COMMAND_LINE, Tree, as_words, compose, dump, overridden, parse, parse_by_line
 
 __all__ = [
     "COMMAND_LINE",
@@ -22,4 +22,5 @@ __all__ = [
     "nearest",
     "overridden",
     "parse",
+    "parse_by_line",
 ]

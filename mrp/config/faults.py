@@ -116,15 +116,27 @@ def _origin(dotted: str, origins: Mapping[str, str]) -> str:
 def _keys(cls: type[BaseModel], path: Path, values: Any) -> list[str]:
     """Returns the keys of the section at `path`; where its type depends on values, the field says how to choose."""
     section: Any = cls
+    several: Any = None  # of a list or mapping of sections, what each is
     for part in path:
-        values = values.get(part) if isinstance(values, Mapping) else None
+        values = _part(values, part)
+        if several is not None:
+            section, several = several, None
+            continue
         info = section.model_fields.get(str(part)) if section is not None else None
         if info is None:
             return []
         extra = info.json_schema_extra
         choose = extra.get("choose") if isinstance(extra, dict) else None
         section = choose(values) if callable(choose) else section_in(info.annotation)
+        kind, parts = get_origin(info.annotation), get_args(info.annotation)
+        several = section_in(parts[kind is dict]) if kind in (dict, list, tuple) else None
     return [info.alias or name for name, info in section.model_fields.items()] if section is not None else []
+
+
+def _part(values: Any, part: int | str) -> Any:
+    if isinstance(values, list | tuple) and isinstance(part, int):
+        return values[part] if part < len(values) else None
+    return values.get(part) if isinstance(values, Mapping) else None
 
 
 def section_in(annotation: Any) -> type[BaseModel] | None:

@@ -75,6 +75,31 @@ def parse(text: str, origin: str) -> Any:
         raise ConfigError(f"{origin}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
+def parse_by_line(text: str, origin: str) -> Tree:
+    """Reads YAML that is a mapping, with the line that each value stands on, inside lists too, as its origin."""
+    values = parse(text, origin)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{origin}: a mapping (key: value) is expected, not a {_kind(values)}")
+    origins: Origins = {"": origin}
+
+    def visit(node: yaml.Node, path: str) -> None:
+        if path:
+            origins[path] = f"{origin}, line {node.start_mark.line + 1}"
+        prefix = f"{path}." if path else ""
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                visit(value, f"{prefix}{key.value}")
+                origins[f"{prefix}{key.value}"] = f"{origin}, line {key.start_mark.line + 1}"
+        elif isinstance(node, yaml.SequenceNode):
+            for number, value in enumerate(node.value):
+                visit(value, f"{prefix}{number}")
+
+    root = yaml.compose(text, _Loader)
+    assert root is not None, "an empty file is no mapping"
+    visit(root, "")
+    return Tree(values, origins)
+
+
 def dump(values: Mapping[str, Any]) -> str:
     """Returns YAML that `parse`, and any other reader, reads back to the same values."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=120))
