@@ -8,17 +8,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
+from mrp import outside
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build, overridden
-from mrp.evaluate import feature_files, results
+from mrp.data.source import Source
+from mrp.evaluate import feature_files, results, statistics
 from mrp.evaluate.classes import BY_NAME
 from mrp.evaluate.config import Section
-from mrp.evaluate.contract import Setting, never
+from mrp.evaluate.contract import Result, Setting, never
+from mrp.evaluate.measures import MEAN_PER_CLASS
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
-from mrp.evaluate.tables import Tables, weights_digest
+from mrp.evaluate.tables import Tables, model_digest, weights_digest
 from mrp.evaluators import make, read_options, short_name
 from mrp.interop import runs
 from mrp.interop.config import WeightsName
@@ -64,37 +68,81 @@ def probe(
     """
     words = sections(overrides, [short_name(name) for name in evaluators])
     chosen = read_options({name: words.get(short_name(name)) for name in evaluators})
-    model = changed(load(path, weights, step), words)
+    loaded = load(path, weights, step)
+    model = changed(loaded, words)
     setting = setting_of(model, results_folder(path, model), cache, classes)
-    modules = {TRAINED: model.module}
+    subjects = [(Subject.of(path, loaded), model.module)]
     if baseline:
-        modules[UNTRAINED] = build_step(model.run).eval()
-    source = "" if runs.is_ours(Path(path)) else str(Path(path).absolute())
-    data = _described(setting, own=classes == BY_NAME and not words.get("data"))
+        module = build_step(model.run).eval()
+        subjects.append((Subject.of(path, replace(model, module=module), UNTRAINED), module))
+    data = described(setting, own=classes == BY_NAME and not words.get("data"))
     measured, records = dict[str, dict[str, dict[str, Any]]](), []
-    for backbone, module in modules.items():
-        at = model.step if backbone == TRAINED else 0
-        measured[backbone] = measure(module, chosen, setting, at)
-        for name, section in chosen.items():
-            options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
-            result = measured[backbone][short_name(name)]
-            records.append(Record(short_name(name), options, backbone, at, model.weights, data, result, source))
+    for subject, module in subjects:
+        found = _measure(module, chosen, setting, subject.step)
+        measured[subject.backbone] = {short_name(name): plain(result) for name, result in found.items()}
+        if setting.processes.is_main_process:
+            records += [
+                subject.record(subject.about(name, section, data), found[name], setting)
+                for name, section in chosen.items()
+            ]
     if not setting.processes.is_main_process:
         return Probed(setting.folder / results.FILE, {})
     return Probed(results.add(setting.folder, records), measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Weights that are measured, and what their results are kept under."""
+
+    backbone: str  # TRAINED or UNTRAINED
+    step: int
+    weights: str
+    source: str  # the path of imported weights; empty for those of a run
+    digest: str  # of the whole model, as it was loaded
+
+    @classmethod
+    def of(cls, path: str | Path, model: Model, backbone: str = TRAINED) -> Subject:
+        """Describes a model that was loaded from a path."""
+        source = "" if runs.is_ours(Path(path)) else str(Path(path).absolute())
+        step = model.step if backbone == TRAINED else 0
+        return cls(backbone, step, model.weights, source, model_digest(model.module))
+
+    def about(self, name: str, section: Section, data: Mapping[str, Any]) -> Record:
+        """Returns the record of a measurement, still without its result."""
+        options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
+        code = outside.digest(Path(name)) if name.endswith(outside.SUFFIX) else ""
+        weights = self.backbone, self.step, self.weights, dict(data)
+        return Record(short_name(name), options, *weights, {}, self.source, self.digest, code)
+
+    def record(self, about: Record, result: Result, setting: Setting) -> Record:
+        """Returns the record of a measurement with its result, whose outcomes are written."""
+        record = replace(about, result=plain(result))
+        if result.right is None or setting.test is None or len(result.right) != len(setting.test):
+            return record
+        classes = setting.class_numbers[torch.from_numpy(np.asarray(setting.test.labels, np.int64))]
+        outcomes = results.Outcomes(result.right.cpu().numpy(), classes.numpy().astype(np.int32))
+        mean = statistics.mean_per_class(*outcomes)._asdict()
+        return results.with_outcomes(
+            setting.folder, replace(record, result=record.result | {MEAN_PER_CLASS: mean}), outcomes
+        )
 
 
 def measure(
     module: Step, evaluators: Mapping[str, Section], setting: Setting, step: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Returns what each evaluator measures of a model, as plain data; of several processes the first one gets it."""
+    return {short_name(name): plain(found) for name, found in _measure(module, evaluators, setting, step).items()}
+
+
+def plain(result: Result) -> dict[str, Any]:
+    """Returns a result as it is kept."""
+    return result.details or dict(result.values)
+
+
+def _measure(module: Step, evaluators: Mapping[str, Section], setting: Setting, step: int) -> dict[str, Result]:
     module.to(setting.processes.device)
     with setting.tables.of(weights_digest(module)):
-        measured = {
-            short_name(name): make(name, section, setting).measure(module, step, never)
-            for name, section in evaluators.items()
-        }
-    return {name: result.details or dict(result.values) for name, result in measured.items()}
+        return {name: make(name, section, setting).measure(module, step, never) for name, section in evaluators.items()}
 
 
 def features(
@@ -136,16 +184,21 @@ def results_folder(path: str | Path, model: Model) -> Path:
 
 def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
     """Returns a model as it is evaluated: on other data, on images of another size, with the machine's precision."""
+    run = changed_run(model, words)
+    module = model.module if run.data.shape == model.run.data.shape else _resized(model.module, run)
+    module.precision = run.precision
+    return replace(model, run=run, module=module)
+
+
+def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
+    """Returns the configuration of a model as it is evaluated."""
     replaced = {
         name: build(type(section), Tree(section.model_dump(mode="json") | dict(words.get(name, {})), {}))
         for name, section in (("data", model.run.data), ("machine", model.run.machine))
     }
     # Files of weights do not tell the precision that they were trained in; runs do.
     precision = "bf16" if model.source and torch.cuda.is_available() else model.run.precision
-    run = model.run.model_copy(update={**replaced, "precision": precision})
-    module = model.module if run.data.shape == model.run.data.shape else _resized(model.module, run)
-    module.precision = run.precision
-    return replace(model, run=run, module=module)
+    return model.run.model_copy(update={**replaced, "precision": precision})
 
 
 def _resized(module: Step, run: Run) -> Step:
@@ -167,13 +220,17 @@ def _resized(module: Step, run: Run) -> Step:
     return resized
 
 
-def setting_of(model: Model, folder: Path, cache: str | Path | None = None, classes: str = BY_NAME) -> Setting:
-    """Returns the setting in which a model is measured after its training."""
+def setting_of(
+    model: Model, folder: Path, cache: str | Path | None = None, classes: str = BY_NAME,
+    opened: tuple[Source, Source] | None = None,
+) -> Setting:  # fmt: skip
+    """Returns the setting in which a model is measured after its training; `opened` are its data, if open already."""
     run = model.run
+    train, test = opened or (open_source(run, "train"), open_source(run, "test") if run.data.test else None)
     return Setting(
         data=run.data,
-        train=open_source(run, "train"),
-        test=open_source(run, "test") if run.data.test else None,
+        train=train,
+        test=test,
         processes=join_for_evaluation(),
         batch=_BATCH,
         workers=run.machine.workers,
@@ -198,9 +255,10 @@ def sections(words: Iterable[str], evaluators: Sequence[str] = ()) -> dict[str, 
     return dict(tree.values)
 
 
-def _described(setting: Setting, own: bool) -> dict[str, Any]:
+def described(setting: Setting, own: bool) -> dict[str, Any]:
     """Returns what a record says of the data; `own` where they are the run's."""
     data, sources = setting.data, (setting.train, setting.test)
     names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
     what = [*(source and source.content for source in sources), data.shape, setting.classes]
+    what += ["limited"] if setting.limited else []
     return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}

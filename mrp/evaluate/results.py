@@ -1,18 +1,27 @@
-"""What evaluators have measured of a run after its training: `probe.json`, one record for each measurement."""
+"""What evaluators have measured of a run after its training: `probe.json`, one record for each measurement.
+
+Beside it, `outcomes/` holds for each record which test images were answered rightly, and the class of each image.
+"""
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.files import write_atomically
+from mrp.files import replacing, write_atomically
 
 FILE = "probe.json"
+EARLIER = "probe-earlier.jsonl"  # records whose place others have taken with another result
+OUTCOMES = "outcomes"
 TRAINED, UNTRAINED = "trained", "untrained"
 _FORMAT = 2
 _LOCK = ".probe.lock"
@@ -38,12 +47,17 @@ class Record:
     data: dict[str, Any]  # what it is called, and under "content" a hash of what it is
     result: dict[str, Any]
     source: str = ""  # the path of imported weights; empty for those of the run in whose folder this stands
+    digest: str = ""  # a hash of the whole model; empty in files of earlier versions
+    code: str = ""  # a hash of the evaluator's code, where that is a file outside mrp
+    outcomes: str = ""  # the file in `outcomes/` that says which answers were right, and holds this record's hash
+    classes: str = ""  # the file in `outcomes/` that holds the class of each test image
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Returns what tells two measurements apart: a later one with the same key takes the earlier one's place."""
         options = json.dumps(self.options, sort_keys=True)
-        return self.evaluator, options, self.backbone, self.step, self.weights, self.source, self.data["content"]
+        weights = self.backbone, self.step, self.weights, self.source, self.digest
+        return self.evaluator, options, self.code, *weights, self.data["content"]
 
 
 def read(folder: Path) -> list[Record]:
@@ -59,11 +73,51 @@ def add(folder: Path, records: Iterable[Record]) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         kept = {record.key: record for record in (_read(path) if path.exists() else [])}
         for record in records:
-            kept.pop(record.key, None)
+            earlier = kept.pop(record.key, None)
+            if earlier is not None and earlier.result != record.result:
+                with (folder / EARLIER).open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(asdict(earlier)) + "\n")
             kept[record.key] = record
         content = {"format": _FORMAT, "records": [asdict(record) for record in kept.values()]}
         write_atomically(path, json.dumps(content, indent=1))
     return path
+
+
+class Outcomes(NamedTuple):
+    """Of each test image, in the order of the source: whether the answer was right, and the class it is of."""
+
+    right: NDArray[np.bool_]
+    classes: NDArray[np.int32]
+
+
+def with_outcomes(folder: Path, record: Record, outcomes: Outcomes) -> Record:
+    """Returns the record with the names of the two files that keep its outcomes, which are written first."""
+    bits, classes = np.packbits(outcomes.right), outcomes.classes
+    names = f"right-{_hash(record, bits)}.npy", f"classes-{hashlib.sha256(classes.tobytes()).hexdigest()[:16]}.npy"
+    (folder / OUTCOMES).mkdir(parents=True, exist_ok=True)
+    rows: tuple[NDArray[Any], ...] = bits, classes
+    for name, kept in zip(names, rows, strict=True):
+        with replacing(folder / OUTCOMES / name) as file:
+            np.save(file, kept, allow_pickle=False)
+    return replace(record, outcomes=names[0], classes=names[1])
+
+
+def read_outcomes(folder: Path, record: Record) -> Outcomes | None:
+    """Returns the outcomes of a record; None where there are none, or where they are not those that were kept."""
+    if not record.outcomes:
+        return None
+    files = (folder / OUTCOMES / Path(name).name for name in (record.outcomes, record.classes))
+    try:
+        bits, classes = (np.load(file, allow_pickle=False) for file in files)
+        right = np.unpackbits(bits, count=len(classes)).astype(bool)
+    except (OSError, ValueError, TypeError):
+        return None
+    kept = record.outcomes == f"right-{_hash(record, bits)}.npy" and len(bits) == -(-len(classes) // 8)
+    return Outcomes(right, classes) if kept else None
+
+
+def _hash(record: Record, bits: NDArray[np.uint8]) -> str:
+    return hashlib.sha256(repr(record.key).encode() + bits.tobytes()).hexdigest()[:16]
 
 
 def folder_of_import(path: Path) -> Path:

@@ -126,9 +126,14 @@ def weights_digest(step: nn.Module) -> str:
     The features that a method defines itself may use all of its weights.
     """
     own = objective_of(step).has_own_features
+    return model_digest(step, ("prepare.", "objective." if own else "objective.backbone."))
+
+
+def model_digest(step: nn.Module, parts: tuple[str, ...] = ("",)) -> str:
+    """Returns a hash of a model's weights, or of those whose names begin in these ways."""
     digest = hashlib.sha256()
     for name, tensor in step.state_dict().items():
-        if name.startswith(("prepare.", "objective." if own else "objective.backbone.")):
+        if name.startswith(parts):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

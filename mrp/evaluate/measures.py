@@ -1,0 +1,78 @@
+"""What of a record stands in tables: one or several numbers, each with a title, an interval and a direction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mrp.evaluate.results import Record
+
+MEASURES = "measures"  # in a result: its numbers for tables, by name, each {value, low, high, title, share, better}
+ACCURACY, MEAN_PER_CLASS = "accuracy", "mean_per_class"
+_TITLES = {
+    "linear": "linear probe",
+    "knn": "kNN (k = 20)",
+    "logistic": "logistic regression",
+    "attentive": "attentive probe",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Measure:
+    """One number of a record."""
+
+    name: str
+    title: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    share: bool = True  # whether it is a share, which is shown in percent
+    better: str = "higher"  # "higher", "lower", or "" where neither is
+    draws: tuple[float, ...] = ()  # the values of draws of training images, whose mean this is
+    counted: bool = False  # whether it is the share of the record's right answers
+
+
+def of(record: Record, score: str | None = None, title: str = "") -> list[Measure]:
+    """Returns the numbers of a record; `score` chooses the accuracy (see `mrp.suites`), by default the record's own."""
+    score = score or record.data.get("score", ACCURACY)
+    name, result = record.evaluator, record.result
+    title = title or _TITLES.get(name, name) + _options(record.options)
+    if isinstance(result.get(MEASURES), Mapping):
+        return [_declared(name, title, key, values) for key, values in result[MEASURES].items()]
+    if isinstance(result.get("few_shot"), list):
+        return list(_few_shot(name, title, record.options, result["few_shot"]))
+    if score == MEAN_PER_CLASS and MEAN_PER_CLASS in result:
+        return [_accuracy(name, f"{title}, mean per class", result[MEAN_PER_CLASS])]
+    accuracy = result.get("accuracy")
+    if accuracy is not None:
+        return [_accuracy(name, title, accuracy if isinstance(accuracy, Mapping) else result)]
+    return [
+        Measure(f"{name}/{key}", f"{title}: {key}", float(value), share=False, better="")
+        for key, value in result.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    ]
+
+
+def _accuracy(name: str, title: str, found: Mapping[str, Any]) -> Measure:
+    return Measure(name, title, found["accuracy"], found.get("low"), found.get("high"), counted=True)
+
+
+def _few_shot(name: str, title: str, options: Mapping[str, Any], every: list[dict[str, Any]]) -> Iterator[Measure]:
+    for one in every:
+        label = f"{one['shots']} image{'s' if one['shots'] > 1 else ''} per class{_options(options)}"
+        label = label if title.startswith(name) else f"{title}: {label}"
+        draws = tuple(one.get("draws", ()))
+        yield Measure(f"{name}/{one['shots']}", label, one["accuracy"], one["low"], one["high"], draws=draws)
+
+
+def _declared(name: str, title: str, key: str, values: Mapping[str, Any]) -> Measure:
+    return Measure(
+        f"{name}/{key}", values.get("title", f"{title}: {key}"), float(values["value"]), values.get("low"),
+        values.get("high"), bool(values.get("share", True)), values.get("better", "higher"),
+        tuple(values.get("draws", ())),
+    )  # fmt: skip
+
+
+def _options(options: Mapping[str, Any]) -> str:
+    return f" ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else ""

@@ -1,0 +1,119 @@
+"""Whether one set of weights is better than another: from answers on the same images, from draws, or from seeds.
+
+Every interval has 95 % confidence. A difference is that of the first minus the second.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.evaluate.interval import Z_95, Interval
+
+Bools = NDArray[np.bool_]
+Classes = NDArray[np.integer[Any]]
+
+
+class Difference(NamedTuple):
+    """How much larger the first value is, and the bounds between which the true difference lies."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def sure(self) -> bool:
+        """Returns whether the first is larger throughout the interval."""
+        return self.low > 0
+
+
+def mcnemar(first: Bools, second: Bools) -> float:
+    """Returns the exact two-sided p-value of McNemar's test: that both are equally often alone in being right."""
+    wins, losses = int((first & ~second).sum()), int((~first & second).sum())
+    fewer, total = min(wins, losses), wins + losses
+    if total == 0:
+        return 1.0
+    from scipy.stats import binom
+
+    return min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)))
+
+
+def paired(first: Bools, second: Bools, classes: Classes | None = None) -> Difference:
+    """Returns the difference of two accuracies that were counted on the same images.
+
+    The interval is Bonett and Price's (2012): Wald's after adding one image that only the first and one that only the
+    second gets right, so that it has a width even where the two agree. With `classes`, the accuracies are means over
+    classes, and the two images are spread over these.
+    """
+    assert first.shape == second.shape, "the answers are about the same images"
+    wins, losses, images = (_per_class(part, classes) for part in (first & ~second, ~first & second, first | True))
+    added = 1 / len(images)
+    total = images + 2 * added
+    win, lose = (wins + added) / total, (losses + added) / total
+    variance = (win + lose - (win - lose) ** 2) / total
+    centre, half = float((win - lose).mean()), Z_95 * math.sqrt(float(variance.sum())) / len(images)
+    return Difference(float(((wins - losses) / images).mean()), centre - half, centre + half)
+
+
+def mean_per_class(right: Bools, classes: Classes) -> Interval:
+    """Returns the mean over classes of the accuracy in each, with Agresti and Coull's interval spread over classes."""
+    hits, images = _per_class(right, classes), _per_class(right | True, classes)
+    mean, added = float((hits / images).mean()), Z_95**2 / len(images)
+    shares, totals = (hits + added / 2) / (images + added), images + added
+    half = Z_95 * math.sqrt(float((shares * (1 - shares) / totals).sum())) / len(images)
+    centre = float(shares.mean())
+    return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
+
+
+def over_draws(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Returns the mean difference over draws of training images that both were given, with Student's interval."""
+    return _student([one - other for one, other in zip(first, second, strict=True)])
+
+
+def over_seeds(values: Sequence[float]) -> Interval:
+    """Returns the mean over seeds, with Student's interval."""
+    return Interval(*_student(values))
+
+
+def between_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
+    """Returns the difference of two means over seeds, with Welch's interval."""
+    shares = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
+    value, total = float(np.mean(first) - np.mean(second)), sum(shares)
+    if total == 0:
+        return Difference(value, value, value)
+    spread = sum(share**2 / (len(values) - 1) for share, values in zip(shares, (first, second), strict=True))
+    half = _quantile(total**2 / spread) * math.sqrt(total)
+    return Difference(value, value - half, value + half)
+
+
+def unpaired(first: Interval, second: Interval) -> Difference:
+    """Returns the difference of two values of which only the intervals are known, by Newcombe's rule (1998)."""
+    value = first.accuracy - second.accuracy
+    below = math.hypot(first.accuracy - first.low, second.high - second.accuracy)
+    above = math.hypot(first.high - first.accuracy, second.accuracy - second.low)
+    return Difference(value, value - below, value + above)
+
+
+def _per_class(marked: Bools, classes: Classes | None) -> NDArray[np.float64]:
+    """Returns how many images are marked in each class that has any, or in all of them together."""
+    if classes is None:
+        return np.array([marked.sum()], np.float64)
+    _, numbers = np.unique(classes, return_inverse=True)
+    return np.bincount(numbers, weights=marked.astype(np.float64)).astype(np.float64)
+
+
+def _student(values: Sequence[float]) -> Difference:
+    mean = float(np.mean(values))
+    half = _quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Difference(mean, mean - half, mean + half)
+
+
+def _quantile(freedom: float) -> float:
+    """Returns the two-sided 95 % quantile of Student's t."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(freedom, 0.975))

@@ -1,0 +1,88 @@
+"""Paired tests and intervals against cases that were worked out by hand, and against scipy."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mrp.evaluate import statistics
+from mrp.evaluate.interval import Interval, wilson
+
+
+def answers(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    """Answers of two, given how many images both, only the first, only the second and neither get right."""
+    mine = np.repeat([True, True, False, False], [both, first, second, neither])
+    theirs = np.repeat([True, False, True, False], [both, first, second, neither])
+    return mine, theirs
+
+
+def test_mcnemar_by_hand() -> None:
+    """Nine images that one alone gets right: 1 of 9 or fewer has the probability (1 + 9) / 512 on either side."""
+    assert statistics.mcnemar(*answers(80, 8, 1, 11)) == pytest.approx(2 * 10 / 512)
+    assert statistics.mcnemar(*answers(80, 1, 8, 11)) == pytest.approx(2 * 10 / 512)
+    assert statistics.mcnemar(*answers(5, 0, 0, 5)) == 1
+    assert statistics.mcnemar(*answers(5, 3, 3, 5)) == 1
+
+
+@pytest.mark.parametrize(("first", "second"), [(8, 1), (40, 3), (2, 7)])
+def test_mcnemar_agrees_with_scipy(first: int, second: int) -> None:
+    expected = stats.binomtest(first, first + second).pvalue
+    assert statistics.mcnemar(*answers(10, first, second, 10)) == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_paired_interval_by_hand() -> None:
+    """100 images, 8 and 1: shares 9/102 and 2/102, so the centre is 7/102."""
+    found = statistics.paired(*answers(80, 8, 1, 11))
+    win, lose = 9 / 102, 2 / 102
+    half = 1.959964 * math.sqrt((win + lose - (win - lose) ** 2) / 102)
+    assert found == pytest.approx((0.07, 7 / 102 - half, 7 / 102 + half))
+    assert found.sure
+    assert not statistics.paired(*answers(80, 5, 0, 15)).sure  # McNemar's p is 0.06
+    same = statistics.paired(*answers(50, 0, 0, 50))
+    assert same.low < 0 < same.high
+
+
+def test_the_paired_interval_covers_the_truth() -> None:
+    random, truth, covered = np.random.default_rng(0), 0.05, 0
+    for _ in range(500):
+        cells = random.multinomial(200, [0.6, 0.12, 0.07, 0.21])
+        found = statistics.paired(*answers(*cells.tolist()))
+        covered += found.low <= truth <= found.high
+    assert 0.93 < covered / 500 < 0.98
+
+
+def test_means_over_classes() -> None:
+    """A class of 90 images and one of 10 count the same."""
+    classes = np.repeat([3, 7], [90, 10])
+    right = np.concatenate([np.ones(90, bool), np.zeros(5, bool), np.ones(5, bool)])
+    mean = statistics.mean_per_class(right, classes)
+    assert mean.accuracy == pytest.approx(0.75)
+    assert mean.low < 0.75 < mean.high
+    other = right.copy()
+    other[95:] = False  # in the small class
+    assert statistics.paired(right, other, classes).value == pytest.approx(0.25)
+    assert statistics.paired(right, other).value == pytest.approx(0.05)
+    assert statistics.paired(right, other, np.zeros(100, int)) == statistics.paired(right, other)
+    order = np.random.default_rng(1).permutation(100)
+    assert statistics.paired(right[order], other[order], classes[order]) == statistics.paired(right, other, classes)
+
+
+def test_draws_and_seeds_agree_with_scipy() -> None:
+    first, second = [0.50, 0.53, 0.49, 0.55], [0.48, 0.50, 0.49, 0.51]
+    expected = stats.ttest_rel(first, second).confidence_interval()
+    assert statistics.over_draws(first, second)[1:] == pytest.approx((expected.low, expected.high))
+    expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
+    assert statistics.between_seeds(first, second)[1:] == pytest.approx((expected.low, expected.high))
+    expected = stats.ttest_1samp(first, 0).confidence_interval()
+    assert statistics.over_seeds(first)[1:] == pytest.approx((expected.low, expected.high))
+    assert not statistics.between_seeds([0.5, 0.5], [0.5, 0.5]).sure
+
+
+def test_where_only_intervals_are_known() -> None:
+    """Newcombe (1998), method 10, first example: 56/70 and 48/80 differ by 0.0524 to 0.3339."""
+    found = statistics.unpaired(wilson(56, 70), wilson(48, 80))
+    assert found == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert not statistics.unpaired(Interval(0.8, 0.7, 0.9), Interval(0.8, 0.7, 0.9)).sure
