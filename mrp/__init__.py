@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mrp.api import Model as Model
     from mrp.api import finetune as finetune
+    from mrp.api import judge as judge
     from mrp.api import load as load
     from mrp.api import pretrain as pretrain
     from mrp.api import probe as probe
@@ -23,6 +24,7 @@ _MODULES = {
     "Objective": "mrp.methodkit",
     "Output": "mrp.batch",
     "finetune": "mrp.api",
+    "judge": "mrp.api",
     "load": "mrp.api",
     "pretrain": "mrp.api",
     "probe": "mrp.api",

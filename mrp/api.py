@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mrp import probing
+from mrp import judging, probing
 from mrp.build import open_source
 from mrp.config import ConfigError, as_words
 from mrp.data.augment import View
@@ -23,6 +24,8 @@ from mrp.model import untrained as untrained
 from mrp.probing import EVALUATORS as EVALUATORS
 from mrp.probing import Probed as Probed
 from mrp.probing import features as features
+from mrp.report.judged import page_of, write_all
+from mrp.report.page import Page
 from mrp.run import Run, run_folder
 from mrp.run import load as load_run
 from mrp.train import train
@@ -91,6 +94,41 @@ def probe(
     (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
     """
     return probing.probe(path, evaluators, weights, step, baseline, [*words, *as_words(overrides)], cache, classes)
+
+
+class Judged(NamedTuple):
+    """What `mrp judge` ends with: the page with all results, and the folder that holds it in every form."""
+
+    page: Page
+    folder: Path
+
+
+def judge(
+    paths: str | Path | Sequence[str | Path],
+    suite: str | Path,
+    *words: str,
+    weights: WeightsName | None = None,
+    untrained: bool = False,
+    again: bool = False,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    **places: Any,
+) -> Judged | None:
+    """Judges weights by a suite as `mrp judge` does; of several processes all but the first get None.
+
+    Where the data of the suite are is said by keywords (`imagenet="/data/imagenet"`) or words (`"imagenet=/data"`).
+    """
+    given = dict(word.split("=", 1) for word in words if "." not in word.partition("=")[0])
+    given |= {name: str(place) for name, place in places.items()}
+    plan, judged = judging.judge(
+        [paths] if isinstance(paths, str | Path) else paths, suite, given, weights, untrained, again,
+        [word for word in words if "." in word.partition("=")[0]], cache,
+    )  # fmt: skip
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    found = Judged(page_of(plan, judged), Path(out or Path("runs") / f"judge-{plan.suite}"))
+    write_all(found.page, found.folder)
+    return found
 
 
 def held_out(run: Run, count: int) -> Tensor:

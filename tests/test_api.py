@@ -210,4 +210,6 @@ def test_probe_does_what_its_command_does(pretrained: Path, tmp_path: Path, caps
 def test_what_mrp_offers_is_listed_and_loads_nothing() -> None:
     code = "import sys, mrp; print(*dir(mrp)); assert 'torch' not in sys.modules"
     names = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert {"Batch", "Model", "Objective", "Output", "finetune", "load", "pretrain", "probe"} <= set(names.split())
+    assert {"Batch", "Model", "Objective", "Output", "finetune", "judge", "load", "pretrain", "probe"} <= set(
+        names.split()
+    )

@@ -10,7 +10,14 @@ from types import ModuleType
 from mrp.registry import Registry
 
 VERBS = Registry("verb", __name__, ("HELP", "EXAMPLE", "words", "run"))
-_FIRST = ("demo", "pretrain", "finetune", "probe", "report")  # in the help, in the order of use; the others follow
+_FIRST = (
+    "demo",
+    "pretrain",
+    "finetune",
+    "probe",
+    "judge",
+    "report",
+)  # in the help; the others follow
 
 
 def names() -> list[str]:

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDE = 240  # columns of a file or a pipe, where nothing has to fit a screen
 
 
 def number(word: str) -> int:
@@ -52,3 +59,10 @@ def data_words(options: argparse.Namespace) -> list[str]:
 def is_first_process() -> bool:
     """Returns whether this is the process that prints results."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def print_table(table: Table) -> None:
+    """Prints a table as wide as the terminal, or wider where there is none."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)

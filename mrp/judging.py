@@ -1,0 +1,199 @@
+"""Judging weights by a suite: what is missing is measured, each result is kept at once, and all are handed back.
+
+Whatever interrupts it, the same call goes on where it stopped and ends with the same results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mrp.build import build_step, open_source
+from mrp.config import ConfigError, Tree, build
+from mrp.data.source import Source
+from mrp.evaluate import measures, results
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Pause, Setting, never
+from mrp.evaluate.results import TRAINED, UNTRAINED, Record
+from mrp.evaluate.tables import weights_digest
+from mrp.evaluators import EVALUATORS, make
+from mrp.interop.config import WeightsName
+from mrp.model import Model, load
+from mrp.probing import Subject, changed, changed_run, described, results_folder, sections, setting_of
+from mrp.processes.join import Accelerator
+from mrp.suites import Data, Plan, Task, read
+
+Words = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """One set of weights, and its record for each task of the plan that could be measured."""
+
+    path: Path
+    subject: Subject
+    folder: Path  # of its results
+    records: Mapping[Task, Record]
+
+
+def judge(
+    paths: Sequence[str | Path],
+    suite: str | Path,
+    places: Mapping[str, str] | None = None,
+    weights: WeightsName | None = None,
+    untrained: bool = False,
+    again: bool = False,
+    words: Iterable[str] = (),
+    cache: str | Path | None = None,
+    pause: Pause = never,
+    say: Callable[[str], object] = print,
+) -> tuple[Plan, list[Judged]]:
+    """Measures what a suite asks for and has not been measured yet; of several processes the first gets the results.
+
+    `places` says where the data are, `untrained` judges the untrained backbones too, `again` measures everything once
+    more, `words` are such as `machine.workers=8`, and `cache` is the folder that keeps the features.
+    """
+    chosen = read(suite)
+    plan = chosen.plan(places or {})
+    section_of = {task: _section(task) for task in plan.tasks}
+    by_data = {name: [task for task in plan.tasks if task.data == name and not task.missing] for name in plan.data}
+    if not any(by_data.values()):
+        needed = ", ".join(f"{place}=PATH ({what})" for place, what in chosen.places.items())
+        raise ConfigError(f"--suite {plan.suite}: it is not said where any of its data are; give {needed}")
+    changes = sections(words)
+    judged, opened, seen = list[Judged](), dict[str, _Opened](), set[str]()
+    for path in paths:
+        loaded = load(path, weights)
+        folder = results_folder(path, loaded)
+        for backbone in (TRAINED, UNTRAINED) if untrained else (TRAINED,):
+            if backbone == UNTRAINED:
+                loaded = replace(loaded, module=build_step(loaded.run).eval())
+            subject = Subject.of(path, loaded, backbone)
+            if backbone == UNTRAINED and subject.digest in seen:
+                continue  # the untrained backbone of an earlier run is the same
+            seen.add(subject.digest)
+            judging, records = _Judging(loaded, subject, folder, again, pause, say), dict[Task, Record]()
+            for name, tasks in by_data.items():
+                if tasks:
+                    opened[name] = opened.get(name) or _Opened.of(plan.data[name], loaded, changes)
+                    settings = opened[name].settings(loaded, folder, cache)
+                    records |= judging.measure({task: section_of[task] for task in tasks}, opened[name], settings)
+            judged.append(Judged(Path(path), subject, folder, records))
+    return plan, judged
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A data set of a suite, open: its training data, and each of its test sets."""
+
+    data: Data
+    train: Source
+    tests: Mapping[str, Source]
+    changes: Words  # of the machine
+
+    @classmethod
+    def of(cls, data: Data, model: Model, changes: Words) -> _Opened:
+        """Opens the data, which are the same for every model."""
+        try:
+            runs = {test.name: changed_run(model, _words(data, test.words, changes)) for test in data.tests}
+            tests = {name: open_source(run, "test") for name, run in runs.items()}
+            return cls(data, open_source(next(iter(runs.values())), "train"), tests, changes)
+        except ConfigError as error:
+            raise ConfigError(f"data set '{data.name}' of the suite: {error}") from None
+
+    def settings(self, model: Model, folder: Path, cache: str | Path | None) -> dict[str, tuple[Model, Setting]]:
+        """Returns, for each test set, the model as it is evaluated, and its setting; the feature tables are shared."""
+        first = self.data.tests[0]
+        model = changed(model, _words(self.data, first.words, self.changes))
+        shared = setting_of(model, folder, cache, opened=(self.train, self.tests[first.name]))
+        settings = {}
+        for test in self.data.tests:
+            run = changed_run(model, _words(self.data, test.words, self.changes))
+            settings[test.name] = (
+                model,
+                replace(shared, data=run.data, test=self.tests[test.name], classes=test.classes, limited=test.limited),
+            )
+        return settings
+
+
+@dataclass(frozen=True)
+class _Judging:
+    """One set of weights that is being judged."""
+
+    loaded: Model
+    subject: Subject
+    folder: Path
+    again: bool
+    pause: Pause
+    say: Callable[[str], object]
+
+    def measure(
+        self, tasks: Mapping[Task, Section], opened: _Opened, settings: Mapping[str, tuple[Model, Setting]]
+    ) -> dict[Task, Record]:
+        """Returns the record of every task on one data set; what is missing is measured and kept, one by one."""
+        about = {
+            task: self._about(task, section, opened.data, settings[task.test][1]) for task, section in tasks.items()
+        }
+        model, shared = next(iter(settings.values()))
+        model.module.to(shared.processes.device)
+        kept = {} if self.again else {record.key: record for record in results.read(self.folder) if self._whole(record)}
+        missing = _first_says([about[task].key not in kept for task in tasks], shared.processes)
+        with shared.tables.of(weights_digest(model.module)):
+            for task in (task for task, is_missing in zip(tasks, missing, strict=True) if is_missing):
+                record = self._record(task, tasks[task], about[task], *settings[task.test])
+                if shared.processes.is_main_process:
+                    results.add(self.folder, [record])
+                    kept[record.key] = record
+                    self.say(_line(self.loaded, record))
+        return {task: kept[about[task].key] for task in tasks} if shared.processes.is_main_process else {}
+
+    def _about(self, task: Task, section: Section, data: Data, setting: Setting) -> Record:
+        label = f"{task.data}/{task.test}" if task.test else task.data
+        named = {"label": label, "score": data.score} if data.score != measures.ACCURACY else {"label": label}
+        return self.subject.about(task.evaluator, section, described(setting, own=False) | named)
+
+    def _whole(self, record: Record) -> bool:
+        """Returns whether the outcomes of a record, if it has any, are still as they were kept."""
+        return not record.outcomes or results.read_outcomes(self.folder, record) is not None
+
+    def _record(self, task: Task, section: Section, about: Record, model: Model, setting: Setting) -> Record:
+        try:
+            result = make(task.evaluator, section, setting).measure(model.module, self.subject.step, self.pause)
+            return self.subject.record(about, result, setting) if setting.processes.is_main_process else about
+        except ConfigError as error:
+            raise ConfigError(f"{task.evaluator} on {about.data['label']}: {error}") from None
+
+
+def _words(data: Data, test: Any, changes: Words) -> dict[str, Mapping[str, Any]]:
+    return {**changes, "data": {"classes": None, "fraction": None, **data.train, "test": test}}
+
+
+def _section(task: Task) -> Section:
+    """Returns the checked options of a task's evaluator."""
+    try:
+        config = EVALUATORS.find(task.evaluator).Config
+    except ConfigError as error:
+        raise ConfigError(f"{task.origins['']}: {error}") from None
+    section: Section = build(config, Tree(task.options, task.origins))
+    if section.every is not None:
+        raise ConfigError(f"{task.origins['every']}: every: is for evaluators inside training; leave it out")
+    return section
+
+
+def _first_says(values: Sequence[bool], processes: Accelerator) -> list[bool]:
+    """Returns what the first process has found, for its disk may be the only one that holds results."""
+    numbers = torch.tensor([int(value and processes.is_main_process) for value in values], device=processes.device)
+    return [bool(number) for number in processes.reduce(numbers, "sum").tolist()]
+
+
+def _line(model: Model, record: Record) -> str:
+    found = [
+        f"{one.title} {100 * one.value:.1f} %" if one.share else f"{one.title} {one.value:.4g}"
+        for one in measures.of(record)
+    ]
+    what = "untrained" if record.backbone == UNTRAINED else f"step {record.step}"
+    return f"{model.folder} ({what}) on {record.data['label']}: {', '.join(found)}"

@@ -1,0 +1,179 @@
+"""One table of what was measured of several weights: its rows, its columns, and which value is the best of a column."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from mrp.config import ConfigError
+from mrp.evaluate import statistics
+from mrp.evaluate.interval import Interval
+from mrp.evaluate.measures import Measure
+from mrp.evaluate.results import Outcomes
+from mrp.evaluate.statistics import Difference
+
+BEST = "better than every other of its column: the 95 % interval of each difference excludes 0"
+
+
+@dataclass(frozen=True)
+class Row:
+    """Some weights, or the mean over several that differ in their seed alone."""
+
+    name: str
+    run: str
+    step: int | None = None
+    members: tuple[int, ...] = ()  # of a mean: the numbers of its rows
+
+
+@dataclass(frozen=True)
+class Column:
+    """One measure on one data set; or, without data, what else is known of each row, such as a cost."""
+
+    data: str
+    title: str
+    better: str = "higher"  # "higher", "lower", or "" where neither is
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What stands in one row and column: a value with its interval, or a text."""
+
+    text: str = ""
+    measure: Measure | None = None
+    outcomes: Outcomes | None = None  # of the images that the value was counted on
+    per_class: bool = False  # whether the value is a mean over classes
+    seeds: tuple[float, ...] = ()  # the values whose mean this is
+
+    @property
+    def interval(self) -> Interval | None:
+        """Returns the value with its bounds, where these are known."""
+        one = self.measure
+        return None if one is None or one.low is None or one.high is None else Interval(one.value, one.low, one.high)
+
+
+@dataclass(frozen=True)
+class Page:
+    """A table, and what is said below it."""
+
+    title: str
+    rows: tuple[Row, ...]
+    columns: tuple[Column, ...]
+    cells: Mapping[tuple[int, int], Cell]  # by the numbers of row and column
+    notes: tuple[str, ...] = ()
+    _best: dict[int, int | None] = field(default_factory=dict, compare=False)
+
+    def is_best(self, row: int, column: int) -> bool:
+        """Returns whether a value is better than each other one of its column, as far as intervals tell."""
+        if column not in self._best:
+            self._best[column] = self._find_best(column)
+        return self._best[column] == row
+
+    def _find_best(self, column: int) -> int | None:
+        """Returns the best row; rows that a mean over seeds stands for do not take part beside it."""
+        sign = {"higher": 1, "lower": -1}.get(self.columns[column].better, 0)
+        within = {member for row in self.rows for member in row.members}
+        cells = {row: self.cells.get((row, column), Cell()) for row in range(len(self.rows)) if row not in within}
+        values = {row: sign * cell.measure.value for row, cell in cells.items() if cell.measure is not None}
+        if not sign or len(values) < 2:
+            return None
+        best = max(values, key=lambda row: values[row])
+        for row in values.keys() - {best}:
+            difference = difference_of(cells[best], cells[row])
+            if difference is None or not (difference.low > 0 if sign > 0 else difference.high < 0):
+                return None
+        return best
+
+    def differences(self) -> list[dict[str, Any]]:
+        """Returns each pair of rows in each column: the difference, its interval, and McNemar's p where it applies."""
+        return [
+            {"data": about.data, "measure": about.title, "first": first.name, "second": self.rows[second].name}
+            | found._asdict() | {"p": _p(*cells)}
+            for column, about in enumerate(self.columns)
+            for number, first in enumerate(self.rows)
+            for second in range(number + 1, len(self.rows))
+            if (cells := (self.cells.get((number, column), Cell()), self.cells.get((second, column), Cell())))
+            and (found := difference_of(*cells)) is not None
+        ]  # fmt: skip
+
+    def plain(self) -> dict[str, Any]:
+        """Returns the page as plain data, for a file."""
+        cells = [
+            {"row": self.rows[row].name, "data": self.columns[column].data, "measure": self.columns[column].title}
+            | (_value(cell) if cell.measure else {"text": cell.text})
+            | {"best": self.is_best(row, column)}
+            for (row, column), cell in sorted(self.cells.items(), key=lambda item: item[0])
+        ]
+        about = {"title": self.title, "rows": [row.name for row in self.rows], "notes": self.notes}
+        return about | {"cells": cells, "differences": self.differences()}
+
+    def with_seeds(self, groups: Mapping[str, Sequence[int]]) -> Page:
+        """Returns the page with a further row for each group of rows that differ in their seed alone: their mean."""
+        rows, cells = list(self.rows), dict(self.cells)
+        for name, members in groups.items():
+            for column in range(len(self.columns)):
+                mean = _over_seeds([self.cells.get((member, column), Cell()) for member in members])
+                if mean is not None:
+                    cells[len(rows), column] = mean
+            step = self.rows[members[0]].step
+            rows.append(Row(f"{name}, mean of {len(members)} seeds", f"{name}, mean", step, tuple(members)))
+        return replace(self, rows=tuple(rows), cells=cells, _best={})
+
+
+def cell_of(measure: Measure, outcomes: Outcomes | None, per_class: bool) -> Cell:
+    """Returns the cell of a measure; only what counts right answers is compared by them."""
+    return Cell("", measure, outcomes if measure.counted else None, per_class and measure.counted)
+
+
+def difference_of(first: Cell, second: Cell) -> Difference | None:
+    """Returns how much larger the first value is, by the sharpest comparison that both allow; None where none does."""
+    if first.measure is None or second.measure is None:
+        return None
+    if first.seeds and second.seeds:
+        return statistics.between_seeds(first.seeds, second.seeds)
+    if (answers := _same_images(first, second)) is not None:
+        return statistics.paired(*answers, first.outcomes.classes if first.outcomes and first.per_class else None)
+    if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
+        return statistics.over_draws(first.measure.draws, second.measure.draws)
+    mine, theirs = first.interval, second.interval
+    return statistics.unpaired(mine, theirs) if mine and theirs else None
+
+
+def _same_images(first: Cell, second: Cell) -> tuple[statistics.Bools, statistics.Bools] | None:
+    """Returns both cells' right answers, where they are about the same images: a column is about one data set."""
+    mine, theirs = first.outcomes, second.outcomes
+    if mine is None or theirs is None or mine.classes.tolist() != theirs.classes.tolist():
+        return None
+    return mine.right, theirs.right
+
+
+def _p(first: Cell, second: Cell) -> float | None:
+    answers = None if first.per_class else _same_images(first, second)
+    return None if answers is None else statistics.mcnemar(*answers)
+
+
+def _over_seeds(cells: Sequence[Cell]) -> Cell | None:
+    """Returns the mean of the cells of several seeds, with Student's interval; None where one has no value."""
+    found = [cell.measure for cell in cells if cell.measure is not None]
+    if len(found) < len(cells):
+        return None
+    values = tuple(one.value for one in found)
+    mean = statistics.over_seeds(values)
+    measure = replace(found[0], value=mean.accuracy, low=mean.low, high=mean.high, draws=(), counted=False)
+    return Cell("", measure, seeds=values)
+
+
+def _value(cell: Cell) -> dict[str, Any]:
+    one = cell.measure
+    assert one is not None
+    return {"value": one.value, "low": one.low, "high": one.high} | ({"seeds": cell.seeds} if cell.seeds else {})
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """Returns the last parts of the paths, as many as it takes to tell them apart."""
+    parts = [path.absolute().parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise ConfigError("the same run is given twice; give each once")
+    count = next(n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(parts))
+    return ["/".join(one[-count:]) for one in parts]

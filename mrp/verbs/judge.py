@@ -1,0 +1,48 @@
+"""`mrp judge`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+
+from mrp.verbs import _words
+
+HELP = "judge weights by a suite: several evaluators on several data sets, with paired tests, as one table"
+EXAMPLE = "mrp judge runs/mae runs/umae --suite imagenet imagenet=/data/imagenet"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """Weights, a suite, where its data are."""
+    parser.add_argument(
+        "weights", nargs="+", metavar="WEIGHTS", help="runs, checkpoints or weights to import; and PLACE=PATH"
+    )
+    parser.add_argument(
+        "--suite", required=True, metavar="SUITE", help="a YAML file, or a name: small, imagenet, transfer ...; which "
+        "PLACE=PATH it needs is said where none is given",
+    )  # fmt: skip
+    parser.add_argument("--untrained", action="store_true", help="judge the untrained backbones too")
+    parser.add_argument("--again", action="store_true", help="measure everything once more, not only what is missing")
+    parser.add_argument(
+        "--weights", dest="which", choices=("student", "teacher", "average"), help="whose (default: the run's own)"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="for judge.json, .md, .tex, .png (default: runs/judge-SUITE)")
+    parser.add_argument("--cache", metavar="FOLDER", help="keep the features there (default: RUN/features)")
+    _words.add_processes(parser, "processes on this machine that read features")
+    parser.set_defaults(overrides=[])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures what is missing, prints the table and writes it in every form."""
+    from mrp import api
+    from mrp.report import render
+
+    given = [*options.weights, *options.overrides]
+    pairs = [word for word in given if re.match(r"[\w.]+=", word) and not Path(word).exists()]
+    judged = api.judge(
+        [word for word in given if word not in pairs], options.suite, *pairs, weights=options.which,
+        untrained=options.untrained, again=options.again, out=options.out, cache=options.cache,
+    )  # fmt: skip
+    if judged is not None:
+        _words.print_table(render.terminal(judged.page))
+        print(f"written to {judged.folder}")
