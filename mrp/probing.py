@@ -111,8 +111,10 @@ class Subject:
         """Returns the record of a measurement, still without its result."""
         options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
         code = outside.digest(Path(name)) if name.endswith(outside.SUFFIX) else ""
-        weights = self.backbone, self.step, self.weights, dict(data)
-        return Record(short_name(name), options, *weights, {}, self.source, self.digest, code)
+        files = section.content()
+        content = hashlib.sha256(f"{data['content']} {files}".encode()).hexdigest()[:16] if files else data["content"]
+        about = self.backbone, self.step, self.weights, {**data, "content": content}
+        return Record(short_name(name), options, *about, {}, self.source, self.digest, code)
 
     def record(self, about: Record, result: Result, setting: Setting) -> Record:
         """Returns the record of a measurement with its result, whose outcomes are written."""
