@@ -26,6 +26,7 @@ from mrp.optimizers import OPTIMIZERS
 from mrp.prepare.mixing import Erase, Mix
 from mrp.processes.cost import Cost, measure, reported_names
 from mrp.run import Run, find_recipe, load
+from mrp.schedules import main_value, schedules
 from mrp.step import Prepare, Step
 
 
@@ -73,9 +74,14 @@ def measure_cost(run: Run) -> Cost:
 def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim.Optimizer:
     """Returns the optimizer of a module; a flag on the device (`found_inf`) tells it to leave everything as it is."""
     kind: Callable[..., torch.optim.Optimizer] = OPTIMIZERS.find(section.name).Optimizer
+    scheduled = {key: main_value(getattr(section, key)) for key, _ in schedules(section)}
+    numbers = section.model_copy(update=scheduled)  # what an optimizer is built from; the loop sets those of each step
     if section.name.endswith(".py"):
-        _check_obeys_found_inf(kind, section)
-    return kind(groups(module, section.weight_decay, section.layer_decay), section)
+        _check_obeys_found_inf(kind, numbers)
+    if "weight_decay" not in scheduled:
+        return kind(groups(module, main_value(section.weight_decay), section.layer_decay), numbers)
+    parts = groups(module, 1.0, section.layer_decay)  # whatever it is now, it may become another
+    return kind([part | {"decays": part["weight_decay"] > 0} for part in parts], numbers)
 
 
 def _check_obeys_found_inf(kind: Callable[..., torch.optim.Optimizer], section: OptimizerSection) -> None:

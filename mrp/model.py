@@ -23,6 +23,7 @@ from mrp.models.vit import VisionTransformer
 from mrp.optim.average import GROUP as AVERAGE
 from mrp.run import Run
 from mrp.run import load as load_run
+from mrp.schedules import Length
 from mrp.step import Step
 
 NO_DATA = "none given at import"
@@ -150,7 +151,10 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
         reason = " ".join(str(error).split(":", 1)[-1].split())
         raise ConfigError(f"{checkpoint.folder}: its weights do not fit its configuration: {reason}") from None
     module.objective.judged = "student"
-    return Model(run, folder, checkpoint.step, module.eval(), chosen, checkpoint.state().get(_ORIGIN, {}))
+    state = checkpoint.state()
+    if "length" in state:
+        module.before_step(max(0, checkpoint.step - 1), Length(**state["length"]))
+    return Model(run, folder, checkpoint.step, module.eval(), chosen, state.get(_ORIGIN, {}))
 
 
 def untrained(folder: str | Path) -> Model:

@@ -20,6 +20,7 @@ from mrp.data.source import Source
 from mrp.folder import recorded
 from mrp.processes.cost import Cost
 from mrp.run import Run
+from mrp.schedules import Length, Schedule, schedules
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,11 @@ class Plan:
     peak_lr: float
     division: Division
     coupled_batch: int | None  # images that act on each other, over all processes; None where none do
+
+    @property
+    def length(self) -> Length:
+        """Returns what schedules depend on."""
+        return Length(self.steps, self.steps_per_epoch, self.division.batch)
 
     @property
     def processes(self) -> int:
@@ -79,10 +85,14 @@ def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int, cost
             f"the nearest that is: {max(1, round(run.batch / processes)) * processes}"
         )
     micro_batch = _micro_batch(run, processes, memory, cost)
-    steps = _steps(run, run.length, steps_per_epoch)
+    length = length_of(run, steps_per_epoch)
+    steps = length.steps
     if steps < 1:
         raise ConfigError(f"length: {run.length} is nothing to train; give at least 1 step")
-    warmup = _steps(run, run.optim.warmup, steps_per_epoch)
+    for where, schedule in schedules(run):
+        schedule.check(where, length)
+    lr = run.optim.lr
+    warmup = lr.warmup.steps(length) if isinstance(lr, Schedule) else _steps(run, run.optim.warmup, steps_per_epoch)
     if warmup > steps:
         raise ConfigError(
             f"optim.warmup: {run.optim.warmup} ({warmup} steps) is longer than the run ({steps} steps); "
@@ -107,6 +117,11 @@ def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int, cost
         ),
         coupled_batch=coupled_batch,
     )
+
+
+def length_of(run: Run, steps_per_epoch: float) -> Length:
+    """Returns the length of a run on data of this size."""
+    return Length(_steps(run, run.length, steps_per_epoch), steps_per_epoch, run.batch)
 
 
 def inseparable(run: Run) -> int:

@@ -22,7 +22,7 @@ from mrp.data.loader import Loader
 from mrp.data.quarantine import Bad, Quarantine
 from mrp.data.source import Source
 from mrp.monitor.incident import CONFIG, FILE, where
-from mrp.plan import plan_order
+from mrp.plan import length_of, plan_order
 from mrp.processes.join import join
 from mrp.run import Run
 from mrp.run import load as load_run
@@ -49,6 +49,8 @@ def replay(folder: Path) -> Replay:
     step = build_step(run).to(device)
     step.load_state_dict(checkpoint.weights())
     source = open_source(run, "train")
+    length = length_of(run, plan_order(run, source, incident.get("order_version", 1)).steps_per_epoch)
+    step.before_step(incident["checkpoint"], length)
     result = Replay(lines=[f"step {incident['step']} of {folder}, alone on {device}, from the state before it"])
     if broken := _broken_tensor(step):
         result.lines.append(

@@ -20,6 +20,7 @@ from pydantic_core import PydanticUndefined
 
 from mrp.config import Duration, Node
 from mrp.outside import SUFFIX
+from mrp.schedules import Span
 
 Schema = dict[str, Any]
 
@@ -30,6 +31,7 @@ _PLAIN: dict[Any, Schema] = {
     str: {"type": "string"},
     type(None): {"type": "null"},
     Duration: {"type": "string", "pattern": r"^\s*[0-9][0-9_.eE+-]*\s*(step|epoch|sample)s?\s*$"},
+    Span: {"type": "string", "pattern": r"^\s*[0-9][0-9_.eE+-]*\s*(%|(step|epoch|sample)s?)\s*$"},
 }
 _BOUNDS = {
     annotated_types.Gt: ("gt", "exclusiveMinimum"),

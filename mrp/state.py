@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from mrp.plan import Job
 from mrp.processes.unused import refuse_unused_parameters
 from mrp.processes.wrapping import wrap
 from mrp.run import Run
+from mrp.schedules import Length
 from mrp.session import Session
 from mrp.step import Step
 
@@ -53,6 +54,7 @@ class State:
     _session: Session
     _order: Order | Mixed
     _data: str  # the identity of the data
+    _length: Length
 
     @classmethod
     def build(cls, job: Job, session: Session) -> State:
@@ -64,6 +66,7 @@ class State:
         step = checkpoint.step if checkpoint else 0
         asked = session.agree(step, job.source.identity)
         _load(checkpoint, run, module, optimizer, session)
+        module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: dict[str, Any] = checkpoint.state() if checkpoint else {}
         data = kept.get("data", {})
         same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
@@ -90,7 +93,7 @@ class State:
             ),
             asked_to_end=asked,
             evaluation_pending=session.from_main(bool(lines) and INTERRUPTED in lines[-1]),
-            _folder=folder, _session=session, _order=job.order, _data=job.source.identity,
+            _folder=folder, _session=session, _order=job.order, _data=job.source.identity, _length=job.plan.length,
         )  # fmt: skip
 
     def save(self, wait: bool = False) -> None:
@@ -100,10 +103,16 @@ class State:
             self.quarantine.write(self._folder)
         data = self._order.state(self.step) | {"manifest": self._data, "quarantine": self.quarantine.state()}
         groups = {GROUP: self.average.tensors()} if self.average else {}
-        state = {"data": data, "guard": self.incidents.state()}
+        state = {"data": data, "guard": self.incidents.state(), "length": asdict(self._length)}
         self.saver.save(self.step, self.module, self.optimizer, state, groups, wait=wait)
         if wait:
             self._session.accelerator.wait_for_everyone()
+
+    def scheduled(self, job: Job) -> dict[str, float]:
+        """Returns what the numbers that change over the run were in the last step, for the metrics."""
+        decay = job.run.optim.weight_decay_at(self.step - 1, self._length)
+        numbers = {} if decay is None else {"optim/weight_decay": decay}
+        return numbers | {f"objective/{each.option}": each.now for each in self.module.scheduled()}
 
     def recover(self, number: int) -> None:
         """Records step `number`, which was not finite, and goes on behind it as the policy says, or ends the run.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,6 +12,7 @@ from mrp.batch import Batch, Output
 from mrp.data.order import fold
 from mrp.prepare.config import Precision
 from mrp.prepare.mixing import Erase, Mix
+from mrp.schedules import Length
 
 _FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
@@ -30,6 +32,12 @@ class Objective(Protocol):
 
     def features(self, batch: Batch) -> Tensor:
         """Returns one vector per image."""
+
+    def before_step(self, step: int, length: Length) -> None:
+        """Is called before every step."""
+
+    def scheduled(self) -> Sequence[Any]:
+        """Returns the numbers that change over the run."""
 
     def after_step(self, step: int, updated: Tensor) -> None:
         """Is called after every call of the optimizer."""
@@ -100,6 +108,14 @@ class Step(nn.Module):
                 return self.objective(batch)
             read = features(self.objective, batch) if callable(features) else self.objective.features(batch)
             return Output(loss=images.new_zeros(()), features=read.float())
+
+    def before_step(self, step: int, length: Length) -> None:
+        """Gives the numbers that change over the run their values in a step."""
+        self.objective.before_step(step, length)
+
+    def scheduled(self) -> Sequence[Any]:
+        """Returns the numbers that change over the run."""
+        return self.objective.scheduled()
 
     def after_step(self, step: int, updated: Tensor) -> None:
         """Tells the objective that the optimizer was called, and (on the device) whether it changed the weights."""

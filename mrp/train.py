@@ -24,7 +24,7 @@ from mrp.evaluate.schedule import Evaluators
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import scheduled
 from mrp.monitor.metrics import INTERRUPTED
-from mrp.optim.groups import get_lr, set_lr
+from mrp.optim.groups import get_lr, set_lr, set_weight_decay
 from mrp.plan import Job, plan_job
 from mrp.processes import memory
 from mrp.processes.wrapping import clip, synchronised
@@ -91,7 +91,10 @@ def update(state: State, micro_batches: list[Batch], job: Job, session: Session)
     session.phase("computes", state.step)
     run, plan = job.run, job.plan
     seed_step(run.seed, state.step, session.rank)
-    set_lr(state.optimizer, run.optim.lr_at(state.step, plan.steps, plan.warmup, run.batch, plan.drops))
+    set_lr(state.optimizer, run.optim.lr_at(state.step, plan.length, plan.warmup, plan.drops))
+    if (weight_decay := run.optim.weight_decay_at(state.step, plan.length)) is not None:
+        set_weight_decay(state.optimizer, weight_decay)
+    state.module.before_step(state.step, plan.length)
     output, losses = accumulate(state, micro_batches, session)
     norm = clip(state.module, run.optim.clip)
     state.incidents.remember(state.step, losses, norm)
@@ -126,6 +129,7 @@ def finish_step(state: State, done: Update, job: Job, session: Session, evaluato
         values = measure(done, session) | {
             "lr": get_lr(state.optimizer),
             "epoch": state.step / job.plan.steps_per_epoch,
+            **state.scheduled(job),
         }
         values |= {"images_per_second": session.journal.rate(state.step), **state.saver.measured()}
     conclude(state, values, job, session, evaluators, saving, leaving=news.asked and not last)

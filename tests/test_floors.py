@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = (
     "config",
+    "schedules",
     "outside",
     "registry",
     "schema",

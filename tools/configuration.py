@@ -13,7 +13,8 @@ from typing import Any
 from mrp.config import compose
 from mrp.optimizers import OPTIMIZERS
 from mrp.run import Run, find_recipe, recipes
-from mrp.schema import Schema, recipe_schema
+from mrp.schedules import Schedule
+from mrp.schema import Schema, recipe_schema, section_schema
 from mrp.trackers import TRACKERS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
@@ -36,9 +37,25 @@ the file and of its neighbours belongs to the run's identity for `objective` and
 The run keeps a copy in `RUN/code/`, which `mrp.load`, `mrp probe` and the like use, and which takes the place of the
 original when that is gone.
 """
+_ON_SCHEDULES = """## A schedule
+
+Where a number or a *schedule* is allowed, a section in the number's place says how it changes over the run:
+
+    optim: {lr: {kind: wsd, value: 1.5e-4, warmup: 40 epochs, decay: 20 %}, per: 256}
+    optim: {weight_decay: {kind: cosine, value: 0.04, end: 0.4}}
+    objective: {teacher: {decay: {kind: linear, value: 0.996, end: 1}}}
+    objective: {mask_ratio: {kind: steps, value: 0.6, drops: [30 %, 60 %], factor: 1.1}}
+
+Its value follows from the step and the run's length alone, so a resumed run goes on exactly, and another `length` needs
+no other change where parts of the run are given in per cent. The metrics hold it: `lr`, `optim/weight_decay`,
+`objective/mask_ratio` and the like. A schedule of `optim.lr` takes the place of `warmup`, `min_lr` and `drops`. With a
+schedule of `mask_ratio` a step is compiled for each number of hidden patches, so that eight numbers at most are taken: of
+more, eight at even distances.
+"""
 _DEFAULTS = {"optim": OPTIMIZERS.default or "", "track": TRACKERS.default or ""}
 _NAMED_OTHERWISE = ("backbone", "best")  # whose name does not choose other options
 _TYPES = {"array": "list", "object": "section", "string": "text"}
+_SCHEDULE = section_schema(Schedule)
 _MOST_NAMED = 3  # recipes that set an option
 
 
@@ -50,6 +67,8 @@ def page() -> str:
             used.setdefault(key, []).append(path.stem)
     lines = [_HEAD]
     _add_section(recipe_schema(Run), "", "", used, lines, seen=[])
+    lines += [_ON_SCHEDULES]
+    _add_table(_SCHEDULE, "", "", used, lines)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -58,7 +77,23 @@ def _add_section(
 ) -> None:
     """Adds the tables of a section and of those inside it; `part` is the method, or the like, it is for."""
     title = f"`{path}`{f' of {part}' if part else ''}" if path else "Top level"
-    lines += [f"## {title}", "", "| Key | Type | Default | Meaning | Set by |", "| --- | --- | --- | --- | --- |"]
+    lines += [f"## {title}", ""]
+    _add_table(schema, path, part, used, lines)
+    for name, option in schema["properties"].items():
+        key = f"{path}.{name}".lstrip(".")
+        for section in option.get("anyOf", [option]):
+            if section.get("properties") and "additionalProperties" in section and (key, section) not in seen:
+                seen.append((key, section))
+                names = section["properties"].get("name", {}).get("enum", [part])
+                if section != _SCHEDULE:
+                    _add_section(section, key, names[0], used, lines, seen)
+
+
+def _add_table(
+    schema: Schema, path: str, part: str, used: Mapping[tuple[str, str], list[str]], lines: list[str]
+) -> None:
+    """Adds one row for each option of a section."""
+    lines += ["| Key | Type | Default | Meaning | Set by |", "| --- | --- | --- | --- | --- |"]
     for name, option in schema["properties"].items():
         key = f"{path}.{name}".lstrip(".")
         default = option.get("default")
@@ -67,17 +102,12 @@ def _add_section(
         cells = (f"`{key}`", type_text(option), shown, option.get("description", ""), recipes_)
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     lines.append("")
-    for name, option in schema["properties"].items():
-        key = f"{path}.{name}".lstrip(".")
-        for section in option.get("anyOf", [option]):
-            if section.get("properties") and "additionalProperties" in section and (key, section) not in seen:
-                seen.append((key, section))
-                names = section["properties"].get("name", {}).get("enum", [part])
-                _add_section(section, key, names[0], used, lines, seen)
 
 
 def type_text(option: Schema) -> str:
     """Returns what a value may be, in words."""
+    if option == _SCHEDULE:
+        return "schedule"
     if "anyOf" in option:
         return " or ".join(dict.fromkeys(type_text(choice) for choice in option["anyOf"]))
     if "enum" in option:
@@ -87,7 +117,7 @@ def type_text(option: Schema) -> str:
     if kind == "list":
         return f"list of {option.get('maxItems', '')} {type_text(option['items'])}".replace("  ", " ")
     if "pattern" in option:
-        return "duration"
+        return "share or duration" if "%" in option["pattern"] else "duration"
     signs = {"exclusiveMinimum": "> ", "minimum": "from ", "exclusiveMaximum": "< ", "maximum": "to "}
     bounds = [f"{sign}{option[bound]:g}" for bound, sign in signs.items() if bound in option]
     return " ".join([kind, *bounds])

@@ -20,6 +20,7 @@ from mrp.objectives import OBJECTIVES
 from mrp.optim.groups import set_lr
 from mrp.plan import plan_order
 from mrp.run import Run, load, recipes
+from mrp.schedules import Length
 
 FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 STEPS = 12
@@ -53,7 +54,7 @@ def losses(name: str) -> list[float]:
     found = []
     for number, (batch,) in enumerate(loader.steps(0, STEPS)):
         torch.manual_seed(number)
-        set_lr(optimizer, run.optim.lr_at(number, STEPS, 2, run.batch))
+        set_lr(optimizer, run.optim.lr_at(number, Length(STEPS, STEPS, run.batch), 2))
         output = step(batch)
         output.loss.backward()
         optimizer.step()

@@ -27,8 +27,8 @@ from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, TransformerConfig
 from mrp.objectives import classify, data2vec, data2vec2, mae, simmim
 from mrp.optim.groups import groups
-from mrp.optim.schedules import half_cosine
 from mrp.optimizers import lars
+from mrp.schedules import half_cosine
 
 Tensors = dict[str, Tensor]
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws

@@ -7,7 +7,7 @@ import json
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -27,7 +27,12 @@ def describe(
     """Returns one line for the first fault (of a union, the fault of the branch that got furthest)."""
     faults = error.errors(include_url=False)
     # A misspelt key explains a missing one, and of a union the branch that got furthest is the one that was meant.
-    fault = min(faults, key=lambda fault: (fault["type"] != "extra_forbidden", -len(_real_path(fault["loc"], values))))
+    fault = min(
+        faults,
+        key=lambda fault: (
+            fault["type"] != "extra_forbidden", -len(_real_path(fault["loc"], values)), fault["type"] != "value_error"
+        ),
+    )  # fmt: skip
     path = _real_path(fault["loc"], values)
     dotted = ".".join(str(part) for part in path)
     origin = _origin(dotted, origins)
@@ -143,6 +148,8 @@ def section_in(annotation: Any) -> type[BaseModel] | None:
     """Returns the section that a value of this type may be, if there is one."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
+    if get_origin(annotation) is Annotated:
+        return section_in(get_args(annotation)[0])
     if get_origin(annotation) in (Union, types.UnionType):
         return next((section for arg in get_args(annotation) if (section := section_in(arg))), None)
     return None

@@ -11,7 +11,7 @@ from torch import Tensor
 from mrp import progress
 from mrp.evaluate.batches import Rows, chunks, read
 from mrp.evaluate.table import Table
-from mrp.optim.schedules import half_cosine
+from mrp.schedules import half_cosine
 
 _BETAS, _EPS = (0.9, 0.999), 1e-8
 _CHUNK = 4096  # rows that are read at once where order does not matter

@@ -125,7 +125,7 @@ def _decoder(objective: Objective, missing: Collection[str]) -> dict[str, Any]:
     decoder = objective.config.decoder
     return {
         "qkv_bias": True,
-        "mask_ratio": objective.config.mask_ratio,
+        "mask_ratio": objective.visible.now,
         "norm_pix_loss": objective.config.target == "pixels_norm",
         "decoder_hidden_size": decoder.width,
         "decoder_num_hidden_layers": decoder.depth,

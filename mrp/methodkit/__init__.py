@@ -1,13 +1,15 @@
 """What the author of a training method builds on; `mrp/objectives/mae.py` and `docs/methods.md` show how.
 
 `Objective` is the base class of every method and `Masked` that of methods which hide patches. The rest are parts that
-several methods share: images as rows of patches, a teacher, the uniformity penalty, means over all processes.
+several methods share: images as rows of patches, a teacher, the uniformity penalty, scheduled numbers, means over all
+processes.
 """
 
 from mrp.methodkit.masked import Masked, MaskedConfig, collapse_loss, count_visible
 from mrp.methodkit.objective import Objective, Reconstruction, freeze
 from mrp.methodkit.patches import patch_statistics, patchify, unpatchify
 from mrp.methodkit.processes import mean_over_processes, num_processes
+from mrp.methodkit.scheduled import Scheduled, ScheduledCount
 from mrp.methodkit.standardise import Standardise
 from mrp.methodkit.teacher import Teacher, TeacherConfig
 from mrp.methodkit.uniformity import (
@@ -19,7 +21,8 @@ from mrp.methodkit.uniformity import (
 )
 
 __all__ = [
-    "NO_UNIFORMITY", "Masked", "MaskedConfig", "Objective", "Reconstruction", "Standardise", "Teacher", "TeacherConfig",
-    "UniformityConfig", "collapse_loss", "count_visible", "freeze", "gram_penalty", "mean_over_processes",
-    "num_processes", "patch_statistics", "patchify", "uniformity_feature", "uniformity_penalty", "unpatchify",
+    "NO_UNIFORMITY", "Masked", "MaskedConfig", "Objective", "Reconstruction", "Scheduled", "ScheduledCount",
+    "Standardise", "Teacher", "TeacherConfig", "UniformityConfig", "collapse_loss", "count_visible", "freeze",
+    "gram_penalty", "mean_over_processes", "num_processes", "patch_statistics", "patchify",
+    "uniformity_feature", "uniformity_penalty", "unpatchify",
 ]  # fmt: skip

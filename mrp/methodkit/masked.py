@@ -13,6 +13,7 @@ from torch import Tensor
 from mrp.batch import Output
 from mrp.config import ConfigError, Node
 from mrp.methodkit.objective import Objective
+from mrp.methodkit.scheduled import Scheduled
 from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
 from mrp.models.masking import fold, gather_tokens, visible_places
 from mrp.models.vit import VisionTransformer, embed, encode, pool
@@ -40,6 +41,7 @@ class Masked(Objective):
         uniformity.check(backbone)
         self.num_masks = masks
         self.uniformity = uniformity
+        self.uniformity_weight = Scheduled(uniformity.weight, "uniformity.weight")
 
     @abstractmethod
     def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
@@ -86,7 +88,7 @@ class Masked(Objective):
         metrics = {"reconstruction": loss.detach(), "target_variance": target_variance}
         if self.uniformity.weight:
             penalty = uniformity_penalty(self.uniformity, self.backbone, latent, self.num_masks)
-            loss = loss + self.uniformity.weight * penalty
+            loss = loss + self.uniformity_weight() * penalty
             metrics["uniformity"] = penalty.detach()
         return Output(
             loss=loss,

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
+from mrp.methodkit.scheduled import Scheduled
 from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.schedules import Length
 
 
 class Reconstruction(NamedTuple):
@@ -59,6 +61,15 @@ class Objective(nn.Module):
     def reconstruct(self, batch: Batch) -> Reconstruction:
         """Returns the images as the method predicts them, if it predicts pixels."""
         raise ConfigError("this objective predicts no pixels, so there is nothing to draw")
+
+    def before_step(self, step: int, length: Length) -> None:
+        """Called before each step of the optimizer, counted from zero; what is scheduled takes its value here."""
+        for scheduled in self.scheduled():
+            scheduled.set(step, length)
+
+    def scheduled(self) -> list[Scheduled]:
+        """Returns the numbers that change over the run."""
+        return [module for module in self.modules() if isinstance(module, Scheduled) and module.changes]
 
     def after_step(self, step: int, updated: Tensor) -> None:
         """Called after each optimizer step; a teacher moves here.

@@ -6,33 +6,41 @@ import copy
 from typing import Any
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mrp.config import ConfigError, Node
 from mrp.methodkit.objective import freeze
+from mrp.methodkit.scheduled import Scheduled
 from mrp.models.blocks import Block
 from mrp.models.vit import Kept, VisionTransformer, embed, encode
+from mrp.schedules import Schedule, Share
 from mrp.tensors import move_towards
 
 
 class TeacherConfig(Node):
     """`teacher:` in a method's options: the share of itself that the teacher keeps at each step.
 
-    It is `decay` throughout, or changes linearly from `decay` to `last` in the first `steps` steps.
+    It is `decay` throughout or as a schedule says, or goes linearly from `decay` to `last` in the first `steps` steps.
     """
 
-    # The share of itself that the teacher keeps at each step, in the beginning.
-    decay: float = Field(0.9998, ge=0, le=1)
+    # The share of itself that the teacher keeps at each step, in the beginning; or a schedule of it.
+    decay: Share = 0.9998
     last: float | None = Field(None, ge=0, le=1)  # the same in the end; null: it stays
     steps: int = Field(0, ge=0)  # until the end value is reached
 
-    def decay_at(self, step: int) -> float:
-        """Returns the share that is kept in the update after step `step`, counted from zero."""
+    @model_validator(mode="after")
+    def _one_schedule(self) -> TeacherConfig:
+        if isinstance(self.decay, Schedule) and (self.last is not None or self.steps):
+            raise ValueError("last and steps are for a decay that is one number; leave them out, or the schedule")
+        return self
+
+    def decay_at(self, step: int, decay: float) -> float:
+        """Returns the share that is kept in the update after step `step`, counted from zero; it begins as `decay`."""
         if self.last is None:
-            return self.decay
+            return decay
         done = min(1.0, (step + 1) / self.steps) if self.steps else 1.0
-        return self.decay + (self.last - self.decay) * done
+        return decay + (self.last - decay) * done
 
 
 class Teacher(nn.Module):
@@ -52,6 +60,7 @@ class Teacher(nn.Module):
         if kept == "added" and not isinstance(student.blocks[0], Block):
             raise ConfigError("backbone.name: its blocks do not say what their feed-forward part adds; take another")
         self.config = config
+        self.decay = Scheduled(config.decay, "teacher.decay")
         self.num_layers = num_layers
         self.kept = kept
         fixed = [tensor for tensor in (*student.parameters(), *student.buffers()) if not tensor.requires_grad]
@@ -71,7 +80,7 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, student: VisionTransformer, step: int, updated: Tensor) -> None:
         """Moves the average towards the student, unless the optimizer skipped its step; the host need not wait."""
-        weight = (1 - self.config.decay_at(step)) * updated
+        weight = (1 - self.config.decay_at(step, self.decay.now)) * updated
         move_towards(self._trained_weights(self.backbone), self._trained_weights(student), weight)
 
     def _trained_weights(self, vit: VisionTransformer) -> list[Tensor]:

@@ -6,13 +6,14 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange
-from pydantic import Field, model_validator
+from pydantic import model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp.config import ConfigError, Node
 from mrp.methodkit.processes import mean_over_processes
 from mrp.models.vit import VisionTransformer
+from mrp.schedules import NonNegative
 
 
 class UniformityConfig(Node):
@@ -20,7 +21,7 @@ class UniformityConfig(Node):
 
     short: ClassVar[type | None] = float
 
-    weight: float = Field(ge=0)  # of the uniformity loss beside the method's own
+    weight: NonNegative  # of the uniformity loss beside the method's own
     feature: Literal["cls", "mean"] = "cls"  # what is spread out: the class token, or the mean of the patch tokens
     renormalise: bool = False  # apply the encoder's last norm a second time, as the released code does
 

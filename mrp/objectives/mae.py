@@ -12,13 +12,14 @@ from mrp.batch import Batch, Output
 from mrp.models.decoder import Transformer, TransformerConfig
 from mrp.models.masking import random_mask
 from mrp.models.vit import VisionTransformer, grid, norm_eps
+from mrp.schedules import ProperShare
 
 
 class Config(kit.MaskedConfig):
     """Options of MAE, and of U-MAE where `uniformity` has a weight."""
 
     name: Literal["mae"] = "mae"
-    mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that is hidden
+    mask_ratio: ProperShare = 0.75  # the share of the patches that is hidden
     masks: int = Field(1, gt=0)  # per image and step
     target: Literal["pixels_norm", "pixels"] = "pixels_norm"  # pixels, or pixels normalised within each patch
     decoder: TransformerConfig = TransformerConfig()
@@ -36,11 +37,18 @@ class Objective(kit.Masked):
         embedding = backbone.patch_embed
         self.patch: tuple[int, int] = embedding.patch_size
         self.num_patches: int = embedding.num_patches
-        self.num_visible = kit.count_visible(self.num_patches, config.mask_ratio)
+        self.visible = kit.ScheduledCount(
+            config.mask_ratio, "mask_ratio", lambda ratio: kit.count_visible(self.num_patches, ratio)
+        )
         outputs = self.patch[0] * self.patch[1] * embedding.proj.in_channels
         self.decoder = Transformer(
             config.decoder, backbone.embed_dim, grid(backbone), backbone.num_prefix_tokens, outputs, norm_eps(backbone)
         )
+
+    @property
+    def num_visible(self) -> int:
+        """The number of patches that are not hidden."""
+        return self.visible.count
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
         """Returns the mean squared error of the hidden patches; `mask` replaces the masks that the keys give."""

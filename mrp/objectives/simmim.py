@@ -14,13 +14,14 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.models.masking import unit_mask
 from mrp.models.vit import VisionTransformer, grid, initialise
+from mrp.schedules import ProperShare
 
 
 class Config(kit.MaskedConfig):
     """Options of SimMIM, and of U-SimMIM where `uniformity` has a weight."""
 
     name: Literal["simmim"] = "simmim"
-    mask_ratio: float = Field(0.6, gt=0, lt=1)  # the share of the patches that is hidden
+    mask_ratio: ProperShare = 0.6  # the share of the patches that is hidden
     mask_unit: int = Field(32, gt=0)  # pixels: patches are hidden in squares of this side
     masks: int = Field(1, gt=0)  # per image and step
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
@@ -37,12 +38,8 @@ class Objective(kit.Masked):
         self.patch: tuple[int, int] = embedding.patch_size
         self.channels: int = embedding.proj.in_channels
         self.unit = _unit(config.mask_unit, self.patch, grid(backbone))
-        num_units = embedding.num_patches // (self.unit[0] * self.unit[1])
-        self.num_hidden = math.ceil(num_units * config.mask_ratio)
-        if self.num_hidden == num_units:
-            raise ConfigError(
-                f"objective.mask_ratio: {config.mask_ratio} of {num_units} units leaves none visible; lower it"
-            )
+        self.num_units: int = embedding.num_patches // (self.unit[0] * self.unit[1])
+        self.hidden = kit.ScheduledCount(config.mask_ratio, "mask_ratio", self._count_hidden)
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
         self.head = nn.Linear(backbone.embed_dim, self.patch[0] * self.patch[1] * self.channels)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -58,9 +55,18 @@ class Objective(kit.Masked):
         per_view = (per_patch * mask).sum(1) / (num_pixels + 1e-5) / self.channels
         return self.build_output(per_view, latent, kit.collapse_loss(target, mask, torch.abs))
 
+    def _count_hidden(self, ratio: float) -> int:
+        hidden = math.ceil(self.num_units * ratio)
+        if not 0 < hidden < self.num_units:
+            raise ConfigError(
+                f"objective.mask_ratio: {ratio} of {self.num_units} units leaves {self.num_units - hidden} visible; at "
+                "least one must be visible and one hidden"
+            )
+        return hidden
+
     def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
         """Hides squares of patches at random."""
-        return unit_mask(keys, grid(self.backbone), self.unit, self.num_hidden, draws)
+        return unit_mask(keys, grid(self.backbone), self.unit, self.hidden.count, draws)
 
     def predict(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the encoder's tokens and a prediction of the pixels of every patch, per view."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
-from mrp.optim.schedules import half_cosine, stepwise
+from mrp.schedules import Length, NonNegative, Positive, Schedule, half_cosine, main_value, stepwise
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 
@@ -17,24 +17,43 @@ class Section(Node):
     """What every optimizer has; the peak learning rate is `lr * batch / per`, or `lr` itself where `per` is null."""
 
     name: str  # of the optimizer
-    lr: float = Field(gt=0)  # the learning rate after warm-up, per `per` images of a batch
+    # The learning rate after warm-up, per `per` images of a batch; or a schedule, in place of warmup, min_lr and drops.
+    lr: Positive
     per: int | None = Field(None, gt=0)  # images that lr is given for; null: lr holds for any batch
-    weight_decay: float = Field(0.05, ge=0)  # of matrices; biases, norms and tokens are not decayed
+    weight_decay: NonNegative = 0.05  # of matrices; biases, norms and tokens are not decayed
     layer_decay: float | None = Field(None, gt=0, le=1)  # a block's learning rate is this share of the next one's
     warmup: Duration = Duration(0, "steps")  # the time in which the learning rate rises from 0
     min_lr: float = Field(0.0, ge=0)  # what the learning rate falls to
     drops: tuple[Duration, ...] = ()  # a tenth from each of these on, in place of half a cosine down to min_lr
     clip: float | None = Field(None, gt=0)  # the largest norm of the gradient; null: none
 
+    @model_validator(mode="after")
+    def _one_schedule(self) -> Section:
+        for key in ("warmup", "min_lr", "drops") if isinstance(self.lr, Schedule) else ():
+            default = Section.model_fields[key].default
+            if getattr(self, key) != default:
+                shown = f"'{default}'" if key == "warmup" else list(default) if key == "drops" else default
+                raise ValueError(f"{key} is for a learning rate that is one number; set optim.{key}={shown}")
+        return self
+
     def peak_lr(self, batch: int) -> float:
         """Returns the learning rate after warm-up."""
-        return self.lr * batch / self.per if self.per else self.lr
+        return self._per_batch(main_value(self.lr), batch)
 
-    def lr_at(self, step: int, total: int, warmup: int, batch: int, drops: Sequence[int] = ()) -> float:
+    def lr_at(self, step: int, length: Length, warmup: int = 0, drops: Sequence[int] = ()) -> float:
         """Returns the learning rate of step `step`, counted from zero; lengths are in steps."""
+        if isinstance(self.lr, Schedule):
+            return self._per_batch(self.lr.at(step, length), length.batch)
         if self.drops:
-            return stepwise(step, warmup, self.peak_lr(batch), drops)
-        return half_cosine(step, total, warmup, self.peak_lr(batch), self.min_lr)
+            return stepwise(step, warmup, self.peak_lr(length.batch), drops)
+        return half_cosine(step, length.steps, warmup, self.peak_lr(length.batch), self.min_lr)
+
+    def weight_decay_at(self, step: int, length: Length) -> float | None:
+        """Returns the weight decay of step `step`; None where it never changes."""
+        return self.weight_decay.at(step, length) if isinstance(self.weight_decay, Schedule) else None
+
+    def _per_batch(self, lr: float, batch: int) -> float:
+        return lr * batch / self.per if self.per else lr
 
 
 class Average(Node):

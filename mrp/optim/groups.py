@@ -51,6 +51,13 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group.get("lr_scale", 1.0)
 
 
+def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:
+    """Gives it to every group that decays."""
+    for group in optimizer.param_groups:
+        if group["decays"]:
+            group["weight_decay"] = weight_decay
+
+
 def get_lr(optimizer: torch.optim.Optimizer) -> float:
     """Returns the learning rate that was set: that of the groups whose scale is largest."""
     return max(float(group["lr"]) for group in optimizer.param_groups)

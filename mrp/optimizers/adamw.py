@@ -8,6 +8,7 @@ import torch
 from pydantic import Field
 
 from mrp.optim.config import Beta, Section
+from mrp.schedules import main_value
 
 
 class Config(Section):
@@ -24,4 +25,4 @@ class Optimizer(torch.optim.AdamW):
     state_names = ("step", "exp_avg", "exp_avg_sq")
 
     def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
-        super().__init__(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+        super().__init__(groups, lr=main_value(config.lr), betas=config.betas, eps=config.eps, fused=True)

@@ -13,6 +13,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 
 from mrp.config import ConfigError
+from mrp.methodkit.scheduled import LEVELS
 from mrp.step import Step
 
 
@@ -28,6 +29,8 @@ def wrap(
         shard(step, accelerator.device.type, accelerator.num_processes, compiled)
         return step
     if compiled:
+        # A graph for each mode, readout and scheduled number of patches; torch's own limit is 8 of all of them.
+        torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 4 * LEVELS)
         step.compile(dynamic=False)
     wrapped: nn.Module = accelerator.prepare_model(step)
     return wrapped

@@ -75,7 +75,7 @@ def test_it_is_loaded_strictly_and_ignores_what_it_shares() -> None:
     ],
 )
 def test_its_schedule(config: TeacherConfig, expected: list[float]) -> None:
-    assert [config.decay_at(step) for step in range(4)] == pytest.approx(expected)
+    assert [config.decay_at(step, config.decay) for step in range(4)] == pytest.approx(expected)
 
 
 def test_it_drops_nothing_out_and_takes_no_part_in_training() -> None:

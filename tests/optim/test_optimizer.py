@@ -11,6 +11,9 @@ from mrp.config import ConfigError, Duration
 from mrp.optim.groups import drop_foreign_state, get_lr, groups, layer_of, set_lr
 from mrp.optimizers import adamw, lars
 from mrp.run import load
+from mrp.schedules import Length
+
+LENGTH = Length(100, 10, 64)
 
 
 def test_one_dimensional_parameters_do_not_decay_and_frozen_ones_are_left_out() -> None:
@@ -29,14 +32,14 @@ def test_the_learning_rate_scales_with_the_batch_only_when_the_recipe_says_so() 
 
 def test_lr_at_warms_up_from_zero_and_ends_at_the_floor() -> None:
     config = adamw.Config(lr=1.0, min_lr=0.1, warmup=Duration(10, "steps"))
-    assert config.lr_at(0, 100, 10, 64) == 0
-    assert config.lr_at(10, 100, 10, 64) == 1.0
-    assert config.lr_at(100, 100, 10, 64) == pytest.approx(0.1)
+    assert config.lr_at(0, LENGTH, 10) == 0
+    assert config.lr_at(10, LENGTH, 10) == 1.0
+    assert config.lr_at(100, LENGTH, 10) == pytest.approx(0.1)
 
 
 def test_lr_can_fall_to_a_tenth_instead() -> None:
     config = adamw.Config(lr=1.0, warmup=Duration(10, "steps"), drops=(Duration(80, "steps"), Duration(90, "steps")))
-    found = [config.lr_at(step, 100, 10, 64, (80, 90)) for step in (0, 5, 10, 79, 80, 90, 99)]
+    found = [config.lr_at(step, LENGTH, 10, (80, 90)) for step in (0, 5, 10, 79, 80, 90, 99)]
     assert found == pytest.approx([0, 0.5, 1, 1, 0.1, 0.01, 0.01])
 
 

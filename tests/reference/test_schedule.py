@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mrp.optim.schedules import half_cosine
+from mrp.schedules import half_cosine
 
 CASE = json.loads((Path(__file__).parent / "cases" / "schedule" / "case.json").read_text())
 

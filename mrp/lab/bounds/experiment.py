@@ -34,6 +34,7 @@ from mrp.lab.estimate import Estimate
 from mrp.methodkit import patch_statistics, patchify, uniformity_feature
 from mrp.models.masking import visible_places
 from mrp.objectives import mae
+from mrp.schedules import main_value
 from mrp.step import Step
 
 CHUNK = 128  # images at once
@@ -94,7 +95,7 @@ def run(folder: Path, images: int, descent: int) -> Result:
         rows.append(row)
         verdicts = ", ".join(f"{name} {verdict}" for name, verdict in row.verdicts.items())
         print(f"step {step}: loss {row.means['loss']}, alignment {row.means['alignment']}; {verdicts}")
-    return Result(str(folder), len(pixels), descent, options.uniformity.weight, rows)
+    return Result(str(folder), len(pixels), descent, main_value(options.uniformity.weight), rows)
 
 
 def _models(folder: Path) -> Iterator[tuple[int, Step]]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.data import Samples
-from mrp.optim.schedules import half_cosine
+from mrp.schedules import half_cosine
 
 Watch = Callable[[int, Tensor], None]  # is called with the step and the kernels
 CHUNK = 100  # samples per seed that are evaluated at once
