@@ -49,8 +49,8 @@ Where a number or a *schedule* is allowed, a section in the number's place says 
 Its value follows from the step and the run's length alone, so a resumed run goes on exactly, and another `length` needs
 no other change where parts of the run are given in per cent. The metrics hold it: `lr`, `optim/weight_decay`,
 `objective/mask_ratio` and the like. A schedule of `optim.lr` takes the place of `warmup`, `min_lr` and `drops`. With a
-schedule of `mask_ratio` a step is compiled for each number of hidden patches, so that eight numbers at most are taken: of
-more, eight at even distances.
+schedule of `mask_ratio` a step is compiled for each number of hidden patches, so that eight numbers at most are taken:
+of more, eight at even distances.
 """
 _DEFAULTS = {"optim": OPTIMIZERS.default or "", "track": TRACKERS.default or ""}
 _NAMED_OTHERWISE = ("backbone", "best")  # whose name does not choose other options
