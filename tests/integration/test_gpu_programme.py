@@ -14,7 +14,7 @@ WRONG = '{"what": "an older result", "value": "x", "passed": false, "numbers": {
 
 def programme(out: Path, *words: str) -> tuple[int, str]:
     environment = os.environ | {"PYTHONPATH": str(TOOL.parents[1])}
-    command = [sys.executable, str(TOOL), "--rehearse", "--out", str(out), *words]
+    command = [sys.executable, str(TOOL), "--rehearse", "--seconds", "7200", "--out", str(out), *words]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     return done.returncode, done.stdout + done.stderr
 
@@ -54,3 +54,10 @@ def test_what_is_wrong_decides_the_exit_code(tmp_path: Path) -> None:
     code, said = programme(tmp_path, "--parts", "kernels")
     assert code == 1
     assert "| kernels | an older result | x | **wrong** |" in said
+
+
+def test_a_call_ends_with_its_time(tmp_path: Path) -> None:
+    code, said = programme(tmp_path, "--seconds", "5")
+    assert code == 0
+    assert said.count("not begun, for the 5 s are over; the same command goes on") == 10
+    assert not list(tmp_path.glob("*.jsonl"))
