@@ -62,6 +62,7 @@ def main() -> None:
     names = [name for part in options.parts for name in GROUPS.get(part, (part,))]
     out = options.out.absolute()
     (out / "work").mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(table(out))
     for name in names:
         left = deadline - time.perf_counter()
         if _DONE not in "".join(_lines(out, name)[-1:]):
