@@ -19,6 +19,7 @@ from mrp.data.augment import View
 from mrp.data.balance import balance_warning
 from mrp.data.loader import Loader
 from mrp.data.mixtures import Mixed
+from mrp.data.workers import prepare_workers
 from mrp.evaluate.contract import Result, Setting, Training
 from mrp.evaluate.schedule import Evaluators
 from mrp.evaluate.tables import Tables
@@ -52,6 +53,8 @@ class Update:
 
 def train(run: Run, folder: Path) -> None:
     """Trains a run to its end, from its newest checkpoint if it has one."""
+    if run.machine.workers:
+        prepare_workers()  # they take seconds to import torch, in which the model is built
     with Session.open(folder, run.machine, run.precision, long_evaluations=bool(run.evaluate)) as session:
         job = plan_job(run, folder, session.processes, session.least_memory())
         identity = job.run.identity(job.source.identity, job.order.version)

@@ -46,12 +46,16 @@ def fold(*parts: int | Ints | Words) -> Words:
     """Hash integers (or arrays of them, broadcast together) into 64-bit words, in order."""
     state = np.zeros(1, np.uint64)
     for part in parts:
-        if isinstance(part, (int, np.integer)):
-            word = np.array([int(part) & 0xFFFFFFFFFFFFFFFF], np.uint64)
-        else:
-            word = part.astype(np.uint64)
-        state = mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ mix(word))
+        state = _fold_in(state, part)
     return state
+
+
+def _fold_in(state: Words, part: int | Ints | Words) -> Words:
+    if isinstance(part, (int, np.integer)):
+        word = np.array([int(part) & 0xFFFFFFFFFFFFFFFF], np.uint64)
+    else:
+        word = part.astype(np.uint64)
+    return mix((state + np.uint64(0x9E3779B97F4A7C15)) ^ mix(word))
 
 
 def keys(seed: int, epochs: Ints | int, samples: Ints, view: int = 0) -> Ints:
@@ -64,7 +68,8 @@ def permute(positions: Ints, size: int, *key: int | Ints) -> Ints:
     half = max(1, ((size - 1).bit_length() + 1) // 2)
     low = np.uint64((1 << half) - 1)
     shift = np.uint64(half)
-    round_keys = [np.broadcast_to(fold(*key, index), positions.shape) for index in range(_ROUNDS)]
+    folded = fold(*key)
+    round_keys = [np.broadcast_to(_fold_in(folded, index), positions.shape) for index in range(_ROUNDS)]
     out = positions.astype(np.uint64)
     pending = np.ones(out.shape, bool)
     while pending.any():

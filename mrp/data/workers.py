@@ -36,6 +36,11 @@ class Numbers(Sampler[int]):
         return len(self.range)
 
 
+def prepare_workers() -> None:
+    """Starts the fork server, unless it runs: it imports torch once for all workers, while its caller goes on."""
+    start_fork_server(["mrp.data.batches"])
+
+
 def torch_loader(
     dataset: Dataset[Any], numbers: Numbers, workers: int, pin_memory: bool, *, persistent: bool
 ) -> DataLoader[Any]:
@@ -45,7 +50,7 @@ def torch_loader(
     """
     options: dict[str, Any] = {}
     if workers:
-        start_fork_server(["mrp.data.batches"])  # import torch once for all
+        prepare_workers()
         options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return DataLoader(
         dataset,

@@ -5,8 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +82,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     from mrp.data.shardtool.index import index
+    from mrp.data.storage.open import open_store
     from mrp.data.subset import class_list
 
     folder, names = _names(options.source)
@@ -94,7 +93,7 @@ def _index(options: argparse.Namespace) -> None:
     location = "" if out.resolve() == Path(folder).resolve() else folder if remote else str(Path(folder).resolve())
     classes = class_list(options.classes) if options.classes else None
     with Bar("shards") as bar:
-        manifest = index(_paths(folder, names, bar), out, location, classes)
+        manifest = index(open_store(folder), names, out, location, classes, bar)
     _report(manifest, out)
     _warn_of_order(str(out))
 
@@ -123,31 +122,6 @@ def _names(source: str) -> tuple[str, list[str]]:
     if not pattern.endswith(".tar"):
         raise ConfigError(f"{source}: neither a folder nor a pattern that ends in .tar, as train-{{0000..0099}}.tar")
     return folder or ".", expand(pattern)
-
-
-def _paths(folder: str, names: list[str], bar: Bar) -> Iterator[tuple[str, Path]]:
-    """Each shard as a local file; a remote one only for as long as it is looked at."""
-    from mrp.data.manifest import ManifestError, check_name
-    from mrp.data.storage.open import open_store
-    from mrp.data.storage.store import PIECE
-
-    store = open_store(folder)
-    for done, name in enumerate(names, start=1):
-        try:
-            check_name(name)
-        except ManifestError as error:
-            raise ConfigError(str(error)) from None
-        if store.local:
-            store.size(name)  # says so when it is missing
-            yield name, Path(store.where(name))
-        else:
-            with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-                size = store.size(name)
-                for start in range(0, size, PIECE):
-                    file.write(store.read(name, start, min(start + PIECE, size)))
-                file.flush()
-                yield name, Path(file.name)
-        bar(done, len(names))
 
 
 def _report(manifest: Manifest, folder: Path) -> None:

@@ -32,8 +32,7 @@ from mrp.data import manifest
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
 from mrp.data.decode import DecodeError, decode
-from mrp.data.index import RECORD
-from mrp.data.index import write as write_index
+from mrp.data.index import RECORD, writing
 from mrp.data.loader import EvalLoader, Loader
 from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixtures import order
@@ -151,9 +150,11 @@ def test_members_that_do_not_make_samples_are_named(
 
 
 def test_a_key_in_two_shards_is_named(tmp_path: Path) -> None:
-    paths = [("a.tar", tar(tmp_path / "a.tar", whole())), ("b.tar", tar(tmp_path / "b.tar", whole(2)))]
-    with pytest.raises(ConfigError, match=r"b\.tar: a sample has the key of one in a\.tar"):
-        index(iter(paths), tmp_path, "", None)
+    for name, count in (("a.tar", 4), ("b.tar", 2)):
+        tar(tmp_path / name, whole(count))
+    with pytest.raises(ConfigError, match=r"^b\.tar: sample 's[01]' has the key of one in a\.tar; keys stand once$"):
+        index(open_store(str(tmp_path)), ["a.tar", "b.tar"], tmp_path / "out", "", None)
+    assert not (tmp_path / "out").exists()
 
 
 def test_same_base_names_in_two_folders_are_two_samples(tmp_path: Path) -> None:
@@ -290,7 +291,7 @@ def test_a_pickle_in_a_tar_is_never_opened(tmp_path: Path) -> None:
     evil = b"cposix\nsystem\n(S'touch " + str(mark).encode() + b"'\ntR."
     members = [("s0.jpg", jpeg(0)), ("s0.pyd", evil), ("s0.cls", b"0"), ("s0.pickle", evil)]
     tar(tmp_path / "a.tar", members)
-    made = index(iter([("a.tar", tmp_path / "a.tar")]), tmp_path, "", None)
+    made = index(open_store(str(tmp_path)), ["a.tar"], tmp_path, "", None)
     assert made.notes["passed over: .pyd"] == made.notes["passed over: .pickle"] == 1
     source = open_source(str(tmp_path), "train")
     assert source.read(0) == (jpeg(0), 0)
@@ -751,8 +752,9 @@ def reseal(place: Path, field: str, value: int) -> None:
     records = np.fromfile(place / "index.bin", RECORD)
     records[field][3] = value
     before = parse((place / "manifest.json").read_bytes())
-    index_sha256, _ = write_index(place, records)
-    (place / "manifest.json").write_text(dataclasses.replace(before, index_sha256=index_sha256).dump())
+    with writing(place) as writer:
+        writer.add(records)
+    (place / "manifest.json").write_text(dataclasses.replace(before, index_sha256=writer.sha256).dump())
 
 
 def test_a_label_outside_of_the_classes_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
@@ -776,14 +778,14 @@ def test_a_label_beyond_all_classes_is_refused_without_a_list_of_them(
     """A thousand million names of classes would be made of it."""
     path = tar(tmp_path / "a.tar", [*whole(1), ("s9.cls", b"999999999"), ("s9.jpg", jpeg(9))])
     with pytest.raises(ConfigError, match=rf"a\.tar: sample 's9': its label 999999999 {wanted}"):
-        index(iter([("a.tar", path)]), tmp_path / "out", "", classes)
+        index(open_store(str(path.parent)), ["a.tar"], tmp_path / "out", "", classes)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_that_is_named_twice_is_indexed_once(tmp_path: Path) -> None:
     path = tar(tmp_path / "a.tar", whole())
     with pytest.raises(ConfigError, match=r"a\.tar: the shard is named twice"):
-        index(iter([("a.tar", path), ("a.tar", path)]), tmp_path, "", None)
+        index(open_store(str(path.parent)), ["a.tar", "a.tar"], tmp_path, "", None)
 
 
 # The node's cache.

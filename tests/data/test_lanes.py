@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mrp.data.lanes import Lanes
+from mrp.data.mixtures import Mixed
 from mrp.data.order import Ints, Order, share
 
 SAMPLES = [383, 397, 894, 144, 260, 543, 496, 553]
@@ -119,3 +120,21 @@ def test_a_billion_samples_are_ready_at_once(lanes: int) -> None:
     assert tracemalloc.get_traced_memory()[1] < 200e6
     tracemalloc.stop()
     assert len(set(samples.tolist())) == 4096
+
+
+@pytest.mark.parametrize("lanes", [1, 4])
+def test_what_to_fetch_is_looked_up_and_not_computed_anew(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once per lane and epoch the shards are permuted; every step of the epoch only looks at the result."""
+    parts = []
+    for seed in (1, 2):
+        layout = Lanes(np.full(200, 10), seed, lanes, 2)
+        parts.append(Order(2000, 20, seed, "continuous", layout, 20))
+    orders: list[Order | Mixed] = [Order(2000, 20, 0, "drop", Lanes(np.full(200, 10), 0, lanes, 2))]
+    orders.append(Mixed(tuple(parts), 40, 0, lanes, 40))
+    for order in orders:
+        places = np.arange(order.batch)
+        order.shards(40, places)
+        with monkeypatch.context() as patch:
+            patch.setattr(Lanes, "_arrange", None)
+            patch.setattr("mrp.data.order.permute", None)
+            assert len({str(order.shards(step, places)) for step in range(40, 80)}) > 5

@@ -26,6 +26,8 @@ from mrp.data.order import Order, keys
 from mrp.data.shardtool.build import Options, Plan
 from mrp.data.shardtool.build import build as build_shards
 from mrp.data.source import Source
+from mrp.run import load
+from mrp.train import train
 from tests.waiting import LONG
 
 BATCH = 24
@@ -320,3 +322,22 @@ def test_processes_and_workers_may_change_in_mid_epoch(shards: Path) -> None:
     whole = span(1, 0, 0, 8)
     pieces = [(1, 0, 0, 0), (2, 0, 0, 1), (4, 0, 1, 3), (1, 3, 3, 5), (2, 0, 5, 6), (1, 0, 6, 8)]
     assert same(whole, [step for piece in pieces for step in span(*piece)])
+
+
+def test_workers_import_torch_while_the_model_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes seconds, which the first batch would wait for."""
+    happened = list[str]()
+    monkeypatch.setattr("mrp.data.workers.start_fork_server", lambda preload: happened.append(*preload))
+
+    def build(*_: Any) -> None:
+        happened.append("model")
+        raise ConfigError("enough")
+
+    monkeypatch.setattr("mrp.train.State.build", build)
+    for workers in (0, 2):
+        with pytest.raises(ConfigError, match="enough"):
+            train(
+                load("demo", [f"machine.workers={workers}", "length=2 steps", "optim.warmup=0 steps"]),
+                tmp_path / str(workers),
+            )
+    assert happened == ["model", "mrp.data.batches", "model"]

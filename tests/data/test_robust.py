@@ -33,6 +33,7 @@ from mrp.data.source import Source
 from mrp.data.sources.shards import Config as ShardsConfig
 from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
+from mrp.data.storage.open import open_store
 from mrp.data.storage.store import LocalStore
 from mrp.data.subset import Subset, fixed_sample
 from mrp.data.workers import received
@@ -133,7 +134,7 @@ def test_members_may_have_any_name_that_stays_inside(tmp_path: Path) -> None:
             info = tarfile.TarInfo(f"{name}.jpg")
             info.size = len(jpeg(number))
             out.addfile(info, io.BytesIO(jpeg(number)))
-    index(iter([("a.tar", tmp_path / "a.tar")]), tmp_path, "", None)
+    index(open_store(str(tmp_path)), ["a.tar"], tmp_path, "", None)
     source = open_source(str(tmp_path), "train")
     assert [source.read(number)[0] for number in range(4)] == [jpeg(number) for number in range(4)]
 
@@ -361,7 +362,8 @@ def test_a_finished_build_is_called_complete(photographs: Path, tmp_path: Path, 
 
 def test_an_index_over_remote_shards_is_verified(made: Path, tmp_path: Path, capsys: Any) -> None:
     with serving(made) as server:
-        index(iter((path.name, path) for path in sorted(made.glob("*.tar"))), tmp_path / "out", server.url, None)
+        names = sorted(path.name for path in made.glob("*.tar"))
+        index(open_store(server.url), names, tmp_path / "out", server.url, None)
         main(["shards", "verify", str(tmp_path / "out")])
         main(["shards", "verify", str(tmp_path / "out"), "--sample", "5"])
         assert capsys.readouterr().out.count("sound") == 2

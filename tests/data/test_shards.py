@@ -30,6 +30,7 @@ from mrp.data.shardtool.index import index
 from mrp.data.sources.shards import Config as ShardsConfig
 from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
+from mrp.data.storage.open import open_store
 from tests.data.conftest import jpeg, make
 from tests.servers import serving
 from tests.waiting import LONG
@@ -72,16 +73,16 @@ def test_we_read_shards_written_by_webdataset_alone(tmp_path: Path) -> None:
     with webdataset.ShardWriter(str(tmp_path / "theirs-%04d.tar"), maxcount=7, verbose=0) as writer:
         for number in range(30):
             writer.write({"__key__": f"some/key{number:04}", "jpg": jpeg(number), "cls": number % 4, "json": {"a": 1}})
-    paths = [(path.name, path) for path in sorted(tmp_path.glob("*.tar"))]
-    index(iter(paths), tmp_path, "", ("a", "b", "c", "d"))
+    names = sorted(path.name for path in tmp_path.glob("*.tar"))
+    index(open_store(str(tmp_path)), names, tmp_path, "", ("a", "b", "c", "d"))
     source = open_source(str(tmp_path), "train")
     assert [source.read(n) for n in range(30)] == [(jpeg(n), n % 4) for n in range(30)]
     assert source.classes == ("a", "b", "c", "d")
 
 
 def test_shards_elsewhere_are_found_through_their_manifest(made: Path, tmp_path: Path) -> None:
-    paths = [(path.name, path) for path in sorted(made.glob("*.tar"))]
-    index(iter(paths), tmp_path, str(made), ("a", "b", "c"))
+    names = sorted(path.name for path in made.glob("*.tar"))
+    index(open_store(str(made)), names, tmp_path, str(made), ("a", "b", "c"))
     source, here = open_source(str(tmp_path), "train"), open_source(str(made), "train")
     assert source.identity == here.identity
     assert source.read(11) == here.read(11)

@@ -12,23 +12,23 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from mrp.config import ConfigError
 from mrp.data import index, manifest
-from mrp.data.index import RECORD, Records
+from mrp.data.index import RECORD
 from mrp.data.manifest import Manifest, Shard
 from mrp.data.order import Ints, permute
 from mrp.data.shardtool import scan
 from mrp.data.shardtool.encode import encode
-from mrp.data.shardtool.statistics import SAMPLED, Sums, measure_shard, moments
+from mrp.data.shardtool.finish import FinishedShard, write_set
+from mrp.data.shardtool.statistics import SAMPLED, measure_shard
 from mrp.data.source import Source
 from mrp.files import sha256_of, unfinished, write_atomically
 
@@ -46,15 +46,6 @@ class Options:
     seed: int | None = 0  # of the order in which samples are laid down; None keeps that of the source
     max_side: int | None = None  # images with a longer side are made smaller, and encoded as JPEG again
     quality: int = 90
-
-
-class FinishedShard(NamedTuple):
-    """A shard with what the manifest and the index will say of it."""
-
-    shard: Shard
-    records: Records
-    sums: Sums
-    notes: Counter[str]
 
 
 @dataclass(frozen=True)
@@ -99,7 +90,7 @@ def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
     progress(plan.num_shards - len(missing), plan.num_shards)
     for done, _ in enumerate(_make_all(plan, missing, workers), start=plan.num_shards - len(missing) + 1):
         progress(done, plan.num_shards)
-    shards = [_read_note(plan, number) for number in range(plan.num_shards)]
+    shards = (_read_note(plan, number) for number in range(plan.num_shards))
     made = write_set(plan.folder, shards, plan.source.classes, "", {_PLAN: plan.digest})
     shutil.rmtree(plan.folder / _NOTES)
     return made
@@ -203,22 +194,3 @@ def _plain(where: str) -> str:
     """Returns the last part of a name, in letters that any file system and any reader takes."""
     last = "-".join(re.split(r"[/:]", where)[-2:]).rpartition(".")[0] or where
     return re.sub(r"[^A-Za-z0-9_-]+", "_", last)[-60:].strip("_")
-
-
-def write_set(
-    folder: Path,
-    shards: list[FinishedShard],
-    classes: tuple[str, ...],
-    location: str,
-    more: dict[str, str] | None = None,
-) -> Manifest:
-    """Writes index and manifest of finished shards; `more` is noted beside what was counted."""
-    records = np.concatenate([shard.records for shard in shards])
-    records["shard"] = np.repeat(np.arange(len(shards)), [len(shard.records) for shard in shards])
-    notes: dict[str, int | str] = dict(sorted(sum((shard.notes for shard in shards), Counter[str]()).items()))
-    mean, std = moments(np.sum([shard.sums for shard in shards], axis=0))
-    made = Manifest(tuple(shard.shard for shard in shards), "", classes, location, mean, std, notes | (more or {}))
-    index_sha256, hashes_sha256 = index.write(folder, records)
-    made = replace(made, index_sha256=index_sha256, hashes_sha256=hashes_sha256)
-    write_atomically(folder / manifest.MANIFEST, made.dump())
-    return made

@@ -2,62 +2,108 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.data.manifest import Manifest, Shard
-from mrp.data.shardtool.build import FinishedShard, write_set
-from mrp.data.shardtool.scan import ShardError, scan
+from mrp.data.manifest import Manifest, ManifestError, Shard, check_name
+from mrp.data.order import Ints
+from mrp.data.shardtool.build import Progress
+from mrp.data.shardtool.finish import FinishedShard, write_set
+from mrp.data.shardtool.keys import Keys
+from mrp.data.shardtool.scan import ShardError, keys_of, scan
 from mrp.data.shardtool.statistics import measure_shard
+from mrp.data.storage.store import PIECE, Store
 from mrp.files import sha256_of
 
 _MEASURED = 100  # images per shard
 _MOST_CLASSES = 1_000_000  # that labels are taken to stand for, where no list names the classes
 
 
-def index(paths: Iterator[tuple[str, Path]], out: Path, location: str, classes: tuple[str, ...] | None) -> Manifest:
-    """Writes index and manifest for shards made by others, which are left where and as they are."""
-    shards, keys, names = list[FinishedShard](), list[NDArray[np.uint64]](), set[str]()
-    for name, path in paths:
-        if name in names:
-            raise ConfigError(f"{name}: the shard is named twice; name it once")
-        names.add(name)
-        try:
-            scanned = scan(path, _MOST_CLASSES if classes is None else len(classes))
-        except ShardError as error:
-            raise ConfigError(f"{name}: {error}; mend it, or leave it out") from None
-        shard = Shard(name, path.stat().st_size, sha256_of(path), len(scanned.records))
-        sums = measure_shard(path, scanned.records, _MEASURED)
-        shards.append(FinishedShard(shard, scanned.records, sums, scanned.notes))
-        keys.append(scanned.keys)
-    if not shards:
+def index(
+    store: Store,
+    names: Sequence[str],
+    out: Path,
+    location: str,
+    classes: tuple[str, ...] | None,
+    progress: Progress = lambda done, total: None,
+) -> Manifest:
+    """Writes index and manifest for shards made by others, which are left where and as they are.
+
+    One shard at a time is in memory, so that a set may be of any size.
+    """
+    if not names:
         raise ConfigError(f"{location or out}: holds no shards (files that end in .tar)")
-    _check_keys(shards, keys)
-    labels = np.concatenate([shard.records["label"] for shard in shards])
-    if len(labels) == 0:
-        raise ConfigError(f"{location or out}: its shards hold no samples")
-    if labels.min() < 0 <= labels.max():
-        raise ConfigError(f"{location or out}: some shards have labels and some have none; index them apart")
-    if classes is None:
-        classes = tuple(str(number) for number in range(int(labels.max()) + 1))
+    for name, count in Counter(names).most_common(1):
+        if count > 1:
+            raise ConfigError(f"{name}: the shard is named twice; name it once")
+    is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
-    return write_set(out, shards, classes, location)
+    try:
+        with tempfile.TemporaryFile(dir=out) as file:  # it has no name, so that a process that is killed leaves none
+            scanned = _scanned(store, names, Keys(file), classes, progress)
+            return write_set(out, scanned, classes, location)
+    except BaseException:
+        if is_new:
+            out.rmdir()
+        raise
 
 
-def _check_keys(shards: list[FinishedShard], keys: list[NDArray[np.uint64]]) -> None:
-    """Refuses a key that stands in two shards."""
-    all_keys = np.concatenate(keys)
-    order = np.argsort(all_keys, kind="stable")
-    repeated = order[1:][all_keys[order[1:]] == all_keys[order[:-1]]]
-    if len(repeated):
-        again = int(repeated[0])
-        first = int(np.flatnonzero(all_keys == all_keys[again])[0])
-        ends = np.cumsum([len(part) for part in keys])
-        here, there = (shards[int(np.searchsorted(ends, n, side="right"))].shard.name for n in (again, first))
-        raise ConfigError(
-            f"{here}: a sample has the key of one in {there} (samples {again} and {first} of all); keys stand once"
-        )
+def _scanned(
+    store: Store, names: Sequence[str], keys: Keys, classes: tuple[str, ...] | None, progress: Progress
+) -> Iterator[FinishedShard]:
+    """Yields what each shard holds, and after the last one refuses a key that stands in two of them."""
+    counts = list[int]()
+    for done, name in enumerate(names, start=1):
+        with _as_file(store, name) as path:
+            try:
+                scanned = scan(path, _MOST_CLASSES if classes is None else len(classes))
+            except ShardError as error:
+                raise ConfigError(f"{name}: {error}; mend it, or leave it out") from None
+            shard = Shard(name, path.stat().st_size, sha256_of(path), len(scanned.records))
+            sums = measure_shard(path, scanned.records, _MEASURED)
+        yield FinishedShard(shard, scanned.records, sums, scanned.notes)
+        keys.add(scanned.keys)
+        counts.append(shard.count)
+        progress(done, len(names))
+    ends = np.cumsum(counts)
+    for samples in keys.repeated():
+        _check_keys(store, names, ends, samples)
+
+
+@contextlib.contextmanager
+def _as_file(store: Store, name: str) -> Iterator[Path]:
+    """Gives a shard as a file of this machine; a remote one only for as long as it is looked at."""
+    try:
+        check_name(name)
+    except ManifestError as error:
+        raise ConfigError(str(error)) from None
+    size = store.size(name)  # says so when it is missing
+    if store.local:
+        yield Path(store.where(name))
+        return
+    with tempfile.NamedTemporaryFile(suffix=".tar") as file:
+        for start in range(0, size, PIECE):
+            file.write(store.read(name, start, min(start + PIECE, size)))
+        file.flush()
+        yield Path(file.name)
+
+
+def _check_keys(store: Store, names: Sequence[str], ends: Ints, samples: Ints) -> None:
+    """Refuses a key that stands twice among samples whose keys have the same hash."""
+    known = dict[str, int]()  # the shard of each key
+    for shard in np.unique(np.searchsorted(ends, samples, side="right")).tolist():
+        with _as_file(store, names[shard]) as path:
+            keys = keys_of(path)
+        first = int(ends[shard]) - len(keys)
+        for sample in samples[(samples >= first) & (samples < ends[shard])].tolist():
+            key = keys[sample - first]
+            if key in known:
+                there = names[known[key]]
+                raise ConfigError(f"{names[shard]}: sample '{key}' has the key of one in {there}; keys stand once")
+            known[key] = shard

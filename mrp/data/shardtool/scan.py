@@ -89,6 +89,13 @@ def scan(path: Path, num_classes: int | None = None) -> ScannedShard:
     return ScannedShard(np.array(rows, RECORD), np.array(list(hashes.values()), np.uint64), notes)
 
 
+def keys_of(path: Path) -> list[str]:
+    """Returns the key of every sample of a shard that has been scanned."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return [key for key, _ in _samples(members(partial(os.pread, file.fileno()), size))]
+
+
 def _hash(key: str) -> int:
     """Returns 64 bits of a key."""
     return int.from_bytes(hashlib.blake2b(key.encode("utf-8", "surrogateescape"), digest_size=8).digest(), "little")
