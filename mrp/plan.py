@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from mrp.batch import Division
 from mrp.build import check_best, check_classes, measure_cost, open_source, open_validation
 from mrp.checkpoint.checkpoints import any_left
@@ -176,6 +178,23 @@ def _coupled_micro_batch(run: Run, processes: int) -> int | None:
     return coupled // processes
 
 
+def threads(run: Run, micro_batch: int, device: torch.device) -> int | None:
+    """Returns the threads that torch trains with on micro-batches of so many images; None leaves that to torch.
+
+    It is decided by the work alone and not by what else the machine does, since sums may depend on it: a run that goes
+    on has to compute as it did before.
+    """
+    wanted = run.machine.threads
+    if wanted != "auto":
+        return wanted
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        return None
+    try:
+        return None if measure_cost(run).threads_pay(micro_batch) else 1
+    except ConfigError:  # the cost of a method outside mrp need not be countable
+        return None
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run together with its data and its plan: what the loop works through."""
@@ -191,6 +210,10 @@ class Job:
     def steps(self) -> int:
         """Returns the number of updates of the whole run."""
         return self.plan.steps
+
+    def threads(self, device: torch.device) -> int | None:
+        """Returns the threads that torch trains with; None leaves their number to torch."""
+        return threads(self.run, self.plan.micro_batch, device)
 
     def micro_batch_that_fits(self, used: int) -> int:
         """Returns the images at once for which memory would have sufficed, where so many bytes were in use."""

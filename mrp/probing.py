@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,9 @@ from mrp.interop import runs
 from mrp.interop.config import WeightsName
 from mrp.model import Model, load
 from mrp.models.vit import grid, resampled
+from mrp.plan import threads
 from mrp.processes.join import join_for_evaluation
+from mrp.processes.threads import limited
 from mrp.run import Run
 from mrp.step import Step
 
@@ -78,7 +81,8 @@ def probe(
     data = described(setting, own=classes == BY_NAME and not words.get("data"))
     measured, records = dict[str, dict[str, dict[str, Any]]](), []
     for subject, module in subjects:
-        found = _measure(module, chosen, setting, subject.step)
+        with computing(model.run, setting):
+            found = _measure(module, chosen, setting, subject.step)
         measured[subject.backbone] = {short_name(name): plain(result) for name, result in found.items()}
         if setting.processes.is_main_process:
             records += [
@@ -170,13 +174,18 @@ def features(
         raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
     module = model.module.to(setting.processes.device)
     readout = Readout.of(module, layer, pooling) if layer or pooling else Readout.own(module)
-    with setting.tables.of(weights_digest(module)):
+    with computing(model.run, setting), setting.tables.of(weights_digest(module)):
         table = setting.features(source, module, readout, never)
     if table is None:
         return 0, 0
     columns = table.columns[readout.blocks[0]]
     feature_files.write(out, columns, source)
     return columns.shape[0], columns.shape[1]
+
+
+def computing(run: Run, setting: Setting) -> AbstractContextManager[None]:
+    """Lets torch compute with as many threads as in a training with as much work: a forward pass is a third of it."""
+    return limited(threads(run, setting.batch // 3, setting.processes.device))
 
 
 def results_folder(path: str | Path, model: Model) -> Path:
@@ -227,15 +236,15 @@ def setting_of(
     opened: tuple[Source, Source] | None = None,
 ) -> Setting:  # fmt: skip
     """Returns the setting in which a model is measured after its training; `opened` are its data, if open already."""
-    run = model.run
+    run, processes = model.run, join_for_evaluation()
     train, test = opened or (open_source(run, "train"), open_source(run, "test") if run.data.test else None)
     return Setting(
         data=run.data,
         train=train,
         test=test,
-        processes=join_for_evaluation(),
+        processes=processes,
         batch=_BATCH,
-        workers=run.machine.workers,
+        workers=run.machine.workers_among(processes.num_processes),
         folder=folder,
         tables=Tables(Path(cache) if cache else folder / CACHE),
         precision=run.precision,

@@ -29,18 +29,23 @@ from mrp.optim.config import Average
 from mrp.optim.config import Section as Optimizer
 from mrp.optimizers import OPTIMIZERS
 from mrp.prepare.config import Mixing, Precision
+from mrp.processes.container import share_of_cores
 from mrp.trackers import TRACKERS
 from mrp.trackers import Section as Track
 
 # Sections that do not change results, and are no part of a run's identity.
 NOT_IN_IDENTITY = {"validation", "diagnose", "evaluate", "checkpoint", "track", "guard", "resume", "machine"}
+_MOST_WORKERS = 16  # that `auto` starts: each holds batches in shared memory, and more than this seldom help a GPU
 _IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged"}  # of `data:`, what the data's content stands for
 
 
 class Machine(Node):
     """`machine:`, what does not change results."""
 
-    workers: int = Field(4, ge=0)  # decoding processes per rank; 0 decodes in the training process
+    # Decoding processes per rank: 0 decodes in the training process; auto: its cores less one, at most 16.
+    workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 4
+    # Of a process that computes on a CPU; auto: one for a small model, else as torch or OMP_NUM_THREADS says.
+    threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
     compile: Literal["auto", "yes", "no"] = "auto"  # auto: on CUDA
     deterministic: bool = False  # bitwise equal results on CUDA too, more slowly
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = (
@@ -52,6 +57,10 @@ class Machine(Node):
     requeue_code: int = Field(0, ge=0, le=255)  # the exit code of a run that was asked to end before it was complete
     shard: Literal["none", "full"] = "none"  # full: each process holds a part of the model (FSDP2), not all of it
     checkpointing: bool = False  # recompute activations in the backward pass: less memory, about a third more time
+
+    def workers_among(self, processes: int) -> int:
+        """Returns the decoding processes of each of so many processes."""
+        return max(1, min(_MOST_WORKERS, share_of_cores(processes) - 1)) if self.workers == "auto" else self.workers
 
     @model_validator(mode="after")
     def _watched(self) -> Machine:

@@ -27,7 +27,8 @@ from mrp.evaluators import scheduled
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.groups import get_lr, set_lr, set_weight_decay
 from mrp.plan import Job, plan_job
-from mrp.processes import memory
+from mrp.processes import memory, threads
+from mrp.processes.container import share_of_cores
 from mrp.processes.wrapping import clip, synchronised
 from mrp.run import Run, default_identity
 from mrp.session import Session
@@ -57,6 +58,7 @@ def train(run: Run, folder: Path) -> None:
         prepare_workers()  # they take seconds to import torch, in which the model is built
     with Session.open(folder, run.machine, run.precision, long_evaluations=bool(run.evaluate)) as session:
         job = plan_job(run, folder, session.processes, session.least_memory())
+        session.enter(threads.limited(job.threads(session.device)))
         identity = job.run.identity(job.source.identity, job.order.version)
         session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow)
         session.enter(
@@ -203,8 +205,9 @@ def open_loader(job: Job, state: State, session: Session) -> Loader:
     """Returns this process's share of the training batches."""
     return Loader(
         job.source, job.order, View(job.run.data, train=True), group=job.plan.division.group,
-        micro_batch=job.plan.micro_batch, rank=session.rank, world=session.processes, workers=job.run.machine.workers,
-        pin_memory=session.device.type == "cuda", quarantine=state.quarantine,
+        micro_batch=job.plan.micro_batch, rank=session.rank, world=session.processes,
+        workers=job.run.machine.workers_among(session.processes), pin_memory=session.device.type == "cuda",
+        quarantine=state.quarantine,
     )  # fmt: skip
 
 
@@ -215,8 +218,9 @@ def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
         test = open_source(run, "test")
     setting = Setting(
         data=run.data, train=job.source, test=test, processes=session.accelerator, batch=plan.micro_batch,
-        workers=run.machine.workers, folder=session.folder, tables=Tables(session.folder / "features"),
-        precision=run.precision, training=Training(plan.steps, plan.warmup, plan.steps_per_epoch, run.batch),
+        workers=run.machine.workers_among(session.processes), folder=session.folder,
+        tables=Tables(session.folder / "features"), precision=run.precision,
+        training=Training(plan.steps, plan.warmup, plan.steps_per_epoch, run.batch),
     )  # fmt: skip
     return scheduled(run.evaluations, setting, state.average)
 
@@ -236,6 +240,13 @@ def announcement(job: Job, state: State, session: Session) -> str:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
     if warning := balance_warning(job.source, order):
         lines += [warning]
+    machine, cores = job.run.machine, share_of_cores(session.processes)
+    if machine.workers != "auto" and machine.workers > cores:
+        lines += [
+            f"machine.workers: {machine.workers} decoding processes on {cores} "
+            f"{'core' if cores == 1 else 'cores'}{' per process' if session.processes > 1 else ''}; auto takes "
+            f"{machine.model_copy(update={'workers': 'auto'}).workers_among(session.processes)}"
+        ]
     if state.step >= plan.steps:
         lines += [f"{session.folder}: complete already, at step {state.step}"]
     else:

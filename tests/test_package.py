@@ -38,7 +38,7 @@ def test_the_archives_hold_every_module_and_recipe(tmp_path: Path) -> None:
     for name in ("mrp", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     run(sys.executable, "-m", "build", "--no-isolation", tmp_path)  # the wheel is built from the sdist
-    (wheel,) = (tmp_path / "dist").glob(f"mrp-{mrp.__version__}-*.whl")
+    (wheel,) = (tmp_path / "dist").glob(f"mrp_vit-{mrp.__version__}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "installed")
 

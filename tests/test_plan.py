@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from mrp.data import mixtures
 from mrp.folder import IDENTITY
 from mrp.plan import Job, plan_job
+from mrp.processes.threads import limited
 from mrp.run import load
+from mrp.train import announcement
 
 GIB = 2**30
 MIXED = "data.train=[{source: digits, weight: 1}, {source: digits, weight: 1}]"
@@ -49,6 +53,41 @@ def test_a_run_goes_on_with_the_coupled_batch_that_its_folder_records(tmp_path: 
     begin(tmp_path, coupled_batch=16)
     assert job(tmp_path, coupled).run.coupled_batch == job(tmp_path, coupled).plan.micro_batch == 16
     assert job(tmp_path).run.coupled_batch is None
+
+
+@pytest.mark.parametrize(
+    ("words", "device", "threads"),
+    [
+        ([], "cpu", 1),
+        (["objective.mask_ratio=0.5", "batch=1024"], "cpu", None),  # enough work for torch's own number
+        ([], "cuda", None),
+        (["machine.threads=3"], "cuda", 3),
+    ],
+)
+def test_a_small_model_is_trained_with_one_thread(
+    tmp_path: Path, words: list[str], device: str, threads: int | None
+) -> None:
+    with limited(2):
+        assert job(tmp_path, *words).threads(torch.device(device)) == threads
+
+
+def test_where_torch_has_one_thread_the_cost_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = job(tmp_path)
+    monkeypatch.setattr("mrp.plan.measure_cost", lambda run: pytest.fail("was counted"))
+    with limited(1):
+        assert alone.threads(torch.device("cpu")) is None
+
+
+def test_the_start_says_where_there_are_more_workers_than_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    monkeypatch.setattr("mrp.processes.container.usable_cores", lambda: 3)
+    state, session = SimpleNamespace(step=0), SimpleNamespace(device="cpu", processes=1, folder=tmp_path)
+    said = announcement(job(tmp_path, "machine.workers=4"), state, session)  # type: ignore[arg-type]
+    assert "machine.workers: 4 decoding processes on 3 cores; auto takes 2" in said
+    for words in ("machine.workers=3", "machine.workers=auto"):
+        assert "workers" not in announcement(job(tmp_path, words), state, session)  # type: ignore[arg-type]
 
 
 def test_a_run_without_a_checkpoint_is_planned_anew(tmp_path: Path) -> None:

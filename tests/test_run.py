@@ -11,7 +11,7 @@ import yaml
 from mrp.build import build_step, measure_cost
 from mrp.config import ConfigError
 from mrp.plan import inseparable, plan_order, plan_run
-from mrp.run import Run, find_recipe, load, recipes
+from mrp.run import Machine, Run, find_recipe, load, recipes
 
 GIB = 2**30
 
@@ -117,6 +117,21 @@ def test_a_recipe_is_found_by_name_from_anywhere(monkeypatch: pytest.MonkeyPatch
 def test_to_be_given_up_a_process_has_to_be_watched() -> None:
     with pytest.raises(ConfigError, match="machine: give_up needs the watchdog, which is off"):
         demo("machine={watchdog: null, give_up: 60}")
+
+
+@pytest.mark.parametrize(
+    ("cores", "local", "processes", "workers"),
+    [(8, None, 1, 7), (8, None, 2, 3), (8, "4", 32, 1), (1, None, 1, 1), (128, None, 1, 16), (128, "8", 64, 15)],
+)
+def test_workers_are_the_share_of_the_cores_less_one(
+    cores: int, local: str | None, processes: int, workers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    if local:
+        monkeypatch.setenv("LOCAL_WORLD_SIZE", local)
+    monkeypatch.setattr("mrp.processes.container.usable_cores", lambda: cores)
+    assert Machine(workers="auto").workers_among(processes) == workers
+    assert Machine(workers=5).workers_among(processes) == 5
 
 
 def test_what_has_to_stay_together_is_counted_in_views_and_in_pairs() -> None:

@@ -123,7 +123,9 @@ def options(schema: dict[str, Any], path: str = "") -> Iterator[tuple[str, dict[
 def test_every_option_is_described_beside_its_code() -> None:
     assert not [name for name, option in options(SCHEMA) if not option.get("description")], "add a comment to its line"
     words = dict(options(SCHEMA))
-    assert words["machine.workers"]["description"] == "decoding processes per rank; 0 decodes in the training process"
+    assert words["machine.workers"]["description"] == (
+        "Decoding processes per rank: 0 decodes in the training process; auto: its cores less one, at most 16."
+    )
     assert words["guard.policy"]["description"].startswith("stop: the run ends with the weights before the step.")
     assert words["machine.micro_batch"]["default"] == "auto"
     assert len(words) > 150

@@ -41,6 +41,13 @@ def prepare_workers() -> None:
     start_fork_server(["mrp.data.batches"])
 
 
+class _Loader(DataLoader[Any]):
+    """torch's loader, without its warning of more workers than cores, which the start of a run says in our words."""
+
+    def check_worker_number_rationality(self) -> None:
+        """Says nothing."""
+
+
 def torch_loader(
     dataset: Dataset[Any], numbers: Numbers, workers: int, pin_memory: bool, *, persistent: bool
 ) -> DataLoader[Any]:
@@ -52,7 +59,7 @@ def torch_loader(
     if workers:
         prepare_workers()
         options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
-    return DataLoader(
+    return _Loader(
         dataset,
         batch_size=None,
         sampler=numbers,

@@ -51,7 +51,7 @@ def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> s
     """Writes model.onnx for any number of images, and returns how to run it."""
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
-        raise ConfigError(f"--to onnx needs {' and '.join(missing)}; install them with: pip install 'mrp[export]'")
+        raise ConfigError(f"--to onnx needs {' and '.join(missing)}; install them with: pip install 'mrp-vit[export]'")
     blocks: Any = answers.backbone.blocks
     for block in blocks:
         block.attn.fused_attn = False  # products and a softmax: the exporter fails on the fused form with a bias

@@ -33,6 +33,11 @@ def usable_cores(membership: Path = _MEMBERSHIP, root: Path = _GROUPS) -> int:
     return max(1, min(cores))
 
 
+def share_of_cores(processes: int) -> int:
+    """Returns the cores of one of so many processes that share what this machine leaves to them."""
+    return max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", processes)))
+
+
 def control_groups(controller: str, membership: Path, root: Path) -> Iterator[tuple[Path, int]]:
     """Yields every control group that limits this process, the innermost first, with the version of its hierarchy."""
     try:

@@ -25,6 +25,9 @@ _SHARE = 0.85  # of a device's memory that a run may plan to fill
 # FLOPs of a micro-batch that keep a device busy for about 0.1 s (512 images of 224 x 224 with MAE and a ViT-B). Next to
 # that the start of its kernels takes no time: a larger one saves nothing, needs memory and makes the loader wait.
 _ENOUGH_WORK = 32e12
+# FLOPs of a micro-batch below which one thread computes on a CPU: two of them gain a third where the cores are free,
+# and lose two thirds of the speed where half of them are not (docs/measurements/2026-11-27-threads.md).
+_WORTH_THREADS = 8e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,10 @@ class Cost:
         """
         sizes = _divisors(share, inseparable)
         return next((size for size in sizes if self._fits(size, memory) and self._saves_time(size)), inseparable)
+
+    def threads_pay(self, micro_batch: int) -> bool:
+        """Returns whether more than one thread of a CPU should work on a micro-batch of so many images."""
+        return micro_batch * self.training_flops >= _WORTH_THREADS
 
     def smaller(self, tried: int, used: int, share: int, memory: int, inseparable: int = 1) -> int:
         """Returns what would fit where `tried` images failed with `used` bytes; `tried` where nothing would."""

@@ -150,7 +150,9 @@ class Submission:
         try:
             from submitit import SlurmExecutor
         except ModuleNotFoundError:
-            raise ConfigError("mrp submit needs submitit, which is not installed; pip install 'mrp[cluster]'") from None
+            raise ConfigError(
+                "mrp submit needs submitit, which is not installed; pip install 'mrp-vit[cluster]'"
+            ) from None
 
         class Executor(SlurmExecutor):
             @classmethod

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 HELP = "train a recipe as a SLURM job, which is requeued after time-outs and preemptions until it is finished"
 EXAMPLE = "mrp submit mae_vit_base_in1k data.train=/data/in1k/train --nodes 2 --gpus 8 --time 12:00:00"
 
+_WORKERS = 10  # decoding processes that CPUs are requested for where the recipe leaves their number to the machine
+
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds a recipe, a folder, and what to ask SLURM for."""
@@ -28,7 +30,10 @@ def words(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     add("--time", required=True, metavar="T", help="limit of one attempt: minutes, HH:MM:SS or D-HH:MM:SS")
     add("--partition", metavar="P", help="partition, or several with commas")
-    add("--cpus-per-gpu", type=_words.count, metavar="C", help="CPUs per process (default: machine.workers + 1)")
+    add(
+        "--cpus-per-gpu", type=_words.count, metavar="C",
+        help=f"CPUs per process (default: machine.workers + 1, where auto counts as {_WORKERS})",
+    )  # fmt: skip
     add("--mem", metavar="M", help="memory per node, such as 200G; 0: all of it")
     add("--account", help="account to charge")
     add("--qos", help="quality of service")
@@ -46,7 +51,11 @@ def run(options: argparse.Namespace) -> None:
     from mrp.run import load, run_folder
 
     run = load(options.recipe, options.overrides)
-    request = _request(options, run.machine.workers)
+    workers = _WORKERS if run.machine.workers == "auto" else run.machine.workers
+    request = _request(options, workers)
+    if run.machine.workers == "auto":  # under srun a process cannot tell its own share of a node's cores
+        machine = run.machine.model_copy(update={"workers": max(1, request.cpus - 1)})
+        run = run.model_copy(update={"machine": machine})
     if run.batch % request.processes:
         raise ConfigError(f"batch: {run.batch} is not a multiple of the {request.processes} processes; change one")
     open_source(run, "train")

@@ -115,6 +115,10 @@ def test_workers_change_nothing_and_live_from_span_to_span(folder: Path) -> None
     assert not multiprocessing.active_children()
 
 
+def test_more_workers_than_cores_are_said_in_our_words_alone(folder: Path) -> None:
+    loader(open_source(str(folder), "train"), workers=1 + (os.cpu_count() or 1))  # a warning of torch would be an error
+
+
 @pytest.mark.parametrize(("world", "micro_batch"), [(1, 24), (2, 6), (4, 3)])
 def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, world: int, micro_batch: int) -> None:
     """Three views of eight samples: the first are those of a run with one view, and ranks change nothing."""

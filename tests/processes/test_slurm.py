@@ -160,7 +160,8 @@ def test_what_is_not_asked_for_is_left_to_the_cluster(place: Path, capsys: pytes
     assert not {"partition", "mem", "account", "qos", "constraint", "gpus-per-node", "array", "wckey"} & asked.keys()
     assert asked["ntasks-per-node"] == "1"
     assert asked["time"] == str(36 * 60)
-    assert asked["cpus-per-task"] == str(load("mae_vit_base_in1k").machine.workers + 1)
+    assert load("mae_vit_base_in1k").machine.workers == "auto"
+    assert asked["cpus-per-task"] == "11"
 
 
 def test_an_array_has_a_job_for_each_seed(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,4 +359,4 @@ def test_without_submitit_it_says_what_to_install(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    assert "pip install 'mrp[cluster]'" in error(capsys, *WORDS, "--dry-run")
+    assert "pip install 'mrp-vit[cluster]'" in error(capsys, *WORDS, "--dry-run")

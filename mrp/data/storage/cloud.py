@@ -62,6 +62,6 @@ class CloudStore(Store):
                 self._client = fsspec.filesystem(self.protocol, use_listings_cache=False)
             except ImportError:
                 raise ConfigError(
-                    f"{self.base}: needs the client of the object store; install it: pip install 'mrp[cloud]'"
+                    f"{self.base}: needs the client of the object store; install it: pip install 'mrp-vit[cloud]'"
                 ) from None
         return self._client
