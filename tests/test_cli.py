@@ -58,7 +58,7 @@ def test_recipes_are_listed_without_torch() -> None:
     code = "import sys; from mrp.cli import main; main(['recipes']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     *recipes, torch = done.stdout.splitlines()
-    assert any(line.startswith("demo ") for line in recipes), done.stderr
+    assert any(line.startswith("  demo ") for line in recipes), done.stderr
     assert torch == "False"
 
 

@@ -51,9 +51,16 @@ def test_config_does_without_the_data(capsys: pytest.CaptureFixture[str]) -> Non
 def test_recipes_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str]) -> None:
     main(["recipes"])
     lines = capsys.readouterr().out.splitlines()
-    names = [line.split()[0] for line in lines]
-    assert names == sorted(path.stem for path in recipes().glob("*.yaml"))
-    assert all(re.fullmatch(r"\S+ +\S.{20,}", line) for line in lines)
+    entries = [line for line in lines if line.startswith("  ")]
+    assert sorted(line.split()[0] for line in entries) == sorted(path.stem for path in recipes().glob("*.yaml"))
+    assert all(re.fullmatch(r"  \S+ +\S.{20,}", line) for line in entries)
+    purposes = [line.partition(":")[0].split()[0] for line in lines if line and line not in entries]
+    assert purposes == ["try", "pretrain", "fine-tune", "probe", "train"]
+    place = {line.split()[0].rstrip(":"): number for number, line in enumerate(lines) if line}
+    assert place["try"] < place["linear_tiny_digits"] < place["pretrain"] < place["mae_vit_base_in1k"]
+    assert place["mae_vit_base_in1k"] < place["fine-tune"] < place["finetune_mae_vit_base_in1k"] < place["probe"]
+    assert place["linear_mae_vit_base_in1k"] < place["train"] < place["supervised_vit_base_in1k"]
+    assert all("unmeasured" in line for line in entries if "_huge_" in line)
 
 
 def test_pretrain_ends_with_what_came_out_and_what_to_do_next(

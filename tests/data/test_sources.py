@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,15 @@ def test_digits() -> None:
     assert open_source("digits", "train").identity == train.identity != test.identity
     shown = [{np.asarray(source.read(index)[0]).tobytes() for index in range(len(source))} for source in (train, test)]
     assert not shown[0] & shown[1]
+
+
+def test_digits_are_those_of_scikit_learn_without_its_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "sklearn.datasets", None)
+        splits = open_source("digits", "train"), open_source("digits", "test")
+    monkeypatch.setattr("mrp.data.sources.digits._FILE", Path("is", "elsewhere"))
+    theirs = open_source("digits", "train"), open_source("digits", "test")
+    assert [split.identity for split in splits] == [split.identity for split in theirs]
 
 
 @pytest.mark.parametrize("kind", ["digits", "folder"])

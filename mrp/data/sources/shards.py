@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
 from collections import OrderedDict
@@ -20,7 +21,7 @@ from mrp.data.order import Ints
 from mrp.data.source import Pixels
 from mrp.data.storage.cache import Cache
 from mrp.data.storage.open import open_store
-from mrp.data.storage.store import DEADLINE, StorageError, Store
+from mrp.data.storage.store import DEADLINE, StorageError, Store, announced
 
 _OPEN_FILES = 64  # of one process
 
@@ -47,6 +48,16 @@ class Source(source.Source):
     ) -> None:
         self.path, self.cache = config.path.removesuffix(MANIFEST).rstrip("/") or "/", cache
         home = open_store(self.path, deadline)
+        if home.local and not (path := Path(home.where(MANIFEST))).exists() and path.parent.is_dir():
+            raise ConfigError(
+                f"{self.path}: holds no {MANIFEST}, so it is no set of shards; 'mrp shards build {self.path} OUT' makes"
+                f" one of images, 'mrp shards index {self.path}' completes webdataset shards that others made"
+            )
+        with contextlib.nullcontext() if home.local else announced(self.path, deadline):
+            self._read(home, deadline)
+
+    def _read(self, home: Store, deadline: float) -> None:
+        """Reads what the set says of itself."""
         try:
             self.manifest = parse(home.read(MANIFEST, 0, home.size(MANIFEST)))
             self.index = self._open_index(home)

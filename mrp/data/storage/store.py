@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -22,6 +24,8 @@ T = TypeVar("T")
 DEADLINE = 300.0  # seconds for which one request is tried again
 PIECE = 16 << 20  # bytes of one request for a long file
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0
+_PATIENCE = 2.0  # seconds of faults after which it is said that they are waited out
+_SILENCE = 5.0  # seconds without any answer at a start after which that is said
 
 
 class StorageError(ConfigError):
@@ -56,7 +60,7 @@ class Store(ABC):
 
 def retry(attempt: Callable[[float], T], where: str, deadline: float) -> T:
     """Call `attempt` with the time at which it must be over (`time.monotonic`), until it succeeds or that has come."""
-    until, wait = time.monotonic() + deadline, _FIRST_WAIT
+    until, wait, said = time.monotonic() + deadline, _FIRST_WAIT, False
     while True:
         try:
             return attempt(until)
@@ -68,8 +72,29 @@ def retry(attempt: Callable[[float], T], where: str, deadline: float) -> T:
                     f"{where}: {fault}{asked}, still after {deadline:g} seconds; mend the storage and run the same "
                     "command again"
                 ) from None
+            if not said and time.monotonic() + pause > until - deadline + _PATIENCE:
+                said = True
+                _say(f"{where}: {fault}", until)
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
+
+
+@contextlib.contextmanager
+def announced(where: str, deadline: float) -> Iterator[None]:
+    """Says once, if this block takes longer than a few seconds, that an answer is waited for, and until when."""
+    timer = threading.Timer(_SILENCE, _say, (f"{where}: no answer yet", time.monotonic() + deadline))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say(what: str, until: float) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        clock = time.strftime("%H:%M:%S", time.localtime(time.time() + until - time.monotonic()))
+        print(f"mrp: {what}; trying until {clock}", file=sys.stderr, flush=True)
 
 
 class LocalStore(Store):

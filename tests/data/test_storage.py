@@ -1,0 +1,74 @@
+"""Whoever waits for storage that does not answer reads so within seconds, and until when."""
+
+from __future__ import annotations
+
+import re
+import threading
+from pathlib import Path
+
+import pytest
+
+from mrp.config import ConfigError
+from mrp.data.config import CacheConfig
+from mrp.data.sources.shards import Config, Source
+from mrp.data.storage import store
+from mrp.data.storage.cache import Cache
+from tests.waiting import LONG
+
+
+def failing(times: int) -> list[str]:
+    """Asks for something that fails so often in a passing way before it comes."""
+    faults = ["refused"] * times
+
+    def attempt(until: float) -> list[str]:
+        if faults:
+            raise store.TemporaryError(faults.pop())
+        return faults
+
+    return store.retry(attempt, "http://there/manifest.json", 300)
+
+
+def test_faults_that_last_are_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    failing(1)
+    assert capsys.readouterr().err == ""
+    failing(9)
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"mrp: http://there/manifest\.json: refused; trying until \d\d:\d\d:\d\d\n", said)
+
+
+def test_of_several_processes_on_a_machine_one_says_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(store.time, "sleep", lambda seconds: None)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    failing(9)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_server_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said, waiting = list[str](), threading.Event()
+
+    def say(what: str, until: float) -> None:
+        said.append(what)
+        waiting.set()
+
+    class Silent(store.LocalStore):
+        local = False
+
+        def size(self, name: str) -> int:
+            assert waiting.wait(LONG), "nothing was said"
+            raise store.StorageError("and then it failed")
+
+    monkeypatch.setattr(store, "_SILENCE", 0.01)
+    monkeypatch.setattr(store, "_say", say)
+    monkeypatch.setattr("mrp.data.sources.shards.open_store", lambda *_: Silent(tmp_path))
+    with pytest.raises(ConfigError, match="and then it failed"):
+        Source(Config(path="http://there"), "train", Cache(CacheConfig()))
+    assert said == ["http://there: no answer yet"]
+
+
+def test_a_folder_of_images_is_no_set_of_shards(tmp_path: Path) -> None:
+    (tmp_path / "0.png").touch()
+    with pytest.raises(ConfigError, match=r"holds no manifest\.json, so it is no set of shards; 'mrp shards build"):
+        Source(Config(path=str(tmp_path)), "train", Cache(CacheConfig()))
