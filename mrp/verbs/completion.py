@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from mrp import verbs
 
 HELP = "print what makes a shell complete verbs, options and recipes: bash, zsh or fish"
-EXAMPLE = 'eval "$(mrp completion bash)"'
+EXAMPLE = "mrp completion bash"
 
 _BASH = """\
 # eval "$(mrp completion {shell})" in the file that the shell reads at its start
