@@ -65,8 +65,8 @@ def _build_prepare(run: Run) -> Prepare:
 
 
 def measure_cost(run: Run) -> Cost:
-    """Returns parameters, FLOPs and memory, counted on shapes."""
-    with torch.device("meta"):
+    """Returns parameters, FLOPs and memory, counted on shapes; torch's generator stays as it is."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
         step = build_step(run)
     return measure(step, run.data.channels, run.data.shape, run.data.views)
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from mrp.build import measure_cost
 from mrp.data import mixtures
 from mrp.folder import IDENTITY
 from mrp.plan import Job, plan_job
@@ -69,6 +70,13 @@ def test_a_small_model_is_trained_with_one_thread(
 ) -> None:
     with limited(2):
         assert job(tmp_path, *words).threads(torch.device(device)) == threads
+
+
+def test_counting_the_cost_draws_no_random_numbers() -> None:
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    measure_cost(load("demo"))
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_where_torch_has_one_thread_the_cost_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
