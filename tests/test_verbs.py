@@ -63,6 +63,21 @@ def test_recipes_are_listed_with_what_they_are(capsys: pytest.CaptureFixture[str
     assert all("unmeasured" in line for line in entries if "_huge_" in line)
 
 
+def test_recipes_and_what_follows_from_one_are_json_for_scripts(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main(["recipes", "--json"])
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["pretrain"]["mae_vit_base_in1k"] == "MAE, ViT-B/16 on ImageNet-1K, 800 epochs."
+    monkeypatch.setattr("mrp.processes.container.usable_cores", lambda: 8)
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    main(["config", "demo", "--json", "machine.workers=auto", "--processes", "2"])
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["config"] == load("demo", ["machine.workers=auto"]).resolved()
+    assert shown["follows"]["images"] == "1,437"
+    assert shown["follows"]["workers"].startswith("3 per process")
+
+
 def test_pretrain_ends_with_what_came_out_and_what_to_do_next(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -45,6 +45,11 @@ def add_processes(parser: argparse.ArgumentParser, use: str = "processes on this
     parser.add_argument("--processes", type=count, default=1, metavar="N", help=f"{use} (default: 1)")
 
 
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Adds the form in which scripts read results."""
+    parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
+
+
 def data_words(options: argparse.Namespace) -> list[str]:
     """Returns the key=value words of a verb that takes no other words; refuses anything else."""
     from mrp.config import ConfigError

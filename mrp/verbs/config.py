@@ -24,6 +24,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         "--processes", dest="planned_for", type=_words.count, default=1, metavar="N",
         help="processes to plan for (default: 1)",
     )  # fmt: skip
+    _words.add_json(parser)
     parser.add_argument("--schema", action="store_true", help="print the JSON Schema of recipes, for editors")
 
 
@@ -41,6 +42,9 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("a recipe is missing; give its name or file, or --schema; 'mrp recipes' lists those of mrp")
     run = load(options.recipe, options.overrides)
     follows = derived(run, options.planned_for)
+    if options.json:
+        print(json.dumps({"config": run.resolved(), "follows": follows}, indent=1))
+        return
     print(dump(run.resolved()))
     print("# what follows:")
     for name, value in follows.items():
@@ -77,6 +81,8 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         "processes": f"{plan.processes} ({device.type})",
         "micro-batch": f"{plan.micro_batch} images per process, accumulated {plan.accumulation} times",
     }
+    if run.machine.workers == "auto":
+        lines["workers"] = f"{run.machine.workers_among(plan.processes)} per process, on the cores of this machine"
     if run.couples_samples:
         lines["coupled batch"] = (
             f"{plan.coupled_batch}: the loss of an image depends on the others of its micro-step, so that another "

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+
+from mrp.verbs import _words
 
 HELP = "list the recipes that come with mrp, by what they are for"
 EXAMPLE = "mrp recipes"
@@ -16,18 +19,23 @@ _TRY, _PRETRAIN, _FINETUNE, _PROBE, _SCRATCH = (
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """Adds nothing."""
+    """Adds the form for scripts."""
+    _words.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
     """Prints the name of each recipe and the first line of its head comment."""
     from mrp.run import recipes
 
-    groups: dict[str, list[str]] = {purpose: [] for purpose in (_TRY, _PRETRAIN, _FINETUNE, _PROBE, _SCRATCH)}
+    groups: dict[str, dict[str, str]] = {purpose: {} for purpose in (_TRY, _PRETRAIN, _FINETUNE, _PROBE, _SCRATCH)}
     for path in sorted(recipes().glob("*.yaml")):
         first = path.read_text(encoding="utf-8").partition("\n")[0]
-        groups[_purpose(path.stem)].append(f"  {path.stem:<32} {first.lstrip('# ')}")
-    print("\n\n".join("\n".join([purpose, *lines]) for purpose, lines in groups.items()))
+        groups[_purpose(path.stem)][path.stem] = first.lstrip("# ")
+    if options.json:
+        print(json.dumps({purpose.partition(":")[0]: named for purpose, named in groups.items()}, indent=1))
+        return
+    for number, (purpose, named) in enumerate(groups.items()):
+        print("\n" * bool(number) + "\n".join([purpose, *(f"  {name:<32} {text}" for name, text in named.items())]))
 
 
 def _purpose(name: str) -> str:
