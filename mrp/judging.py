@@ -16,6 +16,7 @@ from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
 from mrp.data.source import Source
 from mrp.evaluate import measures, results
+from mrp.evaluate.classes import BY_NAME
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Setting, never
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
@@ -57,6 +58,8 @@ def judge(
     `places` says where the data are, `untrained` judges the untrained backbones too, `again` measures everything once
     more, `words` are such as `machine.workers=8`, and `cache` is the folder that keeps the features.
     """
+    if len({Path(path).absolute() for path in paths}) < len(paths):
+        raise ConfigError("the same weights are given twice; give each once")
     chosen = read(suite)
     plan = chosen.plan(places or {})
     section_of = {task: _section(task) for task in plan.tasks}
@@ -154,7 +157,8 @@ class _Judging:
     def _about(self, task: Task, section: Section, data: Data, setting: Setting) -> Record:
         label = f"{task.data}/{task.test}" if task.test else task.data
         named = {"label": label, "score": data.score} if data.score != measures.ACCURACY else {"label": label}
-        return self.subject.about(task.evaluator, section, described(setting, own=False) | named)
+        own = setting.data == self.loaded.run.data and setting.classes == BY_NAME and not setting.limited
+        return self.subject.about(task.evaluator, section, described(setting, own) | named)
 
     def _whole(self, record: Record) -> bool:
         """Returns whether the outcomes of a record, if it has any, are still as they were kept."""

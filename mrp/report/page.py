@@ -89,7 +89,7 @@ class Page:
         """Returns each pair of rows in each column: the difference, its interval, and McNemar's p where it applies."""
         return [
             {"data": about.data, "measure": about.title, "first": first.name, "second": self.rows[second].name}
-            | found._asdict() | {"p": _p(*cells)}
+            | found._asdict() | {"p": _p(*cells), "share": cells[0].measure is not None and cells[0].measure.share}
             for column, about in enumerate(self.columns)
             for number, first in enumerate(self.rows)
             for second in range(number + 1, len(self.rows))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ENDINGS = (".png", ".md", ".tex", ".json")
-_MOST_COLUMNS = 8  # where there are more, and fewer rows, measures are the rows
+_MOST_COLUMNS = 5  # where there are more, and fewer rows, measures are the rows
 _COLOURS = ("#1f5f8b", "#c4622d", "#3f7d4e", "#7a4f8f", "#8a6d1f", "#4b4b4b", "#b03060", "#2a8c8c")
 _MARKERS, _LINES = "osD^vP*X", ("-", "--", "-.", ":")
 _PANELS = 4  # beside each other
@@ -93,7 +93,7 @@ def markdown(page: Page) -> str:
     table = [row(header), row(["---"] * len(header))]
     for names, entries in lines:
         table.append(row([*names, *(f"**{text_of(cell)}**" if best else text_of(cell) for cell, best in entries)]))
-    return "\n\n".join([_title(page), "\n".join(table), *_notes(page, "Bold")]) + "\n"
+    return "\n\n".join([_title(page), "\n".join(table), *_notes(page, "Bold"), *_pairs(page)]) + "\n"
 
 
 def latex(page: Page) -> str:
@@ -113,7 +113,7 @@ def latex(page: Page) -> str:
     body = [" & ".join(cells) + r" \\" for cells in rows]
     caption = " ".join(map(_escaped, [f"{_title(page)}, in % with 95 % intervals.", *_notes(page, "Bold")]))
     return "\n".join([
-        r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
+        r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}", r"\toprule",
         " & ".join(map(_escaped, header)) + r" \\", r"\midrule", *body, r"\bottomrule", r"\end{tabular}",
         r"\end{table}", "",
@@ -177,6 +177,21 @@ def _title(page: Page) -> str:
 def _notes(page: Page, mark: str) -> list[str]:
     any_best = any(page.is_best(row, column) for row, column in page.cells)
     return [*([f"{mark}: {BEST}."] if any_best else []), *page.notes]
+
+
+def _pairs(page: Page) -> list[str]:
+    """Returns the differences between two rows as a table, where there are only two."""
+    found = page.differences() if len(page.rows) == 2 else []
+    if not found:
+        return []
+    lines = ["| data | measure | difference | McNemar's p |", "| --- | --- | --- | --- |"]
+    for one in found:
+        scale, digits = (100, ".1f") if one["share"] else (1, ".4g")
+        value, low, high = (format(scale * one[name], digits) for name in ("value", "low", "high"))
+        p = "" if one["p"] is None else f"{one['p']:.2g}"
+        lines.append(f"| {one['data']} | {one['measure']} | {value} ({low} to {high}) | {p} |")
+    first, second = (row.name for row in page.rows)
+    return [f"{first} minus {second}, with 95 % intervals:", "\n".join(lines)]
 
 
 def _escaped(text: str) -> str:

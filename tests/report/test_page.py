@@ -103,6 +103,12 @@ def test_forms(tmp_path: Path) -> None:
         f"Bold: {render.BEST}.",
         "",
         "Not given: x.",
+        "",
+        "row0 minus row1, with 95 % intervals:",
+        "",
+        "| data | measure | difference | McNemar's p |",
+        "| --- | --- | --- | --- |",
+        "| digits | kNN (k = 20) | 20.0 (11.4 to 27.8) | 1.9e-06 |",
     ]
     latex = (tmp_path / "page.tex").read_text()
     assert r"weights & hours & digits: kNN (k = 20) & 50\%\_set: a \& b \\" in latex
