@@ -148,6 +148,33 @@ def test_test_sets_are_counted_as_they_say(fresh: list[Path], images: Path) -> N
     assert few.result["mean_per_class"] == pytest.approx(statistics.mean_per_class(*kept)._asdict())
 
 
+def test_answers_limited_to_the_classes_that_are_there(fresh: list[Path], images: Path) -> None:
+    """Whatever is answered rightly among all classes is so among three, too."""
+    evaluators = ("linear", "logistic", "attentive", "knn", "few_shot")
+    Path("suite.yaml").write_text(f"""
+data:
+  folders:
+    train: {images}/train
+    tests: {{open: {images}/some, limited: {{path: {images}/some, limited: true}}}}
+measure: [{", ".join(f"{{evaluator: {name}, data: folders}}" for name in evaluators)}]
+""")
+    _, (judged,) = judge([fresh[0]], "suite.yaml", say=silent)
+    for name in evaluators:
+        both = [record for task, record in judged.records.items() if task.evaluator == name]
+        if name == "few_shot":
+            free, limited = ([one["accuracy"] for one in record.result["few_shot"]] for record in both)
+            assert all(low < high for low, high in zip(free, limited, strict=True))
+            continue
+        kept = [results.read_outcomes(judged.folder, record) for record in both]
+        assert kept[0] is not None
+        assert kept[1] is not None
+        assert (kept[0].right <= kept[1].right).all()
+        assert kept[1].right.sum() > kept[0].right.sum()
+        for outcomes, record in zip(kept, both, strict=True):
+            assert outcomes is not None
+            assert outcomes.right.mean() == pytest.approx(record.result["accuracy"])
+
+
 def test_what_is_not_given_is_said(fresh: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     main(["judge", str(fresh[0]), "--suite", "suite.yaml"])
     text = capsys.readouterr().out

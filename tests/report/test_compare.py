@@ -1,0 +1,100 @@
+"""What `mrp compare` reads from the folders of runs, and the columns and rows that become of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrp.build import measure_cost
+from mrp.config import ConfigError, dump
+from mrp.evaluate import results
+from mrp.evaluate.results import Outcomes, Record
+from mrp.report import compare, render
+from mrp.report.page import Page
+from mrp.run import load
+
+DIGITS: dict[str, Any] = {"train": "digits", "test": "digits", "content": "aaaa", "own": True}
+PETS: dict[str, Any] = {"label": "pets", "train": "p", "test": "q", "content": "bbbb", "score": "mean_per_class"}
+
+
+def run(folder: Path, seed: int, right: int, lr: float = 1e-3, step: int = 10) -> Path:
+    """The folder of a run that was judged: on digits it answered so many of 100 images rightly, and on pets 50."""
+    folder.mkdir()
+    recipe = load("demo", [f"seed={seed}", f"optim.lr={lr}", "batch=100"])
+    (folder / "config.yaml").write_text(dump(recipe.resolved()))
+    lines = [{"step": 5, "images_per_second": 100.0}, {"step": step, "images_per_second": 50.0}]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    for data, number in ((DIGITS, right), (PETS, 50)):
+        share = number / 100
+        result = {"accuracy": share, "low": share - 0.1, "high": min(1, share + 0.1)}
+        result |= {"mean_per_class": {"accuracy": share / 2, "low": share / 4, "high": share}}
+        record = Record("knn", {}, results.TRAINED, step, "student", data, result, digest=str(seed))
+        outcomes = Outcomes(np.arange(100) < number, np.repeat(np.int32([0, 1]), 50))
+        results.add(folder, [results.with_outcomes(folder, record, outcomes)])
+    return folder
+
+
+def texts(page: Page) -> dict[tuple[str, str], str]:
+    return {
+        (page.rows[row].name, f"{page.columns[column].data}: {page.columns[column].title}"): render.text_of(cell)
+        for (row, column), cell in page.cells.items()
+    }
+
+
+def test_costs_and_measures_are_columns(tmp_path: Path) -> None:
+    page = compare.page_of([run(tmp_path / "first", 0, 90), run(tmp_path / "second", 0, 70, lr=1e-4)])
+    found = texts(page)
+    flops = measure_cost(load("demo")).training_flops * 1000
+    assert {key: value for key, value in found.items() if key[0] == "first"} == {
+        ("first", ": step"): "10",
+        ("first", ": images seen"): "1,000",
+        ("first", ": training FLOPs"): f"{flops:.2g}",
+        ("first", ": hours"): f"{(500 / 100 + 500 / 50) / 3600:.2g}",
+        ("first", "digits: kNN (k = 20)"): "90.0 % (80.0 to 100.0)",
+        ("first", "pets: kNN (k = 20), mean per class"): "25.0 % (12.5 to 50.0)",
+    }
+    column = [column.data for column in page.columns].index("digits")
+    assert page.is_best(0, column)
+    assert not any(page.is_best(row, column + 1) for row in (0, 1))  # both the same
+    assert [row.name for row in page.rows] == ["first", "second"]
+
+
+def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
+    runs = [run(tmp_path / name, seed, right) for name, seed, right in (("a", 0, 90), ("b", 1, 92), ("c", 2, 91))]
+    runs.append(run(tmp_path / "d", 0, 50, lr=1e-4))
+    page = compare.page_of(runs)
+    assert [row.name for row in page.rows] == ["a", "b", "c", "d", "a, mean of 3 seeds"]
+    assert texts(page)["a, mean of 3 seeds", "digits: kNN (k = 20)"] == "91.0 % (88.5 to 93.5)"
+    column = [column.data for column in page.columns].index("digits")
+    assert page.is_best(4, column)
+
+
+def test_data_of_other_content_are_other_columns(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "first", 0, 90), run(tmp_path / "second", 0, 70)
+    other = Record("knn", {"k": 5}, results.TRAINED, 10, "student", DIGITS | {"content": "cccc"}, {"accuracy": 0.1})
+    results.add(second, [other])
+    results.add(second, [Record("rank", {}, results.TRAINED, 10, "student", DIGITS, {"rank_me": 7.0})])
+    names = [f"{column.data}: {column.title}" for column in compare.page_of([first, second]).columns]
+    assert names[4:] == [
+        "digits #aaaa: kNN (k = 20)", "pets: kNN (k = 20), mean per class", "digits #cccc: kNN (k = 20) (k=5)",
+    ]  # fmt: skip
+
+
+def test_several_steps_are_rows(tmp_path: Path) -> None:
+    folder = run(tmp_path / "first", 0, 90)
+    early = Record("knn", {}, results.TRAINED, 5, "student", DIGITS, {"accuracy": 0.5, "low": 0.4, "high": 0.6})
+    results.add(folder, [early])
+    page = compare.page_of([folder])
+    assert [row.name for row in page.rows] == ["first, step 5", "first, step 10"]
+    assert texts(page)["first, step 5", ": images seen"] == "500"
+    render.write(page, tmp_path / "steps.png")
+
+
+def test_the_same_run_twice(tmp_path: Path) -> None:
+    folder = run(tmp_path / "first", 0, 90)
+    with pytest.raises(ConfigError, match="the same run is given twice"):
+        compare.page_of([folder, folder])
