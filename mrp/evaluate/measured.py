@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from torch import Tensor
 
-class Mean(NamedTuple):
-    """A number and, where they are known, the bounds of its 95 % interval."""
+from mrp.evaluate.interval import Z_95, wilson
 
-    mean: float
+
+class Number(NamedTuple):
+    """A number, the bounds of its 95 % interval where they are known, and what a table has to know of it."""
+
+    value: float
     low: float | None = None
     high: float | None = None
+    share: bool = True  # shown in percent
+    better: str = "higher"  # or "lower", or "" where neither is
 
 
-def told(means: Mapping[str, Mean], lower: Collection[str] = ()) -> tuple[dict[str, float], dict[str, Any]]:
-    """Returns the values of some numbers, and for a file the same with what tables need to know of them.
+def share_of(right: Tensor) -> Number:
+    """Returns the share of true values."""
+    return Number(*wilson(int(right.sum()), len(right)))
 
-    Those in `lower` are better the lower they are, and are no shares.
-    """
-    values = {name: number.mean for name, number in means.items()}
-    measures = {
-        name: {"value": number.mean, "low": number.low, "high": number.high}
-        | ({"share": False, "better": "lower"} if name in lower else {})
-        for name, number in means.items()
-    }
-    return values, {**values, "measures": measures}
+
+def mean_of(values: Tensor, share: bool = True, better: str = "higher") -> Number:
+    """Returns the mean of one value per image, without NaN; the interval is that of the normal distribution."""
+    values = values[~values.isnan()].double()
+    if not len(values):
+        return Number(math.nan, None, None, share, better)
+    mean = float(values.mean())
+    if len(values) == 1:
+        return Number(mean, None, None, share, better)
+    half = Z_95 * float(values.std()) / math.sqrt(len(values))
+    return Number(mean, mean - half, mean + half, share, better)
+
+
+def told(numbers: Mapping[str, Number]) -> tuple[dict[str, float], dict[str, Any]]:
+    """Returns the values of some numbers, and for a file the same with what tables have to know of them."""
+    values = {name: number.value for name, number in numbers.items()}
+    return values, {**values, "measures": {name: number._asdict() for name, number in numbers.items()}}

@@ -12,20 +12,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mrp.evaluate.interval import Z_95
-from mrp.evaluate.measured import Mean
-
 _AT_ONCE = 1 << 24  # similarities that exist at once
-
-
-def mean_of(values: Tensor) -> Mean:
-    """Returns the mean of values between 0 and 1, one per query, leaving out NaN; NaN where nothing is left."""
-    values = values[~values.isnan()].double()
-    if not len(values):
-        return Mean(math.nan, math.nan, math.nan)
-    mean = float(values.mean())
-    half = Z_95 * float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else 1.0
-    return Mean(mean, max(0.0, mean - half), min(1.0, mean + half))
 
 
 def unit(rows: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:

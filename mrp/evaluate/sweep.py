@@ -11,6 +11,7 @@ from itertools import product
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.config import ConfigError
@@ -109,16 +110,21 @@ class Head(Decision):
 
     def predict(self, table: Table, among: Tensor | None = None) -> Tensor:
         """Returns the class of every row, on the CPU; with `among`, one of these classes."""
-        found, names = [], self.choice.input.blocks
-        for rows in table.chunks(4096):
-            blocks = self.scale(table, names, rows)
-            columns = torch.cat([blocks[name] for name in names], dim=1)
-            found.append(best_class(torch.addmm(self.bias, columns, self.weight), among).cpu())
-        return torch.cat(found)
+        return torch.cat([best_class(self._scores(table, rows), among).cpu() for rows in table.chunks(4096)])
+
+    def scores(self, table: Table, rows: NDArray[np.int64] | None = None) -> Tensor:
+        """Returns the scores of the classes of every row, or of some, on the CPU."""
+        rows = np.arange(len(table)) if rows is None else rows
+        return torch.cat([self._scores(table, rows[i : i + 4096]).cpu() for i in range(0, len(rows), 4096)])
 
     def measure(self, table: Table) -> Interval:
         """Returns the share of right answers."""
         return wilson(int((self.predict(table) == table.labels).sum()), len(table))
+
+    def _scores(self, table: Table, rows: NDArray[np.int64] | slice) -> Tensor:
+        names = self.choice.input.blocks
+        blocks = self.scale(table, names, rows)
+        return torch.addmm(self.bias, torch.cat([blocks[name] for name in names], dim=1), self.weight)
 
 
 def choose(
@@ -155,9 +161,15 @@ def choose(
     return Choice(chosen, best, trials, held_out)
 
 
-def fit(choice: Choice, table: Table, device: torch.device, schedule: Schedule = Schedule()) -> Head:  # noqa: B008
-    """Trains the chosen head once more, on the whole training set."""
-    rows = np.arange(len(table))
+def fit(
+    choice: Choice,
+    table: Table,
+    device: torch.device,
+    schedule: Schedule = Schedule(),  # noqa: B008 -- frozen
+    rows: NDArray[np.int64] | None = None,
+) -> Head:
+    """Trains the chosen head once more, on the whole training set or on some rows of it."""
+    rows = np.arange(len(table)) if rows is None else rows
     scale = Scale.of(table, choice.input.blocks, rows, device)
     axes = principal_axes(table, [choice.input.blocks], rows, scale)
     lr, decay = torch.tensor([[choice.best.lr], [choice.best.decay]], device=device)

@@ -16,8 +16,7 @@ from mrp.data.subset import Subset, fixed_sample
 from mrp.evaluate import contract, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.interval import wilson
-from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.measured import Number, share_of, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.views import Cropped
 
@@ -81,9 +80,5 @@ class Evaluator(contract.Evaluator):
         relevant = torch.zeros_like(places, dtype=torch.bool)
         relevant[:count] = places[:count] == self._originals[:, None]
         precision = ranking.pooled_precision(scores, relevant, count)
-        right = relevant[:count, 0]
-        values, details = told({
-            "micro_ap": Mean(precision),
-            "recall1": Mean(*wilson(int(right.sum()), count)),
-        })  # fmt: skip
+        values, details = told({"micro_ap": Number(precision), "recall1": share_of(relevant[:count, 0])})
         return Result(values, details | {"copies": count, "gallery": len(gallery)})

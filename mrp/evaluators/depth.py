@@ -16,7 +16,7 @@ from mrp.evaluate import pairs as files
 from mrp.evaluate.config import Depths, Section
 from mrp.evaluate.contract import Result, Setting
 from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, bootstrap, chunks, enlarged
-from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.measured import Number, told
 from mrp.evaluate.pairs import Pair, find, read_depth, sampled
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
@@ -108,11 +108,11 @@ class Evaluator(Dense[Learned]):
         measured = measured[~np.isnan(measured).any(1)]
         if not len(measured):
             raise ConfigError("depth.test: no pixel lies within depth.range; look at it and at depth.scale")
-        means = {}
-        for column, name in enumerate(("rmse", "delta1")):
-            interval = bootstrap(measured[:, [column]], lambda sums: sums[:, 0] / len(measured))
-            means[name] = Mean(float(measured[:, column].mean()), *interval)
-        values, details = told(means, lower={"rmse"})
+        error, right = (
+            (float(column.mean()), *bootstrap(column, lambda sums: sums[:, 0] / len(measured)))
+            for column in (measured[:, :1], measured[:, 1:])
+        )
+        values, details = told({"rmse": Number(*error, share=False, better="lower"), "delta1": Number(*right)})
         return Result(values, details | {
             "penalty": learned.penalty, "held_out": learned.held_out, "num_train": learned.images,
             "num_test": len(table), "without": len(table) - len(measured),

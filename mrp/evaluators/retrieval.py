@@ -15,8 +15,7 @@ from mrp.evaluate import contract, landmarks, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.images import Images
-from mrp.evaluate.interval import wilson
-from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.measured import Number, mean_of, share_of, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose
 from mrp.evaluate.views import Whole
@@ -118,13 +117,13 @@ class Evaluator(contract.Evaluator):
                 for protocol, (positive, junk) in wanted.protocols().items():
                     precision, at = ranking.landmark_scores(order, positive, junk, KS)
                     found.setdefault(protocol, []).append([precision, *at])
-        means: dict[str, Mean] = {}
+        numbers: dict[str, Number] = {}
         for protocol, scored in found.items():
             names = [f"{protocol}_map", *(f"{protocol}_precision{k}" for k in KS)]
             for name, column in zip(names, torch.tensor(scored).unbind(1), strict=True):
                 if not column.isnan().all():  # otherwise no query asks for anything under this protocol
-                    means[name] = ranking.mean_of(column)
-        values, details = told(means)
+                    numbers[name] = mean_of(column)
+        values, details = told(numbers)
         return Result(values, details | {"num_queries": len(queries), "num_gallery": len(gallery)})
 
 
@@ -135,9 +134,9 @@ def _summary(
     counts = ~precisions.isnan()
     if not counts.any():
         raise ConfigError("retrieval: no query has another image of its class in the gallery; give more images")
-    means = {"map": ranking.mean_of(precisions)}
+    numbers = {"map": mean_of(precisions)}
     for column, k in enumerate(KS):
-        means[f"precision{k}"] = ranking.mean_of(precision[counts, column])
-        means[f"recall{k}"] = Mean(*wilson(int(hit[counts, column].sum()), int(counts.sum())))
-    values, details = told(means)
+        numbers[f"precision{k}"] = mean_of(precision[counts, column])
+        numbers[f"recall{k}"] = share_of(hit[counts, column])
+    values, details = told(numbers)
     return values, details | {"without": int((~counts).sum())}

@@ -19,7 +19,7 @@ from mrp.evaluate.config import Masks, Section
 from mrp.evaluate.contract import Result, Setting
 from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, best_class, bootstrap, chunks
 from mrp.evaluate.heads import warmup_cosine
-from mrp.evaluate.measured import Mean, told
+from mrp.evaluate.measured import Number, told
 from mrp.evaluate.pairs import Pair, find, read_mask, sampled
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
@@ -96,11 +96,11 @@ class Evaluator(Dense[Learned]):
             raise ConfigError("segmentation.test: no pixel of its masks has a class; look at segmentation.ignore")
         total, by_image = counts.sum(0), counts.reshape(len(counts), -1).astype(np.float64)
         statistics = {"mean_iou": _mean_iou, "pixel_accuracy": _pixel_accuracy, "mean_accuracy": _mean_accuracy}
-        means = {}
+        numbers = {}
         for name, of in statistics.items():
             low, high = bootstrap(by_image, lambda sums, of=of: of(sums.reshape(len(sums), 3, -1)))  # type: ignore[misc]
-            means[name] = Mean(float(of(total)), low, high)
-        values, details = told(means)
+            numbers[name] = Number(float(of(total)), low, high)
+        values, details = told(numbers)
         hits, true, answered = total
         with np.errstate(invalid="ignore"):
             shares = hits / (true + answered - hits), hits / true

@@ -36,16 +36,6 @@ def test_a_query_that_asks_for_nothing_has_no_precision() -> None:
     relevant[0] = False
     precisions = ranking.average_precisions(scores, relevant)
     assert precisions.isnan().tolist() == [True, False]
-    mean = ranking.mean_of(precisions)
-    assert mean.mean == float(precisions[1])
-    assert (mean.low, mean.high) == (0.0, 1.0)  # one query says nothing of others
-    assert math.isnan(ranking.mean_of(precisions[:1]).mean)
-
-
-def test_the_interval_of_a_mean() -> None:
-    mean = ranking.mean_of(torch.tensor([0.2, 0.4, 0.6, 0.8]))
-    half = 1.959964 * (0.2 / 3) ** 0.5 / 2
-    assert mean == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-6)
 
 
 def test_micro_average_precision_is_scikit_learns_over_all_pairs() -> None:

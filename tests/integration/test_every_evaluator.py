@@ -35,6 +35,8 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
         "copy": {"copies": 40, "distractors": 60},
         "segmentation": masks,
         "depth": depths,
+        "calibration": {"layers": 1},
+        "invariance": {"images": 60, "hidden": [0.5], "crops": [0.5]},
     }
 
 

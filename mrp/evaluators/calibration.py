@@ -1,0 +1,151 @@
+"""Whether a classifier is as often right as it says: the linear probe, or the whole model if it is a classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mrp.batch import Batch, Output
+from mrp.config import ConfigError
+from mrp.data.order import fold
+from mrp.evaluate import calibrating, sweep
+from mrp.evaluate.calibrating import Scores
+from mrp.evaluate.config import Section
+from mrp.evaluate.contract import Pause, Result
+from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.measured import Number, share_of, told
+from mrp.evaluate.probe import Probe
+from mrp.evaluate.readout import Readout, objective_of
+from mrp.evaluate.sealed import Decision
+from mrp.evaluate.split import split
+from mrp.evaluate.table import Table
+
+_HALF = 0x68616C66  # the purpose of a hash, which sets it apart from others
+_LARGEST_BATCH = 256
+_VALUES = ("ece", "ece_equal_mass", "nll", "brier")
+
+
+class Config(Section):
+    """Options of calibration, after the same sweep as that of `linear`."""
+
+    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
+
+
+@dataclass(frozen=True, slots=True)
+class Learned(Decision):
+    """The head that `linear` counts, and the temperature of one that never saw the held-out images."""
+
+    head: sweep.Head
+    temperature: float
+
+
+class Evaluator(Probe[Learned]):
+    """Measures the answers as they are, and at a temperature that is fitted on other images than it is measured on.
+
+    For the linear probe these are held-out training images. A classifier has been trained on all training images, so
+    half of the test images, chosen by a hash of their keys, tell the temperature of the other half, and the other way
+    round.
+    """
+
+    @classmethod
+    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
+        """Returns all that it measures."""
+        return ("accuracy", *_VALUES, "temperature", *(f"scaled_{name}" for name in _VALUES))
+
+    def readout(self, model: nn.Module) -> Readout:
+        """Returns the last blocks under every pooling."""
+        return Readout.last(model, self.config.layers)
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Measures the whole model if it is a classifier, and a linear probe otherwise."""
+        objective: Any = objective_of(model)
+        classes = getattr(getattr(objective, "config", None), "classes", 0) if hasattr(objective, "predict") else 0
+        return self._of_classifier(model, classes, pause) if classes else super().measure(model, step, pause)
+
+    def learn(self, train: Table, readout: Readout) -> Learned:
+        """Trains the chosen head on all images, and one without the held-out ones, which tell the temperature."""
+        choice = sweep.choose_once(self.setting.tables, train, readout, self.device)
+        parts = split(train.labels, train.keys)
+        fitted = sweep.fit(choice, train, self.device, rows=parts.fitting)
+        logits, labels = fitted.scores(train, parts.held_out), train.labels[torch.from_numpy(parts.held_out)]
+        temperature = calibrating.temperature(Scores(logits.double(), labels))
+        return Learned(sweep.fit(choice, train, self.device), temperature)
+
+    def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
+        """Measures the answers about the test images."""
+        logits, temperature = learned.head.scores(test).double(), Number(learned.temperature, None, None, False, "")
+        result = self._result(Scores(logits, test.labels), learned.temperature, temperature)
+        result.details.update(num_train=len(train), num_test=len(test), of="linear probe")
+        return result
+
+    def _of_classifier(self, model: nn.Module, classes: int, pause: Pause) -> Result:
+        setting, processes = self.setting, self.setting.processes
+        test = setting.labelled()
+        if classes != len(setting.train.classes):
+            raise ConfigError(
+                f"calibration: the model tells {classes} classes apart, but data.train has "
+                f"{len(setting.train.classes)}; take the data of the run"
+            )
+        share = -(-len(test) // processes.num_processes)
+        loader, parts = setting.loader(test, min(setting.batch, share, _LARGEST_BATCH)), list[list[Tensor]]()
+        with evaluating(model):
+            for batch in loader:
+                pause()
+                gathered = processes.gather(_said(model, batch.to(processes.device, non_blocking=True)))
+                parts.append([tensor.cpu() for tensor in gathered])
+        if not processes.is_main_process:
+            return Result()
+        world = processes.num_processes  # each batch holds a part of every process's contiguous share
+        columns = [
+            torch.cat([part for rank in zip(*(x.chunk(world) for x in column), strict=True) for part in rank])
+            for column in zip(*parts, strict=True)
+        ]
+        valid = columns.pop()
+        logits, labels, keys = (column[valid] for column in columns)
+        scores = Scores(logits.double(), setting.class_numbers[labels])
+        first = torch.from_numpy((fold(_HALF, keys.numpy()) & 1).astype(bool))
+        if not 0 < int(first.sum()) < len(first):
+            raise ConfigError(f"calibration: {len(first)} test images cannot be halved to fit a temperature; give more")
+        of_first, of_second = (calibrating.temperature(Scores(*(x[half] for x in scores))) for half in (first, ~first))
+        each = torch.where(first, of_second, of_first)
+        result = self._result(scores, each, Number((of_first + of_second) / 2, None, None, False, ""))
+        result.details.update(num_test=len(first), of="classifier")
+        return result
+
+    def _result(self, scores: Scores, temperature: Tensor | float, shown: Number) -> Result:
+        names, possible = self.setting.train.classes, self.setting.possible
+        if possible is not None:  # answers are limited to the classes of the test data
+            scores = Scores(scores.logits[:, possible], torch.searchsorted(possible, scores.labels))
+            names = tuple(names[number] for number in possible.tolist())
+        right = scores.logits.argmax(1) == scores.labels
+        plain, scaled = calibrating.of(scores), calibrating.of(scores.at(temperature))
+        numbers = {"accuracy": share_of(right)}
+        numbers |= {name: _lower(name, plain[name]) for name in _VALUES}
+        numbers["temperature"] = shown
+        numbers |= {f"scaled_{name}": _lower(name, scaled[name]) for name in _VALUES}
+        values, details = told(numbers)
+        details |= {"classes": calibrating.by_class(scores, names), "bins": calibrating.reliability(scores)}
+        return Result(values, details, right=right)
+
+
+def _lower(name: str, value: float) -> Number:
+    return Number(value, None, None, share=name.startswith("ece"), better="lower")
+
+
+def _scores_of(objective: Any, batch: Batch) -> Tensor:
+    """Returns the scores of a classifier; it is called inside the forward pass, where sharded parameters are whole."""
+    scores: Tensor = objective.predict(batch.images)[1]
+    return scores
+
+
+def _said(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    output: Output = model(batch, features=_scores_of)
+    assert output.features is not None
+    assert batch.labels is not None
+    valid = torch.ones_like(batch.keys, dtype=torch.bool) if batch.valid is None else batch.valid
+    return output.features, batch.labels, batch.keys, valid
