@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from mrp.evaluate.interval import Z_95, wilson
+from mrp.evaluate.measures import MEASURES
 
 
 class Number(NamedTuple):
@@ -38,7 +39,13 @@ def mean_of(values: Tensor, share: bool = True, better: str = "higher") -> Numbe
     return Number(mean, mean - half, mean + half, share, better)
 
 
-def told(numbers: Mapping[str, Number]) -> tuple[dict[str, float], dict[str, Any]]:
-    """Returns the values of some numbers, and for a file the same with what tables have to know of them."""
+def told(
+    numbers: Mapping[str, Number], shown: Collection[str] | None = None
+) -> tuple[dict[str, float], dict[str, Any]]:  # fmt: skip
+    """Returns the values of some numbers, and for a file the same, with what tables have to know of those they show.
+
+    Tables show all numbers unless some are named.
+    """
     values = {name: number.value for name, number in numbers.items()}
-    return values, {**values, "measures": {name: number._asdict() for name, number in numbers.items()}}
+    measures = {name: number._asdict() for name, number in numbers.items() if shown is None or name in shown}
+    return values, {**values, MEASURES: measures}

@@ -28,6 +28,7 @@ from mrp.evaluate.table import Table
 _HALF = 0x68616C66  # the purpose of a hash, which sets it apart from others
 _LARGEST_BATCH = 256
 _VALUES = ("ece", "ece_equal_mass", "nll", "brier")
+_SHOWN = ("ece", "nll", "temperature", "scaled_ece")  # in tables
 
 
 class Config(Section):
@@ -128,7 +129,7 @@ class Evaluator(Probe[Learned]):
         numbers |= {name: _lower(name, plain[name]) for name in _VALUES}
         numbers["temperature"] = shown
         numbers |= {f"scaled_{name}": _lower(name, scaled[name]) for name in _VALUES}
-        values, details = told(numbers)
+        values, details = told(numbers, _SHOWN)
         details |= {"classes": calibrating.by_class(scores, names), "bins": calibrating.reliability(scores)}
         return Result(values, details, right=right)
 

@@ -14,6 +14,7 @@ from mrp.data.subset import Subset, evenly_spaced
 from mrp.evaluate import contract, geometry
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
+from mrp.evaluate.measured import Number, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
 from mrp.evaluate.views import Cropped
@@ -66,7 +67,8 @@ class Evaluator(contract.Evaluator):
             "alignment": geometry.alignment(cropped[:, 0], cropped[:, 1]),
             "log_uniformity": geometry.uniformity(features),
         }
-        return Result(values, values | {"images": len(whole), "views": views})
+        _, details = told({name: Number(value, share=False, better="") for name, value in values.items()})
+        return Result(values, details | {"images": len(whole), "views": views})
 
 
 def _repeated(images: Subset, times: int) -> Source:

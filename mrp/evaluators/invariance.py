@@ -102,7 +102,8 @@ class Evaluator(contract.Evaluator):
                 numbers[f"{name}_accuracy"] = self._accuracy(head, table)
                 point["accuracy"] = numbers[f"{name}_accuracy"].value
             curve.append(point)
-        values, details = told(numbers)
+        shown = [name for name in numbers if head is None or name.startswith("hidden") or name == "mirrored_cosine"]
+        values, details = told(numbers, shown)
         return Result(values, details | {"images": len(whole), "curve": curve})
 
     def _accuracy(self, head: sweep.Head, table: Table) -> Number:

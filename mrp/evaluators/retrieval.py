@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,16 +12,18 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mrp.config import ConfigError
-from mrp.evaluate import contract, landmarks, ranking
+from mrp.evaluate import contract, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.images import Images
+from mrp.evaluate.landmarks import Benchmark, read
 from mrp.evaluate.measured import Number, mean_of, share_of, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose
 from mrp.evaluate.views import Whole
 
 KS = (1, 5, 10)
+_SHOWN = ("map", "recall1")  # in tables
 _NOTHING = NothingToChoose("features are compared as the backbone gives them")
 
 
@@ -39,6 +42,20 @@ class Config(Section):
             raise ValueError("folder is given without landmarks, which would name images in it; give both")
         return self
 
+    def content(self) -> str:
+        """Returns a hash of the list of landmarks and of all images that it names."""
+        if self.landmarks is None:
+            return ""
+        benchmark, path = self.benchmark(), Path(self.landmarks).expanduser()
+        images = Images([*benchmark.gallery, *benchmark.queries])
+        return hashlib.sha256(path.read_bytes() + images.identity.encode()).hexdigest()
+
+    def benchmark(self) -> Benchmark:
+        """Returns what the list of landmarks says."""
+        assert self.landmarks is not None
+        path = Path(self.landmarks).expanduser()
+        return read(path, Path(self.folder).expanduser() if self.folder else path.parent)
+
 
 class Evaluator(contract.Evaluator):
     """Ranks the gallery for each query; the first process ranks, the others help to read the features."""
@@ -50,9 +67,7 @@ class Evaluator(contract.Evaluator):
         if config.landmarks is None:
             setting.labelled()
         else:
-            path = Path(config.landmarks).expanduser()
-            folder = Path(config.folder).expanduser() if config.folder else path.parent
-            self._benchmark = landmarks.read(path, folder)
+            self._benchmark = config.benchmark()
             channels = setting.data.channels
             self._gallery = Images(self._benchmark.gallery, channels)
             self._queries = Images(self._benchmark.queries, channels, self._benchmark.boxes)
@@ -82,7 +97,8 @@ class Evaluator(contract.Evaluator):
         )  # fmt: skip
         values, details = _summary(precisions, precision, hit)
         details |= {"gallery": config.gallery, "num_queries": len(rows), "num_gallery": len(gallery)}
-        return Result(values, details)
+        every = len(rows) == len(setting.labelled())
+        return Result(values, details, right=hit[:, 0] if every else None)
 
     def _ranked(
         self, queries: Tensor, classes: Tensor, gallery: Tensor, labels: Tensor, itself: Tensor | None
@@ -101,7 +117,7 @@ class Evaluator(contract.Evaluator):
         return precisions, precision, hit
 
     def _by_landmarks(
-        self, benchmark: landmarks.Benchmark, model: nn.Module, readout: Readout, pause: Pause
+        self, benchmark: Benchmark, model: nn.Module, readout: Readout, pause: Pause
     ) -> Result:  # fmt: skip
         setting, (block,) = self._setting, readout.blocks
         view = Whole(setting.data)
@@ -123,7 +139,7 @@ class Evaluator(contract.Evaluator):
             for name, column in zip(names, torch.tensor(scored).unbind(1), strict=True):
                 if not column.isnan().all():  # otherwise no query asks for anything under this protocol
                     numbers[name] = mean_of(column)
-        values, details = told(numbers)
+        values, details = told(numbers, [f"{protocol}_map" for protocol in found])
         return Result(values, details | {"num_queries": len(queries), "num_gallery": len(gallery)})
 
 
@@ -138,5 +154,5 @@ def _summary(
     for column, k in enumerate(KS):
         numbers[f"precision{k}"] = mean_of(precision[counts, column])
         numbers[f"recall{k}"] = share_of(hit[counts, column])
-    values, details = told(numbers)
+    values, details = told(numbers, _SHOWN)
     return values, details | {"without": int((~counts).sum())}

@@ -100,7 +100,7 @@ class Evaluator(Dense[Learned]):
         for name, of in statistics.items():
             low, high = bootstrap(by_image, lambda sums, of=of: of(sums.reshape(len(sums), 3, -1)))  # type: ignore[misc]
             numbers[name] = Number(float(of(total)), low, high)
-        values, details = told(numbers)
+        values, details = told(numbers, ("mean_iou", "pixel_accuracy"))
         hits, true, answered = total
         with np.errstate(invalid="ignore"):
             shares = hits / (true + answered - hits), hits / true

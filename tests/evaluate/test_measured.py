@@ -31,3 +31,4 @@ def test_a_share_and_what_is_told() -> None:
     assert values == {"recall1": 0.75, "map": 0.5}
     assert details["map"] == 0.5
     assert details["measures"]["map"] == {"value": 0.5, "low": None, "high": None, "share": True, "better": "higher"}
+    assert told({"recall1": share, "map": Number(0.5)}, ("map",))[1]["measures"].keys() == {"map"}

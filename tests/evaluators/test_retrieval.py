@@ -68,6 +68,8 @@ def test_it_is_what_scikit_learn_finds(gallery: str, at: Setting, step: Step) ->
     for k in retrieval.KS:
         assert result.values[f"precision{k}"] == pytest.approx(np.mean([hits[:k].mean() for hits in ranked]), abs=1e-9)
         assert result.values[f"recall{k}"] == pytest.approx(np.mean([hits[:k].any() for hits in ranked]), abs=1e-9)
+    assert result.right is not None
+    assert float(result.right.double().mean()) == result.values["recall1"]
     told = result.details["measures"]["map"]
     assert told["low"] < told["value"] == result.values["map"] < told["high"]
     assert (result.details["num_queries"], result.details["without"]) == (60, 0)
@@ -168,6 +170,17 @@ def test_a_box_outside_of_the_image_is_one_line(benchmark: Path, at: Setting, st
 def test_a_folder_without_a_list() -> None:
     with pytest.raises(ValueError, match="folder is given without landmarks"):
         retrieval.Config(folder="images")
+
+
+def test_results_are_kept_by_the_content_of_the_list_and_of_its_images(benchmark: Path) -> None:
+    config = retrieval.Config(landmarks=str(benchmark))
+    seen = {config.content(), config.content()}
+    os.utime(benchmark.parent / "image3.png", ns=(1, 1))
+    seen.add(config.content())
+    benchmark.write_text(benchmark.read_text().replace("[3]", "[5]"))
+    seen.add(config.content())
+    assert len(seen) == 3
+    assert retrieval.Config().content() == ""
 
 
 def test_files_are_told_apart_by_content(benchmark: Path) -> None:
