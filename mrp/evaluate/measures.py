@@ -75,4 +75,6 @@ def _declared(name: str, title: str, key: str, values: Mapping[str, Any]) -> Mea
 
 
 def _options(options: Mapping[str, Any]) -> str:
-    return f" ({', '.join(f'{key}={value}' for key, value in options.items())})" if options else ""
+    """Returns options in words; files are known by their content, and their paths would fill the line."""
+    shown = [f"{key}={value}" for key, value in options.items() if "/" not in str(value)]
+    return f" ({', '.join(shown)})" if shown else ""

@@ -166,6 +166,7 @@ def fit(
     table: Table,
     device: torch.device,
     schedule: Schedule = Schedule(),  # noqa: B008 -- frozen
+    *,
     rows: NDArray[np.int64] | None = None,
 ) -> Head:
     """Trains the chosen head once more, on the whole training set or on some rows of it."""

@@ -17,6 +17,10 @@ def words(parser: argparse.ArgumentParser) -> None:
         "runs", nargs="+", metavar="RUN", help="runs, checkpoints or imported weights that were probed or judged"
     )
     parser.add_argument(
+        "--foretell", action="store_true",
+        help="show instead how numbers without labels ('geometry') correlate with accuracies over a run's checkpoints",
+    )  # fmt: skip
+    parser.add_argument(
         "--out", action="append", metavar="FILE",
         help="a picture (.png), Markdown (.md), LaTeX (.tex) or .json, once for each (default: compare.png)",
     )  # fmt: skip
@@ -24,6 +28,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the table and writes the files."""
+    if options.foretell:
+        return _foretell(options)
     from mrp.report import compare, render
 
     files = [Path(name) for name in options.out or ["compare.png"]]
@@ -34,3 +40,22 @@ def run(options: argparse.Namespace) -> None:
     for file in files:
         render.write(page, file)
     print(f"written to {', '.join(map(str, files))}")
+
+
+def _foretell(options: argparse.Namespace) -> None:
+    """Prints the rank correlations."""
+    from rich.table import Table
+
+    from mrp.config import ConfigError
+    from mrp.report import foretell
+
+    if options.out:
+        raise ConfigError("--out: does nothing with --foretell; leave one of the two out")
+    found = foretell.correlations([Path(run) for run in options.runs])
+    title = "Spearman's rank correlation over checkpoints, with 95 % intervals that take these as independent"
+    table = Table("run", "without labels", "with labels", "correlation", "checkpoints", title=title)
+    for one in found:
+        value, low, high = one.correlation
+        shown = f"{value:.2f} ({low:.2f} to {high:.2f})" if value == value else "one value only"
+        table.add_row(one.run, one.number, one.measure, shown, str(one.checkpoints))
+    _words.print_table(table)

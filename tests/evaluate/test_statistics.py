@@ -86,3 +86,23 @@ def test_where_only_intervals_are_known() -> None:
     found = statistics.unpaired(wilson(56, 70), wilson(48, 80))
     assert found == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
     assert not statistics.unpaired(Interval(0.8, 0.7, 0.9), Interval(0.8, 0.7, 0.9)).sure
+
+
+def test_rank_correlation_is_scipys_and_its_interval_is_worked_out_by_hand() -> None:
+    generator = np.random.default_rng(0)
+    first, second = generator.integers(0, 6, 20).tolist(), generator.integers(0, 6, 20).tolist()  # with ties
+    found = statistics.spearman(first, second)
+    assert found.value == pytest.approx(stats.spearmanr(first, second).statistic, abs=1e-12)
+    half = 1.959964 * math.sqrt((1 + found.value**2 / 2) / 17)
+    bounds = math.tanh(math.atanh(found.value) - half), math.tanh(math.atanh(found.value) + half)
+    assert (found.low, found.high) == pytest.approx(bounds, abs=1e-6)
+
+
+def test_ranks_that_agree_throughout_still_have_an_interval() -> None:
+    for count, sign in ((4, 1), (5, 1), (40, -1)):
+        found = statistics.spearman(range(count), [sign * number for number in range(count)])
+        assert found.value == pytest.approx(sign)
+        assert found.high - found.low > 0
+        assert -1 <= found.low <= found.value <= found.high <= 1
+    assert statistics.spearman(range(4), range(4)).low < statistics.spearman(range(40), range(40)).low
+    assert math.isnan(statistics.spearman([1, 1, 1, 1], [1, 2, 3, 4]).value)

@@ -15,7 +15,7 @@ from mrp.processes.launch import launch
 from tests.evaluators.miniature import as_depth, as_mask, write
 
 SMALL = [
-    "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
+    "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1", "backbone.width=24", "backbone.heads=2",
     "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
 ]  # fmt: skip
 Options = dict[str, dict[str, Any]]
