@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _part_from_the_others()
         sys.exit(ended.code)
     except KeyboardInterrupt:
-        _leave("mrp: stopped; the same command goes on from the last checkpoint", STOPPED)
+        trains = hasattr(options, "folder")
+        _leave(f"mrp: stopped{'; the same command goes on from the last checkpoint' if trains else ''}", STOPPED)
     except Stopped as error:
         _leave(f"mrp: stopped: {error}", INCIDENT)
     except RuntimeError:

@@ -141,7 +141,7 @@ def test_wrong_words_are_one_line(words: str, parts: list[str], capsys: pytest.C
         (FileNotFoundError(2, "No such file", "x.bin"), 2, "mrp: error: x.bin: No such file; mend it and run"),
         (OSError(28, "No space left on device"), 2, "mrp: error: No space left on device; mend it and run"),
         (Stopped("runs/x: the loss of step 3 is not finite"), 3, "mrp: stopped: runs/x: the loss of step 3"),
-        (KeyboardInterrupt(), 130, "mrp: stopped; the same command goes on from the last checkpoint"),
+        (KeyboardInterrupt(), 130, "mrp: stopped"),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, BaseException) else None,
 )
@@ -150,6 +150,15 @@ def test_what_a_user_can_mend_is_one_line(
 ) -> None:
     failing(monkeypatch, error)
     assert line(capsys, code, "config", "demo").startswith(text)
+
+
+def test_only_a_training_that_is_stopped_goes_on_from_a_checkpoint(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failing(monkeypatch, KeyboardInterrupt())
+    assert line(capsys, 130, "config", "demo") == "mrp: stopped"
+    monkeypatch.setattr(verbs.find("pretrain"), "run", verbs.find("config").run)
+    assert line(capsys, 130, "pretrain", "demo").endswith("; the same command goes on from the last checkpoint")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,27 @@ def test_a_server_that_says_nothing_is_named(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(ConfigError, match="and then it failed"):
         Source(Config(path="http://there"), "train", Cache(CacheConfig()))
     assert said == ["http://there: no answer yet"]
+
+
+def test_silence_is_not_spoken_of_where_a_fault_was_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rings = list[Callable[[], None]]()
+
+    class Timer:
+        start = cancel = lambda self: None
+
+        def __init__(self, seconds: float, ring: Callable[[], None]) -> None:
+            rings.append(ring)
+
+    monkeypatch.setattr(store.threading, "Timer", Timer)
+    with store.announced("http://there", 300):
+        store._say("http://there: refused", 0.0)
+        rings[0]()
+    assert capsys.readouterr().err.count("\n") == 1
+    with store.announced("http://there", 300):
+        rings[1]()
+    assert "no answer yet" in capsys.readouterr().err
 
 
 def test_a_folder_of_images_is_no_set_of_shards(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0
 _PATIENCE = 2.0  # seconds of faults after which it is said that they are waited out
 _SILENCE = 5.0  # seconds without any answer at a start after which that is said
 
+_said = 0  # lines about waiting in this process
+
 
 class StorageError(ConfigError):
     """Storage that does not hold, or does not return, what it should."""
@@ -81,8 +83,14 @@ def retry(attempt: Callable[[float], T], where: str, deadline: float) -> T:
 
 @contextlib.contextmanager
 def announced(where: str, deadline: float) -> Iterator[None]:
-    """Says once, if this block takes longer than a few seconds, that an answer is waited for, and until when."""
-    timer = threading.Timer(_SILENCE, _say, (f"{where}: no answer yet", time.monotonic() + deadline))
+    """Says that an answer is waited for, and until when, if this block takes seconds in which nothing else is said."""
+    said = _said
+
+    def say() -> None:
+        if _said == said:
+            _say(f"{where}: no answer yet", until)
+
+    until, timer = time.monotonic() + deadline, threading.Timer(_SILENCE, say)
     timer.daemon = True
     timer.start()
     try:
@@ -92,6 +100,8 @@ def announced(where: str, deadline: float) -> Iterator[None]:
 
 
 def _say(what: str, until: float) -> None:
+    global _said
+    _said += 1
     if os.environ.get("LOCAL_RANK", "0") == "0":
         clock = time.strftime("%H:%M:%S", time.localtime(time.time() + until - time.monotonic()))
         print(f"mrp: {what}; trying until {clock}", file=sys.stderr, flush=True)
