@@ -129,6 +129,11 @@ def recognise(names: Iterable[str]) -> str:
         return "classify"
     if names & {"cls_token", "patch_embed.proj.weight"}:
         return "mae"
+    if any(name.startswith("objective.backbone.") for name in names):
+        raise ConfigError(
+            "is the model.safetensors of a checkpoint of mrp without its folder, which says what the model is; give it "
+            "where it was written, or copy the whole folder of the checkpoint"
+        )
     raise ConfigError("holds no model that is known here; MAE, U-MAE, SimMIM, data2vec and ViT checkpoints are")
 
 

@@ -238,3 +238,13 @@ def test_a_step_that_is_sharded_starts_with_the_same_weights(pretrained: Path, t
     finally:
         distributed.destroy_process_group()
     assert all(torch.equal(tensor, found[name]) for name, tensor in whole.state_dict().items())
+
+
+def test_a_checkpoint_s_weights_are_taken_in_their_folder_and_known_elsewhere(pretrained: Path, tmp_path: Path) -> None:
+    found = checkpoints.newest(pretrained)
+    assert found is not None
+    words = ["backbone=null", f"init={found.folder / MODEL}"]
+    assert load("finetune_tiny_digits", words).backbone.width == 16
+    shutil.copy(found.folder / MODEL, tmp_path)
+    with pytest.raises(ConfigError, match=r"is the model\.safetensors of a checkpoint of mrp without its folder"):
+        load("finetune_tiny_digits", ["backbone=null", f"init={tmp_path / MODEL}"])
