@@ -62,7 +62,7 @@ def judge(
         raise ConfigError("the same weights are given twice; give each once")
     chosen = read(suite)
     plan = chosen.plan(places or {})
-    section_of = {task: _section(task) for task in plan.tasks}
+    section_of = {task: _section(task) for task in plan.tasks if not task.missing}
     by_data = {name: [task for task in plan.tasks if task.data == name and not task.missing] for name in plan.data}
     if not any(by_data.values()):
         needed = ", ".join(f"{place}=PATH ({what})" for place, what in chosen.places.items())
@@ -115,11 +115,10 @@ class _Opened:
         shared = setting_of(model, folder, cache, opened=(self.train, self.tests[first.name]))
         settings = {}
         for test in self.data.tests:
-            run = changed_run(model, _words(self.data, test.words, self.changes))
-            settings[test.name] = (
-                model,
-                replace(shared, data=run.data, test=self.tests[test.name], classes=test.classes, limited=test.limited),
-            )
+            data = changed_run(model, _words(self.data, test.words, self.changes)).data
+            source = self.tests[test.name]
+            setting = replace(shared, data=data, test=source, classes=test.classes, limited=test.limited)
+            settings[test.name] = model, setting
         return settings
 
 

@@ -21,6 +21,7 @@ import mrp
 from mrp import judging
 from mrp.build import open_source
 from mrp.cli import main
+from mrp.config import ConfigError
 from mrp.evaluate import heads, results, statistics, sweep
 from mrp.evaluate.table import Writer
 from mrp.evaluate.tables import Tables
@@ -173,6 +174,38 @@ measure: [{", ".join(f"{{evaluator: {name}, data: folders}}" for name in evaluat
         for outcomes, record in zip(kept, both, strict=True):
             assert outcomes is not None
             assert outcomes.right.mean() == pytest.approx(record.result["accuracy"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("{layer: 1}", "suite.yaml, line 7: layer: unknown key; did you mean 'layers'?"),
+        ("{layers: many}", "suite.yaml, line 7: layers: 'many' was given; allowed: integer"),
+        ("{every: 1 epochs}", "suite.yaml, line 7: every: is for evaluators inside training"),
+        ("{layers: 9}", "linear on digits: layers: 9 were asked for, but the backbone has 2"),
+    ],
+)
+def test_options_that_an_evaluator_does_not_take(fresh: list[Path], options: str, message: str) -> None:
+    Path("suite.yaml").write_text(f"""# With a wrong option.
+data:
+  digits: {{train: digits, test: digits}}
+measure:
+  - evaluator: linear
+    data: digits
+    options: {options}
+""")
+    with pytest.raises(ConfigError) as caught:
+        mrp.judge(fresh[0], "suite.yaml")
+    assert str(caught.value).startswith(message)
+
+
+def test_data_that_are_not_there_and_weights_given_twice(fresh: list[Path]) -> None:
+    with pytest.raises(ConfigError, match=r"data set 'folders' of the suite: data.test: 'nowhere/test' does not exist"):
+        mrp.judge(fresh[0], "suite.yaml", images="nowhere")
+    with pytest.raises(ConfigError, match="the same weights are given twice"):
+        mrp.judge([fresh[0], fresh[0]], "suite.yaml")
+    with pytest.raises(ConfigError, match=r"it is not said where any of its data are; give imagenet=PATH \(the folder"):
+        mrp.judge(fresh[0], "imagenet")
 
 
 def test_what_is_not_given_is_said(fresh: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
