@@ -9,6 +9,8 @@ from typing import Any, Literal
 
 from pydantic_core import core_schema
 
+UNITS = ("steps", "epochs", "samples")
+
 
 @dataclass(frozen=True)
 class Duration:

@@ -11,6 +11,8 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
+from mrp.config.duration import UNITS, Duration
+
 Path = tuple[int | str, ...]  # of a value in the configuration: ("optim", "betas", 1)
 
 _PLAIN = (
@@ -72,6 +74,9 @@ def _known_keys(cls: type[BaseModel], path: Path, values: Any) -> str:
     if "." in key:
         return "dotted keys are for the command line; in a file, write a section inside a section"
     names = _keys(cls, path[:-1], values)
+    lengths = [name for name, info in cls.model_fields.items() if not section and info.annotation is Duration]
+    if key in UNITS and lengths:
+        return f"a length has its unit with it: {lengths[0]}='{values[key]} {key}'"
     elsewhere = dict(_all_keys(cls, values))
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
     nearer = difflib.get_close_matches(key, [*near, *elsewhere], n=1, cutoff=0.8)  # the section's own key comes first

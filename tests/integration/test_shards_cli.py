@@ -115,7 +115,7 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "does not exist" in error(capsys, "build", tmp_path / "none", tmp_path / "out")
     assert "--quality: 101 was given" in error(capsys, "build", folder, tmp_path / "out", "--quality", 101)
     assert "holds no manifest.json" in error(capsys, "verify", folder)
-    assert "cannot be read" in error(capsys, "stats", folder)
+    assert "holds no manifest.json, so it is no set of shards" in error(capsys, "stats", folder)
     assert "neither a folder nor a pattern" in error(capsys, "index", tmp_path / "none")
     assert "holds no shards" in error(capsys, "index", folder)
     assert "commands are not run" in error(capsys, "index", "pipe:cat x")

@@ -200,6 +200,12 @@ def test_each_process_gets_its_place(job: Path) -> None:
     assert {"--ntasks=4", "--ntasks-per-node=2", "--cpus-per-task=3", "--kill-on-bad-exit=0"} <= set(step)
 
 
+def test_workers_that_the_recipe_leaves_to_the_machine_follow_from_the_cpus_of_a_process(place: Path) -> None:
+    cli.main(["submit", "demo", "machine.workers=auto", "--time", "60", "--cpus-per-gpu", "6"])
+    (recipe,) = place.rglob("recipe-*.yaml")
+    assert load(recipe).machine.workers == 5
+
+
 def test_the_job_trains_what_was_submitted(place: Path) -> None:
     recipe = place / "mine.yaml"
     recipe.write_text("base: demo\nbatch: 32\n")

@@ -14,6 +14,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
@@ -103,8 +104,8 @@ def _say(what: str, until: float) -> None:
     global _said
     _said += 1
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        clock = time.strftime("%H:%M:%S", time.localtime(time.time() + until - time.monotonic()))
-        print(f"mrp: {what}; trying until {clock}", file=sys.stderr, flush=True)
+        clock = datetime.now() + timedelta(seconds=until - time.monotonic())
+        print(f"mrp: {what}; trying until {clock:%H:%M:%S}", file=sys.stderr, flush=True)
 
 
 class LocalStore(Store):
