@@ -56,6 +56,26 @@ def test_plans_that_cannot_be(overrides: list[str], processes: int, message: str
         plan_run(demo(*overrides), 11, processes, GIB)
 
 
+@pytest.mark.parametrize("unit", ["steps", "epochs", "samples"])
+def test_a_bare_unit_is_answered_with_a_length(unit: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{unit}: unknown key; .* length='10 {unit}'$"):
+        load("demo", [f"{unit}=10"])
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("mask_ratio=0.5", "objective.mask_ratio"),  # no section was named: the nearest key of all
+        ("data.samples=10", "lanes"),  # and not init.resample, which is nearer, in another section
+        ("data.mask_ratio=0.5", "objective.mask_ratio"),  # the very key of another section
+        ("objective.mask_ration=0.5", "mask_ratio"),
+    ],
+)
+def test_a_hint_stays_in_the_section_that_was_named(word: str, hint: str) -> None:
+    with pytest.raises(ConfigError, match=rf"unknown key; did you mean '{hint}'\?$"):
+        load("demo", [word])
+
+
 def test_a_batch_larger_than_the_data_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"batch: 2000 .* the data holds 1437; give 1437 or fewer"):
         plan_order(demo("batch=2000"), 1437)

@@ -79,7 +79,8 @@ def _known_keys(cls: type[BaseModel], path: Path, values: Any) -> str:
         return f"a length has its unit with it: {lengths[0]}='{values[key]} {key}'"
     elsewhere = dict(_all_keys(cls, values))
     near = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-    nearer = difflib.get_close_matches(key, [*near, *elsewhere], n=1, cutoff=0.8)  # the section's own key comes first
+    # The section's own key comes first. One of another section is meant where none was named, or where it is the same.
+    nearer = difflib.get_close_matches(key, [*near, *elsewhere], n=1, cutoff=1.0 if section else 0.8)
     if nearer and nearer != near:
         return f"did you mean '{elsewhere[nearer[0]]}'?"
     return f"did you mean '{near[0]}'?" if near else f"{section or 'the top level'} has: {', '.join(names)}"
