@@ -78,9 +78,10 @@ def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim
     numbers = section.model_copy(update=scheduled)  # what an optimizer is built from; the loop sets those of each step
     if section.name.endswith(".py"):
         _check_obeys_found_inf(kind, numbers)
+    layers = section.layer_decay, section.layer_decay_from == "embedding"
     if "weight_decay" not in scheduled:
-        return kind(groups(module, main_value(section.weight_decay), section.layer_decay), numbers)
-    parts = groups(module, 1.0, section.layer_decay)  # whatever it is now, it may become another
+        return kind(groups(module, main_value(section.weight_decay), *layers), numbers)
+    parts = groups(module, 1.0, *layers)  # whatever it is now, it may become another
     return kind([part | {"decays": part["weight_decay"] > 0} for part in parts], numbers)
 
 

@@ -61,7 +61,7 @@ class Span:
         return round(self.amount * length.steps)
 
 
-_USED = {"linear": {"end", "until"}, "cosine": {"end", "until"}, "wsd": {"end", "decay"}, "steps": {"drops", "factor"}}
+_USED = {"linear": {"end", "until"}, "cosine": {"end", "until", "whole"}, "wsd": {"end", "decay"}, "steps": {"drops", "factor"}}
 
 
 class Schedule(Node):
@@ -73,6 +73,7 @@ class Schedule(Node):
     value: float  # after the warm-up
     end: float = 0.0  # at the end of linear, cosine and wsd
     until: Span = Span(1.0)  # where linear and cosine reach the end: a share of the run, or a duration
+    whole: bool = False  # the cosine begins with the run, and the warm-up stands for its first part; false: after it
     decay: Span = Span(0.1)  # the last part of the run, of wsd
     drops: tuple[Span, ...] = ()  # of steps
     factor: float = 0.1  # of steps
@@ -81,7 +82,7 @@ class Schedule(Node):
 
     @model_validator(mode="after")
     def _every_option_does_something(self) -> Schedule:
-        for key in ("end", "until", "decay", "drops", "factor"):
+        for key in ("end", "until", "whole", "decay", "drops", "factor"):
             if key in self.model_fields_set and key not in _USED.get(self.kind, ()) and not self._is_default(key):
                 kinds = " and ".join(kind for kind, keys in _USED.items() if key in keys)
                 raise ValueError(f"{key} is for {kinds}, and the kind is {self.kind}; leave it out")
@@ -126,7 +127,8 @@ class Schedule(Node):
             return self.start + (self.value - self.start) * step / warmup
         if self.kind == "cosine":
             until = self.until.steps(length)
-            return half_cosine(min(step, until), until, warmup, self.value, self.end) if until > warmup else self.end
+            begin = 0 if self.whole else warmup
+            return half_cosine(min(step, until), until, begin, self.value, self.end) if until > begin else self.end
         if self.kind == "linear":
             return self._line(step, warmup, self.until.steps(length))
         if self.kind == "wsd":

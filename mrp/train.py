@@ -7,6 +7,7 @@ changes weights. `finish_step` does what is due after a step: report, evaluate, 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -96,7 +97,7 @@ def update(state: State, micro_batches: list[Batch], job: Job, session: Session)
     session.phase("computes", state.step)
     run, plan = job.run, job.plan
     seed_step(run.seed, state.step, session.rank)
-    set_lr(state.optimizer, run.optim.lr_at(state.step, plan.length, plan.warmup, plan.drops))
+    set_lr(state.optimizer, partial(run.optim.lr_at, state.step, plan.length, plan.warmup, plan.drops))
     if (weight_decay := run.optim.weight_decay_at(state.step, plan.length)) is not None:
         set_weight_decay(state.optimizer, weight_decay)
     state.module.before_step(state.step, plan.length)

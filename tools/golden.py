@@ -7,6 +7,7 @@ a decision, never an accident.
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,7 +55,7 @@ def losses(name: str) -> list[float]:
     found = []
     for number, (batch,) in enumerate(loader.steps(0, STEPS)):
         torch.manual_seed(number)
-        set_lr(optimizer, run.optim.lr_at(number, Length(STEPS, STEPS, run.batch), 2))
+        set_lr(optimizer, partial(run.optim.lr_at, number, Length(STEPS, STEPS, run.batch), 2, ()))
         output = step(batch)
         output.loss.backward()
         optimizer.step()

@@ -17,7 +17,6 @@ from mrp.data.decode import UnfitError
 
 _ATTEMPTS = 10
 _DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
-_EVALUATION_MARGIN = 256, 224  # the short side before the centre crop, and the crop: the custom of ImageNet
 
 
 class View:
@@ -25,6 +24,7 @@ class View:
 
     def __init__(self, config: Config, train: bool) -> None:
         self.size = config.shape
+        self.fill = tuple(min(255, round(255 * mean)) for mean in config.mean)
         self.channels = config.channels
         self.augment = config.augment
         self.views = config.views if train else 1
@@ -32,16 +32,17 @@ class View:
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the image (C H W) as it is seen under this key; evaluation ignores the key."""
-        crop = isinstance(self.augment, Crop)
+        if not self.train and isinstance(self.augment, Crop):
+            return centre(image, self.size, self.augment.kept(self.size))
         if not self.train:
-            return centre(image, self.size) if crop else resize(image, self.size)
+            return resize(image, self.size)
         flip, *draws = uniforms(key)
         if isinstance(self.augment, Crop):
             top, left, height, width = crop_box((image.shape[1], image.shape[2]), self.augment, draws)
             image = image[:, top : top + height, left : left + width]
         image = resize(image, self.size)
         image = image.flip(2) if self.augment.flip and flip < 0.5 else image
-        return colour(image, self.augment, key) if isinstance(self.augment, Crop) else image
+        return colour(image, self.augment, key, self.fill) if isinstance(self.augment, Crop) else image
 
 
 def uniforms(key: int) -> list[float]:
@@ -51,7 +52,7 @@ def uniforms(key: int) -> list[float]:
     return numbers
 
 
-def colour(image: Tensor, crop: Crop, key: int) -> Tensor:
+def colour(image: Tensor, crop: Crop, key: int, fill: tuple[int, ...]) -> Tensor:
     """Change the colours after crop and flip, of images with one or three channels of 8 bits."""
     if not crop.jitter and crop.rand is None:
         return image
@@ -60,7 +61,7 @@ def colour(image: Tensor, crop: Crop, key: int) -> Tensor:
     array = image.permute(1, 2, 0).contiguous().numpy()
     picture = Image.fromarray(array[..., 0] if image.shape[0] == 1 else array)
     if crop.rand is not None:
-        picture = randaugment(picture, crop.rand, key)
+        picture = randaugment(picture, crop.rand, key, fill)
     if crop.jitter:
         picture = jitter(picture, crop.jitter, key)
     pixels = torch.from_numpy(np.array(picture))
@@ -100,13 +101,12 @@ def _interpolate(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
 
 
-def centre(image: Tensor, size: Size) -> Tensor:
-    """Returns the centre of the image, after a resize that covers `size` and a margin; unchanged if of that size."""
+def centre(image: Tensor, size: Size, kept: float) -> Tensor:
+    """Returns the centre of the image, a share `kept` of its shorter side; the whole image where it is of that size."""
     _, height, width = image.shape
     if (height, width) == size:
         return image
-    before, after = _EVALUATION_MARGIN
-    covered = round(size[0] * before / after), round(size[1] * before / after)
+    covered = int(size[0] / kept), int(size[1] / kept)
     if covered[0] * width >= covered[1] * height:
         full = covered[0], covered[0] * width // height
     else:

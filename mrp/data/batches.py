@@ -29,6 +29,7 @@ class Rows(NamedTuple):
     keys: Ints  # views, samples
     valid: Tensor | None
     step: int
+    places: Ints | None = None  # samples
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,7 @@ class TrainingPlan:
         slots = self.order.slots(step, self.places[part])
         views = [slots.keys]
         views += [keys(self.order.seed, slots.epochs, slots.samples, view) for view in range(1, self.views)]
-        return Rows(slots.samples, np.stack(views), None, step)
+        return Rows(slots.samples, np.stack(views), None, step, self.places[part])
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,8 @@ class Batches(Dataset[Result | WorkerError]):
         images = _stack(seen, (count, self.view.channels, *self.view.size))
         labels = _filled([label for _, label in pairs] * len(rows.keys), count) if self.source.classes else None
         keys_ = _filled(rows.keys.reshape(-1), count)
-        return Result(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step)), bad)
+        places = None if rows.places is None else torch.from_numpy(np.tile(rows.places, len(rows.keys)))
+        return Result(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step), places), bad)
 
     def _read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
         """Returns the sample under each key; one that is intact but no image is replaced by the next good one."""

@@ -16,6 +16,7 @@ Size = tuple[int, int]  # height, width
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OTHER_MEAN, _OTHER_STD = 0.5, 0.25
 HIGHEST_MAGNITUDE = 10.0
+_KEPT = 224 / 256  # the custom of ImageNet
 
 
 class CacheConfig(Node):
@@ -34,7 +35,7 @@ class RandAugment(Node):
 
 
 class Crop(Node):
-    """A random crop resized to `size`; evaluation sees the centre of the image."""
+    """A random crop resized to `size`; evaluation sees the centre of the image, resized too unless it has that size."""
 
     short: ClassVar[type | None] = str
     name: Literal["crop"] = "crop"
@@ -43,6 +44,13 @@ class Crop(Node):
     flip: bool = True  # mirror every second image, at random
     jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
     rand: RandAugment | None = None
+    # From this size on (the shorter side of `size`), evaluation sees the whole shorter side of an image, and below it
+    # 224/256 of that; null: 224/256 at every size.
+    whole_from: int | None = Field(None, gt=0)
+
+    def kept(self, size: Size) -> float:
+        """Returns the share of the resized image's shorter side that evaluation keeps for images of this size."""
+        return 1.0 if self.whole_from is not None and min(size) >= self.whole_from else _KEPT
 
     @field_validator("scale")
     @classmethod

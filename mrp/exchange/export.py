@@ -18,7 +18,6 @@ from mrp.model import Model, load
 from mrp.objectives import classify
 
 To = Literal["timm", "transformers", "official", "onnx", "torch-export"]
-_CROP = 224 / 256  # the share of a resized image's side that evaluation keeps
 
 
 def export(
@@ -65,7 +64,7 @@ def _write(model: Model, to: str, folder: Path, images: Preprocessing, whole: bo
 
 def _preprocessing(model: Model) -> Preprocessing:
     data = model.run.data
-    crop = _CROP if isinstance(data.augment, Crop) else None
+    crop = data.augment.kept(data.shape) if isinstance(data.augment, Crop) else None
     return Preprocessing(data.shape, data.channels, data.mean, data.std, crop)
 
 

@@ -26,7 +26,7 @@ class Preprocessing(NamedTuple):
     def covered(self) -> tuple[int, int]:
         """The size that the image is resized to before its centre is cropped."""
         share = self.crop or 1.0
-        return round(self.size[0] / share), round(self.size[1] / share)
+        return int(self.size[0] / share), int(self.size[1] / share)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:

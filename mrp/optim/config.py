@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -22,6 +22,11 @@ class Section(Node):
     per: int | None = Field(None, gt=0)  # images that lr is given for; null: lr holds for any batch
     weight_decay: NonNegative = 0.05  # of matrices; biases, norms and tokens are not decayed
     layer_decay: float | None = Field(None, gt=0, le=1)  # a block's learning rate is this share of the next one's
+    # With layer_decay, blocks: what stands before them learns at full rate; embedding: slowest of all.
+    layer_decay_from: Literal["embedding", "blocks"] = "embedding"
+    # Whether layer_decay holds for all of the learning rate; false: what it rises from and falls to is the same for
+    # every layer.
+    decay_bounds: bool = True
     warmup: Duration = Duration(0, "steps")  # the time in which the learning rate rises from 0
     min_lr: float = Field(0.0, ge=0)  # what the learning rate falls to
     drops: tuple[Duration, ...] = ()  # a tenth from each of these on, in place of half a cosine down to min_lr
@@ -40,13 +45,18 @@ class Section(Node):
         """Returns the learning rate after warm-up."""
         return self._per_batch(main_value(self.lr), batch)
 
-    def lr_at(self, step: int, length: Length, warmup: int = 0, drops: Sequence[int] = ()) -> float:
-        """Returns the learning rate of step `step`, counted from zero; lengths are in steps."""
+    def lr_at(
+        self, step: int, length: Length, warmup: int = 0, drops: Sequence[int] = (), scale: float = 1.0
+    ) -> float:
+        """Returns the learning rate of step `step`, counted from zero, of layers with this scale; lengths are in steps."""
+        scale, of_peak = (scale, 1.0) if self.decay_bounds else (1.0, scale)
+        peak = self.peak_lr(length.batch) * of_peak
         if isinstance(self.lr, Schedule):
-            return self._per_batch(self.lr.at(step, length), length.batch)
+            lr = self.lr.model_copy(update={"value": self.lr.value * of_peak})
+            return scale * self._per_batch(lr.at(step, length), length.batch)
         if self.drops:
-            return stepwise(step, warmup, self.peak_lr(length.batch), drops)
-        return half_cosine(step, length.steps, warmup, self.peak_lr(length.batch), self.min_lr)
+            return scale * stepwise(step, warmup, peak, drops)
+        return scale * half_cosine(step, length.steps, warmup, peak, self.min_lr)
 
     def weight_decay_at(self, step: int, length: Length) -> float | None:
         """Returns the weight decay of step `step`; None where it never changes."""

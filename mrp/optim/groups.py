@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -13,12 +13,14 @@ _BLOCK = re.compile(r"(?:^|\.)backbone\.blocks\.(\d+)\.")
 _BEFORE_BLOCKS = re.compile(r"(?:^|\.)backbone\.(?:cls_token|reg_token|pos_embed|patch_embed\.|norm_pre\.)")
 
 
-def groups(module: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+def groups(
+    module: nn.Module, weight_decay: float, layer_decay: float | None = None, embedding_decays: bool = True
+) -> list[dict[str, Any]]:
     """Returns the trainable parameters by weight decay and learning-rate scale.
 
     One-dimensional parameters (norms, biases) and those that the objective lists as `undecayed` do not decay. With a
     layer-wise decay a backbone's block learns slower than the next one (Clark et al., 2020), and the parameters before
-    the blocks (patches, positions, class token) learn slowest, as in MAE and BEiT.
+    the blocks (patches, positions, class token) learn slowest, as in MAE and BEiT, or at full rate, as in data2vec 2.
     """
     undecayed: Collection[str] = getattr(getattr(module, "objective", module), "undecayed", ())
     trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
@@ -29,7 +31,8 @@ def groups(module: nn.Module, weight_decay: float, layer_decay: float | None = N
     depth = 1 + max((layer_of(name, 0) - 1 for name, _ in module.named_parameters() if _BLOCK.search(name)), default=-1)
     members: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in trainable:
-        scale = layer_decay ** (depth + 1 - layer_of(name, depth))
+        layer = layer_of(name, depth)
+        scale = layer_decay ** (depth + 1 - layer) if layer or embedding_decays else 1.0
         decay = weight_decay if _decays(name, parameter, undecayed) else 0.0
         members.setdefault((scale, decay), []).append(parameter)
     return [
@@ -45,10 +48,10 @@ def layer_of(name: str, depth: int) -> int:
     return 0 if _BEFORE_BLOCKS.search(name) else depth + 1
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Gives every group this learning rate, times its own scale if it has one."""
+def set_lr(optimizer: torch.optim.Optimizer, lr_of: Callable[[float], float]) -> None:
+    """Gives every group the learning rate of its scale, which is 1 where it has none."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group.get("lr_scale", 1.0)
+        group["lr"] = lr_of(group.get("lr_scale", 1.0))
 
 
 def set_weight_decay(optimizer: torch.optim.Optimizer, weight_decay: float) -> None:

@@ -1,12 +1,13 @@
 """Erases rectangles of images and mixes neighbours, on the device, in training.
 
-An image's rectangle follows from its key, a step's mixture from (seed, step); partners are the images 2i and 2i + 1 of
-the global batch. So neither depends on the number of processes or on the micro-batch, as long as that is even.
+An erased rectangle follows from the image's key, a mixture from (seed, step, place in the global batch); partners are
+the images 2i and 2i + 1 of that. So nothing depends on the number of processes or on the micro-batch, which is even.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -76,27 +77,46 @@ class Mix(nn.Module):
         images, labels = batch.images, batch.labels
         if labels.ndim == 1:
             labels = functional.one_hot(labels, self.classes).float()
-        mask, share = self.draw(batch.step, images.shape[-2], images.shape[-1])
-        mixed = images.lerp(swapped(images), mask)
-        return Batch(mixed, batch.keys, labels.lerp(swapped(labels), share), batch.valid, batch.step)
+        mask, share = self.draw(batch)
+        return replace(
+            batch,
+            images=images.lerp(swapped(images), mask[:, None]),
+            labels=labels.lerp(swapped(labels), share[:, None]),
+        )
 
-    def draw(self, step: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
-        """Returns the partner's share in each pixel, and its share in the labels, at this step."""
-        # The seed has one entry and not none: indexing with a single number would make the host wait for the device.
-        share = self.shares[below(_QUANTILES, self.seed, _MIX, step, 0)]
-        height, width = self.boxes[below(_QUANTILES, self.seed, _MIX, step, 1)].unbind(-1)
+    def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Returns the partner's share in each pixel, and its share in the labels: for each image, or one for all."""
+        rows, columns = batch.images.shape[-2:]
+        place: tuple[Tensor, ...] = ()
+        if self.config.together is not None:
+            assert batch.places is not None
+            place = (batch.places // self.config.together,)
+
+        def number(limit: int, purpose: int) -> Tensor:
+            # The seed has one entry, not none: indexing with a single number would make the host wait for the device.
+            return below(limit, self.seed, _MIX, batch.step, purpose, *place)
+
+        share = self.shares[number(_QUANTILES, 0)]
+        height, width = self.boxes[number(_QUANTILES, 1)].unbind(-1)
         # A box of this size around a drawn pixel, cut at the edges of the image.
-        row = torch.arange(rows, device=step.device) - below(rows, self.seed, _MIX, step, 2) + height // 2
-        column = torch.arange(columns, device=step.device) - below(columns, self.seed, _MIX, step, 3) + width // 2
-        inside = ((row >= 0) & (row < height // 2 * 2))[:, None] & ((column >= 0) & (column < width // 2 * 2))
+        inside = _span(rows, number(rows, 2), height)[:, :, None] & _span(columns, number(columns, 3), width)[:, None]
         box = inside.to(share.dtype)
-        whole = share.expand(rows, columns)
+        whole = share[:, None, None].expand_as(box)
         if self.config.mixup and self.config.cutmix:
-            cutting = below(2, self.seed, _MIX, step, 4) == 1
-            mask = torch.where(cutting, box, whole)
+            cutting = number(2, 4) == 1
+            mask = torch.where(cutting[:, None, None], box, whole)
         else:
             mask = box if self.config.cutmix else whole
-        return mask, mask.mean()
+        if self.config.chance < 1:
+            used = number(2**31 - 1, 5) < self.config.chance * (2**31 - 1)
+            mask = mask * used[:, None, None]
+        return mask, mask.mean((1, 2))
+
+
+def _span(length: int, centre: Tensor, extent: Tensor) -> Tensor:
+    """Returns which of this many pixels lie in a span of an even extent around each centre."""
+    offset = torch.arange(length, device=centre.device) - (centre - extent // 2)[:, None]
+    return (offset >= 0) & (offset < extent[:, None] // 2 * 2)
 
 
 def swapped(rows: Tensor) -> Tensor:

@@ -115,7 +115,8 @@ def _on_fake_tensors(module: nn.Module, channels: int, size: tuple[int, int], im
             for name, tensor in (*module.named_parameters(), *module.named_buffers())
         }
         keys = torch.zeros(images, dtype=torch.int64)
-        return functional_call(module, weights, (Batch(torch.zeros(images, channels, *size), keys, labels=keys),))
+        batch = Batch(torch.zeros(images, channels, *size), keys, labels=keys, places=keys)
+        return functional_call(module, weights, (batch,))
 
 
 class _Counting(nn.Module):

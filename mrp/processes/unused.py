@@ -24,7 +24,7 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
         for name, buffer in module.named_buffers(recurse=False)
     ]
     keys = torch.arange(2 * views)
-    batch = Batch(torch.zeros(len(keys), channels, *size), keys, labels=torch.zeros_like(keys))
+    batch = Batch(torch.zeros(len(keys), channels, *size), keys, labels=torch.zeros_like(keys), places=keys)
     loss = step(batch.to(next(step.parameters()).device)).loss
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():

@@ -21,14 +21,16 @@ from mrp.data.decode import UnfitError
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).resize((48, 48))
 
+FILL = (124, 116, 104)  # ImageNet's mean
+
 
 def array(image: Image.Image) -> np.ndarray:
     return np.asarray(image).astype(int)
 
 
 def test_the_same_key_gives_the_same_picture_and_others_others() -> None:
-    first = [array(randaugment(PICTURE, RandAugment(), key)) for key in range(60)]
-    assert all((array(randaugment(PICTURE, RandAugment(), key)) == one).all() for key, one in enumerate(first))
+    first = [array(randaugment(PICTURE, RandAugment(), key, FILL)) for key in range(60)]
+    assert all((array(randaugment(PICTURE, RandAugment(), key, FILL)) == one).all() for key, one in enumerate(first))
     assert len({one.tobytes() for one in first}) > 35
     untouched = sum((one == array(PICTURE)).all() for one in first)
     assert 5 <= untouched <= 27  # a quarter, for each of two operations is done half of the time
@@ -39,7 +41,7 @@ def test_every_operation_is_drawn_alike_and_has_its_strength(monkeypatch: pytest
     strengths: list[float] = []
 
     def note(number: int) -> Any:
-        def operation(image: Image.Image, magnitude: float, sign: int) -> Image.Image:
+        def operation(image: Image.Image, magnitude: float, sign: int, fill: tuple[int, ...]) -> Image.Image:
             seen[number] += 1
             strengths.append(magnitude * sign)
             return image
@@ -48,7 +50,7 @@ def test_every_operation_is_drawn_alike_and_has_its_strength(monkeypatch: pytest
 
     monkeypatch.setattr(colour, "_OPERATIONS", tuple(note(number) for number in range(15)))
     for key in range(3000):
-        randaugment(PICTURE, RandAugment(), key * 7919)
+        randaugment(PICTURE, RandAugment(), key * 7919, FILL)
     assert 2850 < seen.total() < 3150
     assert min(seen.values()) > 140
     assert max(seen.values()) < 270
@@ -72,7 +74,7 @@ def test_every_operation_is_drawn_alike_and_has_its_strength(monkeypatch: pytest
     ],
 )
 def test_an_operation_is_the_published_one_at_magnitude_nine(number: int, wanted: Image.Image) -> None:
-    found = colour._OPERATIONS[number](PICTURE, 0.9, 1)
+    found = colour._OPERATIONS[number](PICTURE, 0.9, 1, FILL)
     np.testing.assert_array_equal(array(found), array(wanted))
 
 
@@ -81,12 +83,12 @@ def test_an_operation_is_the_published_one_at_magnitude_nine(number: int, wanted
 def test_every_operation_keeps_size_and_mode(number: int, mode: str) -> None:
     for sign in (1, -1):
         for magnitude in (0.0, 0.37, 1.0):
-            found = colour._OPERATIONS[number](PICTURE.convert(mode), magnitude, sign)
+            found = colour._OPERATIONS[number](PICTURE.convert(mode), magnitude, sign, FILL)
             assert (found.size, found.mode) == (PICTURE.size, mode)
 
 
 def test_moving_goes_as_far_as_published() -> None:
-    right = array(colour._OPERATIONS[13](PICTURE, 1.0, -1))  # .45 of 48 pixels
+    right = array(colour._OPERATIONS[13](PICTURE, 1.0, -1, FILL))  # .45 of 48 pixels
     filled = (right == (124, 116, 104)).all((0, 2))
     assert filled.sum() in (21, 22)
     assert filled[:21].all()
@@ -116,7 +118,7 @@ def test_a_view_applies_them_after_the_crop(channels: int) -> None:
     for key in range(20):
         found = view(tensor(channels), key)
         assert (found.shape, found.dtype) == ((channels, 32, 32), torch.uint8)
-        assert torch.equal(found, coloured(plain(tensor(channels), key), augment, key))
+        assert torch.equal(found, coloured(plain(tensor(channels), key), augment, key, view.fill))
         changed += not torch.equal(found, plain(tensor(channels), key))
     assert changed > 15
     evaluation = View(Config(train="x", size=32, channels=channels, augment=augment), False)

@@ -133,7 +133,7 @@ def test_it_overfits_eight_images(name: str) -> None:
     batch = make_batch(run)
     losses = []
     for number in range(150):
-        set_lr(optimizer, 3e-3)
+        set_lr(optimizer, lambda scale: 3e-3 * scale)
         output = step(batch)
         output.loss.backward()
         optimizer.step()

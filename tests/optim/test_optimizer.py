@@ -46,7 +46,7 @@ def test_lr_can_fall_to_a_tenth_instead() -> None:
 def test_set_lr_respects_a_groups_own_scale() -> None:
     module = nn.Linear(2, 2)
     optimizer = torch.optim.SGD([{"params": [module.weight], "lr_scale": 0.5}, {"params": [module.bias]}], lr=1.0)
-    set_lr(optimizer, 0.2)
+    set_lr(optimizer, lambda scale: 0.2 * scale)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
 
 
@@ -85,7 +85,7 @@ def test_layers_learn_the_slower_the_earlier_they_stand() -> None:
         assert found[f"backbone.{before}"] == (0.5**7, 0.0)
     assert found["backbone.patch_embed.proj.weight"] == (0.5**7, 0.05)
     optimizer = build_optimizer(run.optim, step)
-    set_lr(optimizer, 0.2)
+    set_lr(optimizer, lambda scale: 0.2 * scale)
     assert get_lr(optimizer) == 0.2
     assert min(group["lr"] for group in optimizer.param_groups) == pytest.approx(0.2 * 0.5**7)
 

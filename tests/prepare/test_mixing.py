@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,7 +34,17 @@ def make_run(**more: Any) -> Run:
 def batch(count: int = 8, step: int = 0, size: int = 16) -> Batch:
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(count, 1, size, size, generator=generator)
-    return Batch(images, torch.arange(count) * 13, torch.arange(count) % 10, step=torch.tensor(step))
+    places = torch.arange(count)
+    return Batch(images, places * 13, places % 10, step=torch.tensor(step), places=places)
+
+
+def part(whole: Batch, rows: slice) -> Batch:
+    """A micro-batch as another division of the batch gives it."""
+    assert whole.labels is not None
+    assert whole.places is not None
+    return replace(
+        whole, images=whole.images[rows], keys=whole.keys[rows], labels=whole.labels[rows], places=whole.places[rows]
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.8, 1.0, 2.0])
@@ -57,7 +68,7 @@ def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Mixing) -> None:
     for step in range(200):
         given = batch(4, step)
         found = mix(given)
-        mask, share = mix.draw(given.step, 16, 16)
+        (mask,), (share,) = mix.draw(given)
         partner = given.images[[1, 0, 3, 2]]
         assert torch.allclose(found.images, given.images * (1 - mask) + partner * mask, atol=1e-6)
         assert torch.allclose(found.labels.sum(1), torch.ones(4))
@@ -75,24 +86,47 @@ def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Mixing) -> None:
 def test_a_box_is_a_rectangle_of_its_share() -> None:
     mix = Mix(Mixing(cutmix=1.0), 10, (16, 24), seed=0)
     for step in range(100):
-        mask, share = mix.draw(torch.tensor(step), 16, 24)
+        (mask,), (share,) = mix.draw(Batch(torch.zeros(2, 1, 16, 24), torch.zeros(2), step=torch.tensor(step)))
         rows, columns = mask.amax(1), mask.amax(0)
         assert torch.equal(mask, rows[:, None] * columns)
         assert (rows.diff().abs().sum() <= 2) & (columns.diff().abs().sum() <= 2)
         assert float(share) == pytest.approx(float(rows.sum() * columns.sum()) / (16 * 24))
 
 
-def test_the_mixture_follows_the_step_and_the_seed_alone() -> None:
-    mix, other = Mix(Mixing(mixup=1.0), 10, (16, 16), seed=3), Mix(Mixing(mixup=1.0), 10, (16, 16), seed=4)
+@pytest.mark.parametrize("together", [None, 4])
+def test_the_mixture_follows_step_seed_and_place_alone(together: int | None) -> None:
+    config = Mixing(mixup=1.0, cutmix=1.0, together=together)
+    mix, other = Mix(config, 10, (16, 16), seed=3), Mix(config, 10, (16, 16), seed=4)
     whole = mix(batch(8, 5))
-    for first in (0, 2, 4, 6):
-        given = batch(8, 5)
-        rows = slice(first, first + 2)
-        part = mix(Batch(given.images[rows], given.keys[rows], given.labels[rows], step=given.step))
-        assert torch.equal(part.images, whole.images[rows])
-        assert torch.equal(part.labels, whole.labels[rows])
+    for size in (2, 4, 8):
+        for first in range(0, 8, size):
+            rows = slice(first, first + size)
+            found = mix(part(batch(8, 5), rows))
+            assert torch.equal(found.images, whole.images[rows])
+            assert torch.equal(found.labels, whole.labels[rows])
     assert not torch.equal(mix(batch(8, 6)).labels, whole.labels)
     assert not torch.equal(other(batch(8, 5)).labels, whole.labels)
+
+
+def test_as_many_images_share_a_draw_as_the_recipe_says() -> None:
+    whole = batch(64)
+    _, one = Mix(Mixing(mixup=0.8), 10, (16, 16), seed=3).draw(whole)
+    _, shares = Mix(Mixing(mixup=0.8, together=8), 10, (16, 16), seed=3).draw(whole)
+    assert len(one) == 1
+    assert all(len(group.unique()) == 1 for group in shares.view(8, 8))
+    assert len(shares.unique()) == 8
+
+
+def test_a_share_of_the_draws_is_not_used() -> None:
+    mix, always = (Mix(Mixing(cutmix=1.0, together=2, chance=chance), 10, (16, 16), seed=1) for chance in (0.7, 1.0))
+    given = batch(4000)
+    shares, used = mix.draw(given)[1], always.draw(given)[1]
+    kept = shares == used
+    assert torch.equal(shares[~kept], torch.zeros(int((~kept).sum())))
+    assert float(kept.float().mean()) == pytest.approx(0.7, abs=0.03)
+    labels = mix(given).labels
+    assert labels is not None
+    assert torch.equal(labels[~kept], torch.eye(10)[given.labels[~kept]])  # type: ignore[index]
 
 
 def rectangles(found: Tensor, given: Tensor) -> Tensor:
