@@ -97,6 +97,21 @@ def test_coupled_micro_steps_hold_the_same_samples_on_any_number_of_ranks(folder
         assert torch.equal(micro.keys, torch.cat([part.keys for part in parts]))
 
 
+@pytest.mark.parametrize("coupled", [False, True])
+@pytest.mark.parametrize(("world", "micro_batch"), [(1, 8), (2, 6), (4, 2)])
+def test_an_image_has_its_place_in_the_global_batch(folder: Path, world: int, micro_batch: int, coupled: bool) -> None:
+    """By it neighbours are mixed, so it must not depend on the division."""
+    source = open_source(str(folder), "train")
+    places = dict(zip(Order(len(source), BATCH, 3).slots(2).keys.tolist(), range(BATCH), strict=True))
+    found: dict[int, int] = {}
+    for rank in range(world):
+        parts = loader(source, rank=rank, world=world, micro_batch=micro_batch, coupled=coupled)
+        for batch in next(parts.steps(2, 3)):
+            assert batch.places is not None
+            found |= zip(batch.keys.tolist(), batch.places.tolist(), strict=True)
+    assert found == places
+
+
 def test_workers_change_nothing_and_live_from_span_to_span(folder: Path) -> None:
     source = open_source(str(folder), "train")
     generator = torch.get_rng_state()
@@ -133,6 +148,7 @@ def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, worl
         found += [(rank, batch) for batches in loaded.steps(2, 3) for batch in batches]
     each = micro_batch // 3
     slots = order.slots(2)
+    assert all(torch.equal(batch.places, batch.places[:each].repeat(3)) for _, batch in found)
     for number in range(3):
         part = [
             Batch(*(x[number * each : (number + 1) * each] for x in (b.images, b.keys, b.labels))) for _, b in found
