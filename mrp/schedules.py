@@ -61,7 +61,12 @@ class Span:
         return round(self.amount * length.steps)
 
 
-_USED = {"linear": {"end", "until"}, "cosine": {"end", "until", "whole"}, "wsd": {"end", "decay"}, "steps": {"drops", "factor"}}
+_USED = {
+    "linear": {"end", "until"},
+    "cosine": {"end", "until", "whole"},
+    "wsd": {"end", "decay"},
+    "steps": {"drops", "factor"},
+}
 
 
 class Schedule(Node):

@@ -42,6 +42,9 @@ def at(section: dict[str, Any], *steps: int, length: Length = HUNDRED) -> list[f
         ({"kind": "cosine", "value": 1, "warmup": "20 steps", "start": 0.5}, {
             0: 0.5, 10: 0.75, 20: 1, 60: 0.5, 99: (1 + math.cos(math.pi * 79 / 80)) / 2,
         }),
+        ({"kind": "cosine", "value": 1, "warmup": "20 steps", "whole": True}, {
+            10: 0.5, 20: (1 + math.cos(0.2 * math.pi)) / 2, 50: 0.5,
+        }),
         ({"kind": "wsd", "value": 1, "end": 0.1, "warmup": "1 epoch", "decay": "20 %"}, {
             0: 0, 5: 0.5, 10: 1, 80: 1, 90: 0.55, 99: 0.145,
         }),

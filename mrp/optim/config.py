@@ -45,10 +45,8 @@ class Section(Node):
         """Returns the learning rate after warm-up."""
         return self._per_batch(main_value(self.lr), batch)
 
-    def lr_at(
-        self, step: int, length: Length, warmup: int = 0, drops: Sequence[int] = (), scale: float = 1.0
-    ) -> float:
-        """Returns the learning rate of step `step`, counted from zero, of layers with this scale; lengths are in steps."""
+    def lr_at(self, step: int, length: Length, warmup: int = 0, drops: Sequence[int] = (), scale: float = 1.0) -> float:
+        """Returns the learning rate of step `step`, from zero, for layers of this scale; lengths are in steps."""
         scale, of_peak = (scale, 1.0) if self.decay_bounds else (1.0, scale)
         peak = self.peak_lr(length.batch) * of_peak
         if isinstance(self.lr, Schedule):
