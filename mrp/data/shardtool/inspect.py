@@ -147,4 +147,4 @@ def _cell(shards: Source, number: int) -> tuple[Image.Image, int]:
         return Image.new("RGB", (_CELL, _CELL), "red"), -1
     if image.dtype == torch.uint16:
         image = (image.int() // 257).to(torch.uint8)
-    return Image.fromarray(centre(image, (_CELL, _CELL), kept=1.0).permute(1, 2, 0).contiguous().numpy()), label
+    return Image.fromarray(centre(image, (_CELL, _CELL), kept=7 / 8).permute(1, 2, 0).contiguous().numpy()), label
