@@ -65,7 +65,7 @@ class Evaluator(contract.Evaluator):
         self._device = setting.processes.device
         self._benchmark = None
         if config.landmarks is None:
-            setting.labelled()
+            self._check_labels()
         else:
             self._benchmark = config.benchmark()
             channels = setting.data.channels
@@ -79,13 +79,22 @@ class Evaluator(contract.Evaluator):
             return self._by_landmarks(self._benchmark, model, readout, pause)
         return self._by_labels(model, readout, pause)
 
+    def _check_labels(self) -> None:
+        """Refuses data without labels; classes have to be those of training only where images are looked for there."""
+        test = self._setting.test
+        if self._config.gallery == "train" or test is None:
+            self._setting.labelled()
+        elif not test.classes:
+            raise ConfigError(f"{self._setting.folder}: data.test has no labels, by which retrieval is judged")
+
     def _by_labels(self, model: nn.Module, readout: Readout, pause: Pause) -> Result:
         config, setting, (block,) = self._config, self._setting, readout.blocks
         if config.gallery == "train":
             gallery = setting.features(setting.train, model, readout, pause, config.images)
             test = setting.test_features(model, readout, pause, config.queries).open(_NOTHING)
         else:
-            gallery = test = setting.test_features(model, readout, pause, config.images).open(_NOTHING)
+            assert setting.test is not None
+            gallery = test = setting.features(setting.test, model, readout, pause, config.images)
         if gallery is None or test is None:
             return Result()
         rows = np.arange(min(config.queries, len(test))) * len(test) // min(config.queries, len(test))
@@ -97,7 +106,7 @@ class Evaluator(contract.Evaluator):
         )  # fmt: skip
         values, details = _summary(precisions, precision, hit)
         details |= {"gallery": config.gallery, "num_queries": len(rows), "num_gallery": len(gallery)}
-        every = len(rows) == len(setting.labelled())
+        every = config.gallery == "train" and len(rows) == len(setting.labelled())
         return Result(values, details, right=hit[:, 0] if every else None)
 
     def _ranked(

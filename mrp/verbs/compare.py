@@ -18,7 +18,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--foretell", action="store_true",
-        help="show instead how numbers without labels ('geometry') correlate with accuracies over a run's checkpoints",
+        help="show instead how numbers without labels ('geometry') correlate with accuracies over a run's steps",
     )  # fmt: skip
     parser.add_argument(
         "--out", action="append", metavar="FILE",
@@ -52,10 +52,10 @@ def _foretell(options: argparse.Namespace) -> None:
     if options.out:
         raise ConfigError("--out: does nothing with --foretell; leave one of the two out")
     found = foretell.correlations([Path(run) for run in options.runs])
-    title = "Spearman's rank correlation over checkpoints, with 95 % intervals that take these as independent"
-    table = Table("run", "without labels", "with labels", "correlation", "checkpoints", title=title)
+    title = "Spearman's rank correlation over steps of training, with 95 % intervals that take these as independent"
+    table = Table("run", "without labels", "with labels", "correlation", "steps", title=title)
     for one in found:
         value, low, high = one.correlation
         shown = f"{value:.2f} ({low:.2f} to {high:.2f})" if value == value else "one value only"
-        table.add_row(one.run, one.number, one.measure, shown, str(one.checkpoints))
+        table.add_row(one.run, one.number, one.measure, shown, str(one.steps))
     _words.print_table(table)

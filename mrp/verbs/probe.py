@@ -31,7 +31,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
         help="what to measure, once for each: linear, knn, few_shot (these three by default), logistic, attentive, "
-        "diagnose, validation, or ./FILE.py",
+        "calibration, retrieval, copy, segmentation, depth, invariance, geometry, diagnose, validation, or ./FILE.py",
     )  # fmt: skip
     parser.add_argument("--protocol", choices=(PAPER,), help="train MAE's linear probe instead: 90 epochs of crops")
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")
@@ -117,6 +117,8 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
     """Returns what was chosen and how far each choice changes the held-out accuracy; then the other numbers."""
     from rich.table import Table
 
+    from mrp.evaluate.measures import MEASURES
+
     table = Table("choice", "taken", "best held-out accuracy of each", title_justify="left")
     for name, result in results.items():
         if name == "linear":
@@ -132,6 +134,8 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
                 table.add_row(
                     "few-shot", f"{one['shots']} per class", f"{_percent(one)}, over {len(one['draws'])} draws"
                 )
+        elif MEASURES in result:
+            table.add_row(name, "on the test set", "  ".join(map(_shown, result[MEASURES].items())))
         elif "accuracy" not in result:
             numbers = {key: value for key, value in result.items() if isinstance(value, float)}
             table.add_row(name, "", "  ".join(f"{key}: {value:.4g}" for key, value in numbers.items()))
@@ -142,6 +146,11 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
 
 def _listed(accuracies: dict[str, float]) -> str:
     return "  ".join(f"{name}: {100 * accuracy:.1f}" for name, accuracy in accuracies.items())
+
+
+def _shown(measure: tuple[str, dict[str, Any]]) -> str:
+    name, told = measure
+    return f"{name}: {100 * told['value']:.1f} %" if told["share"] else f"{name}: {told['value']:.4g}"
 
 
 def _percent(result: dict[str, Any]) -> str:

@@ -68,8 +68,9 @@ def test_it_is_what_scikit_learn_finds(gallery: str, at: Setting, step: Step) ->
     for k in retrieval.KS:
         assert result.values[f"precision{k}"] == pytest.approx(np.mean([hits[:k].mean() for hits in ranked]), abs=1e-9)
         assert result.values[f"recall{k}"] == pytest.approx(np.mean([hits[:k].any() for hits in ranked]), abs=1e-9)
-    assert result.right is not None
-    assert float(result.right.double().mean()) == result.values["recall1"]
+    if gallery == "train":
+        assert result.right is not None
+        assert float(result.right.double().mean()) == result.values["recall1"]
     told = result.details["measures"]["map"]
     assert told["low"] < told["value"] == result.values["map"] < told["high"]
     assert (result.details["num_queries"], result.details["without"]) == (60, 0)
@@ -91,6 +92,20 @@ def test_a_class_of_one_image_is_passed_over(at: Setting, step: Step) -> None:
     alone = replace(at, test=Arrays("alone", test.images, np.arange(6), test.classes))
     with pytest.raises(ConfigError, match="no query has another image of its class in the gallery"):
         retrieval.Evaluator(retrieval.Config(gallery="test"), alone).measure(step, 0, never)
+
+
+def test_classes_of_the_test_alone_are_looked_up_among_the_test_images(at: Setting, step: Step) -> None:
+    test = some("test", 60)
+    other = replace(at, test=Arrays("other", test.images, test.labels, tuple("abcdefghij")))
+    same, found = (
+        retrieval.Evaluator(retrieval.Config(gallery="test"), one).measure(step, 0, never) for one in (at, other)
+    )
+    assert found.values == same.values
+    with pytest.raises(ConfigError, match=r"10 of its 10 classes \('a' and 9 more\) are none of data.train's"):
+        retrieval.Evaluator(retrieval.Config(), other)
+    bare = Arrays("bare", test.images, np.full(60, -1), ())
+    with pytest.raises(ConfigError, match=r"data.test has no labels, by which retrieval is judged"):
+        retrieval.Evaluator(retrieval.Config(gallery="test"), replace(at, test=bare))
 
 
 GND = [{"easy": [0, 1], "hard": [2], "junk": [3]}, {"easy": [], "hard": [4], "junk": [], "bbx": [2, 2, 10, 12]}]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.evaluate import results
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
+from mrp.monitor.metrics import METRICS
 from mrp.report.foretell import correlations
 
 RANKS = [3.0, 5.0, 4.0, 8.0, 9.0]
@@ -35,15 +37,27 @@ def write(folder: Path, count: int = 5) -> Path:
     return folder
 
 
-def test_numbers_and_accuracies_are_paired_by_checkpoint(tmp_path: Path) -> None:
+def test_numbers_and_accuracies_are_paired_by_step(tmp_path: Path) -> None:
     found = {(one.number, one.measure): one for one in correlations([write(tmp_path)])}
     assert found.keys() == {
         (number, measure) for number in ("rank_me", "lidar") for measure in ("linear probe", "linear probe (average)")
     }
     best = found["rank_me", "linear probe"]
-    assert (best.correlation.value, best.checkpoints) == (pytest.approx(0.9), 5)  # one swap of neighbours
+    assert (best.correlation.value, best.steps) == (pytest.approx(0.9), 5)  # one swap of neighbours
     assert found["rank_me", "linear probe (average)"].correlation.value == pytest.approx(-0.9)
     assert found["lidar", "linear probe"].correlation.value != found["lidar", "linear probe"].correlation.value  # NaN
+
+
+def test_what_was_measured_while_training_counts_too(tmp_path: Path) -> None:
+    lines = [
+        {"step": 10 * step, "loss": 1.0, "geometry/lidar": rank, "geometry/seconds": 1.0, "knn/accuracy": accuracy}
+        for step, (rank, accuracy) in enumerate(zip(RANKS, ACCURACIES, strict=True))
+    ]
+    lines += [{"step": 60, "loss": 1.0}, {"step": 70, "geometry/lidar": "nan", "knn/accuracy": 0.1}]
+    (tmp_path / METRICS).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (one,) = correlations([tmp_path])
+    assert (one.number, one.measure, one.steps) == ("lidar", "knn in training", 5)
+    assert one.correlation.value == pytest.approx(0.9)
 
 
 def test_it_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,6 +70,8 @@ def test_it_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "--out: does nothing with --foretell; leave one of the two out" in capsys.readouterr().err
 
 
-def test_too_few_checkpoints(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="--foretell: needs 'geometry' and an accuracy at 4 checkpoints of a run"):
+def test_too_few_steps(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match="--foretell: needs 'geometry' and an accuracy after the same 4 steps of a run"
+    ):
         correlations([write(tmp_path, 3)])
