@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from mrp.data.open import open_data
 from mrp.data.order import Order
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
+from mrp.data.workers import prepare_workers
 
 IMAGENET = 1_281_167
 CLASSES = 1000
@@ -63,9 +65,10 @@ def main() -> None:
         if options.only:
             return
         for kind in ("one", "mixed"):
+            measure(folder, "first", kind, "2", "0", "cold")
             for workers in ("0", "2"):
                 for epochs in ("0", "0.5", "37.5"):
-                    measure(folder, "first", kind, workers, epochs)
+                    measure(folder, "first", kind, workers, epochs, "ready")
         for lanes in ("1", "16", "64"):
             measure(folder, "reads", lanes)
         for kind in ("one", "mixed"):
@@ -136,8 +139,16 @@ def loader(config: Config, source: Source, batches: Order | Mixed, workers: int)
     )  # fmt: skip
 
 
-def first(folder: Path, kind: str, workers: str, epochs: str) -> None:
-    """From the configuration to the first batch of a run that starts, or goes on, after so many epochs."""
+def first(folder: Path, kind: str, workers: str, epochs: str, server: str) -> None:
+    """From the configuration to the first batch of a run that starts, or goes on, after so many epochs.
+
+    In a run the server that forks the workers imports torch while the model is built; here that is waited for.
+    """
+    if server == "ready":
+        prepare_workers()
+        nothing = get_context("forkserver").Process()
+        nothing.start()
+        nothing.join()
     times = [time.monotonic()]
     config, source, batches = opened(folder, kind)
     times.append(time.monotonic())
@@ -149,8 +160,8 @@ def first(folder: Path, kind: str, workers: str, epochs: str) -> None:
     next(steps)
     times.append(time.monotonic())
     opening, looking, loading = np.diff(times).tolist()
-    print(f"first batch, {kind:5}, {workers} workers, after {epochs:>4} epochs: {loading:.2f} s from the loader's "
-          f"start; before it {opening:.2f} s to open, {looking:.2f} s to compare classes; "
+    print(f"first batch, {kind:5}, {workers} workers ({server:5}), after {epochs:>4} epochs: {loading:.2f} s from the "
+          f"loader's start; before it {opening:.2f} s to open, {looking:.2f} s to compare classes; "
           f"peak {peak():.0f} MB")  # fmt: skip
     steps.close()  # type: ignore[attr-defined]
 

@@ -50,7 +50,8 @@ def index(
             return write_set(out, scanned, classes, location)
     except BaseException:
         if is_new:
-            out.rmdir()
+            with contextlib.suppress(OSError):  # if anything is in it
+                out.rmdir()
         raise
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mrp.data.order import Ints, Words
 
-_RUN = 1 << 22  # hashes that are sorted in memory at a time
+_RUN = 1 << 21  # hashes that are sorted in memory at a time
 
 
 class _Run(NamedTuple):
