@@ -1,10 +1,10 @@
 """Measures the data layer on as many samples as ImageNet has, each of them tiny: what grows with the number of samples.
 
     python tools/bench_scale_data.py --folder /data/scratch                 # 2.7 GB, removed at the end
-    python tools/bench_scale_data.py --folder /data/scratch --samples 3000000 --only index
+    python tools/bench_scale_data.py --folder /data/scratch --samples 3000000 --index-only
 
-Shards are written as others would write them, and indexed by `mrp shards index`. Every line comes from a process of its
-own, so that its peak memory is its own; pages of the shards are in the system's cache, so the disk is not measured.
+Shards are written as others would write them, and indexed by `mrp shards index`, in a process of its own for its peak
+memory. The shards are in the system's cache, so the disk is not measured.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ from mrp.data.workers import prepare_workers
 IMAGENET = 1_281_167
 CLASSES = 1000
 PER_SHARD = 1000
-KINDS = 997  # different images
+IMAGES = 997  # that differ
+KINDS = ("one", "mixed")  # sources: the set alone, or two shares of it
 BATCH = 256
 
 
@@ -49,35 +50,50 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     words.add_argument("--folder", type=Path, help="where to write (a folder is made in it, and removed)")
     words.add_argument("--samples", type=int, default=IMAGENET)
-    words.add_argument("--only", choices=("index",), help="leave the others out")
+    words.add_argument("--index-only", action="store_true", help="measure nothing else")
     words.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)  # in a process of its own
     options = words.parse_args()
     if options.measure:
         part, *arguments = options.measure
-        {"index": index, "first": first, "reads": reads, "boundary": boundary}[part](options.folder, *arguments)
+        {"index": index, "cold": cold, "rest": rest}[part](options.folder, *arguments)
         return
     load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
     print(f"{platform.machine()}, {os.cpu_count()} cores at a load of {load}, Python {platform.python_version()}, "
           f"torch {torch.__version__}, batches of {BATCH}")  # fmt: skip
     with tempfile.TemporaryDirectory(prefix="bench-scale-data-", dir=options.folder) as folder:
         make(Path(folder), options.samples)
-        measure(folder, "index")
-        if options.only:
+        alone(folder, "index")
+        if options.index_only:
             return
-        for kind in ("one", "mixed"):
-            measure(folder, "first", kind, "2", "0", "cold")
-            for workers in ("0", "2"):
-                for epochs in ("0", "0.5", "37.5"):
-                    measure(folder, "first", kind, workers, epochs, "ready")
-        for lanes in ("1", "16", "64"):
-            measure(folder, "reads", lanes)
-        for kind in ("one", "mixed"):
-            measure(folder, "boundary", kind)
+        for kind in KINDS:
+            alone(folder, "cold", kind)
+        alone(folder, "rest")
 
 
-def measure(folder: str, *part: str) -> None:
+def alone(folder: str, *part: str) -> None:
     """Measures one part in a process of its own."""
     subprocess.run([sys.executable, __file__, "--folder", folder, "--measure", *part], check=True)
+
+
+def cold(folder: Path, kind: str) -> None:
+    """The first batch where no worker has imported torch, as in a program that only loads data."""
+    first(folder, kind, 2, 0.0, " that still import torch")
+
+
+def rest(folder: Path) -> None:
+    """Everything that needs no process of its own."""
+    prepare_workers()  # in a run they import torch while the model is built, which is waited for here
+    nothing = get_context("forkserver").Process()
+    nothing.start()
+    nothing.join()
+    for kind in KINDS:
+        for workers in (0, 2):
+            for epochs in (0.0, 0.5, 37.5):
+                first(folder, kind, workers, epochs)
+    for lanes in (1, 16, 64):
+        reads(folder, lanes)
+    for kind in KINDS:
+        boundary(folder, kind)
 
 
 def make(folder: Path, count: int) -> None:
@@ -85,7 +101,7 @@ def make(folder: Path, count: int) -> None:
     began = time.monotonic()
     noise = np.random.default_rng(0)
     images = []
-    for _ in range(KINDS):
+    for _ in range(IMAGES):
         out = io.BytesIO()
         Image.fromarray(noise.integers(0, 256, (16, 16, 3), np.uint8)).save(out, "JPEG", quality=30, optimize=True)
         images.append(out.getvalue())
@@ -93,7 +109,7 @@ def make(folder: Path, count: int) -> None:
     for shard in range(-(-count // PER_SHARD)):
         with (folder / f"shard-{shard:06}.tar").open("wb") as file:
             for number in range(shard * PER_SHARD, min((shard + 1) * PER_SHARD, count)):
-                for ending, content in (("cls", b"%d" % labels[number]), ("jpg", images[number % KINDS])):
+                for ending, content in (("cls", b"%d" % labels[number]), ("jpg", images[number % IMAGES])):
                     file.write(member(b"%010d.%s" % (number, ending.encode()), len(content)))
                     file.write(content + bytes(-len(content) % 512))
             file.write(bytes(1024))
@@ -111,9 +127,22 @@ def member(name: bytes, size: int) -> bytes:
 
 def index(folder: Path) -> None:
     """`mrp shards index`, in this process."""
-    before, began = peak(), time.monotonic()
+    before, clock = peak(), Clock()
     mrp(["shards", "index", str(folder)])
-    print(f"index: {time.monotonic() - began:.1f} s, peak memory {peak():.0f} MB ({before:.0f} MB before it began)")
+    print(f"index: {clock.took()}, peak memory {peak():.0f} MB ({before:.0f} MB before it began)")
+
+
+class Clock:
+    """How long something took, and how much of a processor this process had: less, where others are busy."""
+
+    def __init__(self) -> None:
+        self._began, self._busy = time.monotonic(), time.process_time()
+
+    def took(self) -> str:
+        """Returns both since the last call, in words."""
+        before = self._began, self._busy
+        self._began, self._busy = time.monotonic(), time.process_time()
+        return f"{self._began - before[0]:.2f} s ({self._busy - before[1]:.2f} s of processor time)"
 
 
 def peak() -> float:
@@ -139,44 +168,36 @@ def loader(config: Config, source: Source, batches: Order | Mixed, workers: int)
     )  # fmt: skip
 
 
-def first(folder: Path, kind: str, workers: str, epochs: str, server: str) -> None:
-    """From the configuration to the first batch of a run that starts, or goes on, after so many epochs.
-
-    In a run the server that forks the workers imports torch while the model is built; here that is waited for.
-    """
-    if server == "ready":
-        prepare_workers()
-        nothing = get_context("forkserver").Process()
-        nothing.start()
-        nothing.join()
-    times = [time.monotonic()]
+def first(folder: Path, kind: str, workers: int, epochs: float, which: str = "") -> None:
+    """From the configuration to the first batch of a run that starts, or goes on, after so many epochs."""
+    clock = Clock()
     config, source, batches = opened(folder, kind)
-    times.append(time.monotonic())
+    opening = clock.took()
     assert balance_warning(source, batches) is None, "the labels are random"
-    times.append(time.monotonic())
-    made = loader(config, source, batches, int(workers))
-    step = int(float(epochs) * batches.steps_per_epoch)
+    looking = clock.took()
+    made = loader(config, source, batches, workers)
+    step = int(epochs * batches.steps_per_epoch)
     steps = made.steps(step, step + 100)
     next(steps)
-    times.append(time.monotonic())
-    opening, looking, loading = np.diff(times).tolist()
-    print(f"first batch, {kind:5}, {workers} workers ({server:5}), after {epochs:>4} epochs: {loading:.2f} s from the "
-          f"loader's start; before it {opening:.2f} s to open, {looking:.2f} s to compare classes; "
-          f"peak {peak():.0f} MB")  # fmt: skip
+    print(
+        f"first batch, {kind}, {workers} workers{which}, after {epochs} epochs: {clock.took()} from the loader's start"
+    )
+    print(f"    before that {opening} to open the data, {looking} to compare classes")
     steps.close()  # type: ignore[attr-defined]
+    made.close()
 
 
-def reads(folder: Path, lanes: str) -> None:
-    """Samples per second, read in the order of training, each checksum verified."""
-    _, source, batches = opened(folder, "one", int(lanes))
+def reads(folder: Path, lanes: int) -> None:
+    """Samples per second of processor time, read in the order of training, each checksum verified."""
+    _, source, batches = opened(folder, "one", lanes)
     rates = []
     for block in range(5):
         chosen = np.concatenate([batches.slots(40 * block + step).samples for step in range(40)]).tolist()
-        began = time.monotonic()
+        began = time.process_time()
         for sample in chosen:
             source.read(sample)
-        rates.append(len(chosen) / (time.monotonic() - began))
-    print(f"reads with checksum, {lanes:>2} lanes: {statistics.median(rates):,.0f} samples/s "
+        rates.append(len(chosen) / (time.process_time() - began))
+    print(f"reads with checksum, {lanes} lanes: {statistics.median(rates):,.0f} samples per second of processor time "
           f"({min(rates):,.0f} to {max(rates):,.0f})")  # fmt: skip
 
 
@@ -186,13 +207,11 @@ def boundary(folder: Path, kind: str) -> None:
     made = loader(config, source, batches, 0)
     for name, epochs in (("in the middle of an epoch", 0.5), ("around the end of one", 1.0)):
         middle = int(epochs * batches.steps_per_epoch)
-        waits, began = [], time.monotonic()
-        for _ in made.steps(middle - 60, middle + 60):
-            waits.append(time.monotonic() - began)
-            began = time.monotonic()
-        waits = waits[1:]
-        print(f"waits for a batch, {kind:5}, {name}: median {1e3 * statistics.median(waits):.0f} ms, "
-              f"longest {1e3 * max(waits):.0f} ms")  # fmt: skip
+        ends = [(time.monotonic(), time.process_time()) for _ in made.steps(middle - 60, middle + 60)]
+        waits = 1e3 * np.diff(ends, axis=0)
+        median, longest = np.median(waits, axis=0).tolist(), waits.max(axis=0).tolist()
+        print(f"waits for a batch, {kind}, {name}: median {median[0]:.0f} ms ({median[1]:.0f} of processor time), "
+              f"longest {longest[0]:.0f} ms ({longest[1]:.0f})")  # fmt: skip
 
 
 if __name__ == "__main__":
