@@ -150,7 +150,8 @@ def compared(losses: Mapping[str, Losses], speeds: Mapping[str, float]) -> list[
 def _windows(losses: Losses) -> Losses:
     """Returns the mean loss of each seed (rows) in each window; steps that do not fill the last one are left out."""
     size = losses.shape[1] // WINDOWS
-    return losses[:, : WINDOWS * size].reshape(len(losses), WINDOWS, size).mean(axis=2)
+    means: Losses = losses[:, : WINDOWS * size].reshape(len(losses), WINDOWS, size).mean(axis=2)
+    return means
 
 
 def _complete(folder: Path, steps: int) -> tuple[Losses, float] | None:
