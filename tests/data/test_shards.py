@@ -240,6 +240,29 @@ def test_a_full_cache_lets_the_longest_unused_go(made: Path, opened: Open, tmp_p
             opened(server.url, gib=max(sizes) / 2**31 + 1e-6).read(0)
 
 
+@pytest.mark.parametrize(("allowed", "opened_again"), [(16 * 10, 60), (16 * 60, 0)])
+def test_shards_of_a_disk_stay_open_as_far_as_the_system_allows(
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, opened_again: int
+) -> None:
+    """Many lanes read from more shards in turn than a process keeps open; opening takes longer than reading."""
+    make(photographs, tmp_path / "one", shard_size=1)
+    monkeypatch.setattr("mrp.data.sources.shards._OPEN_FILES", 10)
+    monkeypatch.setattr("mrp.data.sources.shards.resource.getrlimit", lambda _: (allowed, allowed))
+    source, opened = open_source(str(tmp_path / "one"), "train"), list[int]()
+    assert isinstance(source, Shards)
+    open_ = source._open
+
+    def noted(shard: int) -> int:
+        opened.append(shard)
+        return open_(shard)
+
+    monkeypatch.setattr(source, "_open", noted)
+    for _ in range(2):
+        for number in range(60):
+            source.read(number)
+    assert len(opened) - 60 == opened_again
+
+
 def test_a_shard_is_fetched_in_the_background(made: Path, opened: Open) -> None:
     with serving(made) as server:
         source = opened(server.url)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import zlib
 from collections import OrderedDict
 from functools import cached_property
@@ -23,7 +24,8 @@ from mrp.data.storage.cache import Cache
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import DEADLINE, StorageError, Store, announced
 
-_OPEN_FILES = 64  # of one process
+_OPEN_FILES = 64  # of one process, and of one source: each that was removed from the cache still takes space
+_OPEN_LOCAL_FILES = 2048  # where the system allows 16 times as many: the windows of 64 lanes, and some more
 
 
 class Config(Node):
@@ -68,6 +70,8 @@ class Source(source.Source):
             self._check_present(Path(self.manifest.location or self.path).expanduser())
         self.classes, self.identity = self.manifest.classes, self.manifest.identity
         self._descriptors: OrderedDict[int, int] = OrderedDict()
+        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        self._most_open = max(_OPEN_FILES, min(_OPEN_LOCAL_FILES, allowed // 16)) if self.store.local else _OPEN_FILES
 
     def _open_index(self, home: Store) -> Index:
         """Returns the index once it is known to be what the manifest names; a damaged copy is fetched again."""
@@ -157,7 +161,7 @@ class Source(source.Source):
             self._descriptors.move_to_end(shard)
             return self._descriptors[shard]
         descriptor = self._open(shard)
-        if len(self._descriptors) >= _OPEN_FILES:
+        if len(self._descriptors) >= self._most_open:
             os.close(self._descriptors.popitem(last=False)[1])
         self._descriptors[shard] = descriptor
         return descriptor
