@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
@@ -52,6 +52,30 @@ class Depths(Paired):
     def targets(self) -> str:
         """Returns the folder of depth maps."""
         return self.depths
+
+
+class Labelled(Section):
+    """Which training images give their labels to an evaluator; by default all of them."""
+
+    fraction: float | None = Field(None, gt=0, le=1)  # of each class, the same images every time; at least one
+    images: str | None = None  # a file with one name of an image per line, as the lists of 1 % of ImageNet are
+
+    @model_validator(mode="after")
+    def _check_which(self) -> Labelled:
+        if self.fraction is not None and self.images is not None:
+            raise ValueError("fraction and images both say which labels are used; give one of them")
+        return self
+
+
+class Heads(Labelled):
+    """What the sweep over linear heads is asked for."""
+
+    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
+    # What heads read. sweep: each layer under each pooling, and the last four side by side. dinov2: the class token of
+    # the last layer and of the last four, with and without the last mean patch token. all: both.
+    inputs: Literal["sweep", "dinov2", "all"] = "sweep"
+    # The precision of the matrix products while heads are trained; auto: bf16 on a GPU that has it, and fp32 elsewhere.
+    products: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 class Diagnose(Section):

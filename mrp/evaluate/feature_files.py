@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mrp.config import ConfigError
 from mrp.data.source import Source
+from mrp.evaluate.table import Columns
 from mrp.files import replacing
 
 _AT_ONCE = 8192  # rows
@@ -28,7 +28,7 @@ def check(out: Path) -> None:
         _pyarrow()
 
 
-def write(out: Path, columns: NDArray[Any], source: Source) -> None:
+def write(out: Path, columns: Columns, source: Source) -> None:
     """Writes one row per image in the order of the source; each file appears complete or not at all."""
     with replacing(out) as file:
         (_write_npy if out.suffix == ".npy" else _write_parquet)(file, columns, source)
@@ -38,14 +38,14 @@ def write(out: Path, columns: NDArray[Any], source: Source) -> None:
                 file.write(json.dumps(_about(row, source)).encode() + b"\n")
 
 
-def _write_npy(file: BinaryIO, columns: NDArray[Any], source: Source) -> None:
+def _write_npy(file: BinaryIO, columns: Columns, source: Source) -> None:
     header = {"descr": columns.dtype.str, "fortran_order": False, "shape": columns.shape}
     np.lib.format.write_array_header_1_0(file, header)
     for start in range(0, len(columns), _AT_ONCE):
         file.write(np.ascontiguousarray(columns[start : start + _AT_ONCE]).tobytes())
 
 
-def _write_parquet(file: BinaryIO, columns: NDArray[Any], source: Source) -> None:
+def _write_parquet(file: BinaryIO, columns: Columns, source: Source) -> None:
     arrow, parquet = _pyarrow()
     fields = {"id": arrow.string(), "label": arrow.int64(), "class": arrow.string()}
     schema = arrow.schema([*fields.items(), ("features", arrow.list_(arrow.float32(), columns.shape[1]))])

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.evaluate.answers import best_class
 from mrp.evaluate.interval import wilson
+from mrp.evaluate.table import Columns
 
 KS = (10, 20, 100, 200)
 TEMPERATURE = 0.07
 _QUERIES, _KEYS = 1024, 16384  # similarities that exist at once
 
-Rows = Tensor | NDArray[Any]  # N D, of any precision; an array may be the map of a file
+Rows = Tensor | Columns  # N D, of any precision
 
 
 def measure(

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, Generic, TypeVar
 
 from torch import nn
 
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
+from mrp.evaluate.labelled import chosen_images
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision, NothingToChoose
-from mrp.evaluate.table import Table
+from mrp.evaluate.table import Table, under_views
+from mrp.evaluate.views import Changed
 
 D = TypeVar("D", bound=Decision)
 
@@ -43,17 +46,36 @@ class Probe(Evaluator, Generic[D]):
         """Returns how many images of each split are read at most; None for all of them."""
         return None
 
+    def views(self) -> Sequence[Changed]:
+        """Returns under which views training images are read besides the usual one."""
+        return ()
+
+    def labelled(self, train: Table) -> Table:
+        """Returns the training images whose labels are used: those that the options ask for, or all."""
+        return chosen_images(self.config, train, self.setting.train)
+
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Learns, then opens the test set and counts."""
         readout = self.readout(model)
         most = self.most(readout)
-        train = self.setting.features(self.setting.train, model, readout, pause, most)
+        tables = [
+            self.setting.features(self.setting.train, model, readout, pause, most, view)
+            for view in (None, *self.views())
+        ]
+        train = self._joined(tables, readout)
         learned = None if train is None else self._learned(train, readout)
         sealed = self.setting.test_features(model, readout, pause, most)
         test = sealed.open(learned or NothingToChoose("the first process has chosen"))
         if learned is None or train is None or test is None:
             return Result()
         return self.count(learned, train, test, readout)
+
+    def _joined(self, tables: Sequence[Table | None], readout: Readout) -> Table | None:
+        """Returns the training images as they are learned from, on the first process."""
+        here = [table for table in tables if table is not None]
+        if not here:
+            return None
+        return self.labelled(here[0] if len(here) == 1 else under_views(here, readout.blocks))
 
     def _learned(self, train: Table, readout: Readout) -> D:
         """Learns once for all test sets that are counted in one block of tables."""

@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrp.evaluate.table import Columns
+
 _AT_ONCE = 1 << 24  # similarities that exist at once
 
 
-def unit(rows: NDArray[Any], device: torch.device | str = "cpu") -> Tensor:
+def unit(rows: Columns, device: torch.device | str = "cpu") -> Tensor:
     """Returns features (N D) on the unit sphere, in single precision."""
-    return F.normalize(torch.from_numpy(np.asarray(rows, np.float32)).to(device), dim=1)
+    return F.normalize(torch.from_numpy(np.asarray(rows[:], np.float32)).to(device), dim=1)
 
 
 def cosines(queries: Tensor, gallery: Tensor) -> Iterator[tuple[slice, Tensor]]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.evaluate.answers import best_class
+from mrp.evaluate.config import Heads as Options
 from mrp.evaluate.heads import Heads, Scale, Schedule, evaluate, principal_axes, train
 from mrp.evaluate.interval import Interval, wilson
 from mrp.evaluate.readout import FEATURES, LAST, Readout, block_name
@@ -26,6 +27,7 @@ from mrp.evaluate.tables import Tables
 
 LRS = (3e-3, 1e-2, 3e-2, 1e-1)
 DECAYS = (0.0, 0.1, 1.0)
+WITH_MEAN = "class + last mean"  # the class tokens of several layers, and the mean patch token of the last one
 PRODUCTS = {"fp32": torch.float32, "bf16": torch.bfloat16}  # of matrix products while heads are trained
 
 
@@ -39,6 +41,8 @@ class Input:
     @property
     def blocks(self) -> tuple[str, ...]:
         """Returns the names of the blocks of columns."""
+        if self.pooling == WITH_MEAN:
+            return (*(block_name(layer, "class") for layer in self.layers), block_name(self.layers[-1], "mean"))
         poolings = ("class", "mean") if self.pooling == "both" else (self.pooling,)
         return tuple(block_name(layer, pooling) for layer in self.layers for pooling in poolings)
 
@@ -57,6 +61,25 @@ def inputs(layers: Sequence[int], poolings: Sequence[str], method: str | None = 
     single = [Input((layer,), pooling) for layer, pooling in product(layers, every)]
     several = [Input(tuple(layers[-LAST:]), pooling) for pooling in poolings if len(layers) > 1]
     return single + several + ([Input((method,), FEATURES)] if method else [])
+
+
+def inputs_of_dinov2(layers: Sequence[int], poolings: Sequence[str]) -> list[Input]:
+    """Returns the class token of the last layer and of the last four, with and without the last mean patch token."""
+    if "class" not in poolings:
+        raise ConfigError("inputs: dinov2 reads class tokens, and the backbone has none; take sweep")
+    last, several = (layers[-1],), tuple(layers[-LAST:])
+    found = [Input(last, "class"), Input(last, "both")]
+    return found + ([Input(several, "class"), Input(several, WITH_MEAN)] if len(several) > 1 else [])
+
+
+def inputs_of(readout: Readout, which: str) -> list[Input]:
+    """Returns the inputs that the option `inputs` names."""
+    own, found = readout.own_features, list[Input]()
+    if which != "dinov2":
+        found += inputs(readout.layers, readout.poolings, own and own.method)
+    if which != "sweep":
+        found += inputs_of_dinov2(readout.layers, readout.poolings)
+    return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +158,7 @@ def choose(
     lrs: Sequence[float] = LRS,
     decays: Sequence[float] = DECAYS,
     schedule: Schedule = Schedule(),  # noqa: B008 -- frozen
+    products: torch.dtype = torch.float32,
 ) -> Choice:
     """Trains every head on one part of a training set and chooses the one that does best on the other."""
     classes = _classes(table)
@@ -148,7 +172,7 @@ def choose(
     for group in members:
         blocks = [candidate.blocks for candidate in group]
         axes = principal_axes(table, blocks, parts.fitting, scale)
-        groups.append(Heads(blocks, axes, classes, rates, shrinking))
+        groups.append(Heads(blocks, axes, classes, rates, shrinking, products))
     train(groups, table, parts.fitting, scale, schedule)
     tried: list[tuple[Input, Trial]] = []
     for group, (right, loss) in zip(members, evaluate(groups, table, parts.held_out, scale), strict=True):
@@ -167,6 +191,7 @@ def fit(
     device: torch.device,
     schedule: Schedule = Schedule(),  # noqa: B008 -- frozen
     *,
+    products: torch.dtype = torch.float32,
     rows: NDArray[np.int64] | None = None,
 ) -> Head:
     """Trains the chosen head once more, on the whole training set or on some rows of it."""
@@ -174,21 +199,38 @@ def fit(
     scale = Scale.of(table, choice.input.blocks, rows, device)
     axes = principal_axes(table, [choice.input.blocks], rows, scale)
     lr, decay = torch.tensor([[choice.best.lr], [choice.best.decay]], device=device)
-    heads = Heads([choice.input.blocks], axes, _classes(table), lr, decay)
+    heads = Heads([choice.input.blocks], axes, _classes(table), lr, decay, products)
     train([heads], table, rows, scale, schedule)
     return Head(choice, scale, axes[0] @ heads.weight[0], heads.bias[0, 0])
 
 
-def choose_once(tables: Tables, train_table: Table, readout: Readout, device: torch.device) -> Choice:
-    """Returns the choice among all heads on some features, which is made once for all evaluators that ask for it."""
+def parts_of(table: Table) -> Split:
+    """Returns the rows to fit on, under every view, and those of held-out images, which are seen as test images are."""
+    fitting, held_out = split(table.labels[: table.images], table.keys[: table.images])
+    return Split(table.every_view(fitting), held_out)
+
+
+def products_of(config: Options, device: torch.device) -> torch.dtype:
+    """Returns the precision of matrix products that the options ask for."""
+    if config.products == "auto":
+        return PRODUCTS["bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"]
+    return PRODUCTS[config.products]
+
+
+def choose_once(
+    tables: Tables, train_table: Table, readout: Readout, device: torch.device, config: Options, content: str
+) -> Choice:
+    """Returns the choice among all heads on some features, made once for all evaluators that ask for the same.
+
+    `content` is that of the training data.
+    """
 
     def make() -> Choice:
-        parts = split(train_table.labels, train_table.keys)
-        own = readout.own_features
-        candidates = inputs(readout.layers, readout.poolings, own and own.method)
-        return choose(train_table, parts, candidates, device)
+        candidates, products = inputs_of(readout, config.inputs), products_of(config, device)
+        return choose(train_table, parts_of(train_table), candidates, device, products=products)
 
-    return tables.shared((choose_once, readout), make)
+    options = config.model_dump_json(exclude={"every"}, exclude_defaults=True)
+    return tables.shared((choose_once, readout, content, options), make)
 
 
 def _classes(table: Table) -> int:

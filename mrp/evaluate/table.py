@@ -7,10 +7,10 @@ import json
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 import torch
@@ -25,16 +25,77 @@ _LARGEST = float(np.finfo(np.float16).max)
 _AT_ONCE = 1 << 24  # bytes that a checksum reads
 
 
+Ints = NDArray[np.int64]
+
+
+class Columns(Protocol):
+    """One block of columns (N D): an array, the map of a file, or rows that are gathered from several."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows and columns."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The precision of the numbers."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any, /) -> NDArray[Any]: ...
+
+
+class Gathered:
+    """Some rows of several blocks that are thought of as one below the other; they stay where they are until read."""
+
+    def __init__(self, parts: Sequence[Columns], rows: Ints) -> None:
+        self._parts, self._rows = parts, rows
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.shape, self.dtype = (len(rows), parts[0].shape[1]), parts[0].dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: slice | Ints, /) -> NDArray[Any]:
+        chosen = self._rows[rows]
+        of = np.searchsorted(self._ends, chosen, side="right")
+        found = np.empty((len(chosen), self.shape[1]), self.dtype)
+        for number, (part, end) in enumerate(zip(self._parts, self._ends, strict=True)):
+            here = np.flatnonzero(of == number)
+            if len(here):
+                found[here] = part[chosen[here] - (end - len(part))]
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """The features of every sample, in the order of the data set; columns may be maps of files."""
+    """The features of every sample, in the order of the data set; columns may be maps of files.
 
-    columns: Mapping[str, NDArray[Any]]  # N D each
+    Where images are seen under several views, all of them stand under the first, then all under the second.
+    """
+
+    columns: Mapping[str, Columns]  # N D each
     labels: Tensor  # N int64; -1 where the data has no labels
     keys: Tensor  # N int64
+    views: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def images(self) -> int:
+        """Returns how many images there are, however many views of each."""
+        return len(self) // self.views
+
+    def every_view(self, images: Ints) -> Ints:
+        """Returns the rows of all views of some images, which are given by their numbers in ascending order."""
+        return np.concatenate([images + view * self.images for view in range(self.views)])
+
+    def only(self, images: Ints) -> Table:
+        """Returns the table of some images, given by their numbers in ascending order, under all of their views."""
+        rows = self.every_view(images)
+        columns = {name: Gathered([block], rows) for name, block in self.columns.items()}
+        index = torch.from_numpy(rows)
+        return Table(columns, self.labels[index], self.keys[index], self.views)
 
     def rows(self, names: Iterable[str], rows: NDArray[np.int64] | slice) -> Tensor:
         """Returns some rows of some blocks of columns side by side, in single precision."""
@@ -110,6 +171,14 @@ class Writer:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def under_views(tables: Sequence[Table], names: Iterable[str]) -> Table:
+    """Returns one table of the same images under several views, from one table per view."""
+    rows = np.arange(sum(len(table) for table in tables))
+    columns = {name: Gathered([table.columns[name] for table in tables], rows) for name in names}
+    labels, keys = (torch.cat([getattr(table, name) for table in tables]) for name in ("labels", "keys"))
+    return Table(columns, labels, keys, len(tables))
 
 
 def open_table(folder: Path) -> Table | None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrp.data.augment import View, resize
 from mrp.data.config import Config, Crop
-from mrp.data.order import permute
+from mrp.data.order import keys, permute
 
 _OCCLUSION = 0x6F63636C  # the purpose of a hash, which sets it apart from others
 
@@ -42,10 +42,11 @@ class Whole(Changed):
 
 
 class Cropped(Changed):
-    """A random crop, with whatever else its section asks for, another one under each key."""
+    """A random crop, with whatever else its section asks for, another one under each key and number."""
 
-    def __init__(self, config: Config, crop: Crop) -> None:
-        super().__init__(config, f"crop {crop.model_dump_json()}")
+    def __init__(self, config: Config, crop: Crop, number: int = 0) -> None:
+        super().__init__(config, f"crop {crop.model_dump_json()}" + (f" {number}" if number else ""))
+        self._number = number
         self._colours = bool(crop.jitter or crop.rand)
         self._seen = View(config.model_copy(update={"augment": crop, "views": 1}), train=True)
 
@@ -53,7 +54,7 @@ class Cropped(Changed):
         """Returns the image as training with this crop would see it; colours change in 8 bits."""
         if image.dtype == torch.uint16 and self._colours:
             image = (image.int() // 257).to(torch.uint8)
-        return self._seen(image, key)
+        return self._seen(image, int(keys(self._number, 0, np.array([key]))[0]) if self._number else key)
 
 
 class Mirrored(Changed):

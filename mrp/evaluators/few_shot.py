@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from mrp.evaluate.answers import best_class
-from mrp.evaluate.config import Section
+from mrp.evaluate.config import Labelled
 from mrp.evaluate.contract import Result
 from mrp.evaluate.heads import Scale
+from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
@@ -26,8 +27,8 @@ _PENALTY = 1.0  # of the ridge, in units of the mean variance of a column times 
 _QUANTILE = 2.262157  # two-sided 95 % of Student's t for ten draws
 
 
-class Config(Section):
-    """Options of few-shot classification: only how often."""
+class Config(Labelled):
+    """Options of few-shot classification; a fraction or a list of images takes the place of the draws."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,7 @@ class Learned(Decision):
 
     scale: Scale
     classifiers: dict[int, Tensor]
+    labels: int = 0  # images that the one classifier was fitted on where the options say which
 
 
 class Evaluator(Probe[Learned]):
@@ -45,11 +47,20 @@ class Evaluator(Probe[Learned]):
     one image per class nothing is left to choose it on.
     """
 
+    def labelled(self, train: Table) -> Table:
+        """Returns all images: columns are standardised by all of them, whatever labels are used."""
+        return train
+
     def learn(self, train: Table, readout: Readout) -> Learned:
-        """Fits the classifiers of all draws."""
+        """Fits the classifiers of all draws, or the one on the images that the options ask for."""
         (block,) = readout.blocks
         scale = Scale.of(train, [block], np.arange(len(train)), self.device)
         classes = int(train.labels.max()) + 1
+        chosen = super().labelled(train)
+        if chosen is not train:
+            inputs = scale(chosen, [block], slice(None))[block]
+            one = ridge(inputs, chosen.labels.to(self.device), classes)
+            return Learned(scale, {0: one[None]}, len(chosen))
         classifiers = {}
         for shots in SHOTS:
             fitted = []
@@ -62,17 +73,27 @@ class Evaluator(Probe[Learned]):
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers of each draw on the whole test set."""
         (block,) = readout.blocks
+        if learned.labels:
+            right = self._right(learned, learned.classifiers[0], test, block)[0]
+            interval = wilson(int(right.sum()), len(test))
+            counts = {"num_train": learned.labels, "num_test": len(test)}
+            return Result({"accuracy": interval.accuracy}, interval._asdict() | counts, right=right)
         summaries = []
         for shots, weights in learned.classifiers.items():
-            correct = torch.zeros(DRAWS, dtype=torch.int64)
-            for rows in test.chunks(4096):
-                inputs = learned.scale(test, [block], rows)[block]
-                scores = torch.einsum("bw,dwc->dbc", inputs, weights[:, :-1]) + weights[:, -1:]
-                correct += (best_class(scores, self.setting.possible).cpu() == test.labels[rows]).sum(1)
-            summaries.append(summary(shots, correct.double() / len(test)))
+            right = self._right(learned, weights, test, block)
+            summaries.append(summary(shots, right.double().mean(1)))
         values = {str(one["shots"]): one["accuracy"] for one in summaries}
         details = {"few_shot": summaries, "num_train": len(train), "num_test": len(test)}
         return Result(values, details)
+
+    def _right(self, learned: Learned, weights: Tensor, test: Table, block: str) -> Tensor:
+        """Returns whether the classifiers of some draws are right (draws, test images)."""
+        found = []
+        for rows in test.chunks(4096):
+            inputs = learned.scale(test, [block], rows)[block]
+            scores = torch.einsum("bw,dwc->dbc", inputs, weights[:, :-1]) + weights[:, -1:]
+            found.append(best_class(scores, self.setting.possible).cpu() == test.labels[rows])
+        return torch.cat(found, dim=1)
 
 
 def ridge(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:

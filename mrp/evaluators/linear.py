@@ -7,19 +7,25 @@ from dataclasses import asdict
 from pydantic import Field
 from torch import nn
 
+from mrp.data.config import Crop
 from mrp.evaluate import sweep
-from mrp.evaluate.config import Section
+from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Result
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
+from mrp.evaluate.views import Changed, Cropped
+
+_AREA = (0.08, 1.0)  # of an image that a crop shows
 
 
-class Config(Section):
+class Config(Heads):
     """Options of the sweep over linear heads."""
 
-    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
+    # Random crops of each training image (8 to 100 % of its area, and mirrored where the run mirrors), from which heads
+    # learn beside the whole image; they take as much room on disk, and as much time, as so many more images.
+    crops: int = Field(0, ge=0)
 
 
 class Evaluator(Probe[sweep.Head]):
@@ -29,10 +35,17 @@ class Evaluator(Probe[sweep.Head]):
         """Returns the last blocks under every pooling, and what the method defines itself."""
         return Readout.last(model, self.config.layers)
 
+    def views(self) -> list[Changed]:
+        """Returns the crops, each a view of its own."""
+        data = self.setting.data
+        crop = Crop(scale=_AREA, flip=data.augment.flip)
+        return [Cropped(data, crop, number) for number in range(1, self.config.crops + 1)]
+
     def learn(self, train: Table, readout: Readout) -> sweep.Head:
         """Chooses, then trains the chosen head."""
-        choice = sweep.choose_once(self.setting.tables, train, readout, self.device)
-        return sweep.fit(choice, train, self.device)
+        setting, config = self.setting, self.config
+        choice = sweep.choose_once(setting.tables, train, readout, self.device, config, setting.train.content)
+        return sweep.fit(choice, train, self.device, products=sweep.products_of(config, self.device))
 
     def count(self, learned: sweep.Head, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers of the chosen head."""
@@ -45,7 +58,7 @@ class Evaluator(Probe[sweep.Head]):
             "low": choice.held_out.low,
             "high": choice.held_out.high,
         }
-        details = interval._asdict() | best | {"held_out": held_out, "num_train": len(train), "num_test": len(test)}
+        details = interval._asdict() | best | {"held_out": held_out, "num_train": train.images, "num_test": len(test)}
         details |= {
             "moves": choice.moves(), "grid": choice.grid(), "trials": [asdict(trial) for trial in choice.trials]
         }  # fmt: skip

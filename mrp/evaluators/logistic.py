@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import nn
 
 from mrp.evaluate import logistic, sweep
-from mrp.evaluate.config import Section
+from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Result
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
@@ -18,13 +17,11 @@ from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 
-MOST = 20_000  # training images that it is fitted on
+MOST = 20_000  # training images that it is fitted on, unless the options say which
 
 
-class Config(Section):
+class Config(Heads):
     """Options of logistic regression, after the same sweep as that of `linear`."""
-
-    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +41,11 @@ class Evaluator(Probe[Learned]):
 
     def learn(self, train: Table, readout: Readout) -> Learned:
         """Fits on the features of the best head of the sweep."""
-        blocks = sweep.choose_once(self.setting.tables, train, readout, self.device).input.blocks
-        rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), MOST)).astype(np.int64))
+        setting, config = self.setting, self.config
+        choice = sweep.choose_once(setting.tables, train, readout, self.device, config, setting.train.content)
+        blocks = choice.input.blocks
+        most = MOST if config.fraction is None and config.images is None else len(train)
+        rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), most)).astype(np.int64))
         labels, keys = train.labels[torch.from_numpy(rows)], train.keys[torch.from_numpy(rows)]
         return Learned(logistic.train(train.rows(blocks, rows), labels, split(labels, keys)), blocks)
 

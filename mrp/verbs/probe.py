@@ -30,8 +30,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
-        help="what to measure, once for each: linear, knn, few_shot (these three by default), logistic, attentive, "
-        "calibration, retrieval, copy, segmentation, depth, invariance, geometry, diagnose, validation, or ./FILE.py",
+        help="what to measure, once for each: linear, knn, few_shot (these three by default), logistic, centroid, "
+        "attentive, calibration, retrieval, copy, segmentation, depth, invariance, geometry, diagnose, validation, or ./FILE.py",
     )  # fmt: skip
     parser.add_argument("--protocol", choices=(PAPER,), help="train MAE's linear probe instead: 90 epochs of crops")
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")
@@ -129,7 +129,7 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
         elif name == "knn":
             accuracies = {f"k = {one['k']}": one["accuracy"] for one in result["neighbours"]}
             table.add_row("kNN", "on the test set", _listed(accuracies))
-        elif name == "few_shot":
+        elif "few_shot" in result:
             for one in result["few_shot"]:
                 table.add_row(
                     "few-shot", f"{one['shots']} per class", f"{_percent(one)}, over {len(one['draws'])} draws"

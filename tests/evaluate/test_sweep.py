@@ -14,9 +14,11 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn import functional
 
 from mrp.evaluate import heads, sweep
+from mrp.evaluate.config import Heads as Options
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose, Sealed
 from mrp.evaluate.split import split
-from mrp.evaluate.table import Table
+from mrp.evaluate.table import Table, under_views
 
 CPU = torch.device("cpu")
 SHORT = heads.Schedule(epochs=2, steps=40)
@@ -156,3 +158,54 @@ def test_the_schedule_of_few_and_many_samples(count: int, batch: int, per_epoch:
     found = heads.Schedule().of(count)
     assert found[:2] == (batch, per_epoch)
     assert 10 <= found[2] <= 100
+
+
+def test_inputs_of_dinov2_are_class_tokens_with_and_without_the_last_mean() -> None:
+    readout = Readout((3, 4, 5, 6, 7), ("class", "mean"), width=8, num_patches=4)
+    found = {(one.layer, one.pooling): one.blocks for one in sweep.inputs_of(readout, "dinov2")}
+    assert found == {
+        ("7", "class"): ("7.class",),
+        ("7", "both"): ("7.class", "7.mean"),
+        ("4-7", "class"): ("4.class", "5.class", "6.class", "7.class"),
+        ("4-7", "class + last mean"): ("4.class", "5.class", "6.class", "7.class", "7.mean"),
+    }
+    usual, every = sweep.inputs_of(readout, "sweep"), sweep.inputs_of(readout, "all")
+    assert every[: len(usual)] == usual
+    assert len(every) == len(usual) + 1
+    without = Readout((1, 2), ("mean",), width=8, num_patches=4)
+    with pytest.raises(ValueError, match="inputs: dinov2 reads class tokens, and the backbone has none"):
+        sweep.inputs_of(without, "dinov2")
+
+
+def test_products_in_half_precision_choose_heads_that_are_as_good() -> None:
+    exact, half = (
+        sweep.choose(TRAIN, PARTS, EVERY, CPU, schedule=SHORT, products=products)
+        for products in sweep.PRODUCTS.values()
+    )
+    assert half.best.loss != exact.best.loss
+    for one, other in zip(exact.trials, half.trials, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=0.02)
+    assert sweep.fit(half, TRAIN, CPU, SHORT, products=torch.bfloat16).weight.dtype == torch.float32
+
+
+def test_products_are_in_half_precision_where_the_options_say_so() -> None:
+    found = [sweep.products_of(Options(products=name), CPU) for name in ("auto", "fp32", "bf16")]
+    assert found == [torch.float32, torch.float32, torch.bfloat16]
+
+
+def test_held_out_images_are_seen_once_and_under_no_other_view() -> None:
+    seen = under_views([TRAIN, TRAIN, TRAIN], TRAIN.columns)
+    assert (len(seen), seen.images, seen.views) == (3 * len(TRAIN), len(TRAIN), 3)
+    parts = sweep.parts_of(seen)
+    assert parts.held_out.tolist() == PARTS.held_out.tolist()
+    assert parts.fitting.tolist() == [row + view * len(TRAIN) for view in range(3) for row in PARTS.fitting.tolist()]
+    assert not set((parts.fitting % len(TRAIN)).tolist()) & set(parts.held_out.tolist())
+    assert torch.equal(seen.rows(["1.class"], parts.fitting), TRAIN.rows(["1.class"], parts.fitting % len(TRAIN)))
+
+
+def test_scores_are_computed_some_heads_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = choose()
+    monkeypatch.setattr(heads, "_AT_ONCE", 1)
+    parts = choose()
+    for one, other in zip(whole.trials, parts.trials, strict=True):
+        assert other.loss == pytest.approx(one.loss, rel=1e-4)
