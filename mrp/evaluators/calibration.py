@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
@@ -15,7 +14,7 @@ from mrp.config import ConfigError
 from mrp.data.order import fold
 from mrp.evaluate import calibrating, sweep
 from mrp.evaluate.calibrating import Scores
-from mrp.evaluate.config import Section
+from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.measured import Number, share_of, told
@@ -31,10 +30,8 @@ _VALUES = ("ece", "ece_equal_mass", "nll", "brier")
 _SHOWN = ("ece", "nll", "temperature", "scaled_ece")  # in tables
 
 
-class Config(Section):
+class Config(Heads):
     """Options of calibration, after the same sweep as that of `linear`."""
-
-    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +67,14 @@ class Evaluator(Probe[Learned]):
 
     def learn(self, train: Table, readout: Readout) -> Learned:
         """Trains the chosen head on all images, and one without the held-out ones, which tell the temperature."""
-        choice = sweep.choose_once(self.setting.tables, train, readout, self.device)
+        setting, config = self.setting, self.config
+        choice = sweep.choose_once(setting.tables, train, readout, self.device, config, setting.train.content)
+        products = sweep.products_of(config, self.device)
         parts = split(train.labels, train.keys)
-        fitted = sweep.fit(choice, train, self.device, rows=parts.fitting)
+        fitted = sweep.fit(choice, train, self.device, products=products, rows=parts.fitting)
         logits, labels = fitted.scores(train, parts.held_out), train.labels[torch.from_numpy(parts.held_out)]
         temperature = calibrating.temperature(Scores(logits.double(), labels))
-        return Learned(sweep.fit(choice, train, self.device), temperature)
+        return Learned(sweep.fit(choice, train, self.device, products=products), temperature)
 
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Measures the answers about the test images."""

@@ -74,8 +74,9 @@ class Evaluator(contract.Evaluator):
         return self._compare(whole, {name: table for name, table in tables.items() if table}, own, head)
 
     def _head(self, train: Table, readout: Readout) -> sweep.Head:
-        choice = sweep.choose_once(self._setting.tables, train, readout, self._setting.processes.device)
-        return sweep.fit(choice, train, self._setting.processes.device)
+        setting, config, device = self._setting, sweep.Options(), self._setting.processes.device
+        choice = sweep.choose_once(setting.tables, train, readout, device, config, setting.train.content)
+        return sweep.fit(choice, train, device, products=sweep.products_of(config, device))
 
     def _changes(self, patch: tuple[int, int]) -> dict[str, Changed]:
         data, config = self._setting.data, self._config
