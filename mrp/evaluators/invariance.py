@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mrp.data.config import Crop
 from mrp.data.subset import evenly_spaced
 from mrp.evaluate import contract, sweep
-from mrp.evaluate.config import Section
+from mrp.evaluate.config import Heads, Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.measured import Number, mean_of, share_of, told
 from mrp.evaluate.readout import Readout, backbone_of
@@ -74,7 +74,7 @@ class Evaluator(contract.Evaluator):
         return self._compare(whole, {name: table for name, table in tables.items() if table}, own, head)
 
     def _head(self, train: Table, readout: Readout) -> sweep.Head:
-        setting, config, device = self._setting, sweep.Options(), self._setting.processes.device
+        setting, config, device = self._setting, Heads(), self._setting.processes.device
         choice = sweep.choose_once(setting.tables, train, readout, device, config, setting.train.content)
         return sweep.fit(choice, train, device, products=sweep.products_of(config, device))
 
