@@ -118,6 +118,8 @@ def judge(
 
     Where the data of the suite are is said by keywords (`imagenet="/data/imagenet"`) or words (`"imagenet=/data"`).
     """
+    if unclear := next((word for word in words if "=" not in word), None):
+        raise ConfigError(f"{unclear}: is not of the form PLACE=PATH; give several weights as a list")
     given = dict(word.split("=", 1) for word in words if "." not in word.partition("=")[0])
     given |= {name: str(place) for name, place in places.items()}
     plan, judged = judging.judge(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from mrp.config import dump
 from mrp.evaluate import results
+from mrp.evaluate.measures import MEAN_PER_CLASS
 from mrp.evaluators.validation import VALIDATION
 from mrp.folder import ENVIRONMENT, flat
 from mrp.interop.folders import Preprocessing
@@ -144,7 +145,8 @@ def _metrics(model: Model) -> str:
             measured |= flat({"probe": {record.backbone: {record.evaluator: record.result}}})
     measured |= flat({"validation": _json(model.folder / VALIDATION)})
     for name, value in measured.items():
-        if name.rpartition(".")[2] in _MEASURES and isinstance(value, int | float):
+        is_measure = name.rpartition(".")[2] in _MEASURES and MEAN_PER_CLASS not in name
+        if is_measure and isinstance(value, int | float):
             values[name] = value
     if not values:
         return "## Metrics\n\nNone were measured by mrp."

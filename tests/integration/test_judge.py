@@ -202,6 +202,8 @@ measure:
 def test_data_that_are_not_there_and_weights_given_twice(fresh: list[Path]) -> None:
     with pytest.raises(ConfigError, match=r"data set 'folders' of the suite: data.test: 'nowhere/test' does not exist"):
         mrp.judge(fresh[0], "suite.yaml", images="nowhere")
+    with pytest.raises(ConfigError, match="second: is not of the form PLACE=PATH"):
+        mrp.judge(fresh[0], "suite.yaml", "second")
     with pytest.raises(ConfigError, match="the same weights are given twice"):
         mrp.judge([fresh[0], fresh[0]], "suite.yaml")
     with pytest.raises(ConfigError, match=r"it is not said where any of its data are; give imagenet=PATH \(the folder"):
