@@ -11,27 +11,19 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.parallel import DistributedDataParallel
 
-from mrp.batch import Batch
 from mrp.build import build_step, measure_cost
+from mrp.check.processes import WORLD, Stepped, agree, averaged, close, one_step, share
 from mrp.methodkit import gram_penalty
 from mrp.run import Run
 from tests.objectives.test_every_objective import NAMES, gradients, make_batch, make_run
 
-WORLD = 2
 COMPILED = ["u-mae", "probe"]  # those that speak to the other processes in their forward pass
 BACKBONE = {"drop_path": 0.2, "relative_bias": "shared", "layer_scale": 0.5}
 
 
 def make(name: str) -> Run:
     return make_run(name, backbone=BACKBONE)
-
-
-def part(batch: Batch, rank: int) -> Batch:
-    rows = slice(rank * len(batch.keys) // WORLD, (rank + 1) * len(batch.keys) // WORLD)
-    assert batch.labels is not None
-    return Batch(batch.images[rows], batch.keys[rows], batch.labels[rows], step=batch.step)
 
 
 def free_features() -> Tensor:
@@ -59,13 +51,6 @@ def released_penalty(features: Tensor) -> Tensor:
     return (directions @ directions.T).square().mean()
 
 
-def averaged(tensor: Tensor) -> Tensor:
-    """As DDP averages gradients over processes."""
-    tensor = tensor.clone()
-    distributed.all_reduce(tensor)
-    return tensor / WORLD
-
-
 def penalty_gradient(penalty: Any, rank: int) -> Tensor:
     """The gradient of a shared matrix that all features go through, averaged as a weight's would be."""
     matrix = torch.eye(6, requires_grad=True)
@@ -79,18 +64,12 @@ def work(rank: int, folder: Path) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     found: dict[str, Any] = {}
     for name in NAMES:
-        run = make(name)
-        step = build_step(run)
-        model = DistributedDataParallel(step)
-        output = model(part(make_batch(run), rank))
-        output.loss.backward()
-        step.after_step(0, torch.tensor(True))
-        found[name] = averaged(output.loss.detach()), gradients(step), step.state_dict()
+        found[name] = tuple(one_step(make(name), make_batch(make(name)), rank))
     for name in COMPILED:
         run = make(name)
         step = build_step(run)
         torch._dynamo.reset()
-        output = torch.compile(step, backend="eager", fullgraph=True)(part(make_batch(run), rank))
+        output = torch.compile(step, backend="eager", fullgraph=True)(share(make_batch(run), rank))
         output.loss.backward()
         found[f"{name}, compiled"] = (
             averaged(output.loss.detach()),
@@ -121,24 +100,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return found
 
 
-def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> bool:
-    scale = theirs.norm().clamp(min=1e-2)  # some gradients cancel to almost nothing
-    return bool((ours - theirs).norm() <= tolerance * scale)
-
-
 @pytest.mark.parametrize("name", NAMES + [f"{name}, compiled" for name in COMPILED])
 def test_loss_gradients_and_what_follows_agree(name: str, two: dict[str, Any]) -> None:
     run = make(name.removesuffix(", compiled"))
-    step = build_step(run)
-    output = step(make_batch(run))
-    output.loss.backward()
-    step.after_step(0, torch.tensor(True))
-    loss, theirs, state = two[name]
-    assert close(loss, output.loss.detach())
-    ours = gradients(step)
-    assert ours.keys() == theirs.keys()
-    assert not [key for key in ours if not close(theirs[key], ours[key])]
-    assert not [key for key, tensor in state.items() if not close(tensor, step.state_dict()[key])]
+    one, found = one_step(run, make_batch(run)), Stepped(*two[name])
+    assert one.gradients.keys() == found.gradients.keys()
+    agree(one if found.state else one._replace(state={}), found)
 
 
 def test_the_penalty_has_the_gradient_of_one_process_and_the_released_gather_half_of_it(two: dict[str, Any]) -> None:

@@ -1,0 +1,55 @@
+"""A file of one's own, checked: which parts it defines, and what becomes of each check."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from mrp import outside
+from mrp.check import evaluators, objectives, optimizers, sources, tiny, trackers
+from mrp.check.outcome import Outcome, tried
+from mrp.config import ConfigError, Tree, overridden
+from mrp.data.sources import SOURCES
+from mrp.optimizers import OPTIMIZERS
+from mrp.trackers import TRACKERS
+
+_KINDS = {name: name.lower() for name in ("Objective", "Source", "Evaluator", "Optimizer", "Tracker")}
+_LR = {"lr": 1e-3}
+
+
+def check(file: Path, words: Iterable[str] = ()) -> Iterator[tuple[str, Outcome]]:
+    """Yields the kind of part and the outcome of each check of a file; `words` are options (key=value) of the part."""
+    file = file.absolute()
+    module = outside.load(file, "part")
+    kinds = [kind for name, kind in _KINDS.items() if hasattr(module, name)]
+    if not kinds:
+        raise ConfigError(f"{file}: defines none of {', '.join(_KINDS)}; CONTRIBUTING.md has a table of them")
+    options = dict(overridden(Tree({}, {}), words).values)
+    for kind in kinds:
+        for outcome in _outcomes(kind, file, options):
+            yield kind, outcome
+
+
+def _outcomes(kind: str, file: Path, options: dict[str, Any]) -> Iterator[Outcome]:
+    section = {"name": str(file), **options}
+    with tempfile.TemporaryDirectory() as folder:
+        if kind == "objective":
+            subject: Any = tiny.tiny_run(section)
+            checks: tuple[Any, ...] = (*objectives.CHECKS, objectives.two_processes_are_one)
+        elif kind == "source":
+            subject, checks = SOURCES.read(section), sources.CHECKS
+        elif kind == "evaluator":
+            subject, checks = evaluators.Trial(str(file), options, Path(folder)), evaluators.CHECKS
+        elif kind == "optimizer":
+            OPTIMIZERS.find(str(file))
+            subject, checks = tiny.tiny_run(optimizers.METHOD, optim=_LR | section), optimizers.CHECKS
+        else:
+            subject, checks = TRACKERS.read(section), trackers.CHECKS
+        for each in checks:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):  # a run's own lines
+                outcome = tried(each, file, subject)
+            yield outcome

@@ -1,0 +1,112 @@
+"""One step of training on two processes of this machine, to be compared with the same step on one."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from mrp.batch import Batch
+from mrp.build import build_step
+from mrp.check.outcome import Failed
+from mrp.check.tiny import tiny_batch
+from mrp.config import Tree, build
+from mrp.run import Run
+
+WORLD = 2
+_PATIENCE = 5.0  # seconds that the other process has once one has failed
+
+
+class Stepped(NamedTuple):
+    """What a step comes to: the loss and gradients of the whole batch, and the state after it."""
+
+    loss: Tensor
+    gradients: dict[str, Tensor]
+    state: dict[str, Tensor]
+
+
+def one_step(run: Run, batch: Batch, rank: int | None = None) -> Stepped:
+    """Takes a batch, or as one of several processes its share of it, through a method."""
+    step = build_step(run)
+    model = step if rank is None else DistributedDataParallel(step)
+    output = model(batch if rank is None else share(batch, rank))
+    output.loss.backward()
+    step.after_step(0, torch.tensor(True))
+    loss = output.loss.detach()
+    gradients = {name: parameter.grad for name, parameter in step.named_parameters() if parameter.grad is not None}
+    return Stepped(loss if rank is None else averaged(loss), gradients, dict(step.state_dict()))
+
+
+def share(batch: Batch, rank: int) -> Batch:
+    """Returns a process's rows of a batch."""
+    rows = slice(rank * len(batch.keys) // WORLD, (rank + 1) * len(batch.keys) // WORLD)
+    labels = None if batch.labels is None else batch.labels[rows]
+    return Batch(batch.images[rows], batch.keys[rows], labels, step=batch.step)
+
+
+def averaged(tensor: Tensor) -> Tensor:
+    """Returns the mean over the processes, as gradients are averaged."""
+    tensor = tensor.clone()
+    distributed.all_reduce(tensor)
+    return tensor / WORLD
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float = 1e-5) -> bool:
+    """Returns whether two tensors agree, relative to their size; some gradients cancel to almost nothing."""
+    return bool((ours.float() - theirs.float()).norm() <= tolerance * theirs.float().norm().clamp(min=1e-2))
+
+
+def agree(one: Stepped, two: Stepped) -> None:
+    """Refuses a step that is another on two processes."""
+    remedy = "average over all processes what a sample shares with others (methodkit.mean_over_processes)"
+    if not close(two.loss, one.loss):
+        raise Failed(f"two processes have the loss {two.loss:.6g}, and one has {one.loss:.6g}", remedy)
+    for what, ours, theirs in (("the gradient of ", one.gradients, two.gradients), ("", one.state, two.state)):
+        odd = [name for name in ours if name not in theirs or not close(theirs[name], ours[name])]
+        if odd:
+            raise Failed(f"on two processes {what}{odd[0]} is another", remedy)
+
+
+def in_two(runs: Sequence[Run], folder: Path) -> list[Stepped]:
+    """Returns the step of each run on two processes; `folder` is where they meet."""
+    context: Any = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mrp.check.processes"])
+    values = [run.resolved() for run in runs]  # the sections of a file outside mrp cannot be sent, and its path can
+    processes = [context.Process(target=_work, args=(rank, values, folder)) for rank in range(WORLD)]
+    for process in processes:
+        process.start()
+    while any(process.is_alive() for process in processes):
+        if any(process.exitcode for process in processes):  # the other one waits for it in vain
+            time.sleep(_PATIENCE)
+            for process in processes:
+                process.terminate()
+        time.sleep(0.02)
+    for rank in range(WORLD):
+        fault = folder / f"fault-{rank}"
+        if fault.is_file():
+            raise Failed(f"a process of two ended with: {fault.read_text()}", "try it on one process first")
+    found: list[Stepped] = [Stepped(*each) for each in torch.load(folder / "found.pt", weights_only=True)]
+    return found
+
+
+def _work(rank: int, values: Sequence[dict[str, Any]], folder: Path) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    try:
+        runs = [build(Run, Tree(each, {})) for each in values]
+        found = [tuple(one_step(run, tiny_batch(run), rank)) for run in runs]
+    except Exception as error:
+        traceback.print_exc()
+        (folder / f"fault-{rank}").write_text(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
+        raise SystemExit(1) from None
+    if rank == 0:
+        torch.save(found, folder / "found.pt")
+    distributed.barrier()
+    distributed.destroy_process_group()

@@ -1,0 +1,143 @@
+"""What every source of data must do, tried on a few of its samples."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from typing import Any
+
+import numpy as np
+import torch
+
+from mrp.check.outcome import Failed, Skipped
+from mrp.config import ConfigError, Node, Tree, build
+from mrp.data.augment import View
+from mrp.data.config import Config as Data
+from mrp.data.loader import Loader
+from mrp.data.open import open_source
+from mrp.data.order import Order
+from mrp.data.source import Source
+from mrp.data.sources import SOURCES
+
+_SIDE = 16  # pixels of the images in batches
+_BATCH = 4
+
+
+def opened(section: Node) -> Source:
+    """Returns the training data of a section."""
+    return open_source(section, "train")
+
+
+def samples_are_images(section: Node) -> None:
+    """Samples are images, and their labels those of `labels`."""
+    source = opened(section)
+    if len(source) < 1:
+        raise Failed("it holds no samples", "let __len__ count them")
+    for index in sorted({0, len(source) // 2, len(source) - 1}):
+        image, label = source.read(index)
+        if isinstance(image, np.ndarray) and (image.ndim != 3 or image.dtype not in (np.uint8, np.uint16)):
+            raise Failed(
+                f"sample {index} is {image.dtype} of shape {image.shape}", "return uint8 or uint16 pixels, H x W x C"
+            )
+        if not isinstance(image, bytes | np.ndarray):
+            raise Failed(f"sample {index} is a {type(image).__name__}", "return the bytes of a file, or pixels (H W C)")
+        if int(label) != int(source.labels[index]):
+            other = source.labels[index]
+            raise Failed(f"read({index}) has the label {label} and labels[{index}] is {other}", "mend one")
+    if source.classes and not 0 <= int(np.max(source.labels)) < len(source.classes):
+        raise Failed(f"a label is {np.max(source.labels)}, of {len(source.classes)} classes", "name every class")
+
+
+def the_identity_is_of_the_data(section: Node) -> None:
+    """Its identity is a text, the same each time that it is opened."""
+    first, second = opened(section).identity, opened(section).identity
+    if not isinstance(first, str) or len(first) < 16:
+        raise Failed(f"the identity is {first!r}", "make it a sha256 of what the data are")
+    if first != second:
+        raise Failed(
+            "opened twice, it has two identities: no run on it could be resumed",
+            "hash what the data are, and neither the time nor an address in memory",
+        )
+
+
+def a_sample_is_the_same_each_time(section: Node) -> None:
+    """The same number is the same image each time, whatever was read before."""
+    first, second = opened(section), opened(section)
+    numbers = sorted({0, 1 % len(first), len(first) // 2, len(first) - 1})
+    forwards = [first.read(index) for index in numbers]
+    backwards = [second.read(index) for index in reversed(numbers)][::-1]
+    for number, (image, _), (other, _) in zip(numbers, forwards, backwards, strict=True):
+        if not np.array_equal(_bytes(image), _bytes(other)):
+            raise Failed(
+                f"sample {number} is another image when others are read before it",
+                "let `read` depend on its index alone (np.random.default_rng([seed, index]))",
+            )
+
+
+def it_is_sent_to_workers(section: Node) -> None:
+    """It is sent to a worker process, which reads the same."""
+    source = opened(section)
+    module = sys.modules[type(source).__module__]
+    try:
+        sent = pickle.dumps(source)
+        del sys.modules[module.__name__]  # as in a process that has just started
+        again = pickle.loads(sent)  # noqa: S301 -- written by this process
+        same = np.array_equal(_bytes(again.read(0)[0]), _bytes(source.read(0)[0]))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise Failed(
+            f"it cannot be sent to a worker: {error}", "open files when they are read, and keep only paths and numbers"
+        ) from None
+    finally:
+        sys.modules[module.__name__] = module
+    if not same or again.identity != source.identity:
+        raise Failed("in a worker it is other data", "let it follow from its section alone")
+    here, there = _batches(section, source, workers=0), _batches(section, source, workers=1)
+    if not torch.equal(here, there):
+        raise Failed("a worker process reads other images", "let `read` depend on its index alone")
+
+
+def processes_share_it(section: Node) -> None:
+    """Two processes see in each step what one sees."""
+    source = opened(section)
+    whole, halves = _batches(section, source), [_batches(section, source, rank=rank, world=2) for rank in (0, 1)]
+    both = torch.cat([half.view(2, -1, *half.shape[1:]) for half in halves], dim=1)  # of two steps
+    if not torch.equal(both.flatten(0, 1), whole):
+        raise Failed("two processes see other images than one", "let `read` depend on its index alone")
+
+
+def a_misspelt_option_is_one_line(section: Node) -> None:
+    """A misspelt option is an error of one line."""
+    try:
+        SOURCES.read({**section.model_dump(mode="json"), "mispelt": 1})
+    except (ConfigError, ValueError):
+        return
+    raise Failed("an option that it does not have is accepted", "derive Config from mrp.config.Node")
+
+
+def _batches(section: Node, source: Source, workers: int = 0, rank: int = 0, world: int = 1) -> torch.Tensor:
+    """Returns the images of two steps, as training sees them."""
+    image = source.read(0)[0]
+    channels = image.shape[2] if isinstance(image, np.ndarray) else 3
+    values: dict[str, Any] = {"size": _SIDE, "channels": channels, "mean": [0.5] * channels, "std": [0.5] * channels}
+    data = build(Data, Tree({"train": section, "augment": "resize", **values}, {}))
+    batch = min(_BATCH, len(source) // 2 * 2)
+    if not batch:
+        raise Skipped("it holds one sample, and two processes need two")
+    loader = Loader(
+        source, Order(len(source), batch, 0), View(data, train=True), group=batch, micro_batch=batch // world,
+        rank=rank, world=world, workers=workers, pin_memory=False,
+    )  # fmt: skip
+    try:
+        return torch.cat([batch.images for step in loader.steps(0, 2) for batch in step])
+    finally:
+        loader.close()
+
+
+def _bytes(image: Any) -> np.ndarray[Any, Any]:
+    return np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
+
+
+CHECKS = (
+    samples_are_images, the_identity_is_of_the_data, a_sample_is_the_same_each_time, it_is_sent_to_workers,
+    processes_share_it, a_misspelt_option_is_one_line,
+)  # fmt: skip

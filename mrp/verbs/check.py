@@ -1,0 +1,41 @@
+"""`mrp check`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mrp.verbs import _words
+
+HELP = "try whether a file of your own (method, data source, evaluator, optimizer, tracker) does what it must"
+EXAMPLE = "mrp check ./mine.py"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """Adds a file, options of its part."""
+    parser.add_argument(
+        "file", metavar="FILE", help="it defines Config and Objective, Source, Evaluator, Optimizer or Tracker"
+    )
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="options of the part")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Tries everything, prints a table, and ends with exit code 2 where a check failed."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from mrp.check.files import check
+    from mrp.config import ConfigError
+
+    table = Table("part", "check", "", "why, and what to do", title=options.file, title_justify="left")
+    failed = total = 0
+    console = Console(width=None if Console().is_terminal else 140)
+    for kind, outcome in check(Path(options.file), _words.data_words(options)):
+        total, failed = total + 1, failed + (outcome.status == "failed")
+        why = "; ".join(filter(None, (outcome.detail, outcome.remedy)))
+        table.add_row(kind, outcome.check, outcome.status, escape(why))
+    console.print(table)
+    if failed:
+        raise ConfigError(f"{options.file}: {failed} of {total} checks failed; mend what the table names")
+    print(f"{options.file}: {total} checks, none failed")
