@@ -50,7 +50,8 @@ def samples_are_images(section: Node) -> None:
 
 def the_identity_is_of_the_data(section: Node) -> None:
     """Its identity is a text, the same each time that it is opened."""
-    first, second = opened(section).identity, opened(section).identity
+    sources = opened(section), opened(section)
+    first, second = (source.identity for source in sources)
     if not isinstance(first, str) or len(first) < 16:
         raise Failed(f"the identity is {first!r}", "make it a sha256 of what the data are")
     if first != second:
@@ -128,7 +129,7 @@ def _batches(section: Node, source: Source, workers: int = 0, rank: int = 0, wor
         rank=rank, world=world, workers=workers, pin_memory=False,
     )  # fmt: skip
     try:
-        return torch.cat([batch.images for step in loader.steps(0, 2) for batch in step])
+        return torch.cat([each.images for step in loader.steps(0, 2) for each in step])
     finally:
         loader.close()
 

@@ -123,7 +123,7 @@ def test_data2vec_2_puts_noise_of_the_sample_at_hidden_places() -> None:
         ("mae", {"mask_ratio": 0.99}, "objective.mask_ratio: 0.99 of 16 patches leaves 0 visible"),
         ("simmim", {"mask_unit": 6}, r"objective.mask_unit: 6 pixels must be a multiple of the patch \(4x4\)"),
         ("simmim", {"mask_unit": 12}, r"objective.mask_unit: 12 pixels must .* divide the image \(16x16\)"),
-        ("simmim", {"mask_ratio": 0.9}, "objective.mask_ratio: 0.9 of 4 units leaves none visible"),
+        ("simmim", {"mask_ratio": 0.9}, "objective.mask_ratio: 0.9 of 4 units leaves 0 visible"),
         ("data2vec", {"smallest_block": 16}, "one block of objective.smallest_block 16 fit in"),
         ("data2vec", {"mask_ratio": 0.99}, "hides 16 of 16 patches"),
         ("data2vec", {"layers": 3}, "objective.layers: 3 of the backbone's 2 blocks"),
