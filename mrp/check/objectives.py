@@ -105,7 +105,7 @@ def it_overfits(run: Run) -> None:
     optimizer = build_optimizer(adamw.Config(lr=3e-3, weight_decay=0.0), step)
     batch, losses = tiny_batch(run), []
     for number in range(_OVERFIT):
-        set_lr(optimizer, 3e-3)
+        set_lr(optimizer, lambda scale: 3e-3 * scale)
         output = step(batch)
         output.loss.backward()
         optimizer.step()

@@ -35,7 +35,7 @@ def the_loss_falls(run: Run) -> None:
     before = {name: parameter.detach().clone() for name, parameter in step.named_parameters()}
     losses = []
     for _ in range(_STEPS):
-        set_lr(optimizer, run.optim.peak_lr(run.batch))
+        set_lr(optimizer, lambda scale: run.optim.peak_lr(run.batch) * scale)
         loss = step(batch).loss
         loss.backward()
         optimizer.step()
