@@ -23,7 +23,7 @@ from mrp.evaluate.readout import Readout, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, open_table
 from mrp.processes.join import Accelerator
 
-VERSION = 2  # raise it whenever the same description could stand for other numbers
+VERSION = 3  # raise it whenever the same description could stand for other numbers
 _WHILE_TRAINING = "while-training"  # the folder of the tables that are removed after the evaluation
 
 T = TypeVar("T")

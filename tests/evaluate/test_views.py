@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pickle
+import tempfile
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +17,7 @@ from mrp.data.config import Config, Crop
 from mrp.data.open import open_source
 from mrp.evaluate.contract import never
 from mrp.evaluate.readout import Readout
+from mrp.evaluate.tables import Tables
 from mrp.evaluate.views import Changed, Cropped, Mirrored, Occluded, Whole
 from mrp.run import load
 from tests.evaluators.settings import setting
@@ -81,3 +85,18 @@ def test_features_of_views_are_kept_apart() -> None:
     assert mirrored is not None
     assert not (usual.columns["1.class"] == mirrored.columns["1.class"]).all()
     assert again is mirrored
+
+
+def test_features_of_larger_cuts_are_kept_apart() -> None:
+    """Whether evaluation sees the whole shorter side is an option of the recipe, at the same size of the images."""
+    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "data.size=6"])
+    step, source = build_step(run).eval(), open_source("digits", "test")
+    readout, tables = Readout.own(step), []
+    with tempfile.TemporaryDirectory() as folder:
+        for whole_from in (None, 6):
+            data = run.data.model_copy(update={"augment": Crop(whole_from=whole_from)})
+            at = replace(setting(data, source, source), tables=Tables(Path(folder)))
+            with at.tables.of("the same weights"):
+                tables.append(at.features(source, step, readout, never, most=8))
+    usual, whole = (table.rows(readout.blocks, slice(None)) for table in tables if table is not None)
+    assert not torch.equal(usual, whole)
