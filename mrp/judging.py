@@ -75,10 +75,11 @@ def judge(
         for backbone in (TRAINED, UNTRAINED) if untrained else (TRAINED,):
             if backbone == UNTRAINED:
                 loaded = replace(loaded, module=build_step(loaded.run).eval())
+                features = weights_digest(loaded.module)
+                if features in seen:
+                    continue  # the untrained backbone of an earlier run is the same
+                seen.add(features)
             subject = Subject.of(path, loaded, backbone)
-            if backbone == UNTRAINED and subject.digest in seen:
-                continue  # the untrained backbone of an earlier run is the same
-            seen.add(subject.digest)
             judging, records = _Judging(loaded, subject, folder, again, pause, say), dict[Task, Record]()
             for name, tasks in by_data.items():
                 if tasks:

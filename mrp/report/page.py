@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -160,7 +161,9 @@ def _over_seeds(cells: Sequence[Cell]) -> Cell | None:
         return None
     values = tuple(one.value for one in found)
     mean = statistics.over_seeds(values)
-    measure = replace(found[0], value=mean.accuracy, low=mean.low, high=mean.high, draws=(), counted=False)
+    least, most = (0.0, 1.0) if found[0].share else (-math.inf, math.inf)
+    low, high = max(least, mean.low), min(most, mean.high)
+    measure = replace(found[0], value=mean.accuracy, low=low, high=high, draws=(), counted=False)
     return Cell("", measure, seeds=values)
 
 

@@ -296,6 +296,26 @@ class Fuse:
         return call
 
 
+def test_an_untrained_backbone_is_judged_once(fresh: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of several methods begin with the same backbone, whatever else they hold."""
+    Path("suite.yaml").write_text(
+        "data: {digits: {train: digits, test: digits}}\nmeasure: [{evaluator: knn, data: digits}]"
+    )
+    copy = shutil.copytree(fresh[0], fresh[0].parent / "copy")
+    build, built = judging.build_step, []
+
+    def with_another_decoder(run: Any) -> Any:
+        built.append(build(run))
+        built[-1].objective.decoder.norm.weight.data += len(built)
+        return built[-1]
+
+    monkeypatch.setattr(judging, "build_step", with_another_decoder)
+    judged = mrp.judge([fresh[0], copy], "suite.yaml", untrained=True)
+    assert judged is not None
+    assert [row.name for row in judged.page.rows] == ["first", "untrained, as first", "copy"]
+    assert len(built) == 2
+
+
 @pytest.mark.slow
 def test_twenty_interruptions_end_with_the_same_table(fresh: list[Path], images: Path, tmp_path: Path) -> None:
     torn = copied(fresh, tmp_path / "torn")

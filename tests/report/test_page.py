@@ -77,6 +77,9 @@ def test_seeds_become_their_mean() -> None:
     assert mean.low == pytest.approx(0.82 - 4.302653 * 0.02 / 3**0.5)
     assert seeds.is_best(5, 0)
     assert not seeds.is_best(2, 0)  # a single run does not compete with the mean that it is part of
+    near_one = page(known(0.9, 0.8, 1.0), known(0.99, 0.9, 1.0)).with_seeds({"row0": [0, 1]}).cells[2, 0].measure
+    assert near_one is not None
+    assert near_one.high == 1  # a share is at most 1, whatever two seeds say
     missing = replace(page(*cells[:2]), cells={(0, 0): cells[0]}).with_seeds({"row0": [0, 1]})
     assert (2, 0) not in missing.cells
 
