@@ -89,11 +89,11 @@ def test_features_of_views_are_kept_apart() -> None:
 
 def test_features_of_larger_cuts_are_kept_apart() -> None:
     """Whether evaluation sees the whole shorter side is an option of the recipe, at the same size of the images."""
-    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "data.size=6"])
+    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "data.size=10"])
     step, source = build_step(run).eval(), open_source("digits", "test")
     readout, tables = Readout.own(step), []
     with tempfile.TemporaryDirectory() as folder:
-        for whole_from in (None, 6):
+        for whole_from in (None, 10):
             data = run.data.model_copy(update={"augment": Crop(whole_from=whole_from)})
             at = replace(setting(data, source, source), tables=Tables(Path(folder)))
             with at.tables.of("the same weights"):
