@@ -36,7 +36,7 @@ def page_of(plan: Plan, judged: Sequence[Judged]) -> Page:
                 cells[row, (number, measure.name)] = cell_of(measure, outcomes, score == measures.MEAN_PER_CLASS)
     order = {key: number for number, key in enumerate(columns)}
     page = Page(
-        f"suite {plan.suite}: frozen features", rows, tuple(columns.values()),
+        f"suite {plan.suite}, frozen features", rows, tuple(columns.values()),
         {(row, order[key]): cell for (row, key), cell in cells.items()}, tuple(_not_given(plan)),
     )  # fmt: skip
     runs = [

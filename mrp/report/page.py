@@ -15,7 +15,7 @@ from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Outcomes
 from mrp.evaluate.statistics import Difference
 
-BEST = "better than every other of its column: the 95 % interval of each difference excludes 0"
+BEST = "better than each of the others: the 95 % interval of every difference excludes 0"
 
 
 @dataclass(frozen=True)
