@@ -39,6 +39,8 @@ class Config(Section):
 class Evaluator(contract.Evaluator):
     """Compares each image's features with those of the same image under a change; the first process compares.
 
+    Cosines are of features without the mean over images, which all of them share: of plain features, those of different
+    images can have 0.99 too. The details have both.
     The head is that of `linear`: chosen and trained on whole training images, before any test image is read.
     """
 
@@ -88,32 +90,30 @@ class Evaluator(contract.Evaluator):
         }
 
     def _compare(self, whole: Table, changed: dict[str, Table], own: Readout, head: sweep.Head | None) -> Result:
-        features = _unit(whole, own)
+        features = whole.rows(own.blocks, slice(None))
+        mean = features.mean(0)
         others = features.roll(len(features) // 2, 0)  # neighbours would often be of the same class
-        numbers = {"others_cosine": _cosine(features, others)._replace(better="")}
-        curve: list[dict[str, Any]] = []
+        numbers, curve = dict[str, Number](), list[dict[str, Any]]()
         if head:
             numbers["accuracy"] = self._accuracy(head, whole)
         for name, table in changed.items():
-            numbers[f"{name}_cosine"] = _cosine(features, _unit(table, own))
+            seen = table.rows(own.blocks, slice(None))
+            numbers[f"{name}_cosine"] = _cosine(features - mean, seen - mean)
             change, _, share = name.partition("_")
             point = {"change": change, "share": float(share) / 100 if share else None}
-            point["cosine"] = numbers[f"{name}_cosine"].value
+            point |= {"cosine": numbers[f"{name}_cosine"].value, "with_mean": _cosine(features, seen).value}
             if head and change == "hidden":
                 numbers[f"{name}_accuracy"] = self._accuracy(head, table)
                 point["accuracy"] = numbers[f"{name}_accuracy"].value
             curve.append(point)
         shown = [name for name in numbers if head is None or name.startswith("hidden") or name == "mirrored_cosine"]
         values, details = told(numbers, shown)
-        return Result(values, details | {"images": len(whole), "curve": curve})
+        details |= {"images": len(whole), "curve": curve, "others_with_mean": _cosine(features, others).value}
+        return Result(values, details)
 
     def _accuracy(self, head: sweep.Head, table: Table) -> Number:
         return share_of(head.predict(table, self._setting.possible).eq(self._setting.class_numbers[table.labels]))
 
 
-def _unit(table: Table, readout: Readout) -> Tensor:
-    return F.normalize(table.rows(readout.blocks, slice(None)), dim=1)
-
-
 def _cosine(first: Tensor, second: Tensor) -> Number:
-    return mean_of((first * second).sum(1), share=False)
+    return mean_of(F.cosine_similarity(first, second, dim=1), share=False)

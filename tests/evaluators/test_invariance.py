@@ -53,7 +53,7 @@ def test_cosines_and_the_accuracy_of_the_head_of_linear(at: Setting, step: Step)
     result = Evaluator(Config(hidden=(0.25, 0.75), crops=(0.5,)), at).measure(step, 0, never)
     assert result.values["accuracy"] == Linear(LinearConfig(), at).measure(step, 0, never).values["accuracy"]
     assert set(result.values) == {
-        "others_cosine", "accuracy", "mirrored_cosine", "crop_50_cosine",
+        "accuracy", "mirrored_cosine", "crop_50_cosine",
         "hidden_25_cosine", "hidden_25_accuracy", "hidden_75_cosine", "hidden_75_accuracy",
     }  # fmt: skip
     assert result.values["hidden_25_cosine"] > result.values["hidden_75_cosine"]
@@ -66,12 +66,18 @@ def test_cosines_and_the_accuracy_of_the_head_of_linear(at: Setting, step: Step)
     assert at.test is not None
     view, images = Occluded(DATA, 0.75, (2, 2)), [torch.from_numpy(np.array(at.test.read(i)[0])) for i in range(100)]
     numbers = keys(0, 0, np.arange(100)).tolist()
-    plain = torch.stack([image.permute(2, 0, 1) for image in images])
-    hidden = torch.stack([view(image, key) for image, key in zip(plain, numbers, strict=True)])
+    clean = torch.stack([image.permute(2, 0, 1) for image in images])
+    hidden = torch.stack([view(image, key) for image, key in zip(clean, numbers, strict=True)])
     with torch.no_grad():
-        rows = [step.objective.features(prepared(step, batch)) for batch in (plain, hidden)]
-    expected = torch.nn.functional.cosine_similarity(*rows).mean()
-    assert result.values["hidden_75_cosine"] == pytest.approx(float(expected), abs=1e-3)
+        rows = [step.objective.features(prepared(step, batch)) for batch in (clean, hidden)]
+    plain, centred = (
+        float(torch.nn.functional.cosine_similarity(rows[0] - mean, rows[1] - mean).mean())
+        for mean in (0, rows[0].mean(0))
+    )
+    assert result.values["hidden_75_cosine"] == pytest.approx(centred, abs=1e-3)
+    assert result.details["curve"][3]["with_mean"] == pytest.approx(plain, abs=1e-3)
+    others = torch.nn.functional.cosine_similarity(rows[0], rows[0].roll(50, 0)).mean()
+    assert result.details["others_with_mean"] == pytest.approx(float(others), abs=1e-3)
 
 
 def prepared(step: Step, images: torch.Tensor) -> Any:
