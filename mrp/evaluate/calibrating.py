@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +11,6 @@ from torch.nn import functional
 
 BINS = 15
 _TEMPERATURES = 1e-3, 1e3  # between which one is looked for
-_HALVINGS = 60
 
 
 class Scores(NamedTuple):
@@ -39,22 +39,25 @@ def of(scores: Scores) -> dict[str, float]:
 
 
 def temperature(scores: Scores) -> float:
-    """Returns the temperature with the least negative log-likelihood.
+    """Returns the temperature with the least negative log-likelihood, within wide bounds.
 
-    The loss is convex in 1 / temperature, and its slope there is the mean of the expected logit minus the true one:
-    where this is zero is found by halving.
+    The loss is convex in 1 / temperature, and its slope there is the mean of the expected logit minus the true one, for
+    whose zero is looked.
     """
+    from scipy.optimize import brentq
+
     true = scores.logits.gather(1, scores.labels[:, None])[:, 0]
 
-    def slope(inverse: float) -> float:
-        shares = (scores.logits * inverse).softmax(1)
-        return float(((shares * scores.logits).sum(1) - true).mean())
+    def slope(log: float) -> float:
+        shares = (scores.logits * math.exp(-log)).softmax(1)
+        return float((torch.linalg.vecdot(shares, scores.logits) - true).mean())
 
-    low, high = (1 / bound for bound in reversed(_TEMPERATURES))
-    for _ in range(_HALVINGS):
-        middle = (low * high) ** 0.5
-        low, high = (low, middle) if slope(middle) > 0 else (middle, high)
-    return 1 / high
+    low, high = (math.log(bound) for bound in _TEMPERATURES)
+    if slope(low) <= 0:  # no answer is wrong, so the surer the better
+        return _TEMPERATURES[0]
+    if slope(high) >= 0:  # answers tell nothing, or the contrary
+        return _TEMPERATURES[1]
+    return math.exp(brentq(slope, low, high, xtol=1e-10))
 
 
 def by_class(scores: Scores, names: tuple[str, ...]) -> list[dict[str, Any]]:
