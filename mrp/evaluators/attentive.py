@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
@@ -10,26 +14,42 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrp import progress
+from mrp.batch import Batch, Output
+from mrp.data.augment import View
+from mrp.data.loader import Loader
+from mrp.data.mixtures import order
+from mrp.data.order import keys
+from mrp.data.order import share as division
+from mrp.data.source import Source
+from mrp.data.subset import Subset
 from mrp.evaluate.answers import best_class
 from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Section
-from mrp.evaluate.contract import Result
+from mrp.evaluate.contract import Pause, Result
+from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
-from mrp.evaluate.sealed import Decision
+from mrp.evaluate.sealed import Decision, Sealed
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 
 LRS = (1e-3, 3e-3, 1e-2)
-GIB = 8  # of patch tokens on disk; where the images have more, evenly spaced ones are taken
+GIB = 8  # of patch tokens on disk
 _DECAY, _EPOCHS, _STEPS, _BATCH, _WARMUP = 0.05, 10, 500, 128, 0.05
 _HEAD_WIDTH = 32
+_COST_AFTER = 20  # steps after which it is said what computing tokens will take
 
 
 class Config(Section):
-    """Options of attentive pooling: only how often."""
+    """Options of attentive pooling."""
+
+    # Where patch tokens come from. kept: the disk, at most 8 GiB of each split, of evenly spaced images where there are
+    # more. computed: the backbone, in each epoch anew, of all images. auto: kept where all fit or where a run trains,
+    # and computed elsewhere.
+    tokens: Literal["auto", "kept", "computed"] = "auto"
 
 
 class Attend(nn.Module):
@@ -64,6 +84,7 @@ class Learned(Decision):
     head: Attend
     lr: float
     held_out: dict[str, float]
+    computed: dict[str, float] = field(default_factory=dict)  # what it took where tokens were computed
 
 
 class Evaluator(Probe[Learned]):
@@ -76,6 +97,14 @@ class Evaluator(Probe[Learned]):
     def most(self, readout: Readout) -> int:
         """Returns how many images have no more patch tokens than the disk should hold."""
         return max(1, GIB * 2**30 // (2 * sum(readout.widths.values())))
+
+    def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Measures with tokens from the disk, or with tokens that the backbone computes as they are needed."""
+        most, images = self.most(self.readout(model)), len(self.setting.train)
+        fits = images <= most or self.setting.training is not None
+        if self.config.tokens == "kept" or (self.config.tokens == "auto" and fits):
+            return super().measure(model, step, pause)
+        return self._measure_computed(model, pause)
 
     def learn(self, train: Table, readout: Readout, lrs: tuple[float, ...] = LRS) -> Learned:
         """Trains one head for each rate, then one with the best rate."""
@@ -98,9 +127,7 @@ class Evaluator(Probe[Learned]):
         return Result({"accuracy": interval.accuracy}, details, right=right)
 
     def _train(self, table: Table, readout: Readout, rows: NDArray[np.int64], lr: float) -> Attend:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            head = Attend(readout.width, int(table.labels.max()) + 1).to(self.device)
+        head = self._head(readout, int(table.labels.max()) + 1)
         batch = min(len(rows), _BATCH)
         per_epoch = len(rows) // batch
         epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
@@ -113,6 +140,132 @@ class Evaluator(Probe[Learned]):
             loss.backward()
             optimizer.step()
         return head.eval()
+
+    def _measure_computed(self, model: nn.Module, pause: Pause) -> Result:
+        """Learns from all images and counts on all test images; all processes take part, each with its share."""
+        setting, readout = self.setting, self.readout(model)
+        key = (Evaluator, self.config.model_dump_json(), readout, setting.train.content)
+        learned = setting.tables.shared(key, lambda: self._learn_computed(model, readout, pause))
+        test = setting.labelled()
+        labels = setting.class_numbers[torch.from_numpy(np.asarray(test.labels, np.int64))]
+
+        def count() -> Tensor:
+            answers = self._answers([learned.head], test, model, readout, pause, "test images", setting.possible)
+            return answers[:, 0] == labels
+
+        right = Sealed(count).open(learned)
+        interval = wilson(int(right.sum()), len(test))
+        details = interval._asdict() | {
+            "lr": learned.lr, "held_out": learned.held_out, "num_train": len(setting.train), "num_test": len(test),
+            "computed": learned.computed,
+        }  # fmt: skip
+        return Result({"accuracy": interval.accuracy}, details, right=right)
+
+    def _learn_computed(
+        self, model: nn.Module, readout: Readout, pause: Pause, lrs: tuple[float, ...] = LRS
+    ) -> Learned:
+        """Trains two heads for each rate in one pass over the epochs: one leaves out what is held out, the other not.
+
+        The first one's held-out accuracy chooses the rate, and the second is the head that is counted.
+        """
+        source, processes, began = self.setting.train, self.setting.processes, time.perf_counter()
+        labels = torch.from_numpy(np.asarray(source.labels, np.int64))
+        parts = split(labels, torch.from_numpy(keys(0, 0, np.arange(len(source)))))
+        fits = torch.ones(len(source))
+        fits[parts.held_out] = 0
+        heads = [self._head(readout, int(labels.max()) + 1) for _ in range(2 * len(lrs))]
+        optimizers = [
+            torch.optim.AdamW(head.parameters(), lr, weight_decay=_DECAY)
+            for head, lr in zip(heads, (*lrs, *lrs), strict=True)
+        ]
+        share = -(-min(len(source), _BATCH) // processes.num_processes)  # of a batch that each process takes
+        batch = share * processes.num_processes
+        steps = max(_EPOCHS * (len(source) // batch), _STEPS)
+        in_order = order(source, self.setting.data.model_copy(update={"lanes": 1, "tail": "drop"}), batch, seed=0)
+        places = division(batch, batch, processes.process_index, processes.num_processes)
+        loader = Loader(
+            source, in_order, View(self.setting.data, train=False), group=batch, micro_batch=share,
+            rank=processes.process_index, world=processes.num_processes, workers=self.setting.workers,
+            pin_memory=self.device.type == "cuda",
+        )  # fmt: skip
+        batches = progress.over(loader.steps(0, steps), "steps of attentive heads", steps)
+        with evaluating(model):
+            for number, (images,) in enumerate(batches):
+                pause()
+                tokens = self._tokens(model, readout, images)
+                assert images.labels is not None
+                answers = images.labels.to(self.device)
+                weights = fits[in_order.slots(number, places).samples].to(self.device)
+                pace = warmup_cosine(number, steps, _WARMUP)
+                with torch.enable_grad():
+                    for head, optimizer, lr, weight in zip(
+                        heads, optimizers, (*lrs, *lrs), [weights / fits.mean()] * len(lrs) + [1.0] * len(lrs),
+                        strict=True,
+                    ):  # fmt: skip
+                        optimizer.param_groups[0]["lr"] = lr * pace
+                        losses = functional.cross_entropy(head(tokens), answers, reduction="none")
+                        optimizer.zero_grad()
+                        (losses * weight).mean().backward()
+                        self._average(head)
+                        optimizer.step()
+                if number == _COST_AFTER and processes.is_main_process:
+                    hours = (time.perf_counter() - began) / (number + 1) * steps / 3600
+                    print(
+                        f"attentive: patch tokens of {len(source):,} images are computed in each of "
+                        f"{steps * batch / len(source):.0f} epochs; about {hours:.2g} h",
+                        file=sys.stderr, flush=True,
+                    )  # fmt: skip
+        loader.close()
+        chosen = Subset(source, parts.held_out)
+        found = self._answers([head.eval() for head in heads[: len(lrs)]], chosen, model, readout, pause, "held out")
+        shares = (found == labels[parts.held_out][:, None]).double().mean(0).tolist()
+        best = max(range(len(lrs)), key=lambda number: shares[number])
+        computed = {"images": float(steps * batch), "seconds": time.perf_counter() - began}
+        held_out = {f"{lr:g}": accuracy for lr, accuracy in zip(lrs, shares, strict=True)}
+        return Learned(heads[len(lrs) + best].eval(), lrs[best], held_out, computed)
+
+    def _average(self, head: Attend) -> None:
+        """Gives all processes the mean of their gradients, in one exchange."""
+        if self.setting.processes.num_processes > 1:
+            gradients = [parameter.grad for parameter in head.parameters() if parameter.grad is not None]
+            mean = self.setting.processes.reduce(torch.cat([gradient.flatten() for gradient in gradients]), "mean")
+            for gradient, part in zip(gradients, mean.split([gradient.numel() for gradient in gradients]), strict=True):
+                gradient.copy_(part.view_as(gradient))
+
+    @torch.no_grad()
+    def _answers(
+        self, heads: Sequence[Attend], source: Source, model: nn.Module, readout: Readout, pause: Pause, what: str,
+        among: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Returns the class that each head answers with for each image of a source (images, heads), everywhere."""
+        processes = self.setting.processes
+        found = torch.zeros(len(source), len(heads), dtype=torch.int64)
+        share, done = -(-len(source) // processes.num_processes), 0
+        with evaluating(model):
+            for images in progress.over(self.setting.loader(source, _BATCH), f"batches of {what}"):
+                pause()
+                tokens = self._tokens(model, readout, images)
+                answers = torch.stack([best_class(head(tokens), among) for head in heads], dim=1)
+                valid = torch.ones_like(images.keys, dtype=torch.bool) if images.valid is None else images.valid
+                gathered = processes.gather((answers, valid.to(self.device)))
+                for rank, (rows, real) in enumerate(
+                    zip(*(tensor.cpu().chunk(processes.num_processes) for tensor in gathered), strict=True)
+                ):
+                    first = rank * share + done
+                    found[first : first + int(real.sum())] = rows[real]
+                done += len(images.keys)
+        return found
+
+    def _tokens(self, model: nn.Module, readout: Readout, images: Batch) -> Tensor:
+        output: Output = model(images.to(self.device, non_blocking=True), features=readout)
+        assert output.features is not None
+        return output.features.float()
+
+    def _head(self, readout: Readout, classes: int) -> Attend:
+        """Returns a new head, the same one every time."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return Attend(readout.width, classes).to(self.device)
 
     @torch.no_grad()
     def _right(

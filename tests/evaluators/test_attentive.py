@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
 import numpy as np
+import pytest
 import torch
 
+from mrp.build import build_step
 from mrp.data.open import open_source
+from mrp.data.order import keys
+from mrp.data.subset import evenly_spaced
+from mrp.evaluate.contract import Setting, Training, never
+from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import TOKENS, Readout
+from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 from mrp.evaluators import attentive
 from mrp.run import load
+from mrp.step import Step
 from tests.evaluators.settings import setting
 
 READOUT = Readout((1,), (TOKENS,), width=8, num_patches=16)
@@ -49,3 +61,87 @@ def test_it_starts_as_the_mean_of_the_tokens() -> None:
     module(tokens)
     normalised = torch.nn.functional.layer_norm(tokens.view(2, 5, 64), (64,))
     torch.testing.assert_close(seen[0], normalised.mean(1) + module.values.bias)
+
+
+@pytest.fixture(scope="module")
+def step() -> Step:
+    return build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])).eval()
+
+
+def computed(folder: Path, **options: object) -> tuple[attentive.Evaluator, Setting]:
+    train, test = (
+        evenly_spaced(open_source("digits", split), count) for split, count in (("train", 200), ("test", 70))
+    )
+    at = setting(load("demo").data, train, test, folder=folder)
+    return attentive.Evaluator(attentive.Config.model_validate(options), at), at
+
+
+def test_tokens_that_do_not_fit_are_computed_of_all_images(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"GIB": 0, "_EPOCHS": 3, "_STEPS": 30, "_BATCH": 32, "_COST_AFTER": 2}.items():
+        monkeypatch.setattr(attentive, name, value)
+    evaluator, at = computed(tmp_path)
+    with at.tables.of("weights"):
+        result = evaluator.measure(step, 0, never)
+        learned = evaluator._learn_computed(step, Readout.tokens(step), never)
+        table = at.features(at.labelled(), step, Readout.tokens(step), never)
+    assert "attentive: patch tokens of 200 images are computed in each of 5 epochs" in capsys.readouterr().err
+    assert (result.details["num_train"], result.details["num_test"]) == (200, 70)
+    assert result.details["computed"]["images"] == 30 * 32
+    assert result.details["held_out"].keys() == {f"{lr:g}" for lr in attentive.LRS}
+    assert result.details["held_out"][f"{result.details['lr']:g}"] == max(result.details["held_out"].values())
+    assert learned.held_out == result.details["held_out"]
+    assert table is not None
+    kept = evaluator._right(learned.head, table, Readout.tokens(step), np.arange(70))
+    assert result.right is not None
+    assert (kept == result.right).double().mean() > 0.95  # in the order of the source; tokens on disk are rounded
+
+
+def learned_heads(
+    step: Step, at: Setting, monkeypatch: pytest.MonkeyPatch
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """Returns the classifiers of the first head that chooses, and of the head that was taken."""
+    evaluator = attentive.Evaluator(attentive.Config(tokens="computed"), at)
+    seen, answers = list[torch.Tensor](), evaluator._answers
+
+    def noted(given: list[attentive.Attend], *others: Any) -> torch.Tensor:
+        seen.append(given[0].classify.weight.detach().clone())
+        return answers(given, *others)
+
+    monkeypatch.setattr(evaluator, "_answers", noted)
+    with at.tables.of("weights"):
+        learned = evaluator._learn_computed(step, Readout.tokens(step), never)
+    return seen[0], learned.head.classify.weight.detach()
+
+
+def test_held_out_images_do_not_touch_the_heads_that_choose_the_rate(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_EPOCHS": 1, "_STEPS": 8, "_BATCH": 32}.items():
+        monkeypatch.setattr(attentive, name, value)
+    _, at = computed(tmp_path)
+    clean = learned_heads(step, at, monkeypatch)
+    labels = torch.from_numpy(at.train.labels.astype(np.int64))
+    held_out = set(split(labels, torch.from_numpy(keys(0, 0, np.arange(200)))).held_out.tolist())
+    read = at.train.read
+    spoiled = lambda number: (read(number)[0] * (number not in held_out), read(number)[1])  # noqa: E731
+    monkeypatch.setattr(at.train, "read", spoiled)  # black images under the same labels
+    other = learned_heads(step, at, monkeypatch)
+    assert torch.equal(clean[0], other[0])
+    assert not torch.equal(clean[1], other[1])
+
+
+def test_a_run_that_trains_keeps_tokens_of_some_images(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attentive, "GIB", 0)
+    _, at = computed(tmp_path)
+    inside = replace(at, training=Training(steps=10, warmup=1, steps_per_epoch=1, batch=8))
+    called: list[str] = []
+    monkeypatch.setattr(attentive.Evaluator, "_measure_computed", lambda *given: called.append("computed"))
+    monkeypatch.setattr(Probe, "measure", lambda *given: called.append("kept"))
+    for where, tokens in ((at, "auto"), (inside, "auto"), (inside, "computed"), (at, "kept")):
+        config = attentive.Config.model_validate({"tokens": tokens})
+        attentive.Evaluator(config, where).measure(step, 0, never)
+    assert called == ["computed", "kept", "computed", "kept"]
