@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -30,40 +31,80 @@ def written(path: Path, data: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    ("number", "verdict"),
-    [
-        (Number(2.0, 0.5, "5 seeds", 5), Verdict.HOLDS),
-        (Number(2.0, None, "1 seed"), Verdict.HERE_ONLY),
-        (Number(1.2, 0.5, "5 seeds", 5), Verdict.MORE),
-        (Number(0.8, 0.5, "5 seeds", 5), Verdict.MORE),
-        (Number(0.2, 0.5, "5 seeds", 5), Verdict.FAILS),
-        (Number(1.0, 0.0, "exact", 5), Verdict.FAILS),  # more than is wanted, not as much
-        (Number(0.2, None, "1 seed"), Verdict.FAILS),
-    ],
-)
-def test_a_verdict_follows_from_the_interval_and_the_seeds(number: Number, verdict: Verdict) -> None:
-    assert claim(Prediction("x", ">", 1)).verdict({"x": number})[0] == verdict
-    mirrored = number._replace(value=-number.value)
-    assert claim(Prediction("x", "<", -1)).verdict({"x": mirrored})[0] == verdict
+VALUES = {2.0: True, 1.0: None, 0.0: False}  # whether "above 1" is predicted rightly, if the interval is narrow
+HALVES = {None: False, 0.1: True, 5.0: False}  # whether such an interval can decide
+SEEDS = {1: False, 2: False, 3: True, 5: True}
+EPOCHS = {None: False, 5.0: False, 300.0: True}
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("ours", [False, True])
+@pytest.mark.parametrize("algebra", ["", "by Jensen"])
+def test_every_value_interval_number_of_seeds_and_regime(mirrored: bool, ours: bool, algebra: str) -> None:
+    """A refutation needs what a confirmation needs, and nothing else is either of them."""
+    sign = -1 if mirrored else 1
+    prediction = Prediction("x", "<" if mirrored else ">", sign * 1)
+    subject = claim(prediction, regime=(Prediction("epochs", ">", 199),), ours=ours, algebra=algebra)
+    decided = []
+    for (value, right), (half, narrow), (seeds, enough), (epochs, long) in itertools.product(
+        VALUES.items(), HALVES.items(), SEEDS.items(), EPOCHS.items()
+    ):
+        numbers = {"x": Number(sign * value, half, "", seeds)}
+        if epochs is not None:
+            numbers["epochs"] = Number(epochs, 0.0, "")
+        verdict, reason = subject.verdict(numbers)
+        fair = narrow and enough and long and right is not None
+        plain = Verdict.SMALL if not fair else Verdict.HOLDS if right else Verdict.FAILS
+        if algebra and plain != Verdict.FAILS:
+            assert (verdict, reason) == (Verdict.ALGEBRA, algebra)
+        elif ours:
+            found = {Verdict.HOLDS: "as we predicted", Verdict.FAILS: "not as we predicted"}.get(plain, plain.value)
+            assert verdict == Verdict.OURS
+            assert reason.startswith(found)
+        else:
+            assert verdict == plain, (value, half, seeds, epochs)
+            assert bool(reason) == (plain != Verdict.HOLDS)
+        decided.append(fair)
+    assert sum(decided) == 4, "two values, with a narrow interval, at three or five seeds, in the regime"
+
+
+@pytest.mark.parametrize("value", [0.2, 1.0])
+def test_an_exact_number_decides_alone_if_one_is_asked_for(value: float) -> None:
+    exact = {"x": Number(value, 0.0, "exact")}
+    assert claim(Prediction("x", ">", 1), seeds=1).verdict(exact)[0] == Verdict.FAILS, "more than is wanted"
+    assert claim(Prediction("x", ">", 0.1), seeds=1).verdict(exact)[0] == Verdict.HOLDS
+    assert claim(Prediction("x", ">", 0.1)).verdict(exact) == (Verdict.SMALL, "1 of 3 seeds")
 
 
 def test_one_missed_prediction_decides_and_a_missing_number_is_no_verdict() -> None:
     two = (Prediction("x", ">", 1), Prediction("y", ">", 1))
     good, bad = Number(2.0, 0.1, "5 seeds", 5), Number(0.0, 0.1, "5 seeds", 5)
     assert claim(*two).verdict({"x": good, "y": good}) == (Verdict.HOLDS, "")
-    assert claim(*two).verdict({"x": good, "y": bad}) == (Verdict.FAILS, "y is 0 +- 0.100")
+    assert claim(*two).verdict({"x": good, "y": bad}) == (Verdict.FAILS, "y is 0 +- 0.100, asked for: > 1")
     assert claim(*two).verdict({"x": bad})[0] == Verdict.FAILS
-    assert claim(*two).verdict({"x": good}) == (Verdict.NOT_RUN, "nothing")
-    assert claim(*two, recipes=("demo",)).verdict({})[0] == Verdict.MORE
+    assert claim(*two).verdict({"x": good}) == (Verdict.MORE, "nothing")
+    assert claim(*two, ours=True).verdict({}) == (Verdict.MORE, "nothing")
     assert claim(never="too hard").verdict({}) == (Verdict.NEVER, "too hard")
+    assert claim(algebra="by Jensen").verdict({"x": good}) == (Verdict.ALGEBRA, "by Jensen")
 
 
-def test_what_fails_elsewhere_holds_here_only() -> None:
-    numbers = {"x": Number(2.0, 0.1, "5 seeds", 5), "min": Number(0.5, 0.1, "5 seeds", 5)}
-    limited = claim(Prediction("x", ">", 1), elsewhere=(Prediction("min", ">", 1), Prediction("not looked at", ">", 1)))
-    assert limited.verdict(numbers) == (Verdict.HERE_ONLY, "elsewhere: min is 0.500 +- 0.100")
-    assert limited.verdict({"x": numbers["x"]}) == (Verdict.HOLDS, "")
+def test_a_sweep_states_the_boundary_and_takes_nothing_away() -> None:
+    swept = claim(Prediction("x", ">", 1), elsewhere=(Prediction("mu", ">", 1), Prediction("not looked at", ">", 1)))
+    numbers = {"x": Number(2.0, 0.1, "5 seeds", 5), "at mu = 0.1": Number(2.0, 0.1, "", 5)}
+    assert swept.verdict(numbers) == (Verdict.HOLDS, "")
+    untold = {"at mu = 0.2": Number(1.0, 0.5, "", 5), "at mu = 0.3": Number(0.5, None, "", 5)}
+    assert swept.verdict(numbers | untold) == (Verdict.HOLDS, ""), "no interval refutes it there"
+    broken = {f"at mu = {mu}": Number(0.5, 0.1, "", 5) for mu in (0.4, 0.8)}
+    assert swept.verdict(numbers | untold | broken) == (Verdict.REGIME, "mu = 0.4, 0.8")
+    wrong = {"x": Number(0.0, 0.1, "5 seeds", 5)}
+    assert swept.verdict(broken | wrong)[0] == Verdict.FAILS, "a boundary mends nothing"
+
+
+def test_no_interval_is_not_an_interval_of_zero() -> None:
+    sure, unsure = Number(2.0, 0.1, "", 5), Number(1.0, None, "", 5)
+    assert difference(sure, unsure, "").half is None
+    assert difference(unsure, sure, "").half is None
+    assert str(unsure) == "1"
 
 
 def test_intervals() -> None:
@@ -96,10 +137,29 @@ def test_a_study_is_compared_seed_by_seed_at_the_longest_training_of_both(tmp_pa
     assert record.numbers["uniformity"]["uniformity, without the term / with it"].value == pytest.approx(18)
     assert record.numbers["uniformity"]["uniformity with it"].value == pytest.approx(0.05)
     assert record.numbers["collapse"]["uniformity of MAE"].over == "1 seed, 10 epochs"
-    verdicts = {claim.id: record.verdict(claim)[0] for claim in page.CLAIMS}
-    assert verdicts["uniformity"] == verdicts["linear"] == Verdict.HOLDS
-    assert verdicts["tuned"] == Verdict.NOT_RUN
-    assert verdicts["linear-in1k"] == Verdict.MORE
+    verdicts = {claim.id: record.verdict(claim) for claim in page.CLAIMS}
+    short = "outside of the claim's regime: epochs is 5, asked for: > 199"
+    assert verdicts["uniformity"] == verdicts["linear"] == (Verdict.SMALL, short)
+    assert verdicts["tuned"][0] == verdicts["linear-in1k"][0] == Verdict.MORE
+    for seed, accuracy in enumerate((0.5, 0.6, 0.7)):
+        write_study(tmp_path, "mae", seed, 0.9, accuracy, epochs=300)
+        write_study(tmp_path, "umae", seed, 0.05, accuracy + 0.03, epochs=300)
+    record = page.collect(Results(tmp_path))
+    verdicts = {claim.id: record.verdict(claim) for claim in page.CLAIMS}
+    assert verdicts["uniformity"] == verdicts["linear"] == (Verdict.HOLDS, "")
+    assert verdicts["collapse"][0] == Verdict.FAILS
+
+
+def test_fine_tuning_is_compared_with_training_from_scratch(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_study(tmp_path, "mae", seed, 0.9, 0.5)
+        for place, accuracy in ((".", 0.4), ("untrained", 0.3 + seed / 100)):
+            interval = {"accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}
+            written(tmp_path / f"study/mae-5-{seed}" / place / "judged-0.1/tuned-2.json", interval)
+    gains = study.scratch_gain(Results(tmp_path), ["mae", "umae"])
+    assert list(gains) == ["gain of mae"]
+    assert gains["gain of mae"].value == pytest.approx(9)
+    assert gains["gain of mae"].seeds == 3
 
 
 def graph_result(data: str) -> dict[str, Any]:
@@ -131,7 +191,7 @@ def test_results_of_toy_size_are_not_counted(tmp_path: Path) -> None:
     cli.main(["lab", "multiview", "--toy", "--out", str(tmp_path / "lab/multiview"), "steps_scratch=5"])
     for statement in ("The same if patches are reconstructed", "Its total error is about 0.5 mu"):
         row = row_of(tmp_path, statement)
-        assert "**not run**" in row, row
+        assert "**needs more compute**" in row, row
         assert "results.json: toy or other constants than the defaults (k, d" in row
         assert "not counted" in row
     record = page.from_json(tmp_path / "claims.json")
@@ -153,11 +213,13 @@ def test_a_sweep_at_other_constants_is_not_counted_beside_results_at_the_default
     written(tmp_path / "lab/multiview/sweep_mu.json", small)
     row = row_of(tmp_path, "The same if patches are reconstructed")
     assert "captured share: 1 (5 seeds, mu = 0.02)" in row
-    assert "min over mu:" not in row
+    assert "at mu" not in row
     assert "**holds** (" in row
     assert "sweep_mu.json: toy or other constants than the defaults (samples): not counted" in row
     written(tmp_path / "lab/multiview/sweep_mu.json", small | {"constants": full | {"mu": 0.3, "seeds": 9}})
-    assert "min over mu: 0.500 (9 seeds, mu = 0.1)" in row_of(tmp_path, "The same if patches are reconstructed")
+    row = row_of(tmp_path, "The same if patches are reconstructed")
+    assert "at mu = 0.1: 0.500 (9 seeds, mu = 0.1)" in row
+    assert "**holds in its regime; breaks at** (mu = 0.1)" in row
 
 
 def test_vision_transformers_that_were_hardly_trained_are_not_counted(tmp_path: Path) -> None:
@@ -166,7 +228,7 @@ def test_vision_transformers_that_were_hardly_trained_are_not_counted(tmp_path: 
     data = {"size": size, "tests": ["test_multi", "test_single"], "accuracy": accuracy}
     written(tmp_path / "multiview_vit/results.json", data)
     row = row_of(tmp_path, "The same on a real ViT")
-    assert "**not run**" in row, row
+    assert "**needs more compute**" in row, row
     assert "multiview_vit/results.json: toy (1 epochs of pretraining): not counted" in row
     written(tmp_path / "multiview_vit/results.json", data | {"size": size | {"epochs of pretraining": 20}})
     assert "single-view, from scratch: 0.500, gain of mae: 0 (3 seeds" in row_of(tmp_path, "The same on a real ViT")
@@ -196,7 +258,7 @@ def coverage_result(*runs: tuple[str, str]) -> dict[str, Any]:
 def test_a_run_is_not_compared_with_itself(tmp_path: Path, runs: list[tuple[str, str]], reason: str) -> None:
     written(tmp_path / "lab/coverage/results.json", coverage_result(*runs))
     row = row_of(tmp_path, "maps of MRP encoders cover more")
-    assert "**not run**" in row, row
+    assert "**needs more compute**" in row, row
     assert reason in row
     assert "not counted" in row
 
@@ -209,9 +271,9 @@ def test_a_pretrained_run_is_compared_with_a_supervised_one(tmp_path: Path) -> N
 def test_two_names_of_one_run_are_not_compared(tmp_path: Path) -> None:
     write_study(tmp_path, "mae", 0, 0.9, 0.5)
     (tmp_path / "study/umae-5-0").symlink_to(tmp_path / "study/mae-5-0")
-    for statement in ("better under a linear probe: here", "raises the effective rank"):
+    for statement in ("features are better under a linear probe", "raises the effective rank"):
         row = row_of(tmp_path, statement)
-        assert "**not run**" in row, row
+        assert "**needs more compute**" in row, row
         assert "umae-5-0 is the run mae-5-0 itself: not counted" in row
 
 
@@ -223,7 +285,7 @@ def test_results_of_other_data_or_of_another_method_are_not_counted(tmp_path: Pa
     bounds = {"run": "runs/umae", "images": 9, "uniformity_weight": 0.01, "rows": [row, row]}
     for method in ("mae", "umae"):
         written(tmp_path / f"lab/bounds-{method}/results.json", bounds)
-    assert "bounds-mae/results.json: runs/umae is of U-MAE: not counted" in row_of(tmp_path, "a smaller loss of MAE")
+    assert "bounds-mae/results.json: runs/umae is of U-MAE: not counted" in row_of(tmp_path, "smaller loss of MAE")
 
 
 def test_without_results_every_claim_says_what_to_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -231,11 +293,25 @@ def test_without_results_every_claim_says_what_to_run(tmp_path: Path, capsys: py
     cli.main(["lab", "claims", "--results", str(tmp_path), "--out", str(out)])
     assert f"written to {out}" in capsys.readouterr().out
     record = page.from_json(out.with_suffix(".json"))
-    assert {record.verdict(claim)[0] for claim in page.CLAIMS} == {Verdict.NOT_RUN, Verdict.MORE, Verdict.NEVER}
+    assert {record.verdict(claim)[0] for claim in page.CLAIMS} == {Verdict.MORE, Verdict.NEVER, Verdict.ALGEBRA}
     text = out.read_text(encoding="utf-8")
     assert text == page.render(record)
     assert all(command in text for claim in page.CLAIMS for command in claim.commands)
-    assert "1.5e+19 FLOP" in text, "what training costs is read from the recipe"
+    assert "1.5e+19 FLOP, 840 GPU minutes" in text, "what training costs is read from the recipe"
+
+
+def test_an_earlier_page_stands_in_where_there_are_no_results(tmp_path: Path) -> None:
+    for seed in range(3):
+        for method, uniformity in (("mae", 0.9), ("umae", 0.05)):
+            write_study(tmp_path, method, seed, uniformity, 0.5)
+    out = tmp_path / "claims.md"
+    cli.main(["lab", "claims", "--results", str(tmp_path), "--keep", str(DOCS / "claims.json"), "--out", str(out)])
+    record, earlier = page.from_json(out.with_suffix(".json")), page.from_json(DOCS / "claims.json")
+    assert record.numbers["uniformity"] != earlier.numbers["uniformity"]
+    assert record.numbers["vit"] == earlier.numbers["vit"]
+    assert "uniformity" not in record.kept
+    assert record.kept["vit"] == earlier.kept.get("vit", earlier.made)
+    assert f"(kept from {record.kept['vit']})" in out.read_text(encoding="utf-8")
 
 
 def test_the_page_that_is_kept_is_what_the_kept_numbers_come_to() -> None:
@@ -248,8 +324,11 @@ def test_every_prediction_is_about_a_number_that_is_measured() -> None:
     kept = page.from_json(DOCS / "claims.json").numbers
     for claim in page.CLAIMS:
         assert claim.predictions or claim.never, claim.id
-        numbers = {prediction.number for prediction in (*claim.predictions, *claim.elsewhere)}
+        numbers = {prediction.number for prediction in (*claim.predictions, *claim.regime)}
+        numbers |= {claim.board.number} - {""} if claim.board else set()
         assert not kept[claim.id] or numbers <= set(kept[claim.id]), claim.id
+        swept = {name.partition(" = ")[0] for name in kept[claim.id] if name.startswith("at ")}
+        assert swept <= {f"at {prediction.number}" for prediction in claim.elsewhere}, claim.id
         assert all(find_recipe(name).exists() for name in claim.recipes)
         assert {measure["measure"] for measure in claim.measures} <= set(page.MEASURES)
     assert len({claim.id for claim in page.CLAIMS}) == len(page.CLAIMS) >= 12

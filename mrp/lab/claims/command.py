@@ -16,6 +16,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", type=Path, default=Path("runs"), metavar="FOLDER", help=results)
     page = "the page; its numbers go beside it, as JSON (default: runs/lab/claims.md)"
     parser.add_argument("--out", type=Path, default=Path("runs/lab/claims.md"), metavar="FILE", help=page)
+    keep = "an earlier page's JSON; its numbers stand in for the claims that the results say nothing about"
+    parser.add_argument("--keep", type=Path, metavar="FILE", help=keep)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,9 +30,12 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError(f"--results: there is no folder {options.results}")
     if options.out.suffix != ".md":
         raise ConfigError(f"--out: {options.out} is no page; give a name that ends in .md")
+    record = page.collect(Results(options.results))
+    if options.keep:
+        record = record.completed(page.from_json(options.keep))
     options.out.parent.mkdir(parents=True, exist_ok=True)
     json_file = options.out.with_suffix(".json")
-    json_file.write_text(page.as_json(page.collect(Results(options.results))), encoding="utf-8")
+    json_file.write_text(page.as_json(record), encoding="utf-8")
     record = page.from_json(json_file)  # so that the page follows from the file, to the last digit
     options.out.write_text(page.render(record), encoding="utf-8")
     rows = []

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from mrp.lab.claims.number import Number, Numbers, from_entry, over_seeds
 from mrp.lab.claims.results import NotCounted
 from mrp.lab.multiview.constants import Constants
 
 Data = dict[str, Any]
-
-PICK = {"min": min, "max": max}
 
 
 def comparison(data: Data, numbers: dict[str, str]) -> Numbers:
@@ -20,19 +18,17 @@ def comparison(data: Data, numbers: dict[str, str]) -> Numbers:
     return {name: _number(data, data["methods"], key, "mu", mu) for name, key in numbers.items()}
 
 
-def sweep(data: Data, constant: str, pick: Literal["min", "max"], key: str) -> Numbers:
-    """Returns the smallest or largest value over a sweep, which shows how far from the defaults a claim holds."""
+def sweep(data: Data, constant: str, key: str) -> Numbers:
+    """Returns a number at every value of a sweep, which shows how far from the defaults a claim holds."""
     _check_constants(data, constant)
-    extreme = PICK[pick](data["values"], key=lambda row: float(_entry(row, key)["mean"]))
-    return {f"{pick} over {constant}": _number(data, extreme, key, constant, extreme["value"])}
+    return _at(constant, {row["value"]: _number(data, row, key, constant, row["value"]) for row in data["values"]})
 
 
 def over_map(data: Data, constant: str, fixed: str, key: str) -> Numbers:
-    """Returns the smallest value on the map of theta and m, over one of these and at the default of the other."""
+    """Returns the numbers on the map of theta and m, over one of these and at the default of the other."""
     _check_constants(data)
     cells = [cell for cell in data["cells"] if cell[fixed] == data["constants"][fixed]]
-    worst = min(cells, key=lambda cell: float(_entry(cell, key)["mean"]))
-    return {f"min over {constant}": _number(data, worst, key, constant, worst[constant])}
+    return _at(constant, {cell[constant]: _number(data, cell, key, constant, cell[constant]) for cell in cells})
 
 
 def relative_error(data: Data) -> Numbers:
@@ -42,10 +38,9 @@ def relative_error(data: Data) -> Numbers:
 
 
 def relative_error_over_mu(data: Data) -> Numbers:
-    """Returns the smallest such multiple over the sweep of mu."""
+    """Returns this multiple at every value of the sweep over mu."""
     _check_constants(data, "mu")
-    multiples = [_multiple(data, row, row["value"]) for row in data["values"]]
-    return {"min over mu": min(multiples, key=lambda number: number.value)}
+    return _at("mu", {row["value"]: _multiple(data, row, row["value"]) for row in data["values"]})
 
 
 def vit(data: Data, at_least: dict[str, int]) -> Numbers:
@@ -86,4 +81,8 @@ def _number(data: Data, row: Data, key: str, constant: str, value: float) -> Num
 
 def _multiple(data: Data, methods: Data, mu: float) -> Number:
     error = _number(data, methods, "scratch.accuracy.total error", "mu", mu)
-    return error._replace(value=2 * error.value / mu, half=2 * (error.half or 0.0) / mu)
+    return error._replace(value=2 * error.value / mu, half=None if error.half is None else 2 * error.half / mu)
+
+
+def _at(constant: str, numbers: dict[float, Number]) -> Numbers:
+    return {f"at {constant} = {value:g}": number for value, number in numbers.items()}

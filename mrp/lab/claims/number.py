@@ -53,7 +53,7 @@ def over_images(values: Sequence[float], halves: Sequence[float], conditions: st
 
 def difference(first: Number, second: Number, over: str) -> Number:
     """Returns first minus second as if their errors were independent, which is cautious if they share images."""
-    half = math.hypot(first.half or 0.0, second.half or 0.0)
+    half = None if first.half is None or second.half is None else math.hypot(first.half, second.half)
     return Number(first.value - second.value, half, over, min(first.seeds, second.seeds))
 
 

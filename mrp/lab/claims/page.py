@@ -27,7 +27,7 @@ MEASURES: dict[str, Callable[..., Numbers]] = {
     for function in (
         multiview.comparison, multiview.sweep, multiview.over_map, multiview.relative_error,
         multiview.relative_error_over_mu, multiview.vit,
-        study.diagnosis, study.probe_gain, study.tuning_gain, study.recipe_gain,
+        study.diagnosis, study.probe_gain, study.tuning_gain, study.scratch_gain, study.recipe_gain,
         theory.inequality, theory.alignment, theory.ratio_change, theory.best_ratio, theory.largest_sum,
         theory.estimator, theory.coverage,
     )
@@ -38,12 +38,14 @@ class Paper(Node):
     """The claims of one paper."""
 
     title: str
+    figure: str
     claims: tuple[Claim, ...]
 
 
 class Content(Node):
     """`claims.yaml`."""
 
+    title: str
     introduction: str
     papers: tuple[Paper, ...]
 
@@ -59,6 +61,13 @@ class Record(NamedTuple):
     made: str
     numbers: dict[str, Numbers]
     not_counted: dict[str, list[str]]  # results that say nothing about the claim, and why
+    kept: dict[str, str]  # when and where the numbers of a claim were collected, if they are of an earlier page
+
+    def completed(self, earlier: Record) -> Record:
+        """Returns the record with an earlier page's numbers for the claims that the results say nothing about."""
+        missing = [id for id, numbers in self.numbers.items() if not numbers and earlier.numbers.get(id)]
+        numbers = self.numbers | {id: earlier.numbers[id] for id in missing}
+        return self._replace(numbers=numbers, kept={id: earlier.kept.get(id, earlier.made) for id in missing})
 
     def verdict(self, claim: Claim) -> tuple[Verdict, str]:
         """Returns the verdict on a claim, and the reasons."""
@@ -83,7 +92,7 @@ def collect(results: Results) -> Record:
                 ) from None
     today = datetime.datetime.now(datetime.UTC).date()
     machine = f"{os.cpu_count()} cores {platform.machine()}, {'a' if torch.cuda.is_available() else 'no'} GPU"
-    return Record(f"{today}, {machine}, torch {torch.__version__.partition('+')[0]}", numbers, not_counted)
+    return Record(f"{today}, {machine}, torch {torch.__version__.partition('+')[0]}", numbers, not_counted, {})
 
 
 def _evaluate(measure: dict[str, Any], results: Results) -> Numbers:
@@ -108,42 +117,70 @@ def as_json(record: Record) -> str:
         id: {name: _rounded(number)._asdict() for name, number in numbers.items()}
         for id, numbers in record.numbers.items()
     }
-    return json.dumps({"made": record.made, "claims": claims, "not_counted": record.not_counted}, indent=1) + "\n"
+    return json.dumps(record._replace(numbers={})._asdict() | {"claims": claims}, indent=1) + "\n"
 
 
 def from_json(path: Path) -> Record:
     """Reads the record of an earlier page."""
     data = read(path)
     numbers = {id: {name: Number(**number) for name, number in claim.items()} for id, claim in data["claims"].items()}
-    return Record(data["made"], numbers, data["not_counted"])
+    return Record(data["made"], numbers, data["not_counted"], data["kept"])
 
 
 def render(record: Record) -> str:
     """Returns the page as Markdown."""
     verdicts = Counter(record.verdict(claim)[0] for claim in CLAIMS)
-    total = ", ".join(f"{verdict} {verdicts[verdict]}" for verdict in Verdict if verdicts[verdict])
-    lines = [CONTENT.introduction, f"Collected {record.made}. {len(CLAIMS)} claims: {total}.", ""]
+    total = ", ".join(
+        f"{verdict.removesuffix('; breaks at')} {verdicts[verdict]}" for verdict in Verdict if verdicts[verdict]
+    )
+    board = ["| | claim | paper | here | measured on | verdict |", "|---" * 6 + "|"]
+    board += [_score(claim, record) for claim in CLAIMS if claim.board]
+    lines = [CONTENT.title, *board, "", f"{len(CLAIMS)} claims: {total}. Collected {record.made}.", ""]
     columns = "| | claim | from | prediction | measured | verdict | experiment |"
     for paper in CONTENT.papers:
         rows = [_row(claim, record) for claim in paper.claims]
-        lines += [f"## {paper.title}", "", columns, "|---" * 7 + "|", *rows, ""]
+        lines += [f"## {paper.title}", "", paper.figure, ""]
+        lines += ["<details><summary>Every claim, with intervals and commands</summary>", ""]
+        lines += [columns, "|---" * 7 + "|", *rows, "", "</details>", ""]
     notes = [f"- **{number}** {claim.note}" for number, claim in enumerate(CLAIMS, start=1) if claim.note]
-    return "\n".join([*lines, "## Remarks", "", *notes]) + "\n"
+    fold = ["<details><summary>Remarks on single claims</summary>", "", *notes, "", "</details>"]
+    return "\n".join([*lines, CONTENT.introduction, *fold]) + "\n"
+
+
+def _score(claim: Claim, record: Record) -> str:
+    """Returns the line of the scoreboard: the number that the claim is about, and what it was measured on."""
+    assert claim.board
+    number = record.numbers.get(claim.id, {}).get(claim.board.number)
+    verdict, reason = record.verdict(claim)
+    cells = [
+        str(CLAIMS.index(claim) + 1),
+        claim.board.title,
+        claim.board.paper,
+        str(number or "-"),
+        number.over if number else "-",
+        f"**{verdict}**" + (f" {reason}" if verdict == Verdict.REGIME else ""),
+    ]
+    return _cells(cells)
 
 
 def _row(claim: Claim, record: Record) -> str:
     verdict, reason = record.verdict(claim)
-    if verdict in (Verdict.MORE, Verdict.NOT_RUN):
+    if verdict == Verdict.MORE:
         reason = "; ".join(filter(None, [reason, _recipes(claim)]))
+    since = f" (kept from {record.kept[claim.id]})" if claim.id in record.kept else ""
     cells = [
         str(CLAIMS.index(claim) + 1),
         claim.claim,
         claim.source,
-        "; ".join(map(str, claim.predictions)) or "-",
-        _measured(record.numbers.get(claim.id, {})) or "-",
+        "; ".join(map(str, (*claim.predictions, *claim.regime))) or "-",
+        (_measured(record.numbers.get(claim.id, {})) or "-") + since,
         f"**{verdict}**" + (f" ({reason})" if reason else ""),
         "<br>".join(f"`{command}`" for command in claim.commands) or "-",
     ]
+    return _cells(cells)
+
+
+def _cells(cells: list[str]) -> str:
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
@@ -159,7 +196,9 @@ def _recipes(claim: Claim) -> str:
     """Returns the cost of training the recipes of a claim, as the heads of the recipes state it."""
     costs = {name: _COST.search(find_recipe(name).read_text(encoding="utf-8")) for name in claim.recipes}
     return ", ".join(
-        f"`{name}` {cost[1]} FLOP, {cost[2]} GPU hours at 300 TFLOP/s" for name, cost in costs.items() if cost
+        f"`{name}` {cost[1]} FLOP, {60 * float(cost[2].replace(',', '')):.0f} GPU minutes at 300 TFLOP/s"
+        for name, cost in costs.items()
+        if cost
     )
 
 

@@ -18,21 +18,23 @@ def diagnosis(results: Results, methods: Sequence[str], numbers: dict[str, dict[
     """Returns metrics of the last diagnosis: `key` in the runs `of` one method, divided by that of a method `per`."""
     epochs, seeds = results.study(*methods)
     diagnoses = [dict(zip(methods, (read(run / "result.json") for run in runs), strict=True)) for runs in seeds]
-    return {
+    measured = {
         name: over_seeds([_metric(seed, **metric) for seed in diagnoses], _epochs(epochs))
         for name, metric in numbers.items()
         if diagnoses
     }
+    return _with_length(measured, epochs)
 
 
 def probe_gain(results: Results, first: str, second: str) -> Numbers:
     """Returns how many points of accuracy the second method's features gain over the first one's in a probe."""
     epochs, seeds = results.study(first, second)
-    return {
+    gains = {
         f"gain, {title}": _gain([_accuracies(runs, key) for runs in seeds], epochs)
         for title, key in (("linear", "linear"), ("kNN", "knn"))
         if seeds
     }
+    return _with_length(gains, epochs)
 
 
 def tuning_gain(results: Results, first: str, second: str) -> Numbers:
@@ -44,7 +46,23 @@ def tuning_gain(results: Results, first: str, second: str) -> Numbers:
             other = after / path.relative_to(before)
             if other.exists():
                 pairs.append((read(path), read(other)))
-    return {"gain, fine-tuned": _gain(pairs, epochs)} if pairs else {}
+    return _with_length({"gain, fine-tuned": _gain(pairs, epochs)}, epochs) if pairs else {}
+
+
+def scratch_gain(results: Results, methods: Sequence[str]) -> Numbers:
+    """Returns how many points fine-tuning gains over training from scratch for the same steps, from the same tool."""
+    gains = {}
+    for method in methods:
+        epochs, seeds = results.study(method)
+        pairs = []
+        for (run,) in seeds:
+            for path in sorted(run.glob("judged-*/tuned-*.json"))[-1:]:
+                scratch = run / "untrained" / path.relative_to(run)
+                if scratch.exists():
+                    pairs.append((read(scratch), read(path)))
+        if pairs:
+            gains[f"gain of {method}"] = _gain(pairs, epochs)
+    return gains
 
 
 def recipe_gain(results: Results, first: str, second: str) -> Numbers:
@@ -55,6 +73,11 @@ def recipe_gain(results: Results, first: str, second: str) -> Numbers:
     refuse_same_run(runs)
     points, half = _points(*_accuracies(runs, "linear"))
     return {"gain, linear": over_images([points], [half], "over test images")}
+
+
+def _with_length(numbers: Numbers, epochs: int) -> Numbers:
+    """Adds the length of training, for claims about long ones."""
+    return numbers and numbers | {"epochs": Number(epochs, 0.0, "of pretraining")}
 
 
 def _metric(diagnoses: dict[str, dict[str, float]], key: str, of: str, per: str = "") -> float:

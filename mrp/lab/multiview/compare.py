@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ SWEEPS: dict[str, tuple[float, ...]] = {
     "sigma": (0.0, 0.05, 0.1, 0.2, 0.3),
     "gamma": (0.0, 0.03, 0.1, 0.2),
     "sigma_0": (0.1, 0.15, 0.3, 0.6),
+    "steps": (90, 270, 900),
     "steps_scratch": (200, 400, 800, 1600),
 }
 MAP = {"theta": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), "m": (1.0, 2.0, 4.0, 8.0, 16.0)}
@@ -59,15 +61,43 @@ class Result:
     accuracy: dict[str, Estimate]  # after fine-tuning, or after supervised training; and the error on the mixture
     trace: Trace
 
+    def as_data(self) -> dict[str, Any]:
+        """Returns plain values, but for the trace."""
+        return {
+            part: {name: {"mean": estimate.value, "half": estimate.error} for name, estimate in estimates.items()}
+            for part, estimates in (("kernels", self.kernels), ("accuracy", self.accuracy))
+        }
+
 
 def compare(constants: Constants, methods: Iterable[str] = tuple(METHODS)) -> dict[str, Result]:
     """Trains by each method on the same data from the same first kernels, which follow from the seed."""
-    samples = {
-        split: draw(constants, num, constants.seeds, single, random_stream(constants, number))
-        for number, (split, (num, single)) in enumerate(splits(constants).items())
-    }
-    kernels = first_kernels(constants, random_stream(constants, 3))
+    samples, kernels = _draw(constants), first_kernels(constants, random_stream(constants, 3))
     return {method: _train(constants, samples, kernels, method) for method in methods}
+
+
+def train_by(constants: Constants, objective: str, optimizer: str, steps: int) -> tuple[Result, float]:
+    """Trains by an objective and an optimizer for so many steps; returns also how far the kernels moved, by their size.
+
+    Fine-tuning uses the same optimizer. "none" is fine-tuning alone, from the first kernels and a head of zeros.
+    """
+    varied = constants.varied(steps=steps, steps_scratch=steps)
+    samples, first = _draw(varied), first_kernels(varied, random_stream(varied, 3))
+    trace = Trace(varied, steps)
+    fast = constants.lr if optimizer != "sgd" else None  # of a clock and of Adam
+    tuning = (constants.steps_tuned, fast or constants.lr_tuned)
+    tuned_from = Classifier(first, zero_head(varied))
+    kernels = first
+    if objective == "supervised":
+        tuned_from, tuning = Classifier(first, class_head(varied)), (steps, fast or constants.lr_scratch)
+    elif objective != "none":
+        stream = random_stream(varied, 5)
+        kernels = pretrain(varied, objective, first, samples["train"].patches, stream, trace.watch, optimizer)
+        tuned_from = Classifier(kernels, zero_head(varied))
+    stream = random_stream(varied, 4 if objective == "supervised" else 6)
+    final = classify(varied, tuned_from, samples["train"], tuning, stream, optimizer=optimizer)
+    if objective in ("supervised", "none"):
+        kernels = final.kernels
+    return _result(varied, samples, kernels, final, trace), float((kernels - first).norm() / first.norm())
 
 
 def sweep_values(name: str) -> tuple[float, ...]:
@@ -108,6 +138,20 @@ def _train(constants: Constants, samples: dict[str, Samples], kernels: Tensor, m
         kernels = pretrain(constants, method, kernels, training.patches, stream, trace.watch)
         start, schedule = Classifier(kernels, zero_head(constants)), (constants.steps_tuned, constants.lr_tuned)
         final = classify(constants, start, training, schedule, random_stream(constants, 6))
+    return _result(constants, samples, kernels, final, trace)
+
+
+def _draw(constants: Constants) -> dict[str, Samples]:
+    """Draws the training set and both test sets."""
+    return {
+        split: draw(constants, num, constants.seeds, single, random_stream(constants, number))
+        for number, (split, (num, single)) in enumerate(splits(constants).items())
+    }
+
+
+def _result(
+    constants: Constants, samples: dict[str, Samples], kernels: Tensor, final: Classifier, trace: Trace
+) -> Result:
     titles = {"training": "train", "multi-view": "test_multi", "single-view": "test_single"}
     shares = {title: accuracy(constants, final, samples[split]) for title, split in titles.items()}
     mu = torch.tensor(constants.mu, dtype=torch.float64)

@@ -41,6 +41,7 @@ class Constants(Node):
     steps: int = Field(90, ge=1)  # of pretraining
     lr: float = Field(0.02, gt=0)  # how far a kernel moves in the first steps of pretraining
     lr_decoder: float = Field(0.005, gt=0)  # the same for the decoder that recovers patches
+    lr_plain: float = Field(4.0, gt=0)  # of plain gradient descent in pretraining, for kernels and decoder
     batch: int = Field(50, ge=1)
 
     steps_tuned: int = Field(60, ge=1)  # of fine-tuning

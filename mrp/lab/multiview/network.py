@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.data import Samples
-from mrp.schedules import half_cosine
+from mrp.lab.multiview.descent import Descent
 
 Watch = Callable[[int, Tensor], None]  # is called with the step and the kernels
 CHUNK = 100  # samples per seed that are evaluated at once
@@ -63,7 +63,13 @@ def accuracy(constants: Constants, classifier: Classifier, samples: Samples) -> 
 
 
 def pretrain(
-    constants: Constants, method: str, kernels: Tensor, patches: Tensor, generator: torch.Generator, watch: Watch
+    constants: Constants,
+    method: str,
+    kernels: Tensor,
+    patches: Tensor,
+    generator: torch.Generator,
+    watch: Watch,
+    optimizer: str = "kernel",
 ) -> Tensor:
     """Pretrains the kernels by mask reconstruction, and returns them.
 
@@ -73,7 +79,11 @@ def pretrain(
     """
     kernels, scale = kernels.clone(), 1 / (1 - constants.theta)
     decoder = torch.zeros(constants.seeds, constants.P * constants.d, constants.kernels)
-    kernel_step, decoder_step = _NormalisedStep(dim=-1), _NormalisedStep(dim=1)
+    plain = optimizer == "sgd"
+    lr, lr_decoder = (constants.lr_plain,) * 2 if plain else (constants.lr, constants.lr_decoder)
+    kernel_step = Descent(optimizer, lr, constants.steps, dim=-1)
+    decoder_step = Descent(optimizer, lr_decoder, constants.steps, dim=1)
+    count = constants.batch if plain else 1  # the other steps do not depend on the gradient's size
     for step in range(constants.steps):
         watch(step, kernels)
         batch = patches[:, torch.randint(patches.shape[1], (constants.batch,), generator=generator)]
@@ -81,15 +91,14 @@ def pretrain(
         products = _products(kernels, batch)
         values, slopes = activation(products, constants.q, constants.t)
         codes = _pooled(constants, visible * values)
-        decay = half_cosine(step, constants.steps, warmup=0, peak=1.0)  # to zero: steps of constant length never settle
         if method == "teacher":
             target = activation(constants.tau * products, constants.q, constants.t)[0]
             error = codes - _pooled(constants, target)
         else:
             residual = codes @ decoder.mT - batch.flatten(2)
             error = residual @ decoder
-            decoder -= constants.lr_decoder * decay * decoder_step(residual.mT @ codes)
-        kernels -= constants.lr * decay * kernel_step(_kernel_gradient(error, visible * slopes, batch))
+            decoder -= decoder_step(residual.mT @ codes / count)
+        kernels -= kernel_step(_kernel_gradient(error, visible * slopes, batch) / count)
     watch(constants.steps, kernels)
     return kernels
 
@@ -101,10 +110,12 @@ def classify(
     schedule: tuple[int, float],
     generator: torch.Generator,
     watch: Watch = lambda step, kernels: None,
+    optimizer: str = "sgd",
 ) -> Classifier:
-    """Trains kernels and head by gradient descent on the cross-entropy: fine-tuning, or training from scratch."""
+    """Trains kernels and head on the cross-entropy: fine-tuning, or training from scratch."""
     steps, lr = schedule
     kernels, head = start.kernels.clone(), start.head.clone()
+    kernel_step, head_step = Descent(optimizer, lr, steps, dim=-1), Descent(optimizer, lr, steps, dim=1)
     for step in range(steps):
         watch(step, kernels)
         chosen = torch.randint(samples.labels.shape[1], (constants.batch,), generator=generator)
@@ -113,26 +124,10 @@ def classify(
         codes = _pooled(constants, values)
         error = (codes @ head.mT).softmax(dim=-1) - torch.nn.functional.one_hot(labels, constants.k)
         gradient = _kernel_gradient(error @ head, slopes, batch)
-        head -= lr * error.mT @ codes / constants.batch
-        kernels -= lr * gradient / constants.batch
+        head -= head_step(error.mT @ codes / constants.batch)
+        kernels -= kernel_step(gradient / constants.batch)
     watch(steps, kernels)
     return Classifier(kernels, head)
-
-
-class _NormalisedStep:
-    """Divides a gradient by its running norm, because small kernels would otherwise take thousands of steps to grow.
-
-    With a teacher the loss is a sum over kernels, and each kernel still follows the path of its own gradient flow.
-    """
-
-    def __init__(self, dim: int) -> None:
-        self.dim = dim
-        self.square: Tensor | None = None
-
-    def __call__(self, gradient: Tensor) -> Tensor:
-        square = gradient.square().sum(dim=self.dim, keepdim=True)
-        self.square = square if self.square is None else torch.lerp(self.square, square, 0.1)
-        return gradient / self.square.sqrt().clamp_min(1e-30)
 
 
 def _visible(constants: Constants, batch: Tensor, generator: torch.Generator) -> Tensor:

@@ -25,7 +25,7 @@ def compare(constants: Constants, out: Path) -> None:
     _print(constants, results, f"{constants.seeds} seeds, mean and 95 % interval")
     print("predicted: " + "; ".join(f"{METHODS[method]}: {PREDICTED[method]}" for method in results))
     captured = {method: {"captured": result.trace.captured} for method, result in results.items()}
-    methods = {method: _as_data(result) | captured[method] for method, result in results.items()}
+    methods = {method: result.as_data() | captured[method] for method, result in results.items()}
     pictures = {
         "correlations.png": plots.draw_correlations(constants, results),
         "capture.png": plots.draw_capture(constants, results),
@@ -41,7 +41,7 @@ def sweep(constants: Constants, name: str, out: Path) -> None:
         results[value] = experiment.compare(varied)
         _print(varied, results[value], f"{name} = {value:g}")
     rows = [
-        {"value": value} | {method: _as_data(result) for method, result in methods.items()}
+        {"value": value} | {method: result.as_data() for method, result in methods.items()}
         for value, methods in results.items()
     ]
     picture = {f"sweep_{name}.png": plots.draw_sweep(constants, name, results)}
@@ -56,7 +56,7 @@ def map_pretraining(constants: Constants, out: Path) -> None:
         rows.append([experiment.compare(cell, ["teacher"])["teacher"] for cell in varied])
         print(f"theta = {theta:g}", flush=True)
     cells = [
-        {"theta": theta, "m": m} | _as_data(cell)
+        {"theta": theta, "m": m} | cell.as_data()
         for theta, row in zip(MAP["theta"], rows, strict=True)
         for m, cell in zip(MAP["m"], row, strict=True)
     ]
@@ -74,13 +74,6 @@ def _print(constants: Constants, results: dict[str, Result], title: str) -> None
         )
         rows.append([label, *(str(result.accuracy[name]) for result in results.values())])
     print_table(title, ["", *(METHODS[method] for method in results)], rows, width=110)
-
-
-def _as_data(result: Result) -> dict[str, Any]:
-    return {
-        part: {name: {"mean": estimate.value, "half": estimate.error} for name, estimate in estimates.items()}
-        for part, estimates in (("kernels", result.kernels), ("accuracy", result.accuracy))
-    }
 
 
 def _plain(constants: Constants) -> dict[str, Any]:
