@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
@@ -65,6 +67,11 @@ class Labelled(Section):
         if self.fraction is not None and self.images is not None:
             raise ValueError("fraction and images both say which labels are used; give one of them")
         return self
+
+    def content(self) -> str:
+        """Returns a hash of the list of images."""
+        path = Path(self.images).expanduser() if self.images else None
+        return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 
 class Heads(Labelled):

@@ -83,3 +83,11 @@ def test_every_view_of_a_chosen_image_is_taken(folder: Source, tmp_path: Path) -
     assert (chosen.images, len(chosen)) == (2, 4)
     assert chosen.columns["1.mean"][:][:, 0].tolist() == [0, 6, 8, 14]
     assert chosen.labels.tolist() == [0, 3, 0, 3]
+
+
+def test_a_changed_list_is_another_content(tmp_path: Path) -> None:
+    """Results are kept under it, so that those of another list are never taken for those of this one."""
+    before = Labelled(images=str(write(tmp_path, "1.png"))).content()
+    assert before == Labelled(images=str(write(tmp_path, "1.png"))).content()
+    assert before != Labelled(images=str(write(tmp_path, "2.png"))).content()
+    assert Labelled().content() == ""
