@@ -61,8 +61,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
     for seed, folder in enumerate(folders):
         main(["pretrain", *SMALL, f"seed={seed}", "--folder", str(folder)])
     with pytest.MonkeyPatch.context() as patch:  # fewer heads and steps
-        patch.setattr(sweep.choose, "__defaults__", ((1e-1,), (0.0,), heads.Schedule(epochs=1, steps=10)))
-        patch.setattr(sweep.fit, "__defaults__", (heads.Schedule(epochs=1, steps=10),))
+        patch.setattr(
+            sweep.choose,
+            "__defaults__",
+            ((1e-1,), (0.0,), heads.Schedule(epochs=1, steps=10), *sweep.choose.__defaults__[3:]),
+        )
+        patch.setattr(sweep.fit, "__defaults__", (heads.Schedule(epochs=1, steps=10), *sweep.fit.__defaults__[1:]))
         patch.setattr(attentive, "_STEPS", 10)
         yield folders
 
@@ -109,7 +113,7 @@ def test_a_suite_is_measured_once_and_its_page_is_written(
 ) -> None:
     words = ["judge", *map(str, fresh), "--suite", "suite.yaml", f"images={images}", "--out", "out"]
     chosen, fit = [], sweep.fit
-    monkeypatch.setattr(sweep, "fit", lambda *words: chosen.append(words[0]) or fit(*words))
+    monkeypatch.setattr(sweep, "fit", lambda *words, **named: chosen.append(words[0]) or fit(*words, **named))
     main(words)
     text = capsys.readouterr().out
     assert len(chosen) == 2 * 2  # the head is learned once for the three test sets of folders

@@ -30,7 +30,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     main(["pretrain", *SMALL, "--folder", str(folder)])
     (folder / "result.json").write_text('{"minutes": 12.34}')  # as small_study leaves it
     with pytest.MonkeyPatch.context() as patch:  # fewer heads
-        patch.setattr(sweep.choose, "__defaults__", ((1e-1,), (0.0,), sweep.Schedule(epochs=2, steps=20)))
+        patch.setattr(
+            sweep.choose,
+            "__defaults__",
+            ((1e-1,), (0.0,), sweep.Schedule(epochs=2, steps=20), *sweep.choose.__defaults__[3:]),
+        )
         yield folder
 
 

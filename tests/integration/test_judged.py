@@ -76,7 +76,11 @@ def knn(model: Any, features: Any) -> float:
 
 @pytest.fixture
 def few_heads(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep.choose, "__defaults__", ((1e-1,), (0.0,), sweep.Schedule(epochs=2, steps=40)))
+    monkeypatch.setattr(
+        sweep.choose,
+        "__defaults__",
+        ((1e-1,), (0.0,), sweep.Schedule(epochs=2, steps=40), *sweep.choose.__defaults__[3:]),
+    )
 
 
 @pytest.mark.usefixtures("few_heads")

@@ -33,7 +33,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:  # fewer heads, or the tests of the order would train hundreds for it
         patch.setattr(sweep, "LRS", (1e-2, 1e-1))
         patch.setattr(sweep, "DECAYS", (0.0,))
-        patch.setattr(sweep.choose, "__defaults__", ((1e-2, 1e-1), (0.0,), sweep.Schedule(epochs=2, steps=40)))
+        patch.setattr(
+            sweep.choose,
+            "__defaults__",
+            ((1e-2, 1e-1), (0.0,), sweep.Schedule(epochs=2, steps=40), *sweep.choose.__defaults__[3:]),
+        )
         yield folder
 
 
