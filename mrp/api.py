@@ -103,6 +103,35 @@ class Judged(NamedTuple):
     folder: Path
 
 
+def evaluate(
+    paths: str | Path | Sequence[str | Path],
+    *words: str,
+    tests: Sequence[str] = (),
+    real: str | Path | None = None,
+    head: str | Path | None = None,
+    weights: WeightsName | None = None,
+    again: bool = False,
+    out: str | Path | None = None,
+    **overrides: Any,
+) -> Judged | None:
+    """Measures classifiers on test sets as `mrp evaluate` does; of several processes all but the first get None.
+
+    `tests` are texts such as "v2=/data/imagenetv2,by_index", `real` is the file of ReaL labels of the first of them,
+    and `head` names the classifier's classes, one per line. `data={"test": PATH}` is one more test set; without any it
+    is the run's own. The page is written where `out` names a folder.
+    """
+    paths = [paths] if isinstance(paths, str | Path) else paths
+    plan, judged = judging.evaluate(
+        paths, tests, [*words, *as_words(overrides)], None if real is None else str(real), head, weights, again
+    )
+    if os.environ.get("RANK", "0") != "0":
+        return None
+    found = Judged(page_of(plan, judged, of_answers=True), Path(out or judged[0].folder))
+    if out is not None:
+        write_all(found.page, found.folder, plan.suite)
+    return found
+
+
 def judge(
     paths: str | Path | Sequence[str | Path],
     suite: str | Path,
@@ -112,6 +141,7 @@ def judge(
     again: bool = False,
     out: str | Path | None = None,
     cache: str | Path | None = None,
+    head: str | Path | None = None,
     **places: Any,
 ) -> Judged | None:
     """Judges weights by a suite as `mrp judge` does; of several processes all but the first get None.
@@ -124,7 +154,7 @@ def judge(
     given |= {name: str(place) for name, place in places.items()}
     plan, judged = judging.judge(
         [paths] if isinstance(paths, str | Path) else paths, suite, given, weights, untrained, again,
-        [word for word in words if "." in word.partition("=")[0]], cache,
+        [word for word in words if "." in word.partition("=")[0]], cache, head,
     )  # fmt: skip
     if os.environ.get("RANK", "0") != "0":
         return None

@@ -44,6 +44,7 @@ class Output:
     metrics: dict[str, Tensor] = field(default_factory=dict)  # detached scalars
     per_sample: dict[str, Tensor] = field(default_factory=dict)  # B each, detached
     features: Tensor | None = None  # B D, detached
+    scores: Tensor | None = None  # B classes, detached: of a classifier, how likely each class is its answer
 
 
 @dataclass(frozen=True, slots=True)

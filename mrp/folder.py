@@ -20,6 +20,7 @@ from mrp.config import ConfigError, dump
 from mrp.files import unfinished, write_atomically
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
+CLASSES = "classes.json"  # what a classifier's classes are called, for where its training data are not at hand
 _LOCK = ".lock"
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PATHS = ("train", "test", "classes", "source")

@@ -14,19 +14,22 @@ import torch
 
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
-from mrp.data.source import Source
+from mrp.data.source import Named, Source
+from mrp.data.subset import class_list
 from mrp.evaluate import measures, results
-from mrp.evaluate.classes import BY_NAME
+from mrp.evaluate.answering import classes_told_apart
+from mrp.evaluate.classes import BY_NAME, of_test_sets
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Setting, never
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import EVALUATORS, make
 from mrp.interop.config import WeightsName
-from mrp.model import Model, load
+from mrp.model import Model, class_names, load
 from mrp.probing import Subject, changed, changed_run, described, results_folder, sections, setting_of
 from mrp.processes.join import Accelerator
 from mrp.suites import Data, Plan, Task, read
+from mrp.suites.given import plan_of
 
 Words = Mapping[str, Mapping[str, Any]]
 
@@ -39,6 +42,7 @@ class Judged:
     subject: Subject
     folder: Path  # of its results
     records: Mapping[Task, Record]
+    notes: tuple[str, ...] = ()  # what was left out, and what its classes are called by
 
 
 def judge(
@@ -50,24 +54,75 @@ def judge(
     again: bool = False,
     words: Iterable[str] = (),
     cache: str | Path | None = None,
+    head: str | Path | None = None,
     pause: Pause = never,
     say: Callable[[str], object] = print,
 ) -> tuple[Plan, list[Judged]]:
     """Measures what a suite asks for and has not been measured yet; of several processes the first gets the results.
 
-    `places` says where the data are, `untrained` judges the untrained backbones too, `again` measures everything once
-    more, `words` are such as `machine.workers=8`, and `cache` is the folder that keeps the features.
+    `places` says where the data are; for the rest see `carry_out`.
+    """
+    chosen = read(suite)
+    plan = chosen.plan(places or {})
+    if all(task.missing for task in plan.tasks):
+        needed = ", ".join(f"{place}=PATH ({what})" for place, what in chosen.places.items())
+        raise ConfigError(f"--suite {plan.suite}: it is not said where any of its data are; give {needed}")
+    return plan, carry_out(plan, paths, weights, untrained, again, sections(words), cache, head, pause, say)
+
+
+def evaluate(
+    paths: Sequence[str | Path],
+    tests: Sequence[str] = (),
+    words: Iterable[str] = (),
+    real: str | None = None,
+    head: str | Path | None = None,
+    weights: WeightsName | None = None,
+    again: bool = False,
+    pause: Pause = never,
+    say: Callable[[str], object] = print,
+) -> tuple[Plan, list[Judged]]:
+    """Measures classifiers, as they are, on test sets that have not been measured yet.
+
+    `tests` are such as `v2=PATH,by_index`, and `real` the file of ReaL labels of the first of them. Without any, and
+    without `data.test=PATH` among the `words`, it is the test data of the first run.
+    """
+    changes = sections(words)
+    data = changes.setdefault("data", {})
+    if odd := data.keys() & {"train", "fraction"}:
+        raise ConfigError(f"data.{min(odd)}: nothing is learned, so there is no training data; leave it out")
+    if not tests and data.get("test") is None:
+        first = load(paths[0], weights)
+        own = first.run.data.model_dump(mode="json")
+        if first.source or own["test"] is None:
+            raise ConfigError(f"{paths[0]}: has no test data of its own; give data.test=PATH or --test NAME=PATH")
+        data |= {key: own[key] for key in ("test", "classes")}
+    plan = plan_of(tests, data.pop("test", None), real)
+    return plan, carry_out(plan, paths, weights, again=again, changes=changes, head=head, pause=pause, say=say)
+
+
+def carry_out(
+    plan: Plan,
+    paths: Sequence[str | Path],
+    weights: WeightsName | None = None,
+    untrained: bool = False,
+    again: bool = False,
+    changes: Words | None = None,
+    cache: str | Path | None = None,
+    head: str | Path | None = None,
+    pause: Pause = never,
+    say: Callable[[str], object] = print,
+) -> list[Judged]:
+    """Measures what a plan asks for and has not been measured yet; of several processes the first gets the results.
+
+    `untrained` judges the untrained backbones too, `again` measures everything once more, `changes` are sections such
+    as `machine`, `cache` is the folder that keeps the features, and `head` a file with the names of a classifier's
+    classes.
     """
     if len({Path(path).absolute() for path in paths}) < len(paths):
         raise ConfigError("the same weights are given twice; give each once")
-    chosen = read(suite)
-    plan = chosen.plan(places or {})
     section_of = {task: _section(task) for task in plan.tasks if not task.missing}
     by_data = {name: [task for task in plan.tasks if task.data == name and not task.missing] for name in plan.data}
-    if not any(by_data.values()):
-        needed = ", ".join(f"{place}=PATH ({what})" for place, what in chosen.places.items())
-        raise ConfigError(f"--suite {plan.suite}: it is not said where any of its data are; give {needed}")
-    changes = sections(words)
+    changes = changes or {}
     judged, opened, seen = list[Judged](), dict[str, _Opened](), set[str]()
     for path in paths:
         loaded = load(path, weights)
@@ -81,13 +136,33 @@ def judge(
                 seen.add(features)
             subject = Subject.of(path, loaded, backbone)
             judging, records = _Judging(loaded, subject, folder, again, pause, say), dict[Task, Record]()
+            notes: dict[str, None] = {}
             for name, tasks in by_data.items():
-                if tasks:
+                if tasks and plan.data[name].of_classifiers and not _is_classifier(loaded, backbone):
+                    notes[_not_a_classifier(plan, path, name)] = None
+                elif tasks:
                     opened[name] = opened.get(name) or _Opened.of(plan.data[name], loaded, changes)
-                    settings = opened[name].settings(loaded, folder, cache)
+                    named, origin = opened[name].named(loaded, head)
+                    notes |= {origin: None} if origin else {}
+                    settings = opened[name].settings(loaded, named, folder, cache)
                     records |= judging.measure({task: section_of[task] for task in tasks}, opened[name], settings)
-            judged.append(Judged(Path(path), subject, folder, records))
-    return plan, judged
+            judged.append(Judged(Path(path), subject, folder, records, tuple(notes)))
+    return judged
+
+
+def _is_classifier(model: Model, backbone: str) -> bool:
+    """Returns whether a model has a head that was trained."""
+    return bool(classes_told_apart(model.module)) and backbone == TRAINED and "head.weight" not in model.missing
+
+
+def _not_a_classifier(plan: Plan, path: str | Path, name: str) -> str:
+    """Returns what is said of weights that a data set cannot measure; refuses them where none of the plan's can."""
+    if all(data.of_classifiers for data in plan.data.values()):
+        raise ConfigError(
+            f"{path}: is no classifier, as it has no trained head; fine-tune it with 'mrp finetune', or judge its "
+            "features with 'mrp probe'"
+        )
+    return f"No classifier, so it is left out of {name}."
 
 
 @dataclass(frozen=True)
@@ -95,7 +170,7 @@ class _Opened:
     """A data set of a suite, open: its training data, and each of its test sets."""
 
     data: Data
-    train: Source
+    train: Source | None  # None where nothing is learned
     tests: Mapping[str, Source]
     changes: Words  # of the machine
 
@@ -105,15 +180,34 @@ class _Opened:
         try:
             runs = {test.name: changed_run(model, _words(data, test.words, changes)) for test in data.tests}
             tests = {name: open_source(run, "test") for name, run in runs.items()}
-            return cls(data, open_source(next(iter(runs.values())), "train"), tests, changes)
+            train = None if data.of_classifiers else open_source(next(iter(runs.values())), "train")
+            return cls(data, train, tests, changes)
         except ConfigError as error:
-            raise ConfigError(f"data set '{data.name}' of the suite: {error}") from None
+            raise ConfigError(f"data set '{data.name}' of the suite: {error}" if data.name else str(error)) from None
 
-    def settings(self, model: Model, folder: Path, cache: str | Path | None) -> dict[str, tuple[Model, Setting]]:
+    def named(self, model: Model, head: str | Path | None) -> tuple[Source, str]:
+        """Returns the training data, or names of a classifier's classes in their place and a line on their origin."""
+        if self.train is not None:
+            return self.train, ""
+        count = classes_told_apart(model.module)
+        if head is not None:
+            names, origin = class_list(str(head)), str(head)
+            if len(names) != count:
+                raise ConfigError(f"{head}: names {len(names)} classes, but {model.folder} tells {count} apart")
+        elif names := class_names(model):
+            origin = "the run"
+        else:
+            tests = {test.name: (self.tests[test.name].classes, test.classes) for test in self.data.tests}
+            names, origin = of_test_sets(count, tests)
+        return Named(names), f"Names of the {count:,} classes: {origin}." if origin != "the run" else ""
+
+    def settings(
+        self, model: Model, train: Source, folder: Path, cache: str | Path | None
+    ) -> dict[str, tuple[Model, Setting]]:
         """Returns, for each test set, the model as it is evaluated, and its setting; the feature tables are shared."""
         first = self.data.tests[0]
         model = changed(model, _words(self.data, first.words, self.changes))
-        shared = setting_of(model, folder, cache, opened=(self.train, self.tests[first.name]))
+        shared = setting_of(model, folder, cache, opened=(train, self.tests[first.name]))
         settings = {}
         for test in self.data.tests:
             data = changed_run(model, _words(self.data, test.words, self.changes)).data
@@ -155,8 +249,9 @@ class _Judging:
         return {task: kept[about[task].key] for task in tasks} if shared.processes.is_main_process else {}
 
     def _about(self, task: Task, section: Section, data: Data, setting: Setting) -> Record:
-        label = f"{task.data}/{task.test}" if task.test else task.data
-        named = {"label": label, "score": data.score} if data.score != measures.ACCURACY else {"label": label}
+        named: dict[str, Any] = {"label": task.label}
+        named |= {"score": data.score} if data.score != measures.ACCURACY else {}
+        named |= {"train": None} if data.of_classifiers else {}
         own = setting.data == self.loaded.run.data and setting.classes == BY_NAME and not setting.limited
         return self.subject.about(task.evaluator, section, described(setting, own) | named)
 
@@ -173,7 +268,8 @@ class _Judging:
 
 
 def _words(data: Data, test: Any, changes: Words) -> dict[str, Mapping[str, Any]]:
-    return {**changes, "data": {"classes": None, "fraction": None, **data.train, "test": test}}
+    chosen = {"classes": None, "fraction": None, **changes.get("data", {}), **data.train, "test": test}
+    return {**changes, "data": chosen}
 
 
 def _section(task: Task) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,10 +12,10 @@ import torch
 from torch import Tensor
 
 from mrp.batch import Batch, Output
-from mrp.build import build_step
+from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
 from mrp.data.order import keys
-from mrp.folder import CONFIG
+from mrp.folder import CLASSES, CONFIG
 from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
@@ -155,6 +156,22 @@ def load(path: str | Path, weights: WeightsName | None = None, step: int | None 
     if "length" in state:
         module.before_step(max(0, checkpoint.step - 1), Length(**state["length"]))
     return Model(run, folder, checkpoint.step, module.eval(), chosen, state.get(_ORIGIN, {}))
+
+
+def class_names(model: Model) -> tuple[str, ...]:
+    """Returns what a run calls the classes that its model tells apart; none where nobody knows.
+
+    The run's folder says so, or else its training data.
+    """
+    count = getattr(model.run.objective, "classes", 0)
+    try:
+        names = tuple(json.loads((model.folder / CLASSES).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        try:
+            names = open_source(model.run, "train").classes if count else ()
+        except ConfigError:
+            return ()
+    return names if len(names) == count and all(isinstance(name, str) for name in names) else ()
 
 
 def untrained(folder: str | Path) -> Model:

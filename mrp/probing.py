@@ -126,8 +126,10 @@ class Subject:
         if result.right is None or setting.test is None or len(result.right) != len(setting.test):
             return record
         classes = setting.class_numbers[torch.from_numpy(np.asarray(setting.test.labels, np.int64))]
+        if result.counted is not None:
+            classes = torch.where(result.counted.cpu(), classes, results.NOT_COUNTED)
         outcomes = results.Outcomes(result.right.cpu().numpy(), classes.numpy().astype(np.int32))
-        mean = statistics.mean_per_class(*outcomes)._asdict()
+        mean = statistics.mean_per_class(*outcomes.counted())._asdict()
         return results.with_outcomes(
             setting.folder, replace(record, result=record.result | {MEAN_PER_CLASS: mean}), outcomes
         )

@@ -6,6 +6,7 @@ changes weights. `finish_step` does what is due after a step: report, evaluate, 
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,6 +26,8 @@ from mrp.evaluate.contract import Result, Setting, Training
 from mrp.evaluate.schedule import Evaluators
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import scheduled
+from mrp.files import write_atomically
+from mrp.folder import CLASSES
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.groups import get_lr, set_lr, set_weight_decay
 from mrp.plan import Job, plan_job
@@ -62,6 +65,8 @@ def train(run: Run, folder: Path) -> None:
         session.enter(threads.limited(job.threads(session.device)))
         identity = job.run.identity(job.source.identity, job.order.version)
         session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow)
+        if session.main and hasattr(run.objective, "classes"):
+            write_atomically(folder / CLASSES, json.dumps(job.source.classes, indent=0))
         session.enter(
             memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
         )

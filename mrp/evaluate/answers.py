@@ -11,3 +11,9 @@ def best_class(scores: Tensor, among: Tensor | None = None) -> Tensor:
         return scores.argmax(-1)
     among = among.to(scores.device)
     return among[scores[..., among].argmax(-1)]
+
+
+def best_classes(scores: Tensor, among: Tensor) -> Tensor:
+    """Returns the up to five classes of these numbers that have the highest scores, the highest first."""
+    among = among.to(scores.device)
+    return among[scores[..., among].topk(min(5, len(among))).indices]

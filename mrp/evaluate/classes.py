@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mrp.config import ConfigError
@@ -9,11 +10,14 @@ from mrp.config import ConfigError
 BY_NAME, BY_INDEX = "by_name", "by_index"
 
 
-def class_numbers(train: tuple[str, ...], test: tuple[str, ...], how: str = BY_NAME) -> list[int]:
+def class_numbers(
+    train: tuple[str, ...], test: tuple[str, ...], how: str = BY_NAME, of_classifier: bool = False
+) -> list[int]:
     """Returns the number in training of each test class.
 
     `how` is by_name, by_index (the name of a test class is the number of a training class, as in ImageNet-V2), or a
-    file with one line per test class: its name, a tab or space, and the name of the training class.
+    file with one line per test class: its name, a tab or space, and the name of the training class. `of_classifier`
+    says that the training classes are those of a classifier whose training data are not at hand.
     """
     if how == BY_NAME:
         names = dict(zip(test, test, strict=True))
@@ -26,6 +30,12 @@ def class_numbers(train: tuple[str, ...], test: tuple[str, ...], how: str = BY_N
     if not unknown:
         return [numbers[names[name]] for name in test]
     which = f"'{unknown[0]}'" + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+    if how == BY_NAME and of_classifier:
+        raise ConfigError(
+            f"{len(unknown)} of its {len(test)} classes ({which}) are none of the classifier's {len(train)}; take "
+            "other data, or say which they are: NAME=PATH,by_index if their names are numbers of the classifier's "
+            "classes, or NAME=PATH,FILE with a line 'TEST_CLASS CLASS' for each"
+        )
     if how == BY_NAME:
         raise ConfigError(
             f"data.test: {len(unknown)} of its {len(test)} classes ({which}) are none of data.train's {len(train)}; "
@@ -33,7 +43,8 @@ def class_numbers(train: tuple[str, ...], test: tuple[str, ...], how: str = BY_N
             "training classes, or --classes FILE with a line 'TEST_CLASS TRAINING_CLASS' for each"
         )
     raise ConfigError(
-        f"--classes: {how} gives no class of data.train for {which} of data.test's {len(test)} classes; "
+        f"--classes: {how} gives no class of {'the classifier' if of_classifier else 'data.train'} for {which} of "
+        f"data.test's {len(test)} classes; "
         + ("their names have to be numbers of training classes" if how == BY_INDEX else "add a line for each")
     )
 
@@ -52,3 +63,26 @@ def _read(path: Path) -> dict[str, str]:
         if line.strip():
             names[pair[0].strip()] = pair[1].strip()
     return names
+
+
+def of_test_sets(count: int, tests: Mapping[str, tuple[tuple[str, ...], str]]) -> tuple[tuple[str, ...], str]:
+    """Returns what a classifier's classes are called, as far as test sets tell, and which one did.
+
+    `tests` maps names of test sets to their classes and `how`. Folders of which there are as many as classes stand in
+    the order of training, which is that of their names, as for ImageNet's WordNet ids.
+    """
+    by_name = {name: classes for name, (classes, how) in tests.items() if how == BY_NAME and len(classes) == count}
+    for name, classes in by_name.items():
+        numbers = [int(one) for one in classes if one.isdecimal()]
+        if len(numbers) == count and numbers != sorted(numbers):
+            raise ConfigError(
+                f"{name}: its {count} folders are called by numbers, which stand in the order of letters ('10' before "
+                f"'2'); if they are numbers of the classifier's classes, say so: {name}=PATH,by_index"
+            )
+        return classes, f"the class folders of {name}"
+    if all(how == BY_INDEX for _, how in tests.values()):
+        return tuple(map(str, range(count))), "numbers"
+    raise ConfigError(
+        f"the model tells {count} classes apart, and no test set has as many to say what they are called; give one "
+        "that has, or --head FILE with their names, one per line, in its order (of ImageNet: sorted WordNet ids)"
+    )

@@ -22,7 +22,7 @@ from mrp.data.augment import View
 from mrp.data.config import Config as Data
 from mrp.data.config import Crop
 from mrp.data.loader import EvalLoader
-from mrp.data.source import Source
+from mrp.data.source import Named, Source
 from mrp.data.subset import evenly_spaced
 from mrp.evaluate.classes import BY_NAME, class_numbers
 from mrp.evaluate.readout import Readout
@@ -44,6 +44,7 @@ class Result:
     alarm: str | None = None  # what is wrong with the model, in one sentence; the same on all processes
     stop: bool = False  # whether an alarm ends the run
     right: torch.Tensor | None = None  # per test image, in the order of the source: whether the answer was right
+    counted: torch.Tensor | None = None  # per test image: whether it counts; None: all of them do
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class Setting:
     """What an evaluator is given beside its own section."""
 
     data: Data  # how images are prepared
-    train: Source
+    train: Source  # Named, where a classifier is measured whose training data are not at hand
     test: Source | None  # None where the run has no test data
     processes: Accelerator
     batch: int  # images that a process takes through the model at once
@@ -91,7 +92,13 @@ class Setting:
         )  # fmt: skip
 
     def labelled(self) -> Source:
-        """Returns the test data, after a check that both splits have labels and that they mean the same classes."""
+        """Returns the test data, after a check that there are training data and that both splits have labels."""
+        if isinstance(self.train, Named):
+            raise ConfigError("learns from training images, and none are given; give them, or leave it out")
+        return self.labelled_test()
+
+    def labelled_test(self) -> Source:
+        """Returns the test data, after a check that its labels mean classes of training."""
         if self.test is None:
             raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to measure accuracy on")
         for name, source in (("train", self.train), ("test", self.test)):
@@ -135,7 +142,8 @@ class Setting:
     def class_numbers(self) -> torch.Tensor:
         """The number in training of each test class."""
         assert self.test is not None
-        return torch.tensor(class_numbers(self.train.classes, self.test.classes, self.classes))
+        of_classifier = isinstance(self.train, Named)
+        return torch.tensor(class_numbers(self.train.classes, self.test.classes, self.classes, of_classifier))
 
     @property
     def possible(self) -> torch.Tensor | None:

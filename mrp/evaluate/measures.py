@@ -15,6 +15,8 @@ _TITLES = {
     "knn": "kNN (k = 20)",
     "logistic": "logistic regression",
     "attentive": "attentive probe",
+    "validation": "classifier",
+    "real": "classifier, ReaL labels",
 }
 
 
@@ -52,6 +54,19 @@ def of(record: Record, score: str | None = None, title: str = "") -> list[Measur
         for key, value in result.items()
         if isinstance(value, int | float) and not isinstance(value, bool)
     ]
+
+
+def of_answers(record: Record) -> list[Measure]:
+    """Returns all that is known of a classifier's answers."""
+    if record.evaluator == "real":
+        return [_accuracy("real", "ReaL top-1", record.result["accuracy"])]
+    result, titles = record.result, {ACCURACY: "top-1", "accuracy5": "top-5", MEAN_PER_CLASS: "mean per class"}
+    shares = [
+        Measure(key, title, one["accuracy"], one["low"], one["high"], counted=key != "accuracy5")
+        for key, title in titles.items()
+        if isinstance(one := result.get(key), Mapping)
+    ]
+    return [*shares, Measure("loss", "loss", result["loss"], share=False, better="lower")]
 
 
 def _accuracy(name: str, title: str, found: Mapping[str, Any]) -> Measure:

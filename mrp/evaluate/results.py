@@ -22,6 +22,7 @@ from mrp.files import replacing, write_atomically
 FILE = "probe.json"
 EARLIER = "probe-earlier.jsonl"  # records whose place others have taken with another result
 OUTCOMES = "outcomes"
+NOT_COUNTED = -1
 TRAINED, UNTRAINED = "trained", "untrained"
 _FORMAT = 2
 _LOCK = ".probe.lock"
@@ -87,7 +88,12 @@ class Outcomes(NamedTuple):
     """Of each test image, in the order of the source: whether the answer was right, and the class it is of."""
 
     right: NDArray[np.bool_]
-    classes: NDArray[np.int32]
+    classes: NDArray[np.int32]  # NOT_COUNTED: of an image that was left out
+
+    def counted(self) -> Outcomes:
+        """Returns the outcomes of the images that count."""
+        kept = self.classes != NOT_COUNTED
+        return self if kept.all() else Outcomes(self.right[kept], self.classes[kept])
 
 
 def with_outcomes(folder: Path, record: Record, outcomes: Outcomes) -> Record:
@@ -113,7 +119,7 @@ def read_outcomes(folder: Path, record: Record) -> Outcomes | None:
     except (OSError, ValueError, TypeError):
         return None
     kept = record.outcomes == f"right-{_hash(record, bits)}.npy" and len(bits) == -(-len(classes) // 8)
-    return Outcomes(right, classes) if kept else None
+    return Outcomes(right, classes).counted() if kept else None
 
 
 def _hash(record: Record, bits: NDArray[np.uint8]) -> str:

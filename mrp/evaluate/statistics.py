@@ -16,6 +16,7 @@ from mrp.evaluate.interval import Z_95, Interval
 
 Bools = NDArray[np.bool_]
 Classes = NDArray[np.integer[Any]]
+Scores = NDArray[np.float64]
 
 
 class Difference(NamedTuple):
@@ -57,6 +58,17 @@ def paired(first: Bools, second: Bools, classes: Classes | None = None) -> Diffe
     variance = (win + lose - (win - lose) ** 2) / total
     centre, half = float((win - lose).mean()), Z_95 * math.sqrt(float(variance.sum())) / len(images)
     return Difference(float(((wins - losses) / images).mean()), centre - half, centre + half)
+
+
+def mean_of(scores: Scores) -> Interval:
+    """Returns the mean of a number that each test image has, with the normal interval."""
+    mean, half = float(scores.mean()), Z_95 * float(scores.std(ddof=1)) / math.sqrt(len(scores))
+    return Interval(mean, mean - half, mean + half)
+
+
+def mean_difference(first: Scores, second: Scores) -> Difference:
+    """Returns the difference of two means over the same images, with the normal interval of the paired differences."""
+    return Difference(*mean_of(first - second))
 
 
 def mean_per_class(right: Bools, classes: Classes) -> Interval:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
-from mrp.build import open_source
 from mrp.config import ConfigError, nearest
 from mrp.data.config import Crop
 from mrp.exchange import card
@@ -14,8 +13,7 @@ from mrp.interop import graphs, huggingface_export, official_export, timm_export
 from mrp.interop.config import WeightsName
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head
-from mrp.model import Model, load
-from mrp.objectives import classify
+from mrp.model import Model, class_names, load
 
 To = Literal["timm", "transformers", "official", "onnx", "torch-export"]
 
@@ -50,9 +48,9 @@ def _write(model: Model, to: str, folder: Path, images: Preprocessing, whole: bo
     head = linear_head(objective, missing)
     answers = graphs.Answers(objective.backbone, head, images.mean, images.std).eval()
     if to == "timm":
-        usage = timm_export.write(folder, objective.backbone, head, images, _classes(model))
+        usage = timm_export.write(folder, objective.backbone, head, images, class_names(model))
     elif to == "transformers":
-        usage = huggingface_export.write(folder, objective, images, _classes(model), missing, whole)
+        usage = huggingface_export.write(folder, objective, images, class_names(model), missing, whole)
     elif to == "official":
         usage = official_export.write(folder, objective, missing)
     elif to == "onnx":
@@ -66,13 +64,3 @@ def _preprocessing(model: Model) -> Preprocessing:
     data = model.run.data
     crop = data.augment.kept(data.shape) if isinstance(data.augment, Crop) else None
     return Preprocessing(data.shape, data.channels, data.mean, data.std, crop)
-
-
-def _classes(model: Model) -> tuple[str, ...]:
-    """Returns the names of the classes of a classifier; none where its data is not on this machine."""
-    if not isinstance(model.objective, classify.Objective):
-        return ()
-    try:
-        return open_source(model.run, "train").classes
-    except ConfigError:
-        return ()

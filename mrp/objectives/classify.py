@@ -93,6 +93,7 @@ class Objective(kit.Objective):
                 "answer": answers[:, 0],
             },
             features=features.detach(),
+            scores=logits.detach(),
         )
 
     def error(self, logits: Tensor, labels: Tensor) -> Tensor:

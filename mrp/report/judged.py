@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mrp.evaluate import measures, results
 from mrp.evaluate.results import UNTRAINED
 from mrp.judging import Judged
+from mrp.report import corrupted
 from mrp.report.about import same_but_seed
 from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 from mrp.report.render import write
@@ -17,27 +19,30 @@ NAME = "judge"
 FORMS = (".json", ".md", ".tex", ".png")
 
 
-def page_of(plan: Plan, judged: Sequence[Judged]) -> Page:
-    """Returns one row per set of weights, and one column per number of each task."""
+def page_of(plan: Plan, judged: Sequence[Judged], of_answers: bool = False) -> Page:
+    """Returns one row per set of weights, and one column per number of each task.
+
+    With `of_answers`, columns hold all that is known of a classifier's answers, and each corruption.
+    """
     paths = list(dict.fromkeys(one.path for one in judged))
     names = dict(zip(paths, short_names(paths), strict=True))
     rows = tuple(_row(names[one.path], one) for one in judged)
     columns: dict[tuple[int, str], Column] = {}
     cells: dict[tuple[int, tuple[int, str]], Cell] = {}
-    for number, task in enumerate(plan.tasks):
+    for number, (label, tasks) in enumerate(_columns(plan)):
         for row, one in enumerate(judged):
-            if task not in one.records:
+            if not tasks.keys() <= one.records.keys():
                 continue
-            record = one.records[task]
-            outcomes = results.read_outcomes(one.folder, record)
-            score = plan.data[task.data].score
-            for measure in measures.of(record, score, task.title):
-                columns[number, measure.name] = Column(_data(task), measure.title, measure.better)
-                cells[row, (number, measure.name)] = cell_of(measure, outcomes, score == measures.MEAN_PER_CLASS)
+            for cell in _cells(plan, tasks, one, of_answers):
+                assert cell.measure is not None
+                columns[number, cell.measure.name] = Column(label, cell.measure.title, cell.measure.better)
+                cells[row, (number, cell.measure.name)] = cell
     order = {key: number for number, key in enumerate(columns)}
+    of_classifiers = all(data.of_classifiers for data in plan.data.values())
+    title = "classifiers" if of_answers else f"suite {plan.suite}" + ("" if of_classifiers else ", frozen features")
     page = Page(
-        f"suite {plan.suite}, frozen features", rows, tuple(columns.values()),
-        {(row, order[key]): cell for (row, key), cell in cells.items()}, tuple(_not_given(plan)),
+        title, rows, tuple(columns.values()), {(row, order[key]): cell for (row, key), cell in cells.items()},
+        (*_of_weights(rows, judged), *_not_given(plan)),
     )  # fmt: skip
     runs = [
         (row.name, one.folder, (row.step, one.subject.weights, one.subject.backbone))
@@ -46,11 +51,49 @@ def page_of(plan: Plan, judged: Sequence[Judged]) -> Page:
     return page.with_seeds(same_but_seed(runs))
 
 
-def write_all(page: Page, folder: Path) -> None:
+def _columns(plan: Plan) -> list[tuple[str, dict[Task, str]]]:
+    """Returns the tasks of each column with their corruptions, `fog/3`, where there are several; and its data."""
+    found: dict[Any, tuple[str, dict[Task, str]]] = {}
+    for task in plan.tasks:
+        if not task.group:
+            found[task] = task.label, {task: ""}
+            continue
+        key = task.evaluator, repr(task.options), task.data, task.group
+        label = "/".join(name for name in (task.data, task.group) if name)
+        found.setdefault(key, (label, {}))[1][task] = task.test.removeprefix(f"{task.group}/")
+    return list(found.values())
+
+
+def _cells(plan: Plan, tasks: Mapping[Task, str], judged: Judged, of_answers: bool) -> Iterator[Cell]:
+    """Yields the numbers of one task, or what those of many corruptions come to."""
+    first = next(iter(tasks))
+    if first.group:
+        (measure,) = measures.of(judged.records[first], measures.ACCURACY, first.title)
+        prefix = "" if of_answers else f"{measure.title}: "
+        yield from corrupted.cells(judged, {name: task for task, name in tasks.items()}, prefix, each=of_answers)
+        return
+    record, score = judged.records[first], plan.data[first.data].score
+    outcomes = results.read_outcomes(judged.folder, record)
+    found = measures.of_answers(record) if of_answers else measures.of(record, score, first.title)
+    for measure in found:
+        per_class = measure.name == measures.MEAN_PER_CLASS if of_answers else score == measures.MEAN_PER_CLASS
+        yield cell_of(measure, outcomes, per_class)
+
+
+def _of_weights(rows: Sequence[Row], judged: Sequence[Judged]) -> list[str]:
+    """Returns what is said of single weights; once, where it is the same of all."""
+    said: dict[str, list[str]] = {}
+    for row, one in zip(rows, judged, strict=True):
+        for note in one.notes:
+            said.setdefault(note, []).append(row.name)
+    return [note if len(names) == len(rows) else f"{', '.join(names)}: {note}" for note, names in said.items()]
+
+
+def write_all(page: Page, folder: Path, name: str = NAME) -> None:
     """Writes `judge.json`, `.md`, `.tex` and `.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     for form in FORMS:
-        write(page, folder / f"{NAME}{form}")
+        write(page, folder / f"{name}{form}")
 
 
 def _row(name: str, judged: Judged) -> Row:
@@ -61,14 +104,10 @@ def _row(name: str, judged: Judged) -> Row:
     return Row(name, name, subject.step)
 
 
-def _data(task: Task) -> str:
-    return f"{task.data}/{task.test}" if task.test else task.data
-
-
 def _not_given(plan: Plan) -> list[str]:
     """Returns what was left out because its place is not known, in one line per place."""
     left: dict[str, dict[str, None]] = {}
     for task in plan.tasks:
         for place in task.missing:
-            left.setdefault(place, {})[_data(task)] = None
+            left.setdefault(place, {})[task.label] = None
     return [f"Not given: {place}= (for {', '.join(data)})." for place, data in left.items()]

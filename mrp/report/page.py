@@ -45,6 +45,7 @@ class Cell:
     measure: Measure | None = None
     outcomes: Outcomes | None = None  # of the images that the value was counted on
     per_class: bool = False  # whether the value is a mean over classes
+    scores: statistics.Scores | None = None  # of each test image, where the value is their mean
     seeds: tuple[float, ...] = ()  # the values whose mean this is
 
     @property
@@ -135,6 +136,8 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
         return statistics.between_seeds(first.seeds, second.seeds)
     if (answers := _same_images(first, second)) is not None:
         return statistics.paired(*answers, first.outcomes.classes if first.outcomes and first.per_class else None)
+    if first.scores is not None and second.scores is not None and len(first.scores) == len(second.scores):
+        return statistics.mean_difference(first.scores, second.scores)
     if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
         return statistics.over_draws(first.measure.draws, second.measure.draws)
     mine, theirs = first.interval, second.interval

@@ -16,6 +16,7 @@ from mrp.config.tree import Origins
 from mrp.data.config import SourceName
 from mrp.evaluate.classes import BY_INDEX, BY_NAME
 from mrp.evaluators import EVALUATORS
+from mrp.suites import corruptions
 
 _PLACE = re.compile(r"\{(\w+)\}")
 
@@ -27,12 +28,13 @@ class TestSet(Node):
     path: SourceName
     classes: str = BY_NAME  # which training class a test class is: by_name, by_index, or a file
     limited: bool = False  # whether answers are limited to the classes of this test set
+    corruptions: bool = False  # whether it is a folder like ImageNet-C, each of whose corruptions is a test set
 
 
 class DataSet(Node):
     """Training data and the test data of one or of several kinds."""
 
-    train: SourceName
+    train: SourceName | None = None  # null: nothing is learned, classifiers answer as they are
     test: SourceName | None = None
     tests: dict[str, TestSet] = Field(default={})
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
@@ -74,8 +76,8 @@ class Test:
 
     name: str  # empty where the data set has only this one
     words: str | dict[str, Any]
-    classes: str
-    limited: bool
+    classes: str = BY_NAME
+    limited: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,12 @@ class Data:
     name: str
     train: dict[str, Any]  # options of `data:`
     tests: tuple[Test, ...]
-    score: str
+    score: str = "accuracy"
+
+    @property
+    def of_classifiers(self) -> bool:
+        """Returns whether nothing is learned, so that only classifiers can be measured."""
+        return "train" not in self.train
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,6 +106,12 @@ class Task:
     title: str
     origins: Origins  # of the options: file and line
     missing: tuple[str, ...] = ()  # the places that were not given: then there is nothing to measure
+    group: str = ""  # the name of the corrupted test set that this is one corruption of
+
+    @property
+    def label(self) -> str:
+        """Returns what its data are called."""
+        return "/".join(name for name in (self.data, self.test) if name)
 
 
 @dataclass(frozen=True)
@@ -143,12 +156,10 @@ class Suite:
                 needed = _places([config.train, config.classes, measurement.options])
                 for test, described in _test_sets(config).items():
                     missing = [place for place in (*needed, *_places(described)) if place not in places]
-                    tasks.append(
-                        Task(
-                            measurement.evaluator, options, name, test, measurement.title or "",
-                            self._options_at(number), tuple(dict.fromkeys(missing)),
-                        )
-                    )  # fmt: skip
+                    about = measurement.title or "", self._options_at(number), tuple(dict.fromkeys(missing))
+                    found = [test] if missing else [one.name for one in self._filled(test, described, places)]
+                    group = test if described["corruptions"] else ""
+                    tasks += [Task(measurement.evaluator, options, name, one, *about, group) for one in found]
         return Plan(self.name, data, tuple(tasks))
 
     def _options_at(self, number: int) -> Origins:
@@ -160,12 +171,16 @@ class Suite:
     def _tests(self, config: DataSet, places: Mapping[str, str]) -> Iterator[Test]:
         for name, described in _test_sets(config).items():
             if all(place in places for place in _places(described)):
-                filled = _filled(described, places)
-                how = filled["classes"]
-                beside = self.path.parent / how
-                if how not in (BY_NAME, BY_INDEX) and beside.is_file():
-                    how = str(beside)
-                yield Test(name, filled["path"], how, filled["limited"])
+                yield from self._filled(name, described, places)
+
+    def _filled(self, name: str, described: Mapping[str, Any], places: Mapping[str, str]) -> list[Test]:
+        """Returns a test set, or each of the corrupted ones in a folder."""
+        filled = _filled(described, places)
+        how = filled["classes"]
+        beside = self.path.parent / how
+        if how not in (BY_NAME, BY_INDEX) and beside.is_file():
+            how = str(beside)
+        return tests_of(name, filled["path"], how, filled["limited"], filled["corruptions"])
 
     def _check(self) -> None:
         for key, value in _texts(self._config.model_dump(mode="json", include={"data", "measure"})):
@@ -195,6 +210,14 @@ class Suite:
         while key and key not in self._origins:
             key = key.rpartition(".")[0]
         return self._origins.get(key, str(self.path))
+
+
+def tests_of(name: str, path: Any, classes: str, limited: bool, corrupted: bool) -> list[Test]:
+    """Returns a test set, or each of the corrupted ones in a folder, as `NAME/fog/3`."""
+    if not corrupted:
+        return [Test(name, path, classes, limited)]
+    found = corruptions.find(Path(path).expanduser())
+    return [Test(f"{name}/{each}", str(folder), classes, limited) for each, folder in found.items()]
 
 
 def names() -> list[str]:

@@ -16,6 +16,7 @@ _FIRST = (
     "finetune",
     "probe",
     "judge",
+    "evaluate",
     "report",
 )  # in the help; the others follow
 

@@ -15,12 +15,13 @@ from mrp.evaluate.tables import Tables
 
 
 class Alone:
-    """A rank without the others: what it would reduce is noted."""
+    """A rank without the others: what it would reduce or gather is noted."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.process_index, self.num_processes, self.device = rank, world, torch.device("cpu")
         self.is_main_process = rank == 0
         self.noted: list[torch.Tensor] = []
+        self.gathered: list[Any] = []
 
     def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         assert how in ("sum", "mean")
@@ -28,6 +29,7 @@ class Alone:
         return tensor
 
     def gather(self, tensors: Any) -> Any:
+        self.gathered.append(tensors)
         return tensors
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,19 +47,55 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
     with torch.no_grad():
         logits = step.objective.predict(step.prepare(images))[1]
     labels = torch.from_numpy(source.labels)
-    expected = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, logits.argmax(1)), torch.tensor(1), True)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
 
     ranks = [make(run, source, rank, world) for rank in range(world)]
     for validation, _ in ranks:
         validation.count(step, never)
-    totals = [torch.stack(column).sum(0) for column in zip(*(alone.noted for _, alone in ranks), strict=True)]
-    loss, correct, among_five, images_, confusion = totals
-    assert int(images_) == count
-    assert float(loss) == pytest.approx(float(losses.sum()), rel=1e-6)
-    assert float(correct) == float(expected.diagonal().sum())
-    assert float(among_five) == float((logits.topk(5).indices == labels[:, None]).any(1).sum())
-    assert torch.equal(confusion.view(10, 10), expected)
+    found = [torch.cat(column)[:count] for column in zip(*(alone.gathered for _, alone in ranks), strict=True)]
+    loss, correct, among_five, answers, numbered = found
+    assert torch.allclose(loss, losses, rtol=1e-5)
+    assert torch.equal(answers, logits.argmax(1))
+    assert torch.equal(correct.bool(), answers == labels)
+    assert torch.equal(among_five.bool(), (logits.topk(5).indices == labels[:, None]).any(1))
+    assert torch.equal(numbered, labels)
+
+
+def test_what_was_answered_is_counted(run: Run) -> None:
+    step, source = build_step(run).eval(), some(37)
+    counts = make(run, source, 0, 1)[0].count(step, never)
+    images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        answers = step.objective.predict(step.prepare(images))[1].argmax(1)
+    labels = torch.from_numpy(source.labels)
+    confusion = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, answers), torch.tensor(1), True)
+    assert counts.confusion is not None
+    assert torch.equal(counts.confusion, confusion)
+    assert counts.right is not None
+    assert torch.equal(counts.right, answers == labels)
+    assert counts.means["accuracy"] == float((answers == labels).sum()) / 37
+
+
+def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> None:
+    """Images of three classes, of which the other seven are no possible answers, nor among the first five."""
+    step, source = build_step(run).eval(), some(200)
+    chosen = np.isin(source.labels, (2, 5, 7))
+    three = Arrays("three", source.images[chosen], source.labels[chosen].clip(0, 7), source.classes)
+    three.labels = np.searchsorted([2, 5, 7], three.labels)
+    three.classes = ("2", "5", "7")
+    images = torch.from_numpy(np.ascontiguousarray(three.images)).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        logits = step.objective.predict(step.prepare(images))[1]
+    labels = torch.tensor([2, 5, 7])[torch.from_numpy(three.labels)]
+    whole = setting(run.data, source, three)
+    found = Evaluator(Validation(), whole).count(step, never)
+    limited = Evaluator(Validation(), replace(whole, limited=True)).count(step, never)
+    assert found.means["accuracy"] == float((logits.argmax(1) == labels).double().mean())
+    among = torch.tensor([2, 5, 7])[logits[:, [2, 5, 7]].argmax(1)]
+    assert limited.means["accuracy"] == float((among == labels).double().mean())
+    assert limited.means["accuracy"] > found.means["accuracy"]
+    assert limited.means["accuracy5"] == 1.0  # there are only three
+    assert limited.means["loss"] == found.means["loss"]
 
 
 def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:

@@ -1,0 +1,76 @@
+"""What the results under each corruption of a test set come to: the mean error, and the mean corruption error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mrp.evaluate import measures, results, statistics
+from mrp.evaluate.results import Outcomes
+from mrp.judging import Judged
+from mrp.report.page import Cell
+from mrp.suites import Task
+from mrp.suites.corruptions import ALEXNET_ERRORS, SEVERITIES
+
+
+@dataclass(frozen=True)
+class _Errors:
+    """Errors under each corruption and severity, `fog/3`; and of each image, where all are of the same images."""
+
+    of: Mapping[str, float]
+    images: Mapping[str, statistics.Scores] | None
+
+    @classmethod
+    def read(cls, judged: Judged, tasks: Mapping[str, Task]) -> _Errors:
+        records = {name: judged.records[task] for name, task in tasks.items()}
+        answers = {name: results.read_outcomes(judged.folder, record) for name, record in records.items()}
+        errors = {name: 1 - _share(record.result["accuracy"]) for name, record in records.items()}
+        found = [one for one in answers.values() if one is not None]
+        if len(found) < len(answers) or any(_differ(found[0], one) for one in found):
+            return cls(errors, None)
+        return cls(errors, {name: 1.0 - one.right for name, one in answers.items() if one is not None})
+
+    def mean(self, weights: Mapping[str, float], title: str) -> Cell:
+        """Returns the sum of the errors under these weights."""
+        value = sum(weight * self.of[name] for name, weight in weights.items())
+        about: dict[str, Any] = {"name": title, "title": title, "better": "lower"}
+        if self.images is None:
+            return Cell("", measures.Measure(value=value, **about))
+        scores = np.sum([weight * self.images[name] for name, weight in weights.items()], axis=0)
+        _, low, high = statistics.mean_of(scores)
+        return Cell("", measures.Measure(value=value, low=max(0.0, low), high=high, **about), scores=scores)
+
+
+def cells(judged: Judged, tasks: Mapping[str, Task], prefix: str, each: bool) -> Iterator[Cell]:
+    """Yields the mean error of a test set's corruptions and, of all fifteen official ones, the mean corruption error.
+
+    `tasks` are those of each corruption and severity, `fog/3`; titles begin with `prefix`. With `each`, the mean errors
+    of each corruption follow.
+    """
+    errors = _Errors.read(judged, tasks)
+    named = list(dict.fromkeys(name.partition("/")[0] for name in tasks))
+    official = [name for name in named if name in ALEXNET_ERRORS]
+
+    def weights(names: list[str], divided: bool = False) -> dict[str, float]:
+        return {
+            f"{name}/{severity}": 1 / (len(names) * len(SEVERITIES) * (ALEXNET_ERRORS[name] if divided else 1))
+            for name in names
+            for severity in SEVERITIES
+        }
+
+    if len(official) == len(ALEXNET_ERRORS):
+        yield errors.mean(weights(official, divided=True), f"{prefix}mean corruption error (mCE)")
+    yield errors.mean(weights(named), f"{prefix}mean error, {len(named)} corruptions")
+    if each:
+        yield from (errors.mean(weights([name]), f"{prefix}error, {name}") for name in named)
+
+
+def _share(accuracy: Any) -> float:
+    return float(accuracy["accuracy"] if isinstance(accuracy, Mapping) else accuracy)
+
+
+def _differ(first: Outcomes, second: Outcomes) -> bool:
+    return not np.array_equal(first.classes, second.classes)

@@ -1,0 +1,55 @@
+"""`mrp evaluate`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from mrp.verbs import _words
+
+HELP = "measure classifiers on one or several test sets, as they are: top-1, top-5, mean per class, ReaL, corruptions"
+EXAMPLE = "mrp evaluate mae_finetuned_vit_base.pth --test val=/data/imagenet/val --test v2=/data/imagenetv2,by_index"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """Classifiers, test sets, what their classes are."""
+    parser.add_argument(
+        "weights", nargs="+", metavar="WEIGHTS", help="fine-tuned runs, checkpoints or classifiers to import; and "
+        "data.test=PATH (default: the run's own), data.size=N, data.classes=LIST, machine.workers=N",
+    )  # fmt: skip
+    parser.add_argument(
+        "--test", action="append", default=[], metavar="NAME=PATH[,HOW]", help="a test set, once for each; HOW: by_index "
+        "(its classes are called by numbers, as ImageNet-V2's), a file with lines 'TEST_CLASS CLASS', limited (only its "
+        "own classes are possible answers, as for ImageNet-A and -R), corruptions (as ImageNet-C; seen by itself)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--real", metavar="FILE", help="ReaL labels of the first test set: a JSON list with a list per validation image"
+    )
+    parser.add_argument(
+        "--head", metavar="FILE", help="what the classifier's classes are called, one per line in its order (default: as "
+        "the run knows, or as the folders of a test set with all classes are called)",
+    )  # fmt: skip
+    parser.add_argument("--again", action="store_true", help="measure everything once more, not only what is missing")
+    parser.add_argument(
+        "--weights", dest="which", choices=("student", "teacher", "average"), help="whose (default: the run's own)"
+    )
+    parser.add_argument("--out", metavar="FOLDER", help="for evaluate.json, .md, .tex, .png (default: the table alone)")
+    _words.add_processes(parser, "processes on this machine that read images")
+    parser.set_defaults(overrides=[])
+
+
+def run(options: argparse.Namespace) -> None:
+    """Measures what is missing, prints the table, and writes it if asked to."""
+    from mrp import api
+    from mrp.report import render
+
+    given = [*options.weights, *options.overrides]
+    overrides = [word for word in given if "=" in word and not Path(word).exists()]
+    found = api.evaluate(
+        [word for word in given if word not in overrides], *overrides, tests=options.test, real=options.real,
+        head=options.head, weights=options.which, again=options.again, out=options.out,
+    )  # fmt: skip
+    if found is not None:
+        _words.print_table(render.terminal(found.page))
+        if options.out:
+            print(f"written to {found.folder}")
