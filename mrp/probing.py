@@ -272,6 +272,7 @@ def described(setting: Setting, own: bool) -> dict[str, Any]:
     """Returns what a record says of the data; `own` where they are the run's."""
     data, sources = setting.data, (setting.train, setting.test)
     names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
-    what = [*(source and source.content for source in sources), data.shape, setting.classes]
+    contents = [None if source is None else source.content for source in sources]
+    what = [*contents, data.shape, setting.classes]
     what += ["limited"] if setting.limited else []
     return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}

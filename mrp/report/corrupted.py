@@ -31,7 +31,7 @@ class _Errors:
         found = [one for one in answers.values() if one is not None]
         if len(found) < len(answers) or any(_differ(found[0], one) for one in found):
             return cls(errors, None)
-        return cls(errors, {name: 1.0 - one.right for name, one in answers.items() if one is not None})
+        return cls(errors, {name: 1 - one.right.astype(np.float64) for name, one in answers.items() if one is not None})
 
     def mean(self, weights: Mapping[str, float], title: str) -> Cell:
         """Returns the sum of the errors under these weights."""

@@ -42,7 +42,7 @@ def page_of(plan: Plan, judged: Sequence[Judged], of_answers: bool = False) -> P
     title = "classifiers" if of_answers else f"suite {plan.suite}" + ("" if of_classifiers else ", frozen features")
     page = Page(
         title, rows, tuple(columns.values()), {(row, order[key]): cell for (row, key), cell in cells.items()},
-        (*_of_weights(rows, judged), *_not_given(plan)),
+        (*_of_test_sets(plan), *_of_weights(rows, judged), *_not_given(plan)),
     )  # fmt: skip
     runs = [
         (row.name, one.folder, (row.step, one.subject.weights, one.subject.backbone))
@@ -78,6 +78,18 @@ def _cells(plan: Plan, tasks: Mapping[Task, str], judged: Judged, of_answers: bo
     for measure in found:
         per_class = measure.name == measures.MEAN_PER_CLASS if of_answers else score == measures.MEAN_PER_CLASS
         yield cell_of(measure, outcomes, per_class)
+
+
+def _of_test_sets(plan: Plan) -> list[str]:
+    """Returns on which test sets answers are limited, where they are."""
+    groups = {(task.data, task.test): task.group or task.test for task in plan.tasks}
+    limited = {
+        "/".join(filter(None, (data.name, groups[data.name, test.name])))
+        for data in plan.data.values() for test in data.tests if test.limited and (data.name, test.name) in groups
+    }  # fmt: skip
+    if not limited:
+        return []
+    return [f"Answers are among all classes; on {', '.join(sorted(limited))} among the classes of the test set alone."]
 
 
 def _of_weights(rows: Sequence[Row], judged: Sequence[Judged]) -> list[str]:

@@ -51,9 +51,8 @@ def _single(tests: Sequence[Sequence[Test]]) -> str:
 def _read(word: str) -> list[Test]:
     match = _FORM.fullmatch(word)
     if match is None:
-        raise ConfigError(
-            f"--test {word}: is not of the form NAME=PATH or NAME=PATH,how (how: {', '.join(_HOW)}, FILE)"
-        )
+        known = ", ".join((*_HOW, "a file"))
+        raise ConfigError(f"--test {word}: is not of the form NAME=PATH or NAME=PATH,HOW; HOW is one of {known}")
     name, path, hows = match[1], match[2], list[str]()
     if not Path(path).expanduser().exists():
         path, *hows = path.split(",")

@@ -18,16 +18,17 @@ def words(parser: argparse.ArgumentParser) -> None:
         "data.test=PATH (default: the run's own), data.size=N, data.classes=LIST, machine.workers=N",
     )  # fmt: skip
     parser.add_argument(
-        "--test", action="append", default=[], metavar="NAME=PATH[,HOW]", help="a test set, once for each; HOW: by_index "
-        "(its classes are called by numbers, as ImageNet-V2's), a file with lines 'TEST_CLASS CLASS', limited (only its "
-        "own classes are possible answers, as for ImageNet-A and -R), corruptions (as ImageNet-C; seen by itself)",
+        "--test", action="append", default=[], metavar="NAME=PATH[,HOW]", help="a test set, once for each; HOW: "
+        "by_index (its classes are called by numbers, as ImageNet-V2's), a file with lines 'TEST_CLASS CLASS', limited "
+        "(only its own classes are possible answers, as for ImageNet-A and -R), corruptions (like ImageNet-C, which is "
+        "seen by itself)",
     )  # fmt: skip
     parser.add_argument(
         "--real", metavar="FILE", help="ReaL labels of the first test set: a JSON list with a list per validation image"
     )
     parser.add_argument(
-        "--head", metavar="FILE", help="what the classifier's classes are called, one per line in its order (default: as "
-        "the run knows, or as the folders of a test set with all classes are called)",
+        "--head", metavar="FILE", help="what the classifier's classes are called, one per line in its order "
+        "(default: as the run knows, or as the folders of a test set with all classes are called)",
     )  # fmt: skip
     parser.add_argument("--again", action="store_true", help="measure everything once more, not only what is missing")
     parser.add_argument(

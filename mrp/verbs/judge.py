@@ -29,8 +29,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="FOLDER", help="for judge.json, .md, .tex, .png (default: runs/judge-SUITE)")
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there (default: RUN/features)")
     parser.add_argument(
-        "--head", metavar="FILE", help="what a classifier's classes are called, where the suite measures it as it is and "
-        "neither the run nor a test set with all classes says so: one per line, in its order",
+        "--head", metavar="FILE", help="what a classifier's classes are called, where the suite measures it as it "
+        "is and neither the run nor a test set with all classes says so: one per line, in its order",
     )  # fmt: skip
     _words.add_processes(parser, "processes on this machine that read features")
     parser.set_defaults(overrides=[])
