@@ -1,4 +1,4 @@
-"""`mrp evaluate` and the suite `robustness` on miniature test sets of the usual layouts, also damaged or mislabelled."""
+"""`mrp evaluate` and the suite `robustness` on miniature test sets of the usual layouts, damaged ones included."""
 
 from __future__ import annotations
 
