@@ -122,10 +122,16 @@ def carry_out(
         raise ConfigError("the same weights are given twice; give each once")
     section_of = {task: _section(task) for task in plan.tasks if not task.missing}
     by_data = {name: [task for task in plan.tasks if task.data == name and not task.missing] for name in plan.data}
+    classifiers_alone = all(plan.data[name].of_classifiers for name, tasks in by_data.items() if tasks)
     changes = changes or {}
     judged, opened, seen = list[Judged](), dict[str, _Opened](), set[str]()
     for path in paths:
         loaded = load(path, weights)
+        if classifiers_alone and not _is_classifier(loaded, TRAINED):
+            raise ConfigError(
+                f"{path}: is no classifier, as it has no trained head; fine-tune it with 'mrp finetune', or judge its "
+                "features with 'mrp probe'"
+            )
         folder = results_folder(path, loaded)
         for backbone in (TRAINED, UNTRAINED) if untrained else (TRAINED,):
             if backbone == UNTRAINED:
@@ -139,7 +145,7 @@ def carry_out(
             notes: dict[str, None] = {}
             for name, tasks in by_data.items():
                 if tasks and plan.data[name].of_classifiers and not _is_classifier(loaded, backbone):
-                    notes[_not_a_classifier(plan, path, name)] = None
+                    notes[f"No classifier, so it is left out of {name}."] = None
                 elif tasks:
                     opened[name] = opened.get(name) or _Opened.of(plan.data[name], loaded, changes)
                     named, origin = opened[name].named(loaded, head)
@@ -153,16 +159,6 @@ def carry_out(
 def _is_classifier(model: Model, backbone: str) -> bool:
     """Returns whether a model has a head that was trained."""
     return bool(classes_told_apart(model.module)) and backbone == TRAINED and "head.weight" not in model.missing
-
-
-def _not_a_classifier(plan: Plan, path: str | Path, name: str) -> str:
-    """Returns what is said of weights that a data set cannot measure; refuses them where none of the plan's can."""
-    if all(data.of_classifiers for data in plan.data.values()):
-        raise ConfigError(
-            f"{path}: is no classifier, as it has no trained head; fine-tune it with 'mrp finetune', or judge its "
-            "features with 'mrp probe'"
-        )
-    return f"No classifier, so it is left out of {name}."
 
 
 @dataclass(frozen=True)

@@ -276,6 +276,8 @@ def test_what_has_no_trained_head_is_refused(run: Path, official: Path, data: Pa
     save_tensors(Path("backbone.safetensors"), load(run).objective.backbone.state_dict())
     with pytest.raises(ConfigError, match="is no classifier, as it has no trained head"):
         evaluated(Path("backbone.safetensors"), f"val={data}/val")
+    with pytest.raises(ConfigError, match="is no classifier, as it has no trained head"):
+        api.judge("backbone.safetensors", "robustness", imagenet_val=data / "val")
 
 
 def test_robustness_of_a_classifier_and_of_frozen_features(
@@ -301,9 +303,16 @@ def test_robustness_of_a_classifier_and_of_frozen_features(
     suite = Path(api.__file__).parent / "suites/robustness.yaml"
     light = suite.read_text().replace("  - {evaluator: linear, data: frozen}\n", "")
     Path("light.yaml").write_text(light)
-    found_page = api.judge([official], "light.yaml", "machine.workers=0", *words, imagenet_train=data / "val")
-    assert found_page is not None
-    assert shown(found_page.page)["frozen/v2", "kNN (k = 20)"] == shown(found_page.page)["frozen/val", "kNN (k = 20)"]
+    both = api.judge([official], "light.yaml", "machine.workers=0", *words, imagenet_train=data / "val")
+    assert both is not None
+    values = shown(both.page)
+    assert values["frozen/v2", "kNN (k = 20)"] == values["frozen/val", "kNN (k = 20)"]
+    assert values["classifier/val", "classifier"] == found["classifier/val", "classifier"]
+    save_tensors(Path("backbone.safetensors"), load(run).objective.backbone.state_dict())
+    encoder = api.judge("backbone.safetensors", "light.yaml", "machine.workers=0", *words, imagenet_train=data / "val")
+    assert encoder is not None
+    assert {data for data, _ in shown(encoder.page)} == {"frozen/val", "frozen/v2", "frozen/r"}
+    assert "No classifier, so it is left out of classifier." in encoder.page.notes
 
 
 def test_classes_are_known_where_the_training_data_are_gone(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,3 +320,55 @@ def test_classes_are_known_where_the_training_data_are_gone(run: Path, monkeypat
     monkeypatch.setattr("mrp.model.open_source", None)
     monkeypatch.setattr(Tables, "get", None)  # no features are read either
     assert evaluated(run)["test", "top-1"] > 0.3
+
+
+@pytest.fixture
+def flowers(data: Path, run: Path) -> Path:
+    """A data set to transfer to, with train/ and test/; and the suite `transfer` with kNN alone."""
+    for split in ("train", "test"):
+        shutil.copytree(data / "val", Path("flowers", split))
+    for extra in sorted(Path("flowers/test", WORDNET[3]).iterdir())[1:]:
+        extra.unlink()  # classes of unequal size
+    suite = Path(api.__file__).parent / "suites/transfer.yaml"
+    Path("knn.yaml").write_text("\n".join(line for line in suite.read_text().splitlines() if ": linear," not in line))
+    return Path("flowers")
+
+
+def test_transfer_gives_each_class_the_same_weight_where_the_field_does(run: Path, flowers: Path) -> None:
+    found = api.judge(run, "knn.yaml", "machine.workers=0", flowers=flowers, dtd=flowers)
+    assert found is not None
+    values = shown(found.page)
+    assert values.keys() == {("flowers", "kNN (k = 20), mean per class"), ("dtd", "kNN (k = 20)")}
+    (record,) = results.read(run)  # both have the same content
+    outcomes = results.read_outcomes(run, record)
+    assert outcomes is not None
+    per_class = [outcomes.right[outcomes.classes == label].mean() for label in range(10)]
+    assert values["flowers", "kNN (k = 20), mean per class"] == pytest.approx(np.mean(per_class))
+    assert values["dtd", "kNN (k = 20)"] == pytest.approx(outcomes.right.mean())
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (
+            lambda top: shutil.rmtree(top / "test"),
+            "data set 'flowers' of the suite: data.test: 'flowers/test' does not",
+        ),
+        (
+            lambda top: (top / "test" / WORDNET[1]).rename(top / "test/tulip"),
+            "1 of its 10 classes ('tulip') are none",
+        ),
+        (lambda top: (top / "test/empty").mkdir(), "test/empty: a class folder without images"),
+        (lambda top: (top / "train" / WORDNET[0] / "a.png").write_bytes(b""), "a.png"),
+    ],
+)
+def test_damaged_data_of_transfer_are_one_line(
+    damage: Callable[[Path], Any], message: str, run: Path, flowers: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(flowers)
+    with pytest.raises(SystemExit) as caught:
+        main(["judge", str(run), "--suite", "knn.yaml", f"flowers={flowers}", "machine.workers=0"])
+    error = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert message in error
+    assert error.count("\n") == 1, error
