@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrp.config import ConfigError
 from mrp.evaluate import measures, results
 from mrp.evaluate.results import UNTRAINED
 from mrp.judging import Judged
@@ -68,8 +69,10 @@ def _cells(plan: Plan, tasks: Mapping[Task, str], judged: Judged, of_answers: bo
     """Yields the numbers of one task, or what those of many corruptions come to."""
     first = next(iter(tasks))
     if first.group:
-        (measure,) = measures.of(judged.records[first], measures.ACCURACY, first.title)
-        prefix = "" if of_answers else f"{measure.title}: "
+        found = measures.of(judged.records[first], measures.ACCURACY, first.title)
+        if not found or not found[0].counted:
+            raise ConfigError(f"{first.evaluator} gives no accuracy on {first.label}; measure it without corruptions")
+        prefix = "" if of_answers else f"{found[0].title}: "
         yield from corrupted.cells(judged, {name: task for task, name in tasks.items()}, prefix, each=of_answers)
         return
     record, score = judged.records[first], plan.data[first.data].score
