@@ -64,10 +64,42 @@ def test_a_decoder_that_knows_only_places_meets_the_bound_of_a_constant_encoder(
     objective.decoder = cast(Any, _Places(target.mean(0)))
     row = bounds._measure(0, model.module, pixels, descent=1)
     assert row.means["half_disagreement"].value == 0
+    assert row.means["correlation"].value == 0, "it agrees with itself, and says nothing"
     assert row.means["alignment"].value == pytest.approx(-1, abs=1e-5)
     assert row.means["loss"] == row.means["loss_constant"]
     assert abs(row.gaps["theorem_3_6"].value) < row.gaps["theorem_3_6"].error
-    assert row.gaps["direct"].value == pytest.approx(row.means["loss_directions"].value, abs=1e-5)
+    for gap in ("direct", "sharper"):
+        assert row.gaps[gap].value == pytest.approx(row.means["loss_directions"].value, abs=1e-4)
+    assert row.numbers["explained_directions"] == pytest.approx(0, abs=1e-4)
+
+
+def test_the_sharper_bound_holds_on_every_discrete_world() -> None:
+    """Unit vectors u drawn given v: the bound holds exactly, and is at least 1 + L_align."""
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        outputs = torch.nn.functional.normalize(torch.randn(3, 4, 2, generator=generator, dtype=torch.float64), dim=-1)
+        targets = torch.nn.functional.normalize(torch.randn(3, 2, generator=generator, dtype=torch.float64), dim=-1)
+        chance = torch.rand(3, 4, generator=generator, dtype=torch.float64).softmax(1)  # of an output, given the target
+        mean = (chance[..., None] * outputs).sum(1)
+        loss = float((chance * (outputs - targets[:, None]).square().sum(-1)).sum(1).mean())
+        alignment = -float(mean.square().sum(-1).mean())
+        assert loss >= bounds._sharper(alignment) - 1e-12 >= 1 + alignment - 2e-12
+    assert bounds._sharper(-1.0) == 0
+    assert bounds._sharper(0.0) == bounds._sharper(0.1) == 2, "an estimate may lie on the wrong side of zero"
+
+
+def test_the_centred_correlation_is_pearsons_where_all_places_count() -> None:
+    generator = torch.Generator().manual_seed(0)
+    first = torch.randn(400, 1, 1, generator=generator)
+    second = 0.5 * first + torch.randn(400, 1, 1, generator=generator)
+    everywhere = torch.ones(400, 1)
+    estimate = bounds.centred_correlation(first + 7, second - 3, everywhere)
+    expected = float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
+    assert estimate.value == pytest.approx(expected, abs=1e-5)
+    assert estimate.error == pytest.approx(1.96 * (1 - expected**2) / 20, rel=0.2)
+    half = torch.cat([torch.ones(200, 1), torch.zeros(200, 1)])
+    alone = bounds.centred_correlation(first[:200], second[:200], everywhere[:200])
+    assert bounds.centred_correlation(first, second, half).value == pytest.approx(alone.value, abs=1e-5)
 
 
 def test_descent_finds_a_smaller_error_of_the_decoder(folder: Path) -> None:

@@ -16,9 +16,10 @@ from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import compare as multiview
-from mrp.lab.multiview import network, render
+from mrp.lab.multiview import grid, network, render
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.data import Samples, draw
+from mrp.lab.multiview.descent import OPTIMIZERS, Descent
 from mrp.lab.multiview.measure import held
 
 SMALL = ("k=3", "d=12", "P=9", "m=2", "samples=40", "tests=40", "seeds=2", "batch=16", "steps=1")
@@ -278,6 +279,66 @@ def test_a_sweep_and_a_map_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert captured[0.5, 1.0] < captured[0.5, 6.0], "a feature without a kernel near it finds none"
     assert captured[0.95, 6.0] < 0.5, "where almost all is hidden, kernels shrink"
     assert all(width(tmp_path / name) > 500 for name in ("sweep_mu.png", "map.png"))
+
+
+@pytest.mark.parametrize(
+    ("shares", "moved", "length"),
+    [
+        ([0.5, 0.5, 0.52], [1, 1, 1], 10),
+        ([0.5, 0.6, 0.62], [1, 1, 1], 30),
+        ([0.5, 0.6, 0.7], [1, 1, 1], None),
+        ([0, 0, 0], [0.1, 0.2, 0.3], None),  # still at the start
+        ([0, 0, 0], [0.1, 0.6, 0.7], 30),
+        ([0.5, 0.2, 0.5], [1, 1, 1], None),
+    ],
+)
+def test_a_cell_has_settled_when_nothing_more_is_captured_and_kernels_have_moved(
+    shares: list[float], moved: list[float], length: int | None
+) -> None:
+    rows = [
+        {"steps": steps, "moved": far, "kernels": {"captured": {"mean": share}}}
+        for steps, far, share in zip((10, 30, 90), moved, shares, strict=True)
+    ]
+    assert grid.settled(rows) == length
+    assert grid.settled([*rows[:1], {"steps": 30, "diverged": True}]) is None
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_an_optimizer_is_what_it_is_called(optimizer: str) -> None:
+    gradients = torch.randn(3, 2, 4, 5, dtype=torch.float64, generator=generator())  # steps, seeds K d
+    descent = Descent(optimizer, 0.1, 100, dim=-1)
+    first = descent(gradients[0])
+    if optimizer == "sgd":
+        torch.testing.assert_close(first, 0.1 * gradients[0])
+    elif optimizer == "adam":
+        weights = torch.zeros(2, 4, 5, dtype=torch.float64, requires_grad=True)
+        adam = torch.optim.Adam([weights], lr=0.1 / 5**0.5, eps=1e-12)
+        weights.grad = gradients[0]
+        adam.step()
+        torch.testing.assert_close(first, -weights.detach())
+    else:
+        norms = first.norm(dim=-1)
+        assert norms.square().mean(dim=1).sqrt().tolist() == pytest.approx([0.1, 0.1])
+        alike = torch.allclose(norms, torch.full_like(norms, 0.1))
+        assert alike == (optimizer == "kernel")
+    last = [descent(gradients[1]) for _ in range(99)][-1]
+    assert (float(last.norm()) < 0.01 * float(first.norm())) == (optimizer != "sgd"), "steps shrink to zero"
+
+
+def test_the_grid_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grid, "LENGTHS", (2, 6))
+    monkeypatch.setattr(grid, "PLAIN_LENGTHS", (2, 6))
+    words = ["lab", "multiview", "--grid", "--out", str(tmp_path), *SMALL, "lr_plain=1e9", "steps_tuned=2"]
+    cli.main(words)
+    cells = json.loads((tmp_path / "grid.json").read_text())["cells"]
+    assert set(cells) == set(grid.OBJECTIVES)
+    assert all(set(row) == set(OPTIMIZERS) for row in cells.values())
+    assert grid.diverged(cells["patches"]["sgd"]["rows"])
+    assert [row["steps"] for row in cells["teacher"]["adam"]["rows"]] == [2, 6]
+    assert width(tmp_path / "grid.png") > 500
+    monkeypatch.setattr(grid, "train_by", None)
+    cli.main(words)
+    assert json.loads((tmp_path / "grid.json").read_text())["cells"] == cells
 
 
 def test_an_unknown_sweep_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

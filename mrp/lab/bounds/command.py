@@ -15,7 +15,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run of MAE or U-MAE")
     parser.add_argument("--images", type=count, default=512, metavar="N", help="held-out images (default: 512)")
     parser.add_argument(
-        "--descent", type=count, default=150, metavar="N", help="steps in search of the decoder's error (default: 150)"
+        "--descent", type=count, default=600, metavar="N", help="steps in search of the decoder's error (default: 600)"
     )
     add_out(parser, "bounds")
 
@@ -28,5 +28,5 @@ def run(options: argparse.Namespace) -> None:
     result = experiment.run(options.run, options.images, options.descent)
     title = f"{options.run}: left side minus right side, which should not be negative"
     rows = [[str(row.step), *(f"{gap} ({gap.verdict})" for gap in row.gaps.values())] for row in result.rows]
-    print_table(title, ["step", *experiment.GAPS.values()], rows, width=150)
+    print_table(title, ["step", *experiment.GAPS.values()], rows, width=190)
     figures.write(options.out, "results.json", result.as_data(), {"bounds.png": plots.draw(result)})

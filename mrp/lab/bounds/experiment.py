@@ -5,7 +5,8 @@ visible rest. Two views share a target if they are two independent masks of one 
 of a photograph belongs to only one image, so this draws from p(x1|x2) exactly. With u = h(x1) and v = x2:
 
     L_MAE = 1/2 E|u - u+|^2 + E|mean of u given x2 - v|^2      for any outputs, hence L_MAE >= 1/2 E|u - u+|^2
-    L_MAE >= 1 + L_align,  L_align = -E u.u+                   for u and v of unit length, without any decoder's error
+    L_MAE >= 2 - 2 sqrt(-L_align),  L_align = -E u.u+          for u and v of unit length, without any decoder's error
+    L_MAE >= 1 + L_align                                       for the same; weaker by (1 - sqrt(-L_align))^2
     L_MAE >= 1/2 + 1/2 L_align - eps                           for the same; Theorem 3.4 with its constant
     L_MAE >= Var(x2 | place)                                   if the encoder is constant (Theorem 3.6)
 
@@ -42,6 +43,7 @@ FLAT = 1e-3  # a target with a smaller root mean square has no direction
 DECODER_IMAGES = 64  # on which the decoder's error is sought
 GAPS = {
     "disagreement": "L_MAE - 1/2 E|u - u+|^2",
+    "sharper": "L_MAE - (2 - 2 sqrt(-L_align))",
     "direct": "L_MAE - (1 + L_align)",
     "theorem_3_4": "L_MAE - (1/2 + 1/2 L_align - eps)",
     "theorem_3_6": "L_MAE(constant f) - Var(x2 | place)",
@@ -94,7 +96,7 @@ def run(folder: Path, images: int, descent: int) -> Result:
         row = _measure(step, module, pixels, descent)
         rows.append(row)
         verdicts = ", ".join(f"{name} {verdict}" for name, verdict in row.verdicts.items())
-        print(f"step {step}: loss {row.means['loss']}, alignment {row.means['alignment']}; {verdicts}")
+        print(f"step {step}: loss {row.means['loss']}, correlation {row.means['correlation']}; {verdicts}")
     return Result(str(folder), len(pixels), descent, main_value(options.uniformity.weight), rows)
 
 
@@ -139,24 +141,63 @@ def _measure(step: int, module: Step, pixels: Tensor, descent: int) -> Row:
     measured = [_per_image(objective, views, constant) for views in parts]
     columns = {name: torch.cat([part[name] for part in measured]) for name in measured[0]}
     first, second, shared_loss = (columns.pop(name) for name in ("first_feature", "second_feature", "shared_loss"))
+    correlation = centred_correlation(
+        columns.pop("first_output"), columns.pop("second_output"), weights=columns.pop("shared")
+    )
     targets = torch.cat([views.target for views in parts]).double()
     given_place = targets.var(0).mean()
     eps = Estimate.over_images(decoder_error(objective, Views.draw(module, pixels[:DECODER_IMAGES]), descent))
-    means = {name: Estimate.over_images(column) for name, column in columns.items()} | {"decoder_error": eps}
+    means = {name: Estimate.over_images(column) for name, column in columns.items()}
+    means |= {"decoder_error": eps, "correlation": correlation}
     theorem = Estimate.over_images(columns["loss_directions"] - 0.5 - 0.5 * columns["alignment"])
     numbers = {
         "variance": float((targets - targets.mean((0, 1))).square().mean()),  # the run's metric `target_variance`
         "variance_given_place": float(given_place),  # which a constant encoder cannot beat
         "uniformity": geometry.gram_uniformity(first),
         "feature_alignment": geometry.alignment(first, second),  # E|f - f+|^2 of unit vectors
+        # the share of the loss that a bound explains
+        "explained_disagreement": means["half_disagreement"].value / float(shared_loss.mean()),
+        "explained_directions": _sharper(means["alignment"].value) / means["loss_directions"].value,
     }
     gaps = {
         "disagreement": Estimate.over_images(shared_loss - columns["half_disagreement"]),
+        "sharper": _sharper_gap(columns["loss_directions"], columns["alignment"]),
         "direct": Estimate.over_images(columns["loss_directions"] - 1 - columns["alignment"]),
         "theorem_3_4": Estimate(theorem.value + eps.value, theorem.error + eps.error),
         "theorem_3_6": Estimate.over_images(columns["loss_constant"] - given_place),
     }
     return Row(step, means, numbers, gaps)
+
+
+def _sharper(alignment: float) -> float:
+    return 2 - 2 * math.sqrt(max(-alignment, 0.0))
+
+
+def _sharper_gap(loss: Tensor, alignment: Tensor) -> Estimate:
+    """Returns the gap of means; its interval takes the root as a line, from one value per image."""
+    root = math.sqrt(max(-float(alignment.mean()), 1e-12))
+    return Estimate.over_images(loss - _sharper(-(root**2)) - (alignment - alignment.mean()) / root)
+
+
+def centred_correlation(first: Tensor, second: Tensor, weights: Tensor) -> Estimate:
+    """Returns how outputs under two masks (B N D) vary together over images, about the mean output of each place.
+
+    An untrained decoder paints the same whatever it sees: its outputs agree, but this correlation is near zero,
+    and zero where only rounding varies. `weights` (B N) is 1 where both masks hide the patch.
+    """
+    counts = weights.sum(0).clamp_min(1)[:, None]
+    weight = weights[..., None]
+    one, two = (outputs - (weight * outputs).sum(0) / counts for outputs in (first, second))
+    shared, of_one, of_two = (
+        (weight * product).sum((1, 2)).double() for product in (one * two, one.square(), two.square())
+    )
+    rounding = 1e-10 * float((weight * first).double().square().sum((1, 2)).mean())
+    if min(of_one.mean(), of_two.mean()) <= rounding:
+        return Estimate(0.0, 0.0)
+    scale = (of_one.mean() * of_two.mean()).sqrt()
+    correlation = shared.mean() / scale
+    sizes = of_one / of_one.mean() + of_two / of_two.mean()
+    return Estimate.over_images(correlation + shared / scale - correlation * sizes / 2)
 
 
 def _constant_latent(objective: mae.Objective, parts: list[Views]) -> Tensor:
@@ -191,6 +232,9 @@ def _per_image(objective: mae.Objective, views: Views, constant: Tensor) -> dict
         "loss_constant": _average((painted - views.target).square().mean(-1), hidden),  # of a constant encoder
         "loss_directions": _average(2 - fit, directed),  # E|u - v|^2 of unit vectors
         "alignment": _average(-agreement, directed),  # L_align
+        "shared": shared,
+        "first_output": first,
+        "second_output": second,
         "first_feature": features[0],
         "second_feature": features[1],
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.figure import Figure
 
 from mrp.lab import figures
@@ -18,10 +20,15 @@ PANELS = {  # for each curve its label, the name of its values, and its colour
     ),
     "outputs and targets of unit length": (
         ("L_MAE of unit vectors", "loss_directions", BLUE),
-        ("1 + L_align, a bound", "direct_bound", GREEN),
+        ("2 - 2 sqrt(-L_align), a bound", "sharper_bound", GREEN),
         ("1/2 + 1/2 L_align - eps, Theorem 3.4", "theorem_bound", ORANGE),
     ),
-    "the encoder's feature under masks": (
+    "share of the loss that a bound explains": (
+        ("disagreement, of L_MAE", "explained_disagreement", BLUE),
+        ("2 - 2 sqrt(-L_align), of unit vectors", "explained_directions", GREEN),
+    ),
+    "under two masks": (
+        ("centred correlation of outputs", "correlation", ORANGE),
         ("uniformity (1: collapsed)", "uniformity", BLUE),
         ("alignment E|f - f+|^2", "feature_alignment", GREEN),
     ),
@@ -30,7 +37,7 @@ PANELS = {  # for each curve its label, the name of its values, and its colour
 
 def draw(result: Result) -> Figure:
     """Draws both sides of the inequalities against the step."""
-    figure, grid = figures.panels(13.5, 4, 1, len(PANELS))
+    figure, grid = figures.panels(17, 4, 1, len(PANELS))
     steps, curves = [row.step for row in result.rows], [_curves(row) for row in result.rows]
     for panel, (title, lines) in zip(grid[0], PANELS.items(), strict=True):
         for label, name, colour in lines:
@@ -38,12 +45,21 @@ def draw(result: Result) -> Figure:
         panel.set(xlabel="step", title=title)
         panel.legend(frameon=False, fontsize=8)
         figures.tidy(panel)
-    grid[0][-1].set_ylim(0, None)
+    for panel in grid[0][2:]:
+        panel.set_ylim(0, None)
+    last = result.rows[-1].numbers
+    shares = (
+        f"{last['explained_disagreement']:.0%} of the loss, {last['explained_directions']:.0%} of that of directions"
+    )
+    figure.suptitle(f"At the last checkpoint disagreement explains {shares}", fontsize=11)
     return figure
 
 
 def _curves(row: Row) -> dict[str, Estimate]:
     """Returns the values of a row, and the bounds that follow from them, which are drawn without an interval."""
     alignment, eps = row.means["alignment"].value, row.means["decoder_error"].value
-    numbers = row.numbers | {"direct_bound": 1 + alignment, "theorem_bound": 0.5 + 0.5 * alignment - eps}
+    numbers = row.numbers | {
+        "sharper_bound": 2 - 2 * math.sqrt(max(-alignment, 0.0)),
+        "theorem_bound": 0.5 + 0.5 * alignment - eps,
+    }
     return row.means | {name: Estimate(value, 0.0) for name, value in numbers.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrp.lab.claims.number import Number, Numbers, from_entry, over_seeds
+from mrp.lab.claims.number import Number, Numbers, difference, from_entry, over_seeds
 from mrp.lab.claims.results import NotCounted
 from mrp.lab.multiview.constants import Constants
 
@@ -29,6 +29,29 @@ def over_map(data: Data, constant: str, fixed: str, key: str) -> Numbers:
     _check_constants(data)
     cells = [cell for cell in data["cells"] if cell[fixed] == data["constants"][fixed]]
     return _at(constant, {cell[constant]: _number(data, cell, key, constant, cell[constant]) for cell in cells})
+
+
+def optimizers(data: Data, objective: str, key: str) -> Numbers:
+    """Returns a number of an objective at every optimizer of the grid at which training has settled."""
+    _check_constants(data)
+    cells = {name: cell for name, cell in data["cells"][objective].items() if cell["settled"]}
+    return {
+        f"at optimizer = {name}": _number(data, cell["rows"][-1], key, "steps", cell["rows"][-1]["steps"])
+        for name, cell in cells.items()
+    }
+
+
+def same_optimizer(data: Data, objective: str) -> Numbers:
+    """Returns by how much more of the features an objective captures than supervised training by the same optimizer."""
+    _check_constants(data)
+    numbers = {}
+    for name, cell in data["cells"][objective].items():
+        rows = [cell["rows"][-1], data["cells"]["supervised"][name]["rows"][-1]]
+        if not any(row.get("diverged") for row in rows):
+            steps = rows[0]["steps"]
+            mine, supervised = (_number(data, row, "kernels.captured", "steps", steps) for row in rows)
+            numbers[f"gain of {objective}, {name}"] = difference(mine, supervised, mine.over)
+    return numbers
 
 
 def relative_error(data: Data) -> Numbers:

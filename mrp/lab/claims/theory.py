@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from mrp.lab.claims.number import Number, Numbers, difference, from_entry
+from mrp.lab.claims.number import Number, Numbers, difference, from_entry, over_seeds
 from mrp.lab.claims.results import NotCounted
 from mrp.lab.maskgraph.experiment import TOY
 
 Data = dict[str, Any]
-
-STEP = 0.04  # how far a ratio of whole units may be from the ratio that was asked for
 
 
 def inequality(runs: list[Data], gap: str) -> Numbers:
@@ -23,49 +21,37 @@ def inequality(runs: list[Data], gap: str) -> Numbers:
     return {"smallest gap": from_entry(min(gaps, key=lambda entry: float(entry["value"] - entry["error"])), over)}
 
 
-def alignment(data: Data) -> Numbers:
-    """Returns how the alignment loss changes while MAE trains."""
-    if data["uniformity_weight"]:
-        raise NotCounted(f"{data['run']} is of U-MAE")
-    over = f"1 seed, {data['images']} images"
-    start, *between, last = (from_entry(row["alignment"], over) for row in data["rows"])
-    numbers = {"L_align, end minus start": difference(last, start, over), "L_align at the end": last}
-    if between:
-        numbers["L_align, end minus first checkpoint"] = difference(last, between[0], over)
-    return numbers
+def alignment(runs: list[Data]) -> Numbers:
+    """Returns how the centred correlation of outputs under two masks changes while MAE trains, over seeds."""
+    for data in runs:
+        if data["uniformity_weight"]:
+            raise NotCounted(f"{data['run']} is of U-MAE")
+    changes, losses = (
+        [data["rows"][-1][name]["value"] - data["rows"][0][name]["value"] for data in runs]
+        for name in ("correlation", "loss")
+    )
+    over = f"{min(data['images'] for data in runs)} images"
+    return {
+        "correlation, end minus start": over_seeds(changes, over),
+        "loss, end minus start": over_seeds(losses, over),
+    }
 
 
 def ratio_change(data: Data, graph: str, of: str, title: str, before: float, after: float) -> Numbers:
     """Returns how a measure of a mask graph changes from one mask ratio to another."""
     _check_graph(data, graph)
     rows = [min(data["rows"], key=lambda row: abs(float(row["ratio"]) - ratio)) for ratio in (before, after)]
-    if rows[0]["exact"]:
-        first, second = (Number(row["exact"][of], 0.0, "exact") for row in rows)
-    else:
-        over = f"{data['options']['images']} images, {rows[1]['masks']} masks"
-        first, second = (from_entry(row["estimates"][of], over) for row in rows)
+    over = f"{data['options']['images']} images, {rows[1]['masks']} masks"
+    first, second = (from_entry(row["estimates"][of], over) for row in rows)
     over = f"ratio {rows[0]['ratio']:.2f} to {rows[1]['ratio']:.2f}, {second.over}"
     return {f"{title}, {graph}": difference(second, first, over)}
 
 
-def best_ratio(data: Data, graph: str, low: float, high: float) -> Numbers:
-    """Returns how many criteria choose a ratio from low to high, and for how many .75 is as good as their choice."""
-    _check_graph(data, graph)
-    numbers = {}
-    for choices in data["choices"].values():
-        over = f"of {len(choices)} criteria"
-        best = sum(low <= ratios[0] <= high for ratios in choices.values())
-        alike = sum(any(abs(ratio - 0.75) < STEP for ratio in ratios) for ratios in choices.values())
-        numbers[f"criteria that are best near .75, {graph}"] = Number(best, 0.0, over)
-        numbers[f"criteria that do not tell .75 from the best, {graph}"] = Number(alike, 0.0, over)
-    return numbers
-
-
-def largest_sum(data: Data, graph: str) -> Numbers:
-    """Returns the ratio at which the sum of Theorem 4.2 is largest."""
-    _check_graph(data, graph)
-    largest = max(data["rows"], key=lambda row: float(row["estimates"]["residual"]["value"]))
-    return {f"ratio of the largest sum, {graph}": Number(largest["ratio"], None, "estimate")}
+def worlds(data: Data, trend: str, title: str) -> Numbers:
+    """Returns in what share of the toy worlds a measure rises or falls at every step of the mask ratio."""
+    _check_graph(data, TOY)
+    of = data["worlds"]["of"]
+    return {title: Number(data["worlds"][trend] / of, 0.0, f"share of {of} toy worlds, exact", of)}
 
 
 def estimator(data: Data) -> Numbers:

@@ -16,7 +16,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     add("data", metavar="DATA", help="what data.train takes, or 'toy': a world whose graph is known")
     add("--ratios", type=float, nargs="+", metavar="R", help="mask ratios (default: .1 to .95)")
     add("--unit", dest="units", type=count, nargs="+", metavar="PIXELS", help="side of a mask unit (default: 4)")
-    add("--images", type=count, metavar="N", help="default: 2000, of the toy 1000")
+    add("--images", type=count, metavar="N", help="default: 2000, of the toy 500")
     add("--masks", type=count, metavar="N", help="per ratio (default: 4, of the toy all)")
     add("--features", type=count, metavar="K", help="k in Theorem 4.2 (default: 64, of the toy 2)")
     add("--noise", type=float, metavar="S", help="through which views are seen (default: by --candidates)")
@@ -39,11 +39,13 @@ def run(options: argparse.Namespace) -> None:
     rows = []
     for unit in result.units:
         for name, (best, *others) in result.choices(unit).items():
-            wanted = f"{graph.MEASURES[name]} ({'most' if name.startswith('same') else 'least'})"
+            wanted = f"{graph.MEASURES[name]} ({'most' if name == 'same_class_views' else 'least'})"
             rows.append((str(unit), wanted, f"{best:.2f}", ", ".join(f"{ratio:.2f}" for ratio in others) or "-"))
     columns = ("unit", "criterion", "best", "not told apart from it")
     print_table(f"{options.data}: which ratio each criterion would choose", columns, rows, width=120)
     if toy:
         print("the exact values lie within the stated error for {} of {} estimates".format(*result.within()))
+        for trend, worlds in (result.worlds or {}).items():
+            print(f"{trend} at every step of the ratio: {worlds} worlds")
     pictures = {"measures.png": plots.draw_measures(result), "spectra.png": plots.draw_spectra(result)}
     figures.write(options.out, "results.json", result.as_data(), pictures)

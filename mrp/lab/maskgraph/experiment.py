@@ -7,7 +7,6 @@ small that all its images can be listed, where the exact values stand beside the
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -29,9 +28,10 @@ from mrp.step import Prepare
 
 TOY = "toy"
 RATIOS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95)
-TOY_DEFAULTS = {"images": 1000, "masks": 20, "features": 2}
+TOY_DEFAULTS = {"images": 500, "masks": 60, "features": 2}
+WORLDS = 60  # whose exact graphs are looked at beside the toy
 TOY_NOISE = 0.02  # a twenty-fifth of the difference between two values of a patch: as good as none
-BEST = {"label_error": min, "same_class": max, "same_class_views": max, "residual": min}  # the criteria
+BEST = {"label_error": min, "same_class_views": max, "residual": min}  # the criteria
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class Options:
     ratios: tuple[float, ...] = RATIOS
     units: tuple[int, ...] = (4,)  # sides, in pixels, of the squares that are hidden as one
     images: int = 2000
-    masks: int = 4  # per ratio; every mask if there are fewer
+    masks: int = 4  # per ratio, with one hidden unit each as the target; every mask and target if there are fewer
     features: int = 64  # k in Theorem 4.2
     noise: float | None = None  # in pixels of 0..1; None: chosen by `candidates`
     candidates: float = 8.0  # as how many of the images a whole image could be seen through the noise
@@ -73,6 +73,7 @@ class Result:
     chance: float  # that two images are of one class
     rows: list[Row]
     seconds: float
+    worlds: dict[str, int] | None  # in how many of so many toy worlds each measure is monotone in the ratio
 
     @property
     def units(self) -> tuple[int, ...]:
@@ -162,7 +163,8 @@ def run(options: Options) -> Result:
             rows.append(row)
             numbers = (f"{name} {row.estimates[name]}" for name in BEST)
             print(f"unit {unit}, ratio {row.ratio:.3f}: {', '.join(numbers)}")
-    return Result(options, noise, sample.chance, rows, time.monotonic() - began)
+    worlds = {"of": WORLDS, **toy_world.monotone(WORLDS, options.features)} if sample.world else None
+    return Result(options, noise, sample.chance, rows, time.monotonic() - began, worlds)
 
 
 def _check(options: Options, sample: Sample) -> None:
@@ -194,9 +196,9 @@ def _measure(sample: Sample, unit: int, hidden: int, noise: float, options: Opti
     units = math.prod(sample.grid(unit))
     masks = list(_masks(units, hidden, options))
     whole, halves = [], []
-    for number, mask in enumerate(masks):
+    for number, (mask, place) in enumerate(masks):
         generator = torch.Generator().manual_seed(int(fold(torch.tensor(options.seed), unit, hidden, number)))
-        visible, target = _views(sample, mask, unit, generator)
+        visible, target = _views(sample, mask, place, unit, generator)
         first, second = torch.randperm(len(sample.images), generator=generator).chunk(2)
         everything, *parts = (
             graph.measure(
@@ -209,7 +211,7 @@ def _measure(sample: Sample, unit: int, hidden: int, noise: float, options: Opti
         )
         whole.append(everything)
         halves.append([values for values, _ in parts])
-    every = len(masks) == math.comb(units, hidden)
+    every = len(masks) == hidden * math.comb(units, hidden)
     estimates = {
         name: graph.estimate(
             torch.tensor([values[name] for values, _ in whole]),
@@ -218,7 +220,7 @@ def _measure(sample: Sample, unit: int, hidden: int, noise: float, options: Opti
         )
         for name in graph.MEASURES
     }
-    exact = [toy_world.exact(sample.world, mask, options.features) for mask in masks] if sample.world else []
+    exact = [toy_world.exact(sample.world, *pair, options.features) for pair in masks] if sample.world else []
     values, eigenvalues = _means(exact) if exact else (None, None)
     return Row(unit, hidden / units, hidden, len(masks), estimates, _means(whole)[1], values, eigenvalues)
 
@@ -229,23 +231,26 @@ def _means(measured: Sequence[graph.Measured]) -> tuple[dict[str, float], list[f
     return values, torch.stack([eigenvalues for _, eigenvalues in measured]).mean(0).tolist()
 
 
-def _masks(units: int, hidden: int, options: Options) -> Iterator[Tensor]:
-    """Yields every mask, or as many as the options ask for, drawn as MAE draws them."""
-    if math.comb(units, hidden) <= options.masks:
-        for chosen in itertools.combinations(range(units), hidden):
-            yield torch.zeros(units, dtype=torch.bool).index_fill(0, torch.tensor(chosen), True)
-    else:
-        yield from random_mask(torch.from_numpy(keys(options.seed, 0, np.arange(options.masks))), units, hidden)
+def _masks(units: int, hidden: int, options: Options) -> Iterator[tuple[Tensor, int]]:
+    """Yields masks, each with a hidden unit as the target: all, or as many as asked for, drawn as MAE does."""
+    if hidden * math.comb(units, hidden) <= options.masks:
+        yield from toy_world.pairs(units, hidden)
+        return
+    generator = torch.Generator().manual_seed(int(fold(torch.tensor(options.seed), units, hidden)))
+    for mask in random_mask(torch.from_numpy(keys(options.seed, 0, np.arange(options.masks))), units, hidden):
+        places = mask.nonzero()[:, 0]
+        yield mask, int(places[torch.randint(len(places), (), generator=generator)])
 
 
-def _views(sample: Sample, mask: Tensor, unit: int, generator: torch.Generator) -> tuple[Distances, Distances]:
-    """Returns the distances of visible views and of hidden ones: the smaller views are computed, the others follow."""
-    pixels = mask.view(sample.grid(unit)).repeat_interleave(unit, 0).repeat_interleave(unit, 1).flatten()  # HW
+def _views(
+    sample: Sample, mask: Tensor, place: int, unit: int, generator: torch.Generator
+) -> tuple[Distances, Distances]:
+    """Returns the distances of the visible views, and those of the targets: one hidden unit."""
+    target = torch.zeros_like(mask).index_fill_(0, torch.tensor(place), True)
     flat = sample.images.flatten(2)  # N C HW
     draws = torch.randn(flat.shape, generator=generator)
-    whole = graph.distances(flat.flatten(1), draws.flatten(1))
-    hidden_is_smaller = bool(pixels.sum() * 2 <= len(pixels))
-    smaller = pixels if hidden_is_smaller else ~pixels
-    part = graph.distances(flat[..., smaller].flatten(1), draws[..., smaller].flatten(1))
-    rest = whole.less(part)
-    return (rest, part) if hidden_is_smaller else (part, rest)
+    parts = []
+    for units in (~mask, target):
+        pixels = units.view(sample.grid(unit)).repeat_interleave(unit, 0).repeat_interleave(unit, 1).flatten()  # HW
+        parts.append(graph.distances(flat[..., pixels].flatten(1), draws[..., pixels].flatten(1)))
+    return parts[0], parts[1]

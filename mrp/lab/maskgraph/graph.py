@@ -1,8 +1,9 @@
 """The graph that masking draws over views, estimated on a sample of images (Zhang, Wang and Wang, 2022).
 
-A mask cuts each image into a visible view x1 and a hidden view x2. M(x1|x2) links them, and the augmentation graph
-A(x1, x1+) = E M(x1|x2) M(x1+|x2) links visible views that share a target. A view knows the places of its patches, so
-each mask has a graph of its own, and the measures of a mask ratio are means over masks.
+A mask leaves a visible view x1 of each image and hides the rest, of which one patch is the target x2, as in
+`mrp lab bounds`. M(x1|x2) links them, and the augmentation graph A(x1, x1+) = E M(x1|x2) M(x1+|x2) links visible views
+that share a target. A view knows the places of its patches, so each mask and target has a graph of its own, and the
+measures of a mask ratio are means over them.
 
 Views of real images are never equal. Therefore they are seen through noise: each pixel of a view is known up to N(0,
 noise^2). The probability p(i|view) that a view comes from image i is then the softmax of -|view - view_i|^2 divided by
@@ -42,10 +43,6 @@ class Distances(NamedTuple):
     squares: Tensor  # N N: |x_i - x_j|^2
     projections: Tensor  # N N: z_i . (x_i - x_j), with z_i drawn from a standard normal distribution
 
-    def less(self, other: Distances) -> Distances:
-        """Returns the distances by the pixels that the other views do not have."""
-        return Distances((self.squares - other.squares).clamp_min_(0), self.projections - other.projections)
-
     def among(self, part: Tensor) -> Distances:
         """Returns the distances of some of the images."""
         return Distances(self.squares[part][:, part], self.projections[part][:, part])
@@ -75,7 +72,7 @@ def calibrate(whole: Distances, candidates: float) -> float:
 
 
 def measure(visible: Tensor, hidden: Tensor, labels: Tensor, features: int) -> Measured:
-    """Returns the measures of one mask, from the log posteriors (N N) of the visible and the hidden views."""
+    """Returns the measures of one mask, from the log posteriors (N N) of the visible views and of the targets."""
     one_hot = torch.nn.functional.one_hot(labels).to(visible.dtype)  # N C
     by_view = _others(visible) @ one_hot  # N C: which class each visible view seems to be of
     partners = _others(hidden)

@@ -9,6 +9,12 @@ from mrp.lab import figures
 from mrp.lab.maskgraph import graph
 from mrp.lab.maskgraph.experiment import Result
 
+SPECTRA = (0.25, 0.5, 0.75)  # the ratios whose eigenvalues are drawn
+DIRECTION = {  # what follows by algebra, or what the paper expects
+    "label_error": "must rise", "same_class": "cannot change", "same_class_views": "the paper: best near .75",
+    "confusable": "cannot change", "second": "must fall", "residual": "must fall",
+}  # fmt: skip
+WANTED = {"label_error": "label error:", "same_class_views": "edges within classes:", "residual": "eigenvalue sum:"}
 SHOWN = 24  # eigenvalues in the picture
 PANELS = ("label_error", "same_class", "same_class_views", "confusable", "second", "residual")
 
@@ -30,28 +36,32 @@ def draw_measures(result: Result) -> Figure:
         panel.set_title(
             title.replace(" k", f" {result.options.features}") if name == "residual" else title, fontsize=10
         )
+        panel.axvline(0.75, color="#c2571a", linewidth=1, linestyle="--")
+        panel.annotate(DIRECTION[name], (0.5, 0.92), xycoords="axes fraction", fontsize=9, color="#c2571a", ha="center")
         figures.tidy(panel)
     for panel in grid[1]:
         panel.set(xlabel="mask ratio", ylim=(0, None))
     grid[0][1].legend(frameon=False, fontsize=8)
+    choices = result.choices(result.units[0])
+    best = ", ".join(f"{WANTED[name]} {ratios[0]:.2f}" for name, ratios in choices.items())
+    figure.suptitle(f"The ratio that is best by {best} (dashed: .75)", fontsize=11)
     return figure
 
 
 def draw_spectra(result: Result) -> Figure:
-    """Draws the largest eigenvalues at every mask ratio."""
+    """Draws the largest eigenvalues at a small, a middle and a large mask ratio."""
     figure, grid = figures.panels(5.2 * len(result.units), 4.2, 1, len(result.units), sharey=True)
     for panel, unit in zip(grid[0], result.units, strict=True):
-        for row in result.of_unit(unit):
-            shade = 0.15 + 0.75 * row.ratio
-            colour = (1 - shade, 0.35, shade)
-            style = "--" if row.ratio > 0.5 else "-"  # a ratio and its complement have the same eigenvalues
+        rows = result.of_unit(unit)
+        shown = {id(row): row for row in (min(rows, key=lambda r: abs(r.ratio - near)) for near in SPECTRA)}
+        for row, colour in zip(shown.values(), figures.COLOURS, strict=False):
             numbers = np.arange(1, len(row.eigenvalues) + 1)
-            label = f"ratio {row.ratio:.2f}"
-            panel.plot(numbers, row.eigenvalues, style, color=colour, linewidth=1.4, label=label)
+            panel.plot(numbers, row.eigenvalues, color=colour, linewidth=1.6, label=f"ratio {row.ratio:.2f}")
             if row.exact_eigenvalues:
-                panel.plot(numbers, row.exact_eigenvalues, "x", color=colour, markersize=5)
+                panel.plot(numbers, row.exact_eigenvalues, "x", color=colour, markersize=6)
         panel.set(xlabel="number", xlim=(0.5, SHOWN + 0.5), ylim=(0, 1.03), title=f"unit {unit}")
         figures.tidy(panel)
     grid[0][0].set_ylabel("eigenvalue in the sample" + (" (x: exact)" if result.rows[0].exact else ""))
-    grid[0][-1].legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
+    grid[0][-1].legend(frameon=False, fontsize=9)
+    figure.suptitle("The more is hidden, the smaller is every eigenvalue", fontsize=11)
     return figure

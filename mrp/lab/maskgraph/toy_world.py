@@ -6,6 +6,8 @@ of the others, so the visible patches say something, but not everything, about t
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +17,7 @@ from mrp.lab.maskgraph.graph import Measured, with_spectrum
 
 GRID = (2, 3)
 STYLES = 2  # per class
+TRENDS = ("label_error", "same_class_views", "residual")  # the measures that the mask ratio changes
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +52,13 @@ def make(classes: int = 2, values: int = 3, sharpness: float = 1.5, seed: int = 
     return World(codes.double() / (values - 1), joint, values)
 
 
-def exact(world: World, mask: Tensor, features: int) -> Measured:
-    """Returns what `graph.measure` estimates for this mask, summed over all images."""
+def exact(world: World, mask: Tensor, target: int, features: int) -> Measured:
+    """Returns what `graph.measure` estimates for this mask and hidden patch, summed over all images."""
     shape = (-1, *[world.values] * world.patches)
-    axes = [0, *(1 + (~mask).nonzero()[:, 0]).tolist(), *(1 + mask.nonzero()[:, 0]).tolist()]
-    sides = (len(world.joint), world.values ** int((~mask).sum()), world.values ** int(mask.sum()))
-    joint = world.joint.reshape(shape).permute(axes).reshape(sides)  # C X1 X2
+    others = mask.clone().index_fill_(0, torch.tensor(target), False)  # hidden, and not the target
+    axes = [0, *(1 + (~mask).nonzero()[:, 0]).tolist(), 1 + target, *(1 + others.nonzero()[:, 0]).tolist()]
+    sides = (len(world.joint), world.values ** int((~mask).sum()), world.values, -1)
+    joint = world.joint.reshape(shape).permute(axes).reshape(sides).sum(-1)  # C X1 X2
     both = joint.sum(0)  # X1 X2
     visible, hidden = both.sum(1), both.sum(0)
     by_view = joint.sum(2).T / visible[:, None]  # X1 C: p(class|x1)
@@ -65,5 +69,28 @@ def exact(world: World, mask: Tensor, features: int) -> Measured:
         "same_class_views": (hidden[:, None] * reached.square()).sum(),
         "confusable": hidden.square().sum(),
     }
-    eigenvalues = torch.linalg.svdvals(both / (visible[:, None] * hidden).sqrt()).square()
+    normalised = both / (visible[:, None] * hidden).sqrt()
+    eigenvalues = torch.linalg.eigvalsh(normalised.T @ normalised).clamp(0, 1).flip(0)
     return with_spectrum(values, eigenvalues, features)
+
+
+def pairs(patches: int, hidden: int) -> Iterator[tuple[Tensor, int]]:
+    """Yields every mask that hides so many patches, with every patch that it hides as the target."""
+    for chosen in itertools.combinations(range(patches), hidden):
+        mask = torch.zeros(patches, dtype=torch.bool).index_fill(0, torch.tensor(chosen), True)
+        yield from ((mask, target) for target in chosen)
+
+
+def monotone(worlds: int, features: int) -> dict[str, int]:
+    """Returns in how many worlds, of other seeds, each exact measure rises or falls at every step of the mask ratio."""
+    counts = {f"{name} {word}": 0 for name in TRENDS for word in ("rises", "falls")}
+    for seed in range(worlds):
+        world = make(seed=seed)
+        curves = []
+        for hidden in range(1, world.patches):
+            measured = [exact(world, *pair, features)[0] for pair in pairs(world.patches, hidden)]
+            curves.append([sum(values[name] for values in measured) / len(measured) for name in TRENDS])
+        for name, curve in zip(TRENDS, zip(*curves, strict=True), strict=True):
+            counts[f"{name} rises"] += all(after > before for before, after in itertools.pairwise(curve))
+            counts[f"{name} falls"] += all(after < before for before, after in itertools.pairwise(curve))
+    return counts

@@ -46,7 +46,8 @@ class Descent:
         if self.optimizer == "global":
             square = square * gradient.shape[self.dim] / gradient[0].numel()  # the mean over kernels
         self.square = square if self.square is None else torch.lerp(self.square, square, 0.1)
-        return gradient / self.square.sqrt().clamp_min(1e-30)
+        step: Tensor = gradient / self.square.sqrt().clamp_min(1e-30)
+        return step
 
     def _adam(self, gradient: Tensor) -> Tensor:
         mean, square = (torch.zeros_like(gradient) if state is None else state for state in (self.mean, self.square))

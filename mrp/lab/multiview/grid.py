@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from mrp.files import write_atomically
-from mrp.lab.estimate import Estimate
 from mrp.lab.multiview.compare import train_by
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.descent import OPTIMIZERS
@@ -70,12 +69,6 @@ def shown(cell: Cell) -> Row:
     """Returns the row that the heatmaps show: the longest training, for every cell alike."""
     row: Row = cell["rows"][-1]
     return row
-
-
-def captured(cell: Cell) -> Estimate:
-    """Returns the captured share of the features."""
-    entry = shown(cell)["kernels"]["captured"]
-    return Estimate(entry["mean"], entry["half"])
 
 
 def _lengths(constants: Constants, objective: str, optimizer: str) -> Sequence[int]:

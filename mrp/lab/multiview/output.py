@@ -7,9 +7,10 @@ from typing import Any
 
 from mrp.lab import figures
 from mrp.lab.multiview import compare as experiment
-from mrp.lab.multiview import plots
+from mrp.lab.multiview import grid, plots
 from mrp.lab.multiview.compare import MAP, METHODS, Result
 from mrp.lab.multiview.constants import Constants
+from mrp.lab.multiview.descent import OPTIMIZERS
 from mrp.lab.words import print_table
 
 PREDICTED = {
@@ -46,6 +47,25 @@ def sweep(constants: Constants, name: str, out: Path) -> None:
     ]
     picture = {f"sweep_{name}.png": plots.draw_sweep(constants, name, results)}
     figures.write(out, f"sweep_{name}.json", _plain(constants) | {"sweep": name, "values": rows}, picture)
+
+
+def objectives_by_optimizers(constants: Constants, out: Path) -> None:
+    """Trains every objective with every optimizer; cells that are in the folder already are read."""
+    cells = grid.cells(constants, out / "grid")
+    for steps, title in enumerate(("shortest", "middle", "longest")):
+        rows = [
+            [name, *(_cell_text(cell, steps) for cell in cells[key].values())] for key, name in grid.OBJECTIVES.items()
+        ]
+        heading = f"captured share / single-view accuracy, {title} training"
+        print_table(heading, ["", *OPTIMIZERS.values()], rows, width=120)
+    figures.write(out, "grid.json", _plain(constants) | {"cells": cells}, {"grid.png": plots.draw_grid(cells)})
+
+
+def _cell_text(cell: grid.Cell, length: int) -> str:
+    row = cell["rows"][min(length, len(cell["rows"]) - 1)]
+    if row.get("diverged"):
+        return f"diverges within {row['steps']} steps"
+    return f"{row['kernels']['captured']['mean']:.2f} / {row['accuracy']['single-view']['mean']:.2f} ({row['steps']})"
 
 
 def map_pretraining(constants: Constants, out: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 
@@ -14,6 +15,8 @@ from mrp.lab import figures
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview.compare import MAP, METHODS, Result
 from mrp.lab.multiview.constants import Constants
+from mrp.lab.multiview.descent import OPTIMIZERS
+from mrp.lab.multiview.grid import OBJECTIVES, Cell, diverged, shown
 
 COLOURS = {"teacher": figures.BLUE, "patches": figures.GREEN, "scratch": figures.ORANGE}
 MARKERS = {"teacher": "o", "patches": "s", "scratch": "^"}
@@ -97,6 +100,41 @@ def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, R
     error.set_ylim(bottom=0)
     error.legend(frameon=False, fontsize=8)
     return figure
+
+
+def draw_grid(cells: dict[str, dict[str, Cell]]) -> Figure:
+    """Draws captured features and single-view accuracy of every objective with every optimizer, after long training."""
+    figure, panels = figures.panels(12.5, 4.4, 1, 2, sharey=True)
+    measures = {
+        "captured features, share": ("kernels", "captured"),
+        "accuracy, single-view": ("accuracy", "single-view"),
+    }
+    for panel, (title, (part, name)) in zip(panels[0], measures.items(), strict=True):
+        values = np.full((len(cells), len(OPTIMIZERS)), np.nan)
+        for (row, objective), (column, optimizer) in itertools.product(enumerate(cells), enumerate(OPTIMIZERS)):
+            cell = cells[objective][optimizer]
+            if diverged(cell["rows"]):
+                text = "diverges"
+            else:
+                entry = shown(cell)[part][name]
+                values[row, column] = entry["mean"]
+                text = f"{entry['mean']:.2f} +- {entry['half']:.2f}"
+                if cell["settled"] is None and objective != "none":
+                    text += "\n(still changing)"
+            ink = "white" if values[row, column] < 0.55 else "black"
+            panel.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
+        image = panel.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1)
+        panel.set_title(title, fontsize=10)
+        panel.set_xticks(range(len(OPTIMIZERS)), list(OPTIMIZERS.values()), fontsize=9)
+        panel.set_yticks(range(len(cells)), [OBJECTIVES[objective] for objective in cells], fontsize=9)
+    figure.colorbar(image, ax=panels)
+    with_clock, plain = (_captured_by(cells["supervised"][name]) for name in ("kernel", "sgd"))
+    figure.suptitle(f"Supervised training captures {with_clock} with a clock per kernel, {plain} by plain descent")
+    return figure
+
+
+def _captured_by(cell: Cell) -> str:
+    return "nothing, it diverges," if diverged(cell["rows"]) else f"{shown(cell)['kernels']['captured']['mean']:.0%}"
 
 
 def draw_map(rows: list[list[Result]], limit: float) -> Figure:
