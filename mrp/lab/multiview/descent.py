@@ -53,5 +53,5 @@ class Descent:
         mean, square = (torch.zeros_like(gradient) if state is None else state for state in (self.mean, self.square))
         self.mean, self.square = mean.lerp(gradient, 0.1), square.lerp(gradient.square(), 0.001)
         mean, square = self.mean / (1 - 0.9**self.step), self.square / (1 - 0.999**self.step)
-        step: Tensor = mean / (square.sqrt() + 1e-12)
-        return step / gradient.shape[self.dim] ** 0.5
+        step: Tensor = mean / (square.sqrt() + 1e-12) / gradient.shape[self.dim] ** 0.5
+        return step
