@@ -23,6 +23,7 @@ from mrp.config import ConfigError
 from mrp.files import write_atomically
 from mrp.monitor.metrics import METRICS, read_lines
 from mrp.run import load
+from mrp.schedules import Schedule
 
 FILE = "certify.json"
 WINDOWS = 20  # parts of the training whose mean losses are compared
@@ -83,8 +84,8 @@ def certify(
     """Trains the recipe in every way with every seed, and returns each way's gap and the steps of a window.
 
     `names` chooses among the ways; by default all are taken that the number of processes allows. The schedule is
-    compressed into the steps, a tenth of which is warm-up. What is complete in the folder is not trained again, and
-    what is not goes on.
+    compressed into the steps, a tenth of which is warm-up unless the learning rate is a section with one of its own.
+    What is complete in the folder is not trained again, and what is not goes on.
     """
     if steps < LEAST_STEPS:
         raise ConfigError(
@@ -92,7 +93,9 @@ def certify(
         )
     if seeds < 2:
         raise ConfigError("--seeds: the spread of one seed is not known; give 2 or more")
-    words = [*overrides, f"length={steps} steps", f"optim.warmup={max(1, steps // 10)} steps", "track.every=1"]
+    words = [*overrides, f"length={steps} steps", "track.every=1"]
+    if not isinstance(load(recipe, words).optim.lr, Schedule):  # a schedule has a warm-up of its own
+        words += [f"optim.warmup={max(1, steps // 10)} steps"]
     words += ["diagnose.every=null", "validation.every=null", "evaluate={}"]
     words += [f"checkpoint.every={-(-steps // 4)} steps", "checkpoint.keep=1", "checkpoint.best=null"]
     _claim(folder, load(recipe, words).resolved())

@@ -249,7 +249,7 @@ class _Judging:
         named |= {"score": data.score} if data.score != measures.ACCURACY else {}
         named |= {"train": None} if data.of_classifiers else {}
         own = setting.data == self.loaded.run.data and setting.classes == BY_NAME and not setting.limited
-        return self.subject.about(task.evaluator, section, described(setting, own) | named)
+        return self.subject.about(task.evaluator, section, described(setting, own) | named, setting.precision)
 
     def _whole(self, record: Record) -> bool:
         """Returns whether the outcomes of a record, if it has any, are still as they were kept."""

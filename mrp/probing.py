@@ -17,7 +17,7 @@ from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build, overridden
 from mrp.data.source import Source
 from mrp.evaluate import feature_files, results, statistics
-from mrp.evaluate.classes import BY_NAME
+from mrp.evaluate.classes import BY_NAME, content
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result, Setting, never
 from mrp.evaluate.measures import MEAN_PER_CLASS
@@ -86,7 +86,7 @@ def probe(
         measured[subject.backbone] = {short_name(name): plain(result) for name, result in found.items()}
         if setting.processes.is_main_process:
             records += [
-                subject.record(subject.about(name, section, data), found[name], setting)
+                subject.record(subject.about(name, section, data, setting.precision), found[name], setting)
                 for name, section in chosen.items()
             ]
     if not setting.processes.is_main_process:
@@ -103,22 +103,24 @@ class Subject:
     weights: str
     source: str  # the path of imported weights; empty for those of a run
     digest: str  # of the whole model, as it was loaded
+    precision: str  # of its configuration
 
     @classmethod
     def of(cls, path: str | Path, model: Model, backbone: str = TRAINED) -> Subject:
         """Describes a model that was loaded from a path."""
         source = "" if runs.is_ours(Path(path)) else str(Path(path).absolute())
         step = model.step if backbone == TRAINED else 0
-        return cls(backbone, step, model.weights, source, model_digest(model.module))
+        return cls(backbone, step, model.weights, source, model_digest(model.module), model.run.precision)
 
-    def about(self, name: str, section: Section, data: Mapping[str, Any]) -> Record:
-        """Returns the record of a measurement, still without its result."""
+    def about(self, name: str, section: Section, data: Mapping[str, Any], precision: str) -> Record:
+        """Returns the record of a measurement in some precision, still without its result."""
         options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
         code = outside.digest(Path(name)) if name.endswith(outside.SUFFIX) else ""
         files = section.content()
         content = hashlib.sha256(f"{data['content']} {files}".encode()).hexdigest()[:16] if files else data["content"]
         about = self.backbone, self.step, self.weights, {**data, "content": content}
-        return Record(short_name(name), options, *about, {}, self.source, self.digest, code)
+        other = precision if precision != self.precision else ""
+        return Record(short_name(name), options, *about, {}, self.source, self.digest, code, precision=other)
 
     def record(self, about: Record, result: Result, setting: Setting) -> Record:
         """Returns the record of a measurement with its result, whose outcomes are written."""
@@ -273,6 +275,6 @@ def described(setting: Setting, own: bool) -> dict[str, Any]:
     data, sources = setting.data, (setting.train, setting.test)
     names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
     contents = [None if source is None else source.content for source in sources]
-    what = [*contents, data.shape, setting.classes]
+    what = [*contents, data.shape, content(setting.classes)]
     what += ["limited"] if setting.limited else []
     return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}

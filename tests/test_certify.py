@@ -74,6 +74,14 @@ def test_too_little_to_compare_is_refused(tmp_path: Path) -> None:
         certify.certify("demo", [], tmp_path / "b", 100, names=["ddp bf16"])
 
 
+def test_a_scheduled_learning_rate_keeps_its_own_warm_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(certify, "_complete", lambda folder, steps: (losses()[0], 1.0))
+    words = ["optim.lr={kind: wsd, value: 0.001, warmup: 5 %}", "optim.warmup=0 steps"]
+    certify.certify("demo", words, tmp_path, STEPS, names=["eager bf16"], say=lambda line: None)
+    recipe = json.loads((tmp_path / certify.FILE).read_text())["recipe"]
+    assert recipe["optim"]["lr"]["warmup"] == "5 %"
+
+
 @pytest.mark.slow
 def test_a_recipe_is_certified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole verb: four small trainings, the verdict, the picture; a second call trains nothing."""

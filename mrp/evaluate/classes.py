@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -47,6 +48,13 @@ def class_numbers(
         f"data.test's {len(test)} classes; "
         + ("their names have to be numbers of training classes" if how == BY_INDEX else "add a line for each")
     )
+
+
+def content(how: str) -> str:
+    """Returns what results are kept under: `how` itself, or a hash of its file, which may be changed in its place."""
+    if how in (BY_NAME, BY_INDEX) or not Path(how).is_file():
+        return how
+    return hashlib.sha256(Path(how).read_bytes()).hexdigest()
 
 
 def _read(path: Path) -> dict[str, str]:

@@ -52,13 +52,15 @@ class Record:
     code: str = ""  # a hash of the evaluator's code, where that is a file outside mrp
     outcomes: str = ""  # the file in `outcomes/` that says which answers were right, and holds this record's hash
     classes: str = ""  # the file in `outcomes/` that holds the class of each test image
+    precision: str = ""  # in which it was measured, where that is not the one of the configuration
 
     @property
     def key(self) -> tuple[Any, ...]:
         """Returns what tells two measurements apart: a later one with the same key takes the earlier one's place."""
         options = json.dumps(self.options, sort_keys=True)
         weights = self.backbone, self.step, self.weights, self.source, self.digest
-        return self.evaluator, options, self.code, *weights, self.data["content"]
+        precision = (self.precision,) if self.precision else ()  # which earlier records do not have
+        return self.evaluator, options, self.code, *weights, self.data["content"], *precision
 
 
 def read(folder: Path) -> list[Record]:
@@ -116,7 +118,7 @@ def read_outcomes(folder: Path, record: Record) -> Outcomes | None:
     try:
         bits, classes = (np.load(file, allow_pickle=False) for file in files)
         right = np.unpackbits(bits, count=len(classes)).astype(bool)
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, EOFError):  # the last one from an empty file
         return None
     kept = record.outcomes == f"right-{_hash(record, bits)}.npy" and len(bits) == -(-len(classes) // 8)
     return Outcomes(right, classes).counted() if kept else None
@@ -132,12 +134,16 @@ def folder_of_import(path: Path) -> Path:
 
 
 def latest(folder: Path, evaluator: str) -> dict[str, Any]:
-    """Returns an evaluator's result for the trained backbone at the highest step, on the run's own data if measured."""
+    """Returns an evaluator's result for the trained backbone, on the run's own data if measured, at the highest step.
+
+    Of several at that step, one with the default options is taken, and otherwise the last one.
+    """
     records = [record for record in read(folder) if (record.evaluator, record.backbone) == (evaluator, TRAINED)]
     if not records:
         raise ConfigError(f"{folder}: '{evaluator}' has not been measured yet; 'mrp probe {folder}' does it")
     own = {True: 2, None: 1, False: 0}  # None: a file of format 1 does not say
-    return max(reversed(records), key=lambda record: (own[record.data.get("own")], record.step)).result
+    order = [(own[record.data.get("own")], record.step, not record.options) for record in records]
+    return records[max(range(len(records)), key=lambda number: (*order[number], number))].result
 
 
 def _read(path: Path) -> list[Record]:

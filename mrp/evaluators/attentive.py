@@ -100,7 +100,8 @@ class Evaluator(Probe[Learned]):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures with tokens from the disk, or with tokens that the backbone computes as they are needed."""
-        most, images = self.most(self.readout(model)), len(self.setting.train)
+        most = self.most(self.readout(model))
+        images = max(len(self.setting.train), len(self.setting.labelled()))
         fits = images <= most or self.setting.training is not None
         if self.config.tokens == "kept" or (self.config.tokens == "auto" and fits):
             return super().measure(model, step, pause)

@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import Field
 from torch import Tensor, nn
 
+from mrp.config import ConfigError
 from mrp.data.config import Crop
 from mrp.data.source import Source
 from mrp.data.subset import Subset, evenly_spaced
@@ -41,6 +42,8 @@ class Evaluator(contract.Evaluator):
     def __init__(self, config: Config, setting: Setting) -> None:
         self._config, self._setting = config, setting
         source = setting.train if setting.test is None else setting.test
+        if len(source) < 2:
+            raise ConfigError(f"geometry: needs two images or more, and there are {len(source)}; give more data")
         self._images = evenly_spaced(source, min(config.images, len(source)))
         crop = Crop.model_validate({"scale": config.scale, "flip": setting.data.augment.flip})
         self._view = Cropped(setting.data, crop)

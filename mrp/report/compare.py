@@ -50,6 +50,7 @@ class Point:
     folder: Path
     data: Named
     cell: Cell
+    weights: str = "student"
 
     @property
     def measure(self) -> Measure:
@@ -95,7 +96,7 @@ class Measured:
             for measure in measures.of(record):
                 if measure.better:
                     cell = cell_of(measure, outcomes, record.data.get("score") == measures.MEAN_PER_CLASS)
-                    yield Point(name, record.step, self.folder, data, cell)
+                    yield Point(name, record.step, self.folder, data, cell, record.weights)
 
     def _papers(self) -> Iterator[Point]:
         for path in sorted(self.folder.glob(f"paper-*/{VALIDATION}")):
@@ -153,7 +154,8 @@ def page_of(paths: Sequence[Path]) -> Page:
     cells = {(row, titles.index(title)): Cell(text) for row, cost in costs.items() for title, text in cost.items()}
     cells |= {(row, len(titles) + places.index(place)): point.cell for (row, place), point in found.items()}
     page = Page("accuracy on held-out images", named, tuple(columns), cells)
-    alike = about.same_but_seed([(name, folder, step) for (name, step, folder) in ordered])
+    weights = {point.run: point.weights for point in points}
+    alike = about.same_but_seed([(name, folder, (step, weights[name])) for (name, step, folder) in ordered])
     return page.with_seeds(alike)
 
 

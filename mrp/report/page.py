@@ -133,6 +133,8 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
     if first.measure is None or second.measure is None:
         return None
     if first.seeds and second.seeds:
+        if not (_differ(first.seeds) or _differ(second.seeds)):
+            return None  # where no seed differs from another, nothing says how far a further one would
         return statistics.between_seeds(first.seeds, second.seeds)
     if (answers := _same_images(first, second)) is not None:
         return statistics.paired(*answers, first.outcomes.classes if first.outcomes and first.per_class else None)
@@ -158,16 +160,23 @@ def _p(first: Cell, second: Cell) -> float | None:
 
 
 def _over_seeds(cells: Sequence[Cell]) -> Cell | None:
-    """Returns the mean of the cells of several seeds, with Student's interval; None where one has no value."""
+    """Returns the mean of the cells of several seeds, with Student's interval; None where one has no value.
+
+    Values that are all the same tell nothing of the spread of further seeds, so their mean has no interval.
+    """
     found = [cell.measure for cell in cells if cell.measure is not None]
     if len(found) < len(cells):
         return None
     values = tuple(one.value for one in found)
     mean = statistics.over_seeds(values)
     least, most = (0.0, 1.0) if found[0].share else (-math.inf, math.inf)
-    low, high = max(least, mean.low), min(most, mean.high)
+    low, high = (max(least, mean.low), min(most, mean.high)) if _differ(values) else (None, None)
     measure = replace(found[0], value=mean.accuracy, low=low, high=high, draws=(), counted=False)
     return Cell("", measure, seeds=values)
+
+
+def _differ(values: Sequence[float]) -> bool:
+    return min(values) < max(values)
 
 
 def _value(cell: Cell) -> dict[str, Any]:

@@ -98,6 +98,19 @@ def test_tokens_that_do_not_fit_are_computed_of_all_images(
     assert (kept == result.right).double().mean() > 0.95  # in the order of the source; tokens on disk are rounded
 
 
+def test_every_test_image_counts_where_only_the_training_images_fit(
+    step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"_EPOCHS": 1, "_STEPS": 3, "_BATCH": 32}.items():
+        monkeypatch.setattr(attentive, name, value)
+    monkeypatch.setattr(attentive.Evaluator, "most", lambda self, readout: 200)
+    train, test = (evenly_spaced(open_source("digits", "test"), count) for count in (100, 210))
+    at = setting(load("demo").data, train, test, folder=tmp_path)
+    with at.tables.of("weights"):
+        result = attentive.Evaluator(attentive.Config(), at).measure(step, 0, never)
+    assert result.details["num_test"] == 210
+
+
 def learned_heads(
     step: Step, at: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip

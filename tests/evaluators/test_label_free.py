@@ -10,10 +10,12 @@ import torch
 
 from mrp.batch import Batch
 from mrp.build import build_step
+from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.config import Crop
 from mrp.data.open import open_source
 from mrp.data.order import keys
+from mrp.data.subset import evenly_spaced
 from mrp.evaluate import geometry
 from mrp.evaluate.contract import never
 from mrp.evaluate.readout import Readout
@@ -64,3 +66,9 @@ def test_another_process_helps_and_gets_nothing(step: Step) -> None:
     test = open_source("digits", "test")
     at = replace(setting(load("demo").data, test, test, Alone(1)), batch=16)
     assert not Evaluator(Config(images=8, views=2), at).measure(step, 0, never).values
+
+
+def test_one_image_is_refused() -> None:
+    one = evenly_spaced(open_source("digits", "test"), 1)
+    with pytest.raises(ConfigError, match="geometry: needs two images or more, and there are 1"):
+        Evaluator(Config(), setting(load("demo").data, one, None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
     assert texts(page)["a, mean of 3 seeds", "digits: kNN (k = 20)"] == "91.0 % (88.5 to 93.5)"
     column = [column.data for column in page.columns].index("digits")
     assert page.is_best(4, column)
+
+
+def test_other_weights_are_no_other_seed(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "a", 0, 90), run(tmp_path / "b", 1, 92)
+    kept = [replace(record, weights="average") for record in results.read(second)]
+    (second / results.FILE).unlink()
+    results.add(second, kept)
+    assert [row.name for row in compare.page_of([first, second]).rows] == ["a", "b (average)"]
 
 
 def test_data_of_other_content_are_other_columns(tmp_path: Path) -> None:

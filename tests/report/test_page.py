@@ -80,6 +80,11 @@ def test_seeds_become_their_mean() -> None:
     near_one = page(known(0.9, 0.8, 1.0), known(0.99, 0.9, 1.0)).with_seeds({"row0": [0, 1]}).cells[2, 0].measure
     assert near_one is not None
     assert near_one.high == 1  # a share is at most 1, whatever two seeds say
+    same = page(*(known(value, 0, 1) for value in (0.9, 0.9, 0.8, 0.8))).with_seeds({"row0": [0, 1], "row2": [2, 3]})
+    alike = same.cells[4, 0].measure
+    assert alike is not None
+    assert (alike.value, alike.low, alike.high) == (0.9, None, None)  # two equal seeds tell nothing of a third
+    assert not same.is_best(4, 0)
     missing = replace(page(*cells[:2]), cells={(0, 0): cells[0]}).with_seeds({"row0": [0, 1]})
     assert (2, 0) not in missing.cells
 
