@@ -60,17 +60,17 @@ class Labelled(Section):
     """Which training images give their labels to an evaluator; by default all of them."""
 
     fraction: float | None = Field(None, gt=0, le=1)  # of each class, the same images every time; at least one
-    images: str | None = None  # a file with one name of an image per line, as the lists of 1 % of ImageNet are
+    list: str | None = None  # a file with one name of an image per line, as the lists of 1 % of ImageNet are
 
     @model_validator(mode="after")
     def _check_which(self) -> Labelled:
-        if self.fraction is not None and self.images is not None:
-            raise ValueError("fraction and images both say which labels are used; give one of them")
+        if self.fraction is not None and self.list is not None:
+            raise ValueError("fraction and list both say which labels are used; give one of them")
         return self
 
     def content(self) -> str:
         """Returns a hash of the list of images."""
-        path = Path(self.images).expanduser() if self.images else None
+        path = Path(self.list).expanduser() if self.list else None
         return hashlib.sha256(path.read_bytes()).hexdigest() if path and path.is_file() else ""
 
 

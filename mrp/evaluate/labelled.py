@@ -20,10 +20,10 @@ _DRAW = 0x6C61626C  # of the hashes that a fraction goes by, apart from those of
 
 def chosen_images(config: Any, train: Table, source: Source) -> Table:
     """Returns the table of the images that a section asks for; the table itself where it asks for all."""
-    if not isinstance(config, Labelled) or (config.fraction is None and config.images is None):
+    if not isinstance(config, Labelled) or (config.fraction is None and config.list is None):
         return train
-    if config.images is not None:
-        return train.only(listed(Path(config.images).expanduser(), source))
+    if config.list is not None:
+        return train.only(listed(Path(config.list).expanduser(), source))
     count = train.images
     return train.only(_fraction(train.labels[:count], train.keys[:count], config.fraction or 1.0))
 
@@ -44,7 +44,7 @@ def listed(path: Path, source: Source) -> NDArray[np.int64]:
         lines = [line for text in path.read_text(encoding="utf-8").splitlines() if (line := text.strip())]
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"images: {path}: cannot be read: {reason}; give a file with one name per line") from None
+        raise ConfigError(f"list: {path}: cannot be read: {reason}; give a file with one name per line") from None
     wanted = dict[str, list[str]]()
     for line in dict.fromkeys(lines):
         wanted.setdefault(line.rpartition("/")[2], []).append(line)
@@ -56,16 +56,16 @@ def listed(path: Path, source: Source) -> NDArray[np.int64]:
                 continue
             if line in found:
                 raise ConfigError(
-                    f"images: {path}: '{line}' is the name of several images, such as {source.where(found[line])} and "
+                    f"list: {path}: '{line}' is the name of several images, such as {source.where(found[line])} and "
                     f"{where}; write their folders before the names"
                 )
             found[line] = number
     missing = [line for line in dict.fromkeys(lines) if line not in found]
     if not lines:
-        raise ConfigError(f"images: {path}: holds no names; give a file with one name of an image per line")
+        raise ConfigError(f"list: {path}: holds no names; give a file with one name of an image per line")
     if missing:
         raise ConfigError(
-            f"images: {path}: {len(missing):,} of its {len(lines):,} names, such as '{missing[0]}', are of none of the "
+            f"list: {path}: {len(missing):,} of its {len(lines):,} names, such as '{missing[0]}', are of none of the "
             f"{len(source):,} images of data.train; give names of files (shards keep none: give fraction then)"
         )
     return np.array(sorted(set(found.values())), np.int64)

@@ -44,7 +44,7 @@ class Evaluator(Probe[Learned]):
         setting, config = self.setting, self.config
         choice = sweep.choose_once(setting.tables, train, readout, self.device, config, setting.train.content)
         blocks = choice.input.blocks
-        most = MOST if config.fraction is None and config.images is None else len(train)
+        most = MOST if config.fraction is None and config.list is None else len(train)
         rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), most)).astype(np.int64))
         labels, keys = train.labels[torch.from_numpy(rows)], train.keys[torch.from_numpy(rows)]
         return Learned(logistic.train(train.rows(blocks, rows), labels, split(labels, keys)), blocks)

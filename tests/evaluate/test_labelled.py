@@ -56,8 +56,8 @@ def test_a_list_that_is_not_there(folder: Source, tmp_path: Path) -> None:
 
 
 def test_one_way_of_choosing_at_a_time() -> None:
-    with pytest.raises(ValidationError, match="fraction and images both"):
-        Labelled(fraction=0.1, images="list.txt")
+    with pytest.raises(ValidationError, match="fraction and list both"):
+        Labelled(fraction=0.1, list="list.txt")
 
 
 def table(count: int = 100) -> Table:
@@ -79,7 +79,7 @@ def test_a_fraction_is_of_each_class_and_inside_a_larger_one(folder: Source) -> 
 def test_every_view_of_a_chosen_image_is_taken(folder: Source, tmp_path: Path) -> None:
     plain = table(4)
     seen = Table({"1.mean": np.arange(16).reshape(8, 2)}, plain.labels.repeat(2), plain.keys.repeat(2), views=2)
-    chosen = chosen_images(Labelled(images=str(write(tmp_path, "1.png\n3.png"))), seen, folder)
+    chosen = chosen_images(Labelled(list=str(write(tmp_path, "1.png\n3.png"))), seen, folder)
     assert (chosen.images, len(chosen)) == (2, 4)
     assert chosen.columns["1.mean"][:][:, 0].tolist() == [0, 6, 8, 14]
     assert chosen.labels.tolist() == [0, 3, 0, 3]
@@ -87,7 +87,7 @@ def test_every_view_of_a_chosen_image_is_taken(folder: Source, tmp_path: Path) -
 
 def test_a_changed_list_is_another_content(tmp_path: Path) -> None:
     """Results are kept under it, so that those of another list are never taken for those of this one."""
-    before = Labelled(images=str(write(tmp_path, "1.png"))).content()
-    assert before == Labelled(images=str(write(tmp_path, "1.png"))).content()
-    assert before != Labelled(images=str(write(tmp_path, "2.png"))).content()
+    before = Labelled(list=str(write(tmp_path, "1.png"))).content()
+    assert before == Labelled(list=str(write(tmp_path, "1.png"))).content()
+    assert before != Labelled(list=str(write(tmp_path, "2.png"))).content()
     assert Labelled().content() == ""
