@@ -116,9 +116,10 @@ class Subject:
         """Returns the record of a measurement in some precision, still without its result."""
         options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
         code = outside.digest(Path(name)) if name.endswith(outside.SUFFIX) else ""
-        files = section.content()
-        content = hashlib.sha256(f"{data['content']} {files}".encode()).hexdigest()[:16] if files else data["content"]
-        about = self.backbone, self.step, self.weights, {**data, "content": content}
+        if files := section.content():  # then the data are other ones than the run's
+            both = hashlib.sha256(f"{data['content']} {files}".encode()).hexdigest()[:16]
+            data = {**data, "content": both, "own": False}
+        about = self.backbone, self.step, self.weights, dict(data)
         other = precision if precision != self.precision else ""
         return Record(short_name(name), options, *about, {}, self.source, self.digest, code, precision=other)
 

@@ -159,8 +159,14 @@ def within(low: float, high: float = math.inf) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _rises(schedule: Schedule) -> Schedule:
+    if max(schedule.values) <= 0:
+        raise ValueError("it is 0 throughout; allowed: a value greater than 0")
+    return schedule
+
+
 # The types of options that are a number or a schedule of one.
-Positive = Annotated[float, Field(gt=0)] | Annotated[Schedule, within(0)]
+Positive = Annotated[float, Field(gt=0)] | Annotated[Schedule, within(0), AfterValidator(_rises)]
 NonNegative = Annotated[float, Field(ge=0)] | Annotated[Schedule, within(0)]
 Share = Annotated[float, Field(ge=0, le=1)] | Annotated[Schedule, within(0, 1)]
 ProperShare = Annotated[float, Field(gt=0, lt=1)] | Annotated[Schedule, within(0, 1)]

@@ -79,6 +79,7 @@ def test_a_part_of_a_run_is_written_as_it_is_read(text: str) -> None:
         ("optim.lr={kind: steps, value: 1}", "optim.lr: drops are missing, at which the number changes"),
         ("optim.lr={kind: linear, value: 1, start: 1}", "optim.lr: start is where a warm-up begins, and warmup is not"),
         ("optim.lr={kind: linear, value: -1}", "optim.lr: it reaches -1; allowed: 0 or more"),
+        ("optim.lr={kind: cosine, value: 0}", "optim.lr: it is 0 throughout; allowed: a value greater than 0"),
         (
             "optim.lr={kind: linear, value: 1}",
             "optim: warmup is for a learning rate that is one number; set optim.warmup=",
