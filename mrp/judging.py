@@ -248,7 +248,9 @@ class _Judging:
         named: dict[str, Any] = {"label": task.label}
         named |= {"score": data.score} if data.score != measures.ACCURACY else {}
         named |= {"train": None} if data.of_classifiers else {}
+        named |= {"group": task.group_label} if task.group else {}
         own = setting.data == self.loaded.run.data and setting.classes == BY_NAME and not setting.limited
+        own = own and not data.of_classifiers  # whose content has no training data
         return self.subject.about(task.evaluator, section, described(setting, own) | named, setting.precision)
 
     def _whole(self, record: Record) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,11 +14,12 @@ from mrp.config import ConfigError, compose
 from mrp.evaluate import measures, results
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.measures import Measure
+from mrp.evaluate.results import Record
 from mrp.evaluators.validation import VALIDATION
 from mrp.folder import CONFIG
 from mrp.interop import runs
 from mrp.monitor.metrics import METRICS, read_lines
-from mrp.report import about
+from mrp.report import about, corrupted
 from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
@@ -86,17 +88,32 @@ class Measured:
         return [point for point in every if self.step in (None, point.step)]
 
     def _probed(self) -> Iterator[Point]:
-        """Yields what `mrp probe` and `mrp judge` have measured, as far as it has an interval or a direction."""
+        """Yields what `mrp probe`, `judge` and `evaluate` have measured, if it has an interval or a direction."""
+        corruptions: dict[tuple[str, ...], dict[str, Record]] = {}
         for record in results.read(self.folder):
             if record.backbone != results.TRAINED or record.source != self.source:
                 continue
-            name = self.name if record.weights == "student" else f"{self.name} ({record.weights})"
+            if group := record.data.get("group"):
+                key = group, record.evaluator, str(record.options), record.weights, str(record.step), record.digest
+                corruptions.setdefault(key, {})[record.data["label"].removeprefix(f"{group}/")] = record
+                continue
+            name = self._name(record)
             data = Named.of(record.data, record.data["content"])
             outcomes = results.read_outcomes(self.folder, record)
             for measure in measures.of(record):
                 if measure.better:
                     cell = cell_of(measure, outcomes, record.data.get("score") == measures.MEAN_PER_CLASS)
                     yield Point(name, record.step, self.folder, data, cell, record.weights)
+
+        for (group, *_), records in corruptions.items():
+            record = next(iter(records.values()))
+            contents = "".join(one.data["content"] for one in records.values())
+            data = Named(group, hashlib.sha256(contents.encode()).hexdigest()[:16])
+            for cell in corrupted.cells(self.folder, records, f"{measures.of(record)[0].title}: ", each=False):
+                yield Point(self._name(record), record.step, self.folder, data, cell)
+
+    def _name(self, record: Record) -> str:
+        return self.name if record.weights == "student" else f"{self.name} ({record.weights})"
 
     def _papers(self) -> Iterator[Point]:
         for path in sorted(self.folder.glob(f"paper-*/{VALIDATION}")):

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from mrp.evaluate import measures, results, statistics
-from mrp.evaluate.results import Outcomes
-from mrp.judging import Judged
+from mrp.evaluate.results import Outcomes, Record
 from mrp.report.page import Cell
-from mrp.suites import Task
 from mrp.suites.corruptions import ALEXNET_ERRORS, SEVERITIES
 
 
@@ -24,9 +23,8 @@ class _Errors:
     images: Mapping[str, statistics.Scores] | None
 
     @classmethod
-    def read(cls, judged: Judged, tasks: Mapping[str, Task]) -> _Errors:
-        records = {name: judged.records[task] for name, task in tasks.items()}
-        answers = {name: results.read_outcomes(judged.folder, record) for name, record in records.items()}
+    def read(cls, folder: Path, records: Mapping[str, Record]) -> _Errors:
+        answers = {name: results.read_outcomes(folder, record) for name, record in records.items()}
         errors = {name: 1 - _share(record.result["accuracy"]) for name, record in records.items()}
         found = [one for one in answers.values() if one is not None]
         if len(found) < len(answers) or any(_differ(found[0], one) for one in found):
@@ -44,14 +42,17 @@ class _Errors:
         return Cell("", measures.Measure(value=value, low=max(0.0, low), high=high, **about), scores=scores)
 
 
-def cells(judged: Judged, tasks: Mapping[str, Task], prefix: str, each: bool) -> Iterator[Cell]:
+def cells(folder: Path, records: Mapping[str, Record], prefix: str, each: bool) -> Iterator[Cell]:
     """Yields the mean error of a test set's corruptions and, of all fifteen official ones, the mean corruption error.
 
-    `tasks` are those of each corruption and severity, `fog/3`; titles begin with `prefix`. With `each`, the mean errors
-    of each corruption follow.
+    `records` are those of each corruption and severity, `fog/3`; a corruption without all severities is passed over.
+    Titles begin with `prefix`. With `each`, the mean errors of each corruption follow.
     """
-    errors = _Errors.read(judged, tasks)
-    named = list(dict.fromkeys(name.partition("/")[0] for name in tasks))
+    every = dict.fromkeys(name.partition("/")[0] for name in records)
+    named = [name for name in every if all(f"{name}/{severity}" in records for severity in SEVERITIES)]
+    if not named or any("accuracy" not in record.result for record in records.values()):
+        return
+    errors = _Errors.read(folder, records)
     official = [name for name in named if name in ALEXNET_ERRORS]
 
     def weights(names: list[str], divided: bool = False) -> dict[str, float]:

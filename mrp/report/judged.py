@@ -60,8 +60,7 @@ def _columns(plan: Plan) -> list[tuple[str, dict[Task, str]]]:
             found[task] = task.label, {task: ""}
             continue
         key = task.evaluator, repr(task.options), task.data, task.group
-        label = "/".join(name for name in (task.data, task.group) if name)
-        found.setdefault(key, (label, {}))[1][task] = task.test.removeprefix(f"{task.group}/")
+        found.setdefault(key, (task.group_label, {}))[1][task] = task.test.removeprefix(f"{task.group}/")
     return list(found.values())
 
 
@@ -73,7 +72,8 @@ def _cells(plan: Plan, tasks: Mapping[Task, str], judged: Judged, of_answers: bo
         if not found or not found[0].counted:
             raise ConfigError(f"{first.evaluator} gives no accuracy on {first.label}; measure it without corruptions")
         prefix = "" if of_answers else f"{found[0].title}: "
-        yield from corrupted.cells(judged, {name: task for task, name in tasks.items()}, prefix, each=of_answers)
+        records = {name: judged.records[task] for task, name in tasks.items()}
+        yield from corrupted.cells(judged.folder, records, prefix, each=of_answers)
         return
     record, score = judged.records[first], plan.data[first.data].score
     outcomes = results.read_outcomes(judged.folder, record)

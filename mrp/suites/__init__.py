@@ -113,6 +113,11 @@ class Task:
         """Returns what its data are called."""
         return "/".join(name for name in (self.data, self.test) if name)
 
+    @property
+    def group_label(self) -> str:
+        """Returns what the corrupted test set is called that this is one corruption of."""
+        return "/".join(name for name in (self.data, self.group) if name)
+
 
 @dataclass(frozen=True)
 class Plan:

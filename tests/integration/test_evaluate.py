@@ -23,6 +23,7 @@ from mrp.evaluate.tables import Tables
 from mrp.interop.folders import save_tensors
 from mrp.model import load
 from mrp.processes.signals import Interrupted
+from mrp.report import compare
 from mrp.report.page import Page
 from mrp.run import load as load_run
 from mrp.suites.corruptions import ALEXNET_ERRORS
@@ -187,6 +188,12 @@ def test_corruptions_are_kept_one_by_one_and_come_to_one_number(
     assert found["imagenet_c", "error, fog"] == pytest.approx(errors["fog"])
     monkeypatch.setattr(answering, "_answered", None)  # nothing is measured again
     assert evaluated(official, *words) == found
+    page = compare.page_of([official])  # the corruptions are no columns of their own
+    values = {(column.data, column.title): page.cells[0, number].measure for number, column in enumerate(page.columns)}
+    kept = values["imagenet_c", "classifier: mean corruption error (mCE)"]
+    assert kept is not None
+    assert kept.value == pytest.approx(expected)
+    assert {data for data, _ in values if data} == {"val", "imagenet_c"}
 
 
 def test_names_of_classes_from_a_file(official: Path, data: Path) -> None:
