@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -190,7 +191,7 @@ class Evaluator(Probe[Learned]):
             pin_memory=self.device.type == "cuda",
         )  # fmt: skip
         batches = progress.over(loader.steps(0, steps), "steps of attentive heads", steps)
-        with evaluating(model):
+        with closing(loader), evaluating(model):
             for number, (images,) in enumerate(batches):
                 pause()
                 tokens = self._tokens(model, readout, images)
@@ -216,7 +217,6 @@ class Evaluator(Probe[Learned]):
                         f"{steps * batch / len(source):.0f} epochs; about {hours:.2g} h",
                         file=sys.stderr, flush=True,
                     )  # fmt: skip
-        loader.close()
         chosen = Subset(source, parts.held_out)
         found = self._answers([head.eval() for head in heads[: len(lrs)]], chosen, model, readout, pause, "held out")
         shares = (found == labels[parts.held_out][:, None]).double().mean(0).tolist()

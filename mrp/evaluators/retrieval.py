@@ -113,14 +113,14 @@ class Evaluator(contract.Evaluator):
         self, queries: Tensor, classes: Tensor, gallery: Tensor, labels: Tensor, itself: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns each query's average precision, and for each k its precision and whether anything was found."""
-        parts = []
+        parts, others = [], len(gallery) - (itself is not None)
         for chunk, scores in ranking.cosines(queries, gallery):
             relevant = classes[chunk, None] == labels
             if itself is not None:  # the image itself comes last and is not relevant, so it counts nowhere
                 own = itself[chunk, None].to(scores.device)
                 scores.scatter_(1, own, -torch.inf)
                 relevant.scatter_(1, own, False)
-            near = ranking.nearest(scores, relevant, KS)
+            near = ranking.nearest(scores, relevant, [min(k, others) for k in KS])
             parts.append((ranking.average_precisions(scores, relevant).cpu(), near.precision.cpu(), near.hit.cpu()))
         precisions, precision, hit = (torch.cat(column) for column in zip(*parts, strict=True))
         return precisions, precision, hit

@@ -20,6 +20,7 @@ from mrp.evaluate.readout import TOKENS, Readout
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 from mrp.evaluators import attentive
+from mrp.processes.signals import Interrupted
 from mrp.run import load
 from mrp.step import Step
 from tests.evaluators.settings import setting
@@ -126,6 +127,19 @@ def learned_heads(
     with at.tables.of("weights"):
         learned = evaluator._learn_computed(step, Readout.tokens(step), never)
     return seen[0], learned.head.classify.weight.detach()
+
+
+def test_workers_end_where_it_is_interrupted(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = list[attentive.Loader]()
+    monkeypatch.setattr(attentive.Loader, "close", lambda loader: closed.append(loader))
+    _, at = computed(tmp_path)
+
+    def pause() -> None:
+        raise Interrupted
+
+    with at.tables.of("weights"), pytest.raises(Interrupted):
+        attentive.Evaluator(attentive.Config(tokens="computed"), at).measure(step, 0, pause)
+    assert len(closed) == 1
 
 
 def test_held_out_images_do_not_touch_the_heads_that_choose_the_rate(

@@ -19,6 +19,7 @@ from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.data.source import Arrays, Source
+from mrp.data.subset import Subset
 from mrp.evaluate.contract import Setting, never
 from mrp.evaluate.images import Images
 from mrp.evaluate.readout import Readout
@@ -74,6 +75,13 @@ def test_it_is_what_scikit_learn_finds(gallery: str, at: Setting, step: Step) ->
     told = result.details["measures"]["map"]
     assert told["low"] < told["value"] == result.values["map"] < told["high"]
     assert (result.details["num_queries"], result.details["without"]) == (60, 0)
+
+
+def test_the_image_itself_is_no_wrong_answer_in_a_small_gallery(at: Setting, step: Step) -> None:
+    test = some("test", 60)
+    zeros = Subset(test, np.flatnonzero(test.labels == 0)[:3])
+    result = retrieval.Evaluator(retrieval.Config(gallery="test"), replace(at, test=zeros)).measure(step, 0, never)
+    assert result.values["precision10"] == 1  # both others are of its class
 
 
 def test_fewer_queries_and_a_smaller_gallery(at: Setting, step: Step) -> None:
