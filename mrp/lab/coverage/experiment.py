@@ -75,6 +75,7 @@ class Examples:
     """A few mosaics and each run's maps of them, for a picture."""
 
     images: Tensor  # B C H W, as read
+    wanted: Tensor  # B 4: which quadrants show the wanted class, row by row
     maps: dict[str, Tensor]  # B rows columns, up to 1
 
 
@@ -85,7 +86,7 @@ def run(options: Options) -> tuple[list[Row], Examples]:
     mosaics, wanted, quadrants = mosaic(images, labels, options.mosaics, options.seed)
     rows: list[Row] = []
     first: dict[str, Tensor] = {}
-    examples = Examples(mosaics[:8], {})
+    examples = Examples(mosaics[:8], quadrants[:8], {})
     for model in models:
         encoder = classifier(model, options.train)
         values, by_map, at_random = _whole(encoder, images, labels, options.seed)

@@ -7,10 +7,12 @@ from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from mrp.lab import figures
 from mrp.lab.coverage.experiment import Examples, Row
 
+FRAME = "#35d04a"  # of a wanted quadrant: to be seen on dark and on light maps
 COMPARED = {
     "spread": "effective share of patches",
     "regions": "connected regions",
@@ -43,7 +45,7 @@ def draw_measures(rows: Sequence[Row]) -> Figure:
 
 
 def draw_maps(examples: Examples) -> Figure:
-    """Draws mosaics in the first row, and below them each run's maps of them."""
+    """Draws mosaics in the first row with the wanted quadrants framed, and below them each run's maps of them."""
     titles = ["mosaic", *(Path(name).name for name in examples.maps)]
     full = 255 if examples.images.element_size() == 1 else 65535
     pictures = (examples.images.float().permute(0, 2, 3, 1) / full).numpy()
@@ -58,4 +60,10 @@ def draw_maps(examples: Examples) -> Figure:
                 overlay = maps[column].numpy()
                 panel.imshow(overlay, extent=extent, cmap="inferno", alpha=0.65, vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
+            height, width = (size / 2 for size in picture.shape[:2])
+            for quadrant in examples.wanted[column].nonzero()[:, 0].tolist():
+                corner = ((quadrant % 2 + 0.05) * width, (quadrant // 2 + 0.05) * height)
+                frame = Rectangle(corner, 0.9 * width, 0.9 * height, fill=False, edgecolor=FRAME, linewidth=1.6)
+                panel.add_patch(frame)
+    figure.suptitle("A map of the wanted class should lie on both framed quadrants", fontsize=9)
     return figure

@@ -69,6 +69,9 @@ def draw_capture(constants: Constants, results: dict[str, Result]) -> Figure:
     for label, height in (("all 2k", constants.features), ("one per class", constants.k)):
         grid[0][0].annotate(label, (0, height), xytext=(2, 3), textcoords="offset points", fontsize=8)
     grid[0][0].set_ylabel(f"captured features of {constants.features}")
+    ends = {method: np.mean(list(result.trace.captured.values())[-1]) for method, result in results.items()}
+    found = ", ".join(f"{METHODS[method]} {constants.features * end:.3g}" for method, end in ends.items())
+    figure.suptitle(f"Of {constants.features} features: {found} (predicted: dotted, dashed)", fontsize=10)
     return figure
 
 
