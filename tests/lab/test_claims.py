@@ -11,7 +11,7 @@ import pytest
 
 from mrp import cli
 from mrp.config import ConfigError
-from mrp.lab.claims import page, study, theory
+from mrp.lab.claims import multiview, page, study, theory
 from mrp.lab.claims.claim import Claim, Prediction, Verdict
 from mrp.lab.claims.number import Number, difference, over_seeds
 from mrp.lab.claims.results import Results
@@ -220,6 +220,34 @@ def test_a_sweep_at_other_constants_is_not_counted_beside_results_at_the_default
     row = row_of(tmp_path, "The same if patches are reconstructed")
     assert "at mu = 0.1: 0.500 (9 seeds, mu = 0.1)" in row
     assert "**holds in its regime; breaks at** (mu = 0.1)" in row
+
+
+def test_the_grid_counts_what_has_settled() -> None:
+    def cell(*shares: float, settled: int | None) -> dict[str, Any]:
+        entries = [{"captured": {"mean": share, "half": 0.01}} for share in shares]
+        rows = [{"steps": steps, "kernels": entry} for steps, entry in zip((90, 270), entries, strict=False)]
+        return {"rows": rows, "settled": settled}
+
+    supervised = {"sgd": cell(0.5, 0.6, settled=90), "adam": cell(0.1, 0.3, settled=None)}
+    patches = {"sgd": cell(0.2, 0.9, settled=None), "adam": cell(0.1, 0.1, settled=90)}
+    diverged = {"rows": [{"steps": 90, "diverged": True}], "settled": None}
+    data = {
+        "constants": Constants().model_dump(mode="json"),
+        "cells": {"supervised": supervised, "patches": patches, "teacher": {"sgd": diverged, "adam": diverged}},
+    }
+    settled = multiview.optimizers(data, "supervised", "kernels.captured")
+    assert {name: number.value for name, number in settled.items()} == {"at optimizer = plain gradient descent": 0.5}
+    at = multiview.lengths(data, "supervised", "adam", "kernels.captured")
+    assert {name: number.value for name, number in at.items()} == {"at steps = 90": 0.1, "at steps = 270": 0.3}
+    assert not multiview.same_optimizer(data, "teacher")
+    gains = multiview.same_optimizer(data, "patches")
+    assert gains["gain of patches, sgd"].value == pytest.approx(0.3)
+    assert gains["gain of patches, sgd"].half == pytest.approx(0.01 * 2**0.5)
+    assert gains["settled, patches, sgd"].value == 0
+    (contrast,) = [claim for claim in page.CLAIMS if claim.id == "same-optimizer"]
+    assert contrast.verdict(gains)[0] == Verdict.SMALL, "patches have not settled"
+    patches["sgd"]["settled"] = 90
+    assert contrast.verdict(multiview.same_optimizer(data, "patches"))[0] == Verdict.HOLDS
 
 
 def test_vision_transformers_that_were_hardly_trained_are_not_counted(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from mrp.lab.claims.number import Number, Numbers, difference, from_entry, over_seeds
 from mrp.lab.claims.results import NotCounted
 from mrp.lab.multiview.constants import Constants
+from mrp.lab.multiview.descent import OPTIMIZERS
 
 Data = dict[str, Any]
 
@@ -32,13 +33,21 @@ def over_map(data: Data, constant: str, fixed: str, key: str) -> Numbers:
 
 
 def optimizers(data: Data, objective: str, key: str) -> Numbers:
-    """Returns a number of an objective at every optimizer of the grid at which training has settled."""
+    """Returns a number of an objective at every optimizer of the grid with which it settles, when it has settled."""
     _check_constants(data)
-    cells = {name: cell for name, cell in data["cells"][objective].items() if cell["settled"]}
-    return {
-        f"at optimizer = {name}": _number(data, cell["rows"][-1], key, "steps", cell["rows"][-1]["steps"])
-        for name, cell in cells.items()
-    }
+    numbers = {}
+    for name, cell in data["cells"][objective].items():
+        for row in cell["rows"]:
+            if row["steps"] == cell["settled"]:
+                numbers[f"at optimizer = {OPTIMIZERS[name]}"] = _number(data, row, key, "steps", row["steps"])
+    return numbers
+
+
+def lengths(data: Data, objective: str, optimizer: str, key: str) -> Numbers:
+    """Returns a number of a cell of the grid at every length of training."""
+    _check_constants(data)
+    rows = data["cells"][objective][optimizer]["rows"]
+    return _at("steps", {row["steps"]: _number(data, row, key, "steps", row["steps"]) for row in rows})
 
 
 def same_optimizer(data: Data, objective: str) -> Numbers:
@@ -51,6 +60,8 @@ def same_optimizer(data: Data, objective: str) -> Numbers:
             steps = rows[0]["steps"]
             mine, supervised = (_number(data, row, "kernels.captured", "steps", steps) for row in rows)
             numbers[f"gain of {objective}, {name}"] = difference(mine, supervised, mine.over)
+            settled = all(data["cells"][each][name]["settled"] for each in (objective, "supervised"))
+            numbers[f"settled, {objective}, {name}"] = Number(float(settled), 0.0, "1 if both are")
     return numbers
 
 

@@ -128,7 +128,9 @@ def draw_grid(cells: dict[str, dict[str, Cell]]) -> Figure:
             panel.text(column, row, text, ha="center", va="center", fontsize=8, color=ink)
         image = panel.imshow(values, aspect="auto", cmap="cividis", vmin=0, vmax=1)
         panel.set_title(title, fontsize=10)
-        panel.set_xticks(range(len(OPTIMIZERS)), list(OPTIMIZERS.values()), fontsize=9)
+        panel.set_xticks(
+            range(len(OPTIMIZERS)), [name.replace(" ", "\n", 1) for name in OPTIMIZERS.values()], fontsize=9
+        )
         panel.set_yticks(range(len(cells)), [OBJECTIVES[objective] for objective in cells], fontsize=9)
     figure.colorbar(image, ax=panels)
     with_clock, plain = (_captured_by(cells["supervised"][name]) for name in ("kernel", "sgd"))
