@@ -16,7 +16,7 @@ from mrp.evaluate.interval import wilson
 from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Record
 from mrp.evaluators.validation import VALIDATION
-from mrp.folder import CONFIG
+from mrp.folder import CONFIG, IDENTITY
 from mrp.interop import runs
 from mrp.monitor.metrics import METRICS, read_lines
 from mrp.report import about, corrupted
@@ -132,11 +132,24 @@ class Measured:
                 yield Point(self.name, int(line["step"]), self.folder, self._own_data(), Cell("", measure))
 
     def _own_data(self) -> Named:
-        """Returns the run's own data; its evaluators have recorded what their content was."""
+        """Returns the run's own data; its evaluators have recorded what their content was.
+
+        Without them, data are the same where training knew the same content and they lie in the same place.
+        """
         contents = [one.data["content"] for one in results.read(self.folder) if one.data.get("own")]
         config = self.folder / CONFIG
         data = compose(config).values["data"] if config.is_file() else {}
-        return Named.of(data, contents[-1] if contents else None)
+        return Named.of(data, contents[-1] if contents else _placed(self.folder, data))
+
+
+def _placed(folder: Path, data: Mapping[str, Any]) -> str:
+    """Returns a hash of what a run's folder says of its data."""
+    try:
+        trained_on = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["data.content"]
+    except (OSError, ValueError, KeyError, TypeError):  # then the places alone tell
+        trained_on = None
+    said = [trained_on, *(data.get(key) for key in ("train", "test", "classes", "fraction"))]
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
 
 
 def collect(paths: Sequence[Path]) -> list[Point]:

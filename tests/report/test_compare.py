@@ -93,6 +93,24 @@ def test_data_of_other_content_are_other_columns(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_validation_on_other_data_of_the_same_name_is_another_column(tmp_path: Path) -> None:
+    def validated(name: str, disk: str, accuracy: float) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        recipe = load("demo").resolved()
+        recipe["data"] |= {"train": f"/{disk}/in100/train", "test": f"/{disk}/in100/val"}
+        (folder / "config.yaml").write_text(dump(recipe))
+        (folder / "metrics.jsonl").write_text(json.dumps({"step": 5, "validation/accuracy": accuracy}))
+        (folder / "validation.json").write_text(json.dumps({"student": {"images": 1000}}))
+        return folder
+
+    runs = [validated("a", "one", 0.9), validated("b", "one", 0.8), validated("c", "other", 0.5)]
+    page = compare.page_of(runs)
+    columns = [number for number, column in enumerate(page.columns) if column.data]
+    assert len(columns) == 2
+    assert sorted(key for key in page.cells if key[1] in columns) == [(0, columns[0]), (1, columns[0]), (2, columns[1])]
+
+
 def test_several_steps_are_rows(tmp_path: Path) -> None:
     folder = run(tmp_path / "first", 0, 90)
     early = Record("knn", {}, results.TRAINED, 5, "student", DIGITS, {"accuracy": 0.5, "low": 0.4, "high": 0.6})
