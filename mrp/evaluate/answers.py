@@ -6,10 +6,13 @@ from torch import Tensor
 
 
 def best_class(scores: Tensor, among: Tensor | None = None) -> Tensor:
-    """Returns the class with the highest score in the last dimension; with `among`, one of these class numbers."""
-    if among is None:
+    """Returns the class with the highest score in the last dimension; with `among`, one of these class numbers.
+
+    The last classes have no scores where training has no image of them, so they are no answer.
+    """
+    among = None if among is None else among[among < scores.shape[-1]].to(scores.device)
+    if among is None or not len(among):
         return scores.argmax(-1)
-    among = among.to(scores.device)
     return among[scores[..., among].argmax(-1)]
 
 

@@ -119,7 +119,13 @@ class Evaluator(Probe[Learned]):
 
     def _result(self, scores: Scores, temperature: Tensor | float, shown: Number) -> Result:
         names, possible = self.setting.train.classes, self.setting.possible
+        if (highest := int(scores.labels.max())) >= scores.logits.shape[1]:
+            raise ConfigError(
+                f"calibration: no training image that was learned from is of the class '{names[highest]}' of a test "
+                "image, whose likelihood is 0 then; take training images of it, or leave the class out of the test data"
+            )
         if possible is not None:  # answers are limited to the classes of the test data
+            possible = possible[possible < scores.logits.shape[1]]
             scores = Scores(scores.logits[:, possible], torch.searchsorted(possible, scores.labels))
             names = tuple(names[number] for number in possible.tolist())
         right = scores.logits.argmax(1) == scores.labels
