@@ -44,7 +44,7 @@ def test_another_precision_is_another_measurement(subject: Subject) -> None:
 
 def test_labels_of_a_list_are_not_the_data_of_the_run(subject: Subject, tmp_path: Path) -> None:
     (tmp_path / "one_percent.txt").write_text("a.png\n")
-    some = linear.Config(images=str(tmp_path / "one_percent.txt"))
+    some = linear.Config(list=str(tmp_path / "one_percent.txt"))
     every, listed = (subject.about("linear", section, DATA, "fp32").data for section in (linear.Config(), some))
     assert every == DATA
     assert listed["content"] != DATA["content"]
