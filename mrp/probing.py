@@ -24,7 +24,7 @@ from mrp.evaluate.measures import MEAN_PER_CLASS
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import Tables, model_digest, weights_digest
-from mrp.evaluators import make, read_options, short_name
+from mrp.evaluators import make, read_options, short_name, version_of
 from mrp.interop import runs
 from mrp.interop.config import WeightsName
 from mrp.model import Model, load
@@ -115,7 +115,7 @@ class Subject:
     def about(self, name: str, section: Section, data: Mapping[str, Any], precision: str) -> Record:
         """Returns the record of a measurement in some precision, still without its result."""
         options = section.model_dump(mode="json", exclude={"every"}, exclude_defaults=True)
-        code = outside.digest(Path(name)) if name.endswith(outside.SUFFIX) else ""
+        code = outside.digest(Path(name)) if name.endswith(outside.SUFFIX) else version_of(name)
         if files := section.content():  # then the data are other ones than the run's
             both = hashlib.sha256(f"{data['content']} {files}".encode()).hexdigest()[:16]
             data = {**data, "content": both, "own": False}

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrp.build import build_step
+from mrp.config import ConfigError
 from mrp.data.open import open_source
+from mrp.data.source import Arrays
 from mrp.evaluators import knn, linear
 from mrp.model import Model
 from mrp.probing import Subject, described
@@ -49,3 +52,22 @@ def test_labels_of_a_list_are_not_the_data_of_the_run(subject: Subject, tmp_path
     assert every == DATA
     assert listed["content"] != DATA["content"]
     assert listed["own"] is False
+
+
+def test_another_version_of_an_evaluator_is_another_measurement(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = subject.about("knn", knn.Config(), DATA, "fp32")
+    monkeypatch.setattr(knn.Evaluator, "version", 2)
+    second = subject.about("knn", knn.Config(), DATA, "fp32")
+    assert (first.code, second.code) == ("", "v2")  # "": as in files of the first version
+    assert first.key != second.key
+
+
+def test_test_images_without_a_label_are_an_error_and_no_mistakes_of_the_model() -> None:
+    train, test = open_source("digits", "train"), open_source("digits", "test")
+    labels = np.asarray(test.labels).copy()
+    labels[3] = -1  # as the number of a class it would be the last one
+    some = Arrays("some", test.images, labels, test.classes)  # type: ignore[attr-defined]
+    with pytest.raises(ConfigError, match=r"data\.test: 1 of its 360 images have no label"):
+        setting(load("demo").data, train, some).labelled()

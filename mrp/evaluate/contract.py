@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -104,6 +105,11 @@ class Setting:
         for name, source in (("train", self.train), ("test", self.test)):
             if not source.classes:
                 raise ConfigError(f"{self.folder}: data.{name} has no labels, so accuracy cannot be measured")
+        if unknown := int((np.asarray(self.test.labels) < 0).sum()):
+            raise ConfigError(
+                f"{self.folder}: data.test: {unknown:,} of its {len(self.test):,} images have no label, so accuracy "
+                "cannot be measured; leave them out"
+            )
         _ = self.class_numbers  # raises where they do not
         return self.test
 
@@ -157,6 +163,9 @@ class Evaluator(ABC):
     label: ClassVar[str] = ""  # what stands before its values in the metrics; by default the name of its file
     file: ClassVar[str] = ""  # of the run's folder, for the last details; by default evaluations/NAME.json
     of_average: ClassVar[bool] = True  # whether the average of a run's weights is measured too, where it keeps one
+    version: ClassVar[int] = (
+        1  # raise it when the same options measure something else: earlier results are then kept apart
+    )
 
     @abstractmethod
     def __init__(self, config: Any, setting: Setting) -> None: ...

@@ -49,7 +49,7 @@ class Record:
     result: dict[str, Any]
     source: str = ""  # the path of imported weights; empty for those of the run in whose folder this stands
     digest: str = ""  # a hash of the whole model; empty in files of earlier versions
-    code: str = ""  # a hash of the evaluator's code, where that is a file outside mrp
+    code: str = ""  # a hash of the evaluator's code, where that is a file outside mrp; of one of mrp, its version
     outcomes: str = ""  # the file in `outcomes/` that says which answers were right, and holds this record's hash
     classes: str = ""  # the file in `outcomes/` that holds the class of each test image
     precision: str = ""  # in which it was measured, where that is not the one of the configuration

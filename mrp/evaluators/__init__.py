@@ -57,6 +57,12 @@ def read_sections(value: Any) -> dict[str, Section]:
     return sections
 
 
+def version_of(name: str) -> str:
+    """Returns which version of an evaluator of mrp measures, such as v2; empty for the first one."""
+    version: int = EVALUATORS.find(name).Evaluator.version
+    return f"v{version}" if version > 1 else ""
+
+
 def make(name: str, section: Section, setting: Setting) -> Evaluator:
     """Returns an evaluator of a name or file."""
     evaluator: Evaluator = EVALUATORS.find(name).Evaluator(section, setting)
