@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def main() -> None:
     options = words.parse_args()
     if options.measure:
         part, *arguments = options.measure
-        {"index": index, "cold": cold, "rest": rest}[part](options.folder, *arguments)
+        parts: dict[str, Callable[..., None]] = {"index": index, "cold": cold, "rest": rest}
+        parts[part](options.folder, *arguments)
         return
     load = ", ".join(f"{part:.1f}" for part in os.getloadavg())
     print(f"{platform.machine()}, {os.cpu_count()} cores at a load of {load}, Python {platform.python_version()}, "
