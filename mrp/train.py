@@ -253,6 +253,11 @@ def announcement(job: Job, state: State, session: Session) -> str:
             f"{'core' if cores == 1 else 'cores'}{' per process' if session.processes > 1 else ''}; auto takes "
             f"{machine.model_copy(update={'workers': 'auto'}).workers_among(session.processes)}"
         ]
+    if late := sum(drop >= plan.steps for drop in plan.drops):
+        lines += [
+            f"optim.drops: {late} of its {len(plan.drops)} are after the last step, so the learning rate does not fall "
+            "there; give optim.drops that fit the length"
+        ]
     if state.step >= plan.steps:
         lines += [f"{session.folder}: complete already, at step {state.step}"]
     else:
