@@ -76,13 +76,13 @@ def test_the_test_set_is_read_after_the_choice(run: Path, tmp_path: Path, monkey
         events.append("train" if "train" in self.name else "test")
         return read_one(self, index)
 
-    def choosing(*words: Any) -> sweep.Choice:
-        choice = chosen(*words)
+    def choosing(*words: Any, **options: Any) -> sweep.Choice:
+        choice = chosen(*words, **options)
         events.append("chosen")
         return choice
 
-    def fitting(*words: Any) -> sweep.Head:
-        head = fitted(*words)
+    def fitting(*words: Any, **options: Any) -> sweep.Head:
+        head = fitted(*words, **options)
         events.append("fitted")
         return head
 
