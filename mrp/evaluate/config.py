@@ -28,11 +28,6 @@ class Paired(Node):
     list: str | None = None  # a file with one image per line (with or without its ending); null: all in the folder
     rename: tuple[str, str] | None = None  # where names differ: the part of an image's name, and what stands instead
 
-    @property
-    def targets(self) -> str:
-        """Returns the folder of targets."""
-        raise NotImplementedError
-
 
 class Masks(Paired):
     """Images and their masks, PNG files of the same names with one class index per pixel."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
 from mrp.evaluate.images import Images
-from mrp.evaluate.pairs import Pair
+from mrp.evaluate.pairs import Pair, find
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.sealed import Decision, NothingToChoose, Sealed
 from mrp.evaluate.table import Table
@@ -71,9 +71,12 @@ class Dense(Evaluator, Generic[D]):
     Every image is seen whole, resized to the model's size.
     """
 
-    def __init__(self, config: Any, setting: Setting, train: Sequence[Pair], test: Sequence[Pair]) -> None:
+    endings: ClassVar[Sequence[str]]  # of the files of targets
+
+    def __init__(self, config: Any, setting: Setting) -> None:
         self.config, self.setting, self.device = config, setting, setting.processes.device
-        self._pairs = train, test
+        task = type(self).__module__.rpartition(".")[2]
+        self._pairs = [find(getattr(config, name), f"{task}.{name}", self.endings) for name in ("train", "test")]
 
     @abstractmethod
     def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> D:

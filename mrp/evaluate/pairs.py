@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.decode import DecodeError, indices, upright_size
 from mrp.data.sources.folder import EXTENSIONS
-from mrp.evaluate.config import Paired
+from mrp.evaluate.config import Depths, Masks
 from mrp.evaluate.images import named
 
 MASKS, DEPTHS = (".png",), (".png", ".npy")
@@ -43,7 +43,7 @@ class Pair:
             )
 
 
-def find(section: Paired, where: str, endings: Sequence[str]) -> list[Pair]:
+def find(section: Masks | Depths, where: str, endings: Sequence[str]) -> list[Pair]:
     """Returns every image with its target, in the order of their names."""
     images, targets = (Path(folder).expanduser() for folder in (section.images, section.targets))
     for folder in (images, targets):
@@ -70,7 +70,7 @@ def find(section: Paired, where: str, endings: Sequence[str]) -> list[Pair]:
     return pairs
 
 
-def content(sections: Sequence[Paired], endings: Sequence[str]) -> str:
+def content(sections: Sequence[Masks | Depths], endings: Sequence[str]) -> str:
     """Returns a hash of the name, size and time of change of every file."""
     digest = hashlib.sha256()
     for section in sections:
@@ -135,7 +135,7 @@ def _npy(pair: Pair) -> NDArray[np.float32]:
     return np.array(array.squeeze(), np.float32)
 
 
-def _listed(section: Paired, images: Path, where: str) -> list[Path]:
+def _listed(section: Masks | Depths, images: Path, where: str) -> list[Path]:
     assert section.list is not None
     path = Path(section.list).expanduser()
     try:

@@ -14,10 +14,10 @@ from torch import Tensor
 from mrp.config import ConfigError
 from mrp.evaluate import pairs as files
 from mrp.evaluate.config import Depths, Section
-from mrp.evaluate.contract import Result, Setting
+from mrp.evaluate.contract import Result
 from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, bootstrap, chunks, enlarged
 from mrp.evaluate.measured import Number, told
-from mrp.evaluate.pairs import Pair, find, read_depth, sampled
+from mrp.evaluate.pairs import Pair, read_depth, sampled
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
@@ -70,12 +70,7 @@ class Learned(Decision):
 class Evaluator(Dense[Learned]):
     """Chooses the penalty on held-out training images, solves on all of them, and measures test images."""
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        train, test = (
-            find(section, f"depth.{name}", files.DEPTHS)
-            for name, section in (("train", config.train), ("test", config.test))
-        )
-        super().__init__(config, setting, train, test)
+    endings = files.DEPTHS
 
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str]:

@@ -16,11 +16,11 @@ from mrp.config import ConfigError
 from mrp.evaluate import pairs as files
 from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Masks, Section
-from mrp.evaluate.contract import Result, Setting
+from mrp.evaluate.contract import Result
 from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, best_class, bootstrap, chunks
 from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.measured import Number, told
-from mrp.evaluate.pairs import Pair, find, read_mask, sampled
+from mrp.evaluate.pairs import Pair, read_mask, sampled
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
@@ -60,12 +60,7 @@ class Learned(Decision):
 class Evaluator(Dense[Learned]):
     """Chooses the rate on held-out training images, trains on all of them, and counts the pixels of test images."""
 
-    def __init__(self, config: Config, setting: Setting) -> None:
-        train, test = (
-            find(section, f"segmentation.{name}", files.MASKS)
-            for name, section in (("train", config.train), ("test", config.test))
-        )
-        super().__init__(config, setting, train, test)
+    endings = files.MASKS
 
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
