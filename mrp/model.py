@@ -95,7 +95,7 @@ class Model:
     def features(self, images: Tensor) -> Tensor:
         """Returns one vector per image; images are uint8, uint16 or float in [0, 1], of the run's size."""
         with torch.no_grad():
-            output: Output = self.module(self._batch(images), features=True)
+            output: Output = self.module(self._raw(images), features=True)
         assert output.features is not None
         return output.features
 
@@ -103,12 +103,16 @@ class Model:
         """Returns which patches were hidden (B, patches), and the images as the model predicts them, in [0, 1]."""
         if any(not name.startswith("backbone.") for name in self.missing):
             raise ConfigError(f"{self.folder}: was imported without '{self.missing[0]}', so it cannot paint")
-        batch = self._batch(images, seed)
         with torch.no_grad():
-            prediction = self.objective.reconstruct(batch.with_images(self.module.prepare(batch.images)))
+            prediction = self.objective.reconstruct(self.batch(images, seed))
         return prediction.mask, self.module.prepare.undo(prediction.images)
 
-    def _batch(self, images: Tensor, seed: int = 0) -> Batch:
+    def batch(self, images: Tensor, seed: int = 0) -> Batch:
+        """Returns images as the method takes them: normalised, with keys that follow from the seed."""
+        batch = self._raw(images, seed)
+        return batch.with_images(self.module.prepare(batch.images))
+
+    def _raw(self, images: Tensor, seed: int = 0) -> Batch:
         expected = (self.run.data.channels, *self.run.data.shape)
         if images.shape[1:] != expected:
             raise ValueError(

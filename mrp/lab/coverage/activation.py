@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from mrp.evaluate.split import split
 from mrp.lab import images
 from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
 from mrp.objectives import classify
+from mrp.report.looks import Score, contributions
 
 CHUNK = 128  # images at once
 
@@ -44,7 +45,9 @@ class Classifier:
 
     def logits(self, prepared: Tensor) -> Tensor:
         """Returns a score per class."""
-        tokens = encode(self.backbone, embed(self.backbone, prepared)).tokens
+        return self._scores(encode(self.backbone, embed(self.backbone, prepared)).tokens)
+
+    def _scores(self, tokens: Tensor) -> Tensor:
         if self.head is not None:
             inputs = self.head.coordinates(_mean_token(self.backbone, tokens))
             return (inputs @ self.head.weights[:-1] + self.head.weights[-1]).float()
@@ -58,29 +61,12 @@ class Classifier:
             return torch.cat([self.logits(part).argmax(1) for part in prepared.split(CHUNK)])
 
     def maps(self, prepared: Tensor, classes: Tensor) -> Tensor:
-        """Returns what each patch contributes to the class (B N, at least 0): gradient times activation.
-
-        Both are taken before the last block, because patch tokens after it do not reach a class token.
-        """
+        """Returns what each patch contributes to the class (B N, at least 0): gradient times activation."""
         parts = zip(prepared.split(CHUNK), classes.split(CHUNK), strict=True)
-        return torch.cat([self._maps(images, labels) for images, labels in parts])
+        return torch.cat([contributions(self.backbone, part, self._score_of(wanted)).relu() for part, wanted in parts])
 
-    def _maps(self, prepared: Tensor, classes: Tensor) -> Tensor:
-        tokens: list[Tensor] = []
-
-        def keep_tokens(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-            tokens.append(inputs[0].detach().requires_grad_())
-            return (tokens[0], *inputs[1:])
-
-        blocks: Any = self.backbone.blocks
-        hook = blocks[-1].register_forward_pre_hook(keep_tokens)
-        try:
-            with torch.enable_grad():
-                score = self.logits(prepared).gather(1, classes[:, None]).sum()
-                (gradient,) = torch.autograd.grad(score, tokens)
-        finally:
-            hook.remove()
-        return (gradient * tokens[0].detach()).sum(-1)[:, self.backbone.num_prefix_tokens :].relu()
+    def _score_of(self, classes: Tensor) -> Score:
+        return lambda tokens: self._scores(tokens).gather(1, classes[:, None])
 
 
 def classifier(model: api.Model, num_train: int) -> Classifier:

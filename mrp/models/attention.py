@@ -1,0 +1,56 @@
+"""Where a block's attention goes, computed again from its queries and keys: fused kernels keep no weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import Attention
+from torch import Tensor
+
+from mrp.config import ConfigError
+from mrp.models.vit import VisionTransformer, embed, encode
+
+
+def weights(
+    attention: Any, tokens: Tensor, bias: Tensor | None, queries: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Returns how much of its attention each query gives to each token; `queries` chooses or averages the queries.
+
+    `bias` is what is added to the scores before the softmax (B|1 heads N N); it is chosen in the same way.
+    """
+    projected = attention.qkv(tokens).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    query, key = attention.q_norm(projected[0]), attention.k_norm(projected[1])  # B heads N d
+    chosen = queries or (lambda rows: rows)
+    scores = chosen(query) @ key.mT * attention.scale
+    shares: Tensor = (scores if bias is None else scores + chosen(bias)).softmax(-1)
+    return shares  # B heads queries N
+
+
+@torch.no_grad()
+def to_patches(vit: VisionTransformer, images: Tensor, layer: int) -> Tensor:
+    """Returns how much attention the class token gives to each patch in a block (from 0), per head.
+
+    A model without a class token has the mean of the patches' queries in its place. What goes to prefix tokens is left
+    out, so the shares of a head may add up to less than 1.
+    """
+    block = vit.blocks[layer]
+    if not isinstance(getattr(block, "attn", None), Attention):
+        raise ConfigError(f"{type(block).__name__} has no attention that is known here, so it cannot be shown")
+    prefix = vit.num_prefix_tokens
+    found: list[Tensor] = []
+
+    def queries(rows: Tensor) -> Tensor:
+        return rows[:, :, :1] if vit.has_class_token else rows[:, :, prefix:].mean(2, keepdim=True)
+
+    def keep(module: Any, inputs: tuple[Tensor, ...], named: dict[str, Any]) -> None:
+        found.append(weights(module, inputs[0], named.get("attn_mask"), queries))
+
+    attention: Any = block.attn
+    hook = attention.register_forward_pre_hook(keep, with_kwargs=True)
+    try:
+        encode(vit, embed(vit, images))
+    finally:
+        hook.remove()
+    return found[0][:, :, 0, prefix:]  # B heads N
