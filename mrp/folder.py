@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import socket
 import subprocess
 import sys
 import time
@@ -21,10 +22,12 @@ from mrp.files import unfinished, write_atomically
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 CLASSES = "classes.json"  # what a classifier's classes are called, for where its training data are not at hand
-_LOCK = ".lock"
+TIME = "%Y-%m-%dT%H:%M:%S%z"  # how the files of a run write a time
+LOCK = ".lock"  # names the process that holds it
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PATHS = ("train", "test", "classes", "source")
-_ALWAYS_DIFFERENT = ("time", "step", "command", "changed")
+_ALWAYS_DIFFERENT = ("time", "step", "steps", "command", "changed", "end")
+_MEANWHILE = 0.5  # seconds in which a process that only looks whether a run is alive lets go of its lock
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "simplejpeg", "pydantic")
 
 
@@ -37,6 +40,7 @@ def claim(
     defaults: Mapping[str, Any] | None = None,
     begun: bool = True,
     step: int = 0,
+    steps: int | None = None,
     processes: int = 1,
     say: Callable[[str], object] = print,
 ) -> TextIO:
@@ -52,18 +56,19 @@ def claim(
     lock = _lock(folder)
     try:
         old = claimant.read()
-        starts = _starts(folder)
+        starts = starts_of(folder)
         changes = {key: [old.get(key), new.get(key)] for key in _differing(old, new)} if old else {}
         history = old.get(_HISTORY, []) if begun else []
         if changes and begun:
-            history = [*history, {"time": _now(), "step": step, "changes": changes}]
+            history = [*history, {"time": now(), "step": step, "changes": changes}]
         kept = new | ({_HISTORY: history} if history else {})
         _write(folder / IDENTITY, json.dumps(kept, indent=1))  # first: it makes the folder ours
         _write(folder / CONFIG, dump(placed(config)))
         outside.keep(config, folder)
-        start = {"time": _now(), "step": step, "processes": processes} | environment()
+        start = {"time": now(), "step": step, "steps": steps, "processes": processes} | environment()
         changed = _changed(starts[-1], start) if starts else {}
         _write(folder / ENVIRONMENT, json.dumps({"starts": [*starts, start | {"changed": changed}]}, indent=1))
+        _sign(lock)
     except BaseException:
         lock.close()
         raise
@@ -99,7 +104,7 @@ def _absolute(value: Any) -> Any:
     return value
 
 
-def _starts(folder: Path) -> list[dict[str, Any]]:
+def starts_of(folder: Path) -> list[dict[str, Any]]:
     """Returns the starts of this run until now; a damaged record counts as empty, since nothing depends on it."""
     try:
         starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["starts"]
@@ -122,19 +127,23 @@ def _warnings(changed: Mapping[str, list[Any]]) -> list[str]:
     return [f"warning: torch was {before} at the last start and is {now}: rounding may differ"]
 
 
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
+def now() -> str:
+    """Returns the time."""
+    return time.strftime(TIME)
 
 
 def _lock(folder: Path) -> TextIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / _LOCK).open("a")
+        lock = (folder / LOCK).open("a")
     except OSError as error:
         raise ConfigError(
             f"{folder}: cannot be written: {error.strerror}; choose another with --folder FOLDER"
         ) from None
     try:
+        deadline = time.monotonic() + _MEANWHILE
+        while not _taken(lock, fcntl.LOCK_EX) and time.monotonic() < deadline:
+            time.sleep(_MEANWHILE / 10)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         lock.close()
@@ -146,6 +155,50 @@ def _lock(folder: Path) -> TextIO:
             f"{folder}: another process is writing this run; wait for it, or use --folder FOLDER"
         ) from None
     return lock
+
+
+def _taken(lock: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sign(lock: TextIO) -> None:
+    """Writes into the lock which process holds it: where a disk does not carry locks to other machines, this tells."""
+    lock.truncate(0)
+    lock.write(json.dumps(Holder.here()._asdict()))
+    lock.flush()
+
+
+class Holder(NamedTuple):
+    """The process that holds a run's lock, or was the last one to do so."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Returns this process."""
+        return cls(socket.gethostname(), os.getpid())
+
+    @classmethod
+    def of(cls, folder: Path) -> Holder | None:
+        """Returns the one that the lock names; None where there is no lock, or one of a version that named nobody."""
+        try:
+            return cls(**json.loads((folder / LOCK).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def is_locked(folder: Path) -> bool:
+    """Returns whether a process writes this run now, as far as this machine sees locks; none outlives its process."""
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as lock:
+            return not _taken(lock, fcntl.LOCK_SH)
+    except OSError:  # there is none, or it may not be read
+        return False
 
 
 class _Claim(NamedTuple):
@@ -163,7 +216,7 @@ class _Claim(NamedTuple):
         if not self.folder.is_dir():
             return {}
         if not path.exists():
-            if any(entry.name not in {_LOCK, unfinished(path).name} for entry in self.folder.iterdir()):
+            if any(entry.name not in {LOCK, unfinished(path).name} for entry in self.folder.iterdir()):
                 raise ConfigError(
                     f"{self.folder}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
                 )

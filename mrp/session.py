@@ -14,6 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
+from mrp import ending
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, Preempted
@@ -100,16 +101,18 @@ class Session:
         self._watchdog.at(name, step)
 
     def lock(
-        self, config: Mapping[str, Any], identity: Mapping[str, Any], defaults: Mapping[str, Any], allow: Sequence[str]
-    ) -> None:
+        self, config: Mapping[str, Any], identity: Mapping[str, Any], defaults: Mapping[str, Any],
+        allow: Sequence[str], steps: int,
+    ) -> None:  # fmt: skip
         """Claims the run's folder, on the main process; the others wait until that is done."""
         if self.main:
-            steps = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
+            saved = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
             lock = claim(
                 self.folder, config, identity, allow, defaults=defaults, begun=checkpoints.any_left(self.folder),
-                step=max(steps, default=0), processes=self.processes, say=self.say,
+                step=max(saved, default=0), steps=steps, processes=self.processes, say=self.say,
             )  # fmt: skip
             self.enter(lock)
+            self.enter(ending.noted(self.folder, lambda: self.signals.asked))
             faults.forget(self.folder)
         self.accelerator.wait_for_everyone()
         self.enter(faults.shared(self.folder, self.processes))

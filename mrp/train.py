@@ -64,7 +64,7 @@ def train(run: Run, folder: Path) -> None:
         job = plan_job(run, folder, session.processes, session.least_memory())
         session.enter(threads.limited(job.threads(session.device)))
         identity = job.run.identity(job.source.identity, job.order.version)
-        session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow)
+        session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow, job.steps)
         if session.main and hasattr(run.objective, "classes"):
             write_atomically(folder / CLASSES, json.dumps(job.source.classes, indent=0))
         session.enter(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 from mrp.config import ConfigError
 from mrp.files import write_atomically
+from mrp.monitor.bests import BESTS, Bests
 from mrp.trackers import TRACKERS, Section
 
 METRICS = "metrics.jsonl"
@@ -36,6 +38,7 @@ class Metrics:
         with _writing(self.path):
             self._tracker = TRACKERS.find(track.name).Tracker(track, folder, resolved, resumed_at)
             cut(self.path, resumed_at)
+            self._bests = Bests(folder / BESTS, read_lines(self.path))
             self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -44,6 +47,7 @@ class Metrics:
         with _writing(self.path):
             self._file.write(json.dumps({"step": step, **line}) + "\n")
             self._file.flush()
+            self._bests.add(step, values)
         with self._switched_off_by_failure():
             if self._tracker is not None:
                 self._tracker.log(step, values)
@@ -70,8 +74,22 @@ class Metrics:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metrics file, if there is one, without a line that was torn by a kill."""
+    return _sound(path.read_text(encoding="utf-8", errors="replace") if path.exists() else "")
+
+
+def last_lines(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
+    """Returns the lines that stand in the last bytes of a metrics file, however long it is."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - most))
+            return _sound(file.read(most).decode("utf-8", errors="replace"))
+    except FileNotFoundError:
+        return []
+
+
+def _sound(content: str) -> list[dict[str, Any]]:
     lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []:
+    for text in content.splitlines():
         try:
             values = json.loads(text)
         except json.JSONDecodeError:

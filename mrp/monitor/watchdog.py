@@ -14,16 +14,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
+from mrp import ending
 from mrp.files import step_name, write_atomically
 from mrp.folder import IDENTITY
 
 RANKS, STALLS = ".ranks", "stalls"
 STALLED = 4  # the exit code of a process that has been given up
+WAITS = "waits for a batch"
 # In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
-    "opens the data", "builds the model", "waits for a batch", "computes", "measures", "evaluates", "saves", "ends",
+    "opens the data", "builds the model", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
+_BEAT = 10.0  # seconds between two heartbeats of the first process, by which others see whether a run is alive
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class Watchdog:
 
     def _watch(self) -> None:
         assert self._limit is not None
-        while not self._closed.wait(min(self._limit, self._end or self._limit) / _PER_LIMIT):
+        interval = min(self._limit, self._end or self._limit) / _PER_LIMIT
+        while not self._closed.wait(interval if self._rank else min(interval, _BEAT)):
             self._check(self._limit)
 
     def _check(self, limit: float) -> None:
@@ -91,11 +95,11 @@ class Watchdog:
             if self._is_first_alive(limit):
                 print(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}", flush=True)
         if self._end is not None and idle > self._end:
+            stands = f"process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended (machine.give_up)"
             print(
-                f"mrp: error: process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended "
-                "(machine.give_up); the same command goes on from the last checkpoint",
-                file=sys.stderr, flush=True,
-            )  # fmt: skip
+                f"mrp: error: {stands}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True
+            )
+            ending.note(self._folder, ending.FAILED, stands)
             os._exit(STALLED)
 
     @property

@@ -11,7 +11,7 @@ from pathlib import Path
 from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
 from mrp.files import write_atomically
 
-_FILE = ".fault"  # in the run's folder
+FILE = ".fault"  # in the run's folder
 _PATIENCE = 5.0  # seconds in which the other process has to have written its fault down
 _CONNECTION_LOST = re.compile(
     r"connection (closed|reset|refused|was closed)|broken pipe|socket|nccl|remote process", re.IGNORECASE
@@ -20,7 +20,7 @@ _CONNECTION_LOST = re.compile(
 
 def forget(folder: Path) -> None:
     """Removes what an earlier start has left; comes before any process may fail."""
-    (folder / _FILE).unlink(missing_ok=True)
+    (folder / FILE).unlink(missing_ok=True)
 
 
 @contextmanager
@@ -32,9 +32,9 @@ def shared(folder: Path, processes: int) -> Iterator[None]:
     try:
         yield
     except ConfigError as fault:
-        if processes > 1 and folder.is_dir() and not (folder / _FILE).exists():
+        if processes > 1 and folder.is_dir() and not (folder / FILE).exists():
             with suppress(OSError):
-                write_atomically(folder / _FILE, str(fault))
+                write_atomically(folder / FILE, str(fault))
         raise
     except (Stopped, Preempted):  # all processes end alike
         raise
@@ -42,8 +42,8 @@ def shared(folder: Path, processes: int) -> Iterator[None]:
         if processes == 1 or not _CONNECTION_LOST.search(str(error)):
             raise
         deadline = time.monotonic() + _PATIENCE
-        while not (folder / _FILE).exists():
+        while not (folder / FILE).exists():
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.1)
-        raise FaultElsewhere((folder / _FILE).read_text(encoding="utf-8")) from None
+        raise FaultElsewhere((folder / FILE).read_text(encoding="utf-8")) from None

@@ -16,9 +16,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn
+
+from mrp import ending
 
 STOP = "STOP"
 LAUNCHER = "MRP_LAUNCHER"  # the number of the process of `mrp --processes` that started this one
+LAUNCHER_GONE = "the end of the launcher"
 _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _INTERVAL = 0.5  # seconds between two checks for the file and for the launcher
 _ECHO = 1.0  # seconds: a signal that follows so soon is the same request, sent to the launcher and to this process
@@ -35,7 +39,7 @@ class Signals:
     def __init__(self, folder: Path | None, say: Callable[[str], None]) -> None:
         self.asked: str | None = None
         self._stop = folder / STOP if folder else None
-        self._file = f"the file {self._stop}"
+        self._file = f"{ending.BY_FILE} {self._stop}"
         self._say = say
         self._began, self._obeyed = 0.0, False
         self._parent = int(os.environ.get(LAUNCHER, "0"))
@@ -87,9 +91,9 @@ class Signals:
             if self._stop is not None and self.asked is None and self._stop.exists():
                 self._note(self._file)
             if self._parent and os.getppid() != self._parent:
-                self._note("the end of the launcher")
+                self._note(LAUNCHER_GONE)
                 if time.monotonic() - self._began > _ORPHAN:
-                    os._exit(128 + signal.SIGTERM)
+                    self._end_at_once(signal.SIGTERM, f"ended {_ORPHAN:.0f} s after {LAUNCHER_GONE}")
 
     def _receive(self, number: signal.Signals) -> None:
         if self.asked is None:
@@ -97,7 +101,12 @@ class Signals:
         elif time.monotonic() - self._began > _ECHO and (not self._obeyed or number == signal.SIGINT):
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
-            os._exit(128 + number)  # a half-written checkpoint does not have its final name yet
+            self._end_at_once(number, f"{self.asked}, then {number.name}: ended at once")
+
+    def _end_at_once(self, number: signal.Signals, why: str) -> NoReturn:
+        if self._stop is not None and not self._obeyed:
+            ending.note(self._stop.parent, ending.kind_of_request(self.asked), f"{why}, without a checkpoint")
+        os._exit(128 + number)  # a half-written checkpoint does not have its final name yet
 
     def _note(self, asked: str) -> None:
         if self.asked is None:

@@ -17,6 +17,7 @@ from mrp.checkpoint import checkpoints
 from mrp.checkpoint.saver import Saver
 from mrp.cli import main
 from mrp.processes import signals
+from mrp.status import status_of
 from tests.waiting import until
 
 STEPS = 12
@@ -140,6 +141,10 @@ def test_it_saves_and_goes_on(
     assert "Traceback" not in said.err
     found = checkpoints.newest(folder)
     assert (found.step if found else 0) == step
+    status = status_of(folder)
+    assert status.state == ("stopped" if name in ("SIGINT", "the file") else "preempted")
+    assert status.why.startswith(name)
+    assert (status.step, status.steps) == (step, STEPS)
     monkeypatch.undo()
     main(command)
     assert content(folder) == content(undisturbed)
@@ -162,8 +167,11 @@ def test_a_second_signal_ends_it_at_once_and_harms_nothing(method: Path, undistu
     found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 6
+    status = status_of(tmp_path / "run")
+    assert (status.state, status.why) == ("preempted", "SIGTERM, then SIGTERM: ended at once, without a checkpoint")
     main(command)
     assert content(tmp_path / "run") == content(undisturbed)
+    assert status_of(tmp_path / "run").state == "finished"
 
 
 def test_a_collapse_that_an_interrupted_evaluation_would_have_shown_stops_the_next_start(
@@ -175,3 +183,5 @@ def test_a_collapse_that_an_interrupted_evaluation_would_have_shown_stops_the_ne
     capsys.readouterr()
     assert ended(words(method, tmp_path / "run", strict)) == 3
     assert "the features have collapsed at step 4" in capsys.readouterr().err
+    assert status_of(tmp_path / "run").state == "failed"
+    assert "the features have collapsed at step 4" in status_of(tmp_path / "run").why

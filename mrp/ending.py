@@ -1,0 +1,46 @@
+"""How the last start of a run has ended: a word in its folder, which `mrp.status` reads."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from mrp.config import Preempted
+from mrp.files import write_atomically
+from mrp.folder import ENVIRONMENT, Holder, now, starts_of
+
+FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
+BY_FILE = "the file"  # how a request that is a file begins
+_MOST = 500  # characters of a reason
+
+
+@contextlib.contextmanager
+def noted(folder: Path, asked: Callable[[], str | None]) -> Iterator[None]:
+    """Notes how the block ends; a process that is killed inside it leaves no word, and a lock that nobody holds."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, Preempted | KeyboardInterrupt):
+            note(folder, kind_of_request(asked()), asked() or "another process was asked to end")
+        elif isinstance(error, ValueError | RuntimeError) and type(error).__module__.startswith("mrp."):
+            note(folder, FAILED, str(error))  # a sentence for the user
+        else:
+            note(folder, FAILED, f"{type(error).__name__}: {error}")
+        raise
+    note(folder, FINISHED)
+
+
+def note(folder: Path, state: str, why: str = "") -> None:
+    """Writes into the record of a run's last start how it has ended, if this is the process that holds its lock."""
+    if Holder.of(folder) == Holder.here() and (starts := starts_of(folder)):
+        starts[-1]["end"] = {"time": now(), "state": state, "why": " ".join(why.split())[:_MOST]}
+        with contextlib.suppress(OSError):
+            write_atomically(folder / ENVIRONMENT, json.dumps({"starts": starts}, indent=1))
+
+
+def kind_of_request(asked: str | None) -> str:
+    """Returns whether a person has stopped the run, or a machine that may start it again."""
+    return STOPPED if asked is not None and asked.startswith((BY_FILE, signal.SIGINT.name)) else PREEMPTED

@@ -1,0 +1,200 @@
+"""The state of a run, from small files of its folder alone: a million steps and a hundred checkpoints are not read."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from mrp.checkpoint.sealed import numbered
+from mrp.config import Duration
+from mrp.ending import FAILED, FINISHED, PREEMPTED, STOPPED
+from mrp.folder import ENVIRONMENT, IDENTITY, TIME, Holder, is_locked, starts_of
+from mrp.monitor.bests import BESTS
+from mrp.monitor.metrics import METRICS, last_lines
+from mrp.monitor.watchdog import RANKS, WAITS
+from mrp.processes.faults import FILE as FAULT
+
+RUNNING, WAITING, DIED, ENDED, UNKNOWN, NEVER = (
+    "running", "waiting for data", "died", "ended", "unknown", "never started",
+)  # fmt: skip
+STATES = (RUNNING, WAITING, UNKNOWN, FINISHED, PREEMPTED, STOPPED, FAILED, DIED, ENDED, NEVER)
+_LONG = 30.0  # seconds for one batch, after which a run is said to wait for data
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is known of a run from outside, while it goes on and after it."""
+
+    folder: Path
+    state: str  # one of STATES
+    why: str = ""  # what it does now, or why it is in this state
+    step: int = 0
+    steps: int | None = None  # of the whole run
+    loss: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None  # of a run that goes on, without evaluations
+    best: dict[str, tuple[float, int]] = field(default_factory=dict)  # what evaluators measured: value and step
+    began: float | None = None  # the first start, as seconds of the epoch
+    seen: float | None = None  # the last sign of life
+    starts: int = 0
+    identity: dict[str, Any] = field(default_factory=dict)  # dotted keys
+
+    @property
+    def progress(self) -> float | None:
+        """Returns the share of the steps that have been made."""
+        return min(1.0, self.step / self.steps) if self.steps else None
+
+    @property
+    def is_alive(self) -> bool:
+        """Returns whether a process of this machine, or one that shares its locks, trains the run now."""
+        return self.state in (RUNNING, WAITING)
+
+
+def status_of(folder: Path) -> Status:
+    """Returns the state of the run in a folder; whatever is missing or damaged there counts as not known."""
+    held = is_locked(folder)  # first: a run that ends now has written its last word before it lets go
+    starts, lines, beat = starts_of(folder), last_lines(folder / METRICS), _json(folder / RANKS / "rank-0.json")
+    identity, seen = _json(folder / IDENTITY), _last_sign(folder)
+    saved = max(numbered(folder / "checkpoints"), default=0)
+    step = max([line["step"] for line in lines[-1:]] + [saved])
+    steps = _steps(starts, identity, lines)
+    began = [when for start in starts if (when := _when(start.get("time"))) is not None]
+    state, why = _alive(beat, began[-1:]) if held else _ended(folder, starts, step, steps, seen)
+    rate = _last(lines, "images_per_second")
+    left = None
+    if held and steps and rate and isinstance(batch := identity.get("batch"), int):
+        left = max(0, steps - step) * batch / rate
+    return Status(
+        folder=folder, state=state, why=why, step=step, steps=steps, loss=_last(lines, "loss"), images_per_second=rate,
+        seconds_left=left, best=_bests(folder, lines), began=min(began, default=None), seen=seen,
+        starts=len(starts), identity=identity,
+    )  # fmt: skip
+
+
+def _alive(beat: dict[str, Any], began: list[float]) -> tuple[str, str]:
+    """Returns what a run does that holds its lock."""
+    try:
+        phase, idle = str(beat["phase"]), float(beat["alive"]) - float(beat["since"])
+        if float(beat["alive"]) < max(began, default=0.0):  # an earlier start has left it
+            return RUNNING, ""
+    except (KeyError, TypeError, ValueError):
+        return RUNNING, ""
+    if phase == WAITS and idle > _LONG:
+        return WAITING, f"for {duration(idle)}"
+    return RUNNING, phase if idle < _LONG else f"{phase} for {duration(idle)}"
+
+
+def _ended(
+    folder: Path, starts: list[dict[str, Any]], step: int, steps: int | None, seen: float | None
+) -> tuple[str, str]:
+    """Returns how a run has ended whose lock nobody holds, as far as this machine can see."""
+    if not starts:
+        return NEVER, ""
+    end, holder = starts[-1].get("end"), Holder.of(folder)
+    with contextlib.suppress(OSError):
+        return FAILED, (folder / FAULT).read_text(encoding="utf-8")  # of another process than the first
+    if isinstance(end, dict) and end.get("state") in STATES:
+        return end["state"], str(end.get("why", ""))
+    if holder is not None and holder.host != Holder.here().host:
+        ago = "" if seen is None else f", last sign of life {duration(time.time() - seen)} ago"
+        return UNKNOWN, f"on {holder.host}{ago}"
+    if steps and step >= steps:
+        return FINISHED, ""
+    if holder is None:
+        return ENDED, "under a version of mrp that leaves no word"
+    return DIED, "killed, out of memory or without power: it left no word"
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in its two largest units."""
+    seconds = max(0, round(seconds))
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // smaller
+            return f"{seconds // size} {unit}" + (f" {rest} {small}" if rest and seconds < 20 * size else "")
+    return f"{seconds} s"
+
+
+def _steps(starts: list[dict[str, Any]], identity: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
+    """Returns how many steps the run has; of an earlier version's run, what follows from its length."""
+    if starts and isinstance(steps := starts[-1].get("steps"), int):
+        return steps
+    epochs = [line["step"] / line["epoch"] for line in lines if isinstance(line.get("epoch"), float) and line["epoch"]]
+    with contextlib.suppress(ValueError, KeyError, TypeError, ZeroDivisionError):
+        length = Duration.parse(identity["length"])
+        if length.unit != "epochs" or epochs:
+            return length.steps(epochs[-1] if epochs else 1.0, identity["batch"])
+    return None
+
+
+def _bests(folder: Path, lines: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
+    with contextlib.suppress(KeyError, TypeError, ValueError):
+        found = _json(folder / BESTS)
+        return {name: (float(one["value"]), int(one["step"])) for name, one in found.items()}
+    return {}
+
+
+def _last(lines: list[dict[str, Any]], name: str) -> float | None:
+    values = (line[name] for line in reversed(lines) if isinstance(line.get(name), int | float))
+    return next(values, None)
+
+
+def _last_sign(folder: Path) -> float | None:
+    times = []
+    for name in (METRICS, ENVIRONMENT, IDENTITY, f"{RANKS}/rank-0.json"):
+        with contextlib.suppress(OSError):
+            times.append((folder / name).stat().st_mtime)
+    return max(times, default=None)
+
+
+def _when(text: Any) -> float | None:
+    with contextlib.suppress(TypeError, ValueError):
+        return datetime.strptime(text, TIME).timestamp()
+    return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Returns the mapping that a file holds; an empty one where it is missing or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def size_of(folder: Path, most: int = 20_000) -> int:
+    """Returns the bytes of the files in a folder; of more than `most` files, those of the first ones."""
+    total, left, folders = 0, most, [folder]
+    while folders and left > 0:
+        with contextlib.suppress(OSError), os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(Path(entry.path))
+                else:
+                    total, left = total + entry.stat(follow_symlinks=False).st_size, left - 1
+    return total
+
+
+def find(root: Path, deep: int = 6) -> Iterator[Path]:
+    """Yields the run folders in a folder, itself included, in the order of their names.
+
+    What a run's folder holds is not searched, apart from the runs that start from it (`paper-...`).
+    """
+    if (root / IDENTITY).is_file():
+        yield root
+        deep = 1
+    elif deep == 0:
+        return
+    with contextlib.suppress(OSError):
+        with os.scandir(root) as entries:
+            names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
+        for name in names:
+            if deep > 1 or (root / name / IDENTITY).is_file():
+                yield from find(root / name, deep - 1)
