@@ -35,7 +35,7 @@ class Span:
         if isinstance(value, Span):
             return value
         share = re.fullmatch(r"\s*([0-9]+\.?[0-9]*)\s*%\s*", str(value), re.ASCII)
-        if share is not None:
+        if share is not None and float(share[1]) <= 100:
             return cls(float(share[1]) / 100)
         try:
             return cls(Duration.parse(value))
@@ -165,11 +165,18 @@ def _rises(schedule: Schedule) -> Schedule:
     return schedule
 
 
-# The types of options that are a number or a schedule of one.
+def _says_its_end(schedule: Schedule) -> Schedule:
+    if "end" in _USED.get(schedule.kind, ()) and "end" not in schedule.model_fields_set:
+        raise ValueError("end is missing, which it reaches at the end of the run; for example end: 1.0")
+    return schedule
+
+
+# The types of options that are a number or a schedule of one. A share has to say where it ends: a
+# learning rate or a weight that vanishes at the end is usual, a mask ratio or a teacher's decay of 0 is a mistake.
 Positive = Annotated[float, Field(gt=0)] | Annotated[Schedule, within(0), AfterValidator(_rises)]
 NonNegative = Annotated[float, Field(ge=0)] | Annotated[Schedule, within(0)]
-Share = Annotated[float, Field(ge=0, le=1)] | Annotated[Schedule, within(0, 1)]
-ProperShare = Annotated[float, Field(gt=0, lt=1)] | Annotated[Schedule, within(0, 1)]
+Share = Annotated[float, Field(ge=0, le=1)] | Annotated[Schedule, within(0, 1), AfterValidator(_says_its_end)]
+ProperShare = Annotated[float, Field(gt=0, lt=1)] | Annotated[Schedule, within(0, 1), AfterValidator(_says_its_end)]
 
 
 def main_value(number: float | Schedule) -> float:

@@ -88,6 +88,8 @@ def test_a_part_of_a_run_is_written_as_it_is_read(text: str) -> None:
             "objective.mask_ratio={kind: linear, value: 0.5, end: 1.5}",
             "objective.mask_ratio: it reaches 1.5; allowed: 0",
         ),
+        ("objective.mask_ratio={kind: linear, value: 0.5}", "objective.mask_ratio: end is missing, which it reaches"),
+        ("optim.lr={kind: linear, value: 1, until: 150 %}", "optim.lr.until: '150 %' is no part of a run; write for"),
     ],
 )
 def test_what_makes_no_sense_is_one_line(word: str, line: str) -> None:
