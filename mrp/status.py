@@ -20,6 +20,7 @@ from mrp.monitor.bests import BESTS
 from mrp.monitor.metrics import METRICS, last_lines
 from mrp.monitor.watchdog import RANKS, WAITS
 from mrp.processes.faults import FILE as FAULT
+from mrp.processes.slurm import SUFFIX as SUBMITTED
 
 RUNNING, WAITING, DIED, ENDED, UNKNOWN, NEVER = (
     "running", "waiting for data", "died", "ended", "unknown", "never started",
@@ -196,5 +197,9 @@ def find(root: Path, deep: int = 6) -> Iterator[Path]:
         with os.scandir(root) as entries:
             names = sorted(e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith("."))
         for name in names:
-            if deep > 1 or (root / name / IDENTITY).is_file():
+            if name.endswith(SUBMITTED):
+                run = root / name.removesuffix(SUBMITTED)
+                if not (run / IDENTITY).is_file() and any((root / name).glob("recipe-*.yaml")):
+                    yield run  # `mrp submit` has handed it to a scheduler
+            elif deep > 1 or (root / name / IDENTITY).is_file():
                 yield from find(root / name, deep - 1)

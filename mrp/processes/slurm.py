@@ -22,6 +22,7 @@ from mrp.checkpoint.sealed import PREFIX
 from mrp.config import ConfigError
 
 REQUEUE = 85  # a run that was told to stop ends with this code; Linux calls it ERESTART
+SUFFIX = ".slurm"  # of the folder of a job's files
 PATIENCE = 3  # attempts in a row; with fewer steps than this between the first's end and the last's, a job gives up
 _LIMIT = re.compile(r"(?:(?P<days>\d+)-(?P<of_day>\d+(?::\d+){0,2})|(?P<plain>\d+(?::\d+){0,2}))")
 _UNITS = {1: (60,), 2: (60, 1), 3: (3600, 60, 1)}  # MINUTES, MINUTES:SECONDS, HOURS:MINUTES:SECONDS
@@ -187,7 +188,7 @@ class Submission:
 
 def files(folder: Path) -> Path:
     """Returns the folder of a job's script, recipe and output: beside the run's folder, which is the run's alone."""
-    return folder.with_name(f"{folder.name}.slurm")
+    return folder.with_name(f"{folder.name}{SUFFIX}")
 
 
 def log(folder: Path, job: str, seeds: Sequence[int]) -> Path:

@@ -18,6 +18,7 @@ _FIRST = (
     "judge",
     "evaluate",
     "report",
+    "runs",
 )  # in the help; the others follow
 
 

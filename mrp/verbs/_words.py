@@ -66,6 +66,11 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
+def remark(text: str) -> None:
+    """Says something beside the results, on stderr, where scripts do not take it for one."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def print_table(table: Table) -> None:
     """Prints a table as wide as the terminal, or wider where there is none."""
     from rich.console import Console

@@ -1,0 +1,116 @@
+"""`mrp runs`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mrp.verbs import _words
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mrp.report.listing import Listing
+
+HELP = "list runs: their state, progress, best results, size, and the options in which they differ"
+EXAMPLE = "mrp runs --where state=running --watch"
+_HOME, _TO_THE_END_OF_THE_LINE, _BELOW, _ALL = "\033[H", "\033[K", "\033[J", "\033[2J"
+
+
+def words(parser: argparse.ArgumentParser) -> None:
+    """Adds a folder, what to list of it and how."""
+    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="that holds runs (default: runs)")
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only these, once for each condition: a "
+        "column, a measured value or an option; also KEY!=VALUE, KEY<NUMBER, KEY>NUMBER, and * in a value",
+    )  # fmt: skip
+    parser.add_argument("--sort", default="", metavar="KEY", help="by a column, a measured value or an option")
+    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument(
+        "--columns", default="", metavar="KEY,...", help="other columns: run, state, why, step, steps, progress, left, "
+        "loss, images_per_second, best, size, age, seen, starts, a measured value, or an option such as optim.lr",
+    )  # fmt: skip
+    _words.add_json(parser)
+    parser.add_argument(
+        "--watch", nargs="?", type=_words.count, const=5, metavar="SECONDS",
+        help="show it again and again until Ctrl-C, by default every 5 seconds",
+    )  # fmt: skip
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the list, once or until it is interrupted."""
+    begun = False
+    while True:
+        found = _listing(options)
+        if options.json:
+            print(json.dumps(found.plain(), indent=None if options.watch else 1), flush=True)
+        elif options.watch and sys.stdout.isatty():
+            print(("" if begun else _ALL) + _screen(found, options.watch), end="", flush=True)
+        else:
+            _print(found, options.folder, options.where)
+        if not options.watch:
+            return
+        begun = True
+        try:
+            time.sleep(options.watch)
+        except KeyboardInterrupt:  # the usual way to leave
+            print()
+            return
+
+
+def _listing(options: argparse.Namespace) -> Listing:
+    from mrp.report.listing import listing
+
+    columns = [key.strip() for key in options.columns.split(",") if key.strip()]
+    return listing(Path(options.folder), options.where, options.sort, options.reverse, columns)
+
+
+def _print(found: Listing, folder: str, where: list[str]) -> None:
+    if not found.rows:
+        print(f"{folder}: no run meets --where" if where else f"{folder}: holds no runs", flush=True)
+        return
+    _words.print_table(_table(found))
+    left_out = [key for key in found.options if key not in found.columns]
+    if left_out:
+        _words.remark(f"they differ too in {', '.join(left_out)}; --columns shows any of these")
+
+
+def _table(found: Listing) -> Table:
+    """Returns one row per run; a single run has one row per column, which leaves room for the reason of its end."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from mrp.report import listing
+
+    if len(found.rows) == 1:
+        table = Table("", "", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
+        for key, cell in zip(found.columns, found.cells(found.rows[0]), strict=True):
+            table.add_row(key, escape(cell))
+        return table
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for key in found.columns:
+        table.add_column(escape(key), overflow="fold", no_wrap=key in listing.NARROW)
+    for row in found.rows:
+        table.add_row(*map(escape, found.cells(row)))
+    return table
+
+
+def _screen(found: Listing, seconds: int) -> str:
+    """Returns what fills a terminal from its top, in place of what stood there."""
+    from rich.console import Console
+
+    size = shutil.get_terminal_size()
+    console = Console(width=size.columns)
+    with console.capture() as drawn:
+        console.print(_table(found) if found.rows else "no runs")
+    lines = drawn.get().splitlines()
+    room = max(1, size.lines - 2)
+    more = f"{len(lines) - room} lines more do not fit; " if len(lines) > room else ""
+    last = f"{time.strftime('%H:%M:%S')}: {more}every {seconds} s, Ctrl-C ends"
+    return _HOME + "".join(f"{line}{_TO_THE_END_OF_THE_LINE}\n" for line in [*lines[:room], last]) + _BELOW
