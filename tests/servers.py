@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 
 class Server:
@@ -44,15 +45,17 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             pass
 
         def do_HEAD(self) -> None:
-            path = server.folder / self.path.lstrip("/")
+            path = server.folder / unquote(self.path).lstrip("/")
             if not path.is_file():
                 return self.send_error(404)
             self.send_response(200)
             self.send_header("Content-Length", server.length or str(path.stat().st_size))
+            self.send_header("ETag", '"same"')  # object stores say this and the next
+            self.send_header("Last-Modified", self.date_time_string(0))
             self.end_headers()
 
         def do_GET(self) -> None:
-            path = server.folder / self.path.lstrip("/")
+            path = server.folder / unquote(self.path).lstrip("/")
             server.seen[path.name] += 1
             fault = server.next_fault()
             if not path.is_file() or fault == "404":
@@ -85,6 +88,8 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Range", f"bytes {start + shift}-{stop - 1 + shift}/{len(content)}")
             body = content if fault == "ignored" else body
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("ETag", '"same"')
+            self.send_header("Last-Modified", self.date_time_string(0))
             self.end_headers()
             if fault == "cut":
                 body = body[: len(body) // 2]

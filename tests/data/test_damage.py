@@ -669,7 +669,7 @@ def test_what_lasts_stops_the_job_and_is_never_a_bad_sample(made: Path, opened: 
 
 
 def test_a_server_that_stalls_is_given_up(made: Path, opened: Open, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrp.data.storage.http._STALL", 2.0)
+    monkeypatch.setattr("mrp.data.storage.http.STALL", 2.0)
     with serving(made) as server:
         source = opened(server.url)
         server.always = "stall"

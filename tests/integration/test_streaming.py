@@ -115,7 +115,7 @@ def test_a_web_server_that_goes_away_stops_the_run_in_one_line(
 def object_store(shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
     """moto's S3 server over real HTTP with the shards, one answer in four a 503; the list grows with each of these."""
     boto3, server = pytest.importorskip("boto3"), pytest.importorskip("moto.server")
-    pytest.importorskip("s3fs")
+    pytest.importorskip("obstore")
     from werkzeug.serving import make_server
 
     for name, value in {

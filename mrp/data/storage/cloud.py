@@ -1,21 +1,29 @@
-"""Files in an object store, through the client that fsspec knows for it."""
+"""Files in an object store, through one client for the stores of Amazon, Google and Microsoft, and those like them.
+
+The client tries nothing again by itself: our tries come after growing waits, and none lasts beyond the deadline.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any, TypeVar
 
 from mrp.config import ConfigError
-from mrp.data.storage.store import StorageError, Store, TemporaryError, retry
+from mrp.data.storage.store import STALL, StorageError, Store, TemporaryError, retry
 
 T = TypeVar("T")
+
+SCHEMES = ("s3", "gs", "gcs", "az")
 
 
 class CloudStore(Store):
     """A folder of a bucket."""
 
-    def __init__(self, base: str, protocol: str, deadline: float) -> None:
-        self.base, self.protocol, self.deadline = base.rstrip("/"), protocol, deadline
+    def __init__(self, base: str, deadline: float) -> None:
+        self.base, self.deadline = base.rstrip("/"), deadline
         self._client: Any = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -27,13 +35,13 @@ class CloudStore(Store):
 
     def size(self, name: str) -> int:
         """Returns what the store says."""
-        return int(self._retry(name, lambda client: client.info(self.where(name))["size"]))
+        return int(self._retry(name, lambda client: client.head(name)["size"]))
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Returns the bytes that the client fetches, once their length is right."""
 
         def attempt(client: Any) -> bytes:
-            data: bytes = client.cat_file(self.where(name), start=start, end=stop)
+            data = bytes(client.get_range(name, start=start, end=stop))
             if len(data) != stop - start:
                 raise TemporaryError(f"cut short: {len(data)} of {stop - start} bytes came")
             return data
@@ -41,27 +49,67 @@ class CloudStore(Store):
         return self._retry(name, attempt) if start < stop else b""
 
     def _retry(self, name: str, action: Callable[[Any], T]) -> T:
-        def attempt(_: float) -> T:
+        if self._client is None:
+            self._client = self._connect(self.deadline)
+        clients = [self._client]  # for the first try; each one after it has a client that ends in time
+
+        def attempt(until: float) -> T:
+            client = clients.pop() if clients else self._connect(until - time.monotonic())
             try:
-                return action(self._open())
-            except (TemporaryError, ConfigError):
+                return action(client)
+            except TemporaryError:
                 raise
-            except (FileNotFoundError, PermissionError) as error:
-                what = "is not there" if isinstance(error, FileNotFoundError) else "may not be read"
-                raise StorageError(f"{self.where(name)}: {what}; check the address and the credentials") from None
-            except Exception as error:  # clients raise faults of their own libraries
-                raise TemporaryError(" ".join(f"{type(error).__name__}: {error}".split())[:200]) from None
+            except Exception as error:  # the client raises its own kinds, and some of Python's
+                fault = _fault(error)
+                if fault is None:
+                    raise TemporaryError(" ".join(str(error).partition("Debug source:")[0].split())[:200]) from None
+                raise StorageError(f"{self.where(name)}: {fault}") from None
 
         return retry(attempt, self.where(name), self.deadline)
 
-    def _open(self) -> Any:
-        if self._client is None:
-            try:
-                import fsspec
+    def _connect(self, seconds: float) -> Any:
+        """Returns a client whose requests end after so many seconds."""
+        try:
+            from obstore.store import from_url
+        except ImportError:
+            raise ConfigError(
+                f"{self.base}: needs the client of the object store; install it: pip install 'mrp-vit[cloud]'"
+            ) from None
+        limits = {"timeout": timedelta(seconds=max(seconds, 0.1)), "read_timeout": timedelta(seconds=STALL)}
+        given = {"credential_provider": _of_amazon(self.base)} if self.base.startswith("s3:") else {}
+        try:
+            return from_url(
+                self.base.replace("gcs:", "gs:", 1),
+                client_options={**limits, "allow_http": True},  # the address of a server of one's own may be such
+                retry_config={"max_retries": 0},
+                **given,
+            )
+        except Exception as error:  # of an address or of credentials that make no sense
+            raise StorageError(f"{self.base}: {' '.join(str(error).split())[:200]}; check it") from None
 
-                self._client = fsspec.filesystem(self.protocol, use_listings_cache=False)
-            except ImportError:
-                raise ConfigError(
-                    f"{self.base}: needs the client of the object store; install it: pip install 'mrp-vit[cloud]'"
-                ) from None
-        return self._client
+
+def _of_amazon(address: str) -> Any:
+    """Returns what finds credentials in all places where Amazon's own tools look; None for public data."""
+    if os.environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true"):
+        return None
+    from obstore.auth.boto3 import Boto3CredentialProvider
+
+    try:
+        return Boto3CredentialProvider()
+    except ValueError:
+        raise StorageError(
+            f"{address}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
+            "AWS_SKIP_SIGNATURE=true for public data"
+        ) from None
+
+
+def _fault(error: Exception) -> str | None:
+    """Returns what is wrong if another try would end in the same way."""
+    kind = type(error).__name__
+    if isinstance(error, FileNotFoundError):
+        return "is not there; check the address"
+    if kind in ("PermissionDeniedError", "UnauthenticatedError"):
+        return "may not be read; check the credentials"
+    if "redirect" in str(error).lower():
+        return "the store sends the request on; check the address, and the region (AWS_REGION)"
+    return None

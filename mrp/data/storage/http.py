@@ -16,9 +16,8 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, InvalidURL
 from typing import Any
 
-from mrp.data.storage.store import StorageError, Store, TemporaryError, retry
+from mrp.data.storage.store import STALL, StorageError, Store, TemporaryError, retry
 
-_STALL = 30.0  # seconds without a byte after which a connection is given up
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK = 1 << 20
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -169,7 +168,7 @@ def _open(
 ) -> Any:
     try:
         request = urllib.request.Request(address, headers=headers, method=method)  # noqa: S310 -- see _opener
-        return opener.open(request, timeout=_STALL)
+        return opener.open(request, timeout=STALL)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _BUSY:

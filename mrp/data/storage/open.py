@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from mrp.config import ConfigError
-from mrp.data.storage.cloud import CloudStore
+from mrp.data.storage.cloud import SCHEMES, CloudStore
 from mrp.data.storage.http import HttpStore
 from mrp.data.storage.store import DEADLINE, LocalStore, Store
 
-_CLOUD = {"s3": "s3", "gs": "gcs", "gcs": "gcs"}
+_KNOWN = "give a folder, or an address of http, https, s3, gs or az"
 
 
 def open_store(location: str, deadline: float = DEADLINE) -> Store:
@@ -17,10 +17,10 @@ def open_store(location: str, deadline: float = DEADLINE) -> Store:
     scheme, separator, _ = location.partition("://")
     if not separator:
         if location.startswith("pipe:"):
-            raise ConfigError(f"{location[:60]}: commands are not run; give a folder, or an http, s3 or gs address")
+            raise ConfigError(f"{location[:60]}: commands are not run; {_KNOWN}")
         return LocalStore(Path(location).expanduser())
     if scheme in ("http", "https"):
         return HttpStore(location, deadline)
-    if scheme in _CLOUD:
-        return CloudStore(location, _CLOUD[scheme], deadline)
-    raise ConfigError(f"{location[:60]}: '{scheme}' is unknown; give a folder, or an http, https, s3 or gs address")
+    if scheme in SCHEMES:
+        return CloudStore(location, deadline)
+    raise ConfigError(f"{location[:60]}: '{scheme}' is unknown; {_KNOWN}")

@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 DEADLINE = 300.0  # seconds for which one request is tried again
 PIECE = 16 << 20  # bytes of one request for a long file
+STALL = 30.0  # seconds without a byte after which a connection is given up
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0
 _PATIENCE = 2.0  # seconds of faults after which it is said that they are waited out
 _SILENCE = 5.0  # seconds without any answer at a start after which that is said
