@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -13,7 +14,9 @@ from torch import Tensor
 from mrp.data import order
 from mrp.data.colour import jitter, randaugment
 from mrp.data.config import Config, Crop, Size
-from mrp.data.decode import UnfitError
+from mrp.data.decode import UnfitError, decode, decode_box
+from mrp.data.source import Pixels
+from mrp.data.turbojpeg import Box
 
 _ATTEMPTS = 10
 _DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
@@ -36,13 +39,42 @@ class View:
             return centre(image, self.size, self.augment.kept(self.size))
         if not self.train:
             return resize(image, self.size)
-        flip, *draws = uniforms(key)
-        if isinstance(self.augment, Crop):
-            top, left, height, width = crop_box((image.shape[1], image.shape[2]), self.augment, draws)
-            image = image[:, top : top + height, left : left + width]
-        image = resize(image, self.size)
+        size, (flip, *draws) = (image.shape[1], image.shape[2]), uniforms(key)
+        box = crop_box(size, self.augment, draws) if isinstance(self.augment, Crop) else (0, 0, *size)
+        return self._changed(image, box, flip, key)
+
+    def decoded(self, data: bytes | Pixels, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
+        """Returns a file's image as it is seen under each key; where they show crops, little else is decoded."""
+        crop = self.augment
+        if not self.train or not isinstance(crop, Crop):
+            image = decode(data, self.channels)
+            return [self(image, key) for key in keys]
+        drawn, boxes = [uniforms(key) for key in keys], list[Box]()
+
+        def around(size: Size) -> Box:
+            boxes[:] = [crop_box(size, crop, draws) for _, *draws in drawn]
+            return _around(boxes)
+
+        image = decode_box(data, self.channels, around, sound=sound)
+        top, left, *_ = _around(boxes)
+        return [
+            self._changed(image, (box[0] - top, box[1] - left, *box[2:]), flip, key)
+            for box, (flip, *_), key in zip(boxes, drawn, keys, strict=True)
+        ]
+
+    def _changed(self, image: Tensor, box: Box, flip: float, key: int) -> Tensor:
+        """Returns what is in a box of the image as training sees it."""
+        top, left, height, width = box
+        image = resize(image[:, top : top + height, left : left + width], self.size)
         image = image.flip(2) if self.augment.flip and flip < 0.5 else image
         return colour(image, self.augment, key, self.fill) if isinstance(self.augment, Crop) else image
+
+
+def _around(boxes: list[Box]) -> Box:
+    """Returns the smallest box that holds all of these."""
+    top, left = min(box[0] for box in boxes), min(box[1] for box in boxes)
+    bottom, right = max(box[0] + box[2] for box in boxes), max(box[1] + box[3] for box in boxes)
+    return top, left, bottom - top, right - left
 
 
 def uniforms(key: int) -> list[float]:
@@ -68,7 +100,7 @@ def colour(image: Tensor, crop: Crop, key: int, fill: tuple[int, ...]) -> Tensor
     return pixels[None] if image.shape[0] == 1 else pixels.permute(2, 0, 1)
 
 
-def crop_box(size: Size, crop: Crop, draws: list[float]) -> tuple[int, int, int, int]:
+def crop_box(size: Size, crop: Crop, draws: list[float]) -> Box:
     """Returns top, left, height and width of a random crop.
 
     Four numbers are used per attempt; where no attempt fits, the crop is in the centre.

@@ -13,13 +13,16 @@ from torch.utils.data import Dataset
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
+from mrp.data import turbojpeg
 from mrp.data.augment import View
-from mrp.data.decode import DecodeError, UnfitError, decode
+from mrp.data.decode import DecodeError, UnfitError
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Ints, Order, keys
 from mrp.data.quarantine import Bad
 from mrp.data.source import Source
 from mrp.data.workers import WorkerError
+
+_MOST_KNOWN = 1 << 24  # samples, of one byte of shared memory each; the largest sets are gone through about once
 
 
 class Rows(NamedTuple):
@@ -72,6 +75,25 @@ class Result(NamedTuple):
     bad: list[Bad]
 
 
+class Sound:
+    """The samples that were once decoded to their end, in any worker: below a crop they need not be looked at again.
+
+    That holds only while every read is compared with a checksum, and helps only where parts can be decoded.
+    """
+
+    def __init__(self, source: Source, view: View) -> None:
+        useful = view.train and source.checked and len(source) <= _MOST_KNOWN and turbojpeg.library() is not None
+        self._known = torch.zeros(len(source) if useful else 0, dtype=torch.bool).share_memory_()
+
+    def __contains__(self, sample: int) -> bool:
+        return sample < len(self._known) and bool(self._known[sample])
+
+    def add(self, sample: int) -> None:
+        """Notes that a sample is sound."""
+        if sample < len(self._known):
+            self._known[sample] = True
+
+
 class Batches(Dataset[Result | WorkerError]):
     """Batches made from nothing but their number."""
 
@@ -85,6 +107,7 @@ class Batches(Dataset[Result | WorkerError]):
     ) -> None:
         self.source, self.view, self.plan = source, view, plan
         self.replacement, self.known_bad = replacement or _no_replacement, known_bad
+        self.sound = Sound(source, view)
 
     def __getitem__(self, number: int) -> Result | WorkerError:
         rows = self.plan.rows(number)
@@ -116,8 +139,9 @@ class Batches(Dataset[Result | WorkerError]):
                 try:
                     data, label = self.source.read(candidate)
                     self._check_label(candidate, label)
-                    image = decode(data, self.view.channels)
-                    return [self.view(image, key) for key in keys_], label
+                    images = self.view.decoded(data, keys_, sound=candidate in self.sound)
+                    self.sound.add(candidate)
+                    return images, label
                 except UnfitError as error:
                     raise ConfigError(f"{self._where(candidate)}: {error}") from None
                 except DecodeError as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -20,8 +20,10 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from mrp.config import ConfigError
-from mrp.data import jpeg
+from mrp.data import jpeg, turbojpeg
+from mrp.data.config import Size
 from mrp.data.source import Pixels
+from mrp.data.turbojpeg import Box
 
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
 _MOST_ASPECT = 100  # of the longer side over the shorter: evaluation enlarges the shorter one to its crop
@@ -119,18 +121,43 @@ def decode(data: bytes | Pixels, channels: int) -> Tensor:
     Grey is replicated to RGB, RGB becomes luma, and alpha is dropped unless four channels are wanted. Colour of 16 bits
     a channel is read in 8, as Pillow does.
     """
+    return decode_box(data, channels, lambda size: (0, 0, *size))
+
+
+def decode_box(data: bytes | Pixels, channels: int, choose: Callable[[Size], Box], *, sound: bool = False) -> Tensor:
+    """Returns the pixels in the box that is chosen once the upright image's size is known, decoding little else.
+
+    They are those of the whole image, and damage anywhere in the file is an error, as it is there. Only in a file that
+    is known to be sound, since it was decoded before, nothing is looked at below the box.
+    """
     if isinstance(data, np.ndarray):
         _check_size(data.shape[1], data.shape[0])
         array, orientation = data, 1
+    elif _is_jpeg(data):
+        width, height, space = _jpeg_header(data)
+        _check_size(width, height)
+        orientation = jpeg.orientation(data)
+        box = choose((height, width)) if orientation == 1 else (0, 0, height, width)
+        if box != (0, 0, height, width) and (part := _decode_part(data, channels, space, box, sound)) is not None:
+            return torch.from_numpy(_with_channels(part, channels)).permute(2, 0, 1)
+        array = _decode_jpeg(data, channels, space)
     else:
-        array, orientation = _decode_jpeg(data, channels) if _is_jpeg(data) else _decode_other(data, channels)
-    image = torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1)
-    return _upright(image, orientation)
+        array, orientation = _decode_other(data, channels)
+    image = _upright(torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1), orientation)
+    top, left, height, width = choose((image.shape[1], image.shape[2]))
+    return image[:, top : top + height, left : left + width]
 
 
-def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
-    width, height, space = _jpeg_header(data)
-    _check_size(width, height)
+def _decode_part(data: bytes, channels: int, space: str, box: Box, sound: bool) -> Pixels | None:
+    """Returns the pixels in a box where libjpeg-turbo 3 gives them and the file is sound."""
+    library = turbojpeg.library()
+    if library is None or space in _INKS:
+        return None
+    part = library.decode(data, box, 1 if channels == 1 else 3, sound=sound)
+    return part if sound or (part is not None and jpeg.is_whole(data)) else None
+
+
+def _decode_jpeg(data: bytes, channels: int, space: str) -> Pixels:
     wanted = "CMYK" if space in _INKS else "GRAY" if channels == 1 else "RGB"
     try:
         array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, wanted, strict=True)
@@ -140,7 +167,7 @@ def _decode_jpeg(data: bytes, channels: int) -> tuple[Pixels, int]:
         raise DecodeError("damaged JPEG: it ends before its last scan")
     if space in _INKS:  # by Adobe's custom the inks of a JPEG are stored inverted
         array = np.array(Image.fromarray(255 - array, "CMYK").convert("RGB"))
-    return array, jpeg.orientation(data)
+    return array
 
 
 def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:

@@ -25,6 +25,7 @@ class Source(ABC):
     """Images by number. A kind of source writes `__len__`, `read` and `identity`; the rest has a default here."""
 
     classes: tuple[str, ...] = ()  # what the labels are called; empty where there are none
+    checked: bool = False  # whether `read` compares each image's bytes with a checksum
 
     @abstractmethod
     def __len__(self) -> int: ...

@@ -27,7 +27,7 @@ class Subset(Source):
     def __init__(
         self, source: Source, chosen: Ints, labels: NDArray[Any] | None = None, classes: tuple[str, ...] | None = None
     ) -> None:
-        self.source, self.chosen = source, chosen
+        self.source, self.chosen, self.checked = source, chosen, source.checked
         self.labels = np.asarray(np.asarray(source.labels)[chosen] if labels is None else labels, np.int32)
         self.classes = source.classes if classes is None else classes
 

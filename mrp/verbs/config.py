@@ -56,6 +56,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
     import torch
 
     from mrp.build import measure_cost
+    from mrp.data import turbojpeg
     from mrp.plan import plan_order, plan_run
     from mrp.processes.cost import device_memory
 
@@ -81,6 +82,7 @@ def derived(run: Run, processes: int) -> dict[str, str]:
         "processes": f"{plan.processes} ({device.type})",
         "micro-batch": f"{plan.micro_batch} images per process, accumulated {plan.accumulation} times",
     }
+    lines["JPEGs are decoded"] = turbojpeg.described()
     if run.machine.workers == "auto":
         lines["workers"] = f"{run.machine.workers_among(plan.processes)} per process, on the cores of this machine"
     if run.couples_samples:

@@ -405,10 +405,10 @@ def test_memory_that_is_lacking_is_one_line(made: Path, monkeypatch: pytest.Monk
     """torch raises RuntimeError where it finds no memory, and Python MemoryError."""
     for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
 
-        def failing(*_: object, error: Exception = error) -> None:
+        def failing(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr("mrp.data.batches.decode", failing)
+        monkeypatch.setattr(View, "decoded", failing)
         with pytest.raises(ConfigError, match=r"machine\.workers: there is no memory left to decode images in"):
             train(made, Quarantine())
 

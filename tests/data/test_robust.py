@@ -286,7 +286,7 @@ def test_too_little_memory_is_no_bad_image(made: Path, monkeypatch: pytest.Monke
     for attempt in (lambda: decode(b"GIF89a", 3), lambda: header(b"GIF89a")):
         with pytest.raises(MemoryError):
             attempt()
-    monkeypatch.setattr("mrp.data.batches.decode", full)
+    monkeypatch.setattr(View, "decoded", full)
     source = open_source(str(made), "train")
     with pytest.raises(ConfigError, match=r"machine\.workers: there is no memory left"):
         list(loaded(source, Config(train="x", size=16), Quarantine()).steps(0, 1))

@@ -45,6 +45,8 @@ def recognise(text: str) -> Config | None:
 class Source(source.Source):
     """A set of shards with its manifest and index."""
 
+    checked = True
+
     def __init__(
         self, config: Config, split: Literal["train", "test"], cache: Cache, deadline: float = DEADLINE
     ) -> None:
