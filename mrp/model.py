@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from mrp.folder import CLASSES, CONFIG
 from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
-from mrp.methodkit import Objective
+from mrp.methodkit import Objective, Reconstruction, ScheduledCount
 from mrp.models.vit import VisionTransformer
 from mrp.optim.average import GROUP as AVERAGE
 from mrp.run import Run
@@ -99,13 +100,32 @@ class Model:
         assert output.features is not None
         return output.features
 
+    @property
+    def missing_part(self) -> str | None:
+        """A part beside the backbone that an imported file did not hold, such as a decoder or a head."""
+        return next((name for name in self.missing if not name.startswith("backbone.")), None)
+
     def reconstruct(self, images: Tensor, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Returns which patches were hidden (B, patches), and the images as the model predicts them, in [0, 1]."""
-        if any(not name.startswith("backbone.") for name in self.missing):
-            raise ConfigError(f"{self.folder}: was imported without '{self.missing[0]}', so it cannot paint")
-        with torch.no_grad():
-            prediction = self.objective.reconstruct(self.batch(images, seed))
+        prediction = self.reconstruction(self.batch(images, seed))
         return prediction.mask, self.module.prepare.undo(prediction.images)
+
+    @torch.no_grad()
+    def reconstruction(self, batch: Batch, mask_ratio: float | None = None) -> Reconstruction:
+        """Returns what the method predicts of normalised images, with another share of the patches hidden if asked."""
+        if self.missing_part is not None:
+            raise ConfigError(f"{self.folder}: was imported without '{self.missing_part}', so it cannot paint")
+        with ExitStack() as stack:
+            if mask_ratio is not None:
+                stack.enter_context(self._count_hidden().fixed(mask_ratio))
+            return self.objective.reconstruct(batch)
+
+    def _count_hidden(self) -> ScheduledCount:
+        """Returns the number in the method that follows from its mask ratio."""
+        for module in self.objective.modules():
+            if isinstance(module, ScheduledCount) and module.option == "mask_ratio":
+                return module
+        raise ConfigError(f"{self.run.name} has no mask ratio that could be another")
 
     def batch(self, images: Tensor, seed: int = 0) -> Batch:
         """Returns images as the method takes them: normalised, with keys that follow from the seed."""

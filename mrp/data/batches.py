@@ -123,7 +123,7 @@ class Batches(Dataset[Result | WorkerError]):
         count = rows.keys.size if rows.valid is None else len(rows.valid)
         # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.
         seen = [images[view] for view in range(len(rows.keys)) for images, _ in pairs]
-        images = _stack(seen, (count, self.view.channels, *self.view.size))
+        images = stack(seen, (count, self.view.channels, *self.view.size))
         labels = _filled([label for _, label in pairs] * len(rows.keys), count) if self.source.classes else None
         keys_ = _filled(rows.keys.reshape(-1), count)
         places = None if rows.places is None else torch.from_numpy(np.tile(rows.places, len(rows.keys)))
@@ -174,7 +174,7 @@ def _no_replacement(sample: int) -> None:
     """In evaluation every sample counts."""
 
 
-def _stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
+def stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
     """Returns one tensor of this shape, with zeros after the last image; with an image of 16 bits, all get 16."""
     deep = any(image.dtype == torch.uint16 for image in images)
     out = torch.zeros(shape, dtype=torch.uint16 if deep else torch.uint8)

@@ -19,6 +19,9 @@ class Reconstruction(NamedTuple):
 
     mask: Tensor  # B N, bool: True where a patch was hidden
     images: Tensor  # B C H W: the prediction of every patch, in the normalised units of `batch.images`
+    # The same in the units that the method predicts, where `images` borrows what it cannot know from the true image:
+    # deviations from the mean of each patch, say.
+    bare: Tensor | None = None
 
 
 class Objective(nn.Module):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +57,15 @@ class ScheduledCount(Scheduled):
         jumps = isinstance(number, Schedule) and number.kind in ("constant", "steps") and len(number.values) <= LEVELS
         self._coarse = self._most - self._least >= LEVELS and not jumps
         self.count = self._most
+
+    @contextmanager
+    def fixed(self, number: float) -> Iterator[None]:
+        """Takes the count that follows from another number, in this block."""
+        usual, self.count = self.count, self._count(number)
+        try:
+            yield
+        finally:
+            self.count = usual
 
     def set(self, step: int, length: Length) -> None:
         """Takes the value of a step, and the count that follows from it."""

@@ -74,8 +74,9 @@ class Objective(kit.Masked):
     def reconstruct(self, batch: Batch) -> kit.Reconstruction:
         """Returns the predicted pixels; normalised ones get the mean and deviation of the true patch back."""
         mask = self.first_mask(batch.keys)
-        prediction = self.predict(batch.images, mask)[1].float()
+        prediction, bare = self.predict(batch.images, mask)[1].float(), None
         if self.config.target == "pixels_norm":
+            bare = kit.unpatchify(prediction, self.patch, grid(self.backbone))
             mean, deviation = kit.patch_statistics(kit.patchify(batch.images, self.patch))
             prediction = prediction * deviation + mean
-        return kit.Reconstruction(mask, kit.unpatchify(prediction, self.patch, grid(self.backbone)))
+        return kit.Reconstruction(mask, kit.unpatchify(prediction, self.patch, grid(self.backbone)), bare)

@@ -28,7 +28,7 @@ Score = Callable[[Tensor], Tensor]  # from the encoder's tokens (B P+N D) to num
 CHUNK = 32  # images that are taken through the model at once
 ROUNDING = 1e-5  # a spread below this share of the features' size means nothing
 CLIPPED = 0.01  # the share of patches at either end of a component whose colours are clipped
-HEAT = "cividis"  # seen alike with and without colour blindness, and in order of brightness
+HEAT = "inferno"  # in order of brightness, so that it needs no colours; its middle is far from grey
 
 
 def attention(model: Model, images: Tensor, layer: int | None = None) -> Array:
@@ -158,7 +158,7 @@ def contributions(vit: VisionTransformer, prepared: Tensor, score: Score, block:
 
 
 def overlay(pixels: Tensor, maps: Array, share: float = 0.6) -> Array:
-    """Returns images (B C H W, in [0, 1]) in grey under their maps (B H W 3): from blue, nothing, to yellow, the most.
+    """Returns images (B C H W, in [0, 1]) in grey under their maps (B H W 3): from black, nothing, to yellow, the most.
 
     Each map is scaled to its own largest value, and each patch is one colour: a map tells nothing finer.
     """
@@ -193,7 +193,7 @@ def _on_grid(model: Model, values: Tensor) -> Array:
 
 
 def _has_head(model: Model) -> bool:
-    return isinstance(model.objective, classify.Objective)
+    return isinstance(model.objective, classify.Objective) and model.missing_part is None
 
 
 def _logits(tokens: Tensor, model: Model) -> Tensor:

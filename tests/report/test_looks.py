@@ -166,5 +166,5 @@ def test_a_map_lies_over_its_image() -> None:
     grey = pixels.mean(1)[..., None].numpy()
     heat = (shown - 0.4 * grey) / 0.6
     assert np.ptp(heat[0, 4:, 8:], (0, 1)) == pytest.approx(0, abs=1e-5)
-    assert (heat[0, 5, 9, :2] > heat[0, 0, 0, :2] + 0.5).all(), "yellow on blue"
+    assert (heat[0, 5, 9, :2] > heat[0, 0, 0, :2] + 0.5).all(), "yellow on black"
     assert np.ptp(heat[1], (0, 1)) == pytest.approx(0, abs=1e-5), "an empty map is even"

@@ -43,8 +43,8 @@ class Source(source.Source):
     def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
         """Look through the whole tree once; the samples are in the order of their names."""
         root = Path(config.path).expanduser()
-        files = sorted((os.fsencode(name), status.st_size, status.st_mtime_ns) for name, status in _files(root, ""))
-        names = [name for name, _, _ in files]
+        found = sorted((os.fsencode(name), status.st_size, status.st_mtime_ns) for name, status in files(root, ""))
+        names = [name for name, _, _ in found]
         if not names:
             raise ConfigError(f"{root}: holds no images; files that count end in {', '.join(EXTENSIONS)}")
         tops = [name.partition(b"/")[0] if b"/" in name else b"" for name in names]
@@ -60,7 +60,7 @@ class Source(source.Source):
         self.root, self.classes = str(root), classes
         self.labels = np.array([numbers.get(top, -1) for top in tops], np.int32)
         self.identity = hashlib.sha256(b"".join(b"%b\0" % name for name in names)).hexdigest()
-        self.content = hashlib.sha256(b"".join(b"%b\0%d %d\n" % file for file in files)).hexdigest()
+        self.content = hashlib.sha256(b"".join(b"%b\0%d %d\n" % file for file in found)).hexdigest()
         self._names = b"".join(names)
         self._ends = np.cumsum([len(name) for name in names], dtype=np.int64)
 
@@ -78,7 +78,7 @@ class Source(source.Source):
         return os.path.join(self.root, os.fsdecode(self._names[start : int(self._ends[index])]))
 
 
-def _files(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
+def files(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
     """Yields the relative name of every image in a tree; hidden files and links to a folder above are passed over."""
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -87,7 +87,7 @@ def _files(folder: Path, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
             if entry.is_dir():
                 back = entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve())
                 if not back:
-                    yield from _files(Path(entry.path), f"{prefix}{entry.name}/")
+                    yield from files(Path(entry.path), f"{prefix}{entry.name}/")
             elif entry.name.lower().endswith(EXTENSIONS):
                 yield prefix + entry.name, entry.stat()  # a broken link is an error now, not in the middle of a run
 
