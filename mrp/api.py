@@ -10,11 +10,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from mrp import judging, probing
-from mrp.build import open_source
 from mrp.config import ConfigError, as_words
-from mrp.data.augment import View
-from mrp.data.loader import EvalLoader
-from mrp.data.subset import fixed_sample
 from mrp.evaluate.classes import BY_NAME
 from mrp.interop.config import WeightsName
 from mrp.model import Model as Model
@@ -24,6 +20,7 @@ from mrp.model import untrained as untrained
 from mrp.probing import EVALUATORS as EVALUATORS
 from mrp.probing import Probed as Probed
 from mrp.probing import features as features
+from mrp.report import gallery
 from mrp.report.judged import page_of, write_all
 from mrp.report.page import Page
 from mrp.run import Run, run_folder
@@ -165,10 +162,4 @@ def judge(
 
 def held_out(run: Run, count: int) -> Tensor:
     """Returns some test images as the model takes them; training images where the run has no others."""
-    source = open_source(run, "test" if run.data.test else "train")
-    count = min(count, len(source))
-    loader = EvalLoader(
-        fixed_sample(source, count), View(run.data, train=False), batch=count, rank=0, world=1, workers=0,
-        pin_memory=False,
-    )  # fmt: skip
-    return next(iter(loader)).images
+    return gallery.held_out(run, count).images

@@ -84,7 +84,7 @@ def train(run: Run, folder: Path) -> None:
         while state.step < job.steps:
             session.phase("waits for a batch", state.step)
             try:
-                for micro_batches in loader.steps(state.step, job.steps):
+                for micro_batches in session.journal.taken(loader.steps(state.step, job.steps)):
                     done = update(state, micro_batches, job, session)
                     finish_step(state, done, job, session, evaluators)
             except NotFinite as incident:
@@ -198,7 +198,7 @@ def measure(done: Update, session: Session) -> dict[str, float]:
     """Returns an update's metrics as numbers, over all processes: here the host waits for the device."""
     values = torch.stack([value.float() for value in done.metrics.values()])
     means = session.accelerator.reduce(values, "mean").tolist()
-    used = memory.used(session.device)
+    used = memory.used(session.device) | session.journal.costs()
     most = session.accelerator.gather(torch.tensor([list(used.values())], device=session.device)).amax(0).tolist()
     return (
         dict(zip(done.metrics, means, strict=True))

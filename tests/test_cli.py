@@ -118,7 +118,7 @@ def test_one_command_leaves_nothing_to_the_next() -> None:
         ("zzz", ["no verb 'zzz'", "demo, pretrain, finetune, probe"]),
         ("pretrain", ["required: recipe;", "see 'mrp pretrain --help'"]),
         ("probe", ["required: RUN"]),
-        ("report a b", ["mrp report does not know b"]),
+        ("replay a b", ["mrp replay does not know b"]),
         ("demo a=1", ["mrp demo does not know a=1"]),
         ("pretrain demo --foo", ["mrp pretrain does not know --foo"]),
         ("pretrain demo --proc 2", ["does not know --proc"]),  # were it taken for --processes, ranks would start ranks

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mrp.monitor.metrics import METRICS, Metrics, read_lines
 from mrp.monitor.progress import Progress
 from mrp.monitor.spikes import Spikes
 from mrp.trackers import Section
+
+T = TypeVar("T")
 
 
 class Journal:
@@ -39,6 +41,14 @@ class Journal:
     def finished(self, step: int) -> None:
         """Notes that a step has ended."""
         self._progress.finished(step)
+
+    def taken(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yields the batches of the steps, and counts how long each one is waited for."""
+        return self._progress.taken(batches)
+
+    def costs(self) -> dict[str, float]:
+        """Returns what the steps since the last log point took, where the process that took most of it counts."""
+        return {"loader/waiting": self._progress.waiting()}
 
     def rate(self, step: int) -> float:
         """Returns images per second."""

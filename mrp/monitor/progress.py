@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _WINDOW = 20  # log points that the rate is measured over
 _SLOW_START = 10.0  # seconds; a first step that takes longer is reported
@@ -20,6 +23,8 @@ class Progress:
         self._began = self._shown = time.monotonic()
         # Steps and when they ended. The first one is left out of the rate: it holds compilation and the loader's start.
         self._points: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
+        self._waited = 0.0
+        self._counted_from: float | None = None  # None after a log point: evaluating and saving is no part of the steps
         self._bar: Any = None
         if not quiet and os.isatty(2):
             from rich.console import Console
@@ -38,6 +43,27 @@ class Progress:
             self._points.append((step, now))
             if now - self._began > _SLOW_START and not self._quiet:
                 print(f"first step after {now - self._began:.0f} s", flush=True)
+
+    def taken(self, batches: Iterable[T]) -> Iterator[T]:
+        """Yields the batches, and counts how long each one is waited for."""
+        source = iter(batches)
+        while True:
+            asked = time.monotonic()
+            if self._counted_from is None:
+                self._counted_from = asked
+            try:
+                batch = next(source)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - asked
+            yield batch
+
+    def waiting(self) -> float:
+        """Returns the share of the steps' time since the last call in which the loader was waited for."""
+        passed = 0.0 if self._counted_from is None else time.monotonic() - self._counted_from
+        share = self._waited / max(passed, 1e-9)
+        self._waited, self._counted_from = 0.0, None
+        return share
 
     def rate(self, step: int) -> float:
         """Returns images per second over the last log points; after the first step alone, since the start."""

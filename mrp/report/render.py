@@ -72,8 +72,8 @@ def terminal(page: Page) -> Table:
     from rich.table import Table
 
     header, lines = shown(page)
-    notes = "\n".join(_notes(page, "*"))
-    table = Table(title=_title(page), title_justify="left", caption=notes, caption_justify="left")
+    caption = "\n".join(notes(page, "*"))
+    table = Table(title=_title(page), title_justify="left", caption=caption, caption_justify="left")
     labels = len(lines[0][0]) if lines else 1
     for number, name in enumerate(header):
         table.add_column(name, no_wrap=number == 0, justify="left" if number < labels else "right")
@@ -93,7 +93,7 @@ def markdown(page: Page) -> str:
     table = [row(header), row(["---"] * len(header))]
     for names, entries in lines:
         table.append(row([*names, *(f"**{text_of(cell)}**" if best else text_of(cell) for cell, best in entries)]))
-    return "\n\n".join([_title(page), "\n".join(table), *_notes(page, "Bold"), *_pairs(page)]) + "\n"
+    return "\n\n".join([_title(page), "\n".join(table), *notes(page, "Bold"), *_pairs(page)]) + "\n"
 
 
 def latex(page: Page) -> str:
@@ -111,7 +111,7 @@ def latex(page: Page) -> str:
 
     rows = [[*map(_escaped, names), *(entry(*one) for one in entries)] for names, entries in lines]
     body = [" & ".join(cells) + r" \\" for cells in rows]
-    caption = " ".join(map(_escaped, [f"{_title(page)}, in % with 95 % intervals.", *_notes(page, "Bold")]))
+    caption = " ".join(map(_escaped, [f"{_title(page)}, in % with 95 % intervals.", *notes(page, "Bold")]))
     return "\n".join([
         r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}", r"\toprule",
@@ -174,7 +174,8 @@ def _title(page: Page) -> str:
     return f"{page.title} on {next(iter(data))}" if len(data) == 1 else page.title
 
 
-def _notes(page: Page, mark: str) -> list[str]:
+def notes(page: Page, mark: str) -> list[str]:
+    """Returns what is said below a table."""
     any_best = any(page.is_best(row, column) for row, column in page.cells)
     return [*([f"{mark}: {BEST}."] if any_best else []), *page.notes]
 

@@ -22,12 +22,11 @@ def run(options: argparse.Namespace) -> None:
 
     folder = api.pretrain("demo", folder=options.folder)
     probe.show(folder)
-    curve, picture = report.draw(folder)
+    page = report.draw([folder])
     print(
         f"\nin {folder}/:\n"
-        f"  {picture.name:<22} what the model sees of held-out digits, and how it completes them\n"
-        f"  {curve.name:<22} the loss, step by step\n"
-        f"  metrics.jsonl          the same as numbers\n"
+        f"  {page.name:<22} open it in a browser: curves, results, reconstructions, attention, neighbours\n"
+        f"  metrics.jsonl          the curves as numbers\n"
         f"  probe.json             the table above\n"
         f"  config.yaml            every option of the run\n"
         f"  checkpoints/           the weights\n"

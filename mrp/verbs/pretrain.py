@@ -40,7 +40,7 @@ def summary(folder: Path, seconds: float) -> str:
     took = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
     commands = {
         f"mrp probe {folder}": "measure its features",
-        f"mrp report {folder}": "draw its loss and its reconstructions",
+        f"mrp report {folder}": "show what happened as a page",
         f"mrp export {folder} --to timm": "write its weights for other code",
     }
     width = max(map(len, commands))

@@ -3,55 +3,65 @@
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
-HELP = "draw a run: loss curve, and inputs beside their reconstructions"
+from mrp.verbs import _words
+
+HELP = "show a run, or several together, as one HTML page: what happened, curves, results, pictures"
 EXAMPLE = "mrp report runs/demo"
-_PICTURES = 8  # images in the picture of reconstructions
+NAME = "report.html"  # of the page about several runs
+_PAUSE = 30  # seconds between two writings of a run that goes on
 
 
 def words(parser: argparse.ArgumentParser) -> None:
-    """A run, a checkpoint, weights."""
-    parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or imported weights")
+    """Runs, checkpoints, weights; where the page goes, and how often."""
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="a run's folder, one of its checkpoints, or imported weights"
+    )
+    parser.add_argument(
+        "--out", metavar="FILE", help=f"the page (default: {NAME} in the run's folder; of several runs, in this folder)"
+    )
+    parser.add_argument(
+        "--watch", nargs="?", type=_words.count, const=_PAUSE, metavar="SECONDS",
+        help=f"write the page anew every so many seconds (default: {_PAUSE}) until no run goes on any more",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> None:
-    """Draws what there is to draw."""
-    for path in draw(Path(options.run)):
-        print(f"written to {path}")
+    """Writes the page, once or until the runs have ended."""
+    paths = [Path(run) for run in options.runs]
+    out = None if options.out is None else Path(options.out)
+    while True:
+        goes_on = options.watch is not None and _any_alive(paths)
+        written = draw(paths, out, options.watch if goes_on else None)
+        print(f"written to {written}", flush=True)
+        if not goes_on:
+            return
+        time.sleep(options.watch)
 
 
-def draw(path: Path) -> list[Path]:
-    """Writes the loss curve and, where the objective predicts pixels, its reconstructions of held-out images."""
-    import torch
-
-    from mrp import api, probing
+def draw(paths: Sequence[Path], out: Path | None = None, again: int | None = None) -> Path:
+    """Writes the page about one run, or about several together, and returns its file."""
     from mrp.config import ConfigError
-    from mrp.model import NO_DATA
-    from mrp.monitor.metrics import METRICS
-    from mrp.report.pictures import reconstructions
-    from mrp.report.plots import loss_curve
+    from mrp.files import write_atomically
+    from mrp.report import single, together
+    from mrp.report.told import Subject
 
-    model = api.load(path)
-    folder = probing.results_folder(path, model)
-    written, without = [], f"there is no {METRICS} for a loss curve"
-    if (model.folder / METRICS).is_file():
-        written.append(folder / "loss.png")
-        loss_curve(model.folder / METRICS, written[-1])
-    if not model.objective.paints:
-        without += f", and {model.run.name} predicts no pixels"
-    elif model.missing:
-        without += f", and without '{model.missing[0]}' images cannot be reconstructed"
-    elif model.run.data.train == NO_DATA:
-        without += ", and no images to reconstruct were given ('mrp import ... data.train=PATH' names some)"
-    else:
-        images = api.held_out(model.run, _PICTURES)
-        mask, predicted = model.reconstruct(images)
-        step = "" if path.resolve() == model.folder.resolve() else f"-{model.step:08d}"
-        folder.mkdir(parents=True, exist_ok=True)
-        written.append(folder / f"reconstructions{step}.png")
-        scale = 65535 if images.dtype == torch.uint16 else 255
-        reconstructions(images.float() / scale, mask, predicted, model.backbone.patch_embed.patch_size, written[-1])
-    if not written:
-        raise ConfigError(f"{path}: there is nothing to draw: {without}")
-    return written
+    if out is None:
+        out = Subject.of(paths[0]).out if len(paths) == 1 else Path(NAME)
+    elif not out.absolute().parent.is_dir():
+        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist; make it, or give another")
+    text = single.write(paths[0], again) if len(paths) == 1 else together.write(paths, again)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, text)
+    return out
+
+
+def _any_alive(paths: Sequence[Path]) -> bool:
+    from mrp.report.told import Subject
+    from mrp.status import status_of
+
+    subjects = [Subject.of(path) for path in paths]
+    return any(status_of(one.folder).is_alive for one in subjects if not one.imported)

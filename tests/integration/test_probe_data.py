@@ -190,8 +190,9 @@ def test_a_checkpoint_is_compared_and_drawn_by_itself(
     main(["compare", str(checkpoint), "--out", str(tmp_path / "compare.png")])
     assert "step-00000012" in capsys.readouterr().out
     main(["report", str(checkpoint)])
-    assert (run / "reconstructions-00000012.png").is_file()
-    assert (run / "loss.png").is_file()
+    page = (run / "report-00000012.html").read_text()
+    assert "Reconstructions of the same held-out images" in page
+    assert "<h3>Loss" in page
     assert "nothing has been measured here yet" in refused(["compare", str(tmp_path)], capsys)
     assert "there is no such file or folder" in refused(["compare", str(tmp_path / "none")], capsys)
 
@@ -227,8 +228,10 @@ def test_imported_weights_are_probed_compared_and_drawn_or_it_is_said_why_not(
     main(["compare", "timm", "run"])
     rows = [line for line in capsys.readouterr().out.splitlines() if "% (" in line]
     assert [line.split()[1] for line in rows] == ["timm", "run"]
-    line = refused(["report", "timm"], capsys)
-    assert "timm: there is nothing to draw: there is no metrics.jsonl for a loss curve, and " in line
+    main(["report", "timm"])
+    page = Path("runs/probe-timm/report.html").read_text()
+    assert "kNN (k = 20)" in page
+    assert "Reconstructions: no images were given at import" in page
 
     main(["probe", "timm", *data, "data.size=24", *KNN])
     resized = results.read(Path("runs/probe-timm"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -32,6 +33,24 @@ def test_the_rate_counts_only_what_this_process_did(clock: Clock) -> None:
     shown.finished(41)
     clock.now += 2
     assert shown.rate(51) == 10 * 8 / 2
+
+
+def test_waiting_is_the_share_of_the_steps_without_evaluations(clock: Clock) -> None:
+    shown = Progress(total=100, start=0, batch=8, quiet=True)
+
+    def loader() -> Iterator[int]:
+        for number in range(4):
+            clock.now += 1  # decodes
+            yield number
+
+    shares = []
+    for number in shown.taken(loader()):
+        clock.now += 3  # computes
+        if number % 2:
+            shares.append(shown.waiting())
+            clock.now += 100  # evaluates and saves
+    assert shares == [0.25, 0.25]
+    assert shown.waiting() == 0
 
 
 def test_the_rate_is_that_of_the_last_log_points(clock: Clock) -> None:

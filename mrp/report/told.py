@@ -1,0 +1,195 @@
+"""What a report is about: a run, one of its checkpoints or imported weights, and what there is to say of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from mrp.ending import FAILED
+from mrp.evaluate import results
+from mrp.folder import CONFIG
+from mrp.interop import hub, runs
+from mrp.report import about, compare, gallery, render, story
+from mrp.report.document import Markup, facts, tag
+from mrp.report.gallery import Drawn
+from mrp.report.history import History
+from mrp.report.page import Page
+from mrp.status import DIED, Status, duration, status_of
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What a page is about: where its files are, and which checkpoint was asked for."""
+
+    path: Path
+    folder: Path  # of the run, or of the results of imported weights
+    step: int | None = None
+    imported: bool = False
+
+    @classmethod
+    def of(cls, path: Path) -> Subject:
+        """Finds what a path is; weights that are not ours are imported ones."""
+        is_of_the_hub = str(path).startswith(hub.PREFIX)
+        if is_of_the_hub or (path.exists() and not runs.is_ours(path)):
+            return cls(path, results.folder_of_import(path), imported=True)
+        if (path / CONFIG).is_file() and not path.name.startswith("step-"):
+            return cls(path, path)
+        folder, checkpoint = runs.locate(path)  # refuses what is not there
+        return cls(path, folder, checkpoint.step)
+
+    @property
+    def out(self) -> Path:
+        """Returns where the page is written unless a file is named."""
+        return self.folder / ("report.html" if self.step is None else f"report-{self.step:08d}.html")
+
+
+@dataclass(frozen=True)
+class Told:
+    """Everything that is known of a run."""
+
+    subject: Subject
+    history: History
+
+    @classmethod
+    def of(cls, path: Path, name: str = "") -> Told:
+        """Reads what lies at a path."""
+        subject = Subject.of(path)
+        return cls(subject, History(name or subject.path.absolute().name, subject.folder))
+
+    @cached_property
+    def status(self) -> Status | None:
+        """The state of the run; None for imported weights."""
+        return None if self.subject.imported else status_of(self.subject.folder)
+
+    @cached_property
+    def results(self) -> Page | None:
+        """What was measured of the run after its training; None where nothing was."""
+        path = self.subject.path
+        return compare.page_of([path]) if compare.Measured.of(path, self.history.name).points() else None
+
+    @cached_property
+    def pictures(self) -> Drawn:
+        """The pictures of some checkpoints, the newest last."""
+        if self.subject.imported:
+            return Drawn([gallery.of_weights(self.subject.path)])
+        return gallery.of_run(self.subject.folder, self.subject.step)
+
+    @property
+    def verdict(self) -> story.Verdict | None:
+        """Returns whether the loader or the computation limited the speed."""
+        return story.verdict(self.history.curve("loader/waiting"), self.history.curve("images_per_second"))
+
+
+def summary(told: Told) -> Iterator[Markup]:
+    """Yields what ran, on what, how it ended, what came out, and what to worry about."""
+    if told.subject.imported:
+        yield tag("p", f"Weights of another project, read from {told.subject.path}.", class_="lead")
+    elif told.history.values:
+        yield tag("p", what_ran(told.history), class_="lead")
+    if best := _best(told):
+        yield tag("p", "Best results: " + "; ".join(best) + ".")
+    found = list(warnings(told))
+    if found:
+        yield tag("ul", *(tag("li", one) for one in found), class_="warnings", role="list")
+    pairs = list(_facts(told))
+    if pairs:
+        yield facts(pairs)
+
+
+def what_ran(history: History) -> str:
+    """Returns the method, the backbone, the data and the length in a sentence."""
+    values = history.values
+    objective, backbone, data = (values.get(name) or {} for name in ("objective", "backbone", "data"))
+    method = str(objective.get("name", "a method"))
+    details = [f"mask ratio {objective['mask_ratio']}"] if objective.get("mask_ratio") is not None else []
+    uniformity = objective.get("uniformity")
+    weight = uniformity.get("weight") if isinstance(uniformity, Mapping) else uniformity
+    details += [f"uniformity {weight}"] if weight else []
+    parts = [f"{method} ({', '.join(details)})" if details else method]
+    shape = backbone.get("name") or f"a ViT of {backbone.get('depth')} blocks of width {backbone.get('width')}"
+    size = data.get("size")
+    size = "x".join(map(str, size)) if isinstance(size, list | tuple) else f"{size}x{size}"
+    trained = f"fine-tunes {_short(values['init'])}" if values.get("init") else "trains"
+    parts.append(f"{trained}{',' if values.get('init') else ''} {shape}, patches of {backbone.get('patch')}")
+    parts.append(f"on {compare.Named.of(data, None).name}, images of {size}")
+    steps = f"{values.get('length')} of {values.get('batch')} images per step, {values.get('precision')}"
+    return f"{' '.join(parts)}: {steps}."
+
+
+def _short(init: Any) -> str:
+    source = init.get("source", init) if isinstance(init, Mapping) else init
+    return "/".join(Path(str(source)).parts[-2:])
+
+
+def _facts(told: Told) -> Iterator[tuple[str, object]]:
+    history, status = told.history, told.status
+    if status is not None:
+        of_all = f" of {status.steps:,}" if status.steps else ""
+        left = f", {duration(status.seconds_left)} left" if status.seconds_left else ""
+        yield "state", f"{status.state}{f': {status.why}' if status.why else ''}; step {status.step:,}{of_all}{left}"
+    if history.starts:
+        first, last = history.starts[0], history.starts[-1]
+        resumed = len(history.starts) - 1
+        yield "started", f"{first.get('time')}" + (f", resumed {resumed} {_times(resumed)}" if resumed else "")
+        packages = last.get("packages") or {}
+        count = last.get("processes")
+        versions = f"Python {last.get('python')}, torch {packages.get('torch')}, mrp {last.get('mrp')}"
+        code = str(last.get("code"))[:12]
+        yield (
+            "machine",
+            f"{last.get('device')}, {count} {'process' if count == 1 else 'processes'}; {versions} ({code})",
+        )
+        yield "command", tag("code", "mrp " + " ".join(map(str, last.get("command") or [])))
+    if history.step and (cost := about.cost(told.subject.folder, history.step)) is not None:
+        hours = "" if cost.hours is None else f"{duration(3600 * cost.hours)} of training, "
+        yield "cost", f"{hours}{cost.images:,} images, {cost.flops:.2g} FLOPs"
+    if (verdict := told.verdict) is not None:
+        yield "speed", verdict.text
+
+
+def _times(count: int) -> str:
+    return "time" if count == 1 else "times"
+
+
+def _best(told: Told) -> list[str]:
+    """Returns the best of what was measured, with intervals."""
+    found = []
+    if (page := told.results) is not None:
+        for number, column in enumerate(page.columns):
+            cells = [(cell, row) for (row, at), cell in page.cells.items() if at == number and cell.measure]
+            if column.data and column.better and cells:
+                sign = 1 if column.better == "higher" else -1
+                cell, row = max(cells, key=lambda one: sign * (one[0].measure.value if one[0].measure else 0.0))
+                step = page.rows[row].step
+                found.append(
+                    f"{column.title} {render.text_of(cell)} on {column.data}" + (f", step {step:,}" if step else "")
+                )
+    if not found:
+        found = [story.accuracy(one) for one in told.history.accuracies()]
+    return found[:4]
+
+
+def warnings(told: Told) -> Iterator[str]:
+    """Yields what a reader has to know before he trusts the rest."""
+    history, status = told.history, told.status
+    if status is not None and status.state in (DIED, FAILED):
+        yield f"The run {status.state}{f': {status.why}' if status.why else ''}."
+    if history.alarms:
+        yield f"Collapse: diagnose raised its alarm at step {history.alarms[0]:,}; the evidence is in alarms/."
+    if history.incidents:
+        steps = story.listed([f"{one['step']:,}" for one in history.incidents[:5]])
+        yield f"Not finite: the loss or the gradient of step {steps}; 'mrp replay' finds the cause."
+    if spikes := history.marks.spikes:
+        yield f"The loss has spikes: {len(spikes)}, the first at step {spikes[0]:,}."
+    if history.quarantined:
+        yield f"{history.quarantined:,} samples are no images and were replaced; quarantine.jsonl lists them."
+    if (verdict := told.verdict) is not None and verdict.starves:
+        yield f"{verdict.text[0].upper()}{verdict.text[1:]}; docs/data.md says what helps."
+    changed = [
+        name for start in history.starts for name in (start.get("changed") or {}) if name.startswith("packages.torch")
+    ]
+    if changed:
+        yield "torch changed between two starts, so rounding may differ."

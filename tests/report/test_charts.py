@@ -1,0 +1,124 @@
+"""Curves as SVG: no extreme is lost, nothing but numbers comes out, and every text is escaped."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import xml.etree.ElementTree as ElementTree
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrp.report.charts import HEIGHT, WIDTH, Chart, Marks, Series, binned, draw, said, scatter, smoothed
+
+
+def parsed(chart: Chart) -> ElementTree.Element:
+    return ElementTree.fromstring(draw(chart))
+
+
+def group(figure: ElementTree.Element, number: int = 0) -> dict[str, Any]:
+    """The texts and places of a series that the pointer finds."""
+    found = [one for one in figure.iter("g") if "data-at" in one.attrib][number]
+    return {key: json.loads(found.attrib[f"data-{key}"]) for key in ("at", "text")}
+
+
+@pytest.mark.parametrize("count", [1, 2, 39, 41, 200])
+def test_smoothing_is_a_centred_mean(count: int) -> None:
+    values = np.random.default_rng(0).normal(size=count)
+    reach = -(-count // 40)
+    expected = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(count)]
+    np.testing.assert_allclose(smoothed(values), expected)
+
+
+def test_bins_keep_every_extreme_and_every_value_once() -> None:
+    random = np.random.default_rng(0)
+    x = np.sort(random.choice(10**6, 5000, replace=False)).astype(float)
+    y = random.normal(size=5000)
+    y[[17, 4321]] = 99.0, -99.0
+    at, mean, low, high = binned(x, y)
+    assert len(at) <= 200
+    assert (high.max(), low.min()) == (99.0, -99.0)
+    assert (np.diff(at) > 0).all()
+    assert ((low <= mean) & (mean <= high)).all()
+    counts = np.diff([*np.unique(np.searchsorted(x, np.linspace(x[0], x[-1], 201)[:-1])), len(x)])
+    np.testing.assert_allclose((mean * counts).sum(), y.sum(), rtol=1e-6)
+
+
+def test_a_million_steps_are_a_small_picture_that_shows_the_spike() -> None:
+    x = np.arange(0, 10**6, 10.0)
+    y = 1 / (1 + x / 1e5)
+    y[70_000] = 5.0
+    chart = Chart("Loss fell", "loss", [Series.of("loss", x, y)])
+    text = draw(chart)
+    assert len(text) < 40_000
+    heights = [float(one) for one in re.findall(r"[ML][\d.]+ ([\d.]+)", text.partition('class="band"')[2])]
+    assert min(heights) < 30  # the spike is the top of the picture
+    assert "Line: means of bins of log points" in text
+
+
+@pytest.mark.parametrize(
+    "values",
+    [[2.0], [2.0, 2.0], [math.nan, 1.0, math.inf], [1e-9, 1e5, 3.0], [0.0, 0.0], list(range(500)), [-3.0, 4.0]],
+)
+@pytest.mark.parametrize("kind", ["noisy", "exact", "measured"])
+def test_everything_drawn_is_a_number_inside_the_picture(values: list[float], kind: Any) -> None:
+    marks = Marks(resumes=[1], incidents=[1], spikes=[1], evaluations=list(range(len(values))))
+    chart = Chart("title", "unit", [Series.of("a", range(len(values)), values)], marks, kind)
+    text = draw(chart)
+    assert "nan" not in text.replace("are not finite", "")
+    assert "inf" not in text.replace("not finite", "")
+    for across, up in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", text):
+        assert 0 <= float(across) <= WIDTH
+        assert 0 <= float(up) <= HEIGHT
+    assert len(group(parsed(chart))["at"]) == len(group(parsed(chart))["text"]) > 0
+
+
+def test_values_of_which_none_is_finite_are_no_picture() -> None:
+    assert draw(Chart("title", "unit", [Series.of("a", [1, 2], [math.nan, math.inf])])) == ""
+
+
+def test_the_value_under_the_pointer_is_the_exact_one_with_its_interval() -> None:
+    low, high = np.array([40.0, 50.0]), np.array([50.0, 60.0])
+    series = Series("knn", np.array([100.0, 2000.0]), np.array([45.0, 55.5]), low, high)
+    assert group(parsed(Chart("t", "%", [series], kind="measured")))["text"] == [
+        "step 100: 45 (40 to 50)", "step 2,000: 55.5 (50 to 60)",
+    ]  # fmt: skip
+
+
+def test_several_lines_have_names_that_do_not_meet_and_a_legend() -> None:
+    series = [Series.of(f"run {n}", [0, 1], [0, 1 + n / 1000]) for n in range(8)]
+    figure = parsed(Chart("t", "u", series))
+    heights = sorted(float(one.attrib["y"]) for one in figure.iter("text") if one.attrib.get("class") == "name")
+    assert len(heights) == 8
+    assert min(np.diff(heights)) >= 13.9
+    assert heights[-1] <= HEIGHT
+    keys = [one.attrib["data-of"] for one in figure.iter("span")]
+    assert keys == [one.name for one in series]
+    classes = {one.attrib["class"] for one in figure.iter("g") if "data-at" in one.attrib}
+    assert len(classes) == 8  # each differs by colour, dashes or both
+
+
+def test_signs_are_explained_where_they_are() -> None:
+    series = [Series.of("loss", range(100), np.linspace(1, 0, 100))]
+    assert "↻: resumed. ▼: spike." in draw(Chart("t", "u", series, Marks(resumes=[50], spikes=[70])))
+    assert "↻" not in draw(Chart("t", "u", series, Marks(incidents=[3])))
+
+
+def test_names_are_escaped() -> None:
+    hostile = "<script>\"&'</script>"
+    for text in (
+        draw(Chart(hostile, hostile, [Series.of(hostile, [0, 1], [1, 2]), Series.of("b", [0, 1], [1, 2])])),
+        scatter(hostile, np.arange(3.0), np.arange(3.0), [hostile], [0, 0, 0], hostile),
+    ):
+        assert "<script" not in text
+        ElementTree.fromstring(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.46174, "0.462"), (1e-7, "1e-7"), (17.38, "17.4"), (1234.6, "1,235"), (289.4, "289"), (2e9, "2e9")],
+)
+def test_numbers_as_people_write_them(value: float, text: str) -> None:
+    assert said(value) == text
