@@ -76,14 +76,14 @@ class CloudStore(Store):
                 f"{self.base}: needs the client of the object store; install it: pip install 'mrp-vit[cloud]'"
             ) from None
         limits = {"timeout": timedelta(seconds=max(seconds, 0.1)), "read_timeout": timedelta(seconds=STALL)}
-        given = {"credential_provider": _of_amazon(self.base)} if self.base.startswith("s3:") else {}
+        options: dict[str, Any] = {
+            "client_options": {**limits, "allow_http": True},  # the address of a server of one's own may be such
+            "retry_config": {"max_retries": 0},
+        }
+        if self.base.startswith("s3:"):
+            options["credential_provider"] = _of_amazon(self.base)
         try:
-            return from_url(
-                self.base.replace("gcs:", "gs:", 1),
-                client_options={**limits, "allow_http": True},  # the address of a server of one's own may be such
-                retry_config={"max_retries": 0},
-                **given,
-            )
+            return from_url(self.base.replace("gcs:", "gs:", 1), **options)
         except Exception as error:  # of an address or of credentials that make no sense
             raise StorageError(f"{self.base}: {' '.join(str(error).split())[:200]}; check it") from None
 
