@@ -24,6 +24,9 @@ class Server:
         self.often = 0.0  # share of requests that fail in a passing way
         self.length: str | None = None  # what is said of a file's length, in place of the truth
         self.seen: Counter[str] = Counter()
+        self.shown: set[str | None] = set()  # the tokens that came with requests
+        self.headers: dict[str, str] = {}  # of every answer
+        self.elsewhere = ""  # another server, to which requests for shards are sent on
         self._random = random.Random(0)
         self._lock = threading.Lock()
         self.closed = threading.Event()
@@ -44,8 +47,13 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             pass
 
+        def end_headers(self) -> None:
+            for header in server.headers.items():
+                self.send_header(*header)
+            super().end_headers()
+
         def do_HEAD(self) -> None:
-            path = server.folder / unquote(self.path).lstrip("/")
+            path = server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
             if not path.is_file():
                 return self.send_error(404)
             self.send_response(200)
@@ -55,8 +63,13 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
 
         def do_GET(self) -> None:
-            path = server.folder / unquote(self.path).lstrip("/")
+            path = server.folder / unquote(self.path.partition("?")[0]).lstrip("/")
             server.seen[path.name] += 1
+            server.shown.add(self.headers.get("Authorization"))
+            if server.elsewhere and path.suffix == ".tar":
+                self.send_response(302)
+                self.send_header("Location", f"{server.elsewhere}/{path.name}")
+                return self.end_headers()
             fault = server.next_fault()
             if not path.is_file() or fault == "404":
                 return self.send_error(404)

@@ -82,6 +82,7 @@ def _build(options: argparse.Namespace) -> None:
 
 def _index(options: argparse.Namespace) -> None:
     from mrp.data.shardtool.index import index
+    from mrp.data.storage.hub import HubStore
     from mrp.data.storage.open import open_store
     from mrp.data.subset import class_list
 
@@ -92,8 +93,11 @@ def _index(options: argparse.Namespace) -> None:
     out = Path(options.out or folder)
     location = "" if out.resolve() == Path(folder).resolve() else folder if remote else str(Path(folder).resolve())
     classes = class_list(options.classes) if options.classes else None
+    store = open_store(folder)
+    if isinstance(store, HubStore):
+        location = store.pinned(names[0])  # shards of a later commit may be others
     with Bar("shards") as bar:
-        manifest = index(open_store(folder), names, out, location, classes, bar)
+        manifest = index(store, names, out, location, classes, bar)
     _report(manifest, out)
     _warn_of_order(str(out))
 
@@ -117,7 +121,7 @@ def _names(source: str) -> tuple[str, list[str]]:
     if "://" not in source and Path(source).is_dir():
         return source, sorted(path.name for path in Path(source).glob("*.tar"))
     if source.startswith("pipe:"):
-        raise ConfigError(f"{source[:60]}: commands are not run; give a folder, or an http, s3 or gs address")
+        raise ConfigError(f"{source[:60]}: commands are not run; give a folder or an address")
     folder, _, pattern = source.rpartition("/")
     if not pattern.endswith(".tar"):
         raise ConfigError(f"{source}: neither a folder nor a pattern that ends in .tar, as train-{{0000..0099}}.tar")

@@ -21,6 +21,7 @@ from mrp.data.manifest import MANIFEST, ManifestError, parse
 from mrp.data.order import Ints
 from mrp.data.source import Pixels
 from mrp.data.storage.cache import Cache
+from mrp.data.storage.hub import HubStore
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import DEADLINE, StorageError, Store, announced
 
@@ -32,7 +33,7 @@ class Config(Node):
     """A folder or an address with a `manifest.json`, made by `mrp shards build` or `mrp shards index`."""
 
     name: Literal["shards"] = "shards"
-    path: str  # a folder, or an address of http, s3 or gs
+    path: str  # a folder, or an address of http, s3, gs, az or hf
 
 
 def recognise(text: str) -> Config | None:
@@ -51,6 +52,8 @@ class Source(source.Source):
         self, config: Config, split: Literal["train", "test"], cache: Cache, deadline: float = DEADLINE
     ) -> None:
         self.path, self.cache = config.path.removesuffix(MANIFEST).rstrip("/") or "/", cache
+        if "://" in self.path and self.path.endswith(".tar"):
+            raise ConfigError(f"{self.path}: names shards and no set; 'mrp shards index {self.path} OUT' makes OUT one")
         home = open_store(self.path, deadline)
         if home.local and not (path := Path(home.where(MANIFEST))).exists() and path.parent.is_dir():
             raise ConfigError(
@@ -63,7 +66,7 @@ class Source(source.Source):
     def _read(self, home: Store, deadline: float) -> None:
         """Reads what the set says of itself."""
         try:
-            self.manifest = parse(home.read(MANIFEST, 0, home.size(MANIFEST)))
+            self.manifest = parse(self._newest_manifest(home))
             self.index = self._open_index(home)
         except ManifestError as error:
             raise ConfigError(f"{home.where(MANIFEST)}: {error}; make it anew with 'mrp shards index'") from None
@@ -74,6 +77,13 @@ class Source(source.Source):
         self._descriptors: OrderedDict[int, int] = OrderedDict()
         allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._most_open = max(_OPEN_FILES, min(_OPEN_LOCAL_FILES, allowed // 16)) if self.store.local else _OPEN_FILES
+
+    def _newest_manifest(self, home: Store) -> bytes:
+        """Returns the text; of a set on the hub that of the last time where there is no network."""
+        if not isinstance(home, HubStore):
+            return home.read(MANIFEST, 0, home.size(MANIFEST))
+        with home.hurried():
+            return self.cache.latest(home, MANIFEST)
 
     def _open_index(self, home: Store) -> Index:
         """Returns the index once it is known to be what the manifest names; a damaged copy is fetched again."""

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from mrp.config import ConfigError
 from mrp.data.config import CacheConfig
 from mrp.data.manifest import is_sha256
-from mrp.data.storage.store import PIECE, StorageError, Store
+from mrp.data.storage.store import PIECE, StorageError, Store, UnreachableError, say
 from mrp.files import UNFINISHED, replacing, unfinished
 
 _INDEX = ".index"  # the ending of files that are never removed
@@ -54,6 +54,23 @@ class Cache:
                 f"{self.folder}: cannot be written: {error.strerror}; set machine.cache.folder to a disk with space"
             ) from None
         return path
+
+    def latest(self, store: Store, name: str) -> bytes:
+        """Returns a file as its place has it now; where that is out of reach, as it was when it was last asked for."""
+        where = store.where(name)
+        kept = self.folder / f"{hashlib.sha256(where.encode()).hexdigest()}{_INDEX}"
+        try:
+            content = store.read(name, 0, store.size(name))
+        except UnreachableError as error:
+            if not kept.is_file():
+                raise
+            say(f"{error}. The copy of {name} from the last time is used")
+            return kept.read_bytes()
+        with contextlib.suppress(OSError):  # of a cache that may not be written to
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(kept) as file:
+                file.write(content)
+        return content
 
     def drop(self, path: Path) -> None:
         """Forget a file that turned out to be damaged."""

@@ -20,14 +20,15 @@ from mrp.data.storage.store import STALL, StorageError, Store, TemporaryError, r
 
 _BUSY = (408, 425, 429, 500, 502, 503, 504)
 _CHUNK = 1 << 20
+_SHOWN = "Authorization"
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
 
 
 class HttpStore(Store):
-    """A folder on a web server."""
+    """A folder on a web server, which is shown a token where one is given."""
 
-    def __init__(self, base: str, deadline: float) -> None:
-        self.base, self.deadline = base.rstrip("/"), deadline
+    def __init__(self, base: str, deadline: float, token: str = "") -> None:
+        self.base, self.deadline, self.token = base.rstrip("/"), deadline, token
 
     def where(self, name: str) -> str:
         """Returns the address."""
@@ -35,25 +36,38 @@ class HttpStore(Store):
 
     def size(self, name: str) -> int:
         """Returns what the server says."""
-        return retry(partial(_size, self.where(name)), self.where(name), self.deadline)
+        return retry(partial(_size, self.where(name), self.token), self.where(name), self.deadline)
 
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Returns the bytes of an answer whose status, range, encoding and length are right."""
         if start == stop:
             return b""
-        return retry(partial(_range, self.where(name), start, stop), self.where(name), self.deadline)
+        return retry(partial(_range, self.where(name), self.token, start, stop), self.where(name), self.deadline)
 
 
-def _size(address: str, until: float) -> int:
-    with _request(address, "HEAD", {}, until) as answer:
-        length = answer.headers.get("Content-Length", "").strip()
-        if not _LENGTH.fullmatch(length):
-            raise StorageError(f"{address}: the server does not say how long it is; use another")
-        return int(length)
+def _size(address: str, token: str, until: float) -> int:
+    with _request(address, token, "HEAD", {}, until) as answer:
+        return _length(address, answer.headers.get("Content-Length", ""))
 
 
-def _range(address: str, start: int, stop: int, until: float) -> bytes:
-    with _request(address, "GET", {"Range": f"bytes={start}-{stop - 1}"}, until) as answer:
+def size_and(header: str, address: str, token: str, until: float) -> tuple[int, str]:
+    """Returns a file's size and a header of the answer, or of the first one that has it on the way to another server.
+
+    The first byte is asked for: a server that sends requests on may have signed the new address for GET alone.
+    """
+    with _request(address, token, "GET", {"Range": "bytes=0-0"}, until) as answer:
+        found = [headers[header] for headers in answer.passed if headers[header]]
+        return _length(address, answer.headers.get("Content-Range", "").rpartition("/")[2]), found[0] if found else ""
+
+
+def _length(address: str, text: str) -> int:
+    if not _LENGTH.fullmatch(text.strip()):
+        raise StorageError(f"{address}: the server does not say how long it is; use another")
+    return int(text)
+
+
+def _range(address: str, token: str, start: int, stop: int, until: float) -> bytes:
+    with _request(address, token, "GET", {"Range": f"bytes={start}-{stop - 1}"}, until) as answer:
         encoding = answer.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             raise StorageError(
@@ -96,6 +110,7 @@ class _Connections:
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
+        self.passed: list[Any] = []  # the headers of each answer
 
     def open(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
         """Returns a connection whose socket is remembered."""
@@ -133,9 +148,32 @@ class _Http(urllib.request.HTTPHandler, urllib.request.HTTPSHandler):
         connect = partial(self._connections.open, HTTPSConnection)
         return self.do_open(connect, req, context=self._context)  # type: ignore[attr-defined]
 
+    def http_response(self, request: urllib.request.Request, response: Any) -> Any:
+        """Remembers what an answer says before it is followed."""
+        self._connections.passed.append(response.headers)
+        return response
+
+    https_response = http_response
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Shows the token to the server that it was meant for, and to no other that a request is sent on to."""
+
+    def redirect_request(self, req: urllib.request.Request, *answer: Any) -> urllib.request.Request | None:
+        following = super().redirect_request(req, *answer)
+        token = req.unredirected_hdrs.get(_SHOWN)
+        if following is not None and token and _server(following.full_url) == _server(req.full_url):
+            following.add_unredirected_header(_SHOWN, token)
+        return following
+
+
+def _server(address: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(address)
+    return parts.scheme, parts.netloc
+
 
 @contextlib.contextmanager
-def _request(address: str, method: str, headers: dict[str, str], until: float) -> Iterator[Any]:
+def _request(address: str, token: str, method: str, headers: dict[str, str], until: float) -> Iterator[Any]:
     """Hand over the answer to a request, which is ended at `until` whatever the server does."""
     headers |= {"Accept-Encoding": "identity", "User-Agent": "mrp"}
     connections = _Connections()
@@ -143,9 +181,10 @@ def _request(address: str, method: str, headers: dict[str, str], until: float) -
     timer.daemon = True
     timer.start()
     try:
-        with _open(_opener(connections), address, method, headers, until) as answer:
+        with _open(_opener(connections), address, token, method, headers, until) as answer:
             if time.monotonic() >= until:  # headers that were ended look as if they were complete
                 raise TemporaryError(_in_time("", until))
+            answer.passed = connections.passed
             yield answer
     finally:
         timer.cancel()
@@ -157,18 +196,20 @@ def _opener(connections: _Connections) -> urllib.request.OpenerDirector:
     opener = urllib.request.OpenerDirector()
     for handler in (
         urllib.request.ProxyHandler(), _Http(connections), urllib.request.HTTPErrorProcessor(),
-        urllib.request.HTTPDefaultErrorHandler(), urllib.request.HTTPRedirectHandler(),
+        urllib.request.HTTPDefaultErrorHandler(), _Redirects(),
     ):  # fmt: skip
         opener.add_handler(handler)
     return opener
 
 
 def _open(
-    opener: urllib.request.OpenerDirector, address: str, method: str, headers: dict[str, str], until: float
+    opener: urllib.request.OpenerDirector, address: str, token: str, method: str, headers: dict[str, str], until: float
 ) -> Any:
     try:
         request = urllib.request.Request(address, headers=headers, method=method)  # noqa: S310 -- see _opener
-        return opener.open(request, timeout=STALL)
+        if token:
+            request.add_unredirected_header(_SHOWN, f"Bearer {token}")
+        return opener.open(request, timeout=min(STALL, max(until - time.monotonic(), 0.1)))
     except urllib.error.HTTPError as error:
         error.close()
         if error.code in _BUSY:

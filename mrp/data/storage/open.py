@@ -7,9 +7,10 @@ from pathlib import Path
 from mrp.config import ConfigError
 from mrp.data.storage.cloud import SCHEMES, CloudStore
 from mrp.data.storage.http import HttpStore
+from mrp.data.storage.hub import HubStore
 from mrp.data.storage.store import DEADLINE, LocalStore, Store
 
-_KNOWN = "give a folder, or an address of http, https, s3, gs or az"
+_KNOWN = "give a folder, or an address of http, https, s3, gs, az or hf"
 
 
 def open_store(location: str, deadline: float = DEADLINE) -> Store:
@@ -21,6 +22,8 @@ def open_store(location: str, deadline: float = DEADLINE) -> Store:
         return LocalStore(Path(location).expanduser())
     if scheme in ("http", "https"):
         return HttpStore(location, deadline)
+    if scheme == "hf":
+        return HubStore(location, deadline)
     if scheme in SCHEMES:
         return CloudStore(location, deadline)
     raise ConfigError(f"{location[:60]}: '{scheme}' is unknown; {_KNOWN}")

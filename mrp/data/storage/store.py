@@ -36,6 +36,10 @@ class StorageError(ConfigError):
     """Storage that does not hold, or does not return, what it should."""
 
 
+class UnreachableError(StorageError):
+    """Storage that did not answer in time, or that may not be asked."""
+
+
 class TemporaryError(Exception):
     """A fault that may be gone the next time; the server may have said how many seconds to wait."""
 
@@ -72,7 +76,7 @@ def retry(attempt: Callable[[float], T], where: str, deadline: float) -> T:
             pause = max(fault.wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
             if time.monotonic() + pause > until:
                 asked = f" (it asks to wait {fault.wait:g} seconds)" if fault.wait else ""
-                raise StorageError(
+                raise UnreachableError(
                     f"{where}: {fault}{asked}, still after {deadline:g} seconds; mend the storage and run the same "
                     "command again"
                 ) from None
@@ -104,9 +108,14 @@ def announced(where: str, deadline: float) -> Iterator[None]:
 def _say(what: str, until: float) -> None:
     global _said
     _said += 1
+    clock = datetime.now() + timedelta(seconds=until - time.monotonic())
+    say(f"{what}; trying until {clock:%H:%M:%S}")
+
+
+def say(what: str) -> None:
+    """Says it on stderr, once on each machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        clock = datetime.now() + timedelta(seconds=until - time.monotonic())
-        print(f"mrp: {what}; trying until {clock:%H:%M:%S}", file=sys.stderr, flush=True)
+        print(f"mrp: {what}", file=sys.stderr, flush=True)
 
 
 class LocalStore(Store):
