@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import io
 import os
+import pickle
 import subprocess
 import sys
 import time
 import zlib
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +32,7 @@ from mrp.data.shardtool.index import index
 from mrp.data.sources.shards import Config as ShardsConfig
 from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
+from mrp.data.storage.descriptors import OpenFiles, _allowed
 from mrp.data.storage.open import open_store
 from tests.data.conftest import jpeg, make
 from tests.servers import serving
@@ -240,27 +243,42 @@ def test_a_full_cache_lets_the_longest_unused_go(made: Path, opened: Open, tmp_p
             opened(server.url, gib=max(sizes) / 2**31 + 1e-6).read(0)
 
 
-@pytest.mark.parametrize(("allowed", "opened_again"), [(16 * 10, 60), (16 * 60, 0)])
+@pytest.mark.parametrize(("allowed", "most", "again"), [(4 * 10, 10, 120), (4 * 50, 50, 70), (4 * 60, 60, 0)])
 def test_shards_of_a_disk_stay_open_as_far_as_the_system_allows(
-    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, opened_again: int
+    tmp_path: Path, photographs: Path, monkeypatch: pytest.MonkeyPatch, allowed: int, most: int, again: int
 ) -> None:
     """Many lanes read from more shards in turn than a process keeps open; opening takes longer than reading."""
     make(photographs, tmp_path / "one", shard_size=1)
-    monkeypatch.setattr("mrp.data.sources.shards._OPEN_FILES", 10)
-    monkeypatch.setattr("mrp.data.sources.shards.resource.getrlimit", lambda _: (allowed, allowed))
-    source, opened = open_source(str(tmp_path / "one"), "train"), list[int]()
+    gc.collect()  # files of other tests' sources
+    asked = list[tuple[int, int]]()
+    monkeypatch.setattr(OpenFiles, "_open", 0)
+    monkeypatch.setattr("mrp.data.storage.descriptors._allowed", cache(_allowed.__wrapped__))
+    monkeypatch.setattr("mrp.data.storage.descriptors.resource.getrlimit", lambda _: (16, allowed))
+    monkeypatch.setattr("mrp.data.storage.descriptors.resource.setrlimit", lambda _, limits: asked.append(limits))
+    source, other = (open_source(str(tmp_path / "one"), "train") for _ in range(2))
     assert isinstance(source, Shards)
-    open_ = source._open
+    opened, open_ = list[int](), source._open
 
     def noted(shard: int) -> int:
         opened.append(shard)
         return open_(shard)
 
     monkeypatch.setattr(source, "_open", noted)
-    for _ in range(2):
+    for _ in range(3):
         for number in range(60):
             source.read(number)
-    assert len(opened) - 60 == opened_again
+            assert OpenFiles._open <= most
+    assert asked == [(allowed, allowed)], "what the user may have is asked for, once"
+    assert len(opened) - 60 <= again, "not every file is opened again in each round, if there is room for most"
+    for number in range(60):
+        other.read(number)
+    assert OpenFiles._open <= most + 1, "the files of all sources are counted together"
+
+
+def test_copies_in_the_cache_stay_open_in_small_number(made: Path, opened: Open) -> None:
+    """One that was removed to make room takes space until it is closed."""
+    with serving(made) as server:
+        assert pickle.loads(pickle.dumps(opened(server.url)))._files._most == 64
 
 
 def test_a_shard_is_fetched_in_the_background(made: Path, opened: Open) -> None:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import zlib
-from collections import OrderedDict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -21,12 +19,12 @@ from mrp.data.manifest import MANIFEST, ManifestError, parse
 from mrp.data.order import Ints
 from mrp.data.source import Pixels
 from mrp.data.storage.cache import Cache
+from mrp.data.storage.descriptors import OpenFiles
 from mrp.data.storage.hub import HubStore
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import DEADLINE, StorageError, Store, announced
 
-_OPEN_FILES = 64  # of one process, and of one source: each that was removed from the cache still takes space
-_OPEN_LOCAL_FILES = 2048  # where the system allows 16 times as many: the windows of 64 lanes, and some more
+_OPEN_COPIES = 64  # in the cache, of one process and one source: each that was removed there still takes space
 
 
 class Config(Node):
@@ -74,9 +72,7 @@ class Source(source.Source):
         if self.store.local:
             self._check_present(Path(self.manifest.location or self.path).expanduser())
         self.classes, self.identity = self.manifest.classes, self.manifest.identity
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
-        allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-        self._most_open = max(_OPEN_FILES, min(_OPEN_LOCAL_FILES, allowed // 16)) if self.store.local else _OPEN_FILES
+        self._files = OpenFiles() if self.store.local else OpenFiles(_OPEN_COPIES)
 
     def _newest_manifest(self, home: Store) -> bytes:
         """Returns the text; of a set on the hub that of the last time where there is no network."""
@@ -118,12 +114,7 @@ class Source(source.Source):
                 raise StorageError(f"{folder / shard.name}: the shard is missing; put it back")
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = {name: value for name, value in self.__dict__.items() if name != "labels"}  # those are on the disk
-        return {**kept, "_descriptors": OrderedDict()}
-
-    def __del__(self) -> None:
-        for descriptor in getattr(self, "_descriptors", {}).values():
-            os.close(descriptor)
+        return {name: value for name, value in self.__dict__.items() if name != "labels"}  # those are on the disk
 
     @cached_property
     def labels(self) -> NDArray[Any]:
@@ -169,14 +160,7 @@ class Source(source.Source):
 
     def descriptor(self, shard: int) -> int:
         """Returns the open file of a shard, which is fetched first where it is remote."""
-        if shard in self._descriptors:
-            self._descriptors.move_to_end(shard)
-            return self._descriptors[shard]
-        descriptor = self._open(shard)
-        if len(self._descriptors) >= self._most_open:
-            os.close(self._descriptors.popitem(last=False)[1])
-        self._descriptors[shard] = descriptor
-        return descriptor
+        return self._files.get(shard, self._open)
 
     def _open(self, shard: int) -> int:
         entry = self.manifest.shards[shard]
@@ -199,7 +183,7 @@ class Source(source.Source):
 
     def _forget(self, shard: int) -> None:
         """Makes the next read go to the storage again."""
-        os.close(self._descriptors.pop(shard))
+        self._files.forget(shard)
         if not self.store.local:
             self.cache.drop(self.cache.folder / self.manifest.shards[shard].sha256)
 
