@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 import mrp
-from mrp import outside
+from mrp import outside, trackers
 from mrp.checkpoint.config import Config as Checkpoint
 from mrp.config import ConfigError, Duration, Node, Tree, build, compose, nearest, overridden
 from mrp.data.config import CacheConfig
@@ -105,7 +105,7 @@ class Run(Node):
     )
     checkpoint: Checkpoint = Checkpoint()
     # Where the numbers are shown beside metrics.jsonl.
-    track: Annotated[SerializeAsAny[Track], BeforeValidator(TRACKERS.read)] = Field(
+    track: Annotated[SerializeAsAny[Track], BeforeValidator(trackers.read)] = Field(
         default_factory=lambda: cast(Track, TRACKERS.read("none")),
         json_schema_extra={"choose": TRACKERS.config_of},  # type: ignore[dict-item]
     )

@@ -85,6 +85,7 @@ THIRD_PARTIES = {
     "submitit": "processes",
     "timm": "models interop check",
     "torch.utils.tensorboard": "trackers",
+    "trackio": "trackers",
     "wandb": "trackers",
     "webdataset": "data",
 }

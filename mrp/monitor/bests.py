@@ -32,6 +32,10 @@ class Bests:
         if self._take(step, values):
             self._write()
 
+    def values(self) -> dict[str, float]:
+        """Returns the best values by name."""
+        return {name: found["value"] for name, found in self._found.items()}
+
     def _take(self, step: int, values: Mapping[str, Any]) -> bool:
         taken = False
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""The numbers of a run, one JSON line per log point in its folder, and the tracker that shows them elsewhere."""
+"""The numbers of a run, one JSON line per log point in its folder, and the trackers that show them elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from typing import Any
 from mrp.config import ConfigError
 from mrp.files import write_atomically
 from mrp.monitor.bests import BESTS, Bests
-from mrp.trackers import TRACKERS, Section
+from mrp.monitor.shown import Shown
+from mrp.trackers import Section, parts
 
 METRICS = "metrics.jsonl"
 INTERRUPTED = "interrupted"  # marks a line whose evaluation was not finished, and is repeated on resume
@@ -22,8 +23,7 @@ INTERRUPTED = "interrupted"  # marks a line whose evaluation was not finished, a
 class Metrics:
     """Writes one line per log point; on resume the lines after the checkpoint's step are cut, so none appears twice.
 
-    The file has to be complete, so a failure to write it ends the run. A tracker only repeats its numbers elsewhere:
-    one that fails is named, switched off, and training goes on.
+    The file has to be complete, so a failure to write it ends the run. Trackers only repeat its numbers elsewhere.
     """
 
     def __init__(
@@ -34,9 +34,9 @@ class Metrics:
         resumed_at: int,
         say: Callable[[str], object] = print,
     ) -> None:
-        self.path, self._name, self._say = folder / METRICS, track.name, say
+        self.path = folder / METRICS
+        self._trackers = [Shown(part, folder, resolved, resumed_at, say) for part in parts(track)]
         with _writing(self.path):
-            self._tracker = TRACKERS.find(track.name).Tracker(track, folder, resolved, resumed_at)
             cut(self.path, resumed_at)
             self._bests = Bests(folder / BESTS, read_lines(self.path))
             self._file = self.path.open("a", encoding="utf-8")
@@ -47,29 +47,21 @@ class Metrics:
         with _writing(self.path):
             self._file.write(json.dumps({"step": step, **line}) + "\n")
             self._file.flush()
-            self._bests.add(step, values)
-        with self._switched_off_by_failure():
-            if self._tracker is not None:
-                self._tracker.log(step, values)
+        self._bests.add(step, values)
+        for tracker in self._trackers:
+            tracker.log(step, values)
+
+    def picture(self, step: int, name: str, array: Any) -> None:
+        """Hands a picture to the trackers."""
+        for tracker in self._trackers:
+            tracker.picture(step, name, array)
 
     def close(self) -> None:
         """Writes what is still held."""
-        with self._switched_off_by_failure():
-            if self._tracker is not None:
-                self._tracker.close()
+        for tracker in self._trackers:
+            tracker.close(self._bests.values())
         with _writing(self.path):
             self._file.close()
-
-    @contextmanager
-    def _switched_off_by_failure(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:  # whatever a tracker does: its network, its disk, its own faults
-            reason = " ".join(str(error).split()) or type(error).__name__
-            self._say(
-                f"warning: track: {self._name} fails and is switched off: {reason}; all numbers are in {self.path}"
-            )
-            self._tracker = None
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -1,16 +1,20 @@
 """The trackers, one file each: `Config`, its typed options, and `Tracker`, which shows the numbers of a run.
 
 A `Tracker` is built from its `Config`, the run's folder, the resolved configuration and the step that the run goes on
-from. `log(step, values)` shows the values of a step, and `close()` writes what is still held. A tracker that fails is
-switched off, and training goes on.
+from. `log(step, values)` shows the values of a step, and `close()` writes what is still held. Two methods may be left
+out: `picture(step, name, array)` shows a picture (uint8: rows, columns, three colours), and `summary(values)` is given
+the best values at the end. All are called in one thread, beside the training: a tracker may take its time, and one that
+fails is switched off.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from mrp import outside
 from mrp.config import Node
 from mrp.registry import Registry
 
@@ -22,11 +26,36 @@ class Section(Node):
 
     short: ClassVar[type | None] = str
     name: str  # of the tracker
+    # Further trackers, by name or file, which show the same and take the same project and mode.
+    also: tuple[str, ...] = ()
     every: int = Field(10, gt=0)  # steps between two log points
-    project: str = "mrp"  # of wandb
+    project: str = "mrp"  # of wandb and trackio
     mode: Literal["auto", "online", "offline"] = "auto"  # of wandb; auto: what WANDB_MODE says, or online
 
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+    @field_validator("also")
+    @classmethod
+    def _known(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            TRACKERS.find(name)
+        return tuple(str(Path(name).absolute()) if name.endswith(outside.SUFFIX) else name for name in names)
+
+
+def parts(section: Section) -> list[Section]:
+    """Returns the section of each tracker that shows something, each of them once."""
+    shared = {"every": section.every, "project": section.project, "mode": section.mode}
+    others = [TRACKERS.config(name).model_validate({"name": name, **shared}) for name in section.also]
+    named = {getattr(part, "name"): part for part in (section, *others)}  # noqa: B009 -- every section has a name
+    return [part for name, part in named.items() if name != TRACKERS.default]
+
+
+def read(value: Any) -> Node:
+    """Returns the checked section of `track:`; says how several trackers are written where a list was given."""
+    if isinstance(value, list | tuple) and value:
+        example = f"{{name: {value[0]}, also: [{', '.join(map(str, value[1:]))}]}}"
+        raise ValueError(f"several trackers are one section: {example}")
+    return TRACKERS.read(value)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import os
+import shutil
+import sqlite3
+import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrp.config import ConfigError
+from mrp.folder import code_version
+from mrp.monitor import shown as shown_module
 from mrp.monitor.metrics import METRICS, Metrics, cut
-from mrp.trackers import TRACKERS, Section, none, tensorboard
+from mrp.run import load
+from mrp.trackers import TRACKERS, Section, none, parts, tensorboard
 from mrp.trackers import wandb as wandb_tracker
+from tests.waiting import LONG, until
 
 
 def record(folder: Path, config: Section, start: int, stop: int) -> None:
@@ -93,36 +105,127 @@ def test_a_tracker_is_a_name_or_a_section() -> None:
     assert TRACKERS.read("wandb") == wandb_tracker.Config()
     assert TRACKERS.read({"name": "wandb", "mode": "offline"}) == wandb_tracker.Config(mode="offline")
     assert TRACKERS.read({"every": 5}) == none.Config(every=5)
+    assert parts(none.Config()) == []
 
 
-class Broken:
-    """A tracker whose server is gone, or whose disk is full, from the second value on."""
+def test_several_trackers_share_their_options() -> None:
+    several = wandb_tracker.Config(also=("tensorboard", "none", "wandb"), project="mine", mode="offline", every=3)
+    _, other = parts(several)
+    assert other == tensorboard.Config(project="mine", mode="offline", every=3)
+    assert load("demo", ["track={name: tensorboard, also: [wandb]}"]).track.also == ("wandb",)
+    with pytest.raises(ConfigError, match=r"unknown tracker 'wandbb'; did you mean 'wandb'"):
+        load("demo", ["track.also=[wandbb]"])
+    with pytest.raises(ConfigError, match=r"several trackers are one section: \{name: wandb, also: \[tensorboard\]\}"):
+        load("demo", ["track=[wandb, tensorboard]"])
 
-    def __init__(self) -> None:
-        self.calls = 0
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        self.calls += 1
-        if step > 1:
-            raise OSError("no route to\nthe server")
+# A tracker that does not do what it should: in a file of its own, as users write them.
 
-    def close(self) -> None:
-        self.calls += 1
+TRACKER = """
+import threading
+from mrp.trackers import Section
+
+calls, hold = [], threading.Event()
+
+class Config(Section):
+    name: str = "mine"
+
+class Tracker:
+    def __init__(self, config, folder, resolved, resumed_at):
+        {start}
+
+    def log(self, step, values):
+        calls.append(("log", step))
+        {log}
+
+    def picture(self, step, name, array):
+        calls.append(("picture", step, name, array.shape))
+
+    def summary(self, values):
+        calls.append(("summary", values))
+
+    def close(self):
+        calls.append(("close",))
+"""
+
+
+def own(folder: Path, start: str = "pass", log: str = "pass") -> tuple[Section, Any]:
+    """Returns the section of a tracker in a file of its own, and its module."""
+    path = folder / "mine.py"
+    path.write_text(TRACKER.format(start=start, log=log))
+    section = TRACKERS.read({"name": str(path)})
+    assert isinstance(section, Section)
+    return section, TRACKERS.find(str(path))
+
+
+def logged(folder: Path, section: Section, count: int = 3) -> list[str]:
+    """Returns what is said while so many steps are logged."""
+    said: list[str] = []
+    metrics = Metrics(section, folder, {}, 0, said.append)
+    for step in range(1, count + 1):
+        metrics.log(step, {"loss": 1.0, "knn/accuracy": step / 10})
+        metrics.picture(step, "images", np.zeros((2, 3, 3), np.uint8))
+    metrics.close()
+    assert steps(folder) == list(range(1, count + 1)), "the file of the run is complete"
+    return said
+
+
+def test_a_tracker_is_given_all_in_order(tmp_path: Path) -> None:
+    section, module = own(tmp_path)
+    assert logged(tmp_path, section, 2) == []
+    assert module.calls == [
+        ("log", 1), ("picture", 1, "images", (2, 3, 3)), ("log", 2), ("picture", 2, "images", (2, 3, 3)),
+        ("summary", {"knn/accuracy": 0.2}), ("close",),
+    ]  # fmt: skip
 
 
 def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(tmp_path: Path) -> None:
+    section, module = own(tmp_path, log="if step > 1: raise OSError('no route to\\nthe server')")
+    said = logged(tmp_path, section)
+    assert said[0] == (
+        f"warning: track: {section.name} fails and is switched off: no route to the server; all is in metrics.jsonl"
+    )
+    # Of three log points, three pictures and the summary, the first two were shown.
+    assert said[1:] == [f"track: {section.name} lacks 5 of 7 log points and pictures"]
+    assert module.calls == [("log", 1), ("picture", 1, "images", (2, 3, 3)), ("log", 2)], "then it is left alone"
+
+
+def test_a_tracker_that_cannot_start_for_want_of_a_disk_is_named_too(tmp_path: Path) -> None:
+    section, _ = own(tmp_path, start="raise OSError('read-only file system')")
+    said = logged(tmp_path, section)
+    assert "fails and is switched off: read-only file system" in said[0]
+    assert "lacks 7 of 7" in said[1]
+
+
+def test_a_wrong_configuration_is_refused_at_the_start(tmp_path: Path) -> None:
+    section, _ = own(tmp_path, start="from mrp.config import ConfigError; raise ConfigError('track: give a project')")
+    with pytest.raises(ConfigError, match="track: give a project"):
+        Metrics(section, tmp_path, {}, 0)
+
+
+def test_a_tracker_that_hangs_never_slows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("_MOST", 5), ("_MOST_PICTURES", 1), ("_PATIENCE", 0.05), ("_LAST", 0.05)):
+        monkeypatch.setattr(shown_module, name, value)
+    section, module = own(tmp_path, log="hold.wait(300)")
+    try:
+        said = logged(tmp_path, section, 10)
+    finally:
+        module.hold.set()
+    assert said[0].startswith(f"track: {section.name} still holds numbers: the end of the run waits for it until ")
+    assert said[1] == f"track: {section.name} lacks 20 of 21 log points and pictures, and did not come to an end"
+
+
+def test_a_tracker_that_starts_late_gets_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shown_module, "_START", 0.01)
+    section, module = own(tmp_path, start="hold.wait(300)")
     said: list[str] = []
-    metrics, broken = Metrics(none.Config(), tmp_path, {}, 0, said.append), Broken()
-    metrics._tracker = broken
-    for step in (1, 2, 3):
-        metrics.log(step, {"loss": 1.0})
+    metrics = Metrics(section, tmp_path, {}, 0, said.append)
+    metrics.log(1, {"loss": 1.0})
+    assert module.calls == []
+    module.hold.set()
     metrics.close()
-    assert steps(tmp_path) == [1, 2, 3], "the file of the run is complete"
-    assert broken.calls == 2, "after its failure it is left alone"
-    assert said == [
-        f"warning: track: none fails and is switched off: no route to the server; all numbers are in "
-        f"{tmp_path / METRICS}"
-    ]
+    assert module.calls == [("log", 1), ("close",)]
+    assert "has not started after 0 s; training goes on" in said[0]
 
 
 # TensorBoard
@@ -149,44 +252,138 @@ def test_tensorboard_forgets_what_a_killed_run_wrote_after_its_checkpoint(tmp_pa
 # Weights & Biases
 
 
-def test_wandb_goes_on_under_one_id(tmp_path: Path) -> None:
+@pytest.fixture
+def ended() -> Iterator[None]:
     import wandb
 
-    try:
-        for start, stop in ((0, 3), (2, 4)):
-            time.sleep(1.01 if (tmp_path / "wandb").exists() else 0)  # its folders are named after the second
-            record(tmp_path, wandb_tracker.Config(mode="offline"), start, stop)
-    finally:
-        wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def pictured(folder: Path, config: Section, start: int, stop: int) -> list[str]:
+    """Logs the steps after `start` up to `stop`, each with a picture; returns what was said."""
+    said: list[str] = []
+    metrics = Metrics(config, folder, {"batch": 8}, start, said.append)
+    for step in range(start + 1, stop + 1):
+        metrics.log(step, {"loss": 1 / step, "knn/accuracy": step / 10})
+        metrics.picture(step, "images", np.full((4, 6, 3), step, np.uint8))
+    metrics.close()
+    return said
+
+
+def test_wandb_goes_on_under_one_id_with_its_pictures(tmp_path: Path, ended: None) -> None:
+    for start, stop in ((0, 3), (2, 4)):
+        time.sleep(1.01 if (tmp_path / "wandb").exists() else 0)  # its folders are named after the second
+        assert pictured(tmp_path, wandb_tracker.Config(mode="offline"), start, stop) == []
     name = (tmp_path / "wandb_id.txt").read_text()
     assert len(name) == 8
     runs = sorted((tmp_path / "wandb").glob("offline-run-*"))
     assert [run.name.rpartition("-")[2] for run in runs] == [name, name]
-    for run in runs:
-        assert b"loss" in (run / f"run-{name}.wandb").read_bytes()
+    for run, count in zip(runs, (3, 2), strict=True):
+        written = (run / f"run-{name}.wandb").read_bytes()
+        for word in (b"loss", b"best/knn/accuracy", b"batch", code_version().encode()):
+            assert word in written
+        pictures = list((run / "files" / "media" / "images").glob("images_*.png"))
+        assert len(pictures) == count
+        for picture in pictures:
+            with Image.open(picture) as image:
+                assert image.size == (6, 4)
     assert steps(tmp_path) == [1, 2, 3, 4]
 
 
-def test_wandb_that_does_not_start_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_training_goes_on_when_the_trackers_folder_is_lost(
+    name: str, tmp_path: Path, ended: None, recwarn: pytest.WarningsRecorder
+) -> None:
+    said: list[str] = []
+    metrics = Metrics(parts(none.Config(also=(name,), mode="offline"))[0], tmp_path, {}, 0, said.append)
+    metrics.log(1, {"loss": 1.0})
+    until((tmp_path / name).is_dir)
+    shutil.rmtree(tmp_path / name, ignore_errors=True)
+    (tmp_path / name).write_text("a file where its folder was")
+    for step in (2, 3):
+        metrics.log(step, {"loss": 1.0})
+        metrics.picture(step, "images", np.zeros((4, 6, 3), np.uint8))
+    metrics.close()
+    assert steps(tmp_path) == [1, 2, 3]
+    assert len([line for line in said if "switched off" in line]) <= 1
+    # The next start finds the file too, and says so.
+    said.clear()
+    metrics = Metrics(parts(none.Config(also=(name,), mode="offline"))[0], tmp_path, {}, 3, said.append)
+    metrics.log(4, {"loss": 1.0})
+    metrics.close()
+    assert [f"track: {name} fails and is switched off" in line for line in said] == [True, False]
+    assert steps(tmp_path) == [1, 2, 3, 4]
+
+
+def test_wandb_that_is_not_reached_keeps_its_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], ended: None
+) -> None:
     import wandb
 
-    asked: dict[str, Any] = {}
+    asked: list[dict[str, Any]] = []
+    init = wandb.init
+
+    def unreachable(**options: Any) -> Any:
+        asked.append(options)
+        if options["mode"] != "offline":
+            raise wandb.errors.CommError("no answer\nafter 90 seconds")
+        return init(**options)
+
+    monkeypatch.setattr(wandb, "init", unreachable)
+    assert pictured(tmp_path, wandb_tracker.Config(project="mine"), 0, 1) == []
+    assert [options["mode"] for options in asked] == [None, "offline"]  # None: WANDB_MODE decides
+    assert asked[0]["project"] == "mine"
+    assert asked[0]["name"] == tmp_path.name
+    assert asked[0]["config"] == {"batch": 8, "code": code_version()}
+    assert "wandb is not reached (no answer after 90 seconds); 'wandb sync' will send" in capsys.readouterr().err
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+def test_wandb_that_refuses_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import wandb
 
     def init(**options: Any) -> None:
-        asked.update(options)
-        raise wandb.errors.CommError("no answer\nafter 90 seconds")
+        raise wandb.errors.UsageError("No API key\nconfigured")
 
     monkeypatch.setattr(wandb, "init", init)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"^track: wandb does not start: no answer after.*track\.mode=offline"):
-        Metrics(wandb_tracker.Config(project="mine"), Path(), {"batch": 8}, 0)
-    assert asked["project"] == "mine"
-    assert asked["name"] == tmp_path.name
-    assert asked["config"] == {"batch": 8}
-    assert asked["mode"] is None  # WANDB_MODE decides
+    with pytest.raises(ConfigError, match=r"^track: wandb does not start: No API key configured; track\.mode=offline"):
+        Metrics(wandb_tracker.Config(), tmp_path, {}, 0)
 
 
-@pytest.mark.parametrize(("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard")])
+# trackio
+
+
+def test_trackio_goes_on_under_one_name(tmp_path: Path) -> None:
+    pytest.importorskip("trackio", reason="needs trackio, which is an extra")
+    code = (
+        "import sys, numpy as np, pathlib\n"
+        "from mrp.monitor.metrics import Metrics\n"
+        "from mrp.trackers import trackio\n"
+        "folder, start = pathlib.Path(sys.argv[1]), int(sys.argv[2])\n"
+        "metrics = Metrics(trackio.Config(project='mine'), folder, {'batch': 8}, start)\n"
+        "for step in (start + 1, start + 2):\n"
+        "    metrics.log(step, {'loss': 1 / step, 'norm': float('inf')})\n"
+        "    metrics.picture(step, 'images', np.zeros((4, 6, 3), np.uint8))\n"
+        "metrics.close()\n"
+    )
+    (tmp_path / "run").mkdir()
+    environment = os.environ | {"TRACKIO_DIR": str(tmp_path / "trackio")}
+    for start in ("0", "2"):
+        command = [sys.executable, "-c", code, str(tmp_path / "run"), start]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout == "", "standard output is for results"
+    name = (tmp_path / "run" / "trackio_name.txt").read_text()
+    with contextlib.closing(sqlite3.connect(tmp_path / "trackio" / "mine.db")) as database:
+        found = database.execute("select run_name, step from metrics order by step").fetchall()
+    assert set(found) == {(name, step) for step in (1, 2, 3, 4)}
+    assert len(list((tmp_path / "trackio").rglob("*.png"))) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "module"), [("wandb", "wandb"), ("tensorboard", "torch.utils.tensorboard"), ("trackio", "trackio")]
+)
 def test_a_tracker_that_is_not_installed_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: Any, module: str
 ) -> None:
