@@ -131,8 +131,11 @@ class Run(Node):
         return {name: section for name, section in sections.items() if section.every is not None}
 
     def resolved(self) -> dict[str, Any]:
-        """Returns every value, defaults included, as plain data."""
-        return self.model_dump(mode="json", exclude=None if self.evaluate else {"evaluate"})
+        """Returns every value, defaults included, as plain data; without the two lists of what else, if empty."""
+        empty: dict[str, Any] = ({} if self.evaluate else {"evaluate": True}) | (
+            {} if self.track.also else {"track": {"also"}}
+        )
+        return self.model_dump(mode="json", exclude=empty)
 
     def identity(self, data: str, order_version: int = ORDER_VERSION) -> dict[str, Any]:
         """Returns what decides the results: the tree without the machine's part, the data by content, not by path."""

@@ -10,7 +10,7 @@ fails is switched off.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
@@ -48,8 +48,8 @@ class Section(Node):
 def parts(section: Section) -> list[Section]:
     """Returns the section of each tracker that shows something, each of them once."""
     shared = {"every": section.every, "project": section.project, "mode": section.mode}
-    others = [TRACKERS.config(name).model_validate({"name": name, **shared}) for name in section.also]
-    named = {getattr(part, "name"): part for part in (section, *others)}  # noqa: B009 -- every section has a name
+    others = [cast(Section, TRACKERS.read({"name": name, **shared})) for name in section.also]
+    named = {part.name: part for part in (section, *others)}
     return [part for name, part in named.items() if name != TRACKERS.default]
 
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from mrp.check import evaluators, objectives, optimizers, sources
+from mrp.check import evaluators, objectives, optimizers, sources, trackers
 from mrp.check.files import check
 from mrp.check.outcome import Failed, Outcome, Skipped, tried
 from mrp.check.tiny import tiny_run
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.data.sources import SOURCES
+from mrp.trackers import TRACKERS
 from tests.data.test_own_source import STRIPES
 from tests.integration.test_outside_parts import OPTIMIZER, TRACKER
 from tests.integration.test_own_evaluator import EVALUATOR
@@ -161,9 +162,41 @@ def test_an_optimizer(tmp_path: Path) -> None:
 
 def test_a_tracker(tmp_path: Path) -> None:
     (tmp_path / "beside.py").write_text("SUFFIX = '.txt'\n")
-    assert {outcome.status for outcome in outcomes(tmp_path, TRACKER).values()} == {"ok"}
+    statuses = {name: outcome.status for name, outcome in outcomes(tmp_path, TRACKER).items()}
+    assert statuses.pop("It takes pictures and the best values at the end, if it says so") == "skipped"
+    assert set(statuses.values()) == {"ok"}
     found = outcomes(tmp_path, broken(TRACKER, 'values["loss"]', 'values["los"]'))
     assert "mine.py, line 18: KeyError: 'los'" in [outcome.detail for outcome in found.values()]
+
+
+def test_a_tracker_whose_pictures_fail_or_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "beside.py").write_text("SUFFIX = '.txt'\n")
+    pictures = (
+        TRACKER + "\n    def picture(self, step, name, array):\n        self.path.write_bytes(array.tobytes(), 7)\n"
+    )
+    found = outcomes(tmp_path, pictures)["It takes pictures and the best values at the end, if it says so"]
+    assert found.status == "failed"
+    assert "TypeError" in found.detail
+    monkeypatch.setattr(trackers, "_PATIENCE", 0.5)
+    waits = broken(
+        TRACKER, "    def close", "        import time; time.sleep(30 if not self.path.exists() else 0)\n    def close"
+    )
+    waits = broken(
+        waits,
+        'with self.path.open("a") as file:',
+        'if self.path.parent.is_dir():\n          with self.path.open("a") as file:',
+    )
+    (stuck,) = [one for one in outcomes(tmp_path, waits).values() if one.status == "failed"]
+    assert "it has not come to an end after" in stuck.detail
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
+@pytest.mark.parametrize("name", ["tensorboard", "wandb"])
+def test_our_trackers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    section = TRACKERS.read(name)
+    for each in trackers.CHECKS:
+        each(section)
 
 
 @pytest.mark.slow

@@ -291,10 +291,9 @@ def test_wandb_goes_on_under_one_id_with_its_pictures(tmp_path: Path, ended: Non
     assert steps(tmp_path) == [1, 2, 3, 4]
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
-def test_training_goes_on_when_the_trackers_folder_is_lost(
-    name: str, tmp_path: Path, ended: None, recwarn: pytest.WarningsRecorder
-) -> None:
+def test_training_goes_on_when_the_trackers_folder_is_lost(name: str, tmp_path: Path, ended: None) -> None:
     said: list[str] = []
     metrics = Metrics(parts(none.Config(also=(name,), mode="offline"))[0], tmp_path, {}, 0, said.append)
     metrics.log(1, {"loss": 1.0})
