@@ -26,7 +26,7 @@ TIME = "%Y-%m-%dT%H:%M:%S%z"  # how the files of a run write a time
 LOCK = ".lock"  # names the process that holds it
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PATHS = ("train", "test", "classes", "source")
-_ALWAYS_DIFFERENT = ("time", "step", "steps", "command", "changed", "end")
+_ALWAYS_DIFFERENT = ("time", "step", "steps", "balance", "command", "changed", "end")
 _MEANWHILE = 0.5  # seconds in which a process that only looks whether a run is alive lets go of its lock
 _PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "simplejpeg", "pydantic")
 
@@ -42,6 +42,7 @@ def claim(
     step: int = 0,
     steps: int | None = None,
     processes: int = 1,
+    balance: str | None = None,
     say: Callable[[str], object] = print,
 ) -> TextIO:
     """Writes this run's identity into its folder, or checks it against the one there; returns the lock, to be held.
@@ -49,6 +50,7 @@ def claim(
     A difference is refused unless its key, or a section that holds it, is allowed; then it is recorded in a history. An
     option that the folder does not know yet counts as having had its default (`defaults`, dotted keys). A run that
     has not `begun`, since it has no checkpoint, has nothing to lose: it begins again with the other configuration.
+    `balance` warns of batches that hold few classes.
     """
     new = flat(identity)
     claimant = _Claim(folder, new, defaults or {}, allow, begun)
@@ -65,7 +67,8 @@ def claim(
         _write(folder / IDENTITY, json.dumps(kept, indent=1))  # first: it makes the folder ours
         _write(folder / CONFIG, dump(placed(config)))
         outside.keep(config, folder)
-        start = {"time": now(), "step": step, "steps": steps, "processes": processes} | environment()
+        start = {"time": now(), "step": step, "steps": steps, "processes": processes, "balance": balance}
+        start |= environment()
         changed = _changed(starts[-1], start) if starts else {}
         _write(folder / ENVIRONMENT, json.dumps({"starts": [*starts, start | {"changed": changed}]}, indent=1))
         _sign(lock)

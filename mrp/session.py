@@ -102,14 +102,15 @@ class Session:
 
     def lock(
         self, config: Mapping[str, Any], identity: Mapping[str, Any], defaults: Mapping[str, Any],
-        allow: Sequence[str], steps: int,
+        allow: Sequence[str], steps: int, balance: str | None,
     ) -> None:  # fmt: skip
         """Claims the run's folder, on the main process; the others wait until that is done."""
         if self.main:
             saved = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
             lock = claim(
                 self.folder, config, identity, allow, defaults=defaults, begun=checkpoints.any_left(self.folder),
-                step=max(saved, default=0), steps=steps, processes=self.processes, say=self.say,
+                step=max(saved, default=0), steps=steps, processes=self.processes, balance=balance,
+                say=self.say,
             )  # fmt: skip
             self.enter(lock)
             self.enter(ending.noted(self.folder, lambda: self.signals.asked))

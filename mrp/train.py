@@ -64,14 +64,15 @@ def train(run: Run, folder: Path) -> None:
         job = plan_job(run, folder, session.processes, session.least_memory())
         session.enter(threads.limited(job.threads(session.device)))
         identity = job.run.identity(job.source.identity, job.order.version)
-        session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow, job.steps)
+        balance = balance_warning(job.source, job.order)
+        session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow, job.steps, balance)
         if session.main and hasattr(run.objective, "classes"):
             write_atomically(folder / CLASSES, json.dumps(job.source.classes, indent=0))
         session.enter(
             memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
         )
         state = State.build(job, session)  # restored, started from other weights, or fresh
-        session.say(announcement(job, state, session))
+        session.say(announcement(job, state, session, balance))
         if state.step >= job.steps and not state.evaluation_pending:
             return
         if state.asked_to_end:
@@ -231,7 +232,7 @@ def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
     return scheduled(run.evaluations, setting, state.average)
 
 
-def announcement(job: Job, state: State, session: Session) -> str:
+def announcement(job: Job, state: State, session: Session, balance: str | None) -> str:
     """Returns what is about to happen, in a few lines."""
     plan, order = job.plan, job.order
     lines = [
@@ -244,8 +245,8 @@ def announcement(job: Job, state: State, session: Session) -> str:
         lines += [f"shares of the sources: {', '.join(f'{share:.2%} of {size:,} images' for share, size in shares)}"]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
-    if warning := balance_warning(job.source, order):
-        lines += [warning]
+    if balance:
+        lines += [balance]
     machine, cores = job.run.machine, share_of_cores(session.processes)
     if machine.workers != "auto" and machine.workers > cores:
         lines += [

@@ -216,7 +216,7 @@ def test_the_environment_is_told_and_nothing_private(tmp_path: Path, monkeypatch
     text = (tmp_path / ENVIRONMENT).read_text()
     found = json.loads(text)
     (found,) = found["starts"]
-    place = {"time", "step", "steps", "processes", "changed"}
+    place = {"time", "step", "balance", "steps", "processes", "changed"}
     assert set(found) == {"mrp", "code", "python", "platform", "packages", "device", "command"} | place
     assert found["mrp"] == mrp.__version__
     assert found["python"] == ".".join(map(str, sys.version_info[:3]))

@@ -48,7 +48,7 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], labels: in
 
 
 def _cell(number: int, inside: object, labels: int) -> Markup:
-    if number == 0:
+    if number == 0 and inside:
         return tag("th", inside, scope="row")
     return tag("td", inside, class_=None if number < labels else "number")
 

@@ -110,10 +110,14 @@ class History:
         return count if isinstance(count, int) else 0
 
     def classes(self) -> dict[str, Any]:
-        """Returns the last validation's accuracy, classes and confusion; empty where the run is no classifier."""
+        """Returns the last validation's classes and confusion; empty where the run is no classifier."""
         found = _read(self.folder / VALIDATION)
         one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
-        return dict(one) if isinstance(one.get("classes"), list) and isinstance(one.get("confusion"), list) else {}
+        try:
+            shape = np.asarray(one["confusion"], np.int64).shape
+            return dict(one) if shape == 2 * (len([each["name"] for each in one["classes"]]),) else {}
+        except (KeyError, TypeError, ValueError, OverflowError):
+            return {}
 
 
 def _with_intervals(series: Series, images: int) -> Series:

@@ -15,6 +15,7 @@ from mrp.report.gallery import Pictures
 
 _MAGNIFIED = 96  # pixels that a small image is shown at, about
 _GAP = 6  # pixels between two images
+_CLASSES = 10  # whose images are drawn in the plane
 
 
 def spectrum(pictures: Sequence[Pictures]) -> Chart:
@@ -65,8 +66,8 @@ def attention(newest: Pictures, side: int) -> Iterator[Markup]:
     maps = newest.arrays["attention"]  # B heads H W 3
     yield tag("h2", f"Attention of the last block, step {newest.step:,}")
     yield tag("p", (
-        "Where each head of the class token looks (in a model without one: the mean query), from blue, nothing, to "
-        "yellow, the most of that head."
+        "Where each head of the class token looks (in a model without one: the mean query): the brighter a patch, the "
+        "more of the head's attention it has."
     ))  # fmt: skip
     inputs = newest.arrays["input"][: len(maps)]
     yield strips([
@@ -98,31 +99,25 @@ def _magnified(pixels: NDArray[np.uint8], shape: Sequence[int]) -> NDArray[np.ui
 
 def embedding(newest: Pictures, side: int) -> Iterator[Markup]:
     """Yields where images lie in two dimensions, and the nearest neighbours of some."""
-    plane, labels, nearest = (newest.arrays[name] for name in ("plane", "labels", "nearest"))
+    plane, labels = newest.arrays["plane"], newest.arrays["labels"]
     variances = newest.arrays["spectrum"] ** 2
-    share = float(variances[:2].sum() / variances.sum())
+    note = f"PCA to two dimensions, which hold {float(variances[:2].sum() / variances.sum()):.0%} of the variance"
     yield tag("h2", f"Embedding of {len(plane)} held-out images, step {newest.step:,}")
-    note = (
-        f"PCA to two dimensions, which hold {share:.0%} of the variance; names stand at the medians of their classes."
-    )
-    if not len(labels):
-        title = f"Two directions hold {share:.0%} of the features' variance"
-        yield tag(
-            "div", charts.scatter(title, plane[:, 0], plane[:, 1], ["image"], [0] * len(plane), note), class_="charts"
+    if len(labels):
+        title = _of_neighbours(newest)
+        counts = np.bincount(labels[labels >= 0], minlength=1)
+        drawn = np.sort(np.argsort(counts, kind="stable")[::-1][: min(_CLASSES, int((counts > 0).sum()))])
+        kept = np.isin(labels, drawn)
+        names = [newest.classes[n] if n < len(newest.classes) else str(n) for n in drawn]
+        note += "; names stand at the medians of their classes."
+        note += (
+            f" The {len(drawn)} most frequent of {int((counts > 0).sum())} classes." if len(drawn) == _CLASSES else ""
         )
+        groups = np.searchsorted(drawn, labels[kept]).tolist()
     else:
-        agree = float((labels[nearest[:, 0]] == labels).mean())
-        frequencies = np.bincount(labels[labels >= 0], minlength=1)
-        chance = float(((frequencies / max(1, frequencies.sum())) ** 2).sum())
-        chosen = [int(n) for n in np.argsort(frequencies, kind="stable")[::-1][:10] if frequencies[n]]
-        chosen.sort()
-        kept = np.isin(labels, chosen)
-        if len(chosen) < int((frequencies > 0).sum()):
-            note += f" Only the {len(chosen)} most frequent of {int((frequencies > 0).sum())} classes are drawn."
-        names = [newest.classes[n] if n < len(newest.classes) else str(n) for n in chosen]
-        groups = [chosen.index(int(label)) for label in labels[kept]]
-        title = f"The nearest image is of the same class for {agree:.0%} (by chance {chance:.0%})"
-        yield tag("div", charts.scatter(title, plane[kept, 0], plane[kept, 1], names, groups, note), class_="charts")
+        title, names = "Features of images without labels", ["image"]
+        kept, groups = np.ones(len(plane), bool), [0] * len(plane)
+    yield tag("div", charts.scatter(title, plane[kept, 0], plane[kept, 1], names, groups, note), class_="charts one")
     if (beside := newest.arrays.get("beside")) is None:
         return
     yield tag("h3", "Nearest neighbours by cosine, among these images")
@@ -132,6 +127,14 @@ def embedding(newest: Pictures, side: int) -> Iterator[Markup]:
             strip(_neighbour(newest, int(row[0]), int(number), place), pixels[None], side)
             for place, (number, pixels) in enumerate(zip(row, images, strict=True))
         ])  # fmt: skip
+
+
+def _of_neighbours(newest: Pictures) -> str:
+    """Returns how often the nearest image is of the same class."""
+    labels, nearest = newest.arrays["labels"], newest.arrays["nearest"]
+    agree = float((labels[nearest[:, 0]] == labels).mean())
+    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    return f"The nearest image is of the same class for {agree:.0%} (by chance {float((shares**2).sum()):.0%})"
 
 
 def _neighbour(newest: Pictures, query: int, number: int, place: int) -> str:

@@ -11,6 +11,7 @@ from mrp.report.charts import SMOOTHED, Floats, Series, said, smoothed
 
 _LAST = 10  # the last tenth of a curve is compared with the tenth before it
 _CHANGED = 0.01  # of the curve's whole range; a change below it is none
+_TURNED = 0.25  # of the curve's whole range, that its turn lies beyond both of its ends
 _STANDARD_ERRORS = 3.0  # that a change has to exceed
 _LOADER, _MOSTLY, _COMPUTE = "loader-bound", "mostly compute-bound", "compute-bound"
 _COMPUTES, _STARVES = 0.05, 0.2  # shares of the time in which the loader is waited for
@@ -24,10 +25,16 @@ def course(what: str, series: Series) -> str:
     if len(y) == 1:
         return f"{what}: {said(float(y[0]))} at step {series.finite().x[0]:,.0f}, the only log point"
     smooth = smoothed(y) if len(y) > SMOOTHED else y
-    first, last, least = float(y[0]), float(smooth[-1]), float(smooth.min())
-    if least < min(first, last) - 0.25 * (abs(first - least) + 1e-12) and last > least:
-        at = series.finite().x[int(smooth.argmin())]
-        return f"{what} fell from {said(first)} to {said(least)} at step {at:,.0f}, then rose to {said(last)}"
+    first, last, least, most = float(y[0]), float(smooth[-1]), float(smooth.min()), float(smooth.max())
+    room = _TURNED * (most - least)
+    turns = least < min(first, last) - room, most > max(first, last) + room
+    if all(turns):
+        return f"{what} moved between {said(least)} and {said(most)}, with {said(last)} at the end"
+    if any(turns):
+        there, back = ("fell", "rose") if turns[0] else ("rose", "fell")
+        extreme = int(smooth.argmin() if turns[0] else smooth.argmax())
+        at = f"{said(float(smooth[extreme]))} at step {series.finite().x[extreme]:,.0f}"
+        return f"{what} {there} from {said(first)} to {at}, then {back} to {said(last)}"
     if said(first) == said(last) or abs(last - first) < _CHANGED * max(abs(first), abs(last)):
         return f"{what} stayed at {said(last)}"
     moved = f"{what} {'fell' if last < first else 'rose'} from {said(first)} to {said(last)}"

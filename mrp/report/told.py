@@ -112,7 +112,7 @@ def what_ran(history: History) -> str:
     shape = backbone.get("name") or f"a ViT of {backbone.get('depth')} blocks of width {backbone.get('width')}"
     size = data.get("size")
     size = "x".join(map(str, size)) if isinstance(size, list | tuple) else f"{size}x{size}"
-    trained = f"fine-tunes {_short(values['init'])}" if values.get("init") else "trains"
+    trained = f"goes on from {_short(values['init'])}" if values.get("init") else "trains"
     parts.append(f"{trained}{',' if values.get('init') else ''} {shape}, patches of {backbone.get('patch')}")
     parts.append(f"on {compare.Named.of(data, None).name}, images of {size}")
     steps = f"{values.get('length')} of {values.get('batch')} images per step, {values.get('precision')}"
@@ -120,7 +120,7 @@ def what_ran(history: History) -> str:
 
 
 def _short(init: Any) -> str:
-    source = init.get("source", init) if isinstance(init, Mapping) else init
+    source = init.get("from") if isinstance(init, Mapping) else init
     return "/".join(Path(str(source)).parts[-2:])
 
 
@@ -186,10 +186,16 @@ def warnings(told: Told) -> Iterator[str]:
         yield f"The loss has spikes: {len(spikes)}, the first at step {spikes[0]:,}."
     if history.quarantined:
         yield f"{history.quarantined:,} samples are no images and were replaced; quarantine.jsonl lists them."
+    if history.starts and isinstance(balance := history.starts[-1].get("balance"), str):
+        yield _sentence(balance.removeprefix("warning: "))
     if (verdict := told.verdict) is not None and verdict.starves:
-        yield f"{verdict.text[0].upper()}{verdict.text[1:]}; docs/data.md says what helps."
+        yield _sentence(f"{verdict.text}; docs/data.md says what helps")
     changed = [
         name for start in history.starts for name in (start.get("changed") or {}) if name.startswith("packages.torch")
     ]
     if changed:
         yield "torch changed between two starts, so rounding may differ."
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import pytest
 from mrp.cli import main
 from mrp.report import gallery, single
 from mrp.verbs import report
+from tests import browser
 from tests.report.test_document import HOSTILE, Elements, references
 
 SMALL = [
@@ -93,7 +95,8 @@ def test_the_page_of_a_classifier_tells_its_classes_apart(made: Path) -> None:
     cells = [int(one) for one in re.findall(r"<td[^>]*>(\d+)</td>", matrix)]
     assert np.array_equal(np.reshape(cells, (10, 10)), validation["confusion"])
     assert "Reconstructions: classify predicts no pixels" in said
-    assert "fine-tunes" in said
+    assert "classify goes on from reported" in said
+    assert "/mae, a ViT of 2 blocks" in said
 
 
 def test_a_second_page_computes_nothing_and_other_weights_do(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,6 +204,7 @@ def test_what_went_wrong_is_said_first(runs: Path, planted: Callable[[Path], Any
         "Not finite: the loss or the gradient of step 9; 'mrp replay' finds the cause.",
         "The loss has spikes: 1, the first at step 20.",
         "2 samples are no images and were replaced; quarantine.jsonl lists them.",
+        "A batch ....",
         "Loader-bound: the steps waited for the loader in 60% of their time; a loader that is never waited for would "
         "be 2.5 times as fast, now 100 images/s; docs/data.md says what helps.",
     ]
@@ -223,7 +227,67 @@ def planted() -> Callable[[Path], Any]:
             line |= {"loader/waiting": 0.6, "images_per_second": 100.0} | ({"spike": 9.0} if line["step"] == 20 else {})
         (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         environment = json.loads((run / "environment.json").read_text())
-        environment["starts"].append(environment["starts"][0] | {"step": 16})
+        environment["starts"].append(environment["starts"][0] | {"step": 16, "balance": "warning: a batch ..."})
         (run / "environment.json").write_text(json.dumps(environment))
 
     return plant
+
+
+@pytest.mark.skipif(browser.PATH is None, reason="there is no Chromium on this machine")
+def test_a_browser_shows_the_pages_without_a_complaint(made: Path, tmp_path: Path) -> None:
+    """In both colour schemes, on a desk and on a phone, with the script and without it."""
+    pages = {"one": [made / "mae"], "classifier": [made / "tuned"], "two": [made / "mae", made / "tuned"]}
+    files = {name: tmp_path / f"{name}.html" for name in pages}
+    for name, runs in pages.items():
+        main(["report", *map(str, runs), "--out", str(files[name])])
+    with browser.browser(tmp_path / "profile") as shown:
+        for file in files.values():
+            for width, scheme in ((1280, "light"), (390, "dark")):
+                shown.open(file, width, scheme)
+                assert shown.complaints() == []
+                elsewhere = [one for one in shown.requests() if not one.startswith("data:")]
+                assert elsewhere == [file.as_uri()]
+                assert shown.evaluate("document.documentElement.scrollWidth") <= width  # nothing scrolls sideways
+                assert shown.evaluate("getComputedStyle(document.body).backgroundColor") == (
+                    "rgb(255, 255, 255)" if scheme == "light" else "rgb(20, 24, 27)"
+                )
+                assert shown.evaluate("[...document.images].every(one => one.complete && one.naturalWidth)")
+        _check_script(shown, files["two"])
+        shown.open(files["two"], script=False)
+        text = "document.body.innerText"
+        assert shown.evaluate(f"{text}.includes('Loss, at the end') && {text}.includes('objective.name')")
+
+
+def _check_script(shown: browser.Browser, file: Path) -> None:
+    """A click on the legend hides a series, and the pointer finds the value of the other one."""
+    shown.open(file)
+    first = "document.querySelector('figure.chart')"
+    buttons = f"{first}.querySelectorAll('.legend button')"
+    hidden = f"{first}.querySelectorAll('g.series.hidden').length"
+    assert shown.evaluate(f"{buttons}.length") == 2
+    assert shown.evaluate(f"{buttons}[0].click(), {hidden}") == 1
+    assert shown.evaluate(f"{buttons}[0].getAttribute('aria-pressed')") == "false"
+    move = f"""(() => {{
+        const svg = {first}.querySelector("svg"), box = svg.getBoundingClientRect();
+        const place = {{clientX: box.left + box.width / 2, clientY: box.top + 50}};
+        svg.dispatchEvent(new PointerEvent("pointermove", place));
+        return {first}.querySelector(".value").textContent;
+    }})()"""
+    assert re.fullmatch(r"tuned: step 1\d: [\d.]+", shown.evaluate(move))
+    assert shown.evaluate(f"{buttons}[0].click(), {hidden}") == 0
+
+
+@pytest.mark.skipif(browser.PATH is None, reason="there is no Chromium on this machine")
+@pytest.mark.skipif("MRP_AXE" not in os.environ, reason="MRP_AXE does not name axe-core's axe.min.js")
+def test_axe_finds_no_fault(made: Path, tmp_path: Path) -> None:
+    """What axe-core checks: contrast, names, order of headings, roles, tables, regions that the keyboard reaches."""
+    with browser.browser(tmp_path / "profile") as shown:
+        for name, runs in {"one": ["mae"], "classifier": ["tuned"], "two": ["mae", "tuned"]}.items():
+            main(["report", *(str(made / run) for run in runs), "--out", str(tmp_path / f"{name}.html")])
+            for scheme in ("light", "dark"):
+                shown.open(tmp_path / f"{name}.html", 390 if scheme == "dark" else 1280, scheme)
+                shown.evaluate(Path(os.environ["MRP_AXE"]).read_text(encoding="utf-8") + "; 0")
+                found = shown.evaluate("axe.run().then(found => JSON.stringify([found.passes, found.violations]))")
+                passes, violations = json.loads(found)
+                assert len(passes) > 15
+                assert [(one["id"], one["nodes"][0]["html"]) for one in violations] == []

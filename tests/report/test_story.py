@@ -22,6 +22,8 @@ NOISE = np.random.default_rng(0).normal(size=300)
         (np.full(300, 0.5), "Loss stayed at 0.5"),
         (0.3 + STEPS / 300, "Loss rose from 0.303 to 1.29; still rising at the end"),
         (np.abs(STEPS - 150) / 150 + 0.1, "Loss fell from 1.09 to 0.128 at step 150, then rose to 1.07"),
+        (1 - np.abs(STEPS - 150) / 200, "Loss rose from 0.255 to 0.979 at step 150, then fell to 0.27"),
+        (np.sin(STEPS / 300 * 2 * np.pi), "Loss moved between -0.995 and 0.995, with -0.0836 at the end"),
         (np.array([0.7]), "Loss: 0.7 at step 1, the only log point"),
         (np.array([math.nan]), "Loss: no finite value yet"),
     ],
