@@ -195,6 +195,25 @@ def threads(run: Run, micro_batch: int, device: torch.device) -> int | None:
         return None
 
 
+def remarks(run: Run, plan: Plan, cores: int) -> list[str]:
+    """Returns what can be trained and is hardly meant, on so many cores per process: lines of `what; what to do`."""
+    lines = []
+    workers = run.machine.workers
+    if workers != "auto" and workers > cores:
+        auto = run.machine.model_copy(update={"workers": "auto"}).workers_on(cores)
+        each = " per process" if plan.processes > 1 else ""
+        lines += [
+            f"machine.workers: {workers} decoding processes on {cores} {'core' if cores == 1 else 'cores'}{each}; "
+            f"auto takes {auto}"
+        ]
+    if late := sum(drop >= plan.steps for drop in plan.drops):
+        lines += [
+            f"optim.drops: {late} of its {len(plan.drops)} are after the last step, so the learning rate does not fall "
+            "there; give optim.drops that fit the length"
+        ]
+    return lines
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A run together with its data and its plan: what the loop works through."""

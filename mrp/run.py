@@ -60,7 +60,11 @@ class Machine(Node):
 
     def workers_among(self, processes: int) -> int:
         """Returns the decoding processes of each of so many processes."""
-        return max(1, min(_MOST_WORKERS, share_of_cores(processes) - 1)) if self.workers == "auto" else self.workers
+        return self.workers_on(share_of_cores(processes))
+
+    def workers_on(self, cores: int) -> int:
+        """Returns the decoding processes of a process that has so many cores."""
+        return max(1, min(_MOST_WORKERS, cores - 1)) if self.workers == "auto" else self.workers
 
     @model_validator(mode="after")
     def _watched(self) -> Machine:

@@ -30,7 +30,7 @@ from mrp.files import write_atomically
 from mrp.folder import CLASSES
 from mrp.monitor.metrics import INTERRUPTED
 from mrp.optim.groups import get_lr, set_lr, set_weight_decay
-from mrp.plan import Job, plan_job
+from mrp.plan import Job, plan_job, remarks
 from mrp.processes import memory, threads
 from mrp.processes.container import share_of_cores
 from mrp.processes.wrapping import clip, synchronised
@@ -247,18 +247,7 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
     if balance:
         lines += [balance]
-    machine, cores = job.run.machine, share_of_cores(session.processes)
-    if machine.workers != "auto" and machine.workers > cores:
-        lines += [
-            f"machine.workers: {machine.workers} decoding processes on {cores} "
-            f"{'core' if cores == 1 else 'cores'}{' per process' if session.processes > 1 else ''}; auto takes "
-            f"{machine.model_copy(update={'workers': 'auto'}).workers_among(session.processes)}"
-        ]
-    if late := sum(drop >= plan.steps for drop in plan.drops):
-        lines += [
-            f"optim.drops: {late} of its {len(plan.drops)} are after the last step, so the learning rate does not fall "
-            "there; give optim.drops that fit the length"
-        ]
+    lines += remarks(job.run, plan, share_of_cores(session.processes))
     if state.step >= plan.steps:
         lines += [f"{session.folder}: complete already, at step {state.step}"]
     else:

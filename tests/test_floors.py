@@ -62,6 +62,7 @@ FLOORS = (
     "probing",
     "certify",
     "judging",
+    "doctor",
     "report",
     "api",
     "exchange",

@@ -6,7 +6,8 @@ of workers nor that of ranks changes a pixel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Generator, Iterator
 from functools import partial
 
 from mrp.batch import Batch
@@ -69,6 +70,12 @@ class Loader:
             raise
         finally:
             prefetch.close()
+
+    def micro_batches(self) -> Generator[Batch]:
+        """Yields micro-batches one by one without end, and keeps no record: for measuring how fast they come."""
+        self._numbers.range = range(sys.maxsize)
+        for result in received(self._batches):
+            yield result.batch
 
     def close(self) -> None:
         """Ends the worker processes; another span would start new ones."""

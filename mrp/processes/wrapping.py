@@ -24,7 +24,7 @@ def wrap(
 
     The optimizer has to be built after this, since sharding replaces the parameters.
     """
-    compiled = compile == "yes" or (compile == "auto" and accelerator.device.type == "cuda")
+    compiled = is_compiled(compile, accelerator.device)
     if shard_over == "full" and accelerator.num_processes > 1:
         shard(step, accelerator.device.type, accelerator.num_processes, compiled)
         return step
@@ -34,6 +34,11 @@ def wrap(
         step.compile(dynamic=False)
     wrapped: nn.Module = accelerator.prepare_model(step)
     return wrapped
+
+
+def is_compiled(compile: Literal["auto", "yes", "no"], device: torch.device) -> bool:
+    """Returns whether a step is compiled on this device."""
+    return compile == "yes" or (compile == "auto" and device.type == "cuda")
 
 
 def shard(step: Step, device: str, processes: int, compiled: bool = False) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from typing import TYPE_CHECKING
@@ -27,6 +28,17 @@ def count(word: str) -> int:
     return int(word)
 
 
+def positive(word: str) -> float:
+    """Reads a number above 0."""
+    try:
+        value = float(word)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number above 0")
+    return value
+
+
 def add_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Adds a recipe, and values that replace its own."""
     parser.add_argument("recipe", nargs=nargs, help="a YAML file, or the name of a recipe ('mrp recipes' lists them)")
@@ -43,6 +55,13 @@ def add_folder(parser: argparse.ArgumentParser, default: str = "runs/RECIPE") ->
 def add_processes(parser: argparse.ArgumentParser, use: str = "processes on this machine") -> None:
     """Adds the number of processes that the command line starts for this verb."""
     parser.add_argument("--processes", type=count, default=1, metavar="N", help=f"{use} (default: 1)")
+
+
+def add_planned_processes(parser: argparse.ArgumentParser) -> None:
+    """Adds the number of processes that a verb plans for, and does not start."""
+    parser.add_argument(
+        "--processes", dest="planned_for", type=count, default=1, metavar="N", help="processes to plan for (default: 1)"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mrp.data.decode import DecodeError, decode
 from mrp.data.index import Records
@@ -23,12 +24,16 @@ def measure(images: Iterator[bytes]) -> Sums:
     sums = np.zeros((3, 3))
     for data in images:
         try:
-            image = decode(data, 3)
+            sums += sums_of(decode(data, 3))
         except DecodeError:
             continue
-        pixels = image.double().flatten(1) / (65535 if image.dtype == torch.uint16 else 255)
-        sums += np.stack([np.ones(3), pixels.mean(1).numpy(), pixels.square().mean(1).numpy()])
     return sums
+
+
+def sums_of(image: Tensor) -> Sums:
+    """Returns the sums over one decoded image (C H W)."""
+    pixels = image.double().flatten(1) / (65535 if image.dtype == torch.uint16 else 255)
+    return np.stack([np.ones(len(pixels)), pixels.mean(1).numpy(), pixels.square().mean(1).numpy()])
 
 
 def measure_shard(path: Path, records: Records, count: int) -> Sums:

@@ -1,0 +1,1 @@
+"""What would go wrong with a run, found before it starts: `mrp doctor`."""

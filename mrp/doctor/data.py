@@ -1,0 +1,228 @@
+"""Whether the data are what the recipe takes them for."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from mrp.build import check_classes, open_validation
+from mrp.data.decode import DecodeError, decode
+from mrp.data.shardtool.statistics import Sums, moments, sums_of
+from mrp.data.source import Source
+from mrp.data.subset import fixed_sample
+from mrp.doctor.case import Case
+from mrp.doctor.finding import Finding, error, ok, warning
+
+_DECODED, _HASHED_TRAIN, _HASHED_TEST = 256, 5000, 1000  # images that are looked at
+_SECONDS = 8.0  # after which a sample is large enough
+_SHIFT, _SPREAD = 0.25, 1.35  # of pixels that are normalised: mean from 0, and factor of the deviation from 1
+_SYMMETRIC = 0.5  # mean and deviation that take pixels to -1 to 1, whatever the data
+_ENLARGED, _WASTED = 1.5, 8.0  # times the size of the images to the size that is trained on, and the reverse
+_COMMON = 0.01  # of the test images, which are in the training data by more than chance
+
+
+def images(case: Case) -> Iterator[Finding]:
+    """Counts the training images."""
+    yield ok("images", f"{len(case.source):,}")
+
+
+def test_data(case: Case) -> Iterator[Finding]:
+    """Opens the test data; what is wrong with them is an error of its own."""
+    test = case.test
+    if test is not None and test.identity == case.source.identity:
+        yield error(
+            "test data",
+            "data.test are the images of data.train, so that what is measured says nothing about other images",
+            "give other images as data.test, or data.test=null",
+        )
+    else:
+        yield ok("test data", "none" if test is None else f"{len(test):,} images")
+
+
+def classes(case: Case) -> Iterator[Finding]:
+    """Compares the classes of the data with those of the recipe, and of the test data."""
+    check_classes(case.run, case.source)
+    open_validation(case.run, case.source)
+    if case.source.classes:
+        yield ok("classes", f"{len(case.source.classes):,}, as the recipe has them")
+
+
+def labels(case: Case) -> Iterator[Finding]:
+    """Looks at the range of the labels."""
+    for name, source in (("data.train", case.source), ("data.test", case.test)):
+        if source is None or not source.classes:
+            continue
+        numbers, most = np.asarray(source.labels), len(source.classes)
+        wrong = np.flatnonzero((numbers < 0) | (numbers >= most))
+        if len(wrong):
+            first = int(wrong[0])
+            yield error(
+                "labels",
+                f"{name}: {len(wrong):,} of {len(numbers):,} labels are outside of 0 to {most - 1}, first "
+                f"{int(numbers[first])} of {source.where(first)}",
+                "mend the data, or name all classes",
+            )
+        else:
+            yield ok("labels", f"{name}: all from 0 to {most - 1}, {len(np.unique(numbers)):,} of them used")
+
+
+def shards(case: Case) -> Iterator[Finding]:
+    """Compares the number of shards with those who read them."""
+    count, lanes = len(case.source.shard_sizes), case.run.data.lanes
+    if not count:
+        return
+    readers = max(lanes, case.processes)
+    found = f"{count} shards, {lanes} lanes, {case.processes} processes"
+    if count < readers:
+        fewer = max(1, len(case.source) // (2 * readers))
+        yield warning(
+            "shards",
+            f"{found}: too few, so that several of them read the same shard at a time, and a node has to fetch what "
+            "others fetch too",
+            f"make them anew and smaller: mrp shards build FOLDER OUT --shard-size {fewer}",
+        )
+    elif case.processes % lanes and lanes % case.processes:
+        yield warning(
+            "shards",
+            f"{found}: a process's slice of a batch lies in several lanes that others read too",
+            "take data.lanes that divide the processes, or the reverse",
+        )
+    else:
+        yield ok("shards", found)
+
+
+@dataclass
+class Sample:
+    """Some training images, decoded."""
+
+    sums: Sums
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    bad: list[str] = field(default_factory=list)  # what cannot be decoded, and why
+
+
+def _read(source: Source, most: int, take: Callable[[str, Any], None]) -> int:
+    """Hands over so many images of a fixed sample, or those that can be read in some seconds; returns their number."""
+    end = time.monotonic() + _SECONDS
+    some = fixed_sample(source, min(most, len(source)))
+    for number in range(len(some)):
+        take(some.where(number), some.read(number)[0])
+        if time.monotonic() > end:
+            return number + 1
+    return len(some)
+
+
+def decoded(case: Case) -> Iterator[Finding]:
+    """Decodes a sample of the training images, and compares their pixels and sizes with the recipe's."""
+    source, data = case.source, case.run.data
+    sample = Sample(np.zeros((3, data.channels)))
+
+    def take(where: str, image: Any) -> None:
+        try:
+            pixels = decode(image, data.channels)
+        except DecodeError as fault:
+            sample.bad.append(f"{where}: {fault}")
+            return
+        sample.sums += sums_of(pixels)
+        sample.sizes.append((pixels.shape[1], pixels.shape[2]))
+
+    count = _read(source, _DECODED, take)
+    if sample.bad:
+        say = error if len(sample.bad) > count / 10 else warning
+        yield say(
+            "decoding",
+            f"{len(sample.bad)} of {count} sampled images cannot be decoded, first {sample.bad[0]}",
+            "mend or remove them; up to data.damaged of them are replaced by others of their shard",
+        )
+    else:
+        yield ok("decoding", f"{count} sampled images of {len(source):,}, none damaged")
+    if sample.sizes:
+        yield statistics(case, sample.sums)
+        yield sizes(case, sample.sizes)
+
+
+def statistics(case: Case, sums: Sums) -> Finding:
+    """Compares the mean and deviation of pixels with those that the recipe normalises them by."""
+    data, about = case.run.data, "mean and std"
+    mean, std = map(np.array, moments(sums))
+    shift, spread = (mean - data.mean) / data.std, std / data.std
+    words = (
+        f"{key}=[{','.join(f'{value:.3g}' for value in values)}]" for key, values in (("mean", mean), ("std", std))
+    )
+    measured = " ".join(f"data.{word}" for word in words)
+    if max(data.mean) > 1:
+        return error(
+            about, "data.mean is above 1, and pixels are counted from 0 to 1", f"divide by 255; here {measured}"
+        )
+    usual = set(data.mean) == set(data.std) == {_SYMMETRIC}
+    if not usual and (max(abs(shift)) > _SHIFT or max(spread) > _SPREAD or min(spread) < 1 / _SPREAD):
+        return warning(
+            about,
+            f"normalised by the recipe's numbers the sampled pixels have mean {_list(shift)} and deviation "
+            f"{_list(spread)}, where 0 and 1 are meant",
+            f"if these are the data that the recipe is for, set {measured}",
+        )
+    return ok(about, f"the sampled pixels have mean {_list(shift)} and deviation {_list(spread)} after normalisation")
+
+
+def _list(values: Any) -> str:
+    return ", ".join(f"{value:.2f}" for value in values)
+
+
+def sizes(case: Case, found: list[tuple[int, int]]) -> Finding:
+    """Compares the size of the images with the size that is trained on."""
+    wanted = case.run.data.shape
+    height, width = (int(np.median(sides)) for sides in zip(*found, strict=True))
+    scale = max(wanted[0] / height, wanted[1] / width) if height and width else 1.0
+    text = f"{height} x {width} pixels (median), trained on as {wanted[0]} x {wanted[1]}"
+    if scale > _ENLARGED:
+        remedy = f"set data.size={min(height, width)} with a backbone.patch that divides it, or take larger images"
+        return warning("image size", f"{text}: enlarged {scale:.3g} times, which adds work and no detail", remedy)
+    if min(height / wanted[0], width / wanted[1]) > _WASTED:
+        remedy = f"pack them smaller: mrp shards build FOLDER OUT --max-side {2 * max(wanted)}"
+        return warning("image size", f"{text}: most of what is decoded is thrown away", remedy)
+    return ok("image size", text)
+
+
+def overlap(case: Case) -> Iterator[Finding]:
+    """Looks for test images in the training data, by the content of a sample of both."""
+    test, source = case.test, case.source
+    if test is None or test.identity == source.identity:
+        return
+    seen, common = dict[bytes, str](), list[tuple[str, str]]()
+
+    def remember(where: str, image: Any) -> None:
+        seen[_digest(image)] = where
+
+    def compare(where: str, image: Any) -> None:
+        if (known := seen.get(_digest(image))) is not None:
+            common.append((where, known))
+
+    trained = _read(source, _HASHED_TRAIN, remember)
+    tested = _read(test, _HASHED_TEST, compare)
+    whole = trained == len(source) and tested == len(test)
+    what = "all images compared" if whole else f"{tested:,} test images compared with {trained:,} training images"
+    if not common:
+        yield ok("overlap", f"{what} by content, none in common")
+        return
+    share = len(common) / tested * len(source) / trained
+    say = error if share > _COMMON else warning
+    yield say(
+        "overlap",
+        f"{what} by content: {len(common):,} test images are in the training data, such as {common[0][0]} (also "
+        f"{common[0][1]})",
+        "take them out of data.train: what is measured on them is no result",
+    )
+
+
+def _digest(image: Any) -> bytes:
+    content = image if isinstance(image, bytes) else str(image.shape).encode() + image.tobytes()
+    return hashlib.blake2b(content, digest_size=16).digest()
+
+
+CHECKS = (images, test_data, classes, labels, shards)
+MEASURES = (decoded, overlap)

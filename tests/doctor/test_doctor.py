@@ -1,0 +1,235 @@
+"""The doctor finds each of twelve planted mistakes, and is silent where there is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrp.cli import main
+from mrp.config import compose
+from mrp.doctor import speed
+from mrp.doctor.case import Case, Terms
+from mrp.doctor.examine import examine
+from mrp.doctor.finding import Finding
+from mrp.doctor.machine import Machine
+from mrp.doctor.speed import Rate, Speed
+from mrp.run import find_recipe, load, recipes
+from tests.data.conftest import make
+
+MACHINE = Machine(
+    versions={"Python": "3.11.7", "torch": "2.15.0", "torchvision": "0.29", "timm": "1.0.31", "accelerate": "1.15"},
+    device=torch.device("cpu"), gpus=(), driver=False, bf16=True, compiler="/usr/bin/cc", nccl=False,
+    memory=8 << 30, host_memory=8 << 30, installed_memory=64 << 30, cores=8, installed_cores=64,
+    shared_memory=8 << 30, open_files=1024, disk=100 << 30,
+)  # fmt: skip
+FAST = Speed(Rate(5000, 4000, 6000, 90), Rate(500, 450, 550, 20), Rate(490, 400, 510, 20), waiting=0.02)
+SLOW = Speed(Rate(200, 150, 220, 9), Rate(500, 450, 550, 20), Rate(180, 120, 200, 9), waiting=0.61)
+GREY = ["data.size=8", "data.channels=1", "data.mean=0.5", "data.std=0.289"]  # noise, as `noise` writes it
+
+
+SMALL = ["backbone.depth=1"]
+
+
+def case(recipe: str = "demo", *words: str, machine: Machine = MACHINE, processes: int = 1, **more: Any) -> Case:
+    written = compose(find_recipe(recipe), find=find_recipe).values
+    return Case(load(recipe, [*SMALL, *words]), processes, Path("runs/x"), written, machine, **{"speed": FAST, **more})
+
+
+def problems(patient: Case) -> list[Finding]:
+    return [finding for _, finding in examine(patient) if finding.level != "ok"]
+
+
+def noise(folder: Path, numbers: range) -> Path:
+    """Grey images of 8 x 8 pixels in two classes."""
+    for number in numbers:
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8), np.uint8)
+        path = folder / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", sorted(path.stem for path in recipes().glob("*_digits.yaml")))
+def test_a_sound_recipe_on_digits_is_met_with_silence(recipe: str) -> None:
+    assert not problems(case(recipe, "backbone.depth=6"))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words", "processes", "level", "about", "says"),
+    [
+        ("demo", ["batch=512"], 1, "warning", "peak learning rate", "optim.per=128"),
+        ("demo", ["optim.per=16"], 1, "warning", "peak learning rate", "where the recipe has 0.003"),
+        ("demo", ["optim.lr=2.4e-3", "optim.per=8"], 1, "warning", "peak learning rate", "set optim.per=null"),
+        ("demo", ["optim.lr=2e-6"], 1, "warning", "peak learning rate", "set optim.per=256"),
+        ("demo", ["data.mean=0.8", "data.std=0.1"], 1, "warning", "mean and std", "data.mean=[0.30"),
+        ("demo", ["data.mean=78", "data.std=95"], 1, "error", "mean and std", "divide by 255"),
+        ("demo", ["data.size=32", "backbone.patch=8"], 1, "warning", "image size", "enlarged 4 times"),
+        ("demo", [], 3, "error", "batch", "the nearest that is: 129"),
+        ("supervised_tiny_digits", ["objective.classes=11"], 1, "error", "objective.classes", "has 10 classes"),
+        ("umae_tiny_digits", ["coupled_batch=1"], 1, "error", "coupled batch", "collapsing"),
+        ("umae_tiny_digits", ["coupled_batch=4"], 1, "warning", "coupled batch", "mostly noise"),
+        ("umae_tiny_digits", ["objective.uniformity=10"], 1, "warning", "uniformity", "outweighs"),
+        ("demo", ["optim.warmup=100 epochs"], 1, "warning", "steps", "more than half"),
+        ("demo", ["objective.mask_ratio=0.1"], 1, "warning", "masks", "hidden"),
+        ("demo", ["machine.workers=32"], 1, "warning", "machine.workers", "auto takes 7"),
+        ("demo", ["data.test=nowhere"], 1, "error", "data.test", "does not exist"),
+    ],
+)
+def test_a_mistake_in_a_recipe_is_found(
+    recipe: str, words: list[str], processes: int, level: str, about: str, says: str
+) -> None:
+    (found,) = problems(case(recipe, *words, processes=processes))
+    assert (found.level, found.about) == (level, about)
+    assert says in f"{found.found}; {found.remedy}"
+    assert found.remedy
+
+
+@pytest.mark.parametrize(
+    ("facts", "words", "level", "about", "says"),
+    [
+        ({"shared_memory": 1 << 14}, ["machine.workers=4"], "error", "shared memory", "--shm-size"),
+        ({"disk": 1 << 20}, [], "error", "disk", "checkpoint.keep"),
+        ({"open_files": 100}, [], "warning", "open files", "ulimit -n"),
+        ({"memory": 1 << 20}, ["machine.micro_batch=128"], "error", "memory per process", "machine.micro_batch"),
+        ({"compiler": None}, ["machine.compile=yes"], "error", "torch.compile", "machine.compile=no"),
+        ({"driver": True}, [], "warning", "devices", "torch sees no GPU"),
+        ({"bf16": False, "gpus": ("V100",)}, ["precision=bf16"], "warning", "bf16", "precision=fp32"),
+        ({"versions": MACHINE.versions | {"Python": "3.14.0"}}, [], "warning", "versions", "3.11 to 3.13"),
+    ],
+)
+def test_a_machine_that_lacks_something_is_found(
+    facts: dict[str, Any], words: list[str], level: str, about: str, says: str
+) -> None:
+    (found,) = problems(case("demo", *words, machine=replace(MACHINE, **facts)))
+    assert (found.level, found.about) == (level, about)
+    assert says in f"{found.found}; {found.remedy}"
+
+
+def test_gpus_are_counted_and_nccl_is_asked_for() -> None:
+    cuda = replace(MACHINE, device=torch.device("cuda"), gpus=("NVIDIA H100",) * 2)
+    found = problems(case("demo", machine=cuda, processes=4))
+    assert [(one.level, one.about) for one in found] == [("error", "devices"), ("error", "NCCL")]
+
+
+def test_a_loader_that_starves_the_step_is_found() -> None:
+    (found,) = problems(case(speed=SLOW))
+    assert (found.level, found.about) == ("warning", "throughput")
+    assert "waits 61% of the time for the loader" in found.found
+
+
+SLEEPY = """
+import time
+from mrp.data.sources import digits
+
+class Config(digits.Config):
+    pass
+
+class Source(digits.Source):
+    def read(self, index):
+        time.sleep(0.3)
+        return super().read(index)
+"""
+
+
+def test_a_slow_source_is_measured_to_starve_the_step(tmp_path: Path) -> None:
+    (tmp_path / "sleepy.py").write_text(SLEEPY)
+    patient = case("demo", "batch=4", f"data.train={{name: {tmp_path}/sleepy.py}}", speed=None)
+    slow = speed.measure(patient, seconds=0)
+    assert speed.judge(slow).level == "warning"
+    assert slow.loader.median <= 1 / 0.3
+    assert speed.judge(replace(slow, waiting=0.0)).level == "ok"
+
+
+def test_speed_is_measured_with_the_workers_of_the_recipe() -> None:
+    patient = case("demo", "machine.workers=1", speed=None)
+    (found,) = (finding for finding in speed.throughput(patient))
+    assert patient.speed is not None
+    for rate in (patient.speed.loader, patient.speed.step, patient.speed.both):
+        assert 0 < rate.low <= rate.median <= rate.high
+        assert str(rate) in found.found
+
+
+LABELS = """
+from mrp.data.sources import digits
+
+class Config(digits.Config):
+    pass
+
+class Source(digits.Source):
+    def __init__(self, config, split, cache):
+        super().__init__(config, split, cache)
+        self.labels[5] = 10
+"""
+
+
+def test_labels_out_of_range_are_found(tmp_path: Path) -> None:
+    (tmp_path / "wrong.py").write_text(LABELS)
+    (found,) = problems(case("demo", f"data.train={{name: {tmp_path}/wrong.py}}"))
+    assert (found.level, found.about) == ("error", "labels")
+    assert "1 of 1,437 labels are outside of 0 to 9, first 10 of digits (train): image 5" in found.found
+
+
+def test_test_images_inside_train_are_found(tmp_path: Path) -> None:
+    train, test = noise(tmp_path / "train", range(64)), noise(tmp_path / "test", range(60, 72))
+    words = [*GREY, "batch=16", "optim.lr=2e-4", f"data.train={train}", f"data.test={test}"]
+    (found,) = problems(case("demo", *words))
+    assert (found.level, found.about) == ("error", "overlap")
+    assert "4 test images are in the training data" in found.found
+    assert found.found.startswith("all images compared by content")
+    (found,) = problems(case("demo", *words[:-1], f"data.test={train}"))
+    assert (found.level, found.about) == ("error", "test data")
+
+
+def test_images_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
+    train = noise(tmp_path / "train", range(64))
+    (train / "a" / "6.png").write_bytes(b"no image")
+    words = [*GREY, "batch=16", "optim.lr=2e-4", f"data.train={train}", "data.test=null"]
+    (found,) = problems(case("demo", *words))
+    assert (found.level, found.about) == ("warning", "decoding")
+    assert found.found.startswith(f"1 of 64 sampled images cannot be decoded, first {train}/a/6.png")
+
+
+def test_too_few_shards_for_the_processes_are_found(tmp_path: Path) -> None:
+    make(noise(tmp_path / "images", range(64)), tmp_path / "shards", shard_size=32)
+    words = [*GREY, "batch=16", "optim.lr=2e-4", f"data.train={tmp_path / 'shards'}", "data.test=null"]
+    assert not problems(case("demo", *words, processes=2))
+    (found,) = problems(case("demo", *words, processes=4))
+    assert (found.level, found.about) == ("warning", "shards")
+    assert "--shard-size 8" in found.remedy
+
+
+def test_a_forecast_is_for_this_machine_and_for_a_named_gpu() -> None:
+    terms = Terms(on="h100", price=2.0, watts=100.0)
+    here, there = (finding for group, finding in examine(case(terms=terms)) if group == "forecast")
+    steps, images = 1650, 1650 * 128
+    assert here.found.startswith(f"{images / 490 / 60:.0f} minutes for {steps:,} steps, as measured")
+    assert "kWh at 100 W each" in here.found
+    assert "per hour" not in here.found  # the price is the named GPU's
+    assert "assumed" in there.found
+    assert "at 2 per hour and device" in there.found
+
+
+def test_the_verb_prints_each_line_and_ends_with_code_2_on_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["doctor", "demo", "--quick"])
+    text = capsys.readouterr().out
+    assert "  ok      images: 1,437\n" in text
+    assert "throughput" not in text
+    assert text.endswith("demo: no error, no warning\n")
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "demo", "--quick", "--json", "--processes", "3"])
+    assert ended.value.code == 2
+    printed = capsys.readouterr()
+    answer = json.loads(printed.out)
+    assert answer["errors"] == 1
+    assert [one["about"] for one in answer["findings"] if one["level"] == "error"] == ["batch"]
+    assert printed.err == "mrp: error: demo: 1 error, no warning; mend what is named above\n"
+    with pytest.raises(SystemExit):
+        main(["doctor", "demo", "--on", "h10"])
+    assert "--on: 'h10' was given; allowed: a100, h100" in capsys.readouterr().err
