@@ -20,7 +20,7 @@ from mrp.doctor.finding import Finding, error, ok, warning
 
 _DECODED, _HASHED_TRAIN, _HASHED_TEST = 256, 5000, 1000  # images that are looked at
 _SECONDS = 8.0  # after which a sample is large enough
-_SHIFT, _SPREAD = 0.25, 1.35  # of pixels that are normalised: mean from 0, and factor of the deviation from 1
+_SHIFT, _SPREAD = 0.4, 1.4  # of pixels that are normalised: mean from 0, and factor of the deviation from 1
 _SYMMETRIC = 0.5  # mean and deviation that take pixels to -1 to 1, whatever the data
 _ENLARGED, _WASTED = 1.5, 8.0  # times the size of the images to the size that is trained on, and the reverse
 _COMMON = 0.01  # of the test images, which are in the training data by more than chance
