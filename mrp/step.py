@@ -70,7 +70,8 @@ class Prepare(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns pixels in units of their standard deviation."""
-        images = images.float() / _FULL_SCALE.get(images.dtype, 1.0)
+        # The loader's pixels lie colour beside colour; from here on each colour is in one piece.
+        images = images.contiguous().float() / _FULL_SCALE.get(images.dtype, 1.0)
         return (images - self.mean) / self.std
 
     def change(self, batch: Batch) -> Batch:

@@ -2,7 +2,8 @@
 
     python tools/bench_data.py [--images DIR] [--rounds 7]
 
-Ours reads from shards that are made first, once as the files are and once with a longer side of at most 400 pixels.
+Ours reads from shards that are made first: the files as they are, with a longer side of at most 400 pixels, and raw
+pixels with a shorter side of at most 256. Where libjpeg-turbo 3 is found, JPEGs are decoded with it and without it.
 The last lines are of the whole loader, with every way of sharing the work among the cores.
 """
 
@@ -17,6 +18,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +28,13 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
+from mrp.data import turbojpeg
 from mrp.data.augment import View
+from mrp.data.batches import Batches, TrainingPlan
 from mrp.data.config import Config
-from mrp.data.decode import decode
 from mrp.data.loader import Loader
 from mrp.data.open import open_source
-from mrp.data.order import Order, keys
+from mrp.data.order import Order
 from mrp.data.shardtool.build import Options, Plan, build
 from mrp.data.sources.shards import Source as Shards
 
@@ -61,32 +64,27 @@ def official(folder: Path) -> Callable[[int], None]:
 
 
 def ours(shards: Path, views: int) -> Callable[[int], None]:
-    """From shards to a batch of bytes; the device makes numbers of them."""
+    """Whole batches of bytes from shards, as a worker makes them; the device makes numbers of them."""
     source = open_source(str(shards), "train")
-    view = View(Config(train=str(shards), size=SIZE), train=True)
+    view = View(Config(train=str(shards), size=SIZE, views=views), train=True)
     count = len(source)
-    batch = torch.empty(count * views, 3, SIZE, SIZE, dtype=torch.uint8)
+    plan = TrainingPlan(Order(count, count, 0), np.arange(count)[None], views)
+    return Batches(source, view, plan, source.replacement).__getitem__
+
+
+def without_library(way: Callable[[], Callable[[int], None]]) -> Callable[[int], None]:
+    """The same where libjpeg-turbo 3 is not installed."""
+    found = turbojpeg.library
 
     def once(epoch: int) -> None:
-        order = Order(count, count, epoch).slots(0)
-        every = [keys(0, order.epochs + epoch, order.samples, number).tolist() for number in range(views)]
-        for place, sample in enumerate(order.samples.tolist()):
-            image = decode(source.read(sample)[0], 3)
-            for number in range(views):
-                batch[place * views + number] = view(image, every[number][place])
+        turbojpeg.library = lambda: None  # type: ignore[assignment]
+        try:
+            made(epoch)
+        finally:
+            turbojpeg.library = found
 
+    made = way()
     return once
-
-
-def ratios(base: Callable[[int], None], other: Callable[[int], None], rounds: int) -> tuple[list[float], list[float]]:
-    """Processor seconds of both, a round each in turn; other work on the machine and the first round do not count."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for epoch in range(rounds + 1):
-        for kept, run in zip(times, (base, other), strict=True):
-            began = time.process_time()
-            run(epoch)
-            kept.append(time.process_time() - began)
-    return times[0][1:], times[1][1:]
 
 
 def line(name: str, values: list[float]) -> str:
@@ -94,15 +92,33 @@ def line(name: str, values: list[float]) -> str:
     return f"{name}: {statistics.median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
 
 
-def compare(folder: Path, shards: Path, count: int, rounds: int, name: str) -> None:
-    """One thread against one thread."""
-    base = official(folder)
-    for views in (1, 4):
-        theirs, mine = ratios(base, ours(shards, views), rounds)
-        what = f"{'one view' if views == 1 else f'a view at {views} views'}{name}"
-        print(line(f"  torchvision + Pillow, images/s/core ({what})", [count / seconds for seconds in theirs]))
-        print(line(f"  mrp, views/s/core ({what})", [count * views / seconds for seconds in mine]))
-        print(line(f"ratio {what}", [a / b * views for a, b in zip(theirs, mine, strict=True)]), flush=True)
+def compare(folder: Path, packings: dict[str, Path], count: int, rounds: int) -> None:
+    """One thread each: a round of the official chain, then of every packing, with one view and with four."""
+    ways, views_of = {"": official(folder)}, {"": 1}
+    for packing, shards in packings.items():
+        for views in (1, 4):
+            name = f"{packing}, {'one view' if views == 1 else f'a view at {views} views'}"
+            way = partial(ours, shards, views)
+            ways[name] = without_library(way)
+            views_of[name] = views
+            if turbojpeg.library() is not None and "raw" not in packing:
+                ways[name + ", libjpeg-turbo 3"] = way()
+                views_of[name + ", libjpeg-turbo 3"] = views
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for epoch in range(rounds + 1):
+        for name, run in ways.items():
+            began = time.process_time()
+            run(epoch)
+            times[name].append(time.process_time() - began)
+    base, *_ = (seconds[1:] for seconds in times.values())  # the first round does not count
+    print(line("torchvision + Pillow, images/s/core", [count / seconds for seconds in base]))
+    for name, seconds in times.items():
+        if name:
+            views = views_of[name]
+            print(line(f"mrp, {name}, views/s/core", [count * views / each for each in seconds[1:]]))
+            print(
+                line("    times torchvision + Pillow", [a / b * views for a, b in zip(base, seconds[1:], strict=True)])
+            )
 
 
 def whole(shards: Path, count: int, workers: int, steps: int) -> float:
@@ -130,7 +146,7 @@ def threaded(shards: Path, count: int, threads: int) -> float:
     batch = torch.empty(total, 3, SIZE, SIZE, dtype=torch.uint8)
 
     def one(number: int) -> None:
-        batch[number] = view(decode(source.read(number % count)[0], 3), number)
+        (batch[number],) = view.decoded(source.read(number % count)[0], [number])
 
     with ThreadPoolExecutor(threads) as pool:
         began = time.perf_counter()
@@ -191,6 +207,11 @@ def as_classes(images: Path, into: Path) -> Path:
     return into / "classes"
 
 
+def bytes_of(shards: Path) -> int:
+    """How much space a set takes."""
+    return sum(path.stat().st_size for path in shards.iterdir())
+
+
 def made(folder: Path, out: Path, **options: Any) -> Path:
     """Shards of a folder."""
     plan = Plan(open_source(str(folder), "train"), Options(shard_size=100, **options), out)
@@ -212,10 +233,16 @@ def main() -> None:
         sizes = [Image.open(path).size for path in list(folder.rglob("*.*"))[:200] if path.is_file()]
         middle = " x ".join(str(round(statistics.median(side))) for side in zip(*sizes, strict=True))
         print(f"{count} images (median {middle}), one thread, {options.rounds} rounds in turn: median (spread)")
+        print(f"JPEGs are decoded: {turbojpeg.described()}")
         plain = made(folder, temporary / "plain")
-        small = made(folder, temporary / "small", max_side=400)
-        compare(folder, plain, count, options.rounds, "")
-        compare(folder, small, count, options.rounds, " with --max-side 400")
+        packings = {
+            "the files": plain,
+            "--max-side 400": made(folder, temporary / "small", max_side=400),
+            "--raw 256": made(folder, temporary / "raw", raw=256),
+        }
+        for name, shards in packings.items():
+            print(f"{name}: {bytes_of(shards) / count / 1000:.1f} kB per image")
+        compare(folder, packings, count, options.rounds)
         reading(plain)
         cores = os.cpu_count() or 1
         for workers in sorted({0, 1, cores}):

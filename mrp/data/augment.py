@@ -133,16 +133,18 @@ def _interpolate(image: Tensor, size: Size) -> Tensor:
     return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
 
 
+def covering(size: Size, area: Size) -> Size:
+    """Returns the size at which an image of this shape just covers an area."""
+    (height, width), (rows, columns) = size, area
+    return (rows, rows * width // height) if rows * width >= columns * height else (columns * height // width, columns)
+
+
 def centre(image: Tensor, size: Size, kept: float) -> Tensor:
     """Returns the centre of the image, a share `kept` of its shorter side; the whole image where it is of that size."""
     _, height, width = image.shape
     if (height, width) == size:
         return image
-    covered = int(size[0] / kept), int(size[1] / kept)
-    if covered[0] * width >= covered[1] * height:
-        full = covered[0], covered[0] * width // height
-    else:
-        full = covered[1] * height // width, covered[1]
+    full = covering((height, width), (int(size[0] / kept), int(size[1] / kept)))
     image = resize(image, full)
     top, left = round((full[0] - size[0]) / 2), round((full[1] - size[1]) / 2)
     return image[:, top : top + size[0], left : left + size[1]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
@@ -175,12 +176,25 @@ def _no_replacement(sample: int) -> None:
 
 
 def stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Returns one tensor of this shape, with zeros after the last image; with an image of 16 bits, all get 16."""
+    """Returns one tensor (B C H W), with zeros after the last image; with an image of 16 bits, all get 16.
+
+    In memory it is B H W C, as the images are, so that rows are copied and not taken apart into colours; `Prepare` does
+    that, on the device.
+    """
+    count, channels, height, width = shape
     deep = any(image.dtype == torch.uint16 for image in images)
-    out = torch.zeros(shape, dtype=torch.uint16 if deep else torch.uint8)
+    out = _zeros((count, height, width, channels), torch.uint16 if deep else torch.uint8).permute(0, 3, 1, 2)
     for row, image in zip(out, images, strict=False):
         row.copy_(image if image.dtype == out.dtype else image.int() * 257)
     return out
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Returns zeros; in a worker they lie in shared memory, into which the batch would otherwise be copied whole."""
+    if get_worker_info() is None:
+        return torch.zeros(shape, dtype=dtype)
+    shared = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
+    return torch.empty(0, dtype=dtype).set_(shared, 0, shape)
 
 
 def _filled(values: Ints | list[int], count: int) -> Tensor:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
+import re
 import warnings
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -28,6 +30,12 @@ from mrp.data.turbojpeg import Box
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
 _MOST_ASPECT = 100  # of the longer side over the shorter: evaluation enlarges the shorter one to its crop
 _LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
+# An array of bytes (H W C) as numpy writes it, which `mrp shards build --raw` stores.
+_NPY = re.compile(
+    rb"\x93NUMPY\x01\0..\{'descr': '\|u1', 'fortran_order': False, "
+    rb"'shape': \(([1-9]\d*), ([1-9]\d*), ([1-9]\d*)\), \} *\n",
+    re.DOTALL,
+)
 _INKS = ("CMYK", "YCCK")  # four inks, as they are or turned into brightness and colour
 
 
@@ -54,6 +62,9 @@ def header(data: bytes) -> Header:
     if _is_jpeg(data):
         width, height, space = _jpeg_header(data)
         return Header("jpg", width, height, space == "Gray", space in _INKS)
+    if _is_npy(data):
+        height, width, channels = _stored_pixels(data).shape
+        return Header("npy", width, height, channels == 1, inks=False)
     with _opened(data) as image:
         grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
         return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
@@ -64,6 +75,8 @@ def upright_size(data: bytes) -> tuple[int, int]:
     if _is_jpeg(data):
         width, height, _ = _jpeg_header(data)
         orientation = jpeg.orientation(data)
+    elif _is_npy(data):
+        (height, width, _), orientation = _stored_pixels(data).shape, 1
     else:
         with _opened(data) as image:
             (width, height), orientation = image.size, jpeg.turn(image.getexif().get(ExifTags.Base.Orientation))
@@ -86,6 +99,19 @@ def indices(data: bytes) -> NDArray[np.int32]:
 
 def _is_jpeg(data: bytes) -> bool:
     return data[:2] == b"\xff\xd8"
+
+
+def _is_npy(data: bytes) -> bool:
+    return data[:6] == b"\x93NUMPY"
+
+
+def _stored_pixels(data: bytes) -> Pixels:
+    """Returns the pixels that are stored as they are, without a copy."""
+    match = _NPY.match(data)
+    shape = tuple(map(int, match.groups())) if match else (0, 0, 0)
+    if match is None or len(data) - match.end() != math.prod(shape):
+        raise DecodeError("not the pixels (height, width, channels) of 8 bits that a .npy should hold")
+    return np.frombuffer(data, np.uint8, offset=match.end()).reshape(shape)
 
 
 @contextlib.contextmanager
@@ -130,20 +156,23 @@ def decode_box(data: bytes | Pixels, channels: int, choose: Callable[[Size], Box
     They are those of the whole image, and damage anywhere in the file is an error, as it is there. Only in a file that
     is known to be sound, since it was decoded before, nothing is looked at below the box.
     """
-    if isinstance(data, np.ndarray):
-        _check_size(data.shape[1], data.shape[0])
-        array, orientation = data, 1
-    elif _is_jpeg(data):
+    if isinstance(data, np.ndarray) or _is_npy(data):
+        array = data if isinstance(data, np.ndarray) else _stored_pixels(data)
+        _check_size(array.shape[1], array.shape[0])
+        top, left, height, width = choose((array.shape[0], array.shape[1]))
+        array = array[top : top + height, left : left + width]
+        return _planes(array if array.flags.writeable else array.copy(), channels)
+    if _is_jpeg(data):
         width, height, space = _jpeg_header(data)
         _check_size(width, height)
         orientation = jpeg.orientation(data)
         box = choose((height, width)) if orientation == 1 else (0, 0, height, width)
         if box != (0, 0, height, width) and (part := _decode_part(data, channels, space, box, sound)) is not None:
-            return torch.from_numpy(_with_channels(part, channels)).permute(2, 0, 1)
+            return _planes(part, channels)
         array = _decode_jpeg(data, channels, space)
     else:
         array, orientation = _decode_other(data, channels)
-    image = _upright(torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1), orientation)
+    image = _upright(_planes(array, channels), orientation)
     top, left, height, width = choose((image.shape[1], image.shape[2]))
     return image[:, top : top + height, left : left + width]
 
@@ -206,6 +235,11 @@ def _check_depth(image: Image.Image) -> None:
     else:
         return
     raise DecodeError(f"{what}; save the image with 8 or 16 bits per channel, without a sign, 0 for black")
+
+
+def _planes(array: Pixels, channels: int) -> Tensor:
+    """Returns the pixels (C H W, in memory still H W C) with the wanted channels."""
+    return torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1)
 
 
 def _with_channels(array: Pixels, channels: int) -> Pixels:

@@ -36,6 +36,9 @@ def words(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--keep-order", action="store_true", help="write samples in the order of the source")
     build.add_argument("--classes", metavar="FILE", help="only these, one name per line; 'imagenet100' comes with mrp")
     build.add_argument("--max-side", type=positive, metavar="N", help="encode images anew whose longer side is longer")
+    build.add_argument(
+        "--raw", type=positive, metavar="SIDE", help="store pixels and not files, with a shorter side of at most SIDE"
+    )
     build.add_argument("--quality", type=positive, default=90, metavar="Q", help="of images encoded anew (default: 90)")
     build.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
     build.add_argument("--devkit", metavar="FILE", help="ImageNet's development kit, which labels the validation tar")
@@ -67,9 +70,11 @@ def _build(options: argparse.Namespace) -> None:
 
     if not 1 <= options.quality <= 100:
         raise ConfigError(f"--quality: {options.quality} was given; allowed: 1 to 100")
+    if options.raw and options.max_side:
+        raise ConfigError("--raw and --max-side: both say how large images become; give one of them")
     source = open_original(options.source, options.split, Path(options.devkit) if options.devkit else None)
     seed = None if options.keep_order else options.seed
-    made = Options(options.shard_size, seed, options.max_side, options.quality)
+    made = Options(options.shard_size, seed, options.max_side, options.quality, options.raw)
     plan = Plan(select(source, options.source, options.classes, None), made, Path(options.out))
     if (lacking := shortfall(source)) is not None:
         print(f"warning: {lacking}", file=sys.stderr)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import io
 import os
 import pickle
@@ -16,19 +17,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import webdataset
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.data import manifest
-from mrp.data.config import CacheConfig
+from mrp.data.augment import View, resize
+from mrp.data.config import CacheConfig, Config
+from mrp.data.decode import decode
 from mrp.data.index import RECORD, Index
+from mrp.data.loader import Loader
 from mrp.data.manifest import Manifest, Shard, parse
 from mrp.data.open import open_source
+from mrp.data.order import Order
+from mrp.data.shardtool import scan
 from mrp.data.shardtool.build import Options, Plan, build
 from mrp.data.shardtool.index import index
+from mrp.data.shardtool.inspect import verify
 from mrp.data.sources.shards import Config as ShardsConfig
 from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
@@ -163,6 +172,91 @@ def test_large_images_are_made_smaller_and_small_ones_kept(tmp_path: Path) -> No
     ]
     assert found.notes["encoded again"] == 2
     assert open_source(str(tmp_path / "out"), "train").read(1)[0] == originals["1.jpg"]
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Images of 60 x 90 pixels and odd ones, stored with a shorter side of 36."""
+    folder = tmp_path_factory.mktemp("originals")
+    for number in range(4):
+        (folder / f"{number}.jpg").write_bytes(jpeg(number, (60, 90) if number % 2 else (95, 40)))
+    (folder / "4-small.jpg").write_bytes(jpeg(4, (30, 90)))
+    Image.open(io.BytesIO(jpeg(5, (60, 60)))).convert("L").save(folder / "5-grey.png")
+    (folder / "6-deep.png").write_bytes(_deep())
+    (folder / "7-damaged.jpg").write_bytes(jpeg(7)[:-40])
+    make(folder, folder.parent / "raw", seed=None, raw=36)
+    return folder
+
+
+def _deep() -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(np.arange(50 * 60, dtype=np.uint16).reshape(50, 60) * 20).save(out, "PNG")
+    return out.getvalue()
+
+
+def test_raw_shards_hold_the_pixels_at_one_shorter_side(raw: Path) -> None:
+    originals, shards = open_source(str(raw), "train"), open_source(str(raw.parent / "raw"), "train")
+    assert isinstance(shards, Shards)
+    for number in range(7):
+        image = decode(originals.read(number)[0], 1 if number > 4 else 3)
+        height, width = image.shape[1:]
+        short = min(height, width, 36)
+        size = (short, short * width // height) if height <= width else (short * height // width, short)
+        wanted = resize((image.int() // 257).to(torch.uint8) if number == 6 else image, size)
+        stored = shards.read(number)[0]
+        assert isinstance(stored, bytes)
+        assert np.array_equal(np.load(io.BytesIO(stored), allow_pickle=False), wanted.permute(1, 2, 0).numpy())
+        record = shards.index[number]
+        assert (record["height"], record["width"]) == size
+    assert shards.read(7)[0] == originals.read(7)[0]  # kept, counted and replaced in training
+    assert not verify(raw.parent / "raw", None, lambda done, total: None)
+
+
+def test_training_and_evaluation_take_raw_shards(raw: Path) -> None:
+    """Where the side is the one to which evaluation resizes, evaluation sees the pixels that it sees of the files."""
+    config = Config(train=str(raw), size=32)  # 32 of 36 are kept
+    originals, shards = open_source(str(raw), "train"), open_source(str(raw.parent / "raw"), "train")
+    for number in range(6):
+        images = [View(config, train=False).decoded(each.read(number)[0], [0])[0] for each in (originals, shards)]
+        assert torch.equal(*images), number
+        stored = shards.read(number)[0]
+        whole, keys = decode(stored, 3), (5, 6)
+        crops = View(config, train=True).decoded(stored, keys)
+        for crop, key in zip(crops, keys, strict=True):
+            assert torch.equal(crop, View(config, train=True)(whole, key))
+    loader = Loader(
+        shards, Order(8, 8, 0), View(config, train=True), group=8, micro_batch=8, rank=0, world=1, workers=0,
+        pin_memory=False,
+    )  # fmt: skip
+    (step,) = loader.steps(0, 1)
+    assert step[0].images.shape == (8, 3, 32, 32)
+
+
+def test_a_build_with_raw_pixels_is_another_build(raw: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = open_source(str(raw), "train")
+    plans = [Plan(source, Options(**options), raw) for options in ({}, {"raw": 36}, {"raw": 40})]
+    assert len({plan.digest for plan in plans}) == 3
+    old = repr((source.identity, source.classes, Options())).replace(", raw=None", "")  # as before there was the option
+    assert plans[0].digest == hashlib.sha256(old.encode()).hexdigest()
+    with pytest.raises(SystemExit):
+        main(["shards", "build", str(raw), str(raw.parent / "both"), "--raw", "36", "--max-side", "40"])
+    assert "--raw and --max-side: both say how large images become" in capsys.readouterr().err
+
+
+def test_an_array_is_the_image_only_where_there_is_no_other(tmp_path: Path) -> None:
+    pixels, floats = io.BytesIO(), io.BytesIO()
+    np.save(pixels, np.zeros((5, 6, 3), np.uint8))
+    np.save(floats, np.zeros((5, 6, 3), np.float32))
+    for name, more in (("beside", {"jpg": jpeg(1)}), ("alone", {})):
+        with webdataset.TarWriter(str(tmp_path / f"{name}.tar"), encoder=False) as tar:
+            tar.write({"__key__": "a", "npy": floats.getvalue() if more else pixels.getvalue(), **more})
+    assert scan.scan(tmp_path / "beside.tar").notes["passed over: .npy"] == 1
+    (record,) = scan.scan(tmp_path / "alone.tar").records
+    assert (record["height"], record["width"]) == (5, 6)
+    for wrong in (floats.getvalue(), pixels.getvalue()[:-1], b"\x93NUMPY"):
+        scan.write(tmp_path / "wrong.tar", [scan.Sample("a", "npy", wrong, -1)])
+        with pytest.raises(scan.ShardError, match=r"sample 'a': not the pixels \(height, width, channels\) of 8 bits"):
+            scan.scan(tmp_path / "wrong.tar")
 
 
 def test_mean_and_deviation_are_those_of_the_pixels(made: Path, photographs: Path) -> None:

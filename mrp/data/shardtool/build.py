@@ -12,7 +12,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
@@ -46,6 +46,7 @@ class Options:
     seed: int | None = 0  # of the order in which samples are laid down; None keeps that of the source
     max_side: int | None = None  # images with a longer side are made smaller, and encoded as JPEG again
     quality: int = 90
+    raw: int | None = field(default=None, repr=False)  # pixels are stored as they are, the shorter side at most so long
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,10 @@ class Plan:
 
     @cached_property
     def digest(self) -> str:
-        """What an interrupted build is recognised by."""
-        return hashlib.sha256(repr((self.source.identity, self.source.classes, self.options)).encode()).hexdigest()
+        """What an interrupted build is recognised by; without raw pixels it is what it was before there were any."""
+        raw = f" raw={self.options.raw}" if self.options.raw else ""
+        plan = repr((self.source.identity, self.source.classes, self.options)) + raw
+        return hashlib.sha256(plan.encode()).hexdigest()
 
     def tar(self, number: int) -> Path:
         """Returns the path of a shard."""
@@ -186,7 +189,7 @@ def _samples(plan: Plan, number: int, notes: Counter[str]) -> Iterator[scan.Samp
         content, label = plan.source.read(sample)
         where = plan.source.where(sample)
         named = where.rpartition(".")[2].lower()
-        ending, data = encode(content, named, plan.options.max_side, plan.options.quality, notes)
+        ending, data = encode(content, named, plan.options.max_side, plan.options.quality, plan.options.raw, notes)
         yield scan.Sample(f"{place:09}-{_plain(where)}", ending, data, label)
 
 

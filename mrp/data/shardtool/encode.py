@@ -1,4 +1,4 @@
-"""How an image is stored in a shard: with its own bytes wherever they can stay."""
+"""How an image is stored in a shard: with its own bytes, made smaller, or as its pixels."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
 import torch
 from PIL import Image
+from torch import Tensor
 
-from mrp.data.augment import resize
+from mrp.data.augment import covering, resize
 from mrp.data.decode import DecodeError, decode, header
 from mrp.data.source import Pixels
 
 
 def encode(
-    content: bytes | Pixels, named: str, max_side: int | None, quality: int, notes: Counter[str]
+    content: bytes | Pixels, named: str, max_side: int | None, quality: int, raw: int | None, notes: Counter[str]
 ) -> tuple[str, bytes]:
     """Returns the ending of the file's name and its bytes; `named` is the ending that the original has."""
     if not isinstance(content, bytes):
-        return "png", _png(content)
+        return ("npy", _raw(content, content.shape[2], raw)) if raw else ("png", _png(content))
     try:
         image = header(content)
+        if raw:
+            return "npy", _raw(content, 1 if image.grey else 3, raw)
         if max_side and max(image.width, image.height) > max_side:
             notes["encoded again"] += 1
             return "jpg", _smaller(content, 1 if image.grey else 3, max_side, quality)
@@ -39,14 +42,30 @@ def _png(pixels: Pixels) -> bytes:
     return out.getvalue()
 
 
+def _raw(content: bytes | Pixels, channels: int, side: int) -> bytes:
+    """Returns the pixels as a .npy, made smaller as evaluation does it where the shorter side exceeds `side`."""
+    image = _in_eight_bits(content, channels)
+    size = image.shape[1], image.shape[2]
+    out = io.BytesIO()
+    np.save(out, _rows(resize(image, covering(size, (side, side))) if min(size) > side else image))
+    return out.getvalue()
+
+
+def _in_eight_bits(content: bytes | Pixels, channels: int) -> Tensor:
+    image = decode(content, channels)
+    return image if image.dtype == torch.uint8 else (image.int() // 257).to(torch.uint8)
+
+
+def _rows(image: Tensor) -> Pixels:
+    """Returns the pixels (H W C) in one piece."""
+    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
+
+
 def _smaller(data: bytes, channels: int, side: int, quality: int) -> bytes:
-    image = decode(data, channels)
-    if image.dtype != torch.uint8:
-        image = (image.int() // 257).to(torch.uint8)
+    image = _in_eight_bits(data, channels)
     height, width = image.shape[1:]
     scale = side / max(height, width)
     image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))
-    array = np.ascontiguousarray(image.permute(1, 2, 0).numpy())
     space, sampling = ("GRAY", "Gray") if channels == 1 else ("RGB", "420")
-    encoded: bytes = simplejpeg.encode_jpeg(array, quality, space, sampling)
+    encoded: bytes = simplejpeg.encode_jpeg(_rows(image), quality, space, sampling)
     return encoded

@@ -21,6 +21,7 @@ from mrp.data.manifest import ManifestError, check_member
 from mrp.data.shardtool.tars import Member, Read, TarError, members
 
 IMAGES = ("jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "ppm", "pgm", "gif", "image")
+RAW = "npy"  # the image where there is no other; beside one it may be anything
 _SUSPECT_NAMES = 20
 _MOST_BYTES = 1 << 30  # of an image, which is read in one piece, and of which an index could say 4 GiB
 _LABEL_BYTES = 64
@@ -125,7 +126,7 @@ def _samples(every: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]
 
 
 def _image_and_label(key: str, files: dict[str, Member], read: Read, notes: Counter[str]) -> tuple[Member, int]:
-    images = [ending for ending in files if ending in IMAGES]
+    images = [ending for ending in files if ending in IMAGES] or [ending for ending in files if ending == RAW]
     if len(images) != 1:
         what = "no image" if not images else f"several images ({', '.join(images)})"
         raise ShardError(f"sample '{key}': {what} among its files ({', '.join(files)})")
@@ -153,6 +154,8 @@ def _size(key: str, name: str, data: bytes, notes: Counter[str]) -> tuple[int, i
     try:
         image = header(data)
     except DecodeError as error:
+        if name.lower().endswith(f".{RAW}"):
+            raise ShardError(f"sample '{key}': {error}") from None
         notes["unreadable"] += 1
         if notes["unreadable"] <= _SUSPECT_NAMES:
             notes[f"unreadable: {key} ({error})"] += 1
