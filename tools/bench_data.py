@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,22 +67,27 @@ def ours(shards: Path, views: int) -> Callable[[int], None]:
     source = open_source(str(shards), "train")
     view = View(Config(train=str(shards), size=SIZE, views=views), train=True)
     count = len(source)
-    plan = TrainingPlan(Order(count, count, 0), np.arange(count)[None], views)
-    return Batches(source, view, plan, source.replacement).__getitem__
+    batches = Batches(
+        source, view, TrainingPlan(Order(count, count, 0), np.arange(count)[None], views), source.replacement
+    )
+
+    def once(epoch: int) -> None:
+        batches[epoch]
+
+    return once
 
 
-def without_library(way: Callable[[], Callable[[int], None]]) -> Callable[[int], None]:
+def without_library(way: Callable[[int], None]) -> Callable[[int], None]:
     """The same where libjpeg-turbo 3 is not installed."""
     found = turbojpeg.library
 
     def once(epoch: int) -> None:
         turbojpeg.library = lambda: None  # type: ignore[assignment]
         try:
-            made(epoch)
+            way(epoch)
         finally:
             turbojpeg.library = found
 
-    made = way()
     return once
 
 
@@ -98,11 +102,10 @@ def compare(folder: Path, packings: dict[str, Path], count: int, rounds: int) ->
     for packing, shards in packings.items():
         for views in (1, 4):
             name = f"{packing}, {'one view' if views == 1 else f'a view at {views} views'}"
-            way = partial(ours, shards, views)
-            ways[name] = without_library(way)
+            ways[name] = without_library(ours(shards, views))
             views_of[name] = views
             if turbojpeg.library() is not None and "raw" not in packing:
-                ways[name + ", libjpeg-turbo 3"] = way()
+                ways[name + ", libjpeg-turbo 3"] = ours(shards, views)
                 views_of[name + ", libjpeg-turbo 3"] = views
     times: dict[str, list[float]] = {name: [] for name in ways}
     for epoch in range(rounds + 1):

@@ -194,7 +194,7 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     if get_worker_info() is None:
         return torch.zeros(shape, dtype=dtype)
     shared = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
-    return torch.empty(0, dtype=dtype).set_(shared, 0, shape)
+    return torch.empty(0, dtype=dtype).set_(shared).view(shape)
 
 
 def _filled(values: Ints | list[int], count: int) -> Tensor:
