@@ -22,6 +22,7 @@ class Objective(Protocol):
 
     backbone: Any
     judged: Literal["student", "teacher"]
+    paints: bool
 
     @property
     def encoder(self) -> Any:

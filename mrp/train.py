@@ -166,7 +166,7 @@ def conclude(
             leaving |= INTERRUPTED in result.values
         best = state.saver.is_best(state.step, values)
         saving |= session.from_main(best) if job.run.checkpoint.best else best
-        session.journal.log(state.step, values)
+        session.journal.log(state.step, values, result.pictures)
     if saving or result.alarm or leaving:
         session.phase("saves", state.step)
         state.save(wait=state.step == job.steps or leaving or result.alarm is not None)
@@ -228,6 +228,7 @@ def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
         workers=run.machine.workers_among(session.processes), folder=session.folder,
         tables=Tables(session.folder / "features"), precision=run.precision,
         training=Training(plan.steps, plan.warmup, plan.steps_per_epoch, run.batch),
+        paints=state.module.objective.paints,
     )  # fmt: skip
     return scheduled(run.evaluations, setting, state.average)
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 
 from mrp.config import ConfigError, Duration
@@ -46,6 +47,7 @@ class Result:
     stop: bool = False  # whether an alarm ends the run
     right: torch.Tensor | None = None  # per test image, in the order of the source: whether the answer was right
     counted: torch.Tensor | None = None  # per test image: whether it counts; None: all of them do
+    pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # rows, columns, three colours
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Setting:
     classes: str = BY_NAME  # how test classes are those of training; see mrp/evaluate/classes.py
     limited: bool = False  # whether a classifier may answer with classes of the test data alone
     training: Training | None = None  # None where the model is measured after its training
+    paints: bool | None = None  # whether the method predicts pixels; None where only the model will tell
 
     def loader(
         self, source: Source, batch: int, replacement: Callable[[int], int | None] | None = None,

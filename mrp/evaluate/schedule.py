@@ -48,6 +48,7 @@ class Evaluators:
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Returns everything that is due after a step; `pause` leaves it unfinished by raising Interrupted."""
         values, details, alarm, stop = dict[str, float](), dict[str, dict[str, Any]](), None, False
+        pictures: dict[str, Any] = {}
         try:
             for weights, use in self._weights(model):
                 with use, self._setting.tables.of(None), progress.hidden():  # the run has a line of its own
@@ -62,6 +63,7 @@ class Evaluators:
                         prefix = label if weights != "average" else f"{label}/{weights}"
                         named = result.values | {SECONDS: seconds}
                         values |= {f"{prefix}/{name}": value for name, value in named.items()}
+                        pictures |= {f"{prefix}/{name}": one for name, one in result.pictures.items()}
                         file = evaluator.file or f"evaluations/{scheduled.name}.json"
                         details.setdefault(file, {"step": step})[weights] = result.details
                         alarm, stop = alarm or result.alarm, stop or (result.alarm is not None and result.stop)
@@ -69,7 +71,7 @@ class Evaluators:
             return Result({INTERRUPTED: 1.0})
         if step == self._steps and self._setting.processes.is_main_process:
             self._write(details)
-        return Result(values, details, alarm, stop)
+        return Result(values, details, alarm, stop, pictures=pictures)
 
     def _due(self, step: int) -> list[Scheduled]:
         return [part for part in self._evaluators if step == self._steps or step % part.every == 0]

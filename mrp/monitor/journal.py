@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,12 +54,14 @@ class Journal:
         """Returns images per second."""
         return self._progress.rate(step)
 
-    def log(self, step: int, values: dict[str, float]) -> None:
-        """Records the numbers of a step, shows the progress and warns of a loss spike."""
+    def log(self, step: int, values: dict[str, float], pictures: Mapping[str, Any] | None = None) -> None:
+        """Records the numbers and pictures of a step, shows the progress and warns of a loss spike."""
         if "loss" in values and "images_per_second" in values:
             self._progress.show(step, values["loss"], values["images_per_second"])
         if self._metrics is not None and self._spikes is not None:
             self._metrics.log(step, values | self._spikes.check(step, values, self._say))
+            for name, array in (pictures or {}).items():
+                self._metrics.picture(step, name, array)
 
     def close(self) -> None:
         """Writes what is still held, and leaves the terminal as it was."""

@@ -6,17 +6,18 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mrp.config import ConfigError
-from mrp.files import write_atomically
+from mrp.files import replacing, write_atomically
 from mrp.monitor.bests import BESTS, Bests
 from mrp.monitor.shown import Shown
 from mrp.trackers import Section, parts
 
 METRICS = "metrics.jsonl"
+PICTURES = "pictures"  # a folder
 INTERRUPTED = "interrupted"  # marks a line whose evaluation was not finished, and is repeated on resume
 
 
@@ -52,7 +53,14 @@ class Metrics:
             tracker.log(step, values)
 
     def picture(self, step: int, name: str, array: Any) -> None:
-        """Hands a picture to the trackers."""
+        """Keeps a picture in the run's folder, where the disk allows it, and hands it to the trackers."""
+        from PIL import Image
+
+        path = self.path.parent / PICTURES / f"{name.replace('/', '-')}-{step:08d}.png"
+        with suppress(OSError):
+            path.parent.mkdir(exist_ok=True)
+            with replacing(path) as file:
+                Image.fromarray(array).save(file, format="PNG")
         for tracker in self._trackers:
             tracker.picture(step, name, array)
 

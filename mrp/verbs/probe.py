@@ -31,8 +31,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
         help="what to measure, once for each: linear, knn, few_shot (these three by default), logistic, centroid, "
-        "attentive, calibration, retrieval, copy, segmentation, depth, invariance, geometry, diagnose, validation, "
-        "or ./FILE.py",
+        "attentive, calibration, retrieval, copy, segmentation, depth, invariance, geometry, reconstructions, "
+        "diagnose, validation, or ./FILE.py",
     )  # fmt: skip
     parser.add_argument("--protocol", choices=(PAPER,), help="train MAE's linear probe instead: 90 epochs of crops")
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")

@@ -36,6 +36,7 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> Options:
         "segmentation": masks,
         "depth": depths,
         "calibration": {"layers": 1},
+        "reconstructions": {"images": 3},
         "invariance": {"images": 60, "hidden": [0.5], "crops": [0.5]},
     }
 
