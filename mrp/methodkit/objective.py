@@ -19,8 +19,8 @@ class Reconstruction(NamedTuple):
 
     mask: Tensor  # B N, bool: True where a patch was hidden
     images: Tensor  # B C H W: the prediction of every patch, in the normalised units of `batch.images`
-    # The same in the units that the method predicts, where `images` borrows what it cannot know from the true image:
-    # deviations from the mean of each patch, say.
+    # Of a method that predicts patches less their mean, over their deviation, the prediction in these units: `images`
+    # borrows both from the true image.
     bare: Tensor | None = None
 
 

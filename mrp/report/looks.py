@@ -71,8 +71,11 @@ def principal(rows: Tensor, count: int) -> Tensor:
     """
     rows = rows.double()
     centred = rows - rows.mean(1, keepdim=True)
-    axes = torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -count:].flip(-1)
-    coordinates = centred @ axes
+    if rows.shape[1] > rows.shape[2]:
+        coordinates = centred @ torch.linalg.eigh(centred.mT @ centred).eigenvectors[..., -count:].flip(-1)
+    else:  # the same from the smaller matrix
+        squares, directions = torch.linalg.eigh(centred @ centred.mT)
+        coordinates = (directions * squares.clamp_min(0).sqrt()[:, None])[..., -count:].flip(-1)
     seen = coordinates.square().mean(1, keepdim=True) > (ROUNDING**2) * rows.square().sum(2).mean(1)[:, None, None]
     signs = torch.where(coordinates.pow(3).sum(1, keepdim=True) < 0, -1.0, 1.0)
     found: Tensor = coordinates * signs * seen

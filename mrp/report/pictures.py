@@ -40,23 +40,6 @@ class Column:
     captions: Sequence[str] = ()
 
 
-def reconstructions(
-    images: Tensor,  # B C H W in 0..1
-    masks: Tensor,  # B N bool: True means hidden
-    predictions: Tensor | None,  # B C H W in 0..1; without it only what the model sees is shown
-    patch: tuple[int, int],  # height and width of one patch
-    out_path: str | Path,
-) -> None:
-    """Writes a PNG with one row per image: the input, the part that the model sees, and its reconstruction."""
-    hidden = pixels_of(masks, images.shape, patch)
-    columns = [Column("input", images), Column("masked", images.masked_fill(hidden, GREY))]
-    if predictions is not None:
-        # A prediction is often poor at the visible patches, which the loss does not cover: hence both views.
-        columns.append(Column("reconstruction", predictions.where(hidden, images)))
-        columns.append(Column("prediction", predictions))
-    write_page(columns, Path(out_path))
-
-
 def pixels_of(masks: Tensor, shape: torch.Size, patch: tuple[int, int]) -> Tensor:
     """Returns the mask of each pixel, the same for all channels."""
     height, width = patch
@@ -127,4 +110,4 @@ def write_page(columns: Sequence[Column], out_path: Path, heading: str = "", row
 def _wrapped(text: str, width: int, letter: float = _LETTER) -> list[str]:
     """Returns a text as lines that are no wider than so many pixels."""
     letters = max(8, int(width / letter))
-    return [line for part in text.split("\n") for line in textwrap.wrap(part, letters)] or [""]
+    return [line for part in text.split("\n") for line in textwrap.wrap(part, letters, break_on_hyphens=False)] or [""]

@@ -174,22 +174,23 @@ def _reconstruction(order: Order, notes: list[str]) -> Page | None:
     painted = [(one, per_ratio) for one in able if any(per_ratio := _painted(one, order, notes))]
     if not painted:
         return None
-    columns, borrows = [], False
+    columns, borrowers = [], []
     for one, per_ratio, first in order.beside_inputs(painted):
         columns += [Column(column.title, _interleaved([column.images] * len(order.ratios))) for column in first]
         titles = list(next(filter(None, per_ratio)))
-        borrows |= len(titles) > 3
+        borrowers += [one.name] if len(titles) > 3 else []
         for title in titles:
             images = [one.pixels.new_ones(one.pixels.shape) if x is None else x[title] for x in per_ratio]
             columns.append(Column(order.title(one, title), _interleaved(images)))
     rows = [f"{name}\n{100 * ratio:g} % hidden" for name in order.names for ratio in order.ratios]
     heading = (
         "Reconstructions: what the model makes of the visible patches alone; grey patches are hidden from it. "
-        "At visible patches the loss asks nothing of a prediction, so it is noise there."
+        "At visible patches the losses of MAE and SimMIM ask nothing of a prediction, so it is noise there."
     )
-    if borrows:
+    if borrowers:
+        who = "This model" if len(order.seen) == 1 else " and ".join(borrowers)
         heading += (
-            " This method predicts patches less their own mean, over their own deviation: the raw prediction is that "
+            f" {who}: patches are predicted less their own mean, over their own deviation. The raw prediction is that "
             f"(grey is the mean, black and white are {CONTRAST:g} deviations), and what has colours and brightness "
             "takes them from the hidden image itself."
         )

@@ -264,7 +264,7 @@ def test_vision_transformers_that_were_hardly_trained_are_not_counted(tmp_path: 
 
 def coverage_result(*runs: tuple[str, str]) -> dict[str, Any]:
     entry = {"value": 0.6, "error": 0.01}
-    names = ("focus", "regions", "objects", "area")
+    names = ("focus", "object_area", "objects", "area")
     same, less = ({"value": value, "error": 0.0} for value in (0.0, -0.2))
     differences = [dict.fromkeys(names, less if index else same) for index in range(len(runs))]
     rows = [
@@ -293,7 +293,7 @@ def test_a_run_is_not_compared_with_itself(tmp_path: Path, runs: list[tuple[str,
 
 def test_a_pretrained_run_is_compared_with_a_supervised_one(tmp_path: Path) -> None:
     written(tmp_path / "lab/coverage/results.json", coverage_result(("runs/mae", "mae"), ("runs/sl", "classify")))
-    assert "more regions: 0.200" in row_of(tmp_path, "maps of MRP encoders cover more")
+    assert "more of the known patches covered: 0.200" in row_of(tmp_path, "maps of MRP encoders cover more")
 
 
 def test_two_names_of_one_run_are_not_compared(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.evaluate import logistic
 from mrp.lab.coverage import experiment as coverage
+from mrp.lab.coverage import plots
 from mrp.lab.coverage.activation import Classifier, classifier
+from mrp.lab.estimate import Estimate
 from mrp.run import load
 from mrp.train import train
 
@@ -50,6 +52,8 @@ def test_runs_are_compared_on_the_same_images(
         assert row["by_map"][-1] == pytest.approx(row["at_random"][-1]), "when all is gone, the order is no matter"
         assert 1 / 16 <= values["spread"] <= 1
         assert 0 <= values["focus"] <= 1
+        assert 0 <= values["eigen_focus"] <= 1
+        assert 0 < values["eigen_object_area"] + values["eigen_other_area"] <= 2
         assert values["objects"] <= 2
     assert all(item == {"value": 0, "error": 0} for item in results["rows"][0]["beyond_first"].values())
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "coverage.png", "maps.png"}
@@ -94,24 +98,27 @@ def test_mosaics_say_where_the_wanted_class_is() -> None:
     assert torch.equal(made, again[0])
 
 
-def flooded(picture: Tensor) -> int:
-    left = {(int(r), int(c)) for r, c in picture.nonzero()}
-    count = 0
-    while left:
-        count, border = count + 1, [left.pop()]
-        while border:
-            r, c = border.pop()
-            near = {(r + 1, c), (r - 1, c), (r, c + 1), (r, c - 1)} & left
-            left -= near
-            border += near
-    return count
+def test_what_maps_cover_of_known_patches() -> None:
+    maps = torch.zeros(3, 4, 4)
+    maps[0, :2] = 4.0  # all of the two wanted quadrants
+    maps[1, 0, 0], maps[1, 3, 3] = 2.0, 1.0  # one patch of a wanted one, and one of another at half of the largest
+    wanted = torch.tensor([[True, True, False, False], [True, False, True, False], [False, True, True, False]])
+    found = {name: values.tolist() for name, values in coverage.on_quadrants(maps, wanted).items()}
+    assert found["focus"] == pytest.approx([1, 2 / 3, 0.5]), "an empty map is neither right nor wrong"
+    assert found["object_area"] == [1, 1 / 8, 0]
+    assert found["other_area"] == [0, 1 / 8, 0]
+    assert found["objects"] == [2, 1, 0]
 
 
-def test_regions_are_counted_as_by_flooding() -> None:
-    pictures = (
-        torch.rand(40, 9, 7, generator=torch.Generator().manual_seed(0)) < torch.linspace(0, 1, 40)[:, None, None]
+def test_a_title_says_what_was_found() -> None:
+    def row(run: str, wanted: float, other: float) -> coverage.Row:
+        measures = {"object_area": Estimate(wanted, 0.01), "other_area": Estimate(other, 0.01)}
+        return coverage.Row(run, "mae", "own", measures, {}, [], [], [])
+
+    assert plots.finding([row("runs/mae", 0.148, 0.159), row("runs/sl", 0.07, 0.04)]) == (
+        "The maps of a class cover: mae 15% of the wanted quadrants and 16% of the others; sl 7% of the wanted "
+        "quadrants and 4% of the others"
     )
-    assert coverage.regions(pictures).tolist() == [flooded(picture) for picture in pictures]
 
 
 def test_the_effective_share_of_known_maps() -> None:

@@ -62,6 +62,12 @@ def test_components_are_those_of_the_features() -> None:
     _, _, axes = torch.linalg.svd(centred)
     assert torch.allclose(found.abs(), (centred @ axes[:3].T).abs(), atol=1e-8)
     assert (found.pow(3).sum(0) > 0).all()
+    wide = torch.randn(2, 5, 40, generator=generator)
+    tall = torch.nn.functional.pad(wide, (0, 0, 0, 60))  # more rows than numbers, in which no direction is new
+    assert looks.principal(wide, 2).shape == (2, 5, 2)
+    spread = torch.linalg.svdvals((wide - wide.mean(1, keepdim=True)).double())[:, :2]
+    assert torch.allclose(looks.principal(wide, 2).norm(dim=1), spread, atol=1e-8)
+    assert looks.principal(tall, 2).shape == (2, 65, 2)
     alike = torch.ones(1, 50, 6) + 1e-7 * torch.randn(1, 50, 6, generator=generator)
     assert not looks.principal(alike, 3).any(), "rounding is no component"
 

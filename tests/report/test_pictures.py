@@ -1,4 +1,4 @@
-"""The grid of reconstructions, pixel by pixel."""
+"""Pages of images, pixel by pixel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mrp.report.pictures import GAP, GREY, HEADER, reconstructions
+from mrp.report.pictures import GAP, HEADER, Column, pixels_of, write_page
 
 
 def cells(path: Path, rows: int, columns: int) -> Tensor:
@@ -40,41 +40,42 @@ def assert_shows(cell: Tensor, images: Tensor) -> None:
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_every_column(tmp_path: Path, channels: int) -> None:
-    random = torch.Generator().manual_seed(0)
-    images, painted = torch.rand(2, 2, channels, 8, 12, generator=random)
-    masks = torch.rand(2, 8, generator=random) < 0.6  # patches of 4 x 3: 2 rows of 4
+    first, second = torch.rand(2, 2, channels, 8, 12, generator=torch.Generator().manual_seed(0))
+    write_page([Column("first", first), Column("second", second)], tmp_path / "page.png")
+    shown = cells(tmp_path / "page.png", rows=2, columns=2).unbind(dim=1)
+    for cell, images in zip(shown, (first, second), strict=True):
+        assert_shows(cell, images if channels == 3 else images[:, :1].repeat(1, 3, 1, 1))
+
+
+def test_the_mask_of_each_pixel() -> None:
+    masks = torch.rand(2, 8, generator=torch.Generator().manual_seed(0)) < 0.6  # patches of 4 x 3: 2 rows of 4
     hidden = torch.zeros(2, 1, 8, 12, dtype=torch.bool)
     for image, patch in masks.nonzero().tolist():
         row, column = divmod(patch, 4)
         hidden[image, :, 4 * row : 4 * row + 4, 3 * column : 3 * column + 3] = True
-    reconstructions(images, masks, painted, (4, 3), tmp_path / "grid.png")
-    shown = cells(tmp_path / "grid.png", rows=2, columns=4).unbind(dim=1)
-    images, painted = (x if channels == 3 else x[:, :1].repeat(1, 3, 1, 1) for x in (images, painted))
-    assert_shows(shown[0], images)
-    assert_shows(shown[1], torch.where(hidden, GREY, images))
-    assert_shows(shown[2], torch.where(hidden, painted, images))
-    assert_shows(shown[3], painted)
-
-
-def test_without_a_prediction(tmp_path: Path) -> None:
-    images = torch.rand(3, 3, 8, 8)
-    reconstructions(images, torch.zeros(3, 4, dtype=torch.bool), None, (4, 4), tmp_path / "grid.png")
-    shown = cells(tmp_path / "grid.png", rows=3, columns=2)
-    assert torch.equal(shown[:, 0], shown[:, 1])
+    assert torch.equal(pixels_of(masks, torch.Size((2, 3, 8, 12)), (4, 3)), hidden)
 
 
 def test_large_images_keep_their_size_and_overshoot_is_cut(tmp_path: Path) -> None:
     images = torch.zeros(1, 3, 224, 224)
-    reconstructions(images, torch.ones(1, 196, dtype=torch.bool), images + 1.5, (16, 16), tmp_path / "grid.png")
-    shown = cells(tmp_path / "grid.png", rows=1, columns=4)
+    write_page([Column("black", images), Column("above", images + 1.5)], tmp_path / "page.png")
+    shown = cells(tmp_path / "page.png", rows=1, columns=2)
     assert shown.shape[2:4] == (224, 224)
     assert (shown[:, 0] == 0).all()
-    assert (shown[:, 3] == 255).all()
+    assert (shown[:, 1] == 255).all()
+
+
+def test_images_of_another_size_are_brought_to_that_of_the_first(tmp_path: Path) -> None:
+    small, large = torch.rand(1, 3, 16, 16), torch.full((1, 3, 224, 224), 0.25)
+    write_page([Column("small", small), Column("large", large)], tmp_path / "page.png")
+    shown = cells(tmp_path / "page.png", rows=1, columns=2)
+    assert_shows(shown[:, 0][0][None], small)
+    assert shown[:, 1].unique().tolist() in ([63], [64])
 
 
 def test_each_column_has_a_title(tmp_path: Path) -> None:
-    reconstructions(torch.zeros(1, 1, 8, 8), torch.ones(1, 4, dtype=torch.bool), None, (4, 4), tmp_path / "grid.png")
-    with Image.open(tmp_path / "grid.png") as image:
+    write_page([Column(title, torch.zeros(1, 1, 8, 8)) for title in ("input", "$x_ {")], tmp_path / "page.png")
+    with Image.open(tmp_path / "page.png") as image:
         header = np.asarray(image.convert("L"))[:HEADER]
     left, right = np.array_split(header, 2, axis=1)
     assert left.min() < 100

@@ -36,5 +36,5 @@ def run(options: argparse.Namespace) -> None:
     title = "class-activation maps: means over images, and where they differ from the first run"
     print_table(title, columns, rows, width=max(100, 60 + 30 * len(runs)))
     print("*: the difference from the first run, image by image, is beyond its 95 % interval")
-    pictures = {"coverage.png": plots.draw_measures(runs), "maps.png": plots.draw_maps(examples)}
+    pictures = {"coverage.png": plots.draw_measures(runs), "maps.png": plots.draw_maps(runs, examples)}
     figures.write(options.out, "results.json", experiment.as_data(measured, runs), pictures)

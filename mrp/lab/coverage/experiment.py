@@ -2,9 +2,10 @@
 
 The paper shows maps of encoders that learned by reconstruction beside supervised ones, and says that they cover more
 regions. Data sets such as CIFAR-10 have no boxes, so we make something to cover: a mosaic of four images at half their
-size, two of one class and two of others. The map of that class should lie on its two quadrants, and on both of them. On
-whole images we count the map's spread and its connected regions. To test whether a map means anything, patches are
-deleted in its order: accuracy must fall faster than if they are deleted in random order.
+size, two of one class and two of others. The map of that class should cover its two quadrants, both of them, and not
+the others. (To count connected regions would punish coverage: wide maps merge.) Beside gradient times activation stands
+Eigen-CAM, which asks for no class. To test whether a map means anything, patches are deleted in its order: accuracy
+must fall faster than if they are deleted in random order.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from mrp import api
@@ -26,6 +26,7 @@ from mrp.data.source import Source
 from mrp.lab.coverage.activation import Classifier, classifier
 from mrp.lab.estimate import Estimate
 from mrp.lab.images import read
+from mrp.report.looks import Array, eigen_cam
 
 THRESHOLD = 0.5  # what counts as covered, as a share of a map's largest value
 CUTS = 8  # steps in which the patches are deleted
@@ -35,13 +36,15 @@ MEASURES = {
     "accuracy": "accuracy on whole images",
     "spread": "effective share of patches, exp(entropy) / patches",
     "area": "share of patches above half of the largest",
-    "regions": "connected regions above half of the largest",
     "deletion": "accuracy lost to deletion in the map's order, over that in random order",
     "mosaic_accuracy": "mosaics of two classes' images named after the wanted class",
     "focus": "mosaic: share of the map on the two wanted quadrants (chance .5)",
     "object_area": "mosaic: share of the wanted quadrants that is covered",
     "other_area": "mosaic: share of the other quadrants that is covered",
     "objects": "mosaic: wanted quadrants with something covered, of 2",
+    "eigen_focus": "mosaic, Eigen-CAM: share of the map on the two wanted quadrants (chance .5)",
+    "eigen_object_area": "mosaic, Eigen-CAM: share of the wanted quadrants that is covered",
+    "eigen_other_area": "mosaic, Eigen-CAM: share of the other quadrants that is covered",
 }
 
 
@@ -76,7 +79,7 @@ class Examples:
 
     images: Tensor  # B C H W, as read
     wanted: Tensor  # B 4: which quadrants show the wanted class, row by row
-    maps: dict[str, Tensor]  # B rows columns, up to 1
+    maps: dict[str, dict[str, Array]]  # by run, and by kind of map: B rows columns
 
 
 def run(options: Options) -> tuple[list[Row], Examples]:
@@ -104,7 +107,7 @@ def run(options: Options) -> tuple[list[Row], Examples]:
             at_random=at_random,
         )
         rows.append(row)
-        examples.maps[row.run] = (maps[:8] / maps[:8].amax((1, 2), keepdim=True).clamp_min(SMALLEST)).cpu()
+        examples.maps[row.run] = {kind: kept[:8] for kind, kept in maps.items()}
         print(f"{row.run}: " + ", ".join(f"{name} {row.measures[name]}" for name in ("accuracy", "focus", "objects")))
     return rows, examples
 
@@ -172,7 +175,6 @@ def _whole(
         "accuracy": by_map[:, 0],
         "spread": effective_share(maps),
         "area": covered.double().mean(1),
-        "regions": regions(covered.unflatten(1, encoder.grid)).double(),
         "deletion": (at_random - by_map)[:, 1:-1].mean(1),
     }
     return values, by_map.mean(0).tolist(), at_random.mean(0).tolist()
@@ -192,24 +194,33 @@ def _deletion(encoder: Classifier, prepared: Tensor, labels: Tensor, order: Tens
 
 def _mosaics(
     encoder: Classifier, mosaics: Tensor, wanted: Tensor, quadrants: Tensor
-) -> tuple[dict[str, Tensor], Tensor]:
+) -> tuple[dict[str, Tensor], dict[str, Array]]:
     """Returns the measures on mosaics (one value each), and the maps (M rows columns)."""
     prepared = encoder.prepare(mosaics)
-    maps = encoder.maps(prepared, wanted)
-    rows, columns = encoder.grid
+    maps = {
+        "gradient x activation": encoder.maps(prepared, wanted).unflatten(1, encoder.grid).cpu().numpy(),
+        "Eigen-CAM": eigen_cam(encoder.model, mosaics),
+    }
+    asked, eigen = (on_quadrants(torch.from_numpy(each), quadrants) for each in maps.values())
+    values = {"mosaic_accuracy": (encoder.predict(prepared) == wanted).double().cpu(), **asked}
+    return values | {f"eigen_{name}": value for name, value in eigen.items() if name != "objects"}, maps
+
+
+def on_quadrants(maps: Tensor, wanted: Tensor) -> dict[str, Tensor]:
+    """Returns what maps of mosaics (M rows columns) cover of the quadrants that are wanted (M 4) and of the others."""
+    rows, columns = maps.shape[1:]
     mass, area = (
         values.double().view(-1, 2, rows // 2, 2, columns // 2).sum((2, 4)).flatten(1)
-        for values in (maps, _covered(maps))
+        for values in (maps, _covered(maps.flatten(1)))
     )  # M 4 each
     patches = rows * columns / 2  # of two quadrants
-    values = {
-        "mosaic_accuracy": (encoder.predict(prepared) == wanted).double(),
-        "focus": (mass * quadrants).sum(1) / mass.sum(1).clamp_min(SMALLEST),
-        "object_area": (area * quadrants).sum(1) / patches,
-        "other_area": (area * ~quadrants).sum(1) / patches,
-        "objects": ((area > 0) & quadrants).double().sum(1),
+    total = mass.sum(1)
+    return {  # an empty map prefers no quadrant, as chance does
+        "focus": torch.where(total > SMALLEST, (mass * wanted).sum(1) / total.clamp_min(SMALLEST), 0.5),
+        "object_area": (area * wanted).sum(1) / patches,
+        "other_area": (area * ~wanted).sum(1) / patches,
+        "objects": ((area > 0) & wanted).double().sum(1),
     }
-    return values, maps.unflatten(1, encoder.grid)
 
 
 def _covered(maps: Tensor) -> Tensor:
@@ -221,8 +232,3 @@ def effective_share(maps: Tensor) -> Tensor:
     shares = maps.double() / maps.double().sum(1, keepdim=True).clamp_min(1e-300)
     entropy: Tensor = torch.special.entr(shares).sum(1)
     return entropy.exp() / maps.shape[1]
-
-
-def regions(covered: Tensor) -> Tensor:
-    """Returns how many regions, connected by sides and not by corners, each picture (B rows columns, bool) has."""
-    return torch.tensor([ndimage.label(picture)[1] for picture in covered.cpu().numpy()])

@@ -6,64 +6,94 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from mrp.lab import figures
 from mrp.lab.coverage.experiment import Examples, Row
+from mrp.report.looks import overlay
 
 FRAME = "#35d04a"  # of a wanted quadrant: to be seen on dark and on light maps
-COMPARED = {
-    "spread": "effective share of patches",
-    "regions": "connected regions",
-    "focus": "share on wanted quadrants",
-    "objects": "wanted quadrants found, of 2",
-}
+KINDS = {"": "gradient x activation", "eigen_": "Eigen-CAM"}
+PREDICTED = "predicted: reconstruction higher"
 
 
 def draw_measures(rows: Sequence[Row]) -> Figure:
-    """Draws some measures as bars, and accuracy over deletion."""
-    figure, grid = figures.panels(14, 4.2, 1, len(COMPARED) + 1, width_ratios=[1] * len(COMPARED) + [2])
-    *bars, curves = grid[0]
-    for panel, (name, title) in zip(bars, COMPARED.items(), strict=True):
-        for index, (row, colour) in enumerate(zip(rows, cycle(figures.COLOURS), strict=False)):
-            estimate = row.measures[name]
-            panel.bar(index, estimate.value, yerr=estimate.error, color=colour, capsize=4, width=0.7)
-        panel.set_title(title, fontsize=10)
-        panel.set_xticks([])
-        if name == "focus":
-            panel.axhline(0.5, color="#888888", linestyle=":", linewidth=1)
+    """Draws what both kinds of map cover of the wanted and of the other quadrants, and accuracy over deletion."""
+    figure, grid = figures.panels(14.5, 4.4, 1, 4, width_ratios=[1.3, 1.3, 1, 1.6])
+    *areas, focus, curves = grid[0]
+    for panel, (prefix, kind) in zip(areas, KINDS.items(), strict=True):
+        _bars(panel, rows, [f"{prefix}object_area", f"{prefix}other_area"])
+        panel.set_title(f"{kind}: covered share of the\nwanted quadrants (full) and the others (hatched)", fontsize=10)
+    _bars(focus, rows, ["focus", "eigen_focus"])
+    focus.set_title("share of the map on wanted quadrants\n(full), Eigen-CAM's (hatched); dotted: chance", fontsize=10)
+    focus.axhline(0.5, color="#555555", linestyle=":", linewidth=1.2)
     for row, colour in zip(rows, cycle(figures.COLOURS), strict=False):
-        label = f"{Path(row.run).name} ({row.objective}, {row.head} head), by map"
-        curves.plot(row.deleted, row.by_map, color=colour, marker=".", label=label)
-        curves.plot(row.deleted, row.at_random, color=colour, linestyle="--", linewidth=1, label="at random")
-    curves.set(xlabel="share of patches deleted", ylabel="accuracy", ylim=(0, None))
-    curves.legend(frameon=False, fontsize=7)
+        lost = [random - by_map for random, by_map in zip(row.at_random, row.by_map, strict=True)]
+        curves.plot(row.deleted, lost, color=colour, marker=".", label=f"{_name(row)}, {row.head} head")
+    curves.axhline(0, color="#555555", linestyle=":", linewidth=1.2)
+    curves.set_title("accuracy lost to deletion in the map's order,\nover that in random order", fontsize=10)
+    curves.set(xlabel="share of patches deleted")
+    curves.annotate("a map that means something is above 0", (0.5, 0.15), xycoords="axes fraction", fontsize=8,
+                    ha="center", color=figures.ORANGE)  # fmt: skip
+    curves.legend(frameon=False, fontsize=8)
     for panel in grid[0]:
         figures.tidy(panel)
+    figure.suptitle(finding(rows), fontsize=11)
     return figure
 
 
-def draw_maps(examples: Examples) -> Figure:
+def finding(rows: Sequence[Row]) -> str:
+    """Returns what the maps of a class cover, in a sentence."""
+    parts = []
+    for row in rows:
+        wanted, others = (row.measures[name] for name in ("object_area", "other_area"))
+        parts.append(f"{_name(row)} {wanted.value:.0%} of the wanted quadrants and {others.value:.0%} of the others")
+    return "The maps of a class cover: " + "; ".join(parts)
+
+
+def _bars(panel: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
+    """Draws two bars for every run, with 95 % intervals."""
+    for index, (row, colour) in enumerate(zip(rows, cycle(figures.COLOURS), strict=False)):
+        for side, (name, hatch) in enumerate(zip(names, ("", "////"), strict=True)):
+            estimate = row.measures[name]
+            panel.bar(
+                index + 0.38 * (side - 0.5), estimate.value, width=0.36, yerr=estimate.error, capsize=3,
+                color="white" if hatch else colour, edgecolor=colour, hatch=hatch,
+            )  # fmt: skip
+    panel.set_xticks(range(len(rows)), [_name(row) for row in rows], fontsize=8)
+    panel.set_ylim(0, panel.get_ylim()[1] * 1.15)
+    panel.annotate(f"{PREDICTED} \u2191", (0.5, 0.95), xycoords="axes fraction", fontsize=8, ha="center",
+                   color=figures.ORANGE)  # fmt: skip
+
+
+def _name(row: Row) -> str:
+    return Path(row.run).name
+
+
+def draw_maps(rows: Sequence[Row], examples: Examples) -> Figure:
     """Draws mosaics in the first row with the wanted quadrants framed, and below them each run's maps of them."""
-    titles = ["mosaic", *(Path(name).name for name in examples.maps)]
     full = 255 if examples.images.element_size() == 1 else 65535
-    pictures = (examples.images.float().permute(0, 2, 3, 1) / full).numpy()
-    extent = (0, pictures.shape[2], pictures.shape[1], 0)
-    figure, grid = figures.panels(1.3 * len(pictures), 1.4 * len(titles), len(titles), len(pictures))
-    for row, (title, maps) in enumerate(zip(titles, (None, *examples.maps.values()), strict=True)):
-        grid[row][0].set_ylabel(title, fontsize=8)
-        for column, picture in enumerate(pictures):
-            panel = grid[row][column]
-            panel.imshow(picture, extent=extent, cmap="grey", vmin=0, vmax=1)
-            if maps is not None:
-                overlay = maps[column].numpy()
-                panel.imshow(overlay, extent=extent, cmap="inferno", alpha=0.65, vmin=0, vmax=1)
+    pixels = examples.images.float() / full
+    shown = {"mosaic": pixels.permute(0, 2, 3, 1).numpy()}
+    for run, kinds in examples.maps.items():
+        shown |= {f"{Path(run).name}\n{kind}": overlay(pixels, maps) for kind, maps in kinds.items()}
+    figure, grid = figures.panels(1.3 * len(pixels), 1.4 * len(shown) + 0.4, len(shown), len(pixels))
+    for panels, (title, pictures) in zip(grid, shown.items(), strict=True):
+        panels[0].set_ylabel(title, fontsize=7)
+        for panel, picture, wanted in zip(panels, pictures, examples.wanted, strict=True):
+            panel.imshow(picture, cmap="grey", vmin=0, vmax=1)
             panel.set(xticks=[], yticks=[])
             height, width = (size / 2 for size in picture.shape[:2])
-            for quadrant in examples.wanted[column].nonzero()[:, 0].tolist():
-                corner = ((quadrant % 2 + 0.05) * width, (quadrant // 2 + 0.05) * height)
+            for quadrant in torch.nonzero(wanted)[:, 0].tolist():
+                corner = ((quadrant % 2 + 0.05) * width - 0.5, (quadrant // 2 + 0.05) * height - 0.5)
                 frame = Rectangle(corner, 0.9 * width, 0.9 * height, fill=False, edgecolor=FRAME, linewidth=1.6)
                 panel.add_patch(frame)
-    figure.suptitle("A map of the wanted class should lie on both framed quadrants", fontsize=9)
+    shares = "; ".join(
+        f"{_name(row)} {row.measures['focus'].value:.2f} (Eigen-CAM {row.measures['eigen_focus'].value:.2f})"
+        for row in rows
+    )
+    figure.suptitle(f"Share of the map on the framed quadrants (chance .50): {shares}", fontsize=9)
     return figure

@@ -41,6 +41,11 @@ def draw_correlations(constants: Constants, results: dict[str, Result]) -> Figur
     for panel in grid[-1]:
         panel.set_xlabel("kernel, by the feature it ends with")
     figure.colorbar(image, ax=grid, label="inner product of kernel and feature (t = linear part)", extend="both")
+    ends = {method: results[method].kernels["captured"].value for method in pictures}
+    found = "; ".join(f"{METHODS[method]} {share:.0%}" for method, share in ends.items())
+    figure.suptitle(
+        f"Features that a kernel has captured in the end: {found} (predicted: all by pretraining)", fontsize=10
+    )
     return figure
 
 
@@ -102,6 +107,12 @@ def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, R
     error.plot(range(len(results)), of_mu, color="#555555", linestyle="--", linewidth=1, label="0.5 mu")
     error.set_ylim(bottom=0)
     error.legend(frameon=False, fontsize=8)
+    grid[0][2].axhline(0.5, color="#555555", linestyle=":", linewidth=1)
+    grid[0][2].annotate("predicted: pretrained 1, scratch .5", (0.5, 0.05), xycoords="axes fraction", fontsize=8,
+                        ha="center", color=figures.ORANGE)  # fmt: skip
+    ends = {method: [one[method].accuracy["single-view"].value for one in results.values()] for method in METHODS}
+    found = "; ".join(f"{METHODS[method]} {min(values):.2f} to {max(values):.2f}" for method, values in ends.items())
+    figure.suptitle(f"Single-view accuracy over {name}: {found}", fontsize=10)
     return figure
 
 
