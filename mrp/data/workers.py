@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 from collections.abc import Iterator
 from multiprocessing import parent_process
+from multiprocessing.context import ForkServerContext
 from typing import Any, NamedTuple
 
 import torch
@@ -48,6 +50,32 @@ class _Loader(DataLoader[Any]):
         """Says nothing."""
 
 
+class _Flag:
+    """Stands for an `Event`, whose lock a worker that is killed while it looks at it never gives back.
+
+    The training process would wait for that lock for ever, in place of saying that a worker died.
+    """
+
+    def __init__(self) -> None:
+        self._raised = _Context().RawValue(ctypes.c_bool, False)
+
+    def set(self) -> None:
+        """Raises it."""
+        self._raised.value = True
+
+    def is_set(self) -> bool:
+        """Returns whether it was raised."""
+        return bool(self._raised.value)
+
+
+class _Context(ForkServerContext):
+    """Starts workers from the fork server; by its event torch tells them to end."""
+
+    def Event(self) -> _Flag:  # type: ignore[override]
+        """Returns what torch takes for an event."""
+        return _Flag()
+
+
 def torch_loader(
     dataset: Dataset[Any], numbers: Numbers, workers: int, pin_memory: bool, *, persistent: bool
 ) -> DataLoader[Any]:
@@ -58,7 +86,7 @@ def torch_loader(
     options: dict[str, Any] = {}
     if workers:
         prepare_workers()
-        options = {"multiprocessing_context": "forkserver", "persistent_workers": persistent, "prefetch_factor": _AHEAD}
+        options = {"multiprocessing_context": _Context(), "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return _Loader(
         dataset,
         batch_size=None,

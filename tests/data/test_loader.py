@@ -316,6 +316,37 @@ def test_a_dead_worker_is_an_error_and_not_a_hang(folder: Path) -> None:
     assert not multiprocessing.active_children()
 
 
+DIES_WHILE_IT_LOOKS = """
+import os, signal, sys
+from torch.utils.data import Dataset
+from mrp.config import ConfigError
+from mrp.data.workers import Numbers, received, torch_loader
+
+class Data(Dataset):
+    def __getitem__(self, number):
+        frame = sys._getframe()
+        while "done_event" not in frame.f_locals:
+            frame = frame.f_back
+        if (lock := getattr(frame.f_locals["done_event"], "_cond", None)) is not None:
+            lock.acquire()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+if __name__ == "__main__":
+    try:
+        list(received(torch_loader(Data(), Numbers(range(9)), 1, False, persistent=False)))
+    except ConfigError as error:
+        print(error)
+"""
+
+
+def test_a_worker_that_dies_while_it_looks_whether_to_end_holds_no_lock(tmp_path: Path) -> None:
+    (tmp_path / "run.py").write_text(DIES_WHILE_IT_LOOKS)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(tmp_path / "run.py")]
+    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=LONG, check=True)
+    assert ended.stdout.startswith("machine.workers: a worker process of the loader died")
+
+
 @pytest.fixture(scope="module")
 def shards(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("loader") / "shards"
