@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[Part, int]] = {
     "fast": (gpu_speed.fast, 300),
     "more": (gpu_speed.more, 600),
     "whole": (gpu_speed.whole, 300),
+    "decoding": (gpu_speed.decoding, 120),
     "certify": (gpu_speed.certify, 600),
 }
 GROUPS = {"right": ("agree", "graphs", "kernels", "syncs", "faults", "resume")}

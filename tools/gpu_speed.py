@@ -13,9 +13,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from bench_step import Case, peak_rate
 from gpu_right import isolated
 from gpu_setup import Row, Scale, mrp, photographs
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from mrp.data.augment import View
+from mrp.data.config import Config
+from mrp.data.loader import Loader
+from mrp.data.open import open_source
+from mrp.data.order import Order
 
 
 def fast(scale: Scale) -> Iterator[Row]:
@@ -107,6 +116,53 @@ def whole(scale: Scale) -> Iterator[Row]:
     passed = None if ended.code == 0 else False
     value = f"{features:.0f} images/s, the start included" if ended.code == 0 else ended.text[-300:]
     yield Row("features", value, passed, {"images_per_second": features})
+
+
+def decoding(scale: Scale) -> Iterator[Row]:
+    """Measures the loader alone, and decoding on the GPU (nvJPEG) with its crops, which `mrp` does not do."""
+    folder, batch = photographs(scale, scale.of(2048, 16)), scale.of(256, 8)
+    source = open_source(str(folder), "train")
+    view, workers = View(Config(train=str(folder), size=scale.side), train=True), scale.of(15, 1)
+    loader = Loader(
+        source, Order(len(source), batch, 0), view, group=batch, micro_batch=batch, rank=0, world=1, workers=workers,
+        pin_memory=not scale.rehearsal,
+    )  # fmt: skip
+    steps, warm = scale.of(60, 4), 2 * workers
+    began = 0.0
+    for step, _ in enumerate(loader.steps(0, warm + steps)):  # the first ones were made before they were asked for
+        began = time.perf_counter() if step == warm - 1 else began
+    rate = steps * batch / (time.perf_counter() - began)
+    loader.close()
+    yield Row(f"the loader alone, {workers} workers", f"{rate:.0f} images/s", None, {"images_per_second": rate})
+    files = [torch.from_numpy(np.fromfile(path, np.uint8)) for path in sorted(folder.rglob("*.jpg"))[:batch]]
+    try:
+        decoded = decode_jpeg(files, ImageReadMode.RGB, device=scale.device)
+    except RuntimeError as error:  # of a torchvision that was built without nvJPEG
+        yield Row("JPEG on the GPU", f"left out: {str(error).splitlines()[0][:200]}")
+        return
+    apart = max(
+        int((one.cpu().int() - decode_jpeg(file, ImageReadMode.RGB).int()).abs().max())
+        for one, file in zip(decoded, files, strict=True)
+    )
+    yield Row("JPEG on the GPU beside the CPU's pixels", f"up to {apart} of 255 apart", None, {"levels": apart})
+    for cropped in (False, True):
+        times = [_seconds(files, scale, cropped) for _ in range(scale.of(12, 2))]
+        rate = batch / statistics.median(times)
+        what = "JPEG on the GPU, with a crop resized there" if cropped else "JPEG on the GPU"
+        yield Row(what, f"{rate:.0f} images/s", None, {"images_per_second": rate})
+
+
+def _seconds(files: list[torch.Tensor], scale: Scale, cropped: bool) -> float:
+    """Returns how long it takes to decode a batch on the device, and to cut and resize a part of each image."""
+    began = time.perf_counter()
+    images = decode_jpeg(files, ImageReadMode.RGB, device=scale.device)
+    if cropped:
+        parts = [one[None, :, one.shape[1] // 6 :, one.shape[2] // 6 :].float() for one in images]
+        for part in parts:
+            torch.nn.functional.interpolate(part, (scale.side, scale.side), mode="bicubic", antialias=True)
+    if not scale.rehearsal:
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
 
 
 def certify(scale: Scale) -> Iterator[Row]:

@@ -33,6 +33,7 @@ def test_every_part_runs_and_all_is_right(tmp_path: Path) -> None:
         "fast",
         "more",
         "whole",
+        "decoding",
         "certify",
     }
     assert all(rows[-1]["done"] and len(rows) > 1 for rows in results.values())
@@ -59,5 +60,5 @@ def test_what_is_wrong_decides_the_exit_code(tmp_path: Path) -> None:
 def test_a_call_ends_with_its_time(tmp_path: Path) -> None:
     code, said = programme(tmp_path, "--seconds", "5")
     assert code == 0
-    assert said.count("not begun, for the 5 s are over; the same command goes on") == 10
+    assert said.count("not begun, for the 5 s are over; the same command goes on") == 11
     assert not list(tmp_path.glob("*.jsonl"))
