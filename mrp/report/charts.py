@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -91,25 +91,30 @@ def binned(x: Floats, y: Floats, bins: int = _BINS) -> tuple[Floats, Floats, Flo
 
 
 def draw(chart: Chart) -> Markup:
-    """Returns a figure: the sentence, the curves, what the signs mean, and a place for the value under the pointer."""
-    series = [one for one in (one.finite() for one in chart.series) if len(one.x)][:SERIES]
+    """Returns a figure: the sentence, the curves, what the signs mean, and a place for the value under the pointer.
+
+    A series looks the same in all charts in which it has the same place, wherever others have no values.
+    """
+    finite = {number: one.finite() for number, one in enumerate(chart.series[:SERIES])}
+    drawn = {number: one for number, one in finite.items() if len(one.x)}
+    series = list(drawn.values())
     if not series:
         return Markup("")
     frame = _Frame.of(chart, series)
     inside = [*frame.axes(chart), *frame.marks(chart.marks, series[0])]
-    inside += [_draw_series(frame, one, number, chart) for number, one in enumerate(series)]
-    inside += frame.names(series)
+    inside += [_draw_series(frame, one, number, chart) for number, one in drawn.items()]
+    inside += frame.names(drawn)
     cursor = tag("line", class_="axis cursor hidden", x1=0, x2=0, y1=_TOP, y2=HEIGHT - _BOTTOM)
-    drawn = tag("svg", *inside, cursor, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=chart.title)
+    picture = tag("svg", *inside, cursor, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=chart.title)
     unit = f"{chart.unit}, logarithmic" if frame.log else chart.unit
     left_out = sum(int((~np.isfinite(one.y)).sum()) for one in chart.series)
     notes = [chart.note, *_notes_of_signs(chart, series)]
     notes += [f"{left_out:,} values that are not finite are left out."] if left_out else []
-    keys = [_key(one.name, number, chart.kind) for number, one in enumerate(series)] if len(series) > 1 else []
+    keys = [_key(one.name, number, chart.kind) for number, one in drawn.items()] if len(series) > 1 else []
     return tag(
         "figure",
         tag("figcaption", tag("h3", chart.title), unit),
-        drawn,
+        picture,
         tag("ul", *keys, class_="legend") if keys else None,
         tag("div", class_="value"),
         tag("div", " ".join(filter(None, notes)), class_="note") if any(notes) else None,
@@ -211,11 +216,11 @@ class _Frame:
             title = tag("title", f"step {step:,} is a spike")
             yield tag("path", title, class_="spike", d=f"M{at} {up - 4}l5 -9h-10z")
 
-    def names(self, series: Sequence[Series]) -> Iterator[Markup]:
+    def names(self, series: Mapping[int, Series]) -> Iterator[Markup]:
         """Yields the names of several lines beside their ends, pushed apart where they would meet."""
         if len(series) < 2:
             return
-        places = sorted((self.up(float(one.y[-1])), number) for number, one in enumerate(series))
+        places = sorted((self.up(float(one.y[-1])), number) for number, one in series.items())
         heights, before = [], -math.inf
         for up, _ in places:
             before = max(up, before + _LINE)

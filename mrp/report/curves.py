@@ -145,8 +145,8 @@ def of_several(group: Group, histories: Sequence[History]) -> Iterator[Chart]:
         key = next((key for key in metric.keys if any(one.curve(key) for one in histories)), None)
         if key is None or all(_repeats(metric, one) for one in histories):
             continue
-        found = [(one.name, one.curve(key, one.name)) for one in histories]
-        series = [replace(one, y=metric.scale * one.y) for _, one in found if one is not None]
+        found = [one.curve(key, one.name) or Series.of(one.name, [], []) for one in histories]
+        series = [replace(one, y=metric.scale * one.y) for one in found]
         yield Chart(
             _compared(metric.what, series, metric.of_several), metric.unit, series[:SERIES], kind=metric.kind,
             note=metric.note, zero=metric.zero,
@@ -155,11 +155,12 @@ def of_several(group: Group, histories: Sequence[History]) -> Iterator[Chart]:
 
 def accuracies_of_several(histories: Sequence[History]) -> Iterator[Chart]:
     """Yields one chart per evaluator with a line per run."""
-    found: dict[str, list[Series]] = {}
-    for history in histories:
-        for one in history.accuracies():
-            found.setdefault(one.name, []).append(replace(_in_percent(one), name=history.name))
-    for evaluator, series in found.items():
+    found = [{one.name: one for one in history.accuracies()} for history in histories]
+    for evaluator in dict.fromkeys(name for one in found for name in one):
+        series = [
+            replace(_in_percent(one.get(evaluator, Series.of("", [], []))), name=history.name)
+            for one, history in zip(found, histories, strict=True)
+        ]
         yield Chart(_compared(f"Accuracy ({evaluator})", series), "% of test images", series[:SERIES], kind="measured")
 
 
@@ -171,6 +172,8 @@ def _compared(what: str, series: Sequence[Series], of: Compared = _last) -> str:
     far = len({one.x[-1] for one in finite}) > 1
     found = [(*of(one), f"{one.name}, step {one.x[-1]:,.0f}" if far else one.name) for one in finite]
     found.sort(key=lambda one: -one[1])
+    if len(found) > 1 and said(found[0][1]) == said(found[-1][1]):
+        return f"{what}, {found[0][0]}: {said(found[0][1])} in each run"
     values = [f"{said(value)} ({name})" for _, value, name in found]
     return f"{what}, {found[0][0]}: " + (story.listed(values) if len(values) < 5 else f"{values[0]} to {values[-1]}")
 

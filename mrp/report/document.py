@@ -42,7 +42,9 @@ def join(parts: Iterable[object]) -> Markup:
 
 def table(header: Sequence[object], rows: Iterable[Sequence[object]], labels: int = 1) -> Markup:
     """Returns a table; its first columns are labels, the others numbers, which stand at the right."""
-    head = tag("tr", *(tag("th", one, scope="col") for one in header))
+    head = tag("tr", *(
+        tag("th", one, scope="col", class_=None if number < labels else "number") for number, one in enumerate(header)
+    ))  # fmt: skip
     body = (tag("tr", *(_cell(number, cell, labels) for number, cell in enumerate(row))) for row in rows)
     return wide(tag("table", tag("thead", head), tag("tbody", *body)))
 

@@ -106,13 +106,12 @@ def embedding(newest: Pictures, side: int) -> Iterator[Markup]:
     if len(labels):
         title = _of_neighbours(newest)
         counts = np.bincount(labels[labels >= 0], minlength=1)
-        drawn = np.sort(np.argsort(counts, kind="stable")[::-1][: min(_CLASSES, int((counts > 0).sum()))])
+        there = int((counts > 0).sum())
+        drawn = np.sort(np.argsort(counts, kind="stable")[::-1][: min(_CLASSES, there)])
         kept = np.isin(labels, drawn)
         names = [newest.classes[n] if n < len(newest.classes) else str(n) for n in drawn]
         note += "; names stand at the medians of their classes."
-        note += (
-            f" The {len(drawn)} most frequent of {int((counts > 0).sum())} classes." if len(drawn) == _CLASSES else ""
-        )
+        note += f" Only the {_CLASSES} most frequent of {there} classes are drawn." if there > _CLASSES else ""
         groups = np.searchsorted(drawn, labels[kept]).tolist()
     else:
         title, names = "Features of images without labels", ["image"]
@@ -132,8 +131,9 @@ def embedding(newest: Pictures, side: int) -> Iterator[Markup]:
 def _of_neighbours(newest: Pictures) -> str:
     """Returns how often the nearest image is of the same class."""
     labels, nearest = newest.arrays["labels"], newest.arrays["nearest"]
-    agree = float((labels[nearest[:, 0]] == labels).mean())
-    shares = np.unique(labels, return_counts=True)[1] / len(labels)
+    known = labels >= 0
+    agree = float((labels[nearest[:, 0]] == labels)[known].mean()) if known.any() else 0.0
+    shares = np.unique(labels[known], return_counts=True)[1] / max(1, known.sum())
     return f"The nearest image is of the same class for {agree:.0%} (by chance {float((shares**2).sum()):.0%})"
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from mrp.folder import flat
 from mrp.report import charts, compare, curves
 from mrp.report.charts import SERIES
-from mrp.report.document import Markup, join, page, table, tag
+from mrp.report.document import Markup, facts, join, page, table, tag
 from mrp.report.page import short_names
 from mrp.report.pictured import strip, strips
 from mrp.report.single import fitted, results_table
-from mrp.report.told import Told, warnings, what_ran
+from mrp.report.told import Told, steps_of, warnings, what_ran
 from mrp.run import NOT_IN_IDENTITY
 
 
@@ -38,18 +38,11 @@ def _body(told: Sequence[Told], side: int) -> Iterator[Markup]:
 def _runs(told: Sequence[Told]) -> Iterator[Markup]:
     rows = []
     for one in told:
-        status = one.status
-        step = (
-            f"{status.step:,}" + (f"\N{NO-BREAK SPACE}of\N{NO-BREAK SPACE}{status.steps:,}" if status.steps else "")
-            if status
-            else "-"
-        )
-        verdict = one.verdict
-        rows.append([
-            one.history.name, status.state if status else "imported weights", step,
-            what_ran(one.history) if one.history.values else "", verdict.kind if verdict else "not recorded",
-        ])  # fmt: skip
-    yield table(["run", "state", "step", "what", "speed"], rows, labels=5)
+        state, step = (one.status.state, steps_of(one.status)) if one.status else ("imported weights", "-")
+        speed = one.verdict.kind if one.verdict else "not recorded"
+        rows.append([one.history.name, state, step, speed])
+    yield table(["run", "state", "step", "speed"], rows, labels=4)
+    yield facts((one.history.name, what_ran(one.history)) for one in told if one.history.values)
     said = [join([tag("strong", one.history.name), ": ", text]) for one in told for text in warnings(one)]
     if said:
         yield tag("ul", *(tag("li", one) for one in said), class_="warnings", role="list")

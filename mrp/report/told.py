@@ -127,9 +127,8 @@ def _short(init: Any) -> str:
 def _facts(told: Told) -> Iterator[tuple[str, object]]:
     history, status = told.history, told.status
     if status is not None:
-        of_all = f" of {status.steps:,}" if status.steps else ""
         left = f", {duration(status.seconds_left)} left" if status.seconds_left else ""
-        yield "state", f"{status.state}{f': {status.why}' if status.why else ''}; step {status.step:,}{of_all}{left}"
+        yield "state", f"{status.state}{f': {status.why}' if status.why else ''}; step {steps_of(status)}{left}"
     if history.starts:
         first, last = history.starts[0], history.starts[-1]
         resumed = len(history.starts) - 1
@@ -148,6 +147,11 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
         yield "cost", f"{hours}{cost.images:,} images, {cost.flops:.2g} FLOPs"
     if (verdict := told.verdict) is not None:
         yield "speed", verdict.text
+
+
+def steps_of(status: Status) -> str:
+    """Returns how far a run is."""
+    return f"{status.step:,}" + (f" of {status.steps:,}" if status.steps else "")
 
 
 def _times(count: int) -> str:

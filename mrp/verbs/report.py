@@ -13,6 +13,7 @@ HELP = "show a run, or several together, as one HTML page: what happened, curves
 EXAMPLE = "mrp report runs/demo"
 NAME = "report.html"  # of the page about several runs
 _PAUSE = 30  # seconds between two writings of a run that goes on
+_SILENCE = 1800  # seconds; a run on another machine that has been silent for so long is no longer watched
 
 
 def words(parser: argparse.ArgumentParser) -> None:
@@ -60,8 +61,12 @@ def draw(paths: Sequence[Path], out: Path | None = None, again: int | None = Non
 
 
 def _any_alive(paths: Sequence[Path]) -> bool:
+    """Returns whether a run goes on; of one on another machine, whether it has shown a sign of life lately."""
     from mrp.report.told import Subject
-    from mrp.status import status_of
+    from mrp.status import UNKNOWN, status_of
 
-    subjects = [Subject.of(path) for path in paths]
-    return any(status_of(one.folder).is_alive for one in subjects if not one.imported)
+    found = [status_of(one.folder) for one in map(Subject.of, paths) if not one.imported]
+    return any(
+        one.is_alive or (one.state == UNKNOWN and one.seen is not None and time.time() - one.seen < _SILENCE)
+        for one in found
+    )

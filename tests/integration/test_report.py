@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -192,6 +193,14 @@ def test_watching_ends_with_the_run(made: Path, tmp_path: Path, monkeypatch: pyt
     pages.append((tmp_path / "page.html").read_text(encoding="utf-8"))
     assert ['content="7"' in text for text in pages] == [True, True, False]
     assert alive == []
+
+
+def test_a_run_is_watched_while_it_holds_its_folder(runs: Path) -> None:
+    assert not report._any_alive([runs / "mae", runs / "tuned"])
+    with (runs / "tuned" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert report._any_alive([runs / "mae", runs / "tuned"])
+        assert not report._any_alive([runs / "mae"])
 
 
 def test_what_went_wrong_is_said_first(runs: Path, planted: Callable[[Path], Any]) -> None:

@@ -100,6 +100,12 @@ def test_several_lines_have_names_that_do_not_meet_and_a_legend() -> None:
     assert len(classes) == 8  # each differs by colour, dashes or both
 
 
+def test_a_run_without_values_leaves_its_look_to_nobody_else() -> None:
+    figure = parsed(Chart("t", "u", [Series.of("a", [], []), Series.of("b", [0, 1], [1, 2])]))
+    (only,) = [one for one in figure.iter("g") if "data-at" in one.attrib]
+    assert (only.attrib["data-name"], only.attrib["class"]) == ("b", "series c1 d1")
+
+
 def test_signs_are_explained_where_they_are() -> None:
     series = [Series.of("loss", range(100), np.linspace(1, 0, 100))]
     assert "↻: resumed. ▼: spike." in draw(Chart("t", "u", series, Marks(resumes=[50], spikes=[70])))
