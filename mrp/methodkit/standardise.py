@@ -9,10 +9,11 @@ from mrp.methodkit.processes import mean_over_processes, num_processes
 
 
 class Standardise(nn.Module):
-    """BatchNorm over all processes, without weights and without a gradient: what the linear probe puts before its head.
+    """BatchNorm over all processes, without weights: what the linear probe puts before its head.
 
-    In training it uses and notes the statistics of each micro-step. Its running statistics change only when the
-    optimizer steps, towards the mean of what was noted since, so that a skipped step leaves no trace.
+    In training it lets no gradient through, and uses and notes the statistics of each micro-step. Its running
+    statistics change only when the optimizer steps, towards the mean of what was noted since, so that a skipped step
+    leaves no trace.
     """
 
     mean: Tensor
@@ -29,7 +30,7 @@ class Standardise(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Standardises by the statistics of the batch in training, by the running ones in evaluation."""
-        features = features.detach().float()
+        features = (features.detach() if self.training else features).float()
         mean, variance = self.mean, self.variance
         if self.training:
             mean = mean_over_processes(features.mean(0))

@@ -129,6 +129,15 @@ def test_a_map_of_a_class_points_at_what_speaks_for_it(make: Make) -> None:  # n
     assert torch.equal(peaks(against[1:]), places[1:])
 
 
+def test_a_head_on_a_frozen_backbone_is_explained_too(make: Make) -> None:  # noqa: F811
+    model = mrp.load(make("classify", frozen=True))
+    with torch.no_grad():
+        likeliest = model.objective.predict(model.batch(images()).images)[1].argmax(1)  # type: ignore[operator]
+    found = looks.gradient_cam(model, images())
+    assert found.what == tuple(f"class {number}" for number in likeliest.tolist())
+    assert found.maps.max() > 0
+
+
 def test_similarity_to_a_reference(make: Make) -> None:  # noqa: F811
     model, pixels, places = planted(make, "mae")
     pixels[:, 2, :4, :4] = 0.9  # another patch, which is unlike the reference

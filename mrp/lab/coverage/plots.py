@@ -22,13 +22,15 @@ PREDICTED = "predicted: reconstruction higher"
 
 def draw_measures(rows: Sequence[Row]) -> Figure:
     """Draws what both kinds of map cover of the wanted and of the other quadrants, and accuracy over deletion."""
-    figure, grid = figures.panels(14.5, 4.4, 1, 4, width_ratios=[1.3, 1.3, 1, 1.6])
+    figure, grid = figures.panels(14.5, 4.4, 1, 4, width_ratios=[1.3, 1.3, 1.2, 1.5])
     *areas, focus, curves = grid[0]
     for panel, (prefix, kind) in zip(areas, KINDS.items(), strict=True):
         _bars(panel, rows, [f"{prefix}object_area", f"{prefix}other_area"])
-        panel.set_title(f"{kind}: covered share of the\nwanted quadrants (full) and the others (hatched)", fontsize=10)
+        panel.set_title(f"{kind}: covered share\nof wanted and (hatched) other quadrants", fontsize=10)
     _bars(focus, rows, ["focus", "eigen_focus"])
-    focus.set_title("share of the map on wanted quadrants\n(full), Eigen-CAM's (hatched); dotted: chance", fontsize=10)
+    focus.set_title(
+        "share of the map on wanted quadrants:\nof a class, Eigen-CAM (hatched), chance (dots)", fontsize=10
+    )
     focus.axhline(0.5, color="#555555", linestyle=":", linewidth=1.2)
     for row, colour in zip(rows, cycle(figures.COLOURS), strict=False):
         lost = [random - by_map for random, by_map in zip(row.at_random, row.by_map, strict=True)]

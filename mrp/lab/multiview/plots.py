@@ -105,7 +105,7 @@ def draw_sweep(constants: Constants, name: str, results: dict[float, dict[str, R
     of_mu = [0.5 * value if name == "mu" else 0.5 * constants.mu for value in results]
     error = grid[0][3]
     error.plot(range(len(results)), of_mu, color="#555555", linestyle="--", linewidth=1, label="0.5 mu")
-    error.set_ylim(bottom=0)
+    error.set_ylim(0, min(1.02, error.get_ylim()[1]))
     error.legend(frameon=False, fontsize=8)
     grid[0][2].axhline(0.5, color="#555555", linestyle=":", linewidth=1)
     grid[0][2].annotate("predicted: pretrained 1, scratch .5", (0.5, 0.05), xycoords="axes fraction", fontsize=8,
