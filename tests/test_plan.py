@@ -92,20 +92,20 @@ def test_the_start_says_where_there_are_more_workers_than_cores(
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
     monkeypatch.setattr("mrp.processes.container.usable_cores", lambda: 3)
     state, session = SimpleNamespace(step=0), SimpleNamespace(device="cpu", processes=1, folder=tmp_path)
-    said = announcement(job(tmp_path, "machine.workers=4"), state, session)  # type: ignore[arg-type]
+    said = announcement(job(tmp_path, "machine.workers=4"), state, session, None)  # type: ignore[arg-type]
     assert "machine.workers: 4 decoding processes on 3 cores; auto takes 2" in said
     for words in ("machine.workers=3", "machine.workers=auto"):
-        assert "workers" not in announcement(job(tmp_path, words), state, session)  # type: ignore[arg-type]
+        assert "workers" not in announcement(job(tmp_path, words), state, session, None)  # type: ignore[arg-type]
 
 
 def test_the_start_says_where_the_learning_rate_would_fall_after_the_end(tmp_path: Path) -> None:
     """A recipe that falls at epoch 700 of 800 may be asked for 100 epochs."""
     state, session = SimpleNamespace(step=0), SimpleNamespace(device="cpu", processes=1, folder=tmp_path)
     late = job(tmp_path, "length=20 steps", "optim.warmup=0 steps", "optim.drops=[10 steps, 20 steps]")
-    said = announcement(late, state, session)  # type: ignore[arg-type]
+    said = announcement(late, state, session, None)  # type: ignore[arg-type]
     assert "optim.drops: 1 of its 2 are after the last step" in said
     fits = job(tmp_path, "length=21 steps", "optim.warmup=0 steps", "optim.drops=[10 steps, 20 steps]")
-    assert "drops" not in announcement(fits, state, session)  # type: ignore[arg-type]
+    assert "drops" not in announcement(fits, state, session, None)  # type: ignore[arg-type]
 
 
 def test_a_run_without_a_checkpoint_is_planned_anew(tmp_path: Path) -> None:

@@ -49,7 +49,8 @@ def classes(case: Case) -> Iterator[Finding]:
     check_classes(case.run, case.source)
     open_validation(case.run, case.source)
     if case.source.classes:
-        yield ok("classes", f"{len(case.source.classes):,}, as the recipe has them")
+        wanted = getattr(case.run.objective, "classes", None) is not None
+        yield ok("classes", f"{len(case.source.classes):,}{', as the recipe has them' if wanted else ''}")
 
 
 def labels(case: Case) -> Iterator[Finding]:

@@ -69,11 +69,15 @@ def _time(hours: float) -> str:
 
 
 def _energy(hours: float, devices: int, watts: float) -> str:
-    return f"{hours * devices * watts / 1000:,.2g} kWh at {watts:g} W each, at most"
+    return f"{_number(hours * devices * watts / 1000)} kWh at {watts:g} W each, at most"
 
 
 def _price(hours: float, devices: int, price: float | None) -> str:
-    return "" if price is None else f"; {hours * devices * price:,.4g} at {price:g} per hour and device"
+    return "" if price is None else f"; {_number(hours * devices * price)} at {price:g} per hour and device"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 CHECKS = (forecast,)

@@ -14,7 +14,8 @@ from torch._subclasses.fake_tensor import (
 )
 from torch.autograd.graph import saved_tensors_hooks
 from torch.func import functional_call
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
@@ -137,13 +138,31 @@ class _Counting(nn.Module):
             saved[tensor.untyped_storage()._cdata] = tensor  # held, so that no later storage takes its address
             return tensor
 
-        with FlopCounterMode(display=False) as counter:
+        with _Flops() as counter:
             with saved_tensors_hooks(remember, lambda tensor: tensor):
                 output = self.step(batch)
-            forward = counter.get_total_flops()
+            forward = counter.total
             kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
             output.loss.backward()
-        return forward, counter.get_total_flops(), kept
+        return forward, counter.total, kept
+
+
+class _Flops(TorchDispatchMode):
+    """Adds up FLOPs by torch's formulas; torch's own counter also keeps them by module, which takes as long again."""
+
+    supports_higher_order_operators = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
+        if formula is not None:
+            self.total += formula(*args, **kwargs, out_val=out)
+        return out
 
 
 def device_memory(device: torch.device, processes: int) -> int:
