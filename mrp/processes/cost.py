@@ -151,10 +151,7 @@ class _Flops(TorchDispatchMode):
     """Adds up FLOPs by torch's formulas; torch's own counter also keeps them by module, which takes as long again."""
 
     supports_higher_order_operators = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
+    total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
