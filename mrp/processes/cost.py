@@ -138,7 +138,7 @@ class _Counting(nn.Module):
             saved[tensor.untyped_storage()._cdata] = tensor  # held, so that no later storage takes its address
             return tensor
 
-        with _Flops() as counter:
+        with _Flops() as counter:  # type: ignore[no-untyped-call]
             with saved_tensors_hooks(remember, lambda tensor: tensor):
                 output = self.step(batch)
             forward = counter.total
