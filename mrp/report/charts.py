@@ -22,7 +22,7 @@ _TOP, _BOTTOM, _RIGHT = 20, 36, 12
 _LETTER = 7.0  # pixels, about: there is nothing here that measures text
 _LINE = 14  # pixels from one label to the next
 _LONGEST = 15  # letters of a name beside its line
-_DRAWN = 400  # points; of more, what a bin holds is drawn: its mean, its least and its largest value
+_DRAWN = 300  # points; of more, what a bin holds is drawn: its mean, its least and its largest value
 SMOOTHED = 30  # points; a curve of fewer is drawn as it is, with a marker for each
 _BINS = 200
 _WIDE_RANGE = 50.0  # from the smallest to the largest: then a linear axis would show the largest alone
@@ -234,7 +234,7 @@ class _Frame:
 
 def _draw_series(frame: _Frame, one: Series, number: int, chart: Chart) -> Markup:
     inside, x, y = list[Markup](), one.x, one.y
-    if chart.kind != "measured" and len(x) > _DRAWN:
+    if len(x) > _DRAWN:
         x, y, low, high = binned(x, y)
         edge = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
         inside.append(tag("path", class_="band", d=f"{_path(frame, edge)}Z"))
@@ -242,7 +242,7 @@ def _draw_series(frame: _Frame, one: Series, number: int, chart: Chart) -> Marku
         inside.append(tag("path", class_="faint", d=_path(frame, zip(x, y, strict=True))))
         y = smoothed(y)
     inside.append(tag("path", class_="line", d=_path(frame, zip(x, y, strict=True))))
-    if chart.kind == "measured" or len(x) <= SMOOTHED:
+    if len(one.x) <= (_DRAWN if chart.kind == "measured" else SMOOTHED):
         for place, value in enumerate(y.tolist()):
             at = frame.across(float(x[place]))
             if one.low is not None and one.high is not None and np.isfinite(one.low[place] + one.high[place]):
@@ -250,8 +250,8 @@ def _draw_series(frame: _Frame, one: Series, number: int, chart: Chart) -> Marku
                 inside.append(tag("path", class_="bar", d="M{0} {1}V{2}M{3} {1}h6M{3} {2}h6".format(at, *ends, at - 3)))
             inside.append(_marker(at, frame.up(value), number, "mark", 3.4))
     texts = [
-        f"{chart.horizontal} {place:,.0f}: {_bounds(one, n, value)}"
-        for n, (place, value) in enumerate(zip(x, y, strict=True))
+        f"{chart.horizontal} {place:,.0f}: {_bounds(one, n, value) if len(x) == len(one.x) else said(value, 5)}"
+        for n, (place, value) in enumerate(zip(x.tolist(), y.tolist(), strict=True))
     ]
     return tag(
         "g", *inside, class_=f"series c{number} d{number % 4}", data_name=one.name,
@@ -293,11 +293,11 @@ def _marker(at: float, up: float, number: int, kind: str, size: float) -> Markup
 def _notes_of_signs(chart: Chart, series: Sequence[Series]) -> Iterator[str]:
     """Yields what the signs of this picture mean, each where it is there."""
     marks = chart.marks
-    if chart.kind != "measured" and any(len(one.x) > _DRAWN for one in series):
+    if any(len(one.x) > _DRAWN for one in series):
         yield "Line: means of bins of log points; band: their least and largest values."
     elif chart.kind == "noisy" and any(len(one.x) > SMOOTHED for one in series):
         yield "Faint: each log point; line: smoothed."
-    if any(one.low is not None for one in series):
+    if any(one.low is not None and len(one.x) <= _DRAWN for one in series):
         yield "Bars: 95 % intervals."
     meanings = {"↻: resumed.": marks.resumes, "✕: not finite.": marks.incidents, "▼: spike.": marks.spikes}
     yield " ".join(meaning for meaning, steps in meanings.items() if steps)

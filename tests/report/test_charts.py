@@ -53,6 +53,10 @@ def test_a_million_steps_are_a_small_picture_that_shows_the_spike() -> None:
     chart = Chart("Loss fell", "loss", [Series.of("loss", x, y)])
     text = draw(chart)
     assert len(text) < 40_000
+    intervals = Series("knn", x, y, y - 0.1, y + 0.1)
+    assert (
+        len(draw(Chart("Accuracy", "%", [intervals], Marks(evaluations=x.astype(int).tolist()), "measured"))) < 60_000
+    )
     heights = [float(one) for one in re.findall(r"[ML][\d.]+ ([\d.]+)", text.partition('class="band"')[2])]
     assert min(heights) < 30  # the spike is the top of the picture
     assert "Line: means of bins of log points" in text
