@@ -101,7 +101,7 @@ def embedding(newest: Pictures, side: int) -> Iterator[Markup]:
     """Yields where images lie in two dimensions, and the nearest neighbours of some."""
     plane, labels = newest.arrays["plane"], newest.arrays["labels"]
     variances = newest.arrays["spectrum"] ** 2
-    note = f"PCA to two dimensions, which hold {float(variances[:2].sum() / variances.sum()):.0%} of the variance"
+    note = f"PCA to two dimensions, which hold {100 * variances[:2].sum() / variances.sum():.0f} % of the variance"
     yield tag("h2", f"Embedding of {len(plane)} held-out images, step {newest.step:,}")
     if len(labels):
         title = _of_neighbours(newest)
@@ -134,7 +134,8 @@ def _of_neighbours(newest: Pictures) -> str:
     known = labels >= 0
     agree = float((labels[nearest[:, 0]] == labels)[known].mean()) if known.any() else 0.0
     shares = np.unique(labels[known], return_counts=True)[1] / max(1, known.sum())
-    return f"The nearest image is of the same class for {agree:.0%} (by chance {float((shares**2).sum()):.0%})"
+    by_chance = f"by chance {100 * float((shares**2).sum()):.0f} %"
+    return f"The nearest image is of the same class for {100 * agree:.0f} % ({by_chance})"
 
 
 def _neighbour(newest: Pictures, query: int, number: int, place: int) -> str:

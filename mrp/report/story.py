@@ -82,7 +82,7 @@ def verdict(waiting: Series | None, rate: Series | None) -> Verdict | None:
         return None
     y = waiting.finite().y
     share = float(np.median(y[1:] if len(y) > 1 else y))  # the first one holds the start of the workers
-    waited = f"the steps waited for the loader in {share:.0%} of their time"
+    waited = f"the steps waited for the loader in {100 * share:.0f} % of their time"
     if share < _COMPUTES:
         return Verdict(_COMPUTE, f"{_COMPUTE}: {waited}")
     now = (

@@ -214,7 +214,7 @@ def test_what_went_wrong_is_said_first(runs: Path, planted: Callable[[Path], Any
         "The loss has spikes: 1, the first at step 20.",
         "2 samples are no images and were replaced; quarantine.jsonl lists them.",
         "A batch ....",
-        "Loader-bound: the steps waited for the loader in 60% of their time; a loader that is never waited for would "
+        "Loader-bound: the steps waited for the loader in 60 % of their time; a loader that is never waited for would "
         "be 2.5 times as fast, now 100 images/s; docs/data.md says what helps.",
     ]
     assert "resumed at step 16" in text

@@ -51,7 +51,7 @@ def test_who_is_waited_for(share: float, kind: str, gain: str | None) -> None:
     found = story.verdict(waiting, Series.of("", STEPS, np.full(300, 800.0)))
     assert found is not None
     assert (found.kind, found.starves) == (kind, kind == "loader-bound")
-    assert f"in {share:.0%} of their time" in found.text
+    assert f"in {100 * share:.0f} % of their time" in found.text
     assert ("times as fast" in found.text) == (gain is not None)
     assert gain is None or f"{gain} as fast, now 800 images/s" in found.text
 
