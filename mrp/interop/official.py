@@ -38,6 +38,19 @@ TABLES = {
             *BACKBONE_PAIRS,
         ]
     ),
+    "crossmae": NameTable(
+        [
+            ("decoder_blocks.#.cross_attn.q.*", "decoder.blocks.#.query.*"),
+            ("decoder_blocks.#.cross_attn.kv.*", "decoder.blocks.#.key_value.*"),
+            ("decoder_blocks.#.cross_attn.proj.*", "decoder.blocks.#.proj.*"),
+            ("dec_norms.#.*", "decoder.blocks.#.memory_norm.*"),
+            *((f"decoder_{name}.*", f"decoder.{name}.*") for name in ("blocks", "norm")),
+            ("decoder_pred.*", "decoder.head.*"),
+            ("wfm.linear.weight", "decoder.map_weights"),
+            ("mask_token", "decoder.mask_token"),
+            *BACKBONE_PAIRS,
+        ]
+    ),
     "simmim": NameTable(
         [
             ("encoder.mask_token", "mask_token"),
@@ -60,14 +73,15 @@ TABLES = {
     ),
     "classify": NameTable(CLASSIFY),
 }
-_IGNORED = {"mae": r"(fc|fc_norm)\..*"}  # no weights of the method: U-MAE's online classifier
+# No weights of the method: U-MAE's online classifier, and positions that follow from the size.
+_IGNORED = {"mae": r"(fc|fc_norm)\..*", "crossmae": r"decoder_pos_embed"}
 _MODELS = ("model", "module", "state_dict")  # where a file keeps the weights (module: DeepSpeed), if not at its top
 _TEACHERS = ("teacher", "model_ema", "_ema")
 _BEIT_STATISTICS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what data2vec is fine-tuned with
 
 
 def load(path: Path) -> ForeignWeights:
-    """Returns the weights of an official MAE, U-MAE, SimMIM-ViT, data2vec or ViT classification checkpoint.
+    """Returns the weights of an official MAE, U-MAE, CrossMAE, SimMIM-ViT, data2vec or ViT classification checkpoint.
 
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
@@ -82,6 +96,9 @@ def load(path: Path) -> ForeignWeights:
     model = _state_dict(model, path)
     method = recognise(model)
     tensors = rename(method, model)
+    if method == "crossmae":  # its encoder has no last norm; ours keeps it as it is drawn
+        width = tensors[f"{BACKBONE}patch_embed.proj.bias"].shape
+        tensors |= {f"{BACKBONE}norm.weight": torch.ones(width), f"{BACKBONE}norm.bias": torch.zeros(width)}
     if method in {"data2vec", "data2vec2"}:
         teacher = rename(method, _state_dict(teachers[0], path) if teachers else model)
         tensors |= {f"teacher.{name}": tensor for name, tensor in teacher.items() if name.startswith(BACKBONE)}
@@ -92,7 +109,7 @@ def load(path: Path) -> ForeignWeights:
         method=method,
         tensors=tensors,
         backbone={"qkv_bias": "query_value"} if no_key_bias else {},
-        objective=_settings_of_mae(content.get("args")) if method == "mae" else {},
+        objective=_settings_of_mae(content.get("args")) if method in {"mae", "crossmae"} else {},
         data=dict(_BEIT_STATISTICS) if fine_tuned_data2vec else {},
     )
 
@@ -103,12 +120,14 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _settings_of_mae(saved: Any) -> dict[str, Any]:
-    """Returns what MAE's saved arguments say of its objective."""
+    """Returns what the saved arguments of MAE or CrossMAE say of its objective."""
     settings: dict[str, Any] = {}
     if isinstance(ratio := getattr(saved, "mask_ratio", None), float):
         settings["mask_ratio"] = ratio
     if isinstance(normalised := getattr(saved, "norm_pix_loss", None), bool):
         settings["target"] = "pixels_norm" if normalised else "pixels"
+    if isinstance(ratio := getattr(saved, "kept_mask_ratio", None), float):
+        settings["predicted"] = ratio
     return settings
 
 
@@ -117,6 +136,8 @@ def recognise(names: Iterable[str]) -> str:
     names = set(names)
     if any(name.startswith(f"{_IMAGE}.") for name in names):
         return "data2vec2"
+    if "wfm.linear.weight" in names:
+        return "crossmae"
     if "encoder.cls_token" in names:
         return "simmim"
     if "lm_head.weight" in names:
@@ -134,7 +155,9 @@ def recognise(names: Iterable[str]) -> str:
             "is the model.safetensors of a checkpoint of mrp without its folder, which says what the model is; give it "
             "where it was written, or copy the whole folder of the checkpoint"
         )
-    raise ConfigError("holds no model that is known here; MAE, U-MAE, SimMIM, data2vec and ViT checkpoints are")
+    raise ConfigError(
+        "holds no model that is known here; MAE, U-MAE, CrossMAE, SimMIM, data2vec and ViT checkpoints are"
+    )
 
 
 def rename(method: str, weights: Mapping[str, Tensor], image_blocks: int | None = None) -> dict[str, Tensor]:

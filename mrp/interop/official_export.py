@@ -47,7 +47,7 @@ def write(folder: Path, objective: Objective, missing: Collection[str] = ()) -> 
 def renamed(objective: Objective, missing: Collection[str] = ()) -> dict[str, Tensor]:
     """Returns an objective's weights under official names; a probe's standardisation is folded into its head."""
     if type(objective) not in _METHODS:
-        raise ConfigError("objective: it has no official implementation, so there are no official names to export to")
+        raise ConfigError("objective: no official names are known for its weights, so it cannot be exported to them")
     state = objective.state_dict()
     if (head := linear_head(objective, missing)) is not None:
         state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}

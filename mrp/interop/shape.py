@@ -107,6 +107,8 @@ def of_objective(method: str, tensors: Mapping[str, Tensor], given: Mapping[str,
         return _classify(tensors, given)
     if method == "mae":
         return _mae(tensors, given)
+    if method == "crossmae":
+        return _crossmae(tensors, given)
     if method not in {"data2vec", "data2vec2"}:
         return {}
     values: Values = {"layers": min(depth(part(tensors)), 6 if method == "data2vec" else 10)}
@@ -134,11 +136,21 @@ def _classify(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values
 def _mae(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values:
     if "decoder.embed.weight" not in tensors:
         return {}
-    width = len(tensors["decoder.embed.weight"])
+    return {"decoder": _decoder(tensors, given, len(tensors["decoder.embed.weight"]))}
+
+
+def _crossmae(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values:
+    maps = tensors["decoder.map_weights"].shape[1]
+    decoder = _decoder(tensors, given, tensors["decoder.mask_token"].shape[-1])
+    more = {"self_attention": "decoder.blocks.0.norm0.weight" in tensors, "input_map": maps > depth(part(tensors))}
+    return {"decoder": decoder | more}
+
+
+def _decoder(tensors: Mapping[str, Tensor], given: Mapping[str, Any], width: int) -> Values:
     heads = (given.get("decoder") or {}).get("heads") or _HEADS.get(width)
     if heads is None:
         raise ConfigError("the weights do not tell the decoder's number of heads; add objective.decoder.heads=N")
-    return {"decoder": {"width": width, "depth": _count(tensors, r"decoder\.blocks\.(\d+)"), "heads": heads}}
+    return {"width": width, "depth": _count(tensors, r"decoder\.blocks\.(\d+)"), "heads": heads}
 
 
 def _count(names: Mapping[str, Tensor], pattern: str) -> int:

@@ -1,15 +1,15 @@
-"""Decoders: they turn the encoder's tokens of visible patches into predictions of all patches."""
+"""Decoders: they turn the encoder's tokens of visible patches into predictions of all patches, or of some."""
 
 from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange
 from pydantic import Field
-from timm.layers import LayerNorm
+from timm.layers import Attention, LayerNorm, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 from torch.nn import functional
@@ -68,6 +68,77 @@ class Transformer(nn.Module):
             tokens = block(tokens)
         predicted: Tensor = self.head(self.norm(tokens))
         return predicted[:, self.num_prefix :]  # B N outputs
+
+
+class CrossConfig(TransformerConfig):
+    """`decoder:` of CrossMAE: a small transformer that reads what each block of the encoder has computed."""
+
+    depth: int = Field(12, gt=0)  # blocks
+    self_attention: bool = False  # whether the predicted patches also look at each other
+    input_map: bool = True  # whether it reads what enters the encoder's first block, beside the output of each
+
+
+class CrossBlock(nn.Module):
+    """A block in which patches to be predicted look at the encoder's tokens, and at each other where asked for."""
+
+    def __init__(self, config: CrossConfig, width: int, norm_eps: float) -> None:
+        super().__init__()
+        self.heads = config.heads
+        if config.self_attention:
+            self.norm0 = nn.LayerNorm(config.width, eps=norm_eps)
+            self.self_attn = Attention(config.width, config.heads, qkv_bias=True)
+        self.norm1 = nn.LayerNorm(config.width, eps=norm_eps)
+        self.memory_norm = nn.LayerNorm(width, eps=norm_eps)
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(width, 2 * config.width)
+        self.proj = nn.Linear(config.width, config.width)
+        self.norm2 = nn.LayerNorm(config.width, eps=norm_eps)
+        self.mlp = Mlp(config.width, 4 * config.width)
+
+    def forward(self, x: Tensor, memory: Tensor) -> Tensor:
+        """Returns the tokens of the patches to be predicted; `memory` are the encoder's, in its width."""
+        if hasattr(self, "self_attn"):
+            x = x + self.self_attn(self.norm0(x))
+        key_value = self.key_value(self.memory_norm(memory))
+        query = rearrange(self.query(self.norm1(x)), "b n (h d) -> b h n d", h=self.heads)
+        key, value = rearrange(key_value, "b n (two h d) -> two b h n d", two=2, h=self.heads)
+        attended = functional.scaled_dot_product_attention(query, key, value)
+        x = x + self.proj(rearrange(attended, "b h n d -> b n (h d)"))
+        return x + cast(Tensor, self.mlp(self.norm2(x)))
+
+
+class CrossAttention(nn.Module):
+    """CrossMAE's decoder: each block reads its own weighted sum of the encoder's feature maps (Fu et al., 2024)."""
+
+    positions: Tensor
+
+    def __init__(
+        self, config: CrossConfig, width: int, encoder_depth: int, grid: tuple[int, int], outputs: int, norm_eps: float
+    ) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ConfigError(f"objective.decoder: width {config.width} is not a multiple of heads {config.heads}")
+        num_maps = encoder_depth + config.input_map
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.register_buffer("positions", sincos(config.width, grid, 0), persistent=False)
+        self.map_weights = nn.Parameter(torch.empty(config.depth, num_maps))
+        self.blocks = nn.ModuleList(CrossBlock(config, width, norm_eps) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.width, eps=norm_eps)
+        self.head = nn.Linear(config.width, outputs)
+        initialise(self)
+        nn.init.normal_(self.map_weights, std=num_maps**-0.5)
+
+    def memories(self, maps: list[Tensor]) -> Tensor:
+        """Returns the weighted sum of the feature maps that each block reads."""
+        return torch.einsum("lm,mbnd->lbnd", self.map_weights, torch.stack(maps))  # L B P+V D
+
+    def forward(self, maps: list[Tensor], places: Tensor) -> Tensor:
+        """Returns the predictions of the patches at `places` from the encoder's feature maps of the visible ones."""
+        tokens = self.mask_token + self.positions[0, places]  # B K D
+        for block, memory in zip(self.blocks, self.memories(maps), strict=True):
+            tokens = block(tokens, memory)
+        predicted: Tensor = self.head(self.norm(tokens))
+        return predicted  # B K outputs
 
 
 class ConvolutionConfig(Node):

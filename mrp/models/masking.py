@@ -14,6 +14,7 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 _LOW = 0xFFFFFFFF
+_SOME = 0x50E1  # sets the choice among hidden patches apart from the draw of the mask
 
 
 def _mix(words: Tensor) -> Tensor:
@@ -54,6 +55,12 @@ def unit_mask(
     rows, columns = grid[0] // unit[0], grid[1] // unit[1]
     units = random_mask(keys, rows * columns, num_hidden, draw)
     return repeat(units, "b (h w) -> b (h p w q)", h=rows, w=columns, p=unit[0], q=unit[1])
+
+
+def some_hidden(mask: Tensor, keys: Tensor, count: int) -> Tensor:
+    """Returns masks that hold `count` of the hidden patches of each row, every subset equally likely."""
+    patch = torch.arange(mask.shape[1], device=mask.device)
+    return _lowest(((~mask).long() << 32) + fold(keys[:, None], _SOME, patch), count)
 
 
 def block_shapes(grid: tuple[int, int], smallest: int, largest: int, narrowest: float) -> Tensor:

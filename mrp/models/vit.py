@@ -160,9 +160,10 @@ Kept = Literal["none", "output", "added"]  # of each block: nothing, its output,
 
 
 class Encoded(NamedTuple):
-    """The encoder's output (prefix tokens first) and, where asked for, a tensor from every block."""
+    """The encoder's output (prefix tokens first), what its first block got and, if asked for, a tensor per block."""
 
     tokens: Tensor  # B P+V D
+    entering: Tensor  # B P+V D
     layers: list[Tensor]
 
 
@@ -184,7 +185,7 @@ def encode(
     stochastic_depth: Any = getattr(vit, "stochastic_depth", None)
     skips = stochastic_depth is not None and keys is not None and vit.training
     factors = stochastic_depth(keys) if skips else [None] * len(vit.blocks)
-    kept = []
+    entering, kept = tokens, []
     for layer, block in enumerate(vit.blocks):
         more = (places, factors[layer], layers == "added") if isinstance(block, Block) else ()
         if vit.grad_checkpointing and torch.is_grad_enabled():
@@ -196,7 +197,7 @@ def encode(
             kept.append(added)
         elif layers == "output":
             kept.append(tokens)
-    return Encoded(vit.norm(tokens), kept)
+    return Encoded(vit.norm(tokens), entering, kept)
 
 
 def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:

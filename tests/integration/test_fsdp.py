@@ -28,6 +28,7 @@ RECIPES = {
     "mae": ["demo", DECODER],
     "accumulated, clipped, averaged": ["demo", DECODER, "machine.micro_batch=4", "optim.clip=0.1", "average.decay=0.9"],
     "umae": ["umae_tiny_digits", DECODER],
+    "crossmae": ["crossmae_tiny_digits", DECODER],
     "simmim": ["simmim_tiny_digits"],
     "data2vec": ["data2vec_tiny_digits", "objective.layers=2"],
     "data2vec2": ["data2vec2_tiny_digits", "objective.layers=2", "objective.masks=2"],

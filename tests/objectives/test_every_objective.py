@@ -21,6 +21,11 @@ DECODER = {"width": 32, "depth": 1, "heads": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {"decoder": DECODER},
     "u-mae": {"name": "mae", "masks": 2, "decoder": DECODER, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "crossmae": {"decoder": DECODER},
+    "crossmae-self": {
+        "name": "crossmae", "masks": 2, "target": "pixels", "predicted": 0.5,
+        "decoder": DECODER | {"self_attention": True, "input_map": False},
+    },
     "simmim": {"mask_unit": 8},
     "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
     "data2vec": {"smallest_block": 4, "layers": 1},

@@ -18,8 +18,8 @@ from mrp.models import vit
 
 CASES = Path(__file__).parent / "cases"
 METHODS = {
-    "umae": "mae", "mae_rawpix": "mae", "simmim_relative": "simmim", "data2vec": "data2vec", "data2vec2": "data2vec2",
-    "vit_cls": "classify", "vit_meanpool": "classify",
+    "umae": "mae", "mae_rawpix": "mae", "crossmae": "crossmae", "simmim_relative": "simmim", "data2vec": "data2vec",
+    "data2vec2": "data2vec2", "vit_cls": "classify", "vit_meanpool": "classify",
 }  # fmt: skip
 
 

@@ -1,0 +1,110 @@
+"""CrossMAE: as MAE, but the decoder looks at visible patches only and predicts a part of the others (Fu, 2024)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mrp import methodkit as kit
+from mrp.batch import Batch, Output
+from mrp.config import ConfigError
+from mrp.models.decoder import CrossAttention, CrossConfig
+from mrp.models.masking import gather_tokens, random_mask, some_hidden, visible_places
+from mrp.models.vit import VisionTransformer, embed, encode, grid, norm_eps
+
+
+class Config(kit.MaskedConfig):
+    """Options of CrossMAE."""
+
+    name: Literal["crossmae"] = "crossmae"
+    mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that is hidden
+    predicted: float = Field(0.25, gt=0, lt=1)  # the share of the patches that is hidden and predicted
+    masks: int = Field(1, gt=0)  # per image and step
+    target: Literal["pixels_norm", "pixels"] = "pixels_norm"  # pixels, or pixels normalised within each patch
+    decoder: CrossConfig = CrossConfig()
+    uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
+
+
+class Objective(kit.Masked):
+    """Masked autoencoding whose decoder reads all layers of the encoder and predicts only a part of what is hidden."""
+
+    paints = True
+
+    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+        super().__init__(backbone, config.masks, config.uniformity)
+        self.config = config
+        embedding = backbone.patch_embed
+        self.patch: tuple[int, int] = embedding.patch_size
+        self.num_patches: int = embedding.num_patches
+        self.visible = kit.ScheduledCount(
+            config.mask_ratio, "mask_ratio", lambda ratio: kit.count_visible(self.num_patches, ratio)
+        )
+        ignored = int(self.num_patches * (config.mask_ratio - config.predicted))
+        self.num_predicted = self.num_patches - self.num_visible - ignored
+        if config.predicted > config.mask_ratio:
+            raise ConfigError(
+                f"objective.predicted: {config.predicted} of the patches, of which mask_ratio hides "
+                f"{config.mask_ratio}; lower it"
+            )
+        outputs = self.patch[0] * self.patch[1] * embedding.proj.in_channels
+        self.decoder = CrossAttention(
+            config.decoder, backbone.embed_dim, len(backbone.blocks), grid(backbone), outputs, norm_eps(backbone)
+        )
+        # The decoder normalises what it reads, so the last norm stays as it is: it is trained by what follows.
+        kit.freeze(backbone.norm)
+
+    @property
+    def num_visible(self) -> int:
+        """The number of patches that are not hidden."""
+        return self.visible.count
+
+    def forward(self, batch: Batch, mask: Tensor | None = None, predicted: Tensor | None = None) -> Output:
+        """Returns the mean squared error of the predicted patches; `mask` and `predicted` replace what is drawn."""
+        mask = self.mask(batch.keys) if mask is None else mask  # BM N
+        keys = self.view_keys(batch.keys)
+        predicted = some_hidden(mask, keys, self.num_predicted) if predicted is None else predicted  # BM N
+        places = visible_places(~predicted, self.num_predicted)  # BM K
+        latent, prediction = self.predict(batch.images, mask, places, keys)
+        target = self.target(batch.images)  # B N PQC
+        per_view = (prediction.float() - gather_tokens(target, places)).square().mean((1, 2))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, predicted))
+
+    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
+        """Hides patches at random."""
+        return random_mask(keys, self.num_patches, self.num_patches - self.num_visible, draws)
+
+    def target(self, images: Tensor) -> Tensor:
+        """Returns what is predicted of every patch."""
+        patches = kit.patchify(images, self.patch)
+        if self.config.target == "pixels":
+            return patches
+        mean, deviation = kit.patch_statistics(patches)
+        return (patches - mean) / deviation
+
+    def predict(
+        self, images: Tensor, mask: Tensor, places: Tensor, keys: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the encoder's tokens of the visible patches and predictions of the patches at `places`, per view."""
+        latent, maps = self.encode_maps(images, mask, keys)
+        return latent, self.decoder(maps, places)  # BM P+V D, BM K PQC
+
+    def encode_maps(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Returns the encoder's tokens of the visible patches, and the feature maps that the decoder reads."""
+        visible = visible_places(mask, self.num_visible)
+        tokens = gather_tokens(embed(self.backbone, images), visible)
+        latent, entering, layers = encode(self.backbone, tokens, visible, keys, "output")
+        return latent, [entering, *layers] if self.config.decoder.input_map else layers
+
+    def reconstruct(self, batch: Batch) -> kit.Reconstruction:
+        """Returns predictions of all patches; normalised ones get the mean and deviation of the true patch back."""
+        mask, bare = self.first_mask(batch.keys), None
+        places = torch.arange(self.num_patches, device=mask.device).expand_as(mask)
+        prediction = self.predict(batch.images, mask, places)[1].float()
+        if self.config.target == "pixels_norm":
+            bare = kit.unpatchify(prediction, self.patch, grid(self.backbone))
+            mean, deviation = kit.patch_statistics(kit.patchify(batch.images, self.patch))
+            prediction = prediction * deviation + mean
+        return kit.Reconstruction(mask, kit.unpatchify(prediction, self.patch, grid(self.backbone)), bare)
