@@ -196,8 +196,9 @@ def compute_crossmae(case: Inputs) -> Tensors:
     results = _trained(objective, lambda: objective(case.batch, mask, predicted))
     places = visible_places(~predicted, objective.num_predicted)
     _, maps = objective.encode_maps(case.tensors["images"], mask)
-    blocks = zip(objective.decoder.blocks, objective.decoder.memories(maps), strict=True)
-    results |= {f"decoder_memory/{number}": block.memory_norm(memory) for number, (block, memory) in enumerate(blocks)}
+    blocks: Any = objective.decoder.blocks
+    for number, memory in enumerate(objective.decoder.memories(maps)):
+        results[f"decoder_memory/{number}"] = blocks[number].memory_norm(memory)
     results["prediction"] = objective.predict(case.tensors["images"], mask, places)[1]
     results["targets"] = gather_tokens(objective.target(case.tensors["images"]), places)
     return results | {f"features/{number}": tokens for number, tokens in enumerate(maps)}

@@ -131,7 +131,8 @@ class CrossAttention(nn.Module):
     def memories(self, maps: list[Tensor]) -> Tensor:
         """Returns the weighted sum of the feature maps that each block reads."""
         stack = torch.stack(maps)  # M B P+V D
-        return (self.map_weights @ stack.flatten(1)).unflatten(1, stack.shape[1:])  # L B P+V D
+        memories: Tensor = (self.map_weights @ stack.flatten(1)).unflatten(1, stack.shape[1:])
+        return memories  # L B P+V D
 
     def forward(self, maps: list[Tensor], places: Tensor) -> Tensor:
         """Returns the predictions of the patches at `places` from the encoder's feature maps of the visible ones."""
