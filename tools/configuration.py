@@ -41,10 +41,12 @@ _ON_SCHEDULES = """## A schedule
 
 Where a number or a *schedule* is allowed, a section in the number's place says how it changes over the run:
 
-    optim: {lr: {kind: wsd, value: 1.5e-4, warmup: 40 epochs, decay: 20 %}, per: 256}
-    optim: {weight_decay: {kind: cosine, value: 0.04, end: 0.4}}
-    objective: {teacher: {decay: {kind: linear, value: 0.996, end: 1}}}
-    objective: {mask_ratio: {kind: steps, value: 0.6, drops: [30 %, 60 %], factor: 1.1}}
+```yaml
+optim: {lr: {kind: wsd, value: 1.5e-4, warmup: 40 epochs, decay: 20 %}, per: 256}
+optim: {weight_decay: {kind: cosine, value: 0.04, end: 0.4}}
+objective: {teacher: {decay: {kind: linear, value: 0.996, end: 1}}}
+objective: {mask_ratio: {kind: steps, value: 0.6, drops: [30 %, 60 %], factor: 1.1}}
+```
 
 Its value follows from the step and the run's length alone, so a resumed run goes on exactly, and another `length` needs
 no other change where parts of the run are given in per cent. The metrics hold it: `lr`, `optim/weight_decay`,
