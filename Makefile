@@ -9,7 +9,7 @@ STAMP := $(VENV)/.setup
 VERSION = `$(if $(filter file,$(origin PYTHON)),$(BIN)/python -V 2>/dev/null ||) $(PYTHON) -V 2>&1`
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint type bench golden docs clean
+.PHONY: help setup demo test lint type bench golden docs site clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## /\1#/p' $(MAKEFILE_LIST) | awk -F'#' '{ printf "  make %-8s %s\n", $$1, $$2 }'
@@ -53,9 +53,15 @@ bench: setup ## Measure the training step and the data loader
 golden: setup ## Write the expected files of the golden tests anew (read the diff before you commit it)
 	@$(BIN)/python tools/golden.py
 
-docs: setup ## Write docs/configuration.md anew from the code and the recipes
+docs: setup ## Write the reference (docs/configuration.md, verbs.md, python.md) anew from the code and the recipes
 	@$(BIN)/python tools/configuration.py
+	@$(BIN)/python tools/reference.py
+
+site: setup ## Build the documentation as a site with search, in site/ (installs a site builder into .venv)
+	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[site]'
+	@$(BIN)/zensical build --strict --clean
+	@echo "read it: $(BIN)/python -m http.server --directory site, then http://localhost:8000"
 
 clean: ## Remove what was built and the demo's run, but neither .venv nor other runs
-	@rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs/demo
+	@rm -rf build dist site .cache *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis runs/demo
 	@find . -name $(VENV) -prune -o -name __pycache__ -prune -exec rm -rf {} +

@@ -16,7 +16,7 @@ import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -25,7 +25,8 @@ from PIL import Image
 
 from mrp.cli import _read, main, parser
 from mrp.config import ConfigError
-from mrp.run import Run, load, recipes
+from mrp.run import Run, load
+from tools import reference
 
 ROOT = Path(__file__).resolve().parent.parent
 LINKED = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
@@ -44,19 +45,19 @@ RESOLVED = {
     r"mrp judge .*--suite (imagenet|robustness|transfer|dense|retrieval)": "many measurements, each with its own test",
     r"mrp lab": "experiments of hours, each tried at toy size by tests/lab",
     r"mrp evaluate .*--test": "test sets of their own layouts, which tests/integration/test_evaluate.py makes",
-    r"mrp (import|evaluate|probe|compare|judge|picture|finetune|pretrain|config) .*\.(pth|safetensors)": (
-        "published weights, which tests/interop imitates"
-    ),
-    r"mrp replay": "needs an incident, which tests/test_replay.py makes",
-    r"mrp certify": "trains for thousands of steps",
-    r"mrp shards .*\.tar\b": "ImageNet's archives, which tests/data/test_imagenet.py imitates",
+    r"mrp .*\.(pth|safetensors)": "published weights, which tests/interop imitates",
+    r"mrp import": "weights of others, which tests/interop makes",
+    r"mrp shards build \S+\.tar\b": "ImageNet's archives, which tests/data/test_imagenet.py imitates",
 }
-DATA = re.compile(r"(?<![\w.])(/data/[\w./-]+|cifar-10\d*-binary\.tar\.gz|images\b(?=[ ,]|$))")
+LINK = re.compile(r"\]\(\s*([^)\s]+)\s*\)")
+DATA = re.compile(r"(?<![\w.])(/data/[\w./-]+|cifar-10\d*-binary\.tar\.gz)")
 SMALL = [
-    "backbone.width=32", "backbone.depth=1", "backbone.heads=2", "length=2 steps", "optim.warmup=0 steps", "batch=16",
-    "precision=fp32", "machine.workers=0", "machine.compile=no", "diagnose.every=null", "validation.every=null",
-    "checkpoint.every=2 steps", "track.every=1",
+    "length=2 steps", "optim.warmup=0 steps", "batch=16", "precision=fp32", "machine.workers=0", "machine.compile=no",
+    "diagnose.every=null", "checkpoint.every=2 steps", "track.every=1",
 ]  # fmt: skip
+BACKBONE = ["backbone.width=32", "backbone.depth=1", "backbone.heads=2"]
+UNNAMED = ["backbone.name=null", "backbone.patch=16"]
+DECODER = "objective.decoder={width: 16, depth: 1, heads: 2}"
 
 
 class Block(NamedTuple):
@@ -101,7 +102,7 @@ def anchors(text: str) -> set[str]:
 
 @pytest.mark.parametrize("path", LINKED, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(\s*([^)\s]+)\s*\)", prose(path.read_text("utf-8"))):
+    for target in LINK.findall(prose(path.read_text("utf-8"))):
         if target.startswith(("http://", "https://")):
             continue
         file, _, anchor = target.partition("#")
@@ -114,6 +115,34 @@ def test_links_lead_somewhere(path: Path) -> None:
             assert page.resolve().is_relative_to(ROOT / "docs"), f"{path.name} links to {file}, outside of the site"
 
 
+def test_every_page_can_be_found() -> None:
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text("utf-8"))
+
+    def pages(entry: Any) -> Iterator[str]:
+        for item in entry if isinstance(entry, list) else entry.values():
+            yield from [item] if isinstance(item, str) else pages(item)
+
+    shown = list(pages(site["nav"]))
+    assert len(shown) == len(set(shown))
+    assert not [page for page in shown if not (ROOT / "docs" / page).is_file()]
+    found = {ROOT / "docs" / page for page in shown} | {ROOT / "CHANGELOG.md", ROOT / "README.md"}
+    for path in LINKED:
+        found |= {(path.parent / target).resolve() for target in LINK.findall(path.read_text("utf-8"))}
+    lost = [str(path.relative_to(ROOT)) for path in LINKED if path not in found]
+    assert not lost, f"{lost}: in no navigation (mkdocs.yml), and no page links there"
+
+
+def test_messages_that_are_explained_are_those_of_the_code() -> None:
+    source = "\n".join(path.read_text("utf-8") for path in sorted((ROOT / "mrp").rglob("*.py")))
+    source = re.sub(r"[\"']\s*\n\s*f?[\"']", "", source)  # a message goes on over several lines
+    source = re.sub(r"\{[^{}]*\}", "...", source)
+    text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
+    shown = [piece for row in re.findall(r"^\| (.*?) \| ", text, re.MULTILINE) for piece in re.findall(r"`([^`]+)`", row)]
+    parts = [part.strip(" '") for piece in shown for part in re.split(r"\.\.\.|\d+|\bN\b|'", piece)]
+    strange = [part for part in parts if len(part) > 8 and part not in source]
+    assert not strange
+
+
 @pytest.mark.parametrize("name", PAGES)
 def test_a_block_says_what_it_is(name: str) -> None:
     text = PAGES[name].read_text("utf-8")
@@ -121,7 +150,7 @@ def test_a_block_says_what_it_is(name: str) -> None:
         assert block.language in LANGUAGES, f"{name}:{block.line}: a block of {block.language or 'no language'}"
         if block.language == "yaml":
             keys = yaml.safe_load(block.text)  # several lines of one key each are several examples
-            assert set(keys) <= {*Run.model_fields, "places", "measure"}, f"{name}:{block.line}: {list(keys)}"
+            assert set(keys) <= {*Run.model_fields, "base", "places", "measure"}, f"{name}:{block.line}: {list(keys)}"
     loose = re.findall(r"\n\n {4}((?:%s) .*)" % "|".join(PROGRAMS), prose(text))
     assert not loose, f"{name}: a command in an indented block is executed by no test; fence it as sh: {loose}"
 
@@ -173,10 +202,16 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(48):
         image(root / "data" / "folder" / f"n0000000{number % 4}" / f"{number}.png", number)
     main(["shards", "build", str(root / "data/folder"), str(root / "data/shards"), "--shard-size", "16"])
-    more = {"mae": ["demo"], "umae": ["umae_tiny_digits"], "data2vec": ["data2vec_tiny_digits", "objective.layers=1"]}
+    more = {
+        "mae": ["demo"],
+        "umae": ["umae_tiny_digits"],
+        "data2vec": ["data2vec_tiny_digits", "objective.layers=1"],
+        "photographs": ["mae_vit_base_in1k", f"data.train={root}/data/folder", f"data.test={root}/data/folder", DECODER, *UNNAMED],
+    }
     for name, words in more.items():
-        main(["pretrain", *words, *SMALL, "data.fraction=0.2", "--folder", str(root / "runs" / name)])
-    words = ["finetune_tiny_digits", f"init={root}/runs/mae", "backbone=null", *SMALL[3:], "data.fraction=0.2"]
+        few = [] if name == "photographs" else ["data.fraction=0.2"]
+        main(["pretrain", *words, *SMALL, *BACKBONE, *few, "--folder", str(root / "runs" / name)])
+    words = ["finetune_tiny_digits", f"init={root}/runs/mae", "backbone=null", *SMALL, "data.fraction=0.2"]
     main(["finetune", *words, "--folder", str(root / "runs/classifier")])
     return root
 
@@ -187,55 +222,69 @@ class Reader:
     def __init__(self, place: Path, here: Path) -> None:
         self.place, self.here = place, here
         shutil.copytree(ROOT / "examples", here / "examples")
+        for number, name in enumerate(("cat.jpg", "dog.png", "photographs/a.png", "photographs/b.png")):
+            image(here / name, number)
         (here / "files.json").write_text(json.dumps([[str(next(place.glob("data/folder/*/*.png"))), 0]] * 64))
+        self.make_runs(["runs/mae"])
+
+    def write(self, block: Block) -> bool:
+        """Writes a block to the file that its first line names, if it does."""
+        named = re.match(r"# (\w+\.(py|yaml))\b", block.text)
+        if named:
+            (self.here / named[1]).write_text(self.given(block.text), "utf-8")
+        return named is not None
 
     def python(self, block: Block, page: str) -> None:
-        """Executes a block of Python, or writes it to the file that it names."""
-        named = re.match(r"# (\w+\.py)\b", block.text)
-        if named:
-            Path(named[1]).write_text(block.text, "utf-8")
-            return
+        """Executes a block of Python, on few images and for few steps."""
         self.make_runs(re.findall(r"\"(runs/[\w-]+)\"", block.text))
         import torch
 
-        images = torch.rand(4, 1, 8, 8)
-        code = block.text.replace('length="20 epochs"', 'length="2 steps", optim={"warmup": "0 steps"}')
-        exec(compile(code, f"{page}:{block.line}", "exec"), {"images": images})
+        few = 'length="2 steps", optim={"warmup": "0 steps"}, data={"fraction": 0.2}'
+        code = block.text.replace('length="20 epochs"', few)
+        exec(compile(code, f"{page}:{block.line}", "exec"), {"images": torch.rand(4, 1, 8, 8)})
 
     def make_runs(self, names: list[str]) -> None:
         """Copies a run in miniature to each name."""
+        kinds = {"finetune": "classifier", "classifier": "classifier", "data2vec": "data2vec"}
+        kinds |= dict.fromkeys(("in1k", "official", "cifar", "xray", "own"), "photographs") | {"umae": "umae"}
         for name in names:
-            kind = next((kind for kind in ("umae", "data2vec") if kind in name), "mae")
-            kind = "classifier" if "finetune" in name or "classifier" in name else kind
-            target = self.here / name
-            if not target.exists():
-                shutil.copytree(self.place / "runs" / kind, target)
+            kind = next((kind for part, kind in kinds.items() if part in name), "mae")
+            if not (self.here / name).exists():
+                shutil.copytree(self.place / "runs" / kind, self.here / name)
 
-    def given(self, word: str) -> str:
-        """The word with miniature data in the place of the reader's."""
-        return DATA.sub(lambda found: str(self.place / "data" / ("shards" if "shards" in found[0] else "folder")), word)
+    def given(self, text: str) -> str:
+        """The text with miniature data in the place of the reader's."""
+        data = self.place / "data"
+        text = DATA.sub(lambda found: str(data / ("shards" if "shards" in found[0] else "folder")), text)
+        return re.sub(r"^30000$", "2", text)
 
     def execute(self, words: list[str]) -> None:
         """Executes a command of mrp."""
         outputs = [words[at + 1] for at, word in enumerate(words) if word in ("--folder", "--out")]
-        self.make_runs([r for w in words if w not in outputs for r in re.findall(r"runs/[\w-]+", w)])
-        words = [*self.shrunk([self.given(word) for word in words])]
+        self.make_runs([run for word in words if word not in outputs for run in re.findall(r"runs/[\w-]+", word)])
+        words = self.shrunk([self.given(word) for word in words])
         try:
             main(words[1:])
         except SystemExit as end:
             assert not end.code, f"{shlex.join(words)}: exit code {end.code}"
 
     def shrunk(self, words: list[str]) -> list[str]:
-        """The command with a small model and few steps, where it trains one."""
-        if words[1] not in ("pretrain", "finetune"):
+        """The command with a small model, few steps and miniature data, where it trains."""
+        if words[1] not in ("pretrain", "finetune", "config"):
             return words
         options = _read(words[1:])
-        if options.recipe.endswith(".yaml"):
-            return [*words, *SMALL]
         run = load(options.recipe, options.overrides)
-        small = SMALL if run.init.from_ is None else ["backbone=null", *SMALL[3:]]
-        if run.init.from_ is None and run.data.train != run.data.test:
-            small = [*small, "data.test=null"]
+        small = [*SMALL, *(BACKBONE if run.init is None else ["backbone=null"])]
+        if run.init is None and run.backbone.name is not None:
+            small += UNNAMED
+        if hasattr(getattr(run.objective, "decoder", None), "width"):
+            small.append(DECODER)
+        if run.mix.together is not None:
+            small.append("mix.together=null")
+        for split in ("train", "test"):
+            given = getattr(run.data, split)
+            if isinstance(path := getattr(given, "path", given), str) and "/" in path and not Path(path).exists():
+                small.append(f"data.{split}={self.place}/data/folder")
         return [*words, *small]
 
 
@@ -266,7 +315,8 @@ def resolve(words: list[str]) -> None:
 def test_every_command_works(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     reader = Reader(place, tmp_path)
-    for block in blocks(PAGES[name].read_text("utf-8")):
+    # A file that a page shows below the commands that use it is there when they are typed.
+    for block in [block for block in blocks(PAGES[name].read_text("utf-8")) if not reader.write(block)]:
         where = f"{name}:{block.line}"
         if block.language == "python":
             reader.python(block, name)
@@ -287,4 +337,8 @@ def test_no_reason_is_left_over() -> None:
     every = [shlex.join(w) for t in texts for b in blocks(t) if b.language == "sh" for w in commands(b.text)]
     unused = [pattern for pattern in RESOLVED if not any(re.match(pattern, command) for command in every)]
     assert not unused
-    assert recipes().is_dir()
+
+
+@pytest.mark.parametrize("path", reference.PAGES, ids=lambda path: path.name)
+def test_the_reference_is_that_of_the_code(path: Path) -> None:
+    assert path.read_text("utf-8") == reference.PAGES[path](), "run 'make docs'"
