@@ -1,9 +1,9 @@
 """The documentation is true: links lead somewhere, and every command works, on tiny data and models.
 
-A block of commands is fenced as `sh`. Its lines are executed in order, one folder per page, as a reader would; `mrp` runs
-in this process. Paths that only the reader has (`/data/...`, `runs/...`) are miniature sets and runs made here, and models
-are shrunk. RESOLVED lists, with the reason, what cannot run here: of that the words and the recipe are read. A Python
-block whose first line is `# NAME.py` is that file, for the commands below it; the other Python blocks are executed too.
+A block of commands is fenced as `sh`. Its lines are executed in order, one folder per page, as a reader would; `mrp`
+runs in this process. Paths that only the reader has (`/data/...`, `runs/...`) are miniature sets and runs made here;
+models are shrunk. RESOLVED lists, with the reason, what cannot run here: of that the words and the recipe are read. A
+block of Python or YAML whose first line is `# NAME.py` is that file; the other blocks of Python are executed too.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def test_messages_that_are_explained_are_those_of_the_code() -> None:
     source = re.sub(r"[\"']\s*\n\s*f?[\"']", "", source)  # a message goes on over several lines
     source = re.sub(r"\{[^{}]*\}", "...", source)
     text = (ROOT / "docs" / "troubleshooting.md").read_text("utf-8")
-    shown = [piece for row in re.findall(r"^\| (.*?) \| ", text, re.MULTILINE) for piece in re.findall(r"`([^`]+)`", row)]
+    shown = [
+        piece for row in re.findall(r"^\| (.*?) \| ", text, re.MULTILINE) for piece in re.findall(r"`([^`]+)`", row)
+    ]
     parts = [part.strip(" '") for piece in shown for part in re.split(r"\.\.\.|\d+|\bN\b|'", piece)]
     strange = [part for part in parts if len(part) > 8 and part not in source]
     assert not strange
@@ -151,7 +153,7 @@ def test_a_block_says_what_it_is(name: str) -> None:
         if block.language == "yaml":
             keys = yaml.safe_load(block.text)  # several lines of one key each are several examples
             assert set(keys) <= {*Run.model_fields, "base", "places", "measure"}, f"{name}:{block.line}: {list(keys)}"
-    loose = re.findall(r"\n\n {4}((?:%s) .*)" % "|".join(PROGRAMS), prose(text))
+    loose = re.findall(rf"\n\n    ((?:{'|'.join(PROGRAMS)}) .*)", prose(text))
     assert not loose, f"{name}: a command in an indented block is executed by no test; fence it as sh: {loose}"
 
 
@@ -203,14 +205,21 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         image(root / "data" / "folder" / f"n0000000{number % 4}" / f"{number}.png", number)
     main(["shards", "build", str(root / "data/folder"), str(root / "data/shards"), "--shard-size", "16"])
     more = {
-        "mae": ["demo"],
+        "mae": ["demo", "evaluate={knn: {every: 2 steps}}"],
         "umae": ["umae_tiny_digits"],
         "data2vec": ["data2vec_tiny_digits", "objective.layers=1"],
-        "photographs": ["mae_vit_base_in1k", f"data.train={root}/data/folder", f"data.test={root}/data/folder", DECODER, *UNNAMED],
+        "photographs": [
+            "mae_vit_base_in1k",
+            f"data.train={root}/data/folder",
+            f"data.test={root}/data/folder",
+            DECODER,
+            *UNNAMED,
+        ],
     }
     for name, words in more.items():
         few = [] if name == "photographs" else ["data.fraction=0.2"]
         main(["pretrain", *words, *SMALL, *BACKBONE, *few, "--folder", str(root / "runs" / name)])
+        main(["probe", str(root / "runs" / name), "--evaluator", "knn"])  # for what compares results
     words = ["finetune_tiny_digits", f"init={root}/runs/mae", "backbone=null", *SMALL, "data.fraction=0.2"]
     main(["finetune", *words, "--folder", str(root / "runs/classifier")])
     return root
@@ -225,7 +234,6 @@ class Reader:
         for number, name in enumerate(("cat.jpg", "dog.png", "photographs/a.png", "photographs/b.png")):
             image(here / name, number)
         (here / "files.json").write_text(json.dumps([[str(next(place.glob("data/folder/*/*.png"))), 0]] * 64))
-        self.make_runs(["runs/mae"])
 
     def write(self, block: Block) -> bool:
         """Writes a block to the file that its first line names, if it does."""
@@ -240,7 +248,7 @@ class Reader:
         import torch
 
         few = 'length="2 steps", optim={"warmup": "0 steps"}, data={"fraction": 0.2}'
-        code = block.text.replace('length="20 epochs"', few)
+        code = self.given(block.text).replace('length="20 epochs"', few)
         exec(compile(code, f"{page}:{block.line}", "exec"), {"images": torch.rand(4, 1, 8, 8)})
 
     def make_runs(self, names: list[str]) -> None:
@@ -256,27 +264,28 @@ class Reader:
         """The text with miniature data in the place of the reader's."""
         data = self.place / "data"
         text = DATA.sub(lambda found: str(data / ("shards" if "shards" in found[0] else "folder")), text)
-        return re.sub(r"^30000$", "2", text)
+        return re.sub(r"\b30000\b", "2", text)  # the only step at which a run in miniature has a checkpoint
 
     def execute(self, words: list[str]) -> None:
         """Executes a command of mrp."""
         outputs = [words[at + 1] for at, word in enumerate(words) if word in ("--folder", "--out")]
         self.make_runs([run for word in words if word not in outputs for run in re.findall(r"runs/[\w-]+", word)])
+        if words[1] == "runs":
+            self.make_runs(["runs/mae"])
         words = self.shrunk([self.given(word) for word in words])
         try:
             main(words[1:])
         except SystemExit as end:
-            assert not end.code, f"{shlex.join(words)}: exit code {end.code}"
+            if end.code:
+                pytest.fail(f"{shlex.join(words)}: exit code {end.code}")
 
     def shrunk(self, words: list[str]) -> list[str]:
         """The command with a small model, few steps and miniature data, where it trains."""
         if words[1] not in ("pretrain", "finetune", "config"):
             return words
-        options = _read(words[1:])
-        run = load(options.recipe, options.overrides)
-        small = [*SMALL, *(BACKBONE if run.init is None else ["backbone=null"])]
-        if run.init is None and run.backbone.name is not None:
-            small += UNNAMED
+        goes_on = any(word.startswith("init=") for word in words)
+        run = recipe(words)
+        small = [*SMALL, "backbone=null"] if goes_on else [*SMALL, *(UNNAMED if run.backbone.name else []), *BACKBONE]
         if hasattr(getattr(run.objective, "decoder", None), "width"):
             small.append(DECODER)
         if run.mix.together is not None:
@@ -288,14 +297,19 @@ class Reader:
         return [*words, *small]
 
 
+def recipe(words: list[str]) -> Run:
+    """The recipe of a command with the values that replace its own, except for the weights to start from."""
+    options = _read(words[1:])
+    return load(options.recipe, [word for word in options.overrides if not word.startswith("init=")])
+
+
 def resolve(words: list[str]) -> None:
     """Reads a command as its program would, without executing it."""
     if words[0] in ("torchrun", "accelerate"):
         words = words[words.index("-m") + 1 :]
     if words[0] == "mrp":
-        options = _read(words[1:])
-        if getattr(options, "recipe", None):
-            load(options.recipe, options.overrides)
+        if getattr(_read(words[1:]), "recipe", None):
+            recipe(words)
     elif words[0] == "make":
         targets = re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE)
         assert {word for word in words[1:] if "=" not in word} <= set(targets), words

@@ -21,15 +21,15 @@ DOCS = Path(__file__).resolve().parent.parent / "docs"
 _VERBS = """# The command line
 
 Every verb with its arguments, made by `make docs` from the code. `mrp VERB --help` prints the same. Options of a run
-(`optim.lr=1e-3`) are words of the form `key=value`, and [configuration.md](configuration.md) lists them all. A mistake is
-one line on stderr that says what is wrong, where, and what to do, with exit code 2;
+(`optim.lr=1e-3`) are words of the form `key=value`, and [configuration.md](configuration.md) lists them all. A mistake
+is one line on stderr that says what is wrong, where, and what to do, with exit code 2;
 [runs.md](runs.md#being-asked-to-end) lists the other codes.
 """
 _PYTHON = """# The Python interface
 
-Everything in `dir(mrp)`, made by `make docs` from the code. What a user can mend is raised as `mrp.config.ConfigError`, one
-line with what is wrong, where, and what to do. Names that are not on this page may change between versions. What a method, a
-data source or an evaluator of your own builds on is told in [own-parts.md](own-parts.md).
+Everything in `dir(mrp)`, made by `make docs` from the code. What a user can mend is raised as `mrp.config.ConfigError`,
+one line with what is wrong, where, and what to do. Names that are not on this page may change between versions. What a
+method, a data source or an evaluator of your own builds on is told in [own-parts.md](own-parts.md).
 """
 _WIDE = 100  # of a call that is shown in one line
 
