@@ -38,6 +38,8 @@ PROGRAMS = ("mrp", "make", "python", "python3", "pip", "torchrun", "accelerate",
 RESOLVED = {
     r"mrp demo": "a whole run of minutes; its parts are executed one by one",
     r"mrp submit": "needs SLURM",
+    r"mrp doctor": "measures the machine for a minute; tests/doctor tries it",
+    r"mrp .*track\.name": "a tracker of others, tried by its own tests",
     r"mrp .*--processes": "starts processes, as tests/processes does",
     r"mrp .*(hf|s3|https?):": "needs a network",
     r"mrp .*--watch": "does not end by itself",
@@ -203,7 +205,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("docs")
     for number in range(48):
         image(root / "data" / "folder" / f"n0000000{number % 4}" / f"{number}.png", number)
-    main(["shards", "build", str(root / "data/folder"), str(root / "data/shards"), "--shard-size", "16"])
+    main(
+        [
+            "shards",
+            "build",
+            str(root / "data/folder"),
+            str(root / "data/shards"),
+            "--shard-size",
+            "16",
+            "--workers",
+            "1",
+        ]
+    )
     more = {
         "mae": ["demo", "evaluate={knn: {every: 2 steps}}"],
         "umae": ["umae_tiny_digits"],

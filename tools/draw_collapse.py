@@ -17,9 +17,9 @@ from mrp.monitor.metrics import METRICS, read_lines
 
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images"
 CURVES = {
-    "loss": ("reconstruction", "the loss falls alike", (0.0, None)),
-    "effective rank": ("features/effective_rank", "the features do not spread alike", (0.0, None)),
-    "uniformity": ("features/uniformity", "1: all features point one way", (0.0, 1.05)),
+    "reconstruction loss": ("reconstruction", "falls alike", (0.0, 1.05)),
+    "rank (RankMe)": ("features/rank_me", "directions in use", (0.0, None)),
+    "uniformity": ("features/uniformity", "1: all point one way", (0.0, 1.05)),
 }
 STYLES = {"MAE": {"marker": "o", "linestyle": "-"}, "U-MAE": {"marker": "s", "linestyle": "--"}}
 SCHEMES = {
