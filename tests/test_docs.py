@@ -218,7 +218,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ]
     )
     more = {
-        "mae": ["demo", "evaluate={knn: {every: 2 steps}}"],
+        "mae": ["demo", "evaluate={knn: {every: 2 steps}}", "average={decay: 0.9}"],
         "umae": ["umae_tiny_digits"],
         "data2vec": ["data2vec_tiny_digits", "objective.layers=1"],
         "photographs": [
@@ -301,6 +301,8 @@ class Reader:
         small = [*SMALL, "backbone=null"] if goes_on else [*SMALL, *(UNNAMED if run.backbone.name else []), *BACKBONE]
         if hasattr(getattr(run.objective, "decoder", None), "width"):
             small.append(DECODER)
+        if hasattr(run.objective, "classes"):
+            small.append("objective.classes=null")
         if run.mix.together is not None:
             small.append("mix.together=null")
         for split in ("train", "test"):
