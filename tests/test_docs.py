@@ -340,27 +340,6 @@ def resolve(words: list[str]) -> None:
         assert words[0] in PROGRAMS, f"no test executes or reads {shlex.join(words)}"
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if "```sh" in PAGES[name].read_text("utf-8")])
-def test_every_command_works(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    reader = Reader(place, tmp_path)
-    # A file that a page shows below the commands that use it is there when they are typed.
-    for block in [block for block in blocks(PAGES[name].read_text("utf-8")) if not reader.write(block)]:
-        where = f"{name}:{block.line}"
-        if block.language == "python":
-            reader.python(block, name)
-        for words in commands(block.text) if block.language == "sh" else ():
-            text = shlex.join(words)
-            print(f"{where}: {text}")
-            try:
-                if words[0] == "mrp" and not any(re.match(pattern, text) for pattern in RESOLVED):
-                    reader.execute(words)
-                else:
-                    resolve(words)
-            except ConfigError as error:
-                pytest.fail(f"{where}: {text}: {error}")
-
-
 def test_no_reason_is_left_over() -> None:
     texts = [page.read_text("utf-8") for page in PAGES.values()]
     every = [shlex.join(w) for t in texts for b in blocks(t) if b.language == "sh" for w in commands(b.text)]
