@@ -24,7 +24,6 @@ import yaml
 from PIL import Image
 
 from mrp.cli import _read, main, parser
-from mrp.config import ConfigError
 from mrp.run import Run, load
 from tools import reference
 
