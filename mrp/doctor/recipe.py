@@ -158,7 +158,13 @@ def memory(case: Case) -> Iterator[Finding]:
         yield error(
             "memory per process",
             f"{found}, where {there / _GIB:.3g} GiB are left to it",
-            "take a smaller machine.micro_batch, machine.checkpointing=true, machine.shard=full or a smaller model",
+            "take "
+            + (
+                "a smaller machine.micro_batch"
+                if case.plan.coupled_batch is None
+                else "more processes, coupled_batch=N"
+            )
+            + ", machine.checkpointing=true, machine.shard=full or a smaller model",
         )
 
 

@@ -98,6 +98,13 @@ def test_a_mistake_in_a_recipe_is_found(
         ({"disk": 1 << 20}, [], "error", "disk", "checkpoint.keep"),
         ({"open_files": 100}, [], "warning", "open files", "ulimit -n"),
         ({"memory": 1 << 20}, ["machine.micro_batch=128"], "error", "memory per process", "machine.micro_batch"),
+        (
+            {"memory": 1 << 20},
+            ["objective.uniformity=0.01", "coupled_batch=128"],
+            "error",
+            "memory per process",
+            "more proc",
+        ),
         ({"compiler": None}, ["machine.compile=yes"], "error", "torch.compile", "machine.compile=no"),
         ({"driver": True}, [], "warning", "devices", "torch sees no GPU"),
         ({"bf16": False, "gpus": ("V100",)}, ["precision=bf16"], "warning", "bf16", "precision=fp32"),
