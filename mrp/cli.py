@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mrp
-from mrp import verbs
+from mrp import progress, verbs
 from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped, nearest
 
 USER_ERROR = 2
@@ -30,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("WORLD_SIZE") != str(options.processes):
             started = os.environ.get("WORLD_SIZE", "other")
             _leave(f"mrp: error: --processes: the launcher has started {started} processes; leave it out", USER_ERROR)
+    progress.silence(getattr(options, "quiet", False))
     try:
         verbs.find(options.verb).run(options)
         sys.stdout.flush()
@@ -128,5 +129,5 @@ def parser() -> argparse.ArgumentParser:
             epilog=f"example:\n  {verb.EXAMPLE}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        verb.words(arguments)
+        verbs.describe(name, arguments)
     return top

@@ -1,8 +1,9 @@
-"""Shows on a terminal how far long work is and how long it will still take; elsewhere nothing is shown."""
+"""What is said beside results, on standard error: remarks, and on a terminal how far long work is."""
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -10,7 +11,25 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 _hidden = 0  # how many blocks ask for silence now, such as a training run, which has a line of its own
+_quiet = False  # whether results, warnings and errors are all that is wanted
 _shown: Any = None  # the display of the outermost bar; a terminal takes one at a time
+
+
+def silence(quiet: bool) -> None:
+    """Says from now on only warnings, or everything again."""
+    global _quiet
+    _quiet = quiet
+
+
+def say(text: str) -> None:
+    """Prints a remark on standard error; standard output is for results, which scripts read."""
+    if not _quiet or text.startswith("warning"):
+        print(text, file=sys.stderr, flush=True)
+
+
+def on_terminal() -> bool:
+    """Returns whether progress is drawn and not printed line by line."""
+    return os.isatty(2) and not _quiet
 
 
 @contextmanager
@@ -52,7 +71,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         global _shown
-        if not _hidden and os.isatty(2) and os.environ.get("RANK", "0") == "0":
+        if not _hidden and on_terminal() and os.environ.get("RANK", "0") == "0":
             self._is_outermost = _shown is None
             if self._is_outermost:
                 _shown = _display()

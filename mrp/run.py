@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -11,7 +10,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 import mrp
-from mrp import outside, trackers
+from mrp import outside, progress, trackers
 from mrp.checkpoint.config import Config as Checkpoint
 from mrp.config import ConfigError, Duration, Node, Tree, build, compose, nearest, overridden
 from mrp.data.config import CacheConfig
@@ -218,7 +217,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = 
     run = build(Run, tree)
     if os.environ.get("RANK", "0") == "0":
         for line in _no_longer_used(recipe.values, chosen.values):
-            print(f"mrp: {line}", file=sys.stderr)
+            progress.say(f"mrp: {line}")
     return run
 
 

@@ -14,7 +14,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
 
-from mrp import ending
+from mrp import ending, progress
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, Preempted
@@ -92,9 +92,9 @@ class Session:
         )
 
     def say(self, text: str) -> None:
-        """Prints a line, on the main process alone."""
+        """Says something beside the results, on the main process alone."""
         if self.main:
-            print(text, flush=True)
+            progress.say(text)
 
     def phase(self, name: str, step: int) -> None:
         """Tells the watchdog what this process does now."""

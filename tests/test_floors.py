@@ -30,6 +30,7 @@ FLOORS = (
     "schema",
     "files",
     "progress",
+    "arguments",
     "batch",
     "tensors",
     "models",

@@ -1,12 +1,16 @@
-"""Long work on a terminal: how far it is; elsewhere silence."""
+"""What is said beside results: remarks, how far long work is on a terminal, and what --quiet leaves of it."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
+from pathlib import Path
 
 import pytest
 
-from mrp import progress
+from mrp import progress, verbs
+from mrp.cli import main
 
 Captured = pytest.CaptureFixture[str]
 
@@ -55,3 +59,58 @@ def test_an_error_leaves_the_terminal_as_it_was(capsys: Captured) -> None:
         sum(1 / number for number in progress.over([1, 0], "numbers"))
     shown = capsys.readouterr().err
     assert shown.count("\x1b[?25l") == shown.count("\x1b[?25h") == 1, "the cursor is hidden, and shown again"
+
+
+def test_remarks_go_to_standard_error_and_quiet_leaves_warnings(capsys: Captured) -> None:
+    progress.say("3 images are left out")
+    assert capsys.readouterr() == ("", "3 images are left out\n")
+    progress.silence(True)
+    try:
+        progress.say("3 images are left out")
+        progress.say("warning: the loss is a spike")
+        assert capsys.readouterr() == ("", "warning: the loss is a spike\n")
+    finally:
+        progress.silence(False)
+
+
+@pytest.mark.usefixtures("terminal")
+def test_quiet_draws_no_bar(capsys: Captured) -> None:
+    progress.silence(True)
+    try:
+        assert list(progress.over([1], "one")) == [1]
+        assert capsys.readouterr().err == ""
+    finally:
+        progress.silence(False)
+
+
+def test_every_verb_and_action_that_says_anything_can_be_quiet() -> None:
+    nested = {"shards": ["verify", "folder"], "lab": ["claims"]}
+    for name in verbs.names():
+        top = argparse.ArgumentParser()
+        verbs.describe(name, top)
+        words = [word for action in top._actions if action.required and not action.option_strings for word in ["7"]]
+        words += [word for action in top._actions if action.required and action.option_strings
+                  for word in (action.option_strings[0], str(next(iter(action.choices or ["7"]))))]  # fmt: skip
+        if name in ("completion", "recipes"):
+            assert "--quiet" not in top.format_help()
+        else:
+            assert top.parse_args([*nested.get(name, words), "--quiet"]).quiet is True, name
+
+
+def test_a_quiet_run_prints_its_result_alone(tmp_path: Path, capsys: Captured) -> None:
+    small = ["backbone.depth=1", "backbone.width=24", "backbone.heads=2", "objective.decoder.depth=1", "track.every=1"]
+    words = ["pretrain", "demo", "length=2 steps", "optim.warmup=1 steps", "diagnose.every=null", *small]
+    main([*words, "--folder", str(tmp_path / "loud")])
+    loud = capsys.readouterr()
+    assert "step 2/2" in loud.err
+    assert "2 steps of" in loud.err
+    assert "2 steps of" not in loud.out
+    main([*words, "--folder", str(tmp_path / "run"), "--quiet"])
+    quiet = capsys.readouterr()
+    assert quiet.err == ""
+    assert quiet.out.startswith(f"{tmp_path / 'run'}: complete at step 2, loss ")
+    main(["probe", str(tmp_path / "run"), "--evaluator", "knn", "--json", "--quiet"])
+    found = json.loads(capsys.readouterr().out)
+    assert 0 < found["trained"]["knn"]["accuracy"] <= 1
+    main(["compare", str(tmp_path / "run"), "--json", "--out", str(tmp_path / "table.md")])
+    assert json.loads(capsys.readouterr().out).keys() >= {"title"}

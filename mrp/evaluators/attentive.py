@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
@@ -212,11 +211,10 @@ class Evaluator(Probe[Learned]):
                         optimizer.step()
                 if number == _COST_AFTER and processes.is_main_process:
                     hours = (time.perf_counter() - began) / (number + 1) * steps / 3600
-                    print(
+                    progress.say(
                         f"attentive: patch tokens of {len(source):,} images are computed in each of "
-                        f"{steps * batch / len(source):.0f} epochs; about {hours:.2g} h",
-                        file=sys.stderr, flush=True,
-                    )  # fmt: skip
+                        f"{steps * batch / len(source):.0f} epochs; about {hours:.2g} h"
+                    )
         chosen = Subset(source, parts.held_out)
         found = self._answers([head.eval() for head in heads[: len(lrs)]], chosen, model, readout, pause, "held out")
         shares = (found == labels[parts.held_out][:, None]).double().mean(0).tolist()

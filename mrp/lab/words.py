@@ -6,12 +6,7 @@ import argparse
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-
-def count(word: str) -> int:
-    """Reads a whole number that is at least 1."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 1")
-    return int(word)
+from mrp.arguments import count as count
 
 
 def add_out(parser: argparse.ArgumentParser, name: str) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
+
+from mrp import progress
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class Progress:
         self._waited = 0.0
         self._counted_from: float | None = None  # None after a log point: evaluating and saving is no part of the steps
         self._bar: Any = None
-        if not quiet and os.isatty(2):
+        if not quiet and progress.on_terminal():
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -42,7 +43,7 @@ class Progress:
             now = time.monotonic()
             self._points.append((step, now))
             if now - self._began > _SLOW_START and not self._quiet:
-                print(f"first step after {now - self._began:.0f} s", flush=True)
+                progress.say(f"first step after {now - self._began:.0f} s")
 
     def taken(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches, and counts how long each one is waited for."""
@@ -83,7 +84,7 @@ class Progress:
         elif not self._quiet and (time.monotonic() - self._shown > _EVERY or step == self._total):
             self._shown = time.monotonic()
             left = (self._total - step) * self._batch / max(rate, 1e-9)
-            print(f"step {step}/{self._total}  {text}  {_duration(left)} left", flush=True)
+            progress.say(f"step {step}/{self._total}  {text}  {_duration(left)} left")
 
     def close(self) -> None:
         """Leaves the terminal as it was."""

@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import os
 import sys
 from typing import TYPE_CHECKING
 
+from mrp.arguments import count as count
+from mrp.arguments import number as number
+from mrp.arguments import positive as positive
+
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from mrp.report.page import Page
+
 _WIDE = 240  # columns of a file or a pipe, where nothing has to fit a screen
-
-
-def number(word: str) -> int:
-    """Reads a whole number from 0."""
-    if not word.isdecimal():
-        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 0")
-    return int(word)
-
-
-def count(word: str) -> int:
-    """Reads a whole number from 1."""
-    if not word.isdecimal() or int(word) < 1:
-        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number from 1")
-    return int(word)
-
-
-def positive(word: str) -> float:
-    """Reads a number above 0."""
-    try:
-        value = float(word)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"'{word}' was given; allowed: a number above 0")
-    return value
 
 
 def add_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
@@ -69,6 +50,16 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON, for scripts")
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Adds silence to a verb, or to each of its actions."""
+    nested = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    for below in (choice for action in nested for choice in action.choices.values()):
+        add_quiet(below)
+    if not nested:
+        text = "say nothing but results, warnings and errors"
+        parser.add_argument("--quiet", action="store_true", help=text)
+
+
 def data_words(options: argparse.Namespace) -> list[str]:
     """Returns the key=value words of a verb that takes no other words; refuses anything else."""
     from mrp.config import ConfigError
@@ -85,13 +76,20 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def remark(text: str) -> None:
-    """Says something beside the results, on stderr, where scripts do not take it for one."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def print_table(table: Table) -> None:
     """Prints a table as wide as the terminal, or wider where there is none."""
     from rich.console import Console
 
     Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+
+
+def print_page(page: Page, as_json: bool, written: object = None) -> None:
+    """Prints a page of results as a table, and where it is written; or the whole of it as JSON."""
+    if as_json:
+        print(json.dumps(page.plain(), indent=1))
+        return
+    from mrp.report import render
+
+    print_table(render.terminal(page))
+    if written is not None:
+        print(f"written to {written}")

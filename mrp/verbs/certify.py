@@ -6,6 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from mrp import progress
 from mrp.verbs import _words
 
 HELP = "train a recipe eager and compiled, in fp32 and bf16, and say whether the losses stay together"
@@ -41,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     folder = Path(options.folder or f"runs/certify-{Path(options.recipe).stem}")
     gaps, size = certify(
         options.recipe, options.overrides, folder, options.steps, options.seeds, options.of_each, options.ways,
-        lambda line: print(line, flush=True),
+        progress.say,
     )  # fmt: skip
     title = f"{options.recipe}: loss minus that of eager fp32, {options.steps:,} steps, {options.seeds} seeds"
     table = Table("way", "largest gap", "at steps", "spread of the seeds there", "speed", "", title=title)
@@ -53,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if options.of_each == 1 and not options.ways:
-        print("DDP and FSDP2 were not tried; --processes 2 tries them")
+        progress.say("DDP and FSDP2 were not tried; --processes 2 tries them")
     picture = folder / "certify.png"
     gap_curves(gaps, size, picture)
     print(f"written to {folder / FILE} and {picture}")

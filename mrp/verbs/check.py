@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 from mrp.verbs import _words
@@ -17,6 +19,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         "file", metavar="FILE", help="it defines Config and Objective, Source, Evaluator, Optimizer or Tracker"
     )
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="options of the part")
+    _words.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -29,13 +32,18 @@ def run(options: argparse.Namespace) -> None:
     from mrp.config import ConfigError
 
     table = Table("part", "check", "", "why, and what to do", title=options.file, title_justify="left")
-    failed = total = 0
+    failed, told = 0, list[dict[str, str]]()
     console = Console(width=None if Console().is_terminal else 140)
     for kind, outcome in check(Path(options.file), _words.data_words(options)):
-        total, failed = total + 1, failed + (outcome.status == "failed")
+        told.append({"part": kind, **asdict(outcome)})
+        failed += outcome.status == "failed"
         why = "; ".join(filter(None, (outcome.detail, outcome.remedy)))
         table.add_row(kind, outcome.check, outcome.status, escape(why))
-    console.print(table)
+    if options.json:
+        print(json.dumps(told, indent=1))
+    else:
+        console.print(table)
     if failed:
-        raise ConfigError(f"{options.file}: {failed} of {total} checks failed; mend what the table names")
-    print(f"{options.file}: {total} checks, none failed")
+        raise ConfigError(f"{options.file}: {failed} of {len(told)} checks failed; mend what the table names")
+    if not options.json:
+        print(f"{options.file}: {len(told)} checks, none failed")

@@ -24,6 +24,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         "--out", action="append", metavar="FILE",
         help="a picture (.png), Markdown (.md), LaTeX (.tex) or .json, once for each (default: compare.png)",
     )  # fmt: skip
+    _words.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -36,10 +37,9 @@ def run(options: argparse.Namespace) -> None:
     for file in files:
         render.check(file)
     page = compare.page_of([Path(run) for run in options.runs])
-    _words.print_table(render.terminal(page))
     for file in files:
         render.write(page, file)
-    print(f"written to {', '.join(map(str, files))}")
+    _words.print_page(page, options.json, ", ".join(map(str, files)))
 
 
 def _foretell(options: argparse.Namespace) -> None:
@@ -49,8 +49,9 @@ def _foretell(options: argparse.Namespace) -> None:
     from mrp.config import ConfigError
     from mrp.report import foretell
 
-    if options.out:
-        raise ConfigError("--out: does nothing with --foretell; leave one of the two out")
+    for name in ("out", "json"):
+        if getattr(options, name):
+            raise ConfigError(f"--{name}: does nothing with --foretell; leave one of the two out")
     found = foretell.correlations([Path(run) for run in options.runs])
     title = "Spearman's rank correlation over steps of training, with 95 % intervals that take these as independent"
     table = Table("run", "without labels", "with labels", "correlation", "steps", title=title)

@@ -63,7 +63,7 @@ def _commands() -> Iterator[_Command]:
     for name in verbs.names():
         verb = verbs.find(name)
         parser = argparse.ArgumentParser(add_help=False)
-        verb.words(parser)
+        verbs.describe(name, parser)
         yield from _described(name, verb.HELP, parser)
 
 

@@ -36,13 +36,13 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="FOLDER", help="for evaluate.json, .md, .tex, .png (default: the table alone)")
     _words.add_processes(parser, "processes on this machine that read images")
+    _words.add_json(parser)
     parser.set_defaults(overrides=[])
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures what is missing, prints the table, and writes it if asked to."""
     from mrp import api
-    from mrp.report import render
 
     given = [*options.weights, *options.overrides]
     overrides = [word for word in given if "=" in word and not Path(word).exists()]
@@ -51,6 +51,4 @@ def run(options: argparse.Namespace) -> None:
         head=options.head, weights=options.which, again=options.again, out=options.out,
     )  # fmt: skip
     if found is not None:
-        _words.print_table(render.terminal(found.page))
-        if options.out:
-            print(f"written to {found.folder}")
+        _words.print_page(found.page, options.json, found.folder if options.out else None)

@@ -19,6 +19,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     _words.add_recipe(parser)
     _words.add_folder(parser)
     _words.add_processes(parser)
+    _words.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -28,15 +29,18 @@ def run(options: argparse.Namespace) -> None:
 
     folder = api.finetune(options.recipe, *options.overrides, folder=options.folder)
     if _words.is_first_process() and (folder / VALIDATION).is_file():
-        show(folder / VALIDATION)
+        show(folder / VALIDATION, options.json)
 
 
-def show(path: Path) -> None:
-    """Prints the last results on the test data, and the classes with the lowest accuracy."""
+def show(path: Path, as_json: bool = False) -> None:
+    """Prints the last results on the test data: all as JSON, or a table and the classes with the lowest accuracy."""
     from rich.console import Console
     from rich.table import Table
 
     results = json.loads(path.read_text(encoding="utf-8"))
+    if as_json:
+        print(json.dumps(results, indent=1))
+        return
     print(f"{path.parent}: on the test data after step {results['step']}")
     table = Table("weights", "images", "top-1", "top-5", "loss")
     for weights in ("student", "average"):

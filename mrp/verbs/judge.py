@@ -33,13 +33,13 @@ def words(parser: argparse.ArgumentParser) -> None:
         "is and neither the run nor a test set with all classes says so: one per line, in its order",
     )  # fmt: skip
     _words.add_processes(parser, "processes on this machine that read features")
+    _words.add_json(parser)
     parser.set_defaults(overrides=[])
 
 
 def run(options: argparse.Namespace) -> None:
     """Measures what is missing, prints the table and writes it in every form."""
     from mrp import api
-    from mrp.report import render
 
     given = [*options.weights, *options.overrides]
     pairs = [word for word in given if re.match(r"[\w.]+=", word) and not Path(word).exists()]
@@ -49,5 +49,4 @@ def run(options: argparse.Namespace) -> None:
         head=options.head,
     )  # fmt: skip
     if judged is not None:
-        _words.print_table(render.terminal(judged.page))
-        print(f"written to {judged.folder}")
+        _words.print_page(judged.page, options.json, judged.folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there (default: RUN/features)")
     _words.add_processes(parser, "processes on this machine that read features")
+    _words.add_json(parser)
 
 
 def run(options: argparse.Namespace) -> None:
@@ -58,7 +60,10 @@ def run(options: argparse.Namespace) -> None:
         options.run, *overrides, evaluators=options.evaluators or api.EVALUATORS, weights=options.weights,
         step=options.step, baseline=options.untrained, cache=options.cache, classes=options.classes,
     )  # fmt: skip
-    _print(options.run, probed)
+    if options.json and probed.results:
+        print(json.dumps(probed.results, indent=1))
+    else:
+        _print(options.run, probed)
 
 
 def _paper(options: argparse.Namespace) -> None:
@@ -78,7 +83,7 @@ def _paper(options: argparse.Namespace) -> None:
     protocol = follow_up(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
     train(protocol, folder / name)
     if os.environ.get("RANK", "0") == "0" and (folder / name / VALIDATION).is_file():
-        finetune.show(folder / name / VALIDATION)
+        finetune.show(folder / name / VALIDATION, options.json)
 
 
 def show(folder: Path) -> None:

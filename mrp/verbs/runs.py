@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrp import progress
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
@@ -49,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
         found = _listing(options)
         if options.json:
             print(json.dumps(found.plain(), indent=None if options.watch else 1), flush=True)
-        elif options.watch and sys.stdout.isatty():
+        elif options.watch and sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
             print(("" if begun else _ALL) + _screen(found, options.watch), end="", flush=True)
         else:
             _print(found, options.folder, options.where)
@@ -77,7 +79,7 @@ def _print(found: Listing, folder: str, where: list[str]) -> None:
     _words.print_table(_table(found))
     left_out = [key for key in found.options if key not in found.columns]
     if left_out:
-        _words.remark(f"they differ too in {', '.join(left_out)}; --columns shows any of these")
+        progress.say(f"they differ too in {', '.join(left_out)}; --columns shows any of these")
 
 
 def _table(found: Listing) -> Table:
