@@ -1,4 +1,4 @@
-"""What is said beside results, on standard error: remarks, and on a terminal how far long work is."""
+"""What is said beside results: remarks, and on a terminal how far long work is."""
 
 from __future__ import annotations
 
@@ -22,9 +22,17 @@ def silence(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a remark on standard error; standard output is for results, which scripts read."""
-    if not _quiet or text.startswith("warning"):
+    """Prints a remark on standard error, since standard output is for results; see `tell` for those of a training."""
+    if not _quiet:
         print(text, file=sys.stderr, flush=True)
+
+
+def tell(text: str) -> None:
+    """Prints a line of a training's log on standard output; where it is quiet, warnings alone, on standard error."""
+    if text.startswith("warning"):
+        print(text, file=sys.stderr if _quiet else sys.stdout, flush=True)
+    elif not _quiet:
+        print(text, flush=True)
 
 
 def on_terminal() -> bool:

@@ -92,9 +92,9 @@ class Session:
         )
 
     def say(self, text: str) -> None:
-        """Says something beside the results, on the main process alone."""
+        """Prints a line of the run's log, on the main process alone."""
         if self.main:
-            progress.say(text)
+            progress.tell(text)
 
     def phase(self, name: str, step: int) -> None:
         """Tells the watchdog what this process does now."""

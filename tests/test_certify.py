@@ -88,16 +88,16 @@ def test_a_recipe_is_certified(tmp_path: Path, capsys: pytest.CaptureFixture[str
     words = ["certify", "demo", "batch=32", "backbone={width: 32, depth: 1, heads: 2}", "--steps", "40"]
     words += ["--way", "eager bf16", "--folder", str(tmp_path / "out")]
     main(words)
-    printed = capsys.readouterr()
-    assert "eager fp32, seed 1: 40 steps" in printed.err
-    assert "within" in printed.out
+    printed = capsys.readouterr().out
+    assert "eager fp32, seed 1: 40 steps" in printed
+    assert "within" in printed
     content = json.loads((tmp_path / "out" / certify.FILE).read_text(encoding="utf-8"))
     (way,) = content["ways"]
     assert way["way"] == "eager bf16"
     assert 0 < max(map(abs, way["gaps"])) < min(way["spread"])  # bf16 rounds, so the losses are not the same
     assert (tmp_path / "out" / "certify.png").stat().st_size > 10_000
     main(words)
-    assert "40 steps\n" not in capsys.readouterr().err
+    assert "40 steps\n" not in capsys.readouterr().out
     with pytest.raises(SystemExit) as ended:
         main([*words, "optim.lr=1e-3"])
     assert ended.value.code == 2

@@ -67,7 +67,8 @@ def test_remarks_go_to_standard_error_and_quiet_leaves_warnings(capsys: Captured
     progress.silence(True)
     try:
         progress.say("3 images are left out")
-        progress.say("warning: the loss is a spike")
+        progress.tell("step 3 of 10")
+        progress.tell("warning: the loss is a spike")
         assert capsys.readouterr() == ("", "warning: the loss is a spike\n")
     finally:
         progress.silence(False)
@@ -102,13 +103,13 @@ def test_a_quiet_run_prints_its_result_alone(tmp_path: Path, capsys: Captured) -
     words = ["pretrain", "demo", "length=2 steps", "optim.warmup=1 steps", "diagnose.every=null", *small]
     main([*words, "--folder", str(tmp_path / "loud")])
     loud = capsys.readouterr()
-    assert "step 2/2" in loud.err
-    assert "2 steps of" in loud.err
-    assert "2 steps of" not in loud.out
+    assert "step 2/2" in loud.out
+    assert "2 steps of" in loud.out
     main([*words, "--folder", str(tmp_path / "run"), "--quiet"])
     quiet = capsys.readouterr()
     assert quiet.err == ""
     assert quiet.out.startswith(f"{tmp_path / 'run'}: complete at step 2, loss ")
+    assert "steps of" not in quiet.out
     main(["probe", str(tmp_path / "run"), "--evaluator", "knn", "--json", "--quiet"])
     found = json.loads(capsys.readouterr().out)
     assert 0 < found["trained"]["knn"]["accuracy"] <= 1

@@ -25,6 +25,7 @@ from mrp.methodkit import Objective
 from mrp.step import Prepare
 
 _GAP = 2  # pixels between images
+_LEAST = 96  # pixels that the longer side of a small image is magnified to, about
 _GREY = 0.5  # where the model sees nothing
 
 
@@ -95,6 +96,8 @@ def _page(columns: list[Tensor]) -> NDArray[Any]:
     """Returns the images side by side on white, as uint8 with three colours; other than three channels give grey."""
     cells = torch.stack(columns, dim=1)  # B columns C H W
     cells = cells if cells.shape[2] == 3 else cells[:, :, :1].expand(-1, -1, 3, -1, -1)
+    times = max(1, round(_LEAST / max(cells.shape[3:])))
+    cells = cells.repeat_interleave(times, 3).repeat_interleave(times, 4)
     cells = nn.functional.pad(cells, (0, _GAP, 0, _GAP), value=1.0)
     page = cells.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # B H, columns W, C
     return (page[:-_GAP, :-_GAP].clamp(0, 1) * 255).round().cpu().numpy().astype(np.uint8)

@@ -43,7 +43,7 @@ class Progress:
             now = time.monotonic()
             self._points.append((step, now))
             if now - self._began > _SLOW_START and not self._quiet:
-                progress.say(f"first step after {now - self._began:.0f} s")
+                progress.tell(f"first step after {now - self._began:.0f} s")
 
     def taken(self, batches: Iterable[T]) -> Iterator[T]:
         """Yields the batches, and counts how long each one is waited for."""
@@ -84,7 +84,7 @@ class Progress:
         elif not self._quiet and (time.monotonic() - self._shown > _EVERY or step == self._total):
             self._shown = time.monotonic()
             left = (self._total - step) * self._batch / max(rate, 1e-9)
-            progress.say(f"step {step}/{self._total}  {text}  {_duration(left)} left")
+            progress.tell(f"step {step}/{self._total}  {text}  {_duration(left)} left")
 
     def close(self) -> None:
         """Leaves the terminal as it was."""

@@ -93,7 +93,7 @@ class Watchdog:
             stacks = self._dump(step)
             lines = explain(self._heartbeats(), self._world, limit, now)
             if self._is_first_alive(limit):
-                progress.say(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
+                progress.tell(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
         if self._end is not None and idle > self._end:
             stands = f"process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended (machine.give_up)"
             print(

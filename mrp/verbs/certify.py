@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     folder = Path(options.folder or f"runs/certify-{Path(options.recipe).stem}")
     gaps, size = certify(
         options.recipe, options.overrides, folder, options.steps, options.seeds, options.of_each, options.ways,
-        progress.say,
+        progress.tell,
     )  # fmt: skip
     title = f"{options.recipe}: loss minus that of eager fp32, {options.steps:,} steps, {options.seeds} seeds"
     table = Table("way", "largest gap", "at steps", "spread of the seeds there", "speed", "", title=title)
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
         )  # fmt: skip
     Console(width=None if sys.stdout.isatty() else 120).print(table)
     if options.of_each == 1 and not options.ways:
-        progress.say("DDP and FSDP2 were not tried; --processes 2 tries them")
+        progress.tell("DDP and FSDP2 were not tried; --processes 2 tries them")
     picture = folder / "certify.png"
     gap_curves(gaps, size, picture)
     print(f"written to {folder / FILE} and {picture}")

@@ -16,6 +16,7 @@ from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
+from mrp.evaluators import reconstructions
 from mrp.evaluators.reconstructions import _page, _paint
 from mrp.monitor.metrics import read_lines
 
@@ -52,12 +53,15 @@ def test_the_picture_and_its_error(tmp_path: Path) -> None:
     assert read_lines(run / "metrics.jsonl")[-1]["reconstructions/error"] == pytest.approx(error, rel=1e-4)
     with Image.open(run / "pictures" / files[-1]) as picture:
         drawn = np.asarray(picture)
-    assert drawn.shape == (3 * (height + 2) - 2, 4 * (width + 2) - 2, 3)
+    times = 12  # an image of 8 x 8 pixels is magnified to 96 x 96
+    assert drawn.shape == (3 * (8 * times + 2) - 2, 4 * (8 * times + 2) - 2, 3)
+    drawn = np.concatenate([drawn[:, start : start + 96 : times] for start in (0, 98)], axis=1)
+    assert (drawn[96:98] == 255).all()
+    drawn = drawn[:96:times]
     first = (whole[0, 0] * 255).round().byte().numpy()
     assert (drawn[:height, :width] == first[..., None]).all()
-    seen = drawn[:height, width + 2 : 2 * width + 2, 0]
+    seen = drawn[:, width:, 0]
     assert (seen == np.where(hidden[0, 0].numpy(), 128, first)).all()
-    assert (drawn[height : height + 2] == 255).all()
 
 
 def test_a_method_without_pixels_is_refused_at_the_start(tmp_path: Path) -> None:
@@ -66,6 +70,7 @@ def test_a_method_without_pixels_is_refused_at_the_start(tmp_path: Path) -> None
     assert not (tmp_path / "metrics.jsonl").exists() or not read_lines(tmp_path / "metrics.jsonl")
 
 
-def test_other_than_three_channels_give_grey() -> None:
+def test_other_than_three_channels_give_grey(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconstructions, "_LEAST", 1)
     page = _page([torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1), torch.full((1, 2, 1, 1), 0.5)])
     assert page.tolist() == [[[0] * 3, [255] * 3, [255] * 3, [128] * 3]]

@@ -314,7 +314,7 @@ def test_a_run_of_another_configuration(
 
 def test_what_does_not_change_results_may_change(finished: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["pretrain", *SMALL, "machine.workers=1", "checkpoint.keep=5", "--folder", str(finished)])
-    assert f"{finished}: complete already, at step 6" in capsys.readouterr().err
+    assert f"{finished}: complete already, at step 6" in capsys.readouterr().out
 
 
 def test_a_run_on_other_data(finished: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -349,7 +349,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_serves(
     main(["pretrain", *SMALL, "--folder", str(finished)])
     said = capsys.readouterr()
     assert f"{what}it is now called step-00000006.bad; the checkpoint before it is taken\n" in said.err
-    assert f"{finished}: from step 4" in said.err
+    assert f"{finished}: from step 4" in said.out
     aside = last.with_name("step-00000006.bad")
     assert (aside / "model.safetensors").stat().st_size == 1000
     shutil.rmtree(aside)
@@ -408,7 +408,7 @@ def test_no_space_left_for_a_checkpoint(
     first = {name: data for name, data in saved(undisturbed).items() if name.startswith("step-00000002/")}
     assert saved(run) == (first if step == 4 else {})
     main(["pretrain", *SMALL, "--folder", str(run)])
-    assert f"{run}: from {'step 2' if step == 4 else 'the start'}" in capsys.readouterr().err
+    assert f"{run}: from {'step 2' if step == 4 else 'the start'}" in capsys.readouterr().out
     assert whole(run) == whole(undisturbed)
 
 
@@ -509,7 +509,7 @@ def test_an_objective_by_its_path_is_trained_and_resumed(
         fault(capsys, *own, HERE, "--folder", "run")
     assert json.loads((place / "run/checkpoints/step-00000002/state.json").read_text())["step"] == 2
     main([*own, "--folder", "run"])
-    assert "run: from step 2" in capsys.readouterr().err
+    assert "run: from step 2" in capsys.readouterr().out
     assert whole(place / "run") == whole(place / "undisturbed")
     assert load(place / "run/config.yaml").objective.target == 0.25  # type: ignore[attr-defined]
     line = fault(capsys, *own, "objective.targt=1", "--folder", "other")

@@ -167,7 +167,7 @@ def test_skip_leaves_out_the_update_and_nothing_else(
 ) -> None:
     run = tmp_path / "run"
     main(words(place, run, "gradient: [6]", "guard.policy=skip", *KEEP))
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert "warning: the loss or the gradient of step 7 is not finite: its update is left out (number 1 of 2)" in said
     (incident,) = (run / "incidents").iterdir()
     assert equal(tensors(run, 7), tensors(incident, 6)), "the state before the step and after it are the same"
@@ -205,7 +205,7 @@ def test_rollback_takes_the_weights_before_and_steps_over_the_data(
 ) -> None:
     run = tmp_path / "run"
     main(words(place, run, "gradient: [6]", "guard.policy=rollback", *KEEP))
-    said = capsys.readouterr().err
+    said = capsys.readouterr().out
     assert (
         "the weights are those of checkpoint 4 again, and the updates and the data of steps 5 to 7 are left out" in said
     )

@@ -87,7 +87,7 @@ def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -
 def test_a_complete_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in undisturbed.rglob("checkpoints/**/*")}
     main([*RECIPE, "--folder", str(undisturbed)])
-    assert "complete already, at step 60" in capsys.readouterr().err
+    assert "complete already, at step 60" in capsys.readouterr().out
     assert before == {path: path.stat().st_mtime_ns for path in undisturbed.rglob("checkpoints/**/*")}
     assert [step for step, _, _ in losses(undisturbed)] == list(range(1, STEPS + 1))
 

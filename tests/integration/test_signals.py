@@ -163,7 +163,7 @@ def test_a_second_signal_ends_it_at_once_and_harms_nothing(method: Path, undistu
     environment = os.environ | {"MRP_EVENT": "training 7 15 1.2"}
     done = subprocess.run([sys.executable, "-m", "mrp", *command], env=environment, capture_output=True, text=True)
     assert done.returncode == 128 + signal.SIGTERM, done.stderr
-    assert "SIGTERM: ends at the next step" in done.stderr
+    assert "SIGTERM: ends at the next step" in done.stdout
     found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 6
