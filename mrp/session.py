@@ -88,7 +88,17 @@ class Session:
     def open_journal(self, track: Track, resolved: dict[str, Any], start: int, steps: int, batch: int) -> None:
         """Opens what records and shows the numbers of the run, which goes on from step `start`."""
         self.journal = self.closing(
-            Journal(track, self.folder, resolved, start=start, steps=steps, batch=batch, main=self.main, say=self.say)
+            Journal(
+                track,
+                self.folder,
+                resolved,
+                start=start,
+                steps=steps,
+                batch=batch,
+                main=self.main,
+                say=self.say,
+                asked=lambda: self.signals.asked is not None,
+            )
         )
 
     def say(self, text: str) -> None:

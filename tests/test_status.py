@@ -199,12 +199,17 @@ def test_the_best_values_are_kept_apart(tmp_path: Path) -> None:
     for step, (accuracy, loss) in enumerate([(0.3, 2.0), (0.5, 1.5), (0.4, 1.0)], start=1):
         metrics.log(
             step,
-            {"loss": 1.0, "knn/accuracy": accuracy, "validation/loss": loss, "memory/host_gib": 1.0, "knn/seconds": 9},
+            {"loss": 1.0, "knn/accuracy": accuracy, "validation/loss": loss, "memory/host_gib": 1.0, "knn/seconds": 9}
+            | {"loader/waiting": 0.1, "reconstructions/error": loss},
         )
     metrics.close()
-    assert status_of(tmp_path).best == {"knn/accuracy": (0.5, 2), "validation/loss": (1.0, 3)}
+    assert status_of(tmp_path).best == {
+        "knn/accuracy": (0.5, 2), "validation/loss": (1.0, 3), "reconstructions/error": (1.0, 3),
+    }  # fmt: skip
     Metrics(Config(), tmp_path, {}, 1).close()  # resumed at step 1: what came after it is not there any more
-    assert status_of(tmp_path).best == {"knn/accuracy": (0.3, 1), "validation/loss": (2.0, 1)}
+    assert status_of(tmp_path).best == {
+        "knn/accuracy": (0.3, 1), "validation/loss": (2.0, 1), "reconstructions/error": (2.0, 1),
+    }  # fmt: skip
 
 
 def test_only_the_end_of_a_long_file_is_read(tmp_path: Path) -> None:

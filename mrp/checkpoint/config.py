@@ -8,13 +8,17 @@ from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
+_LOWEST = ("loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass")
+
 
 class Best(Node):
     """`best:`, or the name of its metric alone: the checkpoint that is kept because this metric is best there."""
 
     short: ClassVar[type | None] = str
     name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
-    direction: Literal["highest", "lowest"] | None = None  # null: lowest for a name that ends in "loss"
+    direction: Literal["highest", "lowest"] | None = (
+        None  # null: lowest for losses and errors (loss, error, rmse, nll, brier, ece)
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -23,7 +27,7 @@ class Best(Node):
 
     def better(self, new: float, old: float | None) -> bool:
         """Returns whether the new value beats the old one; NaN beats nothing."""
-        lowest = self.direction == "lowest" or (self.direction is None and self.name.endswith("loss"))
+        lowest = self.direction == "lowest" or (self.direction is None and self.name.endswith(_LOWEST))
         return new == new and (old is None or (new < old if lowest else new > old))
 
 

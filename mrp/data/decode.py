@@ -136,6 +136,9 @@ def _jpeg_header(data: bytes) -> tuple[int, int, str]:
     """Returns width, height and colour space."""
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data, strict=True)
+    except KeyError:  # it has no name for the rare subsampling 4:4:1, which it decodes
+        width, height, components = jpeg.frame(data)
+        space = "CMYK" if components == 4 else "YCbCr"
     except ValueError as error:
         raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
     return width, height, space

@@ -59,6 +59,12 @@ def turn(value: Any) -> int:
     return int(value) if value in range(1, 9) else 1
 
 
+def frame(data: bytes) -> tuple[int, int, int]:
+    """Returns width, height and the number of components of a JPEG whose header is sound."""
+    content = next(content for marker, content in _segments(data) if marker in _FRAMES)
+    return int.from_bytes(content[3:5]), int.from_bytes(content[1:3]), content[5]
+
+
 def is_whole(data: bytes) -> bool:
     """Returns whether the scans bring every bit of every coefficient; a decoder shows what it has and says nothing.
 

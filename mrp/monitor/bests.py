@@ -13,12 +13,12 @@ from mrp.checkpoint.config import Best
 from mrp.files import write_atomically
 
 BESTS = "best.json"
-_NOT_MEASURED = ("memory/", "checkpoint/", "optim/", "objective/")  # what the run says of itself
+_NOT_MEASURED = ("memory/", "loader/", "checkpoint/", "optim/", "objective/")  # what the run says of itself
 _NO_QUALITY = "/seconds"
 
 
 class Bests:
-    """Which value is best follows from its name, as for `checkpoint.best`: the lowest of a loss, else the highest."""
+    """Which value is best follows from its name, as for `checkpoint.best`: of a loss or an error the lowest."""
 
     def __init__(self, path: Path, lines: Iterable[Mapping[str, Any]]) -> None:
         self._path = path

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from mrp.monitor.metrics import METRICS, Metrics, read_lines
 from mrp.monitor.progress import Progress
+from mrp.monitor.shown import HURRIED, LAST
 from mrp.monitor.spikes import Spikes
 from mrp.trackers import Section
 
@@ -28,8 +29,9 @@ class Journal:
         batch: int,
         main: bool,
         say: Callable[[str], object],
+        asked: Callable[[], bool],
     ) -> None:
-        self._every, self._say = track.every, say
+        self._every, self._say, self._asked = track.every, say, asked
         self._metrics = Metrics(track, folder, resolved, start, say) if main else None
         self._progress = Progress(steps, start, batch, quiet=not main)
         self._spikes = Spikes(read_lines(folder / METRICS)) if main else None
@@ -64,7 +66,7 @@ class Journal:
                 self._metrics.picture(step, name, array)
 
     def close(self) -> None:
-        """Writes what is still held, and leaves the terminal as it was."""
+        """Writes what is still held, in haste where the run was told to end, and leaves the terminal as it was."""
         self._progress.close()
         if self._metrics is not None:
-            self._metrics.close()
+            self._metrics.close(HURRIED if self._asked() else LAST)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any
 from mrp.config import ConfigError
 from mrp.files import replacing, write_atomically
 from mrp.monitor.bests import BESTS, Bests
-from mrp.monitor.shown import Shown
+from mrp.monitor.shown import LAST, Shown
 from mrp.trackers import Section, parts
 
 METRICS = "metrics.jsonl"
@@ -64,10 +65,13 @@ class Metrics:
         for tracker in self._trackers:
             tracker.picture(step, name, array)
 
-    def close(self) -> None:
-        """Writes what is still held."""
+    def close(self, seconds: float = LAST) -> None:
+        """Writes what is still held; all trackers together have so long for it."""
+        until = time.monotonic() + seconds
         for tracker in self._trackers:
-            tracker.close(self._bests.values())
+            tracker.end(self._bests.values())
+        for tracker in self._trackers:
+            tracker.wait(until)
         with _writing(self.path):
             self._file.close()
 

@@ -15,7 +15,8 @@ from mrp.trackers import TRACKERS, Section
 _MOST = 2000  # calls that wait for a slow tracker; what comes on top of them is not shown
 _MOST_PICTURES = 20  # among them
 _START = 30.0  # seconds in which a tracker starts, or says what is wrong with its configuration
-_LAST = 180.0  # seconds that a tracker has at the end of a run for what it still holds
+LAST = 180.0  # seconds that all trackers together have at the end of a run for what they still hold
+HURRIED = 20.0  # in place of that where the run was told to end: a scheduler soon kills what is still there
 _PATIENCE = 5.0  # seconds after which it is said that the end waits for it
 
 
@@ -58,18 +59,22 @@ class Shown:
         """Has a picture shown: rows, columns and three colours from 0 to 255."""
         self._hand_over("picture", step, name, array)
 
-    def close(self, summary: dict[str, float]) -> None:
-        """Gives the tracker the best values and time for what it still holds, and says what was not shown."""
+    def end(self, summary: dict[str, float]) -> None:
+        """Gives the tracker the best values, after which nothing comes."""
         if summary:
             self._hand_over("summary", summary)
         with self._changed:
             self._closing = True
             self._changed.notify()
-        self._thread.join(_PATIENCE)
-        if self._thread.is_alive():
-            until = time.strftime("%H:%M:%S", time.localtime(time.time() + _LAST))
-            self._say(f"track: {self._name} still holds numbers: the end of the run waits for it until {until}")
-            self._thread.join(_LAST)
+
+    def wait(self, until: float) -> None:
+        """Waits until this time (`time.monotonic`) for what the tracker still holds, and says what was not shown."""
+        self._thread.join(min(_PATIENCE, max(0.0, until - time.monotonic())))
+        left = until - time.monotonic()
+        if self._thread.is_alive() and left > 0:
+            clock = time.strftime("%H:%M:%S", time.localtime(time.time() + left))
+            self._say(f"track: {self._name} still holds numbers: the end of the run waits for it until {clock}")
+            self._thread.join(left)
         with self._changed:
             self._lost += len(self._calls)
             self._calls.clear()

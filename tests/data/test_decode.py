@@ -7,6 +7,7 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
+import simplejpeg
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -59,6 +60,16 @@ def test_jpeg(options: dict[str, object]) -> None:
     data = encoded(Image.fromarray(RGB), "JPEG", **options)
     assert distance(decode(data, 3), by_pillow(data)) <= 2
     assert distance(decode(data, 1), by_pillow(data, "L")) <= 2
+
+
+def test_colours_at_a_quarter_of_the_height() -> None:
+    """4:4:1, which turning a JPEG of 4:1:1 gives."""
+    data = bytearray(simplejpeg.encode_jpeg(np.full((32, 8, 3), 128, np.uint8), 90, "RGB", "444"))
+    data[data.index(b"\xff\xc0") + 11] = 0x14  # of the brightness 1 x 4 blocks for each one of a colour
+    scan = data.index(b"\xff\xda") + 14
+    turned = bytes(data[:scan]) + bytes.fromhex("28a28a00ffd9")  # six blocks of middle grey
+    assert header(turned) == ("jpg", 8, 32, False, False)
+    assert torch.equal(decode(turned, 3), torch.full((3, 32, 8), 128, dtype=torch.uint8))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])

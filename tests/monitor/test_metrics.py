@@ -25,6 +25,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from mrp.config import ConfigError
 from mrp.folder import code_version
 from mrp.monitor import shown as shown_module
+from mrp.monitor.journal import Journal
 from mrp.monitor.metrics import METRICS, Metrics, cut
 from mrp.run import load
 from mrp.trackers import TRACKERS, Section, none, parts, tensorboard
@@ -158,14 +159,14 @@ def own(folder: Path, start: str = "pass", log: str = "pass") -> tuple[Section, 
     return section, TRACKERS.find(str(path))
 
 
-def logged(folder: Path, section: Section, count: int = 3) -> list[str]:
+def logged(folder: Path, section: Section, count: int = 3, seconds: float = shown_module.LAST) -> list[str]:
     """Returns what is said while so many steps are logged."""
     said: list[str] = []
     metrics = Metrics(section, folder, {}, 0, said.append)
     for step in range(1, count + 1):
         metrics.log(step, {"loss": 1.0, "knn/accuracy": step / 10})
         metrics.picture(step, "images", np.zeros((2, 3, 3), np.uint8))
-    metrics.close()
+    metrics.close(seconds)
     assert steps(folder) == list(range(1, count + 1)), "the file of the run is complete"
     return said
 
@@ -204,15 +205,40 @@ def test_a_wrong_configuration_is_refused_at_the_start(tmp_path: Path) -> None:
 
 
 def test_a_tracker_that_hangs_never_slows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("_MOST", 5), ("_MOST_PICTURES", 1), ("_PATIENCE", 0.05), ("_LAST", 0.05)):
+    for name, value in (("_MOST", 5), ("_MOST_PICTURES", 1), ("_PATIENCE", 0.05)):
         monkeypatch.setattr(shown_module, name, value)
     section, module = own(tmp_path, log="hold.wait(300)")
     try:
-        said = logged(tmp_path, section, 10)
+        said = logged(tmp_path, section, 10, seconds=0.2)
     finally:
         module.hold.set()
     assert said[0].startswith(f"track: {section.name} still holds numbers: the end of the run waits for it until ")
     assert said[1] == f"track: {section.name} lacks 20 of 21 log points and pictures, and did not come to an end"
+
+
+def test_all_trackers_share_the_time_at_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    section, module = own(tmp_path, log="hold.wait(300)")
+    limits: list[float] = []
+    monkeypatch.setattr(shown_module.Shown, "wait", lambda self, until: limits.append(until))
+    metrics = Metrics(section, tmp_path, {}, 0)
+    metrics._trackers *= 2
+    try:
+        metrics.close(0.1)
+    finally:
+        module.hold.set()
+    assert limits == [limits[0]] * 2
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_run_that_was_told_to_end_waits_less_for_its_trackers(
+    asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seconds: list[float] = []
+    close = Metrics.close
+    monkeypatch.setattr(Metrics, "close", lambda self, given: close(self, seconds.append(given) or given))
+    journal = Journal(none.Config(), tmp_path, {}, start=0, steps=1, batch=1, main=True, say=print, asked=lambda: asked)
+    journal.close()
+    assert seconds == [shown_module.HURRIED if asked else shown_module.LAST]
 
 
 def test_a_tracker_that_starts_late_gets_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
