@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from mrp.build import build_optimizer
 from mrp.data import turbojpeg
 from mrp.data.balance import balance_warning
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, said, warning
 from mrp.optim.config import Section
-from mrp.optimizers import OPTIMIZERS
+from mrp.optim.groups import state_names
 from mrp.plan import remarks
 from mrp.schedules import main_value
 
@@ -26,7 +27,8 @@ class _Usual(NamedTuple):
     highest: float  # after warm-up
 
 
-_USUAL = {"adamw": _Usual(1.25e-5, 1e-2), "lars": _Usual(2.5e-2, 12.8)}
+_ADAMW = _Usual(1.25e-5, 1e-2)
+_USUAL = {"adamw": _ADAMW, "muon": _ADAMW, "lars": _Usual(2.5e-2, 12.8)}
 
 
 def size(case: Case) -> Iterator[Finding]:
@@ -176,9 +178,11 @@ def checkpoints(case: Case) -> Iterator[Finding]:
 
 def checkpoint_bytes(case: Case) -> int:
     """Returns the size of a checkpoint: weights, the optimizer's state, and the moving average where there is one."""
-    names = getattr(OPTIMIZERS.find(case.run.optim.name).Optimizer, "state_names", ("first", "second"))
-    moments = len([name for name in names if name != "step"])  # which is one number
-    return 4 * (case.cost.parameters * (2 if case.run.average else 1) + moments * case.cost.trainable)
+    held = state_names(build_optimizer(case.run.optim, case.step))
+    unsaid = ("first", "second")  # moments, of an optimizer that does not say what its state is
+    trained = [parameter for parameter in case.step.parameters() if parameter.requires_grad]
+    moments = sum(p.numel() * len([name for name in held.get(p, unsaid) if name != "step"]) for p in trained)
+    return 4 * (case.cost.parameters * (2 if case.run.average else 1) + moments)
 
 
 def most_checkpoints(case: Case) -> int:

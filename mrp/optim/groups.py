@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -25,20 +25,17 @@ def groups(
     undecayed: Collection[str] = getattr(getattr(module, "objective", module), "undecayed", ())
     trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if layer_decay is None:
-        decayed = [p for name, p in trainable if _decays(name, p, undecayed)]
-        plain = [p for name, p in trainable if not _decays(name, p, undecayed)]
-        return [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}]
+        decayed = [(name, p) for name, p in trainable if _decays(name, p, undecayed)]
+        plain = [(name, p) for name, p in trainable if not _decays(name, p, undecayed)]
+        return [_named(decayed, weight_decay=weight_decay), _named(plain, weight_decay=0.0)]
     depth = 1 + max((layer_of(name, 0) - 1 for name, _ in module.named_parameters() if _BLOCK.search(name)), default=-1)
-    members: dict[tuple[float, float], list[nn.Parameter]] = {}
+    members: dict[tuple[float, float], list[tuple[str, nn.Parameter]]] = {}
     for name, parameter in trainable:
         layer = layer_of(name, depth)
         scale = layer_decay ** (depth + 1 - layer) if layer or embedding_decays else 1.0
         decay = weight_decay if _decays(name, parameter, undecayed) else 0.0
-        members.setdefault((scale, decay), []).append(parameter)
-    return [
-        {"params": parameters, "lr_scale": scale, "weight_decay": decay}
-        for (scale, decay), parameters in members.items()
-    ]
+        members.setdefault((scale, decay), []).append((name, parameter))
+    return [_named(named, lr_scale=scale, weight_decay=decay) for (scale, decay), named in members.items()]
 
 
 def layer_of(name: str, depth: int) -> int:
@@ -67,18 +64,29 @@ def get_lr(optimizer: torch.optim.Optimizer) -> float:
 
 
 def drop_foreign_state(optimizer: torch.optim.Optimizer) -> bool:
-    """Drops what a checkpoint holds of another kind of optimizer; returns whether there was any.
-
-    An optimizer lists the names of its own state per parameter as `state_names`.
-    """
-    names: Collection[str] | None = getattr(optimizer, "state_names", None)
-    if names is None:
-        return False
-    foreign = [parameter for parameter, state in optimizer.state.items() if state and state.keys() != set(names)]
+    """Drops what a checkpoint holds of another kind of optimizer; returns whether there was any."""
+    own = state_names(optimizer)
+    foreign = [p for p, state in optimizer.state.items() if p in own and state and state.keys() != set(own[p])]
     for parameter in foreign:
         optimizer.state[parameter] = {}
     return bool(foreign)
 
 
+def state_names(optimizer: torch.optim.Optimizer) -> dict[Tensor, Collection[str]]:
+    """Returns the names of each parameter's state.
+
+    An optimizer lists them as `state_names`, and in a group whose state is another as the group's; one without says
+    nothing of its state.
+    """
+    names: Collection[str] | None = getattr(optimizer, "state_names", None)
+    if names is None:
+        return {}
+    return {p: group.get("state_names", names) for group in optimizer.param_groups for p in group["params"]}
+
+
 def _decays(name: str, parameter: Tensor, undecayed: Collection[str]) -> bool:
     return parameter.ndim > 1 and name.rpartition(".")[2] not in undecayed
+
+
+def _named(members: Sequence[tuple[str, nn.Parameter]], **options: float) -> dict[str, Any]:
+    return {"params": [p for _, p in members], "param_names": [name for name, _ in members], **options}

@@ -34,8 +34,11 @@ RECIPES = {
     "data2vec2": ["data2vec2_tiny_digits", "objective.layers=2", "objective.masks=2"],
     "supervised": ["supervised_tiny_digits"],
     "probe": ["supervised_tiny_digits", FROZEN, "mix={}", "optim={name: lars, lr: 0.1}"],
+    "muon": [  # 49 rows of fc1 are 25 and 24
+        "demo", DECODER, "backbone.mlp_ratio=3.0625", "optim={name: muon, lr: 1e-3, arithmetic: fp32}",
+    ],
 }
-RESUMED = ("accumulated, clipped, averaged", "data2vec")
+RESUMED = ("accumulated, clipped, averaged", "data2vec", "muon")
 JOBS = """
 import json, shutil, sys
 from pathlib import Path

@@ -140,7 +140,7 @@ def test_lars_takes_a_zero_matrix_and_a_zero_gradient() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optim={name: sgd, lr: 1}"], "optim: unknown optimizer 'sgd'.*known: adamw, lars, or a file"),
+        (["optim={name: sgd, lr: 1}"], "optim: unknown optimizer 'sgd'.*known: adamw, lars, muon, or a file"),
         (["optim={name: lars, lr: 1}", "optim.betas=[0.9, 0.9]"], "optim.betas: unknown key"),
         (["optim.trust=1"], "optim.trust: unknown key"),
         (["optim.layer_decay=1.5"], "optim.layer_decay: 1.5 was given"),
