@@ -24,6 +24,7 @@ SMALL = [
 ]  # fmt: skip
 DECODER = "objective.decoder={width: 16, depth: 1, heads: 2}"
 FROZEN = "objective={name: classify, classes: 10, frozen: true}"
+MUON = "optim={name: muon, lr: 1e-3, arithmetic: fp32}"
 RECIPES = {
     "mae": ["demo", DECODER],
     "accumulated, clipped, averaged": ["demo", DECODER, "machine.micro_batch=4", "optim.clip=0.1", "average.decay=0.9"],
@@ -34,9 +35,7 @@ RECIPES = {
     "data2vec2": ["data2vec2_tiny_digits", "objective.layers=2", "objective.masks=2"],
     "supervised": ["supervised_tiny_digits"],
     "probe": ["supervised_tiny_digits", FROZEN, "mix={}", "optim={name: lars, lr: 0.1}"],
-    "muon": [  # 49 rows of fc1 are 25 and 24
-        "demo", DECODER, "backbone.mlp_ratio=3.0625", "optim={name: muon, lr: 1e-3, arithmetic: fp32}",
-    ],
+    "muon": ["demo", DECODER, "backbone.mlp_ratio=3.0625", MUON],  # fc1 has 49 rows, which are 25 and 24
 }
 RESUMED = ("accumulated, clipped, averaged", "data2vec", "muon")
 JOBS = """
