@@ -87,7 +87,7 @@ def last_lines(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - most))
             return _sound(file.read(most).decode("utf-8", errors="replace"))
-    except FileNotFoundError:
+    except OSError:  # it is not there yet, or cannot be read: other runs are listed beside this one
         return []
 
 

@@ -166,7 +166,8 @@ class _Frame:
         places = np.concatenate([one.x for one in series])
         log = bool(every.min() > 0 and every.max() / every.min() > _WIDE_RANGE) and not chart.zero
         vertical = (float(every.min()), float(every.max())) if log else _range(every, chart.zero)
-        horizontal = (min(0.0, float(places.min())), max(float(places.max()), 1.0))
+        marked = [*chart.marks.resumes, *chart.marks.incidents, *chart.marks.evaluations]  # also behind the last value
+        horizontal = (min(0.0, float(places.min())), max(float(places.max()), 1.0, *marked))
         longest = max(len(_tick(one)) for one in _ticks(vertical, log))
         names = max(min(len(one.name), _LONGEST) for one in series) if len(series) > 1 else 0
         return cls(horizontal, vertical, log, 10 + _LETTER * longest, _RIGHT + 1.1 * _LETTER * names)

@@ -12,6 +12,7 @@ from mrp.report.charts import SMOOTHED, Floats, Series, said, smoothed
 _LAST = 10  # the last tenth of a curve is compared with the tenth before it
 _CHANGED = 0.01  # of the curve's whole range; a change below it is none
 _TURNED = 0.25  # of the curve's whole range, that its turn lies beyond both of its ends
+_FLAT = 0.05  # of the curve's whole range; a tenth is flat where no change above it is within the standard errors
 _STANDARD_ERRORS = 3.0  # that a change has to exceed
 _LOADER, _MOSTLY, _COMPUTE = "loader-bound", "mostly compute-bound", "compute-bound"
 _COMPUTES, _STARVES = 0.05, 0.2  # shares of the time in which the loader is waited for
@@ -42,16 +43,17 @@ def course(what: str, series: Series) -> str:
 
 
 def at_the_end(values: Floats) -> str:
-    """Returns what the last tenth does beside the tenth before it; empty where there are too few values to say."""
+    """Returns what the last tenth does beside the tenth before it; empty where too few or too noisy to say."""
     count = len(values) // _LAST
     if count < 3:
         return ""
     before, last = values[-2 * count : -count], values[-count:]
     change = float(last.mean() - before.mean())
-    error = math.sqrt((before.var() + last.var()) / count)
-    if abs(change) < max(_STANDARD_ERRORS * error, _CHANGED * float(np.ptp(smoothed(values)))):
-        return "flat at the end"
-    return f"still {'falling' if change < 0 else 'rising'} at the end"
+    error = _STANDARD_ERRORS * math.sqrt((before.var(ddof=1) + last.var(ddof=1)) / count)
+    span = float(np.ptp(smoothed(values)))
+    if abs(change) >= max(error, _CHANGED * span):
+        return f"still {'falling' if change < 0 else 'rising'} at the end"
+    return "flat at the end" if abs(change) + error < _FLAT * span else ""  # else it may be either
 
 
 def between(what: str, series: Series, unit: str = "") -> str:

@@ -116,6 +116,14 @@ def test_signs_are_explained_where_they_are() -> None:
     assert "↻" not in draw(Chart("t", "u", series, Marks(incidents=[3])))
 
 
+def test_what_happened_after_the_last_value_is_inside_the_picture() -> None:
+    figure = parsed(Chart("t", "u", [Series.of("loss", [50, 100], [1.0, 0.5])], Marks([150], [170], [], [200])))
+    at = [float(one.attrib["x1"]) for one in figure.iter("line") if one.get("class") in ("resume", "evaluation")]
+    at += [float(one.attrib["d"][1:].split()[0]) for one in figure.iter("path") if one.get("class") == "incident"]
+    assert len(at) == 3
+    assert max(at) < WIDTH
+
+
 def test_names_are_escaped() -> None:
     hostile = "<script>\"&'</script>"
     for text in (

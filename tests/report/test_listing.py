@@ -17,7 +17,7 @@ from mrp.config import ConfigError
 from mrp.evaluate import results
 from mrp.evaluate.results import Record
 from mrp.folder import claim
-from mrp.monitor.metrics import Metrics
+from mrp.monitor.metrics import METRICS, Metrics
 from mrp.report.listing import Listing, listing
 from mrp.trackers.none import Config
 
@@ -120,6 +120,14 @@ def test_what_is_asked_wrongly_is_one_line(tree: Path, options: dict[str, Any], 
 def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="there is no such folder"):
         listing(tmp_path / "runs")
+
+
+def test_metrics_that_cannot_be_read_hide_no_other_run(tmp_path: Path) -> None:
+    made(tmp_path / "a", 2, 0.5)
+    made(tmp_path / "b", 2, 0.5)
+    (tmp_path / "a" / METRICS).unlink()
+    (tmp_path / "a" / METRICS).mkdir()
+    assert [row.status.loss for row in listing(tmp_path).rows] == [None, 0.5]
 
 
 def test_what_was_probed_comes_first(tmp_path: Path) -> None:

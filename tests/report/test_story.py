@@ -32,6 +32,10 @@ def test_the_course_of_a_curve(values: np.ndarray, said: str) -> None:
     assert story.course("Loss", Series.of("loss", STEPS[: len(values)], values)) == said
 
 
+def test_a_fall_that_noise_hides_is_not_called_flat() -> None:
+    assert story.at_the_end(2 - STEPS / 300 + 0.3 * NOISE) == ""
+
+
 def test_few_values_say_nothing_of_the_end() -> None:
     assert story.course("Rank", Series.of("", [1, 2, 3], [1, 2, 4])).count(";") == 0
 
