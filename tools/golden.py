@@ -30,6 +30,7 @@ FITTING: dict[str, dict[str, object]] = {
     "crossmae": {"decoder": {"width": 48, "depth": 2, "heads": 4}},
     "data2vec": {"layers": 2},
     "data2vec2": {"layers": 2, "masks": 4, "decoder": {"width": 48, "depth": 2}},
+    "ijepa": {"predictor": {"width": 48, "depth": 2}},
     "simmim": {"mask_unit": 8},
 }
 

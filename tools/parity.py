@@ -24,15 +24,15 @@ from mrp.config import ConfigError
 from mrp.interop import official
 from mrp.methodkit import NO_UNIFORMITY, TeacherConfig, UniformityConfig, gram_penalty, uniformity_feature
 from mrp.models import vit
-from mrp.models.decoder import ConvolutionConfig, CrossConfig, TransformerConfig
+from mrp.models.decoder import ConvolutionConfig, CrossConfig, PredictorConfig, TransformerConfig
 from mrp.models.masking import gather_tokens, visible_places
-from mrp.objectives import classify, crossmae, data2vec, data2vec2, mae, simmim
+from mrp.objectives import classify, crossmae, data2vec, data2vec2, ijepa, mae, simmim
 from mrp.optim.groups import groups
 from mrp.optimizers import lars
 from mrp.schedules import half_cosine
 
 Tensors = dict[str, Tensor]
-COVERED = {None, "CrossMAE"}  # of the methods that a case names; older cases name none
+COVERED = {None, "CrossMAE", "I-JEPA"}  # of the methods that a case names; older cases name none
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws
 
 
@@ -104,6 +104,11 @@ def recipe(sizes: Mapping[str, Any]) -> Recipe:
     """What to do with a case, by what it says of itself."""
     if "lambda_uniformity" in sizes:
         return Recipe(compute_umae, ("images", "noise", "free_features"))
+    if "target_blocks_per_image" in sizes:
+        blocks = range(sizes["target_blocks_per_image"])
+        targets = [f"target_{kind}/{block}" for block in blocks for kind in ("indices", "mask")]
+        corners = [f"sampler/{name}_top_left" for name in ("context", "target")]
+        return Recipe(compute_ijepa, ("images", "context_indices/0", "context_mask/0", *targets, *corners))
     if "kept_mask_ratio" in sizes:
         return Recipe(compute_crossmae, ("images", "noise", "visible_mask", "predict_mask", "hidden_mask"))
     if "norm_pix_loss" in sizes:
@@ -202,6 +207,36 @@ def compute_crossmae(case: Inputs) -> Tensors:
     results["prediction"] = objective.predict(case.tensors["images"], mask, places)[1]
     results["targets"] = gather_tokens(objective.target(case.tensors["images"]), places)
     return results | {f"features/{number}": tokens for number, tokens in enumerate(maps)}
+
+
+def compute_ijepa(case: Inputs) -> Tensors:
+    """I-JEPA: loss, context, targets, predictions, gradients of both networks, one step of the teacher."""
+    sizes, tensors, predictor = case.sizes, case.tensors, case.sizes["predictor"]
+    mask = ~tensors["context_mask/0"]
+    blocks = torch.stack([tensors[f"target_mask/{block}"] for block in range(sizes["target_blocks_per_image"])], 1)
+    config = ijepa.Config(
+        mask_ratio=1 - (int((~mask[0]).sum()) + 0.5) / mask.shape[1],
+        targets=blocks.shape[1],
+        beta=sizes["smooth_l1_beta"],
+        predictor=PredictorConfig(width=predictor["embed_dim"], depth=predictor["depth"], heads=predictor["num_heads"]),
+        teacher=TeacherConfig(decay=sizes["ema_decay"]),
+    )
+    objective = ijepa.Objective(config, case.backbone(class_token=False))
+    objective.load_state_dict(case.weights)
+    objective.target_size = int(blocks[0, 0].sum())
+    results = _trained(objective, lambda: objective(case.batch, mask, blocks))
+    images, places = tensors["images"], objective.target_places(blocks)
+    target = objective.target(images)
+    results["context_tokens"], predictions = objective.predict(images, mask, places)
+    # Theirs has the first block of all images, then the second of all.
+    results["predictions"] = predictions.transpose(0, 1).flatten(0, 1)
+    expected = gather_tokens(target, places.flatten(1)).view_as(predictions)
+    results["targets"] = expected.transpose(0, 1).flatten(0, 1)
+    results["target_encoder_output"], results["target_tokens_normalised"] = objective.teacher(images)[0], target
+    backbone = objective.backbone
+    results["encoder_full_output"] = vit.encode(backbone, vit.embed(backbone, images)).tokens
+    objective.after_step(0, torch.tensor(True))
+    return results | {f"ema/backbone.{name}": w for name, w in objective.teacher.backbone.state_dict().items()}
 
 
 def compute_simmim(case: Inputs) -> Tensors:

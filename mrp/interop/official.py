@@ -59,6 +59,15 @@ TABLES = {
         ]
     ),
     "data2vec": NameTable([("lm_head.*", "head.*"), ("mask_token", "mask_token"), *BACKBONE_PAIRS]),
+    "ijepa": NameTable(
+        [
+            ("predictor.mask_token", "predictor.mask_token"),
+            ("predictor.predictor_proj.*", "predictor.head.*"),
+            *((f"predictor.predictor_{name}.*", f"predictor.{name}.*") for name in ("embed", "blocks", "norm")),
+            *((f"encoder.{theirs}", ours) for theirs, ours in BACKBONE_PAIRS),
+            *BACKBONE_PAIRS,
+        ]
+    ),
     "data2vec2": NameTable(
         [
             (f"{_IMAGE}.extra_tokens", "backbone.cls_token"),
@@ -74,14 +83,15 @@ TABLES = {
     "classify": NameTable(CLASSIFY),
 }
 # No weights of the method: U-MAE's online classifier, and positions that follow from the size.
-_IGNORED = {"mae": r"(fc|fc_norm)\..*", "crossmae": r"decoder_pos_embed"}
+_IGNORED = {"mae": r"(fc|fc_norm)\..*", "crossmae": r"decoder_pos_embed", "ijepa": r"predictor\.predictor_pos_embed"}
 _MODELS = ("model", "module", "state_dict")  # where a file keeps the weights (module: DeepSpeed), if not at its top
-_TEACHERS = ("teacher", "model_ema", "_ema")
+_TEACHERS = ("teacher", "model_ema", "_ema", "target_encoder")
+_PARTS = ("encoder", "predictor")  # what I-JEPA keeps apart
 _BEIT_STATISTICS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what data2vec is fine-tuned with
 
 
 def load(path: Path) -> ForeignWeights:
-    """Returns the weights of an official MAE, U-MAE, CrossMAE, SimMIM-ViT, data2vec or ViT classification checkpoint.
+    """Returns the weights of an official checkpoint: MAE, U-MAE, CrossMAE, SimMIM-ViT, I-JEPA, data2vec, a classifier.
 
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
@@ -93,13 +103,15 @@ def load(path: Path) -> ForeignWeights:
     teachers = [holder[name] for name in _TEACHERS for holder in holders if isinstance(holder.get(name), dict)]
     if isinstance(model, dict):
         model = {name: value for name, value in model.items() if name not in _TEACHERS}
+    if all(isinstance(content.get(part), dict) for part in _PARTS):
+        model = {f"{part}.{k}": w for part in _PARTS for k, w in _state_dict(content[part], path).items()}
     model = _state_dict(model, path)
     method = recognise(model)
     tensors = rename(method, model)
     if method == "crossmae":  # its encoder has no last norm; ours keeps it as it is drawn
         width = tensors[f"{BACKBONE}patch_embed.proj.bias"].shape
         tensors |= {f"{BACKBONE}norm.weight": torch.ones(width), f"{BACKBONE}norm.bias": torch.zeros(width)}
-    if method in {"data2vec", "data2vec2"}:
+    if method in {"data2vec", "data2vec2", "ijepa"}:
         teacher = rename(method, _state_dict(teachers[0], path) if teachers else model)
         tensors |= {f"teacher.{name}": tensor for name, tensor in teacher.items() if name.startswith(BACKBONE)}
     no_key_bias = any(name.endswith(".q_bias") for name in model)
@@ -136,6 +148,8 @@ def recognise(names: Iterable[str]) -> str:
     names = set(names)
     if any(name.startswith(f"{_IMAGE}.") for name in names):
         return "data2vec2"
+    if "predictor.predictor_embed.weight" in names:
+        return "ijepa"
     if "wfm.linear.weight" in names:
         return "crossmae"
     if "encoder.cls_token" in names:
@@ -156,7 +170,7 @@ def recognise(names: Iterable[str]) -> str:
             "where it was written, or copy the whole folder of the checkpoint"
         )
     raise ConfigError(
-        "holds no model that is known here; MAE, U-MAE, CrossMAE, SimMIM, data2vec and ViT checkpoints are"
+        "holds no model that is known here; MAE, U-MAE, CrossMAE, SimMIM, I-JEPA, data2vec and ViT checkpoints are"
     )
 
 

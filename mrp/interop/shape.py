@@ -109,6 +109,9 @@ def of_objective(method: str, tensors: Mapping[str, Tensor], given: Mapping[str,
         return _mae(tensors, given)
     if method == "crossmae":
         return _crossmae(tensors, given)
+    if method == "ijepa" and "predictor.embed.weight" in tensors:
+        blocks = _count(tensors, r"predictor\.blocks\.(\d+)")
+        return {"predictor": {"width": len(tensors["predictor.embed.weight"]), "depth": blocks}}
     if method not in {"data2vec", "data2vec2"}:
         return {}
     values: Values = {"layers": min(depth(part(tensors)), 6 if method == "data2vec" else 10)}

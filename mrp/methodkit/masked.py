@@ -49,8 +49,12 @@ class Masked(Objective):
 
     def mask(self, keys: Tensor) -> Tensor:
         """Returns the masks of all views of the images with these keys."""
+        return self.draw_mask(*self.draws(keys))  # BM N
+
+    def draws(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns, per view, the key of its image and the number of its mask."""
         draws = torch.arange(self.num_masks, device=keys.device).repeat(len(keys))
-        return self.draw_mask(keys.repeat_interleave(self.num_masks), draws)  # BM N
+        return keys.repeat_interleave(self.num_masks), draws  # BM, BM
 
     def first_mask(self, keys: Tensor) -> Tensor:
         """Returns the mask of each image's first view, for pictures and measurements that need only one."""
@@ -111,6 +115,8 @@ def count_visible(num_patches: int, mask_ratio: float) -> int:
 
 def collapse_loss(target: Tensor, mask: Tensor, error: Callable[[Tensor], Tensor] = torch.square) -> Tensor:
     """Returns the loss of predicting every hidden patch by the mean of all hidden patches.
+
+    In place of a mask there may be the number of times that a view predicts each patch.
 
     A method whose features have collapsed can do no better, so a reconstruction that does not fall below this has
     learned nothing (Theorem 3.6 of U-MAE; Zhang et al., 2022).

@@ -50,8 +50,13 @@ class Teacher(nn.Module):
     in both and is saved once, with the student.
     """
 
-    def __init__(self, config: TeacherConfig, student: VisionTransformer, num_layers: int, kept: Kept) -> None:
-        """Targets come from the last `num_layers` blocks: from their output, or from what their MLP adds to it."""
+    def __init__(
+        self, config: TeacherConfig, student: VisionTransformer, num_layers: int = 0, kept: Kept = "none"
+    ) -> None:
+        """Targets come from the last `num_layers` blocks: from their output, or from what their MLP adds to it.
+
+        By default they come from the encoder's output, which has passed its last norm.
+        """
         super().__init__()
         if num_layers > len(student.blocks):
             raise ConfigError(
@@ -73,8 +78,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Returns what each of its last blocks computes for every patch of the whole image, in float32."""
-        layers = encode(self.backbone, embed(self.backbone, images), layers=self.kept).layers[-self.num_layers :]
+        """Returns what each of its last blocks (or all of it) computes for every patch of the image, in float32."""
+        encoded = encode(self.backbone, embed(self.backbone, images), layers=self.kept)
+        layers = [encoded.tokens] if self.kept == "none" else encoded.layers[-self.num_layers :]
         return [layer[:, self.backbone.num_prefix_tokens :].float() for layer in layers]  # B N D each
 
     @torch.no_grad()

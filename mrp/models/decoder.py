@@ -17,7 +17,7 @@ from torch.nn import functional
 from mrp.config import ConfigError, Node
 from mrp.models.masking import scatter_tokens
 from mrp.models.positions import sincos
-from mrp.models.vit import initialise
+from mrp.models.vit import initialise, initialise_truncated
 
 
 class TransformerConfig(Node):
@@ -141,6 +141,54 @@ class CrossAttention(nn.Module):
             tokens = block(tokens, memory)
         predicted: Tensor = self.head(self.norm(tokens))
         return predicted  # B K outputs
+
+
+class PredictorConfig(Node):
+    """`predictor:` of I-JEPA: a narrow transformer."""
+
+    width: int = Field(384, gt=0)  # numbers per token
+    depth: int = Field(6, gt=0)  # blocks
+    heads: int | None = Field(None, gt=0)  # attention heads per block; null: as many as the backbone's
+
+
+class Predictor(nn.Module):
+    """I-JEPA's predictor: blocks over the context's tokens and one mask token per patch of a target (Assran, 2023)."""
+
+    positions: Tensor
+
+    def __init__(
+        self, config: PredictorConfig, width: int, heads: int, grid: tuple[int, int], num_prefix: int, norm_eps: float
+    ) -> None:
+        super().__init__()
+        heads = config.heads or heads
+        if config.width % heads:
+            raise ConfigError(f"objective.predictor: width {config.width} is not a multiple of heads {heads}")
+        self.num_prefix = num_prefix
+        self.embed = nn.Linear(width, config.width)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.register_buffer("positions", sincos(config.width, grid, 0), persistent=False)
+        norm: Any = partial(LayerNorm, eps=norm_eps)
+        self.blocks = nn.ModuleList(
+            Block(config.width, heads, qkv_bias=True, norm_layer=norm) for _ in range(config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=norm_eps)
+        self.head = nn.Linear(config.width, width)
+        initialise_truncated(self)
+
+    def forward(self, tokens: Tensor, places: Tensor, targets: Tensor) -> Tensor:
+        """Returns a prediction of each target's patches from the encoder's tokens of the patches at `places`.
+
+        Every target (B T K: the indices of its patches) is predicted by itself. Prefix tokens have no position.
+        """
+        tokens = self.embed(tokens)  # B P+V D
+        context = tokens[:, self.num_prefix :] + self.positions[0, places]
+        context = torch.cat([tokens[:, : self.num_prefix].to(context.dtype), context], dim=1)
+        queries = (self.mask_token + self.positions[0, targets]).flatten(0, 1)  # BT K D
+        tokens = torch.cat([context.repeat_interleave(targets.shape[1], dim=0), queries], dim=1)
+        for block in self.blocks:
+            tokens = block(tokens)
+        predicted: Tensor = self.head(self.norm(tokens[:, -targets.shape[2] :]))
+        return predicted.view(*targets.shape, -1)  # B T K D
 
 
 class ConvolutionConfig(Node):

@@ -87,23 +87,44 @@ def block_mask(
     centre are taken. All candidates are drawn at once, so that shapes are static. If even they are too few, the rest is
     drawn from the other patches.
     """
-    draw = _column(draw)
     block = torch.arange(candidates, device=keys.device)
-    height, width = shapes.to(keys.device)[below(len(shapes), keys[:, None], draw, block, 0)].unbind(-1)  # B K
-    top = below(grid[0] - height + 1, keys[:, None], draw, block, 1)
-    left = below(grid[1] - width + 1, keys[:, None], draw, block, 2)
-    row, column = _places(grid, keys.device)
-    # Twice the distance to the centre, in units that make the block a square: whole numbers too.
-    down, across = (
-        2 * (row - top[..., None]) + 1 - height[..., None],
-        2 * (column - left[..., None]) + 1 - width[..., None],
-    )
-    distance = torch.maximum(down.abs() * width[..., None], across.abs() * height[..., None])  # B K N
-    inside = (down.abs() < height[..., None]) & (across.abs() < width[..., None])
-    farthest = 2 * (grid[0] + grid[1]) ** 2
+    inside, distance = _blocks(keys, grid, shapes, block, draw)
+    farthest = _farthest(grid)
     rank = torch.where(inside, block[:, None] * farthest + distance, candidates * farthest).amin(1)  # B N
-    chance = fold(keys[:, None], draw, row * grid[1] + column, 3) >> 22  # ten bits, so that the sum stays below 63
+    patch = torch.arange(grid[0] * grid[1], device=keys.device)
+    chance = fold(keys[:, None], _column(draw), patch, 3) >> 22  # ten bits, so that the sum stays below 63
     return _lowest((rank << 10) + chance, num_hidden)
+
+
+def multi_block_mask(
+    keys: Tensor,
+    grid: tuple[int, int],
+    shapes: tuple[Tensor, Tensor],
+    size: int,
+    num_targets: int,
+    num_visible: int,
+    draw: int | Tensor = 0,
+) -> tuple[Tensor, Tensor]:
+    """Returns masks that leave `num_visible` patches of a large block, and the target blocks that it must not meet.
+
+    These are I-JEPA's (Assran et al., 2023). `shapes` are those of targets and of the large block. Of each target the
+    `size` patches nearest to its centre are kept. Of the large block without the targets,
+    patches are taken from a random one on, in the order of the image and around its end. Where it has too few, others
+    that are no targets are taken, and then targets, so that shapes are static.
+    """
+    block = torch.arange(num_targets + 1, device=keys.device)
+    inside, distance = _blocks(keys, grid, shapes[0], block[:-1], draw)  # B T N
+    num_patches = grid[0] * grid[1]
+    patch = torch.arange(num_patches, device=keys.device)
+    each = draw[:, None, None] if isinstance(draw, Tensor) else draw
+    chance = fold(keys[:, None, None], each, block[:-1, None], patch, 4) >> 22  # of equally near ones, any
+    rank = (torch.where(inside, distance, _farthest(grid)) << 10) + chance
+    targets = _lowest(rank.flatten(0, 1), size).unflatten(0, (len(keys), num_targets))
+    large = _blocks(keys, grid, shapes[1], block[-1:], draw)[0].any(1)  # B N
+    last = torch.where(inside.any(1), 2, torch.where(large, 0, 1))
+    start = below(num_patches, keys[:, None], _column(draw), num_targets, 3)
+    order = (patch - start) % num_patches
+    return ~_lowest(last * num_patches + order, num_visible), targets  # B N, B T N
 
 
 def inverse_block_mask(
@@ -117,6 +138,29 @@ def inverse_block_mask(
     down, across = row - centre // grid[1] + block // 2, column - centre % grid[1] + block // 2
     kept = ((down >= 0) & (down < block) & (across >= 0) & (across < block)).any(1)  # B N
     return _lowest((kept.long() << 32) + fold(keys[:, None], draw, patch, 1), num_hidden)
+
+
+def _blocks(
+    keys: Tensor, grid: tuple[int, int], shapes: Tensor, block: Tensor, draw: int | Tensor
+) -> tuple[Tensor, Tensor]:
+    """Returns which patches lie in each of these blocks of random shape and place, and how far from its centre."""
+    draw = _column(draw)
+    height, width = shapes.to(keys.device)[below(len(shapes), keys[:, None], draw, block, 0)].unbind(-1)  # B K
+    top = below(grid[0] - height + 1, keys[:, None], draw, block, 1)
+    left = below(grid[1] - width + 1, keys[:, None], draw, block, 2)
+    row, column = _places(grid, keys.device)
+    # Twice the distance to the centre, in units that make the block a square: whole numbers too.
+    down, across = (
+        2 * (row - top[..., None]) + 1 - height[..., None],
+        2 * (column - left[..., None]) + 1 - width[..., None],
+    )
+    distance = torch.maximum(down.abs() * width[..., None], across.abs() * height[..., None])  # B K N
+    return (down.abs() < height[..., None]) & (across.abs() < width[..., None]), distance
+
+
+def _farthest(grid: tuple[int, int]) -> int:
+    """Returns a bound of the distances that `_blocks` gives."""
+    return 2 * (grid[0] + grid[1]) ** 2
 
 
 def _column(draw: int | Tensor) -> int | Tensor:

@@ -112,13 +112,13 @@ def initialise(module: nn.Module) -> None:
             nn.init.normal_(parameter, std=0.02)
 
 
-def initialise_truncated(vit: VisionTransformer) -> None:
+def initialise_truncated(network: nn.Module) -> None:
     """Draws BEiT's initial weights, from which SimMIM and data2vec start: N(0, .02), smaller where a block adds."""
-    initialise(vit)
-    for module in vit.modules():
+    initialise(network)
+    for module in network.modules():
         if isinstance(module, nn.Linear | nn.Conv2d):
             nn.init.trunc_normal_(module.weight, std=0.02)
-    blocks: Any = vit.blocks
+    blocks: Any = network.blocks
     with torch.no_grad():
         for layer, block in enumerate(blocks, start=1):
             for added in (block.attn.proj, block.mlp.fc2):

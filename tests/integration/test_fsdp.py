@@ -32,6 +32,7 @@ RECIPES = {
     "crossmae": ["crossmae_tiny_digits", DECODER],
     "simmim": ["simmim_tiny_digits"],
     "data2vec": ["data2vec_tiny_digits", "objective.layers=2"],
+    "ijepa": ["ijepa_tiny_digits"],
     "data2vec2": ["data2vec2_tiny_digits", "objective.layers=2", "objective.masks=2"],
     "supervised": ["supervised_tiny_digits"],
     "probe": ["supervised_tiny_digits", FROZEN, "mix={}", "optim={name: lars, lr: 0.1}"],

@@ -28,6 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "simmim": {"mask_unit": 8},
     "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "ijepa": {"masks": 2, "targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}},
     "data2vec": {"smallest_block": 4, "layers": 1},
     "u-data2vec": {
         "name": "data2vec", "smallest_block": 4, "layers": 2, "masks": 2,
