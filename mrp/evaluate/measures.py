@@ -18,6 +18,7 @@ _TITLES = {
     "validation": "classifier",
     "real": "classifier, ReaL labels",
 }
+_FIRST = ("linear", "paper", "attentive", "logistic", "knn", "few_shot", "validation")  # in which order they are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,11 @@ class Measure:
     better: str = "higher"  # "higher", "lower", or "" where neither is
     draws: tuple[float, ...] = ()  # the values of draws of training images, whose mean this is
     counted: bool = False  # whether it is the share of the record's right answers
+
+
+def rank(evaluator: str) -> int:
+    """Returns at which place what an evaluator measures is shown, from 0."""
+    return _FIRST.index(evaluator) if evaluator in _FIRST else len(_FIRST)
 
 
 def of(record: Record, score: str | None = None, title: str = "") -> list[Measure]:

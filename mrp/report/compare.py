@@ -23,7 +23,6 @@ from mrp.report import about, corrupted
 from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
-_FIRST = ("linear", "paper", "attentive", "logistic", "knn", "few_shot", "validation")  # the order of the columns
 _ACCURACY = "validation/accuracy"
 
 
@@ -192,8 +191,7 @@ def page_of(paths: Sequence[Path]) -> Page:
 def _place(point: Point, labels: Mapping[Named, str]) -> tuple[int, str, str, str]:
     """Returns the column that a value belongs into; its first number orders the measures."""
     kind, one = point.measure.name.partition("/")[0], point.measure
-    order = _FIRST.index(kind) if kind in _FIRST else len(_FIRST)
-    return order, labels[point.data], one.title, one.better
+    return measures.rank(kind), labels[point.data], one.title, one.better
 
 
 def _data_labels(points: Sequence[Point]) -> dict[Named, str]:

@@ -37,7 +37,8 @@ class Row:
         """What was measured, by name: what `mrp probe` found last of the trained weights, then the best in training."""
         found: dict[str, tuple[float, int]] = {}
         with contextlib.suppress(ConfigError):  # a damaged file of results is named by whoever reads it for them
-            for record in results.read(self.status.folder):
+            records = results.read(self.status.folder)
+            for record in sorted(records, key=lambda one: measures.rank(one.evaluator)):
                 if record.backbone == results.TRAINED and not record.source:
                     found |= {one.title: (one.value, record.step) for one in measures.of(record) if one.share}
         return found | self.status.best

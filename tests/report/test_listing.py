@@ -133,9 +133,10 @@ def test_metrics_that_cannot_be_read_hide_no_other_run(tmp_path: Path) -> None:
 def test_what_was_probed_comes_first(tmp_path: Path) -> None:
     made(tmp_path / "a", 10, 0.5)
     result = {"accuracy": 0.81, "low": 0.8, "high": 0.82}
-    results.add(tmp_path / "a", [Record("linear", {}, "trained", 10, "student", {"content": "abc"}, result)])
+    for name in ("knn", "linear"):  # in the order in which probing finishes them
+        results.add(tmp_path / "a", [Record(name, {}, "trained", 10, "student", {"content": "abc"}, result)])
     (row,) = listing(tmp_path).rows
-    assert row.value("best") == "linear probe 81.0 %, knn/accuracy 50.0 %"
+    assert row.value("best") == "linear probe 81.0 %, kNN (k = 20) 81.0 %"
     assert row.value("linear probe") == 0.81
     (tmp_path / "a" / "probe.json").write_text("{")
     assert listing(tmp_path).rows[0].value("best") == "knn/accuracy 50.0 %"
