@@ -307,8 +307,6 @@ class Reader:
         small = [*SMALL, "backbone=null"] if goes_on else [*SMALL, *(UNNAMED if run.backbone.name else []), *BACKBONE]
         if hasattr(getattr(run.objective, "decoder", None), "width"):
             small.append(DECODER)
-        if hasattr(run.objective, "classes"):
-            small.append("objective.classes=null")
         if run.mix.together is not None:
             small.append("mix.together=null")
         for split in ("train", "test"):
