@@ -252,6 +252,8 @@ def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapp
     completed = dict(old)
     for key in new.keys() - old.keys():
         unknown = [name for name in [*_ancestors(key), key] if name not in sections and name not in old]
+        if not unknown:
+            continue  # a section of the old run that is switched off
         parent = unknown[0].rpartition(".")[0]
         off_by_default = any(name in defaults for name in unknown if name != key)
         if parent in sections and key in defaults and not off_by_default:

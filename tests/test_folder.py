@@ -354,8 +354,19 @@ YESTERDAY = {"batch": 8, "optim": {"lr": 0.1}, "average": None}
         ({"sam": {"rho": 0.0}}, {"sam": None, "sam.rho": 0.0}, "sam.rho = None"),
         ({"average": {"decay": 0.9}}, {"average": None, "average.decay": 0.9}, "average.decay = None"),
         ({"tail": "drop"}, {}, "tail = None"),
+        ({"optim": None}, {"optim": None}, "optim.lr = 0.1"),
     ],
-    ids=["null", "default", "not the default", "section", "its option", "off by default", "switched on", "no default"],
+    ids=[
+        "null",
+        "default",
+        "not the default",
+        "section",
+        "its option",
+        "off by default",
+        "switched on",
+        "no default",
+        "switched off",
+    ],
 )
 def test_a_new_option_with_its_default_lets_the_run_go_on(
     tmp_path: Path, today: dict[str, Any], defaults: dict[str, Any], differs: str | None
