@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
-_LOWEST = ("loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass")
+_LOWEST = ("loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass")  # ends of names
 
 
 class Best(Node):
@@ -16,9 +16,8 @@ class Best(Node):
 
     short: ClassVar[type | None] = str
     name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
-    direction: Literal["highest", "lowest"] | None = (
-        None  # null: lowest for losses and errors (loss, error, rmse, nll, brier, ece)
-    )
+    # null: lowest for a name that ends in loss, error, rmse, nll, brier or ece, else highest.
+    direction: Literal["highest", "lowest"] | None = None
 
     @model_validator(mode="before")
     @classmethod

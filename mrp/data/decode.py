@@ -33,7 +33,7 @@ _LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
 # An array of bytes (H W C) as numpy writes it, which `mrp shards build --raw` stores.
 _NPY = re.compile(
     rb"\x93NUMPY\x01\0..\{'descr': '\|u1', 'fortran_order': False, "
-    rb"'shape': \(([1-9]\d*), ([1-9]\d*), ([1-9]\d*)\), \} *\n",
+    rb"'shape': \(([1-9]\d{0,9}), ([1-9]\d{0,9}), ([1-9]\d{0,9})\), \} *\n",
     re.DOTALL,
 )
 _INKS = ("CMYK", "YCCK")  # four inks, as they are or turned into brightness and colour

@@ -253,7 +253,8 @@ def test_an_array_is_the_image_only_where_there_is_no_other(tmp_path: Path) -> N
     assert scan.scan(tmp_path / "beside.tar").notes["passed over: .npy"] == 1
     (record,) = scan.scan(tmp_path / "alone.tar").records
     assert (record["height"], record["width"]) == (5, 6)
-    for wrong in (floats.getvalue(), pixels.getvalue()[:-1], b"\x93NUMPY"):
+    endless = pixels.getvalue().replace(b"(5, 6, 3)", b"(5, %s, 3)" % (b"6" * 5000))  # more digits than int() takes
+    for wrong in (floats.getvalue(), pixels.getvalue()[:-1], b"\x93NUMPY", endless):
         scan.write(tmp_path / "wrong.tar", [scan.Sample("a", "npy", wrong, -1)])
         with pytest.raises(scan.ShardError, match=r"sample 'a': not the pixels \(height, width, channels\) of 8 bits"):
             scan.scan(tmp_path / "wrong.tar")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from mrp.config import ConfigError
 from mrp.data.config import CacheConfig
 from mrp.data.sources.shards import Config, Source
-from mrp.data.storage import store
+from mrp.data.storage import http, store
 from mrp.data.storage.cache import Cache
 from tests.waiting import LONG
 
@@ -94,3 +95,12 @@ def test_a_folder_of_images_is_no_set_of_shards(tmp_path: Path) -> None:
     (tmp_path / "0.png").touch()
     with pytest.raises(ConfigError, match=r"holds no manifest\.json, so it is no set of shards; 'mrp shards build"):
         Source(Config(path=str(tmp_path)), "train", Cache(CacheConfig()))
+
+
+def test_a_connection_that_comes_after_the_deadline_is_ended_too() -> None:
+    """Where looking the name up took all the time, and the server then sends few bytes for ever."""
+    connections = http._Connections()
+    connections.end()
+    with socket.create_server(("127.0.0.1", 0)) as server, connections._connect(server.getsockname(), 5) as opened:
+        assert opened.recv(1) == b""
+    connections.close()

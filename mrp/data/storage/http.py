@@ -110,6 +110,7 @@ class _Connections:
 
     def __init__(self) -> None:
         self._sockets: list[socket.socket] = []
+        self._ended = False
         self.passed: list[Any] = []  # the headers of each answer
 
     def open(self, kind: type[HTTPConnection], host: str, **options: Any) -> HTTPConnection:
@@ -121,10 +122,13 @@ class _Connections:
     def _connect(self, *args: Any) -> socket.socket:
         created = socket.create_connection(*args)
         self._sockets.append(created.dup())  # for TLS takes the descriptor of the first
+        if self._ended:  # while the name was looked up
+            self.end()
         return created
 
     def end(self) -> None:
-        """Makes whoever waits for a byte see the end of the answer."""
+        """Makes whoever waits for a byte see the end of the answer, also of one that is opened later."""
+        self._ended = True
         for created in self._sockets:
             with contextlib.suppress(OSError):
                 created.shutdown(socket.SHUT_RDWR)
