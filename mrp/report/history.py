@@ -83,8 +83,9 @@ class History:
             if any(name.endswith("/seconds") and not name.startswith("checkpoint") for name in line)
             and INTERRUPTED not in line
         ]  # fmt: skip
+        resumes = {step for start in self.starts[1:] if isinstance(step := start.get("step"), int)}
         return Marks(
-            resumes=sorted({int(start.get("step", 0)) for start in self.starts[1:]} - {0}),
+            resumes=sorted(resumes - {0}),
             incidents=[one["step"] for one in self.incidents],
             spikes=[line["step"] for line in self.lines if "spike" in line],
             evaluations=evaluated,

@@ -6,12 +6,14 @@ import json
 import math
 import re
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mrp.report.charts import HEIGHT, WIDTH, Chart, Marks, Series, binned, draw, said, scatter, smoothed
+from mrp.report.history import History
 
 
 def parsed(chart: Chart) -> ElementTree.Element:
@@ -122,6 +124,11 @@ def test_what_happened_after_the_last_value_is_inside_the_picture() -> None:
     at += [float(one.attrib["d"][1:].split()[0]) for one in figure.iter("path") if one.get("class") == "incident"]
     assert len(at) == 3
     assert max(at) < WIDTH
+
+
+def test_a_damaged_record_of_a_start_is_no_mark(tmp_path: Path) -> None:
+    (tmp_path / "environment.json").write_text(json.dumps({"starts": [{"step": n} for n in (0, None, "x", 7)]}))
+    assert History("run", tmp_path).marks.resumes == [7]
 
 
 def test_names_are_escaped() -> None:
