@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from typing import NoReturn
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"mrp: {ended}", flush=True)
         _part_from_the_others()
+        if any(thread.name.startswith("tracker ") for thread in threading.enumerate()):
+            os._exit(ended.code)  # what it shows with may hold up the interpreter's end (wandb does), and a requeue
         sys.exit(ended.code)
     except KeyboardInterrupt:
         trains = hasattr(options, "folder")

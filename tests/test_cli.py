@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import mrp
 from mrp import cli, verbs
-from mrp.config import ConfigError, Stopped
+from mrp.config import ConfigError, Preempted, Stopped
 from mrp.processes import launch
 from mrp.run import load
 
@@ -242,3 +243,27 @@ def test_no_option_of_ours_could_be_taken_for_one_of_torchruns() -> None:
     theirs = [option for action in get_args_parser()._actions for option in action.option_strings]
     for name in ("--folder", "--processes"):
         assert not [option for option in theirs if option.startswith(name)]
+
+
+def test_a_tracker_that_hangs_does_not_keep_a_stopped_run_from_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The exit hooks of wandb wait for minutes, and a scheduler starts again what ends with its code in time."""
+
+    def stopped(options: object) -> None:
+        raise Preempted("run: SIGTERM: stopped", 85)
+
+    def end(code: int) -> None:
+        raise SystemExit(f"at once: {code}")
+
+    hold = threading.Event()
+    hanging = threading.Thread(target=hold.wait, args=(60,), name="tracker wandb", daemon=True)
+    monkeypatch.setattr("mrp.verbs.recipes.run", stopped)
+    monkeypatch.setattr("os._exit", end)
+    hanging.start()
+    try:
+        with pytest.raises(SystemExit, match="at once: 85"):
+            cli.main(["recipes"])
+    finally:
+        hold.set()
+        hanging.join(60)
+    with pytest.raises(SystemExit, match=r"^85$"):
+        cli.main(["recipes"])
