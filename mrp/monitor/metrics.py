@@ -14,7 +14,7 @@ from typing import Any
 from mrp.config import ConfigError
 from mrp.files import replacing, write_atomically
 from mrp.monitor.bests import BESTS, Bests
-from mrp.monitor.shown import LAST, Shown
+from mrp.monitor.shown import HURRIED, LAST, Shown
 from mrp.trackers import Section, parts
 
 METRICS = "metrics.jsonl"
@@ -37,7 +37,13 @@ class Metrics:
         say: Callable[[str], object] = print,
     ) -> None:
         self.path = folder / METRICS
-        self._trackers = [Shown(part, folder, resolved, resumed_at, say) for part in parts(track)]
+        self._trackers: list[Shown] = []
+        try:
+            for part in parts(track):
+                self._trackers.append(Shown(part, folder, resolved, resumed_at, say))
+        except ConfigError:  # of one of them: the others have begun a run that they would show as crashed
+            self._end_trackers(HURRIED)
+            raise
         with _writing(self.path):
             cut(self.path, resumed_at)
             self._bests = Bests(folder / BESTS, read_lines(self.path))
@@ -51,7 +57,7 @@ class Metrics:
             self._file.flush()
         self._bests.add(step, values)
         for tracker in self._trackers:
-            tracker.log(step, values)
+            tracker.log(step, dict(values))
 
     def picture(self, step: int, name: str, array: Any) -> None:
         """Keeps a picture in the run's folder, where the disk allows it, and hands it to the trackers."""
@@ -67,13 +73,16 @@ class Metrics:
 
     def close(self, seconds: float = LAST) -> None:
         """Writes what is still held; all trackers together have so long for it."""
-        until = time.monotonic() + seconds
-        for tracker in self._trackers:
-            tracker.end(self._bests.values())
-        for tracker in self._trackers:
-            tracker.wait(until)
+        self._end_trackers(seconds, self._bests.values())
         with _writing(self.path):
             self._file.close()
+
+    def _end_trackers(self, seconds: float, summary: dict[str, float] | None = None) -> None:
+        until = time.monotonic() + seconds
+        for tracker in self._trackers:
+            tracker.end(summary or {})
+        for tracker in self._trackers:
+            tracker.wait(until)
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

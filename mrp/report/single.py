@@ -14,6 +14,7 @@ from mrp.report.page import Page
 from mrp.report.told import Told, summary
 
 LIMIT = 5 * 10**6  # bytes of a page
+_ROWS = 12  # of results that stand open; a fine-tuned run has one for each validation
 _SIDES = (192, 128, 96, 64, 48)  # pixels of an image, tried one after another until the page is small enough
 
 
@@ -97,7 +98,8 @@ def _made_by(what: str, command: str) -> Markup:
 def _results(told: Told, missing: list[Markup]) -> Iterator[Markup]:
     results = told.results
     if results is None:
-        missing.append(_made_by("Results on held-out images", f"mrp probe {told.subject.path}"))
+        command = _made_by("Results on held-out images", f"mrp probe {told.subject.path}")
+        missing.append(join([f"Results: {told.damage}."]) if told.damage else command)
         return
     yield tag("h2", "Results")
     yield from results_table(results)
@@ -110,7 +112,8 @@ def results_table(results: Page) -> Iterator[Markup]:
         [*labels, *(tag("span", render.text_of(one.cell), class_="best" if one.is_best else None) for one in entries)]
         for labels, entries in shown.lines
     ]
-    yield table(shown.header, rows, labels=len(shown.lines[0][0]) if shown.lines else 1)
+    whole = table(shown.header, rows, labels=len(shown.lines[0][0]) if shown.lines else 1)
+    yield whole if len(rows) <= _ROWS else folded(f"{len(rows):,} rows", whole)
     for note in render.notes(results, "Bold"):
         yield tag("p", note, class_="note")
 

@@ -54,7 +54,9 @@ def _results(told: Sequence[Told]) -> Iterator[Markup]:
     if measured:
         yield from results_table(compare.page_of([one.subject.path for one in measured]))
     for one in told:
-        if one.results is None:
+        if one.damage:
+            yield tag("p", f"{one.history.name}: {one.damage}", class_="note")
+        elif one.results is None:
             yield tag("p", f"{one.history.name}: nothing was measured after its training; ", tag(
                 "code", f"mrp probe {one.subject.path}"
             ), class_="note")  # fmt: skip

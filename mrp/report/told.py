@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from mrp.config import ConfigError
 from mrp.ending import FAILED
 from mrp.evaluate import results
 from mrp.folder import CONFIG
@@ -64,11 +65,23 @@ class Told:
         """The state of the run; None for imported weights."""
         return None if self.subject.imported else status_of(self.subject.folder)
 
-    @cached_property
+    @property
     def results(self) -> Page | None:
-        """What was measured of the run after its training; None where nothing was."""
+        """What was measured of the run after its training; None where nothing was, or its file is damaged."""
+        return self._results[0]
+
+    @property
+    def damage(self) -> str:
+        """What is wrong with the file of the results."""
+        return self._results[1]
+
+    @cached_property
+    def _results(self) -> tuple[Page | None, str]:
         path = self.subject.path
-        return compare.page_of([path]) if compare.Measured.of(path, self.history.name).points() else None
+        try:
+            return compare.page_of([path]) if compare.Measured.of(path, self.history.name).points() else None, ""
+        except ConfigError as error:
+            return None, str(error)
 
     @cached_property
     def pictures(self) -> Drawn:

@@ -62,6 +62,19 @@ def page(*words: object) -> str:
     return out.read_text(encoding="utf-8")
 
 
+def test_a_damaged_file_of_results_is_named_and_the_rest_is_shown(runs: Path) -> None:
+    (runs / "mae" / "probe.json").write_text("{")
+    for text in (page(runs / "mae"), page(runs / "mae", runs / "tuned")):
+        assert "probe.json" in text
+        assert "Training" in headings(text)
+
+
+def test_many_rows_of_results_are_folded(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "rows</summary>" not in page(runs / "tuned")
+    monkeypatch.setattr(single, "_ROWS", 1)
+    assert "rows</summary>" in page(runs / "mae", runs / "tuned")
+
+
 def headings(text: str, level: int = 2) -> list[str]:
     return [unescape(re.sub("<[^>]*>", "", one)) for one in re.findall(rf"<h{level}>(.*?)</h{level}>", text)]
 

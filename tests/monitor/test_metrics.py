@@ -180,6 +180,32 @@ def test_a_tracker_is_given_all_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_tracker_that_changes_what_it_is_given_changes_it_for_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    section, module = own(tmp_path, log="calls.append(dict(values)); values.clear()")
+    monkeypatch.setattr("mrp.monitor.metrics.parts", lambda track: [track, track])
+    given = {"loss": 1.0}
+    metrics = Metrics(section, tmp_path, {}, 0)
+    metrics.log(1, given)
+    metrics.close()
+    assert [call for call in module.calls if isinstance(call, dict)] == [{"loss": 1.0}] * 2
+    assert given == {"loss": 1.0}
+
+
+def test_where_one_tracker_refuses_those_that_have_begun_are_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sound").mkdir()
+    (tmp_path / "refusing").mkdir()
+    sound, module = own(tmp_path / "sound")
+    refusing, _ = own(tmp_path / "refusing", start="from mrp.config import ConfigError; raise ConfigError('no key')")
+    monkeypatch.setattr("mrp.monitor.metrics.parts", lambda track: [sound, refusing])
+    with pytest.raises(ConfigError, match="no key"):
+        Metrics(sound, tmp_path, {}, 0)
+    assert module.calls == [("close",)]
+
+
 def test_a_tracker_that_fails_is_named_once_and_the_run_goes_on(tmp_path: Path) -> None:
     section, module = own(tmp_path, log="if step > 1: raise OSError('no route to\\nthe server')")
     said = logged(tmp_path, section)
