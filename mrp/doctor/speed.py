@@ -22,7 +22,7 @@ from mrp.processes.transfer import Transfer
 from mrp.processes.wrapping import clip, is_compiled
 
 _SECONDS = 3.0  # of each of the three measurements, and at least one micro-batch
-_LONG = 0.5  # seconds of a micro-batch on a CPU that are long enough to be measured
+_WORK = 3e10  # FLOPs of a micro-batch on a CPU that are enough to be measured: about a second
 _AHEAD = 3  # batches of each worker that may be there at once: two that wait, and one that is being made
 _WAITS = 0.2  # of the time, from which the loader is too slow
 
@@ -83,7 +83,7 @@ def measure(case: Case, seconds: float = _SECONDS) -> Speed:
     )  # fmt: skip
     with limited(threads(run, plan.micro_batch, device)):
         training = _Training(case)
-        taken = plan.micro_batch if device.type == "cuda" else _short_enough(case, loader, training)
+        taken = plan.micro_batch if device.type == "cuda" else _short_enough(case)
         training.accumulation = run.batch // plan.processes // taken
         opened = loader(workers=case.workers, micro_batch=taken)
         batches = opened.micro_batches()
@@ -143,15 +143,15 @@ class _Training:
             torch.cuda.synchronize()
 
 
-def _short_enough(case: Case, loader: Callable[..., Loader], training: _Training) -> int:
-    """Returns a part of the micro-batch that a CPU takes about half a second for: its speed is that of the whole."""
+def _short_enough(case: Case) -> int:
+    """Returns a part of the micro-batch that is work enough for a CPU to show its speed, and not for a minute.
+
+    It follows from the FLOPs and not from a trial: on a machine that does other things as well, two threads wait for
+    each other on a few images, and a trial of these says that more would take for ever.
+    """
     least, whole = inseparable(case.run), case.plan.micro_batch
     sizes = [size for size in range(least, whole + 1, least) if whole % size == 0]
-    batch = next(loader(workers=0, micro_batch=sizes[0]).micro_batches())
-    spent = _timed(lambda: training.update(batch))
-    if spent < _LONG:
-        spent = _timed(lambda: training.update(batch))  # the first one also set things up
-    return max((size for size in sizes if size * spent / sizes[0] <= _LONG), default=sizes[0])
+    return max((size for size in sizes if size * case.cost.training_flops <= _WORK), default=sizes[0])
 
 
 def _timed(do: Callable[[], object]) -> float:
