@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pickle
-import textwrap
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -88,8 +87,8 @@ def test_it_is_a_source_like_any_other(stripes: str) -> None:
 
 @pytest.mark.skipif(not DOCUMENT.is_file(), reason="an installed package has no documentation")
 def test_the_example_of_the_documentation_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = DOCUMENT.read_text().partition("    # mine.py\n")[2].partition("    mrp pretrain ")[0]
-    (tmp_path / "mine.py").write_text(textwrap.dedent(block))
+    block = DOCUMENT.read_text().partition("# mine.py\n")[2].partition("```")[0]
+    (tmp_path / "mine.py").write_text(block)
     rows = [[str(tmp_path / f"{number}.jpg"), number % 2] for number in range(4)]
     for number, (path, _) in enumerate(rows):
         Path(path).write_bytes(jpeg(number))

@@ -11,6 +11,7 @@ import torch
 
 import mrp
 from mrp import api
+from mrp.build import open_source
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.evaluate import neighbours, sweep
@@ -64,7 +65,7 @@ def knn(model: Any, features: Any) -> float:
     """The accuracy of 20 neighbours in the features that a function gives of images in [0, 1]."""
     from sklearn.datasets import load_digits  # the split is the demo's own
 
-    train, test = (api.open_source(model.run, split) for split in ("train", "test"))
+    train, test = (open_source(model.run, split) for split in ("train", "test"))
     rows = [torch.stack([torch.as_tensor(s.read(i)[0]).permute(2, 0, 1) for i in range(len(s))]) for s in (train, test)]
     assert sum(map(len, rows)) == len(load_digits().images)
     with torch.no_grad():

@@ -149,7 +149,7 @@ def test_transformers_vitmae(saved: str, tmp_path: Path) -> None:
     assert not model.missing
     noise = torch.rand(3, 16, generator=torch.Generator().manual_seed(2))
     mask = torch.ones(3, 16, dtype=torch.bool).scatter(1, noise.argsort(1)[:, :8], False)
-    batch = model._batch(images())
+    batch = model._raw(images())
     with torch.no_grad():
         assert close(model.objective(batch, mask).loss, theirs(images(), noise=noise).loss)  # type: ignore[call-arg]
 
