@@ -30,8 +30,10 @@ from mrp.interop.config import WeightsName
 from mrp.model import Model, load
 from mrp.models.vit import grid, resampled
 from mrp.plan import threads
+from mrp.processes.halves import is_bf16_slow
 from mrp.processes.join import join_for_evaluation
 from mrp.processes.threads import limited
+from mrp.progress import say
 from mrp.run import Run
 from mrp.step import Step
 
@@ -201,6 +203,8 @@ def results_folder(path: str | Path, model: Model) -> Path:
 def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
     """Returns a model as it is evaluated: on other data, on images of another size, with the machine's precision."""
     run = changed_run(model, words)
+    if (run.precision, model.run.precision) == ("fp32", "bf16"):
+        say("features in float32: this processor only emulates bfloat16, which the configuration asks for")
     module = model.module if run.data.shape == model.run.data.shape else _resized(model.module, run)
     module.precision = run.precision
     return replace(model, run=run, module=module)
@@ -213,7 +217,10 @@ def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
         for name, section in (("data", model.run.data), ("machine", model.run.machine))
     }
     # Files of weights do not tell the precision that they were trained in; runs do.
-    precision = "bf16" if model.source and torch.cuda.is_available() else model.run.precision
+    cuda = torch.cuda.is_available()
+    precision = "bf16" if model.source and cuda else model.run.precision
+    if precision == "bf16" and not cuda and is_bf16_slow(torch.device("cpu")):
+        precision = "fp32"
     return model.run.model_copy(update={**replaced, "precision": precision})
 
 

@@ -33,6 +33,7 @@ from mrp.optim.groups import get_lr, set_lr, set_weight_decay
 from mrp.plan import Job, plan_job, remarks
 from mrp.processes import memory, threads
 from mrp.processes.container import share_of_cores
+from mrp.processes.halves import is_bf16_slow
 from mrp.processes.wrapping import clip, synchronised
 from mrp.run import Run, default_identity
 from mrp.session import Session
@@ -249,6 +250,8 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
     if balance:
         lines += [balance]
     lines += remarks(job.run, plan, share_of_cores(session.processes))
+    if job.run.precision == "bf16" and is_bf16_slow(session.device):
+        lines += ["warning: precision: bf16 is slower than fp32 here, where it is only emulated; take precision=fp32"]
     if state.step >= plan.steps:
         lines += [f"{session.folder}: complete already, at step {state.step}"]
     else:

@@ -113,3 +113,16 @@ def test_a_run_without_a_checkpoint_is_planned_anew(tmp_path: Path) -> None:
     smaller = job(tmp_path, MIXED, "objective.uniformity=0.01", "batch=32")
     assert smaller.run.coupled_batch == 32
     assert smaller.order.version == mixtures.VERSION
+
+
+def test_the_start_warns_where_bfloat16_is_only_emulated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    session = SimpleNamespace(device=torch.device("cpu"), processes=1, folder=tmp_path)
+    state = SimpleNamespace(step=0)
+
+    def said(slowdown: float, precision: str) -> str:
+        monkeypatch.setattr("mrp.processes.halves.bf16_slowdown", lambda: slowdown)
+        return announcement(job(tmp_path, f"precision={precision}"), state, session, None)  # type: ignore[arg-type]
+
+    assert "take precision=fp32" in said(30.0, "bf16")
+    assert "precision=fp32" not in said(0.3, "bf16")
+    assert "precision=fp32" not in said(30.0, "fp32")

@@ -14,7 +14,7 @@ from mrp.data.open import open_source
 from mrp.data.source import Arrays
 from mrp.evaluators import knn, linear
 from mrp.model import Model
-from mrp.probing import Subject, described
+from mrp.probing import Subject, changed, described
 from mrp.run import load
 from tests.evaluators.settings import setting
 
@@ -43,6 +43,17 @@ def test_another_precision_is_another_measurement(subject: Subject) -> None:
     fp32, bf16 = (subject.about("knn", knn.Config(), DATA, precision) for precision in ("fp32", "bf16"))
     assert fp32.key != bf16.key
     assert (fp32.precision, bf16.precision) == ("", "bf16")  # "": that of the configuration, as in earlier files
+
+
+def test_a_processor_that_only_emulates_bfloat16_computes_features_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Emulated it takes up to thirty times as long."""
+    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "precision=bf16"])
+    model = Model(run, Path("run"), 0, build_step(run))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for slowdown, precision in ((30.0, "fp32"), (0.3, "bf16")):
+        monkeypatch.setattr("mrp.processes.halves.bf16_slowdown", lambda slowdown=slowdown: slowdown)
+        at = changed(model, {})
+        assert at.run.precision == at.module.precision == precision
 
 
 def test_labels_of_a_list_are_not_the_data_of_the_run(subject: Subject, tmp_path: Path) -> None:

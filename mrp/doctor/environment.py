@@ -73,8 +73,8 @@ def devices(case: Case) -> Iterator[Finding]:
     if run.precision == "bf16" and not machine.bf16:
         yield warning(
             "bf16",
-            f"{machine.gpus[0]} computes in bfloat16 only by emulation, which is slow",
-            "take precision=fp32, or a GPU of compute capability 8.0 or higher",
+            f"{machine.gpus[0] if cuda else 'this processor'} computes in bfloat16 only by emulation, which is slow",
+            "take precision=fp32" + (", or a GPU of compute capability 8.0 or higher" if cuda else ""),
         )
     if is_compiled(run.machine.compile, machine.device) and machine.compiler is None:
         yield error(

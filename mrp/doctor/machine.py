@@ -14,6 +14,7 @@ import torch
 
 from mrp.processes import container
 from mrp.processes.cost import device_memory
+from mrp.processes.halves import is_bf16_slow
 
 PACKAGES = ("torch", "torchvision", "timm", "accelerate")
 _SHARED = Path("/dev/shm")  # noqa: S108 -- looked at, not written to
@@ -28,7 +29,7 @@ class Machine:
     device: torch.device
     gpus: tuple[str, ...]  # their names, as far as torch sees them
     driver: bool  # whether NVIDIA's driver is loaded
-    bf16: bool  # whether the device computes in bfloat16 by itself
+    bf16: bool  # whether the device computes in bfloat16 by itself, at least as fast as in float32
     compiler: str | None  # the C compiler that torch.compile would call
     nccl: bool
     memory: int  # bytes that each process may use: its GPU's, or its part of the host's
@@ -51,7 +52,7 @@ def this_machine(folder: Path, processes: int) -> Machine:
         device=device,
         gpus=tuple(torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())) if cuda else (),
         driver=_DRIVER.exists(),
-        bf16=not cuda or torch.cuda.is_bf16_supported(including_emulation=False),
+        bf16=not is_bf16_slow(device),
         compiler=next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None),
         nccl=torch.distributed.is_available() and torch.distributed.is_nccl_available(),
         memory=device_memory(device, processes),

@@ -107,7 +107,13 @@ def test_a_mistake_in_a_recipe_is_found(
         ),
         ({"compiler": None}, ["machine.compile=yes"], "error", "torch.compile", "machine.compile=no"),
         ({"driver": True}, [], "warning", "devices", "torch sees no GPU"),
-        ({"bf16": False, "gpus": ("V100",)}, ["precision=bf16"], "warning", "bf16", "precision=fp32"),
+        (
+            {"bf16": False},
+            ["precision=bf16"],
+            "warning",
+            "bf16",
+            "this processor computes in bfloat16 only by emulation",
+        ),
         ({"versions": MACHINE.versions | {"Python": "3.14.0"}}, [], "warning", "versions", "3.11 to 3.13"),
     ],
 )
