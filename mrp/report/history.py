@@ -41,11 +41,16 @@ class History:
         path = self.folder / CONFIG
         return compose(path).values if path.is_file() else {}
 
+    def section(self, name: str) -> Mapping[str, Any]:
+        """Returns a section of the configuration; empty where it is missing, or a file changed by hand has no such."""
+        return _mapping(self.values.get(name))
+
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """What each start of the run ran on."""
         starts = _read(self.folder / ENVIRONMENT).get("starts", [])
-        return [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+        each = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+        return [start | {key: _mapping(start.get(key)) for key in ("packages", "changed")} for start in each]
 
     @cached_property
     def incidents(self) -> list[dict[str, Any]]:
@@ -127,6 +132,10 @@ def _with_intervals(series: Series, images: int) -> Series:
     bounds = [wilson(round(min(1.0, max(0.0, value)) * images), images) for value in series.y.tolist()]
     low, high = (np.array([getattr(one, side) for one in bounds]) for side in ("low", "high"))
     return Series(series.name, series.x, series.y, low, high)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _is_number(value: Any) -> bool:

@@ -141,7 +141,7 @@ def _pictures(told: Told, side: int, missing: list[Markup]) -> Iterator[Markup]:
     if (images := newest.pixels("input")) is not None and max(images.shape[1:3]) > side:
         yield tag("p", f"Images are shown at {side} pixels, so that the page stays small.", class_="note")
     if newest.pixels("predicted") is not None:
-        normalised = (told.history.values.get("objective") or {}).get("target") == "pixels_norm"
+        normalised = told.history.section("objective").get("target") == "pixels_norm"
         yield from pictured.reconstructions(pictures, side, normalised)
     if newest.pixels("attention") is not None:
         yield from pictured.attention(newest, side)

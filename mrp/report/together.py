@@ -69,7 +69,7 @@ def _curves(told: Sequence[Told]) -> Iterator[Markup]:
     if len(histories) > SERIES:
         yield tag("p", f"The first {SERIES} of {len(histories)} runs are drawn.", class_="note")
         histories = histories[:SERIES]
-    methods = {str(one.values.get("objective") or {}) for one in histories}
+    methods = {str(one.section("objective")) for one in histories}
     for group in (curves.TRAINING, curves.FEATURES):
         drawn = list(curves.of_several(group, histories))
         if group is curves.FEATURES:

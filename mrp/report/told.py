@@ -115,7 +115,7 @@ def summary(told: Told) -> Iterator[Markup]:
 def what_ran(history: History) -> str:
     """Returns the method, the backbone, the data and the length in a sentence."""
     values = history.values
-    objective, backbone, data = (values.get(name) or {} for name in ("objective", "backbone", "data"))
+    objective, backbone, data = map(history.section, ("objective", "backbone", "data"))
     method = str(objective.get("name", "a method"))
     details = [f"mask ratio {objective['mask_ratio']}"] if objective.get("mask_ratio") is not None else []
     uniformity = objective.get("uniformity")
@@ -146,7 +146,7 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
         first, last = history.starts[0], history.starts[-1]
         resumed = len(history.starts) - 1
         yield "started", f"{first.get('time')}" + (f", resumed {resumed} {_times(resumed)}" if resumed else "")
-        packages = last.get("packages") or {}
+        packages = last["packages"]
         count = last.get("processes")
         versions = f"Python {last.get('python')}, torch {packages.get('torch')}, mrp {last.get('mrp')}"
         code = str(last.get("code"))[:12]
@@ -207,9 +207,7 @@ def warnings(told: Told) -> Iterator[str]:
         yield _sentence(balance.removeprefix("warning: "))
     if (verdict := told.verdict) is not None and verdict.starves:
         yield _sentence(f"{verdict.text}; docs/data.md says what helps")
-    changed = [
-        name for start in history.starts for name in (start.get("changed") or {}) if name.startswith("packages.torch")
-    ]
+    changed = [name for start in history.starts for name in start["changed"] if name.startswith("packages.torch")]
     if changed:
         yield "torch changed between two starts, so rounding may differ."
 

@@ -13,9 +13,7 @@ from mrp.processes import halves
 ASK = "from mrp.processes.halves import bf16_slowdown; print(bf16_slowdown())"
 
 
-@pytest.mark.skipif(
-    platform.machine() != "x86_64", reason="the variable is for x86"
-)
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the variable is for x86")
 def test_a_processor_without_instructions_for_bfloat16_is_found() -> None:
     """An old processor is played by the one that is there."""
     environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2", "OMP_NUM_THREADS": "1"}

@@ -14,6 +14,7 @@ import pytest
 
 from mrp.report.charts import HEIGHT, WIDTH, Chart, Marks, Series, binned, draw, said, scatter, smoothed
 from mrp.report.history import History
+from mrp.report.told import what_ran
 
 
 def parsed(chart: Chart) -> ElementTree.Element:
@@ -129,6 +130,15 @@ def test_what_happened_after_the_last_value_is_inside_the_picture() -> None:
 def test_a_damaged_record_of_a_start_is_no_mark(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text(json.dumps({"starts": [{"step": n} for n in (0, None, "x", 7)]}))
     assert History("run", tmp_path).marks.resumes == [7]
+
+
+def test_a_configuration_changed_by_hand_still_says_what_ran(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("data: 3\nobjective: [mae]\nlength: 4 steps\n")
+    start = {"step": 4, "packages": 5, "changed": [1]}
+    (tmp_path / "environment.json").write_text(json.dumps({"starts": [start]}))
+    history = History("run", tmp_path)
+    assert "4 steps" in what_ran(history)
+    assert (history.starts[0]["packages"], history.starts[0]["changed"]) == ({}, {})
 
 
 def test_names_are_escaped() -> None:
