@@ -9,6 +9,13 @@ import torch
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
+FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}  # floating-point pixels have units of their own
+
+
+def in_units(images: Tensor) -> Tensor:
+    """Returns pixels as float32: those of whole numbers from 0 to 1, floating-point ones as they are."""
+    return images.float() / FULL_SCALE.get(images.dtype, 1.0)
+
 
 @dataclass(slots=True)
 class Batch:

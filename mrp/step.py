@@ -8,13 +8,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from mrp.batch import Batch, Output
+from mrp.batch import Batch, Output, in_units
 from mrp.data.order import fold
 from mrp.prepare.config import Precision
 from mrp.prepare.mixing import Erase, Mix
 from mrp.schedules import Length
-
-_FULL_SCALE = {torch.uint8: 255.0, torch.uint16: 65535.0}
 
 
 class Objective(Protocol):
@@ -72,8 +70,7 @@ class Prepare(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Returns pixels in units of their standard deviation."""
         # The loader's pixels lie colour beside colour; from here on each colour is in one piece.
-        images = images.contiguous().float() / _FULL_SCALE.get(images.dtype, 1.0)
-        return (images - self.mean) / self.std
+        return (in_units(images.contiguous()) - self.mean) / self.std
 
     def change(self, batch: Batch) -> Batch:
         """Returns the batch as it is trained on: rectangles erased, then neighbours mixed."""

@@ -78,6 +78,7 @@ FLOORS = (
 REGISTRIES = ("objectives", "optimizers", "trackers", "evaluators", "data.sources")
 THIRD_PARTIES = {
     "accelerate": "processes session state replay evaluators monitor",
+    "h5py": "data",
     "huggingface_hub": "interop",
     "matplotlib": "report lab",
     "onnx": "interop",
@@ -85,11 +86,13 @@ THIRD_PARTIES = {
     "transformers": "interop",
     "tensorboard": "trackers",
     "submitit": "processes",
+    "tifffile": "data",
     "timm": "models interop check",
     "torch.utils.tensorboard": "trackers",
     "trackio": "trackers",
     "wandb": "trackers",
     "webdataset": "data",
+    "zarr": "data",
 }
 HEAVY = ("torch", "torchvision", "timm", "accelerate", "matplotlib", "sklearn", "wandb", "webdataset")
 

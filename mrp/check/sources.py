@@ -16,11 +16,12 @@ from mrp.data.config import Config as Data
 from mrp.data.loader import Loader
 from mrp.data.open import open_source
 from mrp.data.order import Order
-from mrp.data.source import Source
+from mrp.data.source import Partial, Source
 from mrp.data.sources import SOURCES
 
 _SIDE = 16  # pixels of the images in batches
 _BATCH = 4
+_KINDS = (np.uint8, np.uint16, np.float32)  # of pixels
 
 
 def opened(section: Node) -> Source:
@@ -35,9 +36,13 @@ def samples_are_images(section: Node) -> None:
         raise Failed("it holds no samples", "let __len__ count them")
     for index in sorted({0, len(source) // 2, len(source) - 1}):
         image, label = source.read(index)
-        if isinstance(image, np.ndarray) and (image.ndim != 3 or image.dtype not in (np.uint8, np.uint16)):
+        if isinstance(image, Partial):
+            _check_partial(index, image, source)
+            image = image.pixels
+        if isinstance(image, np.ndarray) and (image.ndim != 3 or image.dtype not in _KINDS):
             raise Failed(
-                f"sample {index} is {image.dtype} of shape {image.shape}", "return uint8 or uint16 pixels, H x W x C"
+                f"sample {index} is {image.dtype} of shape {image.shape}",
+                "return pixels H x W x C of uint8, uint16 or float32",
             )
         if not isinstance(image, bytes | np.ndarray):
             raise Failed(f"sample {index} is a {type(image).__name__}", "return the bytes of a file, or pixels (H W C)")
@@ -46,6 +51,16 @@ def samples_are_images(section: Node) -> None:
             raise Failed(f"read({index}) has the label {label} and labels[{index}] is {other}", "mend one")
     if source.classes and not 0 <= int(np.max(source.labels)) < len(source.classes):
         raise Failed(f"a label is {np.max(source.labels)}, of {len(source.classes)} classes", "name every class")
+
+
+def _check_partial(index: int, image: Partial, source: Source) -> None:
+    if not source.partial:
+        raise Failed(f"sample {index} is a Partial, and the source's `partial` is False", "set partial = True")
+    if image.present.dtype != bool or image.present.shape != image.pixels.shape[2:] or not image.present.any():
+        raise Failed(
+            f"sample {index} has {image.pixels.shape[2]} channels, of which present is {image.present}",
+            "give one bool per channel, of which one at least is True",
+        )
 
 
 def the_identity_is_of_the_data(section: Node) -> None:
@@ -118,6 +133,7 @@ def a_misspelt_option_is_one_line(section: Node) -> None:
 def _batches(section: Node, source: Source, workers: int = 0, rank: int = 0, world: int = 1) -> torch.Tensor:
     """Returns the images of two steps, as training sees them."""
     image = source.read(0)[0]
+    image = image.pixels if isinstance(image, Partial) else image
     channels = image.shape[2] if isinstance(image, np.ndarray) else 3
     values: dict[str, Any] = {"size": _SIDE, "channels": channels, "mean": [0.5] * channels, "std": [0.5] * channels}
     data = build(Data, Tree({"train": section, "augment": "resize", **values}, {}))
@@ -135,6 +151,8 @@ def _batches(section: Node, source: Source, workers: int = 0, rank: int = 0, wor
 
 
 def _bytes(image: Any) -> np.ndarray[Any, Any]:
+    if isinstance(image, Partial):
+        return image.pixels * image.present
     return np.frombuffer(image, np.uint8) if isinstance(image, bytes) else image
 
 

@@ -15,7 +15,7 @@ from mrp.data import order
 from mrp.data.colour import jitter, randaugment
 from mrp.data.config import Config, Crop, Size
 from mrp.data.decode import UnfitError, decode, decode_box
-from mrp.data.source import Pixels
+from mrp.data.source import RawImage
 from mrp.data.turbojpeg import Box
 
 _ATTEMPTS = 10
@@ -43,7 +43,7 @@ class View:
         box = crop_box(size, self.augment, draws) if isinstance(self.augment, Crop) else (0, 0, *size)
         return self._changed(image, box, flip, key)
 
-    def decoded(self, data: bytes | Pixels, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
+    def decoded(self, data: RawImage, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
         """Returns a file's image as it is seen under each key; where they show crops, little else is decoded."""
         crop = self.augment
         if not self.train or not isinstance(crop, Crop):

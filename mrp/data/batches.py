@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from mrp.batch import Batch
+from mrp.batch import Batch, in_units
 from mrp.config import ConfigError
 from mrp.data import turbojpeg
 from mrp.data.augment import View
@@ -23,6 +23,7 @@ from mrp.data.quarantine import Bad
 from mrp.data.source import Source
 from mrp.data.workers import WorkerError
 
+_KINDS = [torch.uint8, torch.uint16, torch.float32]  # of pixels, each of which holds those before it
 _MOST_KNOWN = 1 << 24  # samples, of one byte of shared memory each; the largest sets are gone through about once
 
 
@@ -176,16 +177,17 @@ def _no_replacement(sample: int) -> None:
 
 
 def stack(images: Sequence[Tensor], shape: tuple[int, ...]) -> Tensor:
-    """Returns one tensor (B C H W), with zeros after the last image; with an image of 16 bits, all get 16.
+    """Returns one tensor (B C H W), with zeros after the last image.
 
-    In memory it is B H W C, as the images are, so that rows are copied and not taken apart into colours; `Prepare` does
-    that, on the device.
+    With an image of 16 bits all get 16, and with one of floating-point numbers all get these. In memory it is B H W C,
+    as the images are, so that rows are copied and not taken apart into colours; `Prepare` does that, on the device.
     """
     count, channels, height, width = shape
-    deep = any(image.dtype == torch.uint16 for image in images)
-    out = _zeros((count, height, width, channels), torch.uint16 if deep else torch.uint8).permute(0, 3, 1, 2)
+    kind = max((image.dtype for image in images), key=_KINDS.index, default=torch.uint8)
+    out = _zeros((count, height, width, channels), kind).permute(0, 3, 1, 2)
     for row, image in zip(out, images, strict=False):
-        row.copy_(image if image.dtype == out.dtype else image.int() * 257)
+        same = image.dtype == kind
+        row.copy_(image if same else image.int() * 257 if kind == torch.uint16 else in_units(image))
     return out
 
 

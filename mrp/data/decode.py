@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from mrp.config import ConfigError
 from mrp.data import jpeg, turbojpeg
 from mrp.data.config import Size
-from mrp.data.source import Pixels
+from mrp.data.source import DecodeError as DecodeError
+from mrp.data.source import Partial, Pixels, RawImage
+from mrp.data.source import UnfitError as UnfitError
 from mrp.data.turbojpeg import Box
 
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
@@ -37,14 +38,6 @@ _NPY = re.compile(
     re.DOTALL,
 )
 _INKS = ("CMYK", "YCCK")  # four inks, as they are or turned into brightness and colour
-
-
-class DecodeError(ValueError):
-    """An image that cannot be read: one line that says why."""
-
-
-class UnfitError(ConfigError):
-    """A sound image that does not fit the configuration, and is therefore not replaced by another."""
 
 
 class Header(NamedTuple):
@@ -144,26 +137,30 @@ def _jpeg_header(data: bytes) -> tuple[int, int, str]:
     return width, height, space
 
 
-def decode(data: bytes | Pixels, channels: int) -> Tensor:
-    """Returns the upright pixels (C H W; uint8, or uint16 where the file has 16 bits) with the wanted channels.
+def decode(data: RawImage, channels: int) -> Tensor:
+    """Returns the upright pixels (C H W) with the wanted channels.
 
-    Grey is replicated to RGB, RGB becomes luma, and alpha is dropped unless four channels are wanted. Colour of 16 bits
-    a channel is read in 8, as Pillow does.
+    They are uint8, or uint16 where the file has 16 bits; pixels that a source gives may be float32 too. Grey is
+    replicated to RGB, RGB becomes luma, and alpha is dropped unless four channels are wanted. Colour of 16 bits per
+    channel is read in 8, as Pillow does.
     """
     return decode_box(data, channels, lambda size: (0, 0, *size))
 
 
-def decode_box(data: bytes | Pixels, channels: int, choose: Callable[[Size], Box], *, sound: bool = False) -> Tensor:
+def decode_box(data: RawImage, channels: int, choose: Callable[[Size], Box], *, sound: bool = False) -> Tensor:
     """Returns the pixels in the box that is chosen once the upright image's size is known, decoding little else.
 
     They are those of the whole image, and damage anywhere in the file is an error, as it is there. Only in a file that
     is known to be sound, since it was decoded before, nothing is looked at below the box.
     """
+    data = data.pixels if isinstance(data, Partial) else data
     if isinstance(data, np.ndarray) or _is_npy(data):
         array = data if isinstance(data, np.ndarray) else _stored_pixels(data)
         _check_size(array.shape[1], array.shape[0])
         top, left, height, width = choose((array.shape[0], array.shape[1]))
         array = array[top : top + height, left : left + width]
+        if array.dtype == np.float32 and not np.isfinite(array).all():
+            raise DecodeError("pixels that are not finite numbers; replace them, or leave the image out")
         return _planes(array if array.flags.writeable else array.copy(), channels)
     if _is_jpeg(data):
         width, height, space = _jpeg_header(data)
@@ -252,6 +249,8 @@ def _with_channels(array: Pixels, channels: int) -> Pixels:
     if (given, channels) == (1, 3):
         return np.repeat(array, 3, axis=2)
     if (given, channels) == (3, 1):
+        if array.dtype == np.float32:
+            return array @ (_LUMA / np.float32(1 << 16)).astype(np.float32)[:, None]
         luma = (array.astype(np.uint32) @ _LUMA + np.uint32(1 << 15)) >> np.uint32(16)
         return luma.astype(array.dtype)[..., None]
     raise UnfitError(f"{given} channels where {channels} are wanted; set data.channels to {given}")

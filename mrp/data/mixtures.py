@@ -15,7 +15,7 @@ from mrp.config import ConfigError
 from mrp.data.config import Config
 from mrp.data.lanes import Lanes
 from mrp.data.order import Ints, Order, Slots, fold, in_turn, keys, progress
-from mrp.data.source import Pixels, Source
+from mrp.data.source import RawImage, Source
 
 # Part of a run's identity. Version 1 took the same permutation for all sources: of two equally large ones, sample i of
 # the first always met sample i of the second. Runs that began with it go on with it.
@@ -62,7 +62,7 @@ class Mixture(Source):
         number = int(np.searchsorted(self._ends, index, side="right"))
         return self.sources[number], int(self._ends[number]) - len(self.sources[number])
 
-    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+    def read(self, index: int) -> tuple[RawImage, int]:
         """Returns the image and the label that its source gives."""
         source, first = self._find(index)
         return source.read(index - first)

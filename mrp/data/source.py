@@ -10,7 +10,7 @@ import importlib.util
 import sys
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,40 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.order import Ints
 
-Pixels = NDArray[np.uint8 | np.uint16]  # H W C
+Pixels = NDArray[np.uint8 | np.uint16 | np.float32]  # H W C
+_WHOLE = (np.dtype(np.uint8), np.dtype(np.uint16))
+
+
+class Partial(NamedTuple):
+    """The pixels of a sample that lacks some channels; what stands in these does not matter."""
+
+    pixels: Pixels
+    present: NDArray[np.bool_]  # one per channel
+
+
+RawImage = bytes | Pixels | Partial  # the bytes of a file, or pixels
+
+
+class DecodeError(ValueError):
+    """An image that cannot be read: one line that says why."""
+
+
+class UnfitError(ConfigError):
+    """A sound image that does not fit the configuration, and is therefore not replaced by another."""
+
+
+def as_pixels(array: NDArray[Any]) -> Pixels:
+    """Returns an array (H W C) with numbers of a kind that images have.
+
+    Bytes and unsigned numbers of 16 bits stay as they are, and are later counted from 0 to 1. All others become
+    float32 with the same values.
+    """
+    native = array.dtype.newbyteorder("=")
+    if native in _WHOLE:
+        return array.astype(native, copy=False)
+    if native.kind not in "iuf" or (native.kind in "iu" and native.itemsize > 4):
+        raise DecodeError(f"pixels of {native}; save them as uint8, uint16 or float32")
+    return array.astype(np.float32)
 
 
 class Source(ABC):
@@ -26,13 +59,18 @@ class Source(ABC):
 
     classes: tuple[str, ...] = ()  # what the labels are called; empty where there are none
     checked: bool = False  # whether `read` compares each image's bytes with a checksum
+    channels: tuple[str, ...] = ()  # what the channels of its pixels are called; empty where they have no names
+    partial: bool = False  # whether samples may lack channels: then `read` gives a `Partial` of each that does
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, index: int) -> tuple[bytes | Pixels, int]:
-        """Returns an image, as the bytes of a file or as pixels (H W C), and its label: -1 where there is none."""
+    def read(self, index: int) -> tuple[RawImage, int]:
+        """Returns an image, as the bytes of a file or as pixels (H W C), and its label: -1 where there is none.
+
+        An image that is damaged is a `DecodeError` that says why.
+        """
 
     @cached_property
     def identity(self) -> str:

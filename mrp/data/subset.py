@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 import mrp
 from mrp.config import ConfigError, nearest
 from mrp.data.order import Ints, fold, permute
-from mrp.data.source import Pixels, Source
+from mrp.data.source import RawImage, Source
 
 _FRACTION, _SAMPLE = 0x66726163, 0x73616D70  # the purpose of a hash, which sets it apart from others
 _SAMPLED_SHARDS = 4  # a fixed sample is from so few, if these hold enough: each may have to be fetched whole
@@ -59,7 +59,7 @@ class Subset(Source):
     def __len__(self) -> int:
         return len(self.chosen)
 
-    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+    def read(self, index: int) -> tuple[RawImage, int]:
         """Returns the source's image, with the label that it has here.
 
         Numbers from `len(self)` on stand for all samples of the source, and are read with the source's label.

@@ -155,7 +155,7 @@ def statistics(case: Case, sums: Sums) -> Finding:
         f"{key}=[{','.join(f'{value:.3g}' for value in values)}]" for key, values in (("mean", mean), ("std", std))
     )
     measured = " ".join(f"data.{word}" for word in words)
-    if max(data.mean) > 1:
+    if max(data.mean) > 1 >= max(mean):
         return error(
             about, "data.mean is above 1, and pixels are counted from 0 to 1", f"divide by 255; here {measured}"
         )

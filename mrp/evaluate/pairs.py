@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError
 from mrp.data.decode import DecodeError, indices, upright_size
-from mrp.data.sources.folder import EXTENSIONS
+from mrp.data.tree import EXTENSIONS
 from mrp.evaluate.config import Depths, Masks
 from mrp.evaluate.images import named
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrp import progress
+from mrp.batch import in_units
 from mrp.build import open_source
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
@@ -225,8 +226,7 @@ def displayed(images: Tensor) -> Pixels:
 
 def _unit(images: Tensor) -> Tensor:
     """Returns images in [0, 1]."""
-    scale = {torch.uint8: 255, torch.uint16: 65535}.get(images.dtype, 1)
-    return images.detach().float().cpu() / scale
+    return in_units(images.detach().cpu())
 
 
 def _as_bytes(pixels: NDArray[Any]) -> Pixels:

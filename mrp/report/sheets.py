@@ -14,15 +14,16 @@ from torch.nn import functional
 
 from mrp import methodkit as kit
 from mrp import progress
+from mrp.batch import in_units
 from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.batches import stack
 from mrp.data.config import Crop
 from mrp.data.decode import DecodeError, UnfitError, decode
-from mrp.data.source import Pixels
-from mrp.data.sources.folder import EXTENSIONS, files
+from mrp.data.source import RawImage
 from mrp.data.subset import fixed_sample
+from mrp.data.tree import EXTENSIONS, files
 from mrp.model import NO_DATA, Model
 from mrp.models.vit import grid
 from mrp.report import looks
@@ -39,7 +40,7 @@ class Given(NamedTuple):
     """An image as it was given."""
 
     name: str
-    data: bytes | Pixels
+    data: RawImage
 
 
 @dataclass(frozen=True)
@@ -48,12 +49,12 @@ class Seen:
 
     name: str
     model: Model
-    images: Tensor  # B C H W, uint8 or uint16
+    images: Tensor  # B C H W: uint8, uint16 or float32
 
     @property
     def pixels(self) -> Tensor:
         """The images in [0, 1]."""
-        return self.images.float() / (65535 if self.images.dtype == torch.uint16 else 255)
+        return in_units(self.images)
 
     @property
     def patch(self) -> tuple[int, int]:
@@ -97,7 +98,7 @@ def found(paths: Sequence[Path], count: int) -> tuple[list[Path], int]:
     """Returns the image files among files and folders, evenly spread where there are more, and how many there are."""
     every: list[Path] = []
     for path in paths:
-        inside = sorted(path / name for name, _ in files(path, "")) if path.is_dir() else [path]
+        inside = sorted(path / name for name, *_ in files(path, "")) if path.is_dir() else [path]
         if not inside:
             raise ConfigError(f"{path}: holds no images; files that count end in {', '.join(EXTENSIONS)}")
         every += inside

@@ -69,7 +69,7 @@ def run(options: argparse.Namespace) -> None:
 def _told_apart(paths: list[str]) -> tuple[list[str], list[Path]]:
     """Returns the checkpoints and the images among the words."""
     from mrp.config import ConfigError
-    from mrp.data.sources.folder import EXTENSIONS
+    from mrp.data.tree import EXTENSIONS
     from mrp.interop import runs
 
     def is_image(word: str) -> bool:

@@ -11,16 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mrp.config import ConfigError
 from mrp.data.augment import covering, resize
 from mrp.data.decode import DecodeError, decode, header
-from mrp.data.source import Pixels
+from mrp.data.source import Partial, Pixels, RawImage
 
 
 def encode(
-    content: bytes | Pixels, named: str, max_side: int | None, quality: int, raw: int | None, notes: Counter[str]
+    content: RawImage, named: str, max_side: int | None, quality: int, raw: int | None, notes: Counter[str]
 ) -> tuple[str, bytes]:
     """Returns the ending of the file's name and its bytes; `named` is the ending that the original has."""
     if not isinstance(content, bytes):
+        if isinstance(content, Partial) or content.dtype == np.float32 or not (raw or content.shape[2] in (1, 3)):
+            raise ConfigError("shards hold images of 1 or 3 channels of whole numbers; train on these data as they are")
         return ("npy", _raw(content, content.shape[2], raw)) if raw else ("png", _png(content))
     try:
         image = header(content)

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrp.batch import FULL_SCALE
 from mrp.data.decode import DecodeError, decode
 from mrp.data.index import Records
 
@@ -32,7 +32,7 @@ def measure(images: Iterator[bytes]) -> Sums:
 
 def sums_of(image: Tensor) -> Sums:
     """Returns the sums over one decoded image (C H W)."""
-    pixels = image.double().flatten(1) / (65535 if image.dtype == torch.uint16 else 255)
+    pixels = image.double().flatten(1) / FULL_SCALE.get(image.dtype, 1.0)
     return np.stack([np.ones(len(pixels)), pixels.mean(1).numpy(), pixels.square().mean(1).numpy()])
 
 

@@ -7,4 +7,10 @@ A user's own kind is reached by its path (`name: ./mine.py`) or, once installed,
 from mrp.registry import Registry
 
 SOURCES = Registry("source", __name__, ("Config", "Source"))
-RECOGNISED = ("digits", "shards", "cifar", "folder")  # the order in which they are asked whether a text names them
+RECOGNISED = (
+    "digits",
+    "shards",
+    "arrays",
+    "cifar",
+    "folder",
+)  # the order in which they are asked whether a text names them

@@ -1,0 +1,289 @@
+"""Images that lie in one array: a .npy or .npz of numpy's, an HDF5 file (h5py), or a folder of zarr's."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError, Node, nearest
+from mrp.data import source, tree
+from mrp.data.source import DecodeError, Pixels, as_pixels
+from mrp.data.storage.cache import Cache
+
+_ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
+_LOOKED_AT = 64 << 20  # bytes of pixels from which the identity follows, beside shape and labels
+_MOST_LOOKED_AT = 1024  # images
+# Ways in which zarr may have stored numbers. There are others that run what a file holds (numcodecs' pickle does).
+_CODECS = {
+    "blosc", "bytes", "bz2", "crc32c", "delta", "fletcher32", "gzip", "lz4", "lzma", "sharding_indexed", "shuffle",
+    "transpose", "zlib", "zstd",
+}  # fmt: skip
+
+
+class Config(Node):
+    """An array of images (count, height, width, channels), or without channels."""
+
+    name: Literal["arrays"] = "arrays"
+    path: str  # a file that ends in .npy, .npz, .h5 or .hdf5, or a folder of zarr's
+    images: str | None = None  # the array's name in the file; by default `images`, or the only one of 3 or 4 axes
+    # The name of the array of class numbers, in the file or of a .npy beside it; by default `labels` in the file, or
+    # NAME_labels.npy beside NAME.npy, where there is one.
+    labels: str | None = None
+    classes: tuple[str, ...] = ()  # what the classes are called; by default 0, 1 and so on
+    axes: Literal["nhwc", "nchw"] = "nhwc"  # where the channels stand
+
+
+def recognise(text: str) -> Config | None:
+    """Returns a configuration if `data.train` names this kind of source."""
+    path = Path(text).expanduser()
+    return Config(path=text) if path.suffix.lower() in _ENDINGS and path.exists() else None
+
+
+class Source(source.Source):
+    """The images of one array, each of which is read when it is asked for.
+
+    The identity follows from the values, however they are stored: from shape, kind of numbers, all labels, and the
+    pixels of up to 1,024 images and 64 MiB, evenly spaced. The content also covers sizes and times of change.
+    """
+
+    def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
+        self.path, self._axes = str(Path(config.path).expanduser()), config.axes
+        self._opened: tuple[int, Any] | None = None  # by which process, and the array
+        arrays = _arrays(Path(self.path))
+        self._name = _name_of_images(self.path, config.images, arrays)
+        shape = arrays[self._name].shape
+        if len(shape) not in (3, 4) or 0 in shape:
+            raise ConfigError(f"{self._called()}: is of shape {shape}; (count, height, width[, channels]) is needed")
+        try:
+            as_pixels(np.empty(0, arrays[self._name].dtype))
+        except DecodeError as error:
+            raise ConfigError(f"{self._called()}: {error}") from None
+        self._shape: tuple[int, ...] = tuple(shape)
+        labels = _labels(Path(self.path), config.labels, arrays)
+        if labels is not None:
+            self.labels = self._checked(labels, config.classes)
+            self.classes = config.classes or tuple(map(str, range(int(self.labels.max()) + 1)))
+
+    def _checked(self, labels: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int64]:
+        if labels.dtype.kind not in "iu" or labels.size != len(self):
+            raise ConfigError(
+                f"{self.path}: its labels are {labels.dtype} of shape {labels.shape}, and {len(self)} class numbers "
+                "are needed"
+            )
+        labels = labels.reshape(-1).astype(np.int64)
+        if labels.min() < 0 or (classes and labels.max() >= len(classes)):
+            raise ConfigError(
+                f"{self.path}: its labels go from {labels.min()} to {labels.max()}; they count from 0, and 'classes' "
+                "names all of them or none"
+            )
+        return labels
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}  # each process opens the file itself
+
+    def __len__(self) -> int:
+        return self._shape[0]
+
+    def read(self, index: int) -> tuple[bytes | Pixels, int]:
+        """Returns the pixels, and the label where there is one."""
+        return self._pixels(index), int(self.labels[index])
+
+    def _pixels(self, index: int) -> Pixels:
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), _arrays(Path(self.path))[self._name]
+        array = self._opened[1]
+        if array.shape != self._shape:
+            raise DecodeError(f"the array is of shape {array.shape} now, and was of {self._shape}")
+        try:
+            image = np.asarray(array[index])
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # whatever the library raises on a damaged file
+            raise DecodeError(f"damaged: {' '.join(str(error).split())}") from None
+        image = image[..., None] if image.ndim == 2 else image.transpose(1, 2, 0) if self._axes == "nchw" else image
+        return as_pixels(image)
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of shape, labels, names of classes, and a bounded sample of the pixels."""
+        first = self._pixels(0)
+        count = max(2, min(_MOST_LOOKED_AT, _LOOKED_AT // max(1, first.nbytes)))
+        digest = hashlib.sha256(f"{len(self)} {first.shape} {first.dtype} {self.classes}\n".encode())
+        for index in np.unique(np.linspace(0, len(self) - 1, count, dtype=np.int64)).tolist():
+            digest.update(np.ascontiguousarray(self._pixels(index)).tobytes())
+        if self.classes:
+            digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def content(self) -> str:
+        """A sha256 of the identity, and of what the file system says of the files."""
+        path = Path(self.path)
+        inside = sorted(tree.files(path, "", ("",)) if path.is_dir() else [tree.File.at(path, "")])
+        return hashlib.sha256(f"{self.identity} {tree.content(inside)}".encode()).hexdigest()
+
+    def where(self, index: int) -> str:
+        """Returns the file, the array, and the number of the image."""
+        return f"{self._called()}: image {index}"
+
+    def _called(self) -> str:
+        return f"{self.path}: {self._name}" if self._name else self.path
+
+
+def _arrays(path: Path) -> Mapping[str, Any]:
+    """Returns the arrays of a file, by name, of which no more than the shape is read yet."""
+    try:
+        if path.is_dir():
+            return _of_zarr(path)
+        if path.suffix.lower() == ".npy":
+            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
+        if path.suffix.lower() == ".npz":
+            return _of_npz(path)
+        return _of_hdf5(path)
+    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+        what = "objects, which are not read since they could run code" if "objects" in str(error) else error
+        raise ConfigError(f"{path}: cannot be read as arrays: {what}; save it again") from None
+
+
+def _of_npz(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as archive:
+        return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
+
+
+def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
+    """Returns an array of a .npz, in place on the disk; one that is compressed has to be unpacked into memory."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return _Unpacked(path, archive, info)
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        file.seek(sum(np.frombuffer(file.read(4), "<u2").tolist()), os.SEEK_CUR)  # the lengths of name and extra field
+        shape, fortran, dtype = _header(file)
+        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
+
+
+class _Unpacked:
+    """An array of a compressed .npz, which is read as a whole at the first use."""
+
+    def __init__(self, path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
+        self._path, self._name = path, info.filename
+        self._array: Any = None
+        with archive.open(info) as file:
+            self.shape, _, self.dtype = _header(file)
+        self.ndim = len(self.shape)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._array is None:
+            with zipfile.ZipFile(self._path) as archive, archive.open(self._name) as file:
+                self._array = np.lib.format.read_array(file, allow_pickle=False)
+        return self._array[index]
+
+
+def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+    version = np.lib.format.read_magic(file)[0]
+    if version not in read:
+        raise ValueError(f"a .npy of version {version} inside")
+    shape, fortran, dtype = read[version](file)
+    if dtype.hasobject:
+        raise ValueError("Python objects")
+    return shape, fortran, dtype
+
+
+def _of_hdf5(path: Path) -> dict[str, Any]:
+    try:
+        import h5py
+    except ImportError:
+        raise ConfigError(f"{path}: HDF5 is read by h5py; install it: pip install 'mrp-vit[arrays]'") from None
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        if not path.is_file():
+            raise
+        raise ConfigError(f"{path}: is no HDF5 file, or a damaged one ({' '.join(str(error).split())})") from None
+    found: dict[str, Any] = {}
+
+    def note(name: str, item: Any) -> None:  # links to other files are not visited
+        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
+            found[name] = item
+
+    file.visititems(note)
+    return found
+
+
+def _of_zarr(folder: Path) -> dict[str, Any]:
+    try:
+        import zarr
+    except ImportError:
+        raise ConfigError(f"{folder}: is read by zarr; install it: pip install 'mrp-vit[arrays]'") from None
+    inside = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_dir()}
+    names = {name: path for name, path in ({"": folder} | inside).items() if _is_array(path)}
+    return {name: zarr.open_array(str(path), mode="r") for name, path in names.items()}
+
+
+def _is_array(folder: Path) -> bool:
+    """Returns whether a folder holds an array of zarr's, which has to be stored in a way that runs nothing."""
+    old, new = folder / ".zarray", folder / "zarr.json"
+    if old.is_file():
+        section = json.loads(old.read_text("utf-8"))
+        used = [codec["id"] for codec in [section["compressor"], *(section["filters"] or ())] if codec]
+    elif new.is_file():
+        section = json.loads(new.read_text("utf-8"))
+        if section["node_type"] != "array":
+            return False
+        used = _codecs(section["codecs"])
+    else:
+        return False
+    strange = sorted(set(used) - _CODECS)
+    if strange:
+        raise ConfigError(f"{folder}: is stored by way of '{strange[0]}'; known are {', '.join(sorted(_CODECS))}")
+    return True
+
+
+def _codecs(codecs: list[Any]) -> list[str]:
+    """Returns the names of all codecs, also of those inside a shard."""
+    names = []
+    for codec in codecs:
+        options = codec.get("configuration") or {}
+        names += [codec["name"].removeprefix("numcodecs."), *_codecs(options.get("codecs", []))]
+        names += _codecs(options.get("index_codecs", []))
+    return names
+
+
+def _name_of_images(path: str, given: str | None, arrays: Mapping[str, Any]) -> str:
+    if arrays.keys() == {""} and given is None:
+        return ""
+    if given is not None or "images" in arrays:
+        return _known(path, given or "images", arrays)
+    fitting = [name for name, array in arrays.items() if len(array.shape) in (3, 4)]
+    if len(fitting) != 1:
+        found = ", ".join(f"{name} {array.shape}" for name, array in arrays.items()) or "no array"
+        raise ConfigError(f"{path}: holds {found}; say by 'images: NAME' which one holds the images")
+    return fitting[0]
+
+
+def _known(path: str, name: str, arrays: Mapping[str, Any]) -> str:
+    if name not in arrays:
+        raise ConfigError(f"{path}: has no array '{name}'{nearest(name, arrays)}; it has {', '.join(arrays) or 'none'}")
+    return name
+
+
+def _labels(path: Path, given: str | None, arrays: Mapping[str, Any]) -> NDArray[Any] | None:
+    beside = path.parent / (given or f"{path.stem}_labels.npy")
+    if (given or "labels") in arrays:
+        return np.asarray(arrays[given or "labels"][:])
+    if beside.suffix == ".npy" and beside.is_file():
+        return np.asarray(_arrays(beside)[""])
+    if given is not None:
+        raise ConfigError(
+            f"{path}: has no array '{given}' for the labels{nearest(given, arrays)}, nor is there {beside}"
+        )
+    return None

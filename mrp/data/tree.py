@@ -1,0 +1,104 @@
+"""Trees of files: found in the order of their names, and sorted into classes by the folders at their top."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test"}
+
+
+class File(NamedTuple):
+    """A file of a tree."""
+
+    name: str  # relative to the root
+    size: int
+    changed: int  # when, in nanoseconds
+
+    @classmethod
+    def at(cls, path: Path, name: str) -> File:
+        """Returns what is known of a file that is to be called by this name."""
+        status = path.stat()
+        return cls(name, status.st_size, status.st_mtime_ns)
+
+
+class Names:
+    """Names of files in one piece of memory, so that millions of them are handed to a worker process in an instant."""
+
+    def __init__(self, root: Path, names: Iterable[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self.root, self._text = str(root), b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def path(self, index: int) -> str:
+        """Returns the path of a file."""
+        start = int(self._ends[index - 1]) if index else 0
+        return os.path.join(self.root, os.fsdecode(self._text[start : int(self._ends[index])]))
+
+
+def tree(root: Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[File]:
+    """Returns the files below a folder whose names end so, in the order of their names, of which there is one."""
+    found = sorted(files(root, "", extensions), key=lambda file: os.fsencode(file.name))
+    if not found:
+        raise ConfigError(f"{root}: holds no images; files that count end in {', '.join(extensions)}")
+    return found
+
+
+def files(folder: Path, prefix: str, extensions: tuple[str, ...] = EXTENSIONS) -> Iterator[File]:
+    """Yields every image in a tree; hidden files and links to a folder above are passed over."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                back = entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve())
+                if not back:
+                    yield from files(Path(entry.path), f"{prefix}{entry.name}/", extensions)
+            elif entry.name.lower().endswith(extensions):
+                yield File.at(Path(entry.path), prefix + entry.name)  # a broken link is an error now, not amid a run
+
+
+def identity(names: Iterable[str]) -> str:
+    """Returns a sha256 of names alone, so that a file may be mended during a run."""
+    return hashlib.sha256(b"".join(b"%b\0" % os.fsencode(name) for name in names)).hexdigest()
+
+
+def content(found: Iterable[File]) -> str:
+    """Returns a sha256 of names, sizes and times of change."""
+    return hashlib.sha256(b"".join(b"%b\0%d %d\n" % (os.fsencode(file[0]), *file[1:]) for file in found)).hexdigest()
+
+
+def classes(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Returns the folders at the top, and of each name the number of its folder; no class and -1 where all are flat."""
+    tops = [name.partition("/")[0] if "/" in name else "" for name in names]
+    flat = [name for name, top in zip(names, tops, strict=True) if not top]
+    if flat and len(flat) < len(names):
+        raise ConfigError(
+            f"{root}: holds class folders ('{next(filter(None, tops))}') and also images outside of them ('{flat[0]}');"
+            " move those into a class folder, or away"
+        )
+    found = () if flat else tuple(sorted(set(tops), key=os.fsencode))
+    if found and {name.lower() for name in found} <= _SPLITS:
+        raise ConfigError(f"{root}: its folders ({', '.join(found)}) are splits, not classes; give {root / found[0]}")
+    numbers = {name: number for number, name in enumerate(found)}
+    return found, np.array([numbers.get(top, -1) for top in tops], np.int32)
+
+
+def refuse_empty_classes(root: Path, found: Sequence[str]) -> None:
+    """Refuses a class folder without images, which has no number."""
+    empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith(".")} - set(found))
+    if found and empty:
+        raise ConfigError(f"{root / empty[0]}: a class folder without images; remove it, or put its images there")

@@ -1,0 +1,233 @@
+"""TIFF: every layout of channels gives the same pixels, whole or by windows, and a missing channel is known."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mrp.check import sources
+from mrp.config import ConfigError
+from mrp.data.open import open_source
+from mrp.data.source import DecodeError, Partial, Source
+from mrp.data.sources import SOURCES
+from mrp.data.tifffiles import Tiff, Window
+
+tifffile = pytest.importorskip("tifffile", reason="an extra: pip install 'mrp-vit[tiff]'")
+
+CELLS = np.random.default_rng(0).integers(0, 65536, (5, 70, 90), np.uint16)  # C H W
+NAMES = ["dapi", "er", "rna", "agp", "mito"]
+NONE = ["unspecified"] * 4
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "pages": {},
+    "big-endian": {"byteorder": ">"},
+    "tiled": {"tile": (16, 32), "compression": "zlib", "predictor": True},
+    "strips": {"rowsperstrip": 13, "compression": "zlib"},
+    "planar": {"planarconfig": "separate", "extrasamples": NONE},
+    "planar-tiles": {"planarconfig": "separate", "extrasamples": NONE, "tile": (32, 16), "compression": "zlib"},
+    "pixels": {"planarconfig": "contig", "extrasamples": NONE},
+    "pixels-tiles": {"planarconfig": "contig", "extrasamples": NONE, "tile": (16, 16), "compression": "zlib"},
+    "imagej": {"imagej": True, "metadata": {"axes": "CYX", "Labels": NAMES}},
+    "ome": {"ome": True, "metadata": {"axes": "CYX", "Channel": {"Name": NAMES}}},
+    "ome-tiles": {"ome": True, "metadata": {"axes": "CYX", "Channel": {"Name": NAMES}}, "tile": (32, 32),
+                  "compression": "zlib"},
+}  # fmt: skip
+
+
+def written(path: Path, pixels: Any = CELLS, **options: Any) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = pixels.transpose(1, 2, 0) if options.get("planarconfig") == "contig" else pixels
+    tifffile.imwrite(path, pixels, photometric="minisblack", **options)
+    return path
+
+
+def ome(path: Path, names: list[str]) -> Path:
+    """A file that says what its channels are called, each of which is full of the number of its name."""
+    planes = np.stack([np.full((8, 8), 1 + NAMES.index(name), np.uint8) for name in names])
+    return written(path, planes, ome=True, metadata={"axes": "CYX", "Channel": {"Name": names}})
+
+
+def opened(path: Path, **options: Any) -> Source:
+    return open_source(SOURCES.read({"name": "tiff", "path": str(path), **options}), "train")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_same_pixels(tmp_path: Path, layout: str) -> None:
+    tiff = Tiff(written(tmp_path / f"{layout}.tif", **LAYOUTS[layout]))
+    wanted = CELLS.transpose(1, 2, 0)
+    assert (tiff.size, tiff.channels) == ((70, 90), 5)
+    np.testing.assert_array_equal(tiff.read(), wanted)
+    for top, left, height, width in ((0, 0, 1, 1), (15, 31, 18, 33), (60, 58, 10, 32), (69, 0, 1, 90)):
+        part = tiff.read(Window(top, left, height, width))
+        np.testing.assert_array_equal(part, wanted[top : top + height, left : left + width])
+    assert tiff.names == (tuple(NAMES) if layout.startswith(("ome", "imagej")) else ())
+
+
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float16", "float32", "float64", "uint32"])
+def test_kinds_of_numbers(tmp_path: Path, kind: str) -> None:
+    pixels = (CELLS[:1] // 300).astype(kind)
+    read = Tiff(written(tmp_path / "a.tif", pixels)).read()
+    assert read.dtype == (kind if kind in ("uint8", "uint16") else "float32")
+    np.testing.assert_array_equal(read[..., 0], pixels[0])
+
+
+def test_a_window_decodes_the_tiles_that_it_touches_and_no_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiff = Tiff(written(tmp_path / "a.tif", **LAYOUTS["tiled"]))
+    numbers: list[int] = []
+    copy = Tiff._copy_segment
+
+    def noted(self: Tiff, page: Any, number: int, *rest: Any) -> None:
+        numbers.append(number)
+        copy(self, page, number, *rest)
+
+    monkeypatch.setattr(Tiff, "_copy_segment", noted)
+    tiff.read(Window(16, 32, 16, 32))
+    assert numbers == [4] * 5  # of 15 tiles, the one in the second row and column of each page
+
+
+def test_windows_cover_a_file_on_a_grid(tmp_path: Path) -> None:
+    written(tmp_path / "cells" / "large.tif")
+    written(tmp_path / "cells" / "small.tif", CELLS[:, :20, :20])
+    source = opened(tmp_path / "cells", window=[32, 40])
+    places = [(top, left) for top in (0, 32, 38) for left in (0, 40, 50)]  # the last ones end where the file does
+    assert len(source) == len(places) + 1
+    for number, (top, left) in enumerate(places):
+        np.testing.assert_array_equal(
+            source.read(number)[0], CELLS.transpose(1, 2, 0)[top : top + 32, left : left + 40]
+        )
+    assert source.read(9)[0].shape == (20, 20, 5)  # type: ignore[union-attr]
+    assert source.where(4) == f"{tmp_path}/cells/large.tif: window at row 32, column 40"
+    halved = opened(tmp_path / "cells", window=[32, 40], stride=[16, 40])
+    assert len(halved) == 4 * 3 + 1
+    assert halved.identity != source.identity == opened(tmp_path / "cells", window=[32, 40]).identity
+    alone = opened(tmp_path / "cells" / "large.tif", window=35)
+    assert len(alone) == 2 * 3
+
+
+@pytest.mark.parametrize("options", [{}, {"window": 32}])
+def test_it_does_what_a_source_must(tmp_path: Path, options: dict[str, Any]) -> None:
+    for number in range(4):
+        written(tmp_path / "cells" / "ab"[number % 2] / f"{number}.tif", CELLS[:, number:])
+    for each in sources.CHECKS:
+        each(SOURCES.read({"name": "tiff", "path": str(tmp_path / "cells"), **options}))
+    source = opened(tmp_path / "cells", **options)
+    assert source.classes == ("a", "b")
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).read(0)[0], source.read(0)[0])
+
+
+def test_a_file_per_channel(tmp_path: Path) -> None:
+    for sample, names in {"x/one": ["er", "dapi"], "y/two": ["dapi"], "y/three_b": ["rna", "er", "dapi"]}.items():
+        for name in names:
+            written(tmp_path / f"{sample}_{name}.tif", np.full((1, 8, 8), 1 + NAMES.index(name), np.uint8))
+    source = opened(tmp_path, files="{sample}_{channel}.tif")
+    assert (source.channels, source.classes, source.partial) == (("dapi", "er", "rna"), ("x", "y"), True)
+    one, label = source.read(0)
+    assert isinstance(one, Partial)
+    assert (one.present.tolist(), one.pixels[0, 0].tolist(), label) == ([True, True, False], [1, 2, 0], 0)
+    whole, label = source.read(1)
+    assert not isinstance(whole, Partial)
+    assert (whole[0, 0].tolist(), label) == ([1, 2, 3], 1)  # type: ignore[index]
+    assert source.where(1) == f"{tmp_path}/y/three_b_dapi.tif"
+    chosen = opened(tmp_path, files="{sample}_{channel}.tif", channels=["rna", "er"])
+    assert [chosen.where(number) for number in range(len(chosen))] == [
+        f"{tmp_path}/x/one_er.tif", f"{tmp_path}/y/three_b_rna.tif",
+    ]  # fmt: skip
+    for each in sources.CHECKS:
+        each(SOURCES.read({"name": "tiff", "path": str(tmp_path), "files": "{sample}_{channel}.tif"}))
+
+
+def test_folders_of_channels(tmp_path: Path) -> None:
+    for name in NAMES:
+        written(tmp_path / name / "plate" / "1.tif", np.full((1, 8, 8), 1 + NAMES.index(name), np.uint8))
+    source = opened(tmp_path, files="{channel}/{sample}.tif", channels=NAMES)
+    pixels, _ = source.read(0)
+    assert (source.classes, source.partial, pixels[0, 0].tolist()) == (("plate",), False, [1, 2, 3, 4, 5])  # type: ignore[index]
+
+
+def test_channels_are_matched_by_the_names_in_files(tmp_path: Path) -> None:
+    ome(tmp_path / "1.tif", ["dapi", "er", "rna"])
+    ome(tmp_path / "2.tif", ["rna", "dapi"])
+    source = opened(tmp_path)
+    assert (source.channels, source.partial) == (("dapi", "er", "rna"), True)
+    second, _ = source.read(1)
+    assert isinstance(second, Partial)
+    assert (second.present.tolist(), second.pixels[0, 0].tolist()) == ([True, False, True], [1, 0, 3])
+    ome(tmp_path / "3.tif", ["dapi", "er", "mito"])
+    with pytest.raises(
+        DecodeError, match="has a channel 'mito', unlike the first file; name all of them by 'channels'"
+    ):
+        opened(tmp_path).read(2)
+    third, _ = opened(tmp_path, channels=["mito", "rna"]).read(2)
+    assert isinstance(third, Partial)
+    assert (third.present.tolist(), third.pixels[0, 0].tolist()) == ([True, False], [5, 0])
+    with pytest.raises(DecodeError, match="has none of the channels agp"):
+        opened(tmp_path, channels=["agp"]).read(0)
+
+
+def test_names_that_are_stated_are_those_of_files_without_names(tmp_path: Path) -> None:
+    written(tmp_path / "1.tif", CELLS[:2])
+    source = opened(tmp_path, channels=["a", "b"])
+    assert (source.channels, source.partial) == (("a", "b"), False)
+    with pytest.raises(DecodeError, match="has 2 channels without names, where 3 are named"):
+        opened(tmp_path, channels=["a", "b", "c"]).read(0)
+
+
+def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
+    def message(path: Path, **options: Any) -> str:
+        with pytest.raises((ConfigError, DecodeError)) as caught:
+            opened(path, **options).read(0)
+        assert "\n" not in str(caught.value)
+        return str(caught.value).replace(f"{tmp_path}/", "")
+
+    noise = tmp_path / "noise.tif"
+    noise.write_bytes(b"noise")
+    assert "noise.tif: no TIFF, or a damaged one" in message(noise)
+    assert "has the axes 2 Z x 5 C x 8 Y x 8 X; besides Y and X there may be one" in message(
+        written(tmp_path / "deep.tif", np.zeros((2, 5, 8, 8), np.uint8), imagej=True, metadata={"axes": "ZCYX"})
+    )
+    white = tmp_path / "white.tif"
+    tifffile.imwrite(white, CELLS[0], photometric="miniswhite")
+    assert "0 is white; save the pixels themselves" in message(white)
+    cut = written(tmp_path / "cut.tif", **LAYOUTS["strips"])
+    with tifffile.TiffFile(cut) as file:
+        place = file.pages[0].dataoffsets[2]
+    content = bytearray(cut.read_bytes())
+    content[place : place + 40] = b"\0" * 40
+    cut.write_bytes(content)
+    assert "damaged (" in message(cut)
+    written(tmp_path / "set" / "a_er.tif", CELLS[:1])
+    assert "set: no file is of channel 'err'; did you mean 'er'?" in message(
+        tmp_path / "set", files="{sample}_{channel}.tif", channels=["err"]
+    )
+    assert "set/a_er.tif: is not called as 'files' says, {sample}-{channel}.tif" in message(
+        tmp_path / "set", files="{sample}-{channel}.tif"
+    )
+    written(tmp_path / "set" / "a_rna.tif", CELLS[:1, :9])
+    assert "its channels differ: uint16 (70, 90) and uint16 (9, 90)" in message(
+        tmp_path / "set", files="{sample}_{channel}.tif"
+    )
+
+
+def test_a_path_in_the_metadata_is_not_followed(tmp_path: Path) -> None:
+    written(tmp_path / "secret.tif", np.full((1, 8, 8), 77, np.uint8))
+    path = ome(tmp_path / "a" / "1.ome.tif", ["dapi", "er"])
+    with tifffile.TiffFile(path) as file:
+        text = file.ome_metadata
+    lured = text.replace('<TiffData IFD="0" PlaneCount="2"/>', "").replace(
+        "</Pixels>", '<TiffData FirstC="0" IFD="0"><UUID FileName="../secret.tif">urn:uuid:1</UUID></TiffData></Pixels>'
+    )
+    tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint8), photometric="minisblack", description=lured, metadata=None)
+    assert not Tiff(path).read().any()
+
+
+def test_without_tifffile_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.tif")
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    with pytest.raises(ConfigError, match=r"a.tif: is read by tifffile; install it: pip install 'mrp-vit\[tiff\]'"):
+        opened(path)
