@@ -145,10 +145,10 @@ def test_sources_of_mrp_do_what_they_must(name: str) -> None:
         each(SOURCES.read({"name": name}))
 
 
-@pytest.mark.parametrize("name", ["adamw", "lars", "muon"])
+@pytest.mark.parametrize("name", ["adamw", "lars", "muon", "sgd"])
 @pytest.mark.parametrize("check", optimizers.CHECKS)
 def test_optimizers_of_mrp_do_what_they_must(name: str, check) -> None:  # type: ignore[no-untyped-def]
-    check(tiny_run(optimizers.METHOD, optim={"name": name, "lr": 1.0 if name == "lars" else 1e-3}))
+    check(tiny_run(optimizers.METHOD, optim={"name": name, "lr": {"lars": 1.0, "sgd": 0.1}.get(name, 1e-3)}))
 
 
 def test_an_optimizer(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from torch import nn
 from mrp.build import build_optimizer, build_step
 from mrp.config import ConfigError, Duration
 from mrp.optim.groups import drop_foreign_state, get_lr, groups, layer_of, set_lr
-from mrp.optimizers import adamw, lars
+from mrp.optimizers import adamw, lars, sgd
 from mrp.run import load
 from mrp.schedules import Length
 
@@ -125,6 +125,25 @@ def test_lars_leaves_everything_as_it_is_while_the_flag_is_up() -> None:
     assert all(torch.equal(optimizer.state[p]["momentum"], s) for p, s in zip(module.parameters(), state, strict=True))
 
 
+def test_sgd_is_torchs_and_a_skipped_first_step_leaves_nothing_behind() -> None:
+    ours, theirs = nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)
+    theirs.load_state_dict(ours.state_dict())
+    optimizer = build_optimizer(sgd.Config(lr=0.1, weight_decay=0.3, momentum=0.8), ours)
+    reference = torch.optim.SGD(theirs.parameters(), lr=0.1, weight_decay=0.3, momentum=0.8)
+    ours.weight.grad = torch.full((1, 3), torch.nan)
+    optimizer.found_inf = torch.ones(())  # type: ignore[attr-defined]
+    optimizer.step()
+    (state,) = optimizer.state.values()
+    assert torch.equal(state["momentum_buffer"], torch.zeros(1, 3)), "whatever was in the memory before"
+    optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+    for _ in range(5):
+        ours.weight.grad = torch.randn(1, 3)
+        theirs.weight.grad = ours.weight.grad.clone()
+        optimizer.step()
+        reference.step()
+    torch.testing.assert_close(ours.weight, theirs.weight)
+
+
 def test_lars_takes_a_zero_matrix_and_a_zero_gradient() -> None:
     module = nn.Linear(4, 3)
     nn.init.zeros_(module.weight)
@@ -140,7 +159,7 @@ def test_lars_takes_a_zero_matrix_and_a_zero_gradient() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["optim={name: sgd, lr: 1}"], "optim: unknown optimizer 'sgd'.*known: adamw, lars, muon, or a file"),
+        (["optim={name: lion, lr: 1}"], "optim: unknown optimizer 'lion'.*known: adamw, lars, muon, sgd, or a file"),
         (["optim={name: lars, lr: 1}", "optim.betas=[0.9, 0.9]"], "optim.betas: unknown key"),
         (["optim.trust=1"], "optim.trust: unknown key"),
         (["optim.layer_decay=1.5"], "optim.layer_decay: 1.5 was given"),
