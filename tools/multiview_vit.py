@@ -1,9 +1,12 @@
-"""The real networks on the data of `mrp lab multiview`: what pretraining and supervised learning learn there.
+"""Real networks on images of which each class has two features: what is learned of them, and what maps cover of them.
 
-    python tools/multiview_vit.py [--out DIR] [--seeds 3] [--pretraining 40] [--training 20] [name=value ...]
+    python tools/multiview_vit.py [--planted DATA] [--methods mae umae data2vec] [--optimizers adamw sgd] [k=4 ...]
 
-Draws the data as images, pretrains a tiny ViT by MAE, U-MAE and data2vec, fine-tunes each, trains one from scratch, and
-counts errors on multi-view and on single-view images. The same command again goes on where it stopped.
+Makes the images, pretrains a small ViT by each method (AdamW), trains classifiers from each of them and from scratch by
+each optimizer, and counts what they get right of images that show both features, and of images that show only one.
+The images are those of the data model of 'mrp lab multiview'; or, with --planted, one half of each is half a photograph
+of DATA (a folder with train/ and test/ of class folders) and the other holds a pattern that follows the class. There
+the tool also measures what class-activation maps cover of both. The same command again goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -11,18 +14,24 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.open import open_source
+from mrp.lab.coverage.experiment import covered
 from mrp.lab.estimate import Estimate
+from mrp.lab.multiview import planted
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.render import render
+from mrp.report.looks import eigen_cam, gradient_cam
 from mrp.run import load
 from mrp.train import train
 
@@ -31,7 +40,12 @@ METHODS = {
     "umae": ["objective.mask_ratio=0.6", "objective.uniformity=0.01"],
     "data2vec": ["objective={name: data2vec, mask_ratio: 0.6, smallest_block: 1, layers: 3, teacher: {decay: 0.99}}"],
 }
-TESTS = ("test_multi", "test_single")
+OPTIMIZERS = {"adamw": "optim.lr=1e-3", "sgd": "optim={name: sgd, lr: 0.05}"}  # of classification
+TESTS = {False: ("test_multi", "test_single"), True: ("test_multi", "test_pattern", "test_photograph")}
+ALONE = "scratch, photographs alone"  # what could be learned of them
+MAPPED = 200  # images whose class-activation maps are looked at
+
+Classified = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,89 +56,140 @@ class Plan:
     folder: Path
     pretraining: int  # epochs
     training: int
+    planted: Mapping[str, planted.Images] | None
 
     def pretrain(self, method: str) -> None:
         """One method on the unlabelled images."""
-        length = _length(self.pretraining)
-        train(load("demo", [*self._shared(), *METHODS[method], *length]), self.folder / method)
+        words = [*self._shared("train"), *METHODS[method], OPTIMIZERS["adamw"], *_length(self.pretraining)]
+        train(load("demo", words), self.folder / method)
 
-    def classify(self, start: str) -> list[float]:
-        """Fine-tune, or train from scratch, by the same recipe; the accuracy on each kind of image."""
+    def classify(self, start: str, optimizer: str) -> Classified:
+        """Fine-tune, or train from scratch, by the same recipe; what comes of it is kept in the run's folder."""
+        folder = self.folder / f"classify_{start.replace(', ', '_').replace(' ', '_')}_{optimizer}"
+        kept = folder / "classified.json"
+        if kept.exists():
+            return dict(json.loads(kept.read_text()))
         words = [
-            *self._shared(), *_length(self.training),
-            f"objective={{name: classify, classes: {self.constants.k}, pool: mean}}",
+            *self._shared("train_photograph" if start == ALONE else "train"), OPTIMIZERS[optimizer],
+            *_length(self.training), f"objective={{name: classify, classes: {self.constants.k}, pool: mean}}",
         ]  # fmt: skip
-        if start != "scratch":
+        if start in METHODS:
             words.append(f"init={self.folder / start}")
-        folder = self.folder / f"classify_{start}"
         train(load("demo", words, folder), folder)
-        return [accuracy(folder, self.folder / "images" / test) for test in TESTS]
+        model = api.load(folder)
+        tests = TESTS[self.planted is not None]
+        found: Classified = {"accuracy": {test: accuracy(model, self.folder / "images" / test) for test in tests}}
+        if self.planted:
+            found["maps"] = coverage(model, self.planted["test_multi"])
+        kept.write_text(json.dumps(found, indent=1))
+        return found
 
-    def _shared(self) -> list[str]:
+    def _shared(self, split: str) -> list[str]:
         """The data, a small network, and no checkpoints on the way."""
         images, side = self.folder / "images", math.isqrt(self.constants.d // 3)
+        batch = max(1, min(100, self.constants.samples // 8))  # at least eight steps per epoch
         size = side * math.isqrt(self.constants.P)
         return [
-            f"data={{train: {images / 'train'}, test: {images / TESTS[1]}, size: {size}, channels: 3, mean: 0.5, "
+            f"data={{train: {images / split}, test: {images / 'test_multi'}, size: {size}, channels: 3, mean: 0.5, "
             "std: 0.25, augment: resize}",
             f"backbone={{width: 64, depth: 4, heads: 4, patch: {side}, positions: sincos}}",
-            "batch=50", f"seed={self.constants.seed}", "checkpoint={every: 1000 epochs, keep: 1}", "optim.lr=1e-3",
+            f"batch={batch}", f"seed={self.constants.seed}", "checkpoint={every: 1000 epochs, keep: 1}",
+            "diagnose.every=0 steps",
         ]  # fmt: skip
 
 
-def main() -> None:
-    """Every seed, every method; a table and results.json."""
+def main(arguments: list[str] | None = None) -> None:
+    """Every seed, every start, every optimizer; a table and results.json after each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("constants", nargs="*", metavar="name=value", help="of 'mrp lab multiview'")
+    parser.add_argument("constants", nargs="*", default=[], metavar="name=value", help="of 'mrp lab multiview'")
+    parser.add_argument("--planted", type=Path, metavar="DATA", help="photographs, of which one half is taken")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--optimizers", nargs="+", choices=OPTIMIZERS, default=["adamw"])
     parser.add_argument("--out", type=Path, default=Path("runs/multiview_vit"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pretraining", type=int, default=40, metavar="EPOCHS")
     parser.add_argument("--training", type=int, default=20, metavar="EPOCHS")
-    options = parser.parse_args()
-    rows: dict[str, list[list[float]]] = {}
+    options = parser.parse_args(arguments)
+    starts = ["scratch", *options.methods, *([ALONE] if options.planted else [])]
+    found: dict[str, dict[str, list[Classified]]] = {
+        optimizer: {start: [] for start in starts} for optimizer in options.optimizers
+    }
     for seed in range(options.seeds):
         constants = read([*options.constants, f"seed={seed}"])
-        plan = Plan(constants, options.out / f"seed{seed}", options.pretraining, options.training)
+        images = planted.draw(constants, options.planted) if options.planted else None
+        plan = Plan(constants, options.out / f"seed{seed}", options.pretraining, options.training, images)
         if not (plan.folder / "images").exists():
-            render(constants, plan.folder / "images")
-        for start in ("scratch", *METHODS):
-            if start in METHODS:
-                plan.pretrain(start)
-            rows.setdefault(start, []).append(plan.classify(start))
-            print(
-                f"seed {seed}, {start}:",
-                *(f"{test} {share:.3f}" for test, share in zip(TESTS, rows[start][-1], strict=True)),
-            )
-    size = {
-        "epochs of pretraining": options.pretraining,
-        "epochs of training": options.training,
-        "images": constants.samples,
-    }
-    results = {"size": size, "tests": TESTS, "accuracy": rows}
-    (options.out / "results.json").write_text(json.dumps(results, indent=1))
+            if images is None:
+                render(constants, plan.folder / "images")
+            else:
+                planted.save(images, plan.folder / "images")
+        for method in options.methods:
+            plan.pretrain(method)
+        for optimizer, by_start in found.items():
+            for start, seeds in by_start.items():
+                seeds.append(plan.classify(start, optimizer))
+                print(f"seed {seed}, {start}, {optimizer}:", _shown(seeds[-1]["accuracy"]), flush=True)
+        size = {
+            "epochs of pretraining": options.pretraining,
+            "epochs of training": options.training,
+            "images": constants.samples,
+        }
+        results = {"images": "planted" if options.planted else "rendered", "size": size, "found": found}
+        (options.out / "results.json").write_text(json.dumps(results, indent=1))
     if options.seeds > 1:
-        for start, shares in rows.items():
-            means = [Estimate.over_seeds(column) for column in torch.tensor(shares).T]
-            print(
-                f"{start:10}",
-                *(f"{test} {mean}" for test, mean in zip(TESTS, means, strict=True)),
-            )
+        print(table(found))
+
+
+def table(found: Mapping[str, Mapping[str, list[Classified]]]) -> str:
+    """Means over seeds with their intervals, as Markdown."""
+    rows: list[list[str]] = []
+    for optimizer, by_start in found.items():
+        for start, seeds in by_start.items():
+            flat = [{name: value for part in seed.values() for name, value in part.items()} for seed in seeds]
+            rows = rows or [["", *flat[0]], ["---"] * (len(flat[0]) + 1)]
+            columns = (torch.tensor([seed[name] for seed in flat]) for name in flat[0])
+            rows.append([f"{start}, {optimizer}", *(str(Estimate.over_seeds(column)) for column in columns)])
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def _shown(shares: Mapping[str, float]) -> str:
+    return " ".join(f"{name} {share:.3f}" for name, share in shares.items())
 
 
 def _length(epochs: int) -> list[str]:
     return [f"length={epochs} epochs", f"optim.warmup={epochs / 10} epochs"]
 
 
-def accuracy(folder: Path, images: Path) -> float:
+def accuracy(model: api.Model, images: Path) -> float:
     """The share of images that a trained classifier gets right."""
-    model = api.load(folder)
     source, view = open_source(str(images), "train"), View(model.run.data, train=False)
     right = 0.0
     with torch.no_grad():
-        for batch in EvalLoader(source, view, batch=500, rank=0, world=1, workers=0, pin_memory=False):
+        for batch in EvalLoader(source, view, batch=1000, rank=0, world=1, workers=0, pin_memory=False):
             assert batch.valid is not None
             right += float(model.module(batch).per_sample["correct"][batch.valid].sum())
     return right / len(source)
+
+
+def coverage(model: api.Model, images: planted.Images) -> dict[str, float]:
+    """What both kinds of class-activation maps cover of the two features, and of the noise around the pattern."""
+    pixels, labels = images.pixels[:MAPPED], images.labels[:MAPPED]
+    found = {}
+    kinds = {"": gradient_cam(model, pixels, labels).maps, "Eigen-CAM, ": eigen_cam(model, pixels)}
+    for kind, maps in kinds.items():
+        found |= {f"{kind}{name}": value for name, value in on_regions(torch.from_numpy(maps), images.regions).items()}
+    return found
+
+
+def on_regions(maps: Tensor, regions: Mapping[str, Tensor]) -> dict[str, float]:
+    """The mean covered share of each region, and of what is left; an empty map covers nothing."""
+    areas = covered(maps.flatten(1))
+    features = {name: region[: len(maps)].flatten(1) for name, region in regions.items()}
+    ground = ~torch.stack(list(features.values())).any(0)
+    shares = {name: (areas & each).sum(1) / each.sum(1) for name, each in (features | {"noise": ground}).items()}
+    found = {f"covered, {name}": float(share.mean()) for name, share in shares.items()}
+    number = torch.stack([shares[name] > 0 for name in features]).sum(0)
+    return found | {"features found, of 2": float(number.double().mean())}
 
 
 if __name__ == "__main__":

@@ -9,14 +9,15 @@ import torch
 from torch import Tensor
 
 from mrp.optim.config import Beta, Section
-from mrp.schedules import main_value
+from mrp.schedules import NonNegative, main_value
 
 
 class Config(Section):
-    """`optim: {name: sgd}`; decay is part of the gradient, unlike AdamW's."""
+    """`optim: {name: sgd}`."""
 
     name: Literal["sgd"] = "sgd"
     momentum: Beta = 0.9  # the share of the last step that the next one keeps
+    weight_decay: NonNegative = 5e-4  # of matrices; a part of their gradient, so that the usual values are small
 
 
 class Optimizer(torch.optim.SGD):

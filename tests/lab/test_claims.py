@@ -250,16 +250,60 @@ def test_the_grid_counts_what_has_settled() -> None:
     assert contrast.verdict(multiview.same_optimizer(data, "patches"))[0] == Verdict.HOLDS
 
 
+def vit_result(images: str, *tests: str) -> dict[str, Any]:
+    size = {"epochs of pretraining": 20, "epochs of training": 15, "images": 1500}
+    accuracy = {"test_multi": 1.0} | dict(zip(tests, (0.5, 0.9), strict=False))
+    names = ("covered, pattern", "covered, photograph", "covered, noise", "features found, of 2")
+    maps = {f"{kind}{name}": 0.25 for kind in ("", "Eigen-CAM, ") for name in names}
+    better = {name: value + 0.05 for name, value in accuracy.items()}
+    wider = maps | {"covered, photograph": 0.75}
+    found = {"scratch": [{"accuracy": accuracy, "maps": maps}] * 3, "mae": [{"accuracy": better, "maps": wider}] * 3}
+    return {"images": images, "size": size, "found": {"adamw": found, "sgd": found}}
+
+
 def test_vision_transformers_that_were_hardly_trained_are_not_counted(tmp_path: Path) -> None:
-    size = {"epochs of pretraining": 1, "epochs of training": 15, "images": 400}
-    accuracy = {method: [[1.0, 0.5]] * 3 for method in ("scratch", "mae")}
-    data = {"size": size, "tests": ["test_multi", "test_single"], "accuracy": accuracy}
-    written(tmp_path / "multiview_vit/results.json", data)
+    data = vit_result("rendered", "test_single")
+    written(tmp_path / "multiview_vit/results.json", data | {"size": data["size"] | {"epochs of pretraining": 1}})
     row = row_of(tmp_path, "The same on a real ViT")
     assert "**needs more compute**" in row, row
     assert "multiview_vit/results.json: toy (1 epochs of pretraining): not counted" in row
-    written(tmp_path / "multiview_vit/results.json", data | {"size": size | {"epochs of pretraining": 20}})
-    assert "single-view, from scratch: 0.500, gain of mae: 0 (3 seeds" in row_of(tmp_path, "The same on a real ViT")
+    written(tmp_path / "multiview_vit/results.json", data)
+    assert "single-view, from scratch: 0.500, single-view, gain of mae: 0.050" in row_of(
+        tmp_path, "The same on a real ViT"
+    )
+    written(tmp_path / "planted_vit/results.json", data)
+    assert "is of rendered images: not counted" in row_of(tmp_path, "The same on photographs")
+
+
+def test_vision_transformers_are_compared_by_optimizer_and_by_what_is_shown() -> None:
+    data = vit_result("planted", "test_pattern", "test_photograph")
+    numbers = multiview.vit(data, "planted", {"images": 1500})
+    assert numbers["single-view, from scratch"].value == pytest.approx(0.7), "the mean of both kinds"
+    assert numbers["only the photograph, from scratch, SGD"].value == pytest.approx(0.9)
+    assert numbers["single-view, gain of mae, SGD"].value == pytest.approx(0.05)
+    assert numbers["single-view, gain of mae"].seeds == 3
+    maps = multiview.vit_maps(data, "planted", {})
+    assert maps["features covered, gain of mae"].value == pytest.approx(0.25)
+    assert maps["noise covered, gain of mae"].value == 0
+    assert maps["Eigen-CAM, features covered, from scratch"].value == pytest.approx(0.25)
+
+
+def test_seen_and_unseen_classes_are_told_apart() -> None:
+    def row(method: str, classes: int, tuned: int, unseen: float) -> dict[str, Any]:
+        parts = {"seen": {"value": 1.0, "error": 0.0}, "unseen": {"value": unseen, "error": 0.03}}
+        parts = {name: part for name, part in parts.items() if name == "unseen" or classes}
+        both = {"captured": parts, "single_view": parts}
+        return {"world": "open", "method": method, "classes": classes, "tuned": tuned} | both
+
+    rows = [row("teacher", 0, 60, 0.5), row("teacher", 2, 60, 0.2), row("teacher", 5, 60, 0.1)]
+    more = [row("teacher", 5, 20, 0.9), row("teacher", 5, 60, 0.9) | {"world": "closed"}]
+    data = {"constants": Constants().model_dump(mode="json"), "rows": rows + more}
+    numbers = multiview.diversity(data, 0.5)
+    assert numbers["captured of seen classes, teacher"].value == 1
+    assert numbers["captured of unseen classes, teacher"].value == 0.1
+    gain = numbers["single-view of unseen classes, teacher minus no pretraining"]
+    assert (gain.value, gain.half, gain.seeds) == (pytest.approx(-0.4), pytest.approx(0.03 * 2**0.5), 5)
+    assert numbers["at classes = 2, teacher"].value == 0.2
 
 
 def coverage_result(*runs: tuple[str, str]) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import compare as multiview
-from mrp.lab.multiview import grid, network, render
+from mrp.lab.multiview import diversity, grid, network, plots, render
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.data import Samples, draw
 from mrp.lab.multiview.descent import OPTIMIZERS, Descent
@@ -301,6 +301,46 @@ def test_a_cell_has_settled_when_nothing_more_is_captured_and_kernels_have_moved
     ]
     assert grid.settled(rows) == length
     assert grid.settled([*rows[:1], {"steps": 30, "diverged": True}]) is None
+
+
+def test_a_closed_world_shows_nothing_of_the_classes_that_are_left_out() -> None:
+    constants = read([*CLEAN, "s=5"])
+    for open_world in (True, False):
+        samples = draw(constants, 200, 2, 0.0, generator(), classes=4, open_world=open_world)
+        assert samples.labels.unique().tolist() == [0, 1, 2, 3]
+        assert bool((samples.patches[..., 8 : constants.features] > 0).any()) == open_world
+    everything = draw(constants, 200, 2, 0.0, generator())
+    assert torch.equal(everything.patches, draw(constants, 200, 2, 0.0, generator(), classes=10).patches)
+
+
+def test_what_was_pretrained_on_is_captured_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(diversity, "SHARES", (0.0, 0.5, 1.0))
+    monkeypatch.setattr(diversity, "TUNED", (5, 60))
+    monkeypatch.setattr(plots, "TUNED", (5, 60))
+    cli.main(["lab", "multiview", "--toy", "--diversity", "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "diversity.json").read_text())["rows"]
+    found = {(row["method"], row["world"], row["classes"], row["tuned"]): row for row in rows}
+    assert len(found) == len(rows) == 2 * 2 * (1 + 2 + 1), "none, half of the classes in both worlds, and all"
+    for method in ("teacher", "patches"):
+        for world in ("open", "closed"):
+            captured = found[method, world, 2, 60]["captured"]
+            assert captured["seen"]["value"] > 0.8
+            assert captured["unseen"]["value"] < 0.2
+        assert list(found[method, "open", 4, 60]["single_view"]) == ["seen"]
+        assert list(found[method, "open", 0, 60]["single_view"]) == ["unseen"]
+    assert width(tmp_path / "diversity.png") > 500
+
+
+def test_tuning_goes_on_where_the_shorter_one_ended() -> None:
+    constants = read([*SMALL, "seeds=2"])
+    samples = draw(constants, 40, 2, 0.5, generator())
+    start = network.Classifier(network.first_kernels(constants, generator(2)), network.zero_head(constants))
+    whole = network.classify(constants, start, samples, (7, 1.0), generator(3))
+    rng = generator(3)
+    parts = network.classify(constants, start, samples, (3, 1.0), rng)
+    parts = network.classify(constants, parts, samples, (4, 1.0), rng)
+    assert torch.equal(whole.kernels, parts.kernels)
+    assert torch.equal(whole.head, parts.head)
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)

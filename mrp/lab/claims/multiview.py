@@ -77,19 +77,85 @@ def relative_error_over_mu(data: Data) -> Numbers:
     return _at("mu", {row["value"]: _multiple(data, row, row["value"]) for row in data["values"]})
 
 
-def vit(data: Data, at_least: dict[str, int]) -> Numbers:
-    """Returns the single-view accuracy of Vision Transformers on the rendered data, and what pretraining adds to it."""
+def diversity(data: Data, at: float) -> Numbers:
+    """Returns what is captured of seen and of unseen classes, and what tuning gains over none of it, for both methods.
+
+    These are at a share `at` of the classes in pretraining, and of unseen classes at every number of classes.
+    """
+    _check_constants(data)
+    constants, numbers = data["constants"], {}
+    half, tuned = round(at * constants["k"]), constants["steps_tuned"]
+    rows = {
+        (row["method"], row["classes"]): row for row in data["rows"] if row["world"] == "open" and row["tuned"] == tuned
+    }
+    for (method, classes), row in rows.items():
+        if 0 < classes < constants["k"]:
+            captured = {part: _number(data, row["captured"], part, "classes", classes) for part in ("seen", "unseen")}
+            numbers[f"at classes = {classes}, {method}"] = captured["unseen"]
+            if classes == half:
+                numbers |= {f"captured of {part} classes, {method}": number for part, number in captured.items()}
+                gains = [
+                    _number(data, each["single_view"], "unseen", "classes", classes) for each in (row, rows[method, 0])
+                ]
+                numbers[f"single-view of unseen classes, {method} minus no pretraining"] = difference(
+                    *gains, gains[0].over
+                )
+    return numbers
+
+
+def vit(data: Data, images: str, at_least: dict[str, int]) -> Numbers:
+    """Returns the single-view accuracy of Vision Transformers on images of two features, and what pretraining adds."""
+    _check_vit(data, images, at_least)
+    numbers: Numbers = {}
+    for optimizer, starts in data["found"].items():
+        tests = [test for test in starts["scratch"][0]["accuracy"] if test != "test_multi"]
+        kinds = {"single-view": tests} | ({test: [test] for test in tests} if len(tests) > 1 else {})
+        for kind, of in kinds.items():
+            title, end = kind.replace("test_", "only the "), "" if optimizer == "adamw" else f", {optimizer.upper()}"
+            columns = {
+                start: [sum(seed["accuracy"][test] for test in of) / len(of) for seed in seeds]
+                for start, seeds in starts.items()
+            }
+            numbers |= _against_scratch(columns, title, f"{images} images", end)
+    return numbers
+
+
+def vit_maps(data: Data, images: str, at_least: dict[str, int]) -> Numbers:
+    """Returns what class-activation maps of these cover of both features, by class and by Eigen-CAM."""
+    _check_vit(data, images, at_least)
+    numbers: Numbers = {}
+    for kind in ("", "Eigen-CAM, "):
+        measures = {
+            "features found, of 2": ["features found, of 2"],
+            "features covered": ["covered, pattern", "covered, photograph"],
+            "noise covered": ["covered, noise"],
+        }
+        for title, of in measures.items():
+            columns = {
+                start: [sum(seed["maps"][f"{kind}{name}"] for name in of) / len(of) for seed in seeds]
+                for start, seeds in data["found"]["adamw"].items()
+            }
+            numbers |= _against_scratch(columns, f"{kind}{title}", f"{images} images", "")
+    return numbers
+
+
+def _against_scratch(columns: dict[str, list[float]], title: str, over: str, end: str) -> Numbers:
+    """Returns what training from scratch comes to, by seed, and what the others are beyond it."""
+    scratch = columns["scratch"]
+    numbers = {f"{title}, from scratch{end}": over_seeds(scratch, over)}
+    for name, column in columns.items():
+        if name != "scratch":
+            gains = [after - before for after, before in zip(column, scratch, strict=True)]
+            numbers[f"{title}, gain of {name}{end}"] = over_seeds(gains, over)
+    return numbers
+
+
+def _check_vit(data: Data, images: str, at_least: dict[str, int]) -> None:
+    if data["images"] != images:
+        raise NotCounted(f"is of {data['images']} images")
     too_small = [f"{data['size'][name]} {name}" for name, least in at_least.items() if data["size"][name] < least]
     if too_small:
         raise NotCounted(f"toy ({', '.join(too_small)})")
-    single = data["tests"].index("test_single")
-    columns = {name: [seed[single] for seed in rows] for name, rows in data["accuracy"].items()}
-    scratch = columns.pop("scratch")
-    numbers = {"single-view, from scratch": over_seeds(scratch, "rendered images")}
-    for name, column in columns.items():
-        gains = [after - before for after, before in zip(column, scratch, strict=True)]
-        numbers[f"gain of {name}"] = over_seeds(gains, "rendered images")
-    return numbers
 
 
 def _check_constants(data: Data, swept: str = "") -> None:

@@ -26,7 +26,8 @@ MEASURES: dict[str, Callable[..., Numbers]] = {
     function.__name__: function
     for function in (
         multiview.comparison, multiview.optimizers, multiview.lengths, multiview.same_optimizer, multiview.sweep,
-        multiview.over_map, multiview.relative_error, multiview.relative_error_over_mu, multiview.vit,
+        multiview.over_map, multiview.relative_error, multiview.relative_error_over_mu, multiview.diversity,
+        multiview.vit, multiview.vit_maps,
         study.diagnosis, study.probe_gain, study.tuning_gain, study.scratch_gain, study.recipe_gain,
         theory.inequality, theory.alignment, theory.ratio_change, theory.worlds,
         theory.estimator, theory.coverage,

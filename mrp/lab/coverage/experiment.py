@@ -164,7 +164,7 @@ def _whole(
     """Returns the measures on whole images (one value each), and accuracy over deletion by the map and at random."""
     prepared = encoder.prepare(images)
     maps = encoder.maps(prepared, labels)
-    covered = _covered(maps)
+    area = covered(maps)
     generator = torch.Generator().manual_seed(seed)
     shuffled = torch.rand(maps.shape, generator=generator).argsort(1)  # so that ties are broken at random
     order = shuffled.gather(1, maps.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
@@ -174,7 +174,7 @@ def _whole(
     values = {
         "accuracy": by_map[:, 0],
         "spread": effective_share(maps),
-        "area": covered.double().mean(1),
+        "area": area.double().mean(1),
         "deletion": (at_random - by_map)[:, 1:-1].mean(1),
     }
     return values, by_map.mean(0).tolist(), at_random.mean(0).tolist()
@@ -211,7 +211,7 @@ def on_quadrants(maps: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     rows, columns = maps.shape[1:]
     mass, area = (
         values.double().view(-1, 2, rows // 2, 2, columns // 2).sum((2, 4)).flatten(1)
-        for values in (maps, _covered(maps.flatten(1)))
+        for values in (maps, covered(maps.flatten(1)))
     )  # M 4 each
     patches = rows * columns / 2  # of two quadrants
     total = mass.sum(1)
@@ -223,7 +223,8 @@ def on_quadrants(maps: Tensor, wanted: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _covered(maps: Tensor) -> Tensor:
+def covered(maps: Tensor) -> Tensor:
+    """Returns which patches of maps (B N) are above half of the map's largest value; an empty map covers nothing."""
     return maps >= THRESHOLD * maps.amax(1, keepdim=True).clamp_min(SMALLEST)
 
 

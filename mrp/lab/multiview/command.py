@@ -18,6 +18,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--sweep", metavar="NAME", help="only all methods over one constant: mu, theta, ...")
     what.add_argument("--map", action="store_true", help="only the teacher's setting over theta and m")
     what.add_argument("--grid", action="store_true", help="only every objective with every optimizer, at three lengths")
+    what.add_argument("--diversity", action="store_true", help="only pretraining on some of the classes, tuning on all")
     what.add_argument("--render", type=Path, metavar="FOLDER", help="write the data as images, for 'mrp pretrain'")
     what.add_argument("--constants", action="store_true", help="show all constants and their values")
     parser.add_argument("--toy", action="store_true", help="a comparison of a size for tests, too small for the theory")
@@ -42,6 +43,8 @@ def run(options: argparse.Namespace) -> None:
         output.sweep(constants, options.sweep, options.out)
     elif options.grid:
         output.objectives_by_optimizers(constants, options.out)
+    elif options.diversity:
+        output.pretrain_on_some_classes(constants, options.out)
     elif options.map:
         output.map_pretraining(constants, options.out)
     else:

@@ -12,9 +12,9 @@ from torch import Tensor
 from mrp.config import ConfigError, nearest
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview.constants import Constants
-from mrp.lab.multiview.data import Samples, draw, random_stream, splits
+from mrp.lab.multiview.data import Samples, draw_splits, random_stream
 from mrp.lab.multiview.measure import correlations, held, summary
-from mrp.lab.multiview.network import Classifier, accuracy, class_head, classify, first_kernels, pretrain, zero_head
+from mrp.lab.multiview.network import Classifier, class_head, classify, correct, first_kernels, pretrain, zero_head
 
 METHODS = {"teacher": "MRP, teacher", "patches": "MRP, patches", "scratch": "SL from scratch"}
 SWEEPS: dict[str, tuple[float, ...]] = {
@@ -71,7 +71,7 @@ class Result:
 
 def compare(constants: Constants, methods: Iterable[str] = tuple(METHODS)) -> dict[str, Result]:
     """Trains by each method on the same data from the same first kernels, which follow from the seed."""
-    samples, kernels = _draw(constants), first_kernels(constants, random_stream(constants, 3))
+    samples, kernels = draw_splits(constants), first_kernels(constants, random_stream(constants, 3))
     return {method: _train(constants, samples, kernels, method) for method in methods}
 
 
@@ -81,7 +81,7 @@ def train_by(constants: Constants, objective: str, optimizer: str, steps: int) -
     Fine-tuning uses the same optimizer. "none" is fine-tuning alone, from the first kernels and a head of zeros.
     """
     varied = constants.varied(steps=steps, steps_scratch=steps)
-    samples, first = _draw(varied), first_kernels(varied, random_stream(varied, 3))
+    samples, first = draw_splits(varied), first_kernels(varied, random_stream(varied, 3))
     trace = Trace(varied, steps)
     fast = constants.lr if optimizer != "sgd" else None  # of a clock and of Adam
     tuning = (constants.steps_tuned, fast or constants.lr_tuned)
@@ -141,19 +141,11 @@ def _train(constants: Constants, samples: dict[str, Samples], kernels: Tensor, m
     return _result(constants, samples, kernels, final, trace)
 
 
-def _draw(constants: Constants) -> dict[str, Samples]:
-    """Draws the training set and both test sets."""
-    return {
-        split: draw(constants, num, constants.seeds, single, random_stream(constants, number))
-        for number, (split, (num, single)) in enumerate(splits(constants).items())
-    }
-
-
 def _result(
     constants: Constants, samples: dict[str, Samples], kernels: Tensor, final: Classifier, trace: Trace
 ) -> Result:
     titles = {"training": "train", "multi-view": "test_multi", "single-view": "test_single"}
-    shares = {title: accuracy(constants, final, samples[split]) for title, split in titles.items()}
+    shares = {title: correct(constants, final, samples[split]).double().mean(dim=-1) for title, split in titles.items()}
     mu = torch.tensor(constants.mu, dtype=torch.float64)
     shares["total error"] = 1 - torch.lerp(shares["multi-view"], shares["single-view"], mu)
     accuracies = {title: Estimate.over_seeds(values) for title, values in shares.items()}

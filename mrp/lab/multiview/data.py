@@ -32,14 +32,36 @@ def random_stream(constants: Constants, number: int) -> torch.Generator:
     return torch.Generator().manual_seed(constants.seed * 16 + number)
 
 
-def draw(constants: Constants, num: int, seeds: int, single_view: float, generator: torch.Generator) -> Samples:
-    """Draws samples, of which the given fraction is single-view."""
-    labels = torch.randint(constants.k, (seeds, num), generator=generator)
+def draw(
+    constants: Constants,
+    num: int,
+    seeds: int,
+    single_view: float,
+    generator: torch.Generator,
+    classes: int | None = None,
+    open_world: bool = True,
+) -> Samples:
+    """Draws samples, of which the given fraction is single-view; of the first `classes` alone, where these are given.
+
+    In an open world samples of these show features of the other classes too, as they always do.
+    """
+    classes = constants.k if classes is None else classes
+    labels = torch.randint(classes, (seeds, num), generator=generator)
     strengths = _strengths(constants, labels, single_view, generator)
+    if not open_world:
+        strengths[..., 2 * classes :] = 0
     patches = constants.sigma * torch.randn(seeds, num, constants.P, constants.d, generator=generator)
     shape = (seeds, num, constants.P, constants.features)
     patches[..., : constants.features] += _uniform(shape, (0, constants.gamma), generator)
     return Samples(_add_features(constants, strengths, patches, generator), labels)
+
+
+def draw_splits(constants: Constants) -> dict[str, Samples]:
+    """Draws the training set and both test sets."""
+    return {
+        split: draw(constants, num, constants.seeds, single, random_stream(constants, number))
+        for number, (split, (num, single)) in enumerate(splits(constants).items())
+    }
 
 
 def _strengths(constants: Constants, labels: Tensor, single_view: float, generator: torch.Generator) -> Tensor:

@@ -52,14 +52,14 @@ def activation(values: Tensor, q: int, t: float) -> tuple[Tensor, Tensor]:
     return low * slope / q + (values - t).clamp_min_(0), slope
 
 
-def accuracy(constants: Constants, classifier: Classifier, samples: Samples) -> Tensor:
-    """Returns the share of samples that each seed's network classifies correctly."""
+def correct(constants: Constants, classifier: Classifier, samples: Samples) -> Tensor:
+    """Returns whether each seed's network classifies each sample correctly (seeds N)."""
     values = (
         activation(_products(classifier.kernels, part), constants.q, constants.t)[0]
         for part in samples.patches.split(CHUNK, dim=1)
     )
     codes = torch.cat([_pooled(constants, part) for part in values], dim=1)
-    return ((codes @ classifier.head.mT).argmax(dim=-1) == samples.labels).double().mean(dim=-1)
+    return (codes @ classifier.head.mT).argmax(dim=-1) == samples.labels
 
 
 def pretrain(

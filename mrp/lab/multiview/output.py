@@ -7,7 +7,7 @@ from typing import Any
 
 from mrp.lab import figures
 from mrp.lab.multiview import compare as experiment
-from mrp.lab.multiview import grid, plots
+from mrp.lab.multiview import diversity, grid, plots
 from mrp.lab.multiview.compare import MAP, METHODS, Result
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.descent import OPTIMIZERS
@@ -66,6 +66,22 @@ def _cell_text(cell: grid.Cell, length: int) -> str:
     if row.get("diverged"):
         return f"diverges within {row['steps']} steps"
     return f"{row['kernels']['captured']['mean']:.2f} / {row['accuracy']['single-view']['mean']:.2f} ({row['steps']})"
+
+
+def pretrain_on_some_classes(constants: Constants, out: Path) -> None:
+    """Pretrains on some of the classes and fine-tunes on all."""
+    found = diversity.run(constants)
+    rows = [
+        [METHODS[row.method], row.world, str(row.classes), str(row.tuned), *(
+            " / ".join(str(parts[name]) if name in parts else "-" for name in ("seen", "unseen"))
+            for parts in (row.captured, row.single_view, row.multi_view)
+        )]
+        for row in found
+    ]  # fmt: skip
+    columns = ["", "world", "classes", "steps tuned", "captured by pretraining", "single-view", "multi-view"]
+    print_table("of seen / of unseen classes", columns, rows, width=150)
+    data = _plain(constants) | {"rows": diversity.as_data(found)}
+    figures.write(out, "diversity.json", data, {"diversity.png": plots.draw_diversity(constants, found)})
 
 
 def map_pretraining(constants: Constants, out: Path) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -16,6 +17,7 @@ from mrp.lab.estimate import Estimate
 from mrp.lab.multiview.compare import MAP, METHODS, Result
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.descent import OPTIMIZERS
+from mrp.lab.multiview.diversity import TUNED, Row
 from mrp.lab.multiview.grid import OBJECTIVES, Cell, diverged, shown
 
 COLOURS = {"teacher": figures.BLUE, "patches": figures.GREEN, "scratch": figures.ORANGE}
@@ -151,6 +153,52 @@ def draw_grid(cells: dict[str, dict[str, Cell]]) -> Figure:
 
 def _captured_by(cell: Cell) -> str:
     return "nothing, it diverges," if diverged(cell["rows"]) else f"{shown(cell)['kernels']['captured']['mean']:.0%}"
+
+
+def draw_diversity(constants: Constants, rows: Sequence[Row]) -> Figure:
+    """Draws what is captured, and single-view accuracy, against the number of classes in pretraining."""
+    figure, grid = figures.panels(13, 4.2, 1, 3, sharey=True)
+    first, *accuracies = grid[0]
+    rows = [row for row in rows if row.world == "open"]
+    for method in ("teacher", "patches"):
+        mine = [row for row in rows if row.method == method and row.tuned == TUNED[0]]
+        for part, line in (("seen", "-"), ("unseen", "--")):
+            shown = [(row.classes, row.captured[part]) for row in mine if part in row.captured]
+            _draw_bars(first, shown, COLOURS[method], f"{METHODS[method]}, {part} classes", line, MARKERS[method])
+    first.set_title("features captured by pretraining, share", fontsize=10)
+    for panel, method in zip(accuracies, ("teacher", "patches"), strict=True):
+        for steps, colour in zip(TUNED, (figures.BROWN, figures.VIOLET, figures.GREY), strict=False):
+            mine = [row for row in rows if row.method == method and row.tuned == steps]
+            for part, line in (("seen", "-"), ("unseen", "--")):
+                shown = [(row.classes, row.single_view[part]) for row in mine if part in row.single_view]
+                _draw_bars(panel, shown, colour, f"{part} classes, {steps} steps of fine-tuning", line, "o")
+        panel.set_title(f"{METHODS[method]}: single-view accuracy", fontsize=10)
+    first.annotate("predicted: seen 1, unseen 0", (0.5, 0.5), xycoords="axes fraction", fontsize=8, ha="center",
+                   color=figures.ORANGE)  # fmt: skip
+    for panel in grid[0]:
+        panel.set(xlabel=f"classes in pretraining, of {constants.k} (0: none)", ylim=(-0.05, 1.08))
+        panel.legend(frameon=False, fontsize=7, loc="center right")
+        figures.tidy(panel)
+    half = [row for row in rows if row.method == "teacher" and 0 < row.classes < constants.k][-1]
+    captured = ", ".join(
+        f"{share.value:.0%} of the features of {part} classes" for part, share in half.captured.items()
+    )
+    figure.suptitle(
+        f"Pretrained on {half.classes} of {constants.k} classes, the kernels capture {captured}", fontsize=11
+    )
+    return figure
+
+
+def _draw_bars(
+    panel: Axes, shown: Sequence[tuple[int, Estimate]], colour: str, label: str, line: str, marker: str
+) -> None:
+    """Draws a line with 95 % intervals, which are cut at what a share can be."""
+    x, values = [each for each, _ in shown], [estimate.value for _, estimate in shown]
+    low = [estimate.value - max(0.0, estimate.low) for _, estimate in shown]
+    high = [min(1.0, estimate.high) - estimate.value for _, estimate in shown]
+    panel.errorbar(
+        x, values, yerr=[low, high], color=colour, linestyle=line, marker=marker, markersize=4, capsize=2, label=label
+    )
 
 
 def draw_map(rows: list[list[Result]], limit: float) -> Figure:

@@ -27,7 +27,7 @@ def render(constants: Constants, out: Path) -> dict[str, int]:
         raise ConfigError(f"P: {constants.P} patches are no square; give 9, 16, 25 or 36")
     for number, (split, (num, single)) in enumerate(splits(constants).items()):
         samples = draw(constants, num, 1, single, random_stream(constants, 8 + number))
-        _write(_pixels(samples, patterns(side), side, columns), samples.labels[0], out / split)
+        write(_pixels(samples, patterns(side), side, columns), samples.labels[0], out / split)
     return {split: num for split, (num, _) in splits(constants).items()}
 
 
@@ -49,7 +49,8 @@ def _pixels(samples: Samples, basis: Tensor, side: int, columns: int) -> Tensor:
     return (255 * images.clamp(0, 1)).round().to(torch.uint8)
 
 
-def _write(images: Tensor, labels: Tensor, folder: Path) -> None:
+def write(images: Tensor, labels: Tensor, folder: Path) -> None:
+    """Writes images (N H W C, uint8) into a folder per class."""
     for index, (image, label) in enumerate(zip(images.numpy(), labels.tolist(), strict=True)):
         path = folder / f"class_{label:02d}" / f"{index:05d}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
