@@ -174,7 +174,7 @@ def accuracy(model: api.Model, images: Path) -> float:
 def coverage(model: api.Model, images: planted.Images) -> dict[str, float]:
     """What both kinds of class-activation maps cover of the two features, and of the noise around the pattern."""
     pixels, labels = images.pixels[:MAPPED], images.labels[:MAPPED]
-    found = {}
+    found: dict[str, float] = {}
     kinds = {"": gradient_cam(model, pixels, labels).maps, "Eigen-CAM, ": eigen_cam(model, pixels)}
     for kind, maps in kinds.items():
         found |= {f"{kind}{name}": value for name, value in on_regions(torch.from_numpy(maps), images.regions).items()}

@@ -94,12 +94,11 @@ def diversity(data: Data, at: float) -> Numbers:
             numbers[f"at classes = {classes}, {method}"] = captured["unseen"]
             if classes == half:
                 numbers |= {f"captured of {part} classes, {method}": number for part, number in captured.items()}
-                gains = [
+                pretrained, alone = (
                     _number(data, each["single_view"], "unseen", "classes", classes) for each in (row, rows[method, 0])
-                ]
-                numbers[f"single-view of unseen classes, {method} minus no pretraining"] = difference(
-                    *gains, gains[0].over
                 )
+                name = f"single-view of unseen classes, {method} minus no pretraining"
+                numbers[name] = difference(pretrained, alone, alone.over)
     return numbers
 
 
