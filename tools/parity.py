@@ -22,7 +22,14 @@ from mrp.batch import Batch, Output
 from mrp.build import build_optimizer
 from mrp.config import ConfigError
 from mrp.interop import official
-from mrp.methodkit import NO_UNIFORMITY, TeacherConfig, UniformityConfig, gram_penalty, uniformity_feature
+from mrp.methodkit import (
+    NO_UNIFORMITY,
+    TeacherConfig,
+    UniformityConfig,
+    gram_penalty,
+    sigreg_statistic,
+    uniformity_feature,
+)
 from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, CrossConfig, PredictorConfig, TransformerConfig
 from mrp.models.masking import gather_tokens, visible_places
@@ -32,7 +39,7 @@ from mrp.optimizers import lars
 from mrp.schedules import half_cosine
 
 Tensors = dict[str, Tensor]
-COVERED = {None, "CrossMAE", "I-JEPA"}  # of the methods that a case names; older cases name none
+COVERED = {None, "CrossMAE", "I-JEPA", "SIGReg / LeJEPA loss"}  # of the methods that a case names; older cases name none
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws
 
 
@@ -121,6 +128,8 @@ def recipe(sizes: Mapping[str, Any]) -> Recipe:
         return Recipe(compute_data2vec2, ("images", "mask"), unordered=("encoded",))
     if "num_classes" in sizes:
         return Recipe(compute_classify, ("images",), ("lr_scale_and_weight_decay",))
+    if "slices" in sizes:
+        return Recipe(compute_sigreg, ("features", "directions_raw"))
     if "at_epoch" in sizes:
         return Recipe(compute_schedule, sizes=("expected",))
     if "trust_coefficient" in sizes:
@@ -319,6 +328,23 @@ def compute_classify(case: Inputs) -> Tensors:
     return {"features": features, "logits": logits} | scales
 
 
+def compute_sigreg(case: Inputs) -> Tensors:
+    """SIGReg: the statistic per view and direction, its mean, LeJEPA's whole loss, gradients."""
+    features = case.tensors["features"].requires_grad_()
+    directions = nn.functional.normalize(case.tensors["directions_raw"], dim=0)
+    statistic, weight = sigreg_statistic(features, directions), case.sizes["lamb"]
+    penalty, spread = statistic.mean(), (features - features.mean(0)).square().mean()
+    losses = {"sigreg_loss": penalty, "lejepa_loss": weight * penalty + (1 - weight) * spread}
+    gradients = {f"grad/{name}": torch.autograd.grad(w, features, retain_graph=True)[0] for name, w in losses.items()}
+    return losses | gradients | {
+        "directions": directions,
+        "statistic": statistic,
+        "invariance_loss": spread,
+        "sigreg_loss_t3_17points": penalty,
+        "sigreg_loss_first_view_only": sigreg_statistic(features[:1], directions).mean(),
+    }  # fmt: skip
+
+
 def compute_lars(case: Inputs) -> Tensors:
     """The weights after every step of LARS."""
     sizes, module = case.sizes, nn.Linear(case.tensors["w0"].shape[1], case.tensors["w0"].shape[0])
@@ -385,7 +411,7 @@ def _ours(expected: Tensors, method: str, sizes: Mapping[str, Any]) -> Tensors:
     renamed: Tensors = {}
     for name, tensor in expected.items():
         kind, separator, parameter = name.partition("/")
-        if separator and not parameter.isdecimal():
+        if separator and method and not parameter.isdecimal():
             blocks = sizes.get("first_blocks_kept_in_the_image_encoder")
             ours = official.rename(method, {parameter: tensor}, blocks)
             renamed |= {f"{kind}/{new}": value for new, value in ours.items()}

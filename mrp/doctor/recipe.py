@@ -121,13 +121,14 @@ def coupled_batch(case: Case) -> Iterator[Finding]:
     about, plan = "coupled batch", case.plan
     if plan.coupled_batch is None:
         return
-    weight = main_value(getattr(getattr(case.run.objective, "uniformity", None), "weight", 0.0))
+    uniformity = getattr(case.run.objective, "uniformity", None)
+    weight = main_value(getattr(uniformity, "weight", 0.0))
     pushes = weight > 0
     if pushes and plan.coupled_batch // case.run.data.views < 2:
         yield error(
             about,
-            "1 image: the uniformity penalty compares images with each other, and of one alone it is 1 whatever the "
-            "features, so that nothing keeps them from collapsing",
+            "1 image: the uniformity penalty compares images with each other, and of one alone it says nothing of "
+            "the features, so that nothing keeps them from collapsing",
             "raise coupled_batch, or machine.micro_batch",
         )
     elif pushes and plan.coupled_batch // case.run.data.views < _FEW_COUPLED:
@@ -142,7 +143,7 @@ def coupled_batch(case: Case) -> Iterator[Finding]:
             f"{plan.coupled_batch}: the loss of an image depends on the others of its micro-step, so that another "
             "micro-batch gives another loss; the run keeps this number on any number of processes",
         )
-    if weight > 1:
+    if weight > 1 and getattr(uniformity, "kind", "gram") == "gram":
         yield warning(
             "uniformity",
             f"its weight is {weight:g}: the penalty, which is 1 for collapsed features, outweighs the reconstruction",

@@ -16,6 +16,7 @@ from mrp.methodkit.uniformity import (
     NO_UNIFORMITY,
     UniformityConfig,
     gram_penalty,
+    sigreg_statistic,
     uniformity_feature,
     uniformity_penalty,
 )
@@ -23,6 +24,6 @@ from mrp.methodkit.uniformity import (
 __all__ = [
     "NO_UNIFORMITY", "Masked", "MaskedConfig", "Objective", "Reconstruction", "Scheduled", "ScheduledCount",
     "Standardise", "Teacher", "TeacherConfig", "UniformityConfig", "collapse_loss", "count_visible", "freeze",
-    "gram_penalty", "mean_over_processes", "num_processes", "patch_statistics", "patchify",
+    "gram_penalty", "mean_over_processes", "num_processes", "patch_statistics", "patchify", "sigreg_statistic",
     "uniformity_feature", "uniformity_penalty", "unpatchify",
 ]  # fmt: skip

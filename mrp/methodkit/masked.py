@@ -81,17 +81,17 @@ class Masked(Objective):
         views = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.num_masks)
         return (views - target[:, None]).flatten(0, 1)  # BM N D
 
-    def build_output(self, per_view: Tensor, latent: Tensor, target_variance: Tensor) -> Output:
+    def build_output(self, per_view: Tensor, latent: Tensor, target_variance: Tensor, step: Tensor) -> Output:
         """Averages the losses of the views and adds the uniformity penalty.
 
         `latent` is the encoder's output for every view, and `target_variance` the loss of the best constant prediction
-        (see `collapse_loss`).
+        (see `collapse_loss`), and `step` that of the batch, from which a penalty may draw.
         """
         per_sample = rearrange(per_view, "(b m) -> b m", m=self.num_masks).mean(1)
         loss = per_sample.mean()
         metrics = {"reconstruction": loss.detach(), "target_variance": target_variance}
         if self.uniformity.weight:
-            penalty = uniformity_penalty(self.uniformity, self.backbone, latent, self.num_masks)
+            penalty = uniformity_penalty(self.uniformity, self.backbone, latent, self.num_masks, step)
             loss = loss + self.uniformity_weight() * penalty
             metrics["uniformity"] = penalty.detach()
         return Output(

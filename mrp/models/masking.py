@@ -42,6 +42,12 @@ def below(limit: int | Tensor, keys: Tensor, *parts: int | Tensor) -> Tensor:
     return (fold(keys, *parts) * limit) >> 32
 
 
+def normal(keys: Tensor, *parts: int | Tensor) -> Tensor:
+    """Returns a normal number for each key and the parts, by the method of Box and Muller."""
+    radius, angle = ((fold(keys, *parts, part).double() + 0.5) / 2**32 for part in (0, 1))
+    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).float()
+
+
 def random_mask(keys: Tensor, num_patches: int, num_hidden: int, draw: int | Tensor = 0) -> Tensor:
     """Returns masks that hide exactly `num_hidden` patches each, every subset equally likely (MAE's masking)."""
     patch = torch.arange(num_patches, device=keys.device)
@@ -199,10 +205,8 @@ def scatter_tokens(background: Tensor, tokens: Tensor, places: Tensor) -> Tensor
 
 
 def noise_table(window: int) -> Tensor:
-    """Returns a fixed table of normal numbers for windows of this size (by the method of Box and Muller)."""
-    index = torch.arange(window + 2**20)
-    radius, angle = ((fold(index, part).double() + 0.5) / 2**32 for part in (0, 1))
-    return ((-2 * radius.log()).sqrt() * (2 * math.pi * angle).cos()).float()
+    """Returns a fixed table of normal numbers for windows of this size."""
+    return normal(torch.arange(window + 2**20))
 
 
 def keyed_noise(table: Tensor, keys: Tensor, num_patches: int) -> Tensor:

@@ -70,7 +70,7 @@ class Objective(kit.Masked):
         latent, prediction = self.predict(batch.images, mask, places, keys)
         target = self.target(batch.images)  # B N PQC
         per_view = (prediction.float() - gather_tokens(target, places)).square().mean((1, 2))
-        return self.build_output(per_view, latent, kit.collapse_loss(target, predicted))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, predicted), batch.step)
 
     def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
         """Hides patches at random."""

@@ -61,7 +61,7 @@ class Objective(kit.Masked):
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
         hidden = gather_tokens(target, self.hidden_places(mask))  # BM H D
         per_view = reduce(self.error(prediction.float() - hidden), "b h d -> b", "mean")
-        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, self.error))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, self.error), batch.step)
 
     def error(self, difference: Tensor) -> Tensor:
         """Returns the absolute difference, smoothed near zero."""

@@ -62,7 +62,7 @@ class Objective(kit.Masked):
             class_error = (latent[:, 0].float() - mean_target).square().sum(-1) * scale  # BM
             per_view = per_view + self.config.class_weight * class_error
             metrics["class"] = self.config.class_weight * class_error.mean().detach()
-        output = self.build_output(per_view, latent, kit.collapse_loss(target, mask) / scale)
+        output = self.build_output(per_view, latent, kit.collapse_loss(target, mask) / scale, batch.step)
         output.metrics |= metrics
         return output
 

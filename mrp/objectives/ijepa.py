@@ -78,7 +78,7 @@ class Objective(kit.Masked):
         latent, prediction = self.predict(batch.images, mask, places, self.view_keys(batch.keys))
         expected = gather_tokens(target, places.flatten(1)).view_as(prediction)
         per_view = reduce(self.error(prediction.float() - expected), "b t k d -> b", "mean")
-        return self.build_output(per_view, latent, kit.collapse_loss(target, blocks.sum(1), self.error))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, blocks.sum(1), self.error), batch.step)
 
     def error(self, difference: Tensor) -> Tensor:
         """Returns the absolute difference, smoothed near zero."""

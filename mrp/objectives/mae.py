@@ -60,7 +60,7 @@ class Objective(kit.Masked):
             target = (target - mean) / deviation
         per_patch = self.difference(prediction, target).square().mean(-1)  # BM N
         per_view = (per_patch * mask).sum(1) / mask.sum(1)
-        return self.build_output(per_view, latent, kit.collapse_loss(target, mask))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask), batch.step)
 
     def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
         """Hides patches at random."""

@@ -53,7 +53,7 @@ class Objective(kit.Masked):
         per_patch = self.difference(prediction, target).abs().sum(-1)  # BM N
         num_pixels = mask.sum(1) * self.patch[0] * self.patch[1]
         per_view = (per_patch * mask).sum(1) / (num_pixels + 1e-5) / self.channels
-        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, torch.abs))
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, torch.abs), batch.step)
 
     def _count_hidden(self, ratio: float) -> int:
         hidden = math.ceil(self.num_units * ratio)

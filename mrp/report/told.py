@@ -120,7 +120,8 @@ def what_ran(history: History) -> str:
     details = [f"mask ratio {objective['mask_ratio']}"] if objective.get("mask_ratio") is not None else []
     uniformity = objective.get("uniformity")
     weight = uniformity.get("weight") if isinstance(uniformity, Mapping) else uniformity
-    details += [f"uniformity {weight}"] if weight else []
+    kind = uniformity.get("kind", "gram") if isinstance(uniformity, Mapping) else "gram"
+    details += [f"{'uniformity' if kind == 'gram' else kind} {weight}"] if weight else []
     parts = [f"{method} ({', '.join(details)})" if details else method]
     shape = backbone.get("name") or f"a ViT of {backbone.get('depth')} blocks of width {backbone.get('width')}"
     size = data.get("size")

@@ -13,7 +13,8 @@ from mrp.batch import Batch
 from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.order import share
-from mrp.methodkit import gram_penalty
+from mrp.methodkit import gram_penalty, sigreg_statistic
+from mrp.methodkit.uniformity import random_directions
 from mrp.plan import plan_job, plan_run
 from mrp.run import Run
 from tests.objectives.test_every_objective import DECODER, make_batch, make_run
@@ -165,3 +166,47 @@ def test_lower_precision_around_it_changes_nothing() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         around = gram_penalty(features)
     assert torch.equal(around, gram_penalty(features))
+
+
+def test_sigreg_is_the_integral_of_the_distance_between_characteristic_functions() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(2, 12, 5, generator=generator).double()
+    directions = random_directions(torch.tensor(3), 4, 5)
+    points = torch.linspace(-3, 3, 33, dtype=torch.float64)
+    statistic = sigreg_statistic(features.float(), directions)
+    for mask in range(2):
+        for number in range(4):
+            along = features[mask] @ directions[:, number].double()
+            found = (1j * points[:, None] * along).exp().mean(1)
+            wanted = (-(points**2) / 2).exp()
+            expected = 12 * torch.trapezoid((found - wanted).abs() ** 2 * wanted, points)
+            assert statistic[mask, number].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_sigreg_tells_normal_features_from_collapsed_shifted_and_long_ones() -> None:
+    directions = random_directions(torch.tensor(0), 64, 8)
+    normal = torch.randn(1, 512, 8, generator=torch.Generator().manual_seed(0))
+    value = {name: float(sigreg_statistic(features, directions).mean()) for name, features in (
+        ("normal", normal), ("collapsed", normal[:, :1].expand_as(normal)), ("shifted", normal + 0.5), ("long", 2 * normal),
+    )}  # fmt: skip
+    assert 0.5 < value["normal"] < 2
+    assert min(value["collapsed"], value["shifted"], value["long"]) > 10
+
+
+def test_sigregs_directions_are_unit_vectors_and_others_at_each_step() -> None:
+    first, second = (random_directions(torch.tensor(step), 2000, 6) for step in (0, 1))
+    assert torch.allclose(first.norm(dim=0), torch.ones(2000))
+    assert torch.equal(first, random_directions(torch.tensor(0), 2000, 6))
+    assert not torch.allclose(first, second)
+    assert torch.allclose(first @ first.T / 2000, torch.eye(6) / 6, atol=0.02)
+
+
+def test_sigreg_is_chosen_beside_its_weight() -> None:
+    run = umae({"weight": 0.02, "kind": "sigreg"})
+    assert run.objective.uniformity.slices == 256  # type: ignore[union-attr]
+    assert run.couples_samples
+    plain, output = build_step(umae(0))(make_batch(run)), build_step(run)(make_batch(run))
+    assert torch.allclose(output.loss, plain.loss + 0.02 * output.metrics["uniformity"])
+    assert output.features is not None
+    directions = random_directions(torch.tensor(0), 256, output.features.shape[1])
+    assert torch.allclose(output.metrics["uniformity"], sigreg_statistic(output.features[None], directions).mean())

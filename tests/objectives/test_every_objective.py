@@ -21,6 +21,10 @@ DECODER = {"width": 32, "depth": 1, "heads": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {"decoder": DECODER},
     "u-mae": {"name": "mae", "masks": 2, "decoder": DECODER, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "mae-sigreg": {
+        "name": "mae", "masks": 2, "decoder": DECODER,
+        "uniformity": {"weight": 0.1, "kind": "sigreg", "slices": 16, "feature": "mean"},
+    },
     "crossmae": {"decoder": DECODER},
     "crossmae-self": {
         "name": "crossmae", "masks": 2, "target": "pixels", "predicted": 0.5,
