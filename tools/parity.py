@@ -33,13 +33,14 @@ from mrp.methodkit import (
 from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, CrossConfig, PredictorConfig, TransformerConfig
 from mrp.models.masking import gather_tokens, visible_places
-from mrp.objectives import classify, crossmae, data2vec, data2vec2, ijepa, mae, simmim
+from mrp.objectives import classify, crossmae, data2vec, data2vec2, ijepa, mae, maskfeat, simmim
 from mrp.optim.groups import groups
 from mrp.optimizers import lars
 from mrp.schedules import half_cosine
 
 Tensors = dict[str, Tensor]
-COVERED = {None, "CrossMAE", "I-JEPA", "SIGReg / LeJEPA loss"}  # of the methods that a case names; older cases name none
+# Of the methods that a case names; older cases name none.
+COVERED = {None, "CrossMAE", "I-JEPA", "MaskFeat (HOG targets)", "SIGReg / LeJEPA loss"}
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws
 
 
@@ -128,6 +129,8 @@ def recipe(sizes: Mapping[str, Any]) -> Recipe:
         return Recipe(compute_data2vec2, ("images", "mask"), unordered=("encoded",))
     if "num_classes" in sizes:
         return Recipe(compute_classify, ("images",), ("lr_scale_and_weight_decay",))
+    if "hog" in sizes:
+        return Recipe(compute_maskfeat, ("images", "mask"))
     if "slices" in sizes:
         return Recipe(compute_sigreg, ("features", "directions_raw"))
     if "at_epoch" in sizes:
@@ -326,6 +329,29 @@ def compute_classify(case: Inputs) -> Tensors:
         for parameter in group["params"]
     }
     return {"features": features, "logits": logits} | scales
+
+
+def compute_maskfeat(case: Inputs) -> Tensors:
+    """MaskFeat: gradients' histograms, encoded tokens, prediction, losses, gradients.
+
+    The case hides more in some images than in others, and its loss is a mean over all hidden patches of the batch.
+    """
+    hog, images, mask = case.sizes["hog"], case.tensors["images"], case.tensors["mask"]
+    windows = {"": None, "_gaussian_window": hog["gaussian_window_of_the_second_target"]}
+    backbone = case.backbone(positions="learned")
+    results = Tensors()
+    for name, window in windows.items():
+        config = maskfeat.Config(bins=hog["bins"], cell=hog["cell_pixels"], window=window, smallest_block=1)
+        objective = maskfeat.Objective(config, backbone)
+        objective.load_state_dict(case.weights)
+        latent, prediction = objective.predict(images, mask)
+        target = objective.target(images)
+        loss = ((prediction - target).square().mean(-1) * mask).sum() / mask.sum()
+        results |= {f"loss{name}": loss, f"targets{name}": target, "encoded": latent, "prediction": prediction}
+        if window is None:
+            loss.backward()
+            results |= {f"grad/{key}": w.grad for key, w in objective.named_parameters() if w.grad is not None}
+    return results | {"hog_cells": maskfeat.oriented_gradients(images, hog["bins"], hog["cell_pixels"])}
 
 
 def compute_sigreg(case: Inputs) -> Tensors:

@@ -58,6 +58,20 @@ TABLES = {
             *((f"encoder.{theirs}", ours) for theirs, ours in BACKBONE_PAIRS),
         ]
     ),
+    "maskfeat": NameTable(
+        [
+            ("neck.fc.*", "head.*"),
+            ("backbone.mask_token", "mask_token"),
+            ("backbone.ln1.*", "backbone.norm.*"),
+            ("backbone.patch_embed.projection.*", "backbone.patch_embed.proj.*"),
+            ("backbone.layers.#.ln1.*", "backbone.blocks.#.norm1.*"),
+            ("backbone.layers.#.ln2.*", "backbone.blocks.#.norm2.*"),
+            ("backbone.layers.#.ffn.layers.0.0.*", "backbone.blocks.#.mlp.fc1.*"),
+            ("backbone.layers.#.ffn.layers.1.*", "backbone.blocks.#.mlp.fc2.*"),
+            ("backbone.layers.#.*", "backbone.blocks.#.*"),
+            *((f"backbone.{name}", f"backbone.{name}") for name in ("cls_token", "pos_embed")),
+        ]
+    ),
     "data2vec": NameTable([("lm_head.*", "head.*"), ("mask_token", "mask_token"), *BACKBONE_PAIRS]),
     "ijepa": NameTable(
         [
@@ -82,8 +96,13 @@ TABLES = {
     ),
     "classify": NameTable(CLASSIFY),
 }
-# No weights of the method: U-MAE's online classifier, and positions that follow from the size.
-_IGNORED = {"mae": r"(fc|fc_norm)\..*", "crossmae": r"decoder_pos_embed", "ijepa": r"predictor\.predictor_pos_embed"}
+# No weights of the method: U-MAE's online classifier, positions that follow from the size, filters of gradients.
+_IGNORED = {
+    "mae": r"(fc|fc_norm)\..*",
+    "crossmae": r"decoder_pos_embed",
+    "ijepa": r"predictor\.predictor_pos_embed",
+    "maskfeat": r"target_generator\..*",
+}
 _MODELS = ("model", "module", "state_dict")  # where a file keeps the weights (module: DeepSpeed), if not at its top
 _TEACHERS = ("teacher", "model_ema", "_ema", "target_encoder")
 _PARTS = ("encoder", "predictor")  # what I-JEPA keeps apart
@@ -91,7 +110,7 @@ _BEIT_STATISTICS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what data2vec is f
 
 
 def load(path: Path) -> ForeignWeights:
-    """Returns the weights of an official checkpoint: MAE, U-MAE, CrossMAE, SimMIM-ViT, I-JEPA, data2vec, a classifier.
+    """Returns the weights of an official checkpoint, of a masked method or a classifier.
 
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
     """
@@ -152,6 +171,8 @@ def recognise(names: Iterable[str]) -> str:
         return "ijepa"
     if "wfm.linear.weight" in names:
         return "crossmae"
+    if "backbone.layers.0.ln1.weight" in names:
+        return "maskfeat"
     if "encoder.cls_token" in names:
         return "simmim"
     if "lm_head.weight" in names:
@@ -170,7 +191,8 @@ def recognise(names: Iterable[str]) -> str:
             "where it was written, or copy the whole folder of the checkpoint"
         )
     raise ConfigError(
-        "holds no model that is known here; MAE, U-MAE, CrossMAE, SimMIM, I-JEPA, data2vec and ViT checkpoints are"
+        "holds no model that is known here; MAE, U-MAE, CrossMAE, SimMIM, MaskFeat, I-JEPA, data2vec and ViT "
+        "checkpoints are"
     )
 
 

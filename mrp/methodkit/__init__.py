@@ -5,7 +5,7 @@ several methods share: images as rows of patches, a teacher, the uniformity pena
 processes.
 """
 
-from mrp.methodkit.masked import Masked, MaskedConfig, collapse_loss, count_visible
+from mrp.methodkit.masked import BlockMasked, Masked, MaskedConfig, PixelMasked, collapse_loss, count_visible, mask_unit
 from mrp.methodkit.objective import Objective, Reconstruction, freeze
 from mrp.methodkit.patches import patch_statistics, patchify, unpatchify
 from mrp.methodkit.processes import mean_over_processes, num_processes
@@ -22,8 +22,8 @@ from mrp.methodkit.uniformity import (
 )
 
 __all__ = [
-    "NO_UNIFORMITY", "Masked", "MaskedConfig", "Objective", "Reconstruction", "Scheduled", "ScheduledCount",
-    "Standardise", "Teacher", "TeacherConfig", "UniformityConfig", "collapse_loss", "count_visible", "freeze",
-    "gram_penalty", "mean_over_processes", "num_processes", "patch_statistics", "patchify", "sigreg_statistic",
-    "uniformity_feature", "uniformity_penalty", "unpatchify",
+    "NO_UNIFORMITY", "BlockMasked", "Masked", "MaskedConfig", "Objective", "PixelMasked", "Reconstruction",
+    "Scheduled", "ScheduledCount", "Standardise", "Teacher", "TeacherConfig", "UniformityConfig", "collapse_loss",
+    "count_visible", "freeze", "gram_penalty", "mask_unit", "mean_over_processes", "num_processes",
+    "patch_statistics", "patchify", "sigreg_statistic", "uniformity_feature", "uniformity_penalty", "unpatchify",
 ]  # fmt: skip

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mrp.batch import Output
 from mrp.config import ConfigError, Node
-from mrp.methodkit.objective import Objective
-from mrp.methodkit.scheduled import Scheduled
+from mrp.methodkit.objective import Objective, Reconstruction
+from mrp.methodkit.patches import patch_statistics, patchify, unpatchify
+from mrp.methodkit.scheduled import Scheduled, ScheduledCount
 from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
-from mrp.models.masking import fold, gather_tokens, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.models.masking import block_mask, block_shapes, fold, gather_tokens, unit_mask, visible_places
+from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
 
 
 class MaskedConfig(Node):
@@ -102,15 +103,102 @@ class Masked(Objective):
         )
 
 
-def count_visible(num_patches: int, mask_ratio: float) -> int:
-    """Returns how many patches stay visible at this ratio, which must be at least one and not all of them."""
-    num_visible = int(num_patches * (1 - mask_ratio))
-    if not 0 < num_visible < num_patches:
+class PixelMasked(Masked):
+    """Base class of methods whose encoder sees some patches at random, and which predict pixels of the others.
+
+    Of its options it takes `mask_ratio`, `mask_unit` and `target`.
+    """
+
+    paints = True
+
+    def __init__(self, config: Any, backbone: VisionTransformer) -> None:
+        super().__init__(backbone, config.masks, config.uniformity)
+        self.config = config
+        embedding = backbone.patch_embed
+        self.patch: tuple[int, int] = embedding.patch_size
+        self.num_patches: int = embedding.num_patches
+        self.num_outputs: int = self.patch[0] * self.patch[1] * embedding.proj.in_channels
+        self.unit = mask_unit(config.mask_unit, self.patch, grid(backbone))
+        self.num_units = self.num_patches // (self.unit[0] * self.unit[1])
+        what = "patches" if self.num_units == self.num_patches else "units"
+        self.visible = ScheduledCount(
+            config.mask_ratio, "mask_ratio", lambda ratio: count_visible(self.num_units, ratio, what)
+        )
+
+    @property
+    def num_visible(self) -> int:
+        """The number of patches that are not hidden."""
+        return self.visible.count * self.unit[0] * self.unit[1]
+
+    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
+        """Hides patches, or squares of them, at random."""
+        return unit_mask(keys, grid(self.backbone), self.unit, self.num_units - self.visible.count, draws)
+
+    def target(self, images: Tensor) -> Tensor:
+        """Returns what is predicted of every patch: its pixels, normalised where the options say so."""
+        patches = patchify(images, self.patch)
+        if self.config.target == "pixels":
+            return patches
+        mean, deviation = patch_statistics(patches)
+        return (patches - mean) / deviation  # B N PQC
+
+    def painted(self, images: Tensor, mask: Tensor, prediction: Tensor) -> Reconstruction:
+        """Returns predictions of all patches as images; normalised ones get the true mean and deviation back."""
+        prediction, bare = prediction.float(), None
+        if self.config.target == "pixels_norm":
+            bare = unpatchify(prediction, self.patch, grid(self.backbone))
+            mean, deviation = patch_statistics(patchify(images, self.patch))
+            prediction = prediction * deviation + mean
+        return Reconstruction(mask, unpatchify(prediction, self.patch, grid(self.backbone)), bare)
+
+
+class BlockMasked(Masked):
+    """Base class of methods that hide patches in blocks, BEiT's: the same number of patches in every image.
+
+    Of its options it takes `mask_ratio`, `smallest_block` (patches) and `narrowest_block` (a side over the other).
+    """
+
+    shapes: Tensor
+
+    def __init__(self, config: Any, backbone: VisionTransformer) -> None:
+        super().__init__(backbone, config.masks, config.uniformity)
+        num_patches = backbone.patch_embed.num_patches
+        self.num_hidden = round(num_patches * config.mask_ratio)
+        shapes = block_shapes(grid(backbone), config.smallest_block, self.num_hidden, config.narrowest_block)
+        if self.num_hidden == num_patches or not len(shapes):
+            raise ConfigError(
+                f"objective.mask_ratio: {config.mask_ratio} hides {self.num_hidden} of {num_patches} patches; at least "
+                f"one must be visible, and one block of objective.smallest_block {config.smallest_block} fit in"
+            )
+        self.register_buffer("shapes", shapes, persistent=False)
+
+    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
+        """Hides patches in blocks."""
+        return block_mask(keys, grid(self.backbone), self.shapes, self.num_hidden, draws)
+
+
+def count_visible(number: int, mask_ratio: float, what: str = "patches") -> int:
+    """Returns how many patches (or units of them) stay visible at this ratio: at least one, and not all of them."""
+    num_visible = int(number * (1 - mask_ratio))
+    if not 0 < num_visible < number:
         raise ConfigError(
-            f"objective.mask_ratio: {mask_ratio} of {num_patches} patches leaves {num_visible} visible; "
+            f"objective.mask_ratio: {mask_ratio} of {number} {what} leaves {num_visible} visible; "
             "at least one must be visible and one hidden"
         )
     return num_visible
+
+
+def mask_unit(side: int | None, patch: tuple[int, int], grid_size: tuple[int, int]) -> tuple[int, int]:
+    """Returns how many rows and columns of patches a square of `side` pixels covers; by default one patch."""
+    if side is None:
+        return 1, 1
+    image = grid_size[0] * patch[0], grid_size[1] * patch[1]
+    if side % patch[0] or side % patch[1] or image[0] % side or image[1] % side:
+        raise ConfigError(
+            f"objective.mask_unit: {side} pixels must be a multiple of the patch ({patch[0]}x{patch[1]}) "
+            f"and divide the image ({image[0]}x{image[1]})"
+        )
+    return side // patch[0], side // patch[1]
 
 
 def collapse_loss(target: Tensor, mask: Tensor, error: Callable[[Tensor], Tensor] = torch.square) -> Tensor:

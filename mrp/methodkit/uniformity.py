@@ -18,6 +18,7 @@ from mrp.schedules import NonNegative
 
 FARTHEST, POINTS = 3.0, 17  # where SIGReg compares characteristic functions: evenly from 0 to FARTHEST
 
+
 class UniformityConfig(Node):
     """`uniformity:` in a method's options, or its weight alone; weight 0 leaves the penalty out."""
 

@@ -12,7 +12,7 @@ from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.models.decoder import CrossAttention, CrossConfig
-from mrp.models.masking import gather_tokens, random_mask, some_hidden, visible_places
+from mrp.models.masking import gather_tokens, some_hidden, visible_places
 from mrp.models.vit import VisionTransformer, embed, encode, grid, norm_eps
 
 
@@ -21,6 +21,7 @@ class Config(kit.MaskedConfig):
 
     name: Literal["crossmae"] = "crossmae"
     mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that is hidden
+    mask_unit: int | None = Field(None, gt=0)  # pixels: patches are hidden in squares of this side; null: one by one
     predicted: float = Field(0.25, gt=0, lt=1)  # the share of the patches that is hidden and predicted
     masks: int = Field(1, gt=0)  # per image and step
     target: Literal["pixels_norm", "pixels"] = "pixels_norm"  # pixels, or pixels normalised within each patch
@@ -28,20 +29,11 @@ class Config(kit.MaskedConfig):
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 
-class Objective(kit.Masked):
+class Objective(kit.PixelMasked):
     """Masked autoencoding whose decoder reads all layers of the encoder and predicts only a part of what is hidden."""
 
-    paints = True
-
     def __init__(self, config: Config, backbone: VisionTransformer) -> None:
-        super().__init__(backbone, config.masks, config.uniformity)
-        self.config = config
-        embedding = backbone.patch_embed
-        self.patch: tuple[int, int] = embedding.patch_size
-        self.num_patches: int = embedding.num_patches
-        self.visible = kit.ScheduledCount(
-            config.mask_ratio, "mask_ratio", lambda ratio: kit.count_visible(self.num_patches, ratio)
-        )
+        super().__init__(config, backbone)
         ignored = int(self.num_patches * (config.mask_ratio - config.predicted))
         self.num_predicted = self.num_patches - self.num_visible - ignored
         if config.predicted > config.mask_ratio:
@@ -49,17 +41,16 @@ class Objective(kit.Masked):
                 f"objective.predicted: {config.predicted} of the patches, of which mask_ratio hides "
                 f"{config.mask_ratio}; lower it"
             )
-        outputs = self.patch[0] * self.patch[1] * embedding.proj.in_channels
         self.decoder = CrossAttention(
-            config.decoder, backbone.embed_dim, len(backbone.blocks), grid(backbone), outputs, norm_eps(backbone)
+            config.decoder,
+            backbone.embed_dim,
+            len(backbone.blocks),
+            grid(backbone),
+            self.num_outputs,
+            norm_eps(backbone),
         )
         # The decoder normalises what it reads, so the last norm stays as it is: it is trained by what follows.
         kit.freeze(backbone.norm)
-
-    @property
-    def num_visible(self) -> int:
-        """The number of patches that are not hidden."""
-        return self.visible.count
 
     def forward(self, batch: Batch, mask: Tensor | None = None, predicted: Tensor | None = None) -> Output:
         """Returns the mean squared error of the predicted patches; `mask` and `predicted` replace what is drawn."""
@@ -71,18 +62,6 @@ class Objective(kit.Masked):
         target = self.target(batch.images)  # B N PQC
         per_view = (prediction.float() - gather_tokens(target, places)).square().mean((1, 2))
         return self.build_output(per_view, latent, kit.collapse_loss(target, predicted), batch.step)
-
-    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
-        """Hides patches at random."""
-        return random_mask(keys, self.num_patches, self.num_patches - self.num_visible, draws)
-
-    def target(self, images: Tensor) -> Tensor:
-        """Returns what is predicted of every patch."""
-        patches = kit.patchify(images, self.patch)
-        if self.config.target == "pixels":
-            return patches
-        mean, deviation = kit.patch_statistics(patches)
-        return (patches - mean) / deviation
 
     def predict(
         self, images: Tensor, mask: Tensor, places: Tensor, keys: Tensor | None = None
@@ -99,12 +78,7 @@ class Objective(kit.Masked):
         return latent, [entering, *layers] if self.config.decoder.input_map else layers
 
     def reconstruct(self, batch: Batch) -> kit.Reconstruction:
-        """Returns predictions of all patches; normalised ones get the mean and deviation of the true patch back."""
-        mask, bare = self.first_mask(batch.keys), None
+        """Returns predictions of all patches."""
+        mask = self.first_mask(batch.keys)
         places = torch.arange(self.num_patches, device=mask.device).expand_as(mask)
-        prediction = self.predict(batch.images, mask, places)[1].float()
-        if self.config.target == "pixels_norm":
-            bare = kit.unpatchify(prediction, self.patch, grid(self.backbone))
-            mean, deviation = kit.patch_statistics(kit.patchify(batch.images, self.patch))
-            prediction = prediction * deviation + mean
-        return kit.Reconstruction(mask, kit.unpatchify(prediction, self.patch, grid(self.backbone)), bare)
+        return self.painted(batch.images, mask, self.predict(batch.images, mask, places)[1])

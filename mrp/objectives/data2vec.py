@@ -12,9 +12,8 @@ from torch.nn import functional
 
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
-from mrp.config import ConfigError
-from mrp.models.masking import block_mask, block_shapes, gather_tokens, visible_places
-from mrp.models.vit import VisionTransformer, grid, initialise
+from mrp.models.masking import gather_tokens, visible_places
+from mrp.models.vit import VisionTransformer, initialise
 
 
 class Config(kit.MaskedConfig):
@@ -31,23 +30,12 @@ class Config(kit.MaskedConfig):
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 
-class Objective(kit.Masked):
+class Objective(kit.BlockMasked):
     """Self-distillation: the student predicts the teacher's features of hidden patches from the rest of the image."""
 
-    shapes: Tensor
-
     def __init__(self, config: Config, backbone: VisionTransformer) -> None:
-        super().__init__(backbone, config.masks, config.uniformity)
+        super().__init__(config, backbone)
         self.config = config
-        num_patches = backbone.patch_embed.num_patches
-        self.num_hidden = round(num_patches * config.mask_ratio)
-        shapes = block_shapes(grid(backbone), config.smallest_block, self.num_hidden, config.narrowest_block)
-        if self.num_hidden == num_patches or not len(shapes):
-            raise ConfigError(
-                f"objective.mask_ratio: {config.mask_ratio} hides {self.num_hidden} of {num_patches} patches; at least "
-                f"one must be visible, and one block of objective.smallest_block {config.smallest_block} fit in"
-            )
-        self.register_buffer("shapes", shapes, persistent=False)
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
         self.head = nn.Linear(backbone.embed_dim, backbone.embed_dim)
         nn.init.normal_(self.mask_token, std=0.02)
@@ -67,10 +55,6 @@ class Objective(kit.Masked):
         """Returns the absolute difference, smoothed near zero."""
         zero = torch.zeros_like(difference)
         return functional.smooth_l1_loss(difference, zero, reduction="none", beta=self.config.beta)
-
-    def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
-        """Hides patches in blocks."""
-        return block_mask(keys, grid(self.backbone), self.shapes, self.num_hidden, draws)
 
     def hidden_places(self, mask: Tensor) -> Tensor:
         """Returns the indices of the hidden patches, ascending."""

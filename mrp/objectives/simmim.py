@@ -37,7 +37,7 @@ class Objective(kit.Masked):
         embedding = backbone.patch_embed
         self.patch: tuple[int, int] = embedding.patch_size
         self.channels: int = embedding.proj.in_channels
-        self.unit = _unit(config.mask_unit, self.patch, grid(backbone))
+        self.unit = kit.mask_unit(config.mask_unit, self.patch, grid(backbone))
         self.num_units: int = embedding.num_patches // (self.unit[0] * self.unit[1])
         self.hidden = kit.ScheduledCount(config.mask_ratio, "mask_ratio", self._count_hidden)
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
@@ -81,14 +81,3 @@ class Objective(kit.Masked):
         """Returns the predicted pixels."""
         mask = self.first_mask(batch.keys)
         return kit.Reconstruction(mask, self.unpatchify(self.predict(batch.images, mask)[1].float()))
-
-
-def _unit(side: int, patch: tuple[int, int], grid_size: tuple[int, int]) -> tuple[int, int]:
-    """Returns how many rows and columns of patches a square of `side` pixels covers."""
-    image = grid_size[0] * patch[0], grid_size[1] * patch[1]
-    if side % patch[0] or side % patch[1] or image[0] % side or image[1] % side:
-        raise ConfigError(
-            f"objective.mask_unit: {side} pixels must be a multiple of the patch ({patch[0]}x{patch[1]}) "
-            f"and divide the image ({image[0]}x{image[1]})"
-        )
-    return side // patch[0], side // patch[1]

@@ -186,11 +186,13 @@ def test_sigreg_is_the_integral_of_the_distance_between_characteristic_functions
 def test_sigreg_tells_normal_features_from_collapsed_shifted_and_long_ones() -> None:
     directions = random_directions(torch.tensor(0), 64, 8)
     normal = torch.randn(1, 512, 8, generator=torch.Generator().manual_seed(0))
-    value = {name: float(sigreg_statistic(features, directions).mean()) for name, features in (
-        ("normal", normal), ("collapsed", normal[:, :1].expand_as(normal)), ("shifted", normal + 0.5), ("long", 2 * normal),
-    )}  # fmt: skip
-    assert 0.5 < value["normal"] < 2
-    assert min(value["collapsed"], value["shifted"], value["long"]) > 10
+    collapsed = normal[:, :1].expand_as(normal)
+    found, *others = (
+        float(sigreg_statistic(features, directions).mean())
+        for features in (normal, collapsed, normal + 0.5, 2 * normal)
+    )
+    assert 0.5 < found < 2
+    assert min(others) > 10
 
 
 def test_sigregs_directions_are_unit_vectors_and_others_at_each_step() -> None:

@@ -20,6 +20,7 @@ make_batch = tiny_batch
 DECODER = {"width": 32, "depth": 1, "heads": 4}
 VARIANTS: dict[str, dict[str, Any]] = {
     "mae": {"decoder": DECODER},
+    "pixio": {"name": "mae", "mask_unit": 8, "decoder": DECODER},
     "u-mae": {"name": "mae", "masks": 2, "decoder": DECODER, "uniformity": {"weight": 0.1, "feature": "mean"}},
     "mae-sigreg": {
         "name": "mae", "masks": 2, "decoder": DECODER,
@@ -32,6 +33,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "simmim": {"mask_unit": 8},
     "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "maskfeat": {"masks": 2, "smallest_block": 2, "cell": 2, "window": 4},
     "ijepa": {"masks": 2, "targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}},
     "data2vec": {"smallest_block": 4, "layers": 1},
     "u-data2vec": {

@@ -87,11 +87,15 @@ def test_simmim_paints_what_it_predicts() -> None:
     assert torch.equal(objective.unpatchify(patchify(batch.images, (4, 4), channels_first=True)), batch.images)
 
 
-def test_simmim_hides_squares_of_so_many_pixels() -> None:
-    objective, batch = prepared(make("simmim", data={"size": [16, 24]}, mask_unit=8))
+@pytest.mark.parametrize(("name", "hidden"), [("simmim", 4), ("mae", 5), ("crossmae", 5)])
+def test_squares_of_so_many_pixels_are_hidden(name: str, hidden: int) -> None:
+    objective, batch = prepared(make(name, data={"size": [16, 24]}, mask_unit=8))
     squares = objective.mask(batch.keys).view(8, 2, 2, 3, 2).transpose(2, 3).flatten(3)
     assert (squares.all(-1) == squares.any(-1)).all()
-    assert (squares.all(-1).sum((1, 2)) == 4).all()  # of six, rounded up
+    assert (
+        squares.all(-1).sum((1, 2)) == hidden
+    ).all()  # of six: SimMIM rounds what is hidden up, MAE what is seen down
+    assert objective(batch).loss.isfinite()
 
 
 def test_data2vec_2_weighs_its_class_token_by_a_multiple_of_the_mean() -> None:
@@ -121,6 +125,8 @@ def test_data2vec_2_puts_noise_of_the_sample_at_hidden_places() -> None:
     ("name", "options", "message"),
     [
         ("mae", {"mask_ratio": 0.99}, "objective.mask_ratio: 0.99 of 16 patches leaves 0 visible"),
+        ("mae", {"mask_unit": 6}, r"objective.mask_unit: 6 pixels must be a multiple of the patch \(4x4\)"),
+        ("mae", {"mask_unit": 8, "mask_ratio": 0.9}, "objective.mask_ratio: 0.9 of 4 units leaves 0 visible"),
         ("simmim", {"mask_unit": 6}, r"objective.mask_unit: 6 pixels must be a multiple of the patch \(4x4\)"),
         ("simmim", {"mask_unit": 12}, r"objective.mask_unit: 12 pixels must .* divide the image \(16x16\)"),
         ("simmim", {"mask_ratio": 0.9}, "objective.mask_ratio: 0.9 of 4 units leaves 0 visible"),

@@ -19,7 +19,8 @@ from mrp.models import vit
 CASES = Path(__file__).parent / "cases"
 METHODS = {
     "umae": "mae", "mae_rawpix": "mae", "crossmae": "crossmae", "simmim_relative": "simmim", "data2vec": "data2vec",
-    "data2vec2": "data2vec2", "ijepa": "ijepa", "vit_cls": "classify", "vit_meanpool": "classify",
+    "data2vec2": "data2vec2", "ijepa": "ijepa", "maskfeat": "maskfeat", "vit_cls": "classify",
+    "vit_meanpool": "classify",
 }  # fmt: skip
 
 

@@ -16,8 +16,8 @@ CASES = sorted(path.parent for path in Path(__file__).parent.glob("cases/*/case.
 # What a case must at least have compared: a renamed tensor would otherwise go unnoticed.
 ROWS = {
     "crossmae": 21, "crossmae_selfattn": 22, "data2vec": 9, "data2vec2": 12, "data2vec_relative": 9, "ijepa": 23,
-    "lars": 12, "mae_normpix": 13, "mae_rawpix": 13, "schedule": 1, "sigreg": 9, "simmim": 8, "simmim_relative": 8,
-    "umae": 10, "vit_cls": 46, "vit_meanpool": 46,
+    "lars": 12, "mae_normpix": 13, "mae_rawpix": 13, "maskfeat": 16, "schedule": 1, "sigreg": 9, "simmim": 8,
+    "simmim_relative": 8, "umae": 10, "vit_cls": 46, "vit_meanpool": 46,
 }  # fmt: skip
 
 
