@@ -21,9 +21,15 @@ def write(out: Path, numbers: str, data: Mapping[str, Any], pictures: Mapping[st
     """Writes the numbers as JSON and the pictures, each under its name, and says where they are."""
     out.mkdir(parents=True, exist_ok=True)
     (out / numbers).write_text(json.dumps(data, indent=1))
+    print(f"written to {out / numbers}")
+    save(out, pictures)
+
+
+def save(out: Path, pictures: Mapping[str, Figure]) -> None:
+    """Writes the pictures, each under its name, and says where they are."""
     for name, figure in pictures.items():
         figure.savefig(out / name, format="png")
-    print(*(f"written to {out / name}" for name in (numbers, *pictures)), sep="\n")
+        print(f"written to {out / name}")
 
 
 def panels(width: float, height: float, rows: int, columns: int, **options: Any) -> tuple[Figure, Any]:

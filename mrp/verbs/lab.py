@@ -6,12 +6,12 @@ import argparse
 import importlib
 
 HELP = (
-    "run an experiment on the theory of pretraining: multiview, maskgraph, bounds, coverage; claims gives the verdicts"
+    "run an experiment on the theory of pretraining: multiview, maskgraph, ratio, bounds, coverage; claims gives the verdicts"
 )
 EXAMPLE = "mrp lab multiview"
 LABS = {
     name: importlib.import_module(f"mrp.lab.{name}.command")
-    for name in ("maskgraph", "bounds", "coverage", "multiview", "claims")
+    for name in ("maskgraph", "ratio", "bounds", "coverage", "multiview", "claims")
 }
 
 

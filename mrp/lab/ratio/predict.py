@@ -1,0 +1,150 @@
+"""The prediction: a masked classifier is trained, and what it measures at every ratio is written down with its hash.
+
+The classifier is a run of the recipe with another method, so it can be interrupted as every run can. The file with the
+prediction is never written a second time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor
+
+from mrp import api
+from mrp.build import open_source
+from mrp.config import ConfigError, Tree, build
+from mrp.data.order import keys
+from mrp.files import write_atomically
+from mrp.lab.estimate import Estimate
+from mrp.lab.images import read
+from mrp.lab.ratio import masked_classifier, rules
+from mrp.models.masking import random_mask
+from mrp.objectives import mae
+from mrp.run import Run, load
+from mrp.step import Step
+from mrp.train import train
+
+PREDICTION, HASH = "prediction.json", "prediction.sha256"
+CLASSIFIER, MAE = "classifier", "mae"  # folders
+RATIOS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85, 0.95)
+_CHUNK = 500  # images at once
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The recipe of MAE whose ratio is sought, and how the classifier is trained and measured."""
+
+    recipe: str
+    words: tuple[str, ...] = ()  # that replace values of the recipe
+    ratios: tuple[float, ...] = RATIOS
+    length: str | None = None  # of the classifier's training; None: the recipe's
+    images: int = 10_000  # held out, on which it is measured
+    pairs: int = 4  # of masks per image and ratio
+
+
+def freeze(options: Options, out: Path) -> dict[str, Any]:
+    """Trains the classifier, measures it, and writes the prediction; one that is there already is read."""
+    if (out / PREDICTION).exists():
+        prediction, _ = frozen(out)
+        if prediction["options"] != json.loads(json.dumps(asdict(options))):
+            raise ConfigError(f"{out}: holds a prediction with other options, which stays; give another --out")
+        return prediction
+    if (out / MAE).exists():
+        raise ConfigError(f"{out}: MAE was trained here, so nothing can be predicted any more; give another --out")
+    recipe = recipe_of(options.recipe, options.words)
+    train(_classifier(recipe, options.length), out / CLASSIFIER)
+    prediction = {"options": asdict(options), **predict(out / CLASSIFIER, options)}
+    text = json.dumps(prediction, indent=1) + "\n"
+    write_atomically(out / HASH, f"{_digest(text.encode())}  {PREDICTION}\n")
+    write_atomically(out / PREDICTION, text)
+    return prediction
+
+
+def frozen(out: Path) -> tuple[dict[str, Any], str]:
+    """Returns the prediction and its hash, and refuses one that was changed after it was written."""
+    try:
+        content = (out / PREDICTION).read_bytes()
+        noted = (out / HASH).read_text().split()[0]
+        prediction: dict[str, Any] = json.loads(content)
+    except (OSError, ValueError, IndexError) as error:
+        raise ConfigError(f"{out}: holds no prediction ({error}); 'mrp lab ratio predict' makes one") from None
+    if noted != _digest(content):
+        raise ConfigError(f"{out / PREDICTION}: was changed after it was written: its sha256 is not that of {HASH}")
+    return prediction, noted
+
+
+def recipe_of(recipe: str, words: Sequence[str]) -> Run:
+    """Returns the run of MAE whose mask ratio is the question."""
+    run = load(recipe, words)
+    if not isinstance(run.objective, mae.Config):
+        raise ConfigError(f"{recipe}: is of {run.name}, and the question is MAE's mask ratio; take a recipe of mae")
+    return run
+
+
+def _classifier(run: Run, length: str | None) -> Run:
+    """Returns the run of the classifier: the recipe with another method."""
+    classes = len(open_source(run, "train").classes)
+    if not classes:
+        raise ConfigError(f"data.train: {run.data.train} has no labels, and the rules need them; take other data")
+    method = {"name": str(masked_classifier.__file__), "classes": classes}
+    values = run.model_dump(mode="json") | {"objective": method}
+    return build(Run, Tree(values | ({"length": length} if length else {}), {}))
+
+
+def predict(folder: Path, options: Options) -> dict[str, Any]:
+    """Returns what the classifier measures at every ratio, and what each rule makes of it."""
+    model = api.load(folder)
+    split: Literal["train", "test"] = "test" if model.run.data.test else "train"
+    images, labels = read(open_source(model.run, split), model.run.data, f"data.{split}", options.images)
+    images = model.module.prepare(images)
+    patches = cast(int, model.backbone.patch_embed.num_patches)
+    counts = hidden_counts(patches, options.ratios)
+    rows = [_measure(model.module, images, labels, hidden, options.pairs) for hidden in counts]
+    ratios = [hidden / patches for hidden in counts]
+    whole = _measure(model.module, images, labels, 0, 1)["label_error"]
+    chance = 1 - float(labels.bincount().max()) / len(labels)
+    seen = [
+        rules.Measured(ratio, row["label_error"]["value"], row["one_of_two"]["value"])
+        for ratio, row in zip(ratios, rows, strict=True)
+    ]
+    merits = rules.merits(seen, whole["value"], chance)
+    return {
+        "images": len(images), "patches": patches, "steps": model.step, "whole": whole, "chance": chance,
+        "ratios": ratios, "hidden": counts, "rows": rows, "rules": rules.RULES, "merits": merits,
+        "best": {rule: rules.best(ratios, merit) for rule, merit in merits.items()},
+    }  # fmt: skip
+
+
+def hidden_counts(patches: int, ratios: Sequence[float]) -> list[int]:
+    """Returns how many patches each ratio hides: the nearest number that leaves one visible and hides one."""
+    return sorted({min(max(round(patches * ratio), 1), patches - 1) for ratio in ratios})
+
+
+@torch.no_grad()
+def _measure(module: Step, images: Tensor, labels: Tensor, hidden: int, pairs: int) -> dict[str, dict[str, float]]:
+    """Returns the label error of views, how often one of two tells the class, and their edges within a class."""
+    classifier = cast(masked_classifier.Objective, module.objective)
+    columns: dict[str, list[Tensor]] = {"label_error": [], "one_of_two": [], "same_class": []}
+    for start in range(0, len(images), _CHUNK):
+        part, truth = images[start : start + _CHUNK], labels[start : start + _CHUNK]
+        numbers = torch.arange(start, start + len(part)).numpy()
+        seen = []
+        for draw in range(1, 2 * pairs + 1):
+            mask = random_mask(torch.from_numpy(keys(0, draw, numbers)), classifier.num_patches, hidden)
+            seen.append(classifier.predict(part, mask, classifier.num_patches - hidden).softmax(1))
+        shares = torch.stack(seen).unflatten(0, (pairs, 2))  # pairs 2 B C
+        right = shares.argmax(-1) == truth
+        columns["label_error"].append((~right).double().mean((0, 1)))
+        columns["one_of_two"].append((right[:, 0] != right[:, 1]).double().mean(0))
+        columns["same_class"].append((shares[:, 0] * shares[:, 1]).sum(-1).double().mean(0))
+    return {name: asdict(Estimate.over_images(torch.cat(values))) for name, values in columns.items()}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

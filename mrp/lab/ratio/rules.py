@@ -1,0 +1,57 @@
+"""Two rules that name MAE's best mask ratio from what a masked classifier measures, before any MAE is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+RULES: dict[str, str] = {
+    "balance": (
+        "Hide as much as possible before the label error has risen as much. Theorem 4.1 adds the label error, which "
+        "rises with the ratio, to a loss whose bound, the eigenvalue sum of Theorem 4.2, falls with it, under weights "
+        "that are not given. So both run from 0 to 1 here: the merit is the hidden share minus "
+        "(alpha(r) - alpha(0)) / (alpha(1) - alpha(0))."
+    ),
+    "lesson": (
+        "Link as many views that show the class with views that do not. MAE makes the views that share a target alike "
+        "(Theorem 3.4). That teaches the class only where one view of the pair tells it and the other does not: the "
+        "merit is the share of such pairs."
+    ),
+}
+
+
+class Measured(NamedTuple):
+    """What a rule sees of one mask ratio: all follows from labels and a masked classifier."""
+
+    ratio: float  # the hidden share
+    label_error: float
+    one_of_two: float  # how often one of two views of an image is classified rightly, and the other is not
+
+
+def merits(measured: Sequence[Measured], whole: float, chance: float) -> dict[str, list[float]]:
+    """Returns every ratio's merit by each rule, from the label error of whole images and of none of an image."""
+    functions: dict[str, Callable[[Measured], float]] = {
+        "balance": lambda at: at.ratio - (at.label_error - whole) / max(chance - whole, 1e-9),
+        "lesson": lambda at: at.one_of_two,
+    }
+    return {rule: [function(at) for at in measured] for rule, function in functions.items()}
+
+
+def best(ratios: Sequence[float], merit: Sequence[float]) -> float:
+    """Returns the ratio with the highest merit."""
+    return max(zip(merit, ratios, strict=True))[1]
+
+
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Returns Spearman's correlation of two rankings; 0 where one of them ranks nothing."""
+    one, two = (_ranks(torch.tensor(values, dtype=torch.float64)) for values in (first, second))
+    scale = float(one.norm() * two.norm())
+    return float(one @ two) / scale if scale else 0.0
+
+
+def _ranks(values: torch.Tensor) -> torch.Tensor:
+    """Returns centred ranks; equal values share the mean of theirs."""
+    below = (values[:, None] > values).sum(1) + 0.5 * (values[:, None] == values).sum(1)
+    return below - below.mean()
