@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -44,7 +45,7 @@ def draw(prediction: Mapping[str, Any], result: Mapping[str, Any] | None = None)
     if result:
         _draw_measured(grid[0][2], ratios, result)
         outcomes = [each for each in result["outcomes"] if each["probe"] == "knn"]
-        found = ", ".join(f"{each['rule']} {_mean(each['rank correlation']):+.2f}" for each in outcomes)
+        found = ", ".join(f"{each['rule']} {fmean(each['rank correlation']):+.2f}" for each in outcomes)
         figure.suptitle(
             f"Predicted merit against kNN accuracy over mask ratios, rank correlation: {found}", fontsize=11
         )
@@ -71,7 +72,7 @@ def _draw_measured(panel: Axes, ratios: list[float], result: Mapping[str, Any]) 
         ]
         means = [
             Estimate(
-                _mean([100 * cell["accuracy"] for cell in column]),
+                fmean([100 * cell["accuracy"] for cell in column]),
                 50 * math.hypot(*(cell["high"] - cell["low"] for cell in column)) / len(column),
             )
             for column in columns
@@ -82,7 +83,3 @@ def _draw_measured(panel: Axes, ratios: list[float], result: Mapping[str, Any]) 
         ]
         panel.plot(*zip(*points, strict=True), ".", color=colour, markersize=3, alpha=0.6)
     panel.set(title=f"after: MAE's accuracy in %, {result['seeds']} seeds")
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
