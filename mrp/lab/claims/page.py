@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from mrp.config import ConfigError, Node
-from mrp.lab.claims import multiview, study, theory
+from mrp.lab.claims import multiview, ours, study, theory
 from mrp.lab.claims.claim import Claim, Verdict
 from mrp.lab.claims.number import Number, Numbers
 from mrp.lab.claims.results import NotCounted, Results, read
@@ -30,7 +30,7 @@ MEASURES: dict[str, Callable[..., Numbers]] = {
         multiview.vit, multiview.vit_maps,
         study.diagnosis, study.probe_gain, study.tuning_gain, study.scratch_gain, study.recipe_gain,
         theory.inequality, theory.alignment, theory.ratio_change, theory.worlds,
-        theory.estimator, theory.coverage,
+        theory.estimator, theory.coverage, ours.predicted_ratio, ours.collapse,
     )
 }  # fmt: skip
 

@@ -45,7 +45,11 @@ def run(options: argparse.Namespace) -> None:
     result = compare.compare(options.out, options.seeds)
     _print_prediction(result["prediction"])
     rows = [
-        [each["rule"], each["probe"], *(_listed(each[name]) for name in ("rank correlation", "steps off", "gain"))]
+        [
+            each["rule"],
+            each["probe"],
+            *(_listed(each[name]) for name in ("rank correlation", "ratios off", "points gained")),
+        ]
         for each in result["outcomes"]
     ]
     columns = ["rule", "probe", "rank correlation", "ratios between predicted and best", "points above the mean ratio"]

@@ -12,7 +12,6 @@ from mrp.evaluate.results import TRAINED
 from mrp.files import write_atomically
 from mrp.lab.ratio import rules
 from mrp.lab.ratio.predict import MAE, frozen, recipe_of
-from mrp.methodkit import count_visible
 from mrp.run import Run
 from mrp.train import train
 
@@ -37,8 +36,8 @@ def compare(out: Path, seeds: int) -> dict[str, Any]:
 
 def mask_ratio(patches: int, hidden: int) -> float:
     """Returns a ratio at which MAE hides so many patches, whichever way rounding falls."""
-    near = hidden / patches, (hidden - 0.5) / patches
-    return next(ratio for ratio in near if count_visible(patches, ratio) == patches - hidden)
+    ratio = hidden / patches
+    return ratio if int(patches * (1 - ratio)) == patches - hidden else (hidden - 0.5) / patches
 
 
 def _run(recipe: Run, ratio: float, seed: int) -> Run:
@@ -61,8 +60,8 @@ def _accuracies(run: Run, folder: Path) -> dict[str, Any]:
 def result(prediction: dict[str, Any], digest: str, measured: list[dict[str, Any]]) -> dict[str, Any]:
     """Returns per rule and probe, with one value for every seed, how well the ratios were ranked and the best was met.
 
-    `rank correlation` is that of merit and accuracy over ratios, `steps off` how many ratios lie between the predicted
-    and the best one, and `gain` how many points of accuracy the predicted ratio has above the mean of all ratios.
+    `rank correlation` is that of merit and accuracy over ratios, `ratios off` how many ratios lie between the predicted
+    and the best one, and `points gained` by how many points of accuracy it is above the mean ratio.
     """
     ratios, outcomes = prediction["ratios"], []
     seeds = sorted({row["seed"] for row in measured})
@@ -75,8 +74,8 @@ def result(prediction: dict[str, Any], digest: str, measured: list[dict[str, Any
                     "rule": rule,
                     "probe": probe,
                     "rank correlation": [rules.rank_correlation(merit, curve) for curve in curves],
-                    "steps off": [abs(chosen - curve.index(max(curve))) for curve in curves],
-                    "gain": [100 * (curve[chosen] - sum(curve) / len(curve)) for curve in curves],
+                    "ratios off": [abs(chosen - curve.index(max(curve))) for curve in curves],
+                    "points gained": [100 * (curve[chosen] - sum(curve) / len(curve)) for curve in curves],
                 }
             )
     return {"sha256": digest, "prediction": prediction, "seeds": len(seeds), "measured": measured, "outcomes": outcomes}

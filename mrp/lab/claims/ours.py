@@ -1,0 +1,66 @@
+"""Numbers from the results of `mrp lab ratio` and `tools/collapse_study.py`, which are about no claim of the papers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mrp.lab.claims.number import Number, Numbers, over_seeds
+from mrp.lab.claims.results import NotCounted
+from mrp.lab.ratio.rules import rank_correlation
+
+Data = dict[str, Any]
+LEAST_STEPS = 300  # of a run; shorter ones have learned little more than the mean image
+
+
+def predicted_ratio(data: Data, rule: str, probe: str) -> Numbers:
+    """Returns how well a rule has foretold the accuracies of MAE over mask ratios, over seeds."""
+    if len(data["prediction"]["ratios"]) < 5:
+        raise NotCounted(f"toy ({len(data['prediction']['ratios'])} mask ratios)")
+    (outcome,) = (each for each in data["outcomes"] if (each["rule"], each["probe"]) == (rule, probe))
+    over = f"{len(data['prediction']['ratios'])} mask ratios, {data['prediction']['options']['recipe']}"
+    return {
+        f"{name}, {probe}": over_seeds(outcome[name], over)
+        for name in ("rank correlation", "ratios off", "points gained")
+    }
+
+
+def collapse(data: Data, token: str) -> Numbers:
+    """Returns what lambda and Muon each do to the rank and the uniformity of a token at the end, over seeds."""
+    steps = data["options"]["steps"]
+    if steps < LEAST_STEPS:
+        raise NotCounted(f"toy ({steps} steps)")
+    cells: dict[tuple[int, str, float], Data] = {
+        (row["seed"], row["optimizer"], row["weight"]): row
+        for row in data["rows"]
+        if (row["token"], row["step"]) == (token, steps)
+    }
+    seeds = sorted({seed for seed, _, _ in cells})
+    over = f"{steps} steps"
+
+    def each(measure: str, optimizer: str, weight: float) -> list[float]:
+        return [cells[seed, optimizer, weight][measure] for seed in seeds]
+
+    def gained(measure: str, later: tuple[str, float], earlier: tuple[str, float]) -> Number:
+        pairs = zip(each(measure, *later), each(measure, *earlier), strict=True)
+        return over_seeds([after - before for after, before in pairs], over)
+
+    bare, muon, weighted, both = ("adamw", 0.0), ("muon", 0.0), ("adamw", 0.01), ("muon", 0.01)
+    ends = zip(*(each("uniformity", *cell) for cell in (bare, muon, weighted)), strict=True)
+    return {
+        "rank, by lambda .01": gained("rank_me", weighted, bare),
+        "rank, by Muon": gained("rank_me", muon, bare),
+        "rank, by Muon beside lambda .01": gained("rank_me", both, weighted),
+        "share of lambda's effect on uniformity that Muon has": over_seeds(
+            [(one - other) / (one - aim) for one, other, aim in ends], over
+        ),
+        "kNN points, by lambda .01": gained("knn", weighted, bare),
+        "kNN points, by Muon": gained("knn", muon, bare),
+        "kNN points, by lambda .01 beside Muon": gained("knn", both, muon),
+        "rank against kNN, correlation over cells": over_seeds([_foretold(cells, seed) for seed in seeds], over),
+    }
+
+
+def _foretold(cells: dict[tuple[int, str, float], Data], seed: int) -> float:
+    rows: Sequence[Data] = [row for key, row in cells.items() if key[0] == seed]
+    return rank_correlation([row["rank_me"] for row in rows], [row["knn"] for row in rows])
