@@ -6,7 +6,8 @@ import argparse
 import importlib
 
 HELP = (
-    "run an experiment on the theory of pretraining: multiview, maskgraph, ratio, bounds, coverage; claims gives the verdicts"
+    "run an experiment on the theory of pretraining: multiview, maskgraph, ratio, bounds, coverage; "
+    "claims gives the verdicts"
 )
 EXAMPLE = "mrp lab multiview"
 LABS = {

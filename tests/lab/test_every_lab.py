@@ -19,6 +19,7 @@ SMALL = [
 WORDS = {
     "multiview": "--toy steps_scratch=5",
     "maskgraph": "toy --images 60 --ratios .5",
+    "ratio": "predict {runs}/mae/config.yaml --images 24 --pairs 1 --ratios .5",
     "bounds": "{runs}/mae --images 24 --descent 2",
     "coverage": "{runs}/mae {runs}/supervised --images 40 --mosaics 10 --train 100",
     "claims": "--results {runs} --out {out}/claims.md",
@@ -26,6 +27,7 @@ WORDS = {
 WRITTEN = {
     "multiview": {"results.json", "capture.png", "correlations.png"},
     "maskgraph": {"results.json", "measures.png", "spectra.png"},
+    "ratio": {"classifier", "prediction.json", "prediction.sha256", "prediction.png"},
     "bounds": {"results.json", "bounds.png"},
     "coverage": {"results.json", "coverage.png", "maps.png"},
     "claims": {"claims.json", "claims.md"},
@@ -48,6 +50,6 @@ def test_it_runs_and_leaves_what_it_promises(
     words = WORDS[lab].format(runs=runs, out=tmp_path).split()
     cli.main(["lab", lab, *words, *([] if "--out" in words else ["--out", str(tmp_path)])])
     assert {path.name for path in tmp_path.iterdir()} == WRITTEN[lab]
-    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir() if path.suffix != ".json")
+    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir() if path.suffix in {".md", ".png"})
     assert all(json.loads(path.read_text()) for path in tmp_path.glob("*.json"))
     assert str(tmp_path) in capsys.readouterr().out
