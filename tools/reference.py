@@ -55,6 +55,8 @@ def _inner(prefix: str, action: argparse.Action) -> Iterator[str]:
             text = helps.get(name) or ""
             yield from (f"### `{prefix} {name}`", "", f"{text[:1].upper()}{text[1:]}." if text else "", "")
             yield from _arguments(verb)
+            for inner in verb._actions:
+                yield from _inner(f"{prefix} {name}", inner)
 
 
 def _arguments(verb: argparse.ArgumentParser) -> list[str]:

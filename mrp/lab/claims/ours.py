@@ -35,7 +35,10 @@ def collapse(data: Data, token: str) -> Numbers:
         for row in data["rows"]
         if (row["token"], row["step"]) == (token, steps)
     }
+    bare, muon, weighted, both = ("adamw", 0.0), ("muon", 0.0), ("adamw", 0.01), ("muon", 0.01)
     seeds = sorted({seed for seed, _, _ in cells})
+    if any((seed, *cell) not in cells for seed in seeds for cell in (bare, muon, weighted, both)):
+        raise NotCounted("lacks lambda 0 or .01")
     over = f"{steps} steps"
 
     def each(measure: str, optimizer: str, weight: float) -> list[float]:
@@ -45,7 +48,6 @@ def collapse(data: Data, token: str) -> Numbers:
         pairs = zip(each(measure, *later), each(measure, *earlier), strict=True)
         return over_seeds([after - before for after, before in pairs], over)
 
-    bare, muon, weighted, both = ("adamw", 0.0), ("muon", 0.0), ("adamw", 0.01), ("muon", 0.01)
     ends = zip(*(each("uniformity", *cell) for cell in (bare, muon, weighted)), strict=True)
     return {
         "rank, by lambda .01": gained("rank_me", weighted, bare),
