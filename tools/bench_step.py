@@ -37,6 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "data2vec": {"name": "data2vec"},
     "data2vec2": {"name": "data2vec2", "masks": 1},
     "supervised": {"name": "classify", "classes": 1000},
+    "crossmae": {"name": "crossmae", "predicted": 0.75, "decoder": {"depth": 12}},
+    "ijepa": {"name": "ijepa", "predictor": {"width": 384, "depth": 6}},
 }
 COLUMNS = (
     *("method", "M", "backbone", "precision", "compiled", "ms per step (range)"),
@@ -47,6 +49,7 @@ BACKBONES: dict[str, dict[str, Any]] = {
     "simmim": {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"},
     "data2vec": {"positions": "none", "relative_bias": "shared", "layer_scale": 1e-4, "qkv_bias": "query_value"},
     "data2vec2": {"norm": "post"},
+    "ijepa": {"class_token": False},
 }
 BACKBONES["usimmim"] = BACKBONES["simmim"]
 MULTIPLE = {"mae", "umae", "data2vec2"}  # methods with M masks per image

@@ -33,6 +33,8 @@ _TINY: dict[str, dict[str, Any]] = {
     "usimmim": {"mask_unit": 4},
     "data2vec": {"smallest_block": 4, "layers": 1},
     "data2vec2": {"layers": 1, "decoder": {"width": 32, "depth": 1, "groups": 4}},
+    "crossmae": {"decoder": _TINY_DECODER},
+    "ijepa": {"predictor": {"width": 32, "depth": 1}},
 }
 
 
@@ -40,7 +42,7 @@ _TINY: dict[str, dict[str, Any]] = {
 SHALLOW = {"name": None, "width": 192, "depth": 4, "heads": 3, "patch": 16}
 _SHALLOW_OPTIONS: dict[str, dict[str, Any]] = {
     "mae": {"decoder": {"depth": 2}}, "umae": {"decoder": {"depth": 2}},
-    "data2vec": {"layers": 2}, "data2vec2": {"layers": 2},
+    "data2vec": {"layers": 2}, "data2vec2": {"layers": 2}, "crossmae": {"decoder": {"depth": 2}}, "ijepa": {"predictor": {"depth": 2}},
 }  # fmt: skip
 
 

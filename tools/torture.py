@@ -39,6 +39,8 @@ METHODS = {
     "data2vec": "layers: 1, smallest_block: 2",
     "data2vec2": "block: 2, masks: 2, layers: 1, decoder: {width: 32, depth: 1, groups: 4}",
     "supervised": "classes: 10",
+    "crossmae": "decoder: {width: 32, depth: 1, heads: 2}",
+    "ijepa": "predictor: {width: 32, depth: 1}",
 }
 MODULES = {"umae": "mae", "usimmim": "simmim", "supervised": "classify"}  # where a method has another's file
 # A method that writes down which samples it is given, and what is hidden of them.
