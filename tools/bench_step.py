@@ -38,6 +38,8 @@ METHODS: dict[str, dict[str, Any]] = {
     "data2vec2": {"name": "data2vec2", "masks": 1},
     "supervised": {"name": "classify", "classes": 1000},
     "crossmae": {"name": "crossmae", "predicted": 0.75, "decoder": {"depth": 12}},
+    "maskfeat": {"name": "maskfeat"},
+    "mae_sigreg": {"name": "mae", "uniformity": {"weight": 0.02, "kind": "sigreg"}},
     "ijepa": {"name": "ijepa", "predictor": {"width": 384, "depth": 6}},
 }
 COLUMNS = (

@@ -34,6 +34,8 @@ _TINY: dict[str, dict[str, Any]] = {
     "data2vec": {"smallest_block": 4, "layers": 1},
     "data2vec2": {"layers": 1, "decoder": {"width": 32, "depth": 1, "groups": 4}},
     "crossmae": {"decoder": _TINY_DECODER},
+    "maskfeat": {"smallest_block": 4, "cell": 4},
+    "mae_sigreg": {"decoder": _TINY_DECODER},
     "ijepa": {"predictor": {"width": 32, "depth": 1}},
 }
 
@@ -41,8 +43,9 @@ _TINY: dict[str, dict[str, Any]] = {
 # As wide as a ViT-Ti at 224 x 224, and shallow: a CPU computes it in seconds, and it is compiled in seconds.
 SHALLOW = {"name": None, "width": 192, "depth": 4, "heads": 3, "patch": 16}
 _SHALLOW_OPTIONS: dict[str, dict[str, Any]] = {
-    "mae": {"decoder": {"depth": 2}}, "umae": {"decoder": {"depth": 2}},
-    "data2vec": {"layers": 2}, "data2vec2": {"layers": 2}, "crossmae": {"decoder": {"depth": 2}}, "ijepa": {"predictor": {"depth": 2}},
+    "mae": {"decoder": {"depth": 2}}, "umae": {"decoder": {"depth": 2}}, "mae_sigreg": {"decoder": {"depth": 2}},
+    "data2vec": {"layers": 2}, "data2vec2": {"layers": 2},
+    "crossmae": {"decoder": {"depth": 2}}, "ijepa": {"predictor": {"depth": 2}},
 }  # fmt: skip
 
 

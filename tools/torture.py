@@ -40,6 +40,7 @@ METHODS = {
     "data2vec2": "block: 2, masks: 2, layers: 1, decoder: {width: 32, depth: 1, groups: 4}",
     "supervised": "classes: 10",
     "crossmae": "decoder: {width: 32, depth: 1, heads: 2}",
+    "maskfeat": "smallest_block: 2, cell: 2",
     "ijepa": "predictor: {width: 32, depth: 1}",
 }
 MODULES = {"umae": "mae", "usimmim": "simmim", "supervised": "classify"}  # where a method has another's file
