@@ -13,7 +13,7 @@ from torch.nn import functional
 import mrp
 from mrp.config import Node
 from mrp.models.masking import below
-from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.models.vit import Backbone, embed, encode, pool
 
 
 class Config(Node):
@@ -26,7 +26,7 @@ class Config(Node):
 class Objective(mrp.Objective):
     """Four-way classification of the rotation, which costs no labels."""
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.head = nn.Sequential(nn.Linear(backbone.embed_dim, config.hidden), nn.GELU(), nn.Linear(config.hidden, 4))
 

@@ -21,7 +21,7 @@ from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
 from mrp.methodkit import Objective, Reconstruction, ScheduledCount
-from mrp.models.vit import VisionTransformer
+from mrp.models.vit import Backbone
 from mrp.optim.average import GROUP as AVERAGE
 from mrp.run import Run
 from mrp.run import load as load_run
@@ -89,8 +89,8 @@ class Model:
         return cast(Objective, self.module.objective)
 
     @property
-    def backbone(self) -> VisionTransformer:
-        """The encoder: a timm VisionTransformer."""
+    def backbone(self) -> Backbone:
+        """The encoder: timm's VisionTransformer or Eva."""
         return self.objective.encoder
 
     def features(self, images: Tensor) -> Tensor:

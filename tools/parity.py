@@ -78,7 +78,7 @@ class Inputs(NamedTuple):
             raise ConfigError("mask hides more in some rows than in others, which is not covered")
         return mask
 
-    def backbone(self, **options: Any) -> vit.VisionTransformer:
+    def backbone(self, **options: Any) -> vit.Backbone:
         """The backbone that the checkpoint's weights fit."""
         arch, names = self.sizes["arch"], self.weights.keys()
         if arch.get("norm_eps", 1e-6) != 1e-6:

@@ -12,7 +12,7 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
 from mrp.methodkit import Objective
-from mrp.models.vit import VisionTransformer, embed, encode
+from mrp.models.vit import Backbone, embed, encode
 
 LAST = 4  # blocks that are read unless others are asked for, and that one pooling puts side by side
 FEATURES = "features"  # in place of a pooling: what the method itself defines as the features of an image
@@ -101,7 +101,7 @@ class Readout:
             columns.append(objective.features(batch).float())
         return torch.cat(columns, dim=1)
 
-    def _of_layers(self, backbone: VisionTransformer, images: Tensor) -> list[Tensor]:
+    def _of_layers(self, backbone: Backbone, images: Tensor) -> list[Tensor]:
         depth = len(backbone.blocks)
         encoded = encode(backbone, embed(backbone, images), layers="none" if self.layers == (depth,) else "output")
         columns = []
@@ -117,7 +117,7 @@ class Readout:
         return columns
 
 
-def _sizes(backbone: VisionTransformer) -> tuple[int, int]:
+def _sizes(backbone: Backbone) -> tuple[int, int]:
     return backbone.embed_dim, cast(int, backbone.patch_embed.num_patches)
 
 
@@ -126,9 +126,9 @@ def block_name(layer: int | str, pooling: str) -> str:
     return f"{layer}.{pooling}"
 
 
-def backbone_of(model: nn.Module) -> VisionTransformer:
+def backbone_of(model: nn.Module) -> Backbone:
     """Returns the backbone of a step that is judged; a backbone alone, as it is."""
-    return model if isinstance(model, VisionTransformer) else objective_of(model).encoder
+    return model if isinstance(model, Backbone) else objective_of(model).encoder
 
 
 def objective_of(model: nn.Module) -> Objective:
@@ -139,7 +139,7 @@ def objective_of(model: nn.Module) -> Objective:
 
 def _own_features(model: nn.Module) -> Own | None:
     """Returns what a method defines as the features of an image; None where they are the backbone's."""
-    if isinstance(model, VisionTransformer) or not objective_of(model).has_own_features:
+    if isinstance(model, Backbone) or not objective_of(model).has_own_features:
         return None
     objective, backbone = objective_of(model), backbone_of(model)
     key = torch.zeros(1, dtype=torch.int64, device=next(model.parameters()).device)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from mrp.config import ConfigError
-from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.models.vit import Backbone, embed, encode, pool
 
 ONNX, EXPORTED = "model.onnx", "model.pt2"
 _OPSET = 20
@@ -27,7 +27,7 @@ class Answers(nn.Module):
     std: Tensor
 
     def __init__(
-        self, backbone: VisionTransformer, head: nn.Linear | None, mean: tuple[float, ...], std: tuple[float, ...]
+        self, backbone: Backbone, head: nn.Linear | None, mean: tuple[float, ...], std: tuple[float, ...]
     ) -> None:
         super().__init__()
         self.backbone = backbone

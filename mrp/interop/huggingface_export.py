@@ -6,7 +6,6 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from mrp.config import ConfigError
@@ -14,10 +13,10 @@ from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_
 from mrp.interop.heads import linear_head
 from mrp.interop.huggingface import NAMES, PREFIXES
 from mrp.interop.names import split_projections
-from mrp.interop.traits import Traits, refuse
+from mrp.interop.traits import EVA, Traits, refuse
 from mrp.interop.weights import BACKBONE
 from mrp.methodkit import Objective
-from mrp.models.vit import grid
+from mrp.models.vit import Backbone, grid
 from mrp.objectives import mae
 
 SIDE = "transformers"
@@ -65,10 +64,11 @@ def write(
     return _usage(name)
 
 
-def _refuse(vit: VisionTransformer, traits: Traits, images: Preprocessing) -> None:
+def _refuse(vit: Backbone, traits: Traits, images: Preprocessing) -> None:
     """Raises an error that says what none of transformers' models computes."""
     oblong = images.size[0] != images.size[1]
     reasons = {
+        EVA: traits.eva,
         "backbone.norm: post": traits.post_norm,
         f"backbone.registers: {traits.registers}": traits.registers > 0,
         "backbone.class_token: false": not traits.class_token,
@@ -87,7 +87,7 @@ def _needs_data2vec(traits: Traits) -> bool:
     return traits.layer_scale is not None or relative or traits.norm_after_pooling or not traits.absolute_positions
 
 
-def _sizes(vit: VisionTransformer, traits: Traits) -> dict[str, Any]:
+def _sizes(vit: Backbone, traits: Traits) -> dict[str, Any]:
     height, width = (side * traits.patch[0] for side in grid(vit))
     return {
         "hidden_size": traits.width,

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 
 from mrp.config import ConfigError, Tree, compose
 from mrp.folder import CONFIG
-from mrp.interop import runs
+from mrp.interop import eva, runs
 from mrp.interop.config import Config
 from mrp.interop.reading import read
 from mrp.interop.traits import Traits
 from mrp.interop.weights import BACKBONE, TEACHER, ModelWeights, part
 from mrp.models import vit
+from mrp.models.named import look_up
 from mrp.tensors import laid_out_like
 
 _LAST_NORMS = ("backbone.norm.", "backbone.fc_norm.")  # a backbone has one of the two: its method decides which
@@ -73,11 +74,13 @@ def _recorded(folder: Path, config: Config) -> dict[str, Any] | None:
 
 
 def _read(config: Config, stated: Mapping[str, Any]) -> ModelWeights:
-    if runs.is_ours(Path(config.source)):
+    if runs.is_ours(Path(config.source)) or not Path(config.source).is_file():  # a folder says itself what it holds
         return read(config.source, config.weights)
-    heads = stated.get("heads")
-    if heads is None and isinstance(stated.get("name"), str):
-        heads = _sizes(vit.Config(name=stated["name"]))["heads"]
+    heads, name = stated.get("heads"), stated.get("name")
+    if isinstance(name, str) and look_up(name).eva:  # whose weights do not tell what they are
+        return read(config.source, config.weights, values={"backbone": {"name": name}})
+    if heads is None and isinstance(name, str):
+        heads = _sizes(vit.Config(name=name))["heads"]
     return read(config.source, config.weights, values={"backbone": {"heads": heads}} if heads else None)
 
 
@@ -127,7 +130,8 @@ def _sizes(config: vit.Config) -> dict[str, Any]:
         size = (224, 224) if config.name else (patch, patch) if isinstance(patch, int) else patch
         traits = Traits.of(vit.build(config, size, 3))
     sizes = {key: getattr(traits, key) for key in ("width", "depth", "heads", "patch")}
-    return sizes | {"mlp_ratio": traits.mlp_width / traits.width}
+    model = config.name if traits.eva else "a Vision Transformer that its sizes tell"
+    return sizes | {"mlp_ratio": traits.mlp_width / traits.width, "model": model}
 
 
 def start(config: Config, method: str, step: nn.Module) -> str:
@@ -135,7 +139,8 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     objective: nn.Module = step.get_submodule("objective")
     state: dict[str, Tensor] = objective.state_dict()
     backbone: Any = objective.backbone
-    weights = _read(config, {"heads": backbone.blocks[0].attn.num_heads})
+    stated = {"name": backbone.name} if isinstance(backbone, vit.Eva) else {"heads": backbone.blocks[0].attn.num_heads}
+    weights = _read(config, stated)
     if weights.digest != config.content:
         raise ConfigError(
             f"init.from: {config.source} holds other weights than when this run was first started; bring those back, "
@@ -162,7 +167,7 @@ def _resampled(weights: ModelWeights, backbone: Any, resample: bool) -> dict[str
     """Returns the weights with positions for this backbone's grid of patches."""
     patch = backbone.patch_embed.patch_size
     before, after = (weights.size[0] // patch[0], weights.size[1] // patch[1]), vit.grid(backbone)
-    if before != after and not resample:
+    if before != after and not resample and eva.placed(weights.tensors):
         raise ConfigError(
             f"data.size: its grid of patches is {after[0]}x{after[1]}, that of the weights is {before[0]}x{before[1]}; "
             "set init.resample=true to fit their positions to it, or another size"

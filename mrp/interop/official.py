@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mrp.config import ConfigError
-from mrp.interop import untrusted
+from mrp.interop import eva, untrusted
 from mrp.interop.names import NameTable, Pairs, join_projections
 from mrp.interop.weights import BACKBONE, ForeignWeights
 
@@ -109,10 +109,11 @@ _PARTS = ("encoder", "predictor")  # what I-JEPA keeps apart
 _BEIT_STATISTICS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what data2vec is fine-tuned with
 
 
-def load(path: Path) -> ForeignWeights:
+def load(path: Path, is_eva: bool | None = None) -> ForeignWeights:
     """Returns the weights of an official checkpoint, of a masked method or a classifier.
 
     A data2vec checkpoint without its teacher gets the student's weights as one, which is where a teacher starts.
+    `is_eva` says whether it is a model of timm's module `eva`, where that is known.
     """
     content = untrusted.read(path)
     content = content if isinstance(content, dict) else {}
@@ -126,6 +127,10 @@ def load(path: Path) -> ForeignWeights:
         model = {f"{part}.{k}": w for part in _PARTS for k, w in _state_dict(content[part], path).items()}
     model = _state_dict(model, path)
     method = recognise(model)
+    if is_eva:
+        return ForeignWeights(path, method, eva.renamed(model), backbone={}, objective={}, data={})
+    if is_eva is None:
+        eva.refuse_unnamed(model)
     tensors = rename(method, model)
     if method == "crossmae":  # its encoder has no last norm; ours keeps it as it is drawn
         width = tensors[f"{BACKBONE}patch_embed.proj.bias"].shape

@@ -14,7 +14,7 @@ from mrp.config import ConfigError
 from mrp.interop.heads import linear_head
 from mrp.interop.names import split_projections
 from mrp.interop.official import INDEX, TABLE, TABLES
-from mrp.interop.traits import Traits, refuse
+from mrp.interop.traits import EVA, Traits, refuse
 from mrp.interop.weights import BACKBONE
 from mrp.methodkit import Objective
 from mrp.models.blocks import Block, QueryValueLinear
@@ -76,6 +76,7 @@ def _refuse(objective: Objective) -> None:
     traits = Traits.of(objective.backbone)
     plain = isinstance(objective, mae.Objective | data2vec2.Objective)
     reasons = {
+        EVA: traits.eva,
         f"backbone.registers: {traits.registers}": traits.registers > 0,
         "backbone.class_token: false": not traits.class_token,
         "backbone.layer_scale": plain and traits.layer_scale is not None,

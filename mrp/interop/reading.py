@@ -11,10 +11,11 @@ from torch.nn import functional
 
 from mrp.config import ConfigError, nearest
 from mrp.files import sha256_of
-from mrp.interop import hub, huggingface, official, runs, shape, timm, untrusted
+from mrp.interop import eva, hub, huggingface, official, runs, shape, timm, untrusted
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import BACKBONE, ForeignWeights, ModelWeights, choose, merged
 from mrp.models import vit
+from mrp.models.named import look_up
 
 _SECTIONS = ("objective", "backbone", "data")
 
@@ -41,7 +42,9 @@ def read(
         raise ConfigError(f"{path}: is no run, so it has no step {step}; leave it out")
     given = _checked_sections(values or {})
     try:
-        return _complete(_foreign(path), str(source), weights or "student", given, method).fitted()
+        return _complete(
+            _foreign(path, given["backbone"].get("name")), str(source), weights or "student", given, method
+        ).fitted()
     except ConfigError as error:
         raise ConfigError(
             str(error) if str(error).startswith((str(path), str(source))) else f"{path}: {error}"
@@ -61,10 +64,12 @@ def _checked_sections(values: Mapping[str, Mapping[str, Any]]) -> dict[str, dict
     return {key: dict(values.get(key, {})) for key in _SECTIONS}
 
 
-def _foreign(path: Path) -> ForeignWeights:
+def _foreign(path: Path, name: str | None) -> ForeignWeights:
     """Returns what a file holds, or a folder of timm or transformers, which its config.json tells apart."""
     if path.is_file():
-        return official.load(path)
+        is_eva = None if name is None else look_up(name).eva
+        found = official.load(path, is_eva)
+        return found._replace(data=eva.usual(str(name))) if is_eva and not eva.placed(found.tensors) else found
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder; from a hub it is hf:OWNER/NAME")
     try:

@@ -33,7 +33,7 @@ class Shape(NamedTuple):
 def of_backbone(tensors: Mapping[str, Tensor], given: Mapping[str, Any], size: Any = None) -> Shape:
     """Returns the backbone that weights fit; `given` says what they do not tell, and wins."""
     encoder = part(tensors)
-    for name in ("patch_embed.proj.weight", "blocks.0.mlp.fc1.weight"):
+    for name in ("patch_embed.proj.weight", *(() if given.get("name") else ("blocks.0.mlp.fc1.weight",))):
         if name not in encoder:
             raise ConfigError(f"has no '{name}', so it is no Vision Transformer that is known here")
     width, channels, *patch = encoder["patch_embed.proj.weight"].shape

@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from timm.models import create_model, is_model
 from timm.models.beit import Beit
+from timm.models.eva import Eva
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import nn
 
 from mrp.config import ConfigError
-from mrp.interop import official, untrusted
+from mrp.interop import eva, official, untrusted
 from mrp.interop.shape import DEEPEST
 from mrp.interop.traits import exact_gelu
 from mrp.interop.weights import ForeignWeights
@@ -22,7 +23,8 @@ EPS = 1e-6  # of the norms of timm's Vision Transformers
 # What config.json may hand to timm's constructors: sizes, and parts that are there or not.
 _SHAPE = {"patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "init_values", "class_token", "reg_tokens",
           "no_embed_class", "pos_embed", "fc_norm", "final_norm", "pre_norm", "qkv_bias", "qk_norm", "use_abs_pos_emb",
-          "use_rel_pos_bias", "use_shared_rel_pos_bias", "use_fc_norm"}  # fmt: skip
+          "use_rel_pos_bias", "use_shared_rel_pos_bias", "use_fc_norm", "num_reg_tokens",
+          "use_post_transformer_norm"}  # fmt: skip
 _INPUT = {"img_size", "in_chans", "num_classes", "global_pool", "dynamic_img_size", "strict_img_size", "drop_path_rate"}
 
 
@@ -33,11 +35,13 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
     if unknown := arguments.keys() - _SHAPE - _INPUT:
         raise ConfigError(f"config.json: model_args: {min(unknown)} is not supported here")
     model = _without_weights(config, arguments)
-    weights = official.load(file)
+    weights = official.load(file, isinstance(model, Eva))
     if weights.method == "classify" and (model.global_pool == "avg") != isinstance(model.fc_norm, nn.LayerNorm):
         raise ConfigError(f"config.json: global_pool {model.global_pool} and such a norm is what classify cannot do")
     block: Any = model.blocks[0]
-    if _is_told_by_its_weights(model):
+    if isinstance(model, Eva):
+        backbone = eva.section(model, config["architecture"], {k: arguments[k] for k in arguments.keys() & _SHAPE})
+    elif _is_told_by_its_weights(model):
         eps = block.norm1.eps
         backbone = {"heads": block.attn.num_heads, "norm_eps": None if eps == EPS else eps}
     elif not arguments.keys() & _SHAPE:
@@ -51,7 +55,7 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
     return weights._replace(backbone=weights.backbone | backbone, data=data)
 
 
-def _without_weights(config: Mapping[str, Any], arguments: dict[str, Any]) -> VisionTransformer | Beit:
+def _without_weights(config: Mapping[str, Any], arguments: dict[str, Any]) -> VisionTransformer | Beit | Eva:
     """Returns timm's model on the meta device, to read what it says of itself."""
     architecture = str(config["architecture"])
     for key in ("num_classes", "global_pool"):
@@ -66,7 +70,7 @@ def _without_weights(config: Mapping[str, Any], arguments: dict[str, Any]) -> Vi
             model = create_model(architecture, pretrained=False, **arguments)
     except (RuntimeError, TypeError, ValueError, AssertionError, ArithmeticError) as error:
         raise ConfigError(f"config.json: timm cannot build it: {' '.join(str(error).split())}") from None
-    if type(model) not in {VisionTransformer, Beit}:
+    if type(model) not in {VisionTransformer, Beit, Eva}:
         raise ConfigError(f"config.json: architecture {architecture} is no Vision Transformer known here")
     return model  # type: ignore[return-value]
 

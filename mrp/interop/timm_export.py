@@ -1,4 +1,4 @@
-"""A folder that timm loads with its own call: its VisionTransformer, or its Beit where there is a relative bias."""
+"""A folder that timm loads with its own call: its VisionTransformer, Eva, or Beit where there is a relative bias."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from timm.models import create_model
 from timm.models.beit import Beit
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -17,16 +18,17 @@ from mrp.interop.official import CLASSIFY
 from mrp.interop.timm import EPS
 from mrp.interop.traits import Traits, refuse
 from mrp.interop.weights import BACKBONE
-from mrp.models.vit import grid
+from mrp.models.vit import Backbone, Eva, grid, norm_eps
 
 _SIDE = "timm"
 _BEIT = NameTable(CLASSIFY)
 # The architecture whose arguments are replaced: any of the same class would do, one of the same size reads best.
+_OF_TRAINING = {"attn_drop_rate"}
 _ARCHITECTURES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 1024: "vit_large_patch16_224"}
 
 
 def write(
-    folder: Path, vit: VisionTransformer, head: nn.Linear | None, images: Preprocessing, classes: Sequence[str] = ()
+    folder: Path, vit: Backbone, head: nn.Linear | None, images: Preprocessing, classes: Sequence[str] = ()
 ) -> str:
     """Writes config.json and model.safetensors in timm's hub format, and returns how to load them."""
     model, architecture, arguments = build(vit, head)
@@ -66,10 +68,10 @@ def write(
     )
 
 
-def build(
-    vit: VisionTransformer, head: nn.Linear | None = None
-) -> tuple[VisionTransformer | Beit, str, dict[str, Any]]:
+def build(vit: Backbone, head: nn.Linear | None = None) -> tuple[Any, str, dict[str, Any]]:
     """Returns timm's model with these weights, and the architecture and arguments that make timm build it again."""
+    if isinstance(vit, Eva):
+        return _build_eva(vit, head)
     traits = Traits.of(vit)
     _refuse(vit, traits)
     state = {BACKBONE + name: tensor for name, tensor in vit.state_dict().items()}
@@ -96,11 +98,29 @@ def build(
         architecture = _ARCHITECTURES.get(traits.width, "vit_base_patch16_224")
         model = VisionTransformer(**arguments)
         state = {name.removeprefix(BACKBONE): tensor for name, tensor in state.items()}
+    return _filled(model, state), architecture, arguments
+
+
+def _build_eva(vit: Eva, head: nn.Linear | None) -> tuple[Any, str, dict[str, Any]]:
+    """Returns the model that its name builds, whose norms may stand elsewhere after training."""
+    arguments = {key: value for key, value in vit.arguments.items() if key not in _OF_TRAINING} | {
+        "num_classes": 0 if head is None else head.out_features,
+        "global_pool": vit.global_pool,
+        "use_fc_norm": not isinstance(vit.fc_norm, nn.Identity),
+        "use_post_transformer_norm": not isinstance(vit.norm, nn.Identity),
+    }
+    model: Any = create_model(vit.name, **arguments)
+    refuse({f"backbone.norm_eps: {norm_eps(vit)}": norm_eps(vit) != norm_eps(model)}, _SIDE)
+    of_head = {} if head is None else {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    return _filled(model, vit.state_dict() | of_head), vit.name, arguments
+
+
+def _filled(model: nn.Module, state: dict[str, Any]) -> nn.Module:
     try:
         model.load_state_dict(state)
     except RuntimeError as error:
         raise ConfigError(f"this backbone has parts that its export to timm does not know: {error}") from None
-    return model.eval(), architecture, arguments
+    return model.eval()
 
 
 def _of_vision_transformer(vit: VisionTransformer, traits: Traits) -> dict[str, Any]:

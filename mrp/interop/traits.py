@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mrp.config import ConfigError
 from mrp.models.blocks import PostNormBlock
-from mrp.models.vit import norm_eps
+from mrp.models.vit import Backbone, Eva, norm_eps
+
+EVA = "a backbone.name of timm's module eva"  # rotary positions, gated MLPs and the like
 
 
 class Traits(NamedTuple):
     """The facts about a backbone that decide which other models compute the same."""
 
+    eva: bool  # a model of timm's module `eva`, which has rotary positions, gates and the like
     width: int
     depth: int
     heads: int
@@ -33,22 +35,23 @@ class Traits(NamedTuple):
     norm_after_pooling: bool
 
     @classmethod
-    def of(cls, vit: VisionTransformer) -> Traits:
+    def of(cls, vit: Backbone) -> Traits:
         """Returns the traits of a backbone of mrp, or of a model of timm's."""
         block: Any = vit.blocks[0]
         own_bias: Literal["none", "per_block"] = "per_block" if hasattr(block, "rel_pos_bias") else "none"
         return cls(
+            eva=isinstance(vit, Eva),
             width=vit.embed_dim,
             depth=len(vit.blocks),
             heads=block.attn.num_heads,
             patch=vit.patch_embed.patch_size,
-            mlp_width=block.mlp.fc1.out_features,
+            mlp_width=block.mlp.fc2.in_features,
             norm_eps=norm_eps(vit),
             class_token=vit.has_class_token,
             registers=vit.num_reg_tokens,
             absolute_positions=vit.pos_embed is not None,
             relative_bias="shared" if hasattr(vit, "rel_pos_bias") else own_bias,
-            layer_scale=getattr(block.ls1, "init_values", None),
+            layer_scale=getattr(getattr(block, "ls1", block), "init_values", None),
             exact_gelu=exact_gelu(block),
             post_norm=isinstance(block, PostNormBlock),
             norm_before_blocks=not isinstance(vit.norm_pre, nn.Identity),

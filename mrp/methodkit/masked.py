@@ -17,7 +17,7 @@ from mrp.methodkit.patches import patch_statistics, patchify, unpatchify
 from mrp.methodkit.scheduled import Scheduled, ScheduledCount
 from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
 from mrp.models.masking import block_mask, block_shapes, fold, gather_tokens, unit_mask, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
+from mrp.models.vit import Backbone, embed, encode, grid, pool
 
 
 class MaskedConfig(Node):
@@ -37,7 +37,7 @@ class Masked(Objective):
     image (the "BM" of shape comments), those of the first image first.
     """
 
-    def __init__(self, backbone: VisionTransformer, masks: int, uniformity: UniformityConfig) -> None:
+    def __init__(self, backbone: Backbone, masks: int, uniformity: UniformityConfig) -> None:
         super().__init__(backbone)
         uniformity.check(backbone)
         self.num_masks = masks
@@ -111,7 +111,7 @@ class PixelMasked(Masked):
 
     paints = True
 
-    def __init__(self, config: Any, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
         self.config = config
         embedding = backbone.patch_embed
@@ -160,7 +160,7 @@ class BlockMasked(Masked):
 
     shapes: Tensor
 
-    def __init__(self, config: Any, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
         num_patches = backbone.patch_embed.num_patches
         self.num_hidden = round(num_patches * config.mask_ratio)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.methodkit.scheduled import Scheduled
-from mrp.models.vit import VisionTransformer, embed, encode, pool
+from mrp.models.vit import Backbone, embed, encode, pool
 from mrp.schedules import Length
 
 
@@ -37,16 +37,16 @@ class Objective(nn.Module):
     paints = False  # True for a method that predicts pixels and overrides `reconstruct`
     undecayed: frozenset[str] = frozenset()  # last parts of the names of weights that are spared from weight decay
 
-    def __init__(self, backbone: VisionTransformer) -> None:
+    def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         self.backbone = backbone
 
     @property
-    def encoder(self) -> VisionTransformer:
+    def encoder(self) -> Backbone:
         """The backbone that is judged: the one that is trained, or that of `self.teacher`."""
         if self.judged == "student":
             return self.backbone
-        return cast(VisionTransformer, self.get_submodule("teacher.backbone"))
+        return cast(Backbone, self.get_submodule("teacher.backbone"))
 
     @property
     def has_own_features(self) -> bool:

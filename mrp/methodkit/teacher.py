@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mrp.config import ConfigError, Node
 from mrp.methodkit.objective import freeze
 from mrp.methodkit.scheduled import Scheduled
-from mrp.models.blocks import Block
-from mrp.models.vit import Kept, VisionTransformer, embed, encode
+from mrp.models.blocks import KeyedBlock
+from mrp.models.vit import Backbone, Kept, embed, encode
 from mrp.schedules import Schedule, Share
 from mrp.tensors import move_towards
 
@@ -50,9 +50,7 @@ class Teacher(nn.Module):
     in both and is saved once, with the student.
     """
 
-    def __init__(
-        self, config: TeacherConfig, student: VisionTransformer, num_layers: int = 0, kept: Kept = "none"
-    ) -> None:
+    def __init__(self, config: TeacherConfig, student: Backbone, num_layers: int = 0, kept: Kept = "none") -> None:
         """Targets come from the last `num_layers` blocks: from their output, or from what their MLP adds to it.
 
         By default they come from the encoder's output, which has passed its last norm.
@@ -62,7 +60,7 @@ class Teacher(nn.Module):
             raise ConfigError(
                 f"objective.layers: {num_layers} of the backbone's {len(student.blocks)} blocks; lower it"
             )
-        if kept == "added" and not isinstance(student.blocks[0], Block):
+        if kept == "added" and not isinstance(student.blocks[0], KeyedBlock):
             raise ConfigError("backbone.name: its blocks do not say what their feed-forward part adds; take another")
         self.config = config
         self.decay = Scheduled(config.decay, "teacher.decay")
@@ -84,12 +82,12 @@ class Teacher(nn.Module):
         return [layer[:, self.backbone.num_prefix_tokens :].float() for layer in layers]  # B N D each
 
     @torch.no_grad()
-    def follow(self, student: VisionTransformer, step: int, updated: Tensor) -> None:
+    def follow(self, student: Backbone, step: int, updated: Tensor) -> None:
         """Moves the average towards the student, unless the optimizer skipped its step; the host need not wait."""
         weight = (1 - self.config.decay_at(step, self.decay.now)) * updated
         move_towards(self._trained_weights(self.backbone), self._trained_weights(student), weight)
 
-    def _trained_weights(self, vit: VisionTransformer) -> list[Tensor]:
+    def _trained_weights(self, vit: Backbone) -> list[Tensor]:
         return [vit.get_parameter(name) for name in self._trained]
 
 

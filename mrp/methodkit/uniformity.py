@@ -13,7 +13,7 @@ from torch.nn import functional
 from mrp.config import ConfigError, Node
 from mrp.methodkit.processes import mean_over_processes, num_processes
 from mrp.models.masking import normal
-from mrp.models.vit import VisionTransformer
+from mrp.models.vit import Backbone
 from mrp.schedules import NonNegative
 
 FARTHEST, POINTS = 3.0, 17  # where SIGReg compares characteristic functions: evenly from 0 to FARTHEST
@@ -36,7 +36,7 @@ class UniformityConfig(Node):
     def _weight_alone(cls, value: Any) -> Any:
         return {"weight": value} if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
-    def check(self, backbone: VisionTransformer) -> None:
+    def check(self, backbone: Backbone) -> None:
         """Refuses a feature that the backbone does not have."""
         if self.weight and self.feature == "cls" and not backbone.has_class_token:
             raise ConfigError("objective.uniformity.feature: cls needs backbone.class_token; take mean")
@@ -48,7 +48,7 @@ NO_UNIFORMITY = UniformityConfig(weight=0)
 
 
 def uniformity_penalty(
-    config: UniformityConfig, backbone: VisionTransformer, latent: Tensor, num_masks: int, step: Tensor
+    config: UniformityConfig, backbone: Backbone, latent: Tensor, num_masks: int, step: Tensor
 ) -> Tensor:
     """Returns the penalty on the encoder's output, averaged over the masks.
 
@@ -60,7 +60,7 @@ def uniformity_penalty(
     return sigreg_statistic(features, random_directions(step, config.slices, features.shape[-1])).mean()
 
 
-def uniformity_feature(config: UniformityConfig, backbone: VisionTransformer, latent: Tensor) -> Tensor:
+def uniformity_feature(config: UniformityConfig, backbone: Backbone, latent: Tensor) -> Tensor:
     """Returns the vector of each view that the penalty acts on: its class token, or the mean of its patch tokens."""
     pooled = latent[:, 0] if config.feature == "cls" else latent[:, backbone.num_prefix_tokens :].mean(1)
     return backbone.norm(pooled) if config.renormalise else pooled  # BM D

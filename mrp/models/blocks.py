@@ -44,7 +44,17 @@ class StochasticDepth(nn.Module):
         return kept * self.scales  # L 2 B
 
 
-class Block(timm.Block):
+class KeyedBlock(nn.Module):
+    """What mrp's own blocks have in common: stochastic depth by key, and that they can say what their MLP has added."""
+
+    def skip(self, index: int, branch: Tensor, factors: Tensor | None) -> Tensor:
+        """Returns what a residual branch adds: nothing for the samples that skip it."""
+        if factors is None or not self.training:
+            return branch
+        return branch * factors[index].to(branch.dtype)[:, None, None]
+
+
+class Block(KeyedBlock, timm.Block):
     """timm's block, with stochastic depth by key and, where it has one, a relative position bias of its own.
 
     Its arguments are the tokens, an additive attention mask (timm's `is_causal` is unused), the places of the tokens
@@ -62,9 +72,9 @@ class Block(timm.Block):
         added: bool = False,
     ) -> Any:
         """Norms stand before attention and MLP, inside the branches."""
-        x = x + self._skip(0, self.ls1(self._attention(self.norm1(x), attn_mask, places)), factors)
+        x = x + self.skip(0, self.ls1(self._attention(self.norm1(x), attn_mask, places)), factors)
         last = self.ls2(self.mlp(self.norm2(x)))
-        x = x + self._skip(1, last, factors)
+        x = x + self.skip(1, last, factors)
         return (x, last) if added else x
 
     def _attention(self, x: Tensor, attn_mask: Tensor | None, places: Tensor | None) -> Tensor:
@@ -72,11 +82,6 @@ class Block(timm.Block):
         bias: Any = getattr(self, "rel_pos_bias", None)
         attended: Tensor = self.attn(x, attn_mask=attn_mask if bias is None else bias(places))
         return attended
-
-    def _skip(self, index: int, branch: Tensor, factors: Tensor | None) -> Tensor:
-        if factors is None or not self.training:
-            return branch
-        return branch * factors[index].to(branch.dtype)[:, None, None]
 
 
 class PostNormBlock(Block):
@@ -92,9 +97,9 @@ class PostNormBlock(Block):
         added: bool = False,
     ) -> Any:
         """Norms stand after the residuals; what the MLP adds is returned before the norm."""
-        x = self.norm1(x + self._skip(0, self.ls1(self._attention(x, attn_mask, places)), factors))
+        x = self.norm1(x + self.skip(0, self.ls1(self._attention(x, attn_mask, places)), factors))
         last = self.ls2(self.mlp(x))
-        x = self.norm2(x + self._skip(1, last, factors))
+        x = self.norm2(x + self.skip(1, last, factors))
         return (x, last) if added else x
 
 

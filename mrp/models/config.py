@@ -26,7 +26,8 @@ class Config(Node):
     heads: int | None = Field(None, gt=0)  # attention heads per block
     patch: Side | tuple[Side, Side] | None = None  # pixels on each side of a patch, or height and width
     mlp_ratio: float | None = Field(None, gt=0)  # null: the name's, or 4
-    # Of the patches: fixed sines and cosines, learned, or none.
+    # Of the patches, beside any rotary ones: fixed sines and cosines, learned, or none; or those of a name of timm's
+    # module `eva`.
     positions: Literal["sincos", "learned", "none"] = "sincos"
     class_token: bool = True  # or the name's
     registers: int = Field(0, ge=0)  # or the name's
@@ -43,14 +44,13 @@ class Config(Node):
     @model_validator(mode="before")
     @classmethod
     def _follow_name(cls, values: Any) -> Any:
-        """Takes from the name whether there are a class token and registers, unless the section says it."""
+        """Takes from the name what prefix tokens and positions there are, unless the section says it."""
         name = values.get("name") if isinstance(values, Mapping) else None
         if not isinstance(name, str):
             return values
         from mrp.models.named import look_up  # loads timm, and with it torch
 
-        named = look_up(name)
-        return {"class_token": named.class_token, "registers": named.registers, **values}
+        return {**look_up(name).followed, **values}
 
     @model_validator(mode="after")
     def _check_size(self) -> Self:

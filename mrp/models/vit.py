@@ -1,12 +1,11 @@
-"""The one backbone: timm's VisionTransformer under timm's parameter names, and the functions that every method uses.
+"""The backbone: timm's VisionTransformer or Eva under timm's parameter names, and the functions that every method uses.
 
 `embed` turns images into patch tokens and `encode` runs the blocks on all or some of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -17,23 +16,27 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrp.config import ConfigError
-from mrp.models.blocks import Block, PostNormBlock, QueryValueLinear, StochasticDepth
+from mrp.models.blocks import Block, KeyedBlock, PostNormBlock, QueryValueLinear, StochasticDepth
 from mrp.models.config import Config as Config
+from mrp.models.eva import Eva as Eva
+from mrp.models.eva import adopted
 from mrp.models.named import Named, look_up
 from mrp.models.positions import RelativeBias, resample_table, sincos
 
-_NEEDS_USUAL_BLOCKS = ("drop_path", "init", "norm", "qkv_bias", "relative_bias")
+Backbone = VisionTransformer | Eva
 
 
-def build(config: Config, image_size: tuple[int, int], channels: int) -> VisionTransformer:
+def build(config: Config, image_size: tuple[int, int], channels: int) -> Backbone:
     """Returns the backbone for images of this size, with initial weights from torch's generator."""
     named = None if config.name is None else look_up(config.name)
     options = _options(config, named) | {"img_size": image_size, "in_chans": channels, "num_classes": 0}
+    vit: Backbone
     if config.name is None:
         options |= {"embed_dim": config.width, "depth": config.depth, "num_heads": config.heads}
         vit = VisionTransformer(**options)
     else:
-        vit = cast(VisionTransformer, create_model(config.name, pretrained=False, **options))
+        model: Any = create_model(config.name, pretrained=False, **options)
+        vit = model if isinstance(model, VisionTransformer) else adopted(model, config.name, options)
     patch = vit.patch_embed.patch_size
     if image_size[0] % patch[0] or image_size[1] % patch[1]:
         fitting = [max(1, round(size / side)) * side for size, side in zip(image_size, patch, strict=True)]
@@ -56,34 +59,44 @@ def _options(config: Config, named: Named | None) -> dict[str, Any]:
     pool = "token" if named is None else named.pool
     options: dict[str, Any] = {
         "class_token": config.class_token,
-        "reg_tokens": config.registers,
         "global_pool": pool if config.class_token else "avg",
-        "fc_norm": False,  # the last norm stands before pooling, where every method trains it
-        "pos_embed": "none" if config.positions == "none" else "learn",
-        "block_fn": PostNormBlock if config.norm == "post" else Block,
         "attn_drop_rate": config.attention_dropout,
         "dynamic_img_size": False,
     }
-    if config.norm == "post":
-        options["final_norm"] = False
-    if config.norm_eps is not None:
-        options["norm_layer"] = partial(LayerNorm, eps=config.norm_eps)
     # What is null follows the name. A test for "was written" would not do: a run's own copy writes every key.
     optional = {"patch_size": config.patch, "mlp_ratio": config.mlp_ratio, "init_values": config.layer_scale}
     options |= {key: value for key, value in optional.items() if value is not None}
-    if named is not None and named.block is not None:
-        changed = [k for k in _NEEDS_USUAL_BLOCKS if getattr(config, k) != Config.model_fields[k].default]
+    if named is not None:
+        changed = [key for key in named.lacks if getattr(config, key) != Config.model_fields[key].default]
         if changed:
             raise ConfigError(
                 f"backbone.{changed[0]}: {config.name} is made of {named.block}, which has no such option; remove it"
             )
-        del options["block_fn"]
+    # No norm after pooling: the last one stands before it, where every method trains it.
+    if named is not None and named.eva:
+        return options | {
+            "num_reg_tokens": config.registers,
+            "use_fc_norm": False,
+            "use_abs_pos_emb": config.positions != "none",
+        }
+    options |= {
+        "reg_tokens": config.registers,
+        "fc_norm": False,
+        "pos_embed": "none" if config.positions == "none" else "learn",
+    }
+    if named is None or not named.lacks:
+        options["block_fn"] = PostNormBlock if config.norm == "post" else Block
+    if config.norm == "post":
+        options["final_norm"] = False
     return options
 
 
-def _equip(vit: VisionTransformer, config: Config) -> None:
+def _equip(vit: Backbone, config: Config) -> None:
     """Adds the parts that timm's constructor does not know."""
     blocks: Any = vit.blocks
+    if config.norm_eps is not None:
+        for norm in _norms(vit):
+            norm.eps = config.norm_eps
     if config.norm == "post":
         vit.norm_pre = nn.LayerNorm(vit.embed_dim, eps=config.norm_eps or 1e-6)
     if config.drop_path:
@@ -125,26 +138,27 @@ def initialise_truncated(network: nn.Module) -> None:
                 added.weight.div_((2 * layer) ** 0.5)
 
 
-def grid(vit: VisionTransformer) -> tuple[int, int]:
+def grid(vit: Backbone) -> tuple[int, int]:
     """Returns the number of rows and columns of patches."""
     rows, columns = vit.patch_embed.grid_size
     return rows, columns
 
 
-def norm_eps(vit: VisionTransformer) -> float:
+def norm_eps(vit: Backbone) -> float:
     """Returns the epsilon of the backbone's norms, which those of a decoder or a head share."""
-    norms: Any = (module for module in vit.blocks.modules() if isinstance(module, LayerNorm | RmsNorm))
-    return cast(float, next(norms).eps)
+    return cast(float, next(_norms(vit.blocks)).eps)
 
 
-def num_prefix_positions(vit: VisionTransformer) -> int:
+def _norms(module: nn.Module) -> Iterator[Any]:
+    return (child for child in module.modules() if isinstance(child, LayerNorm | RmsNorm))
+
+
+def num_prefix_positions(vit: Backbone) -> int:
     """Returns how many leading entries of the position table belong to prefix tokens."""
     return 0 if vit.no_embed_class else vit.num_prefix_tokens
 
 
-def embed(
-    vit: VisionTransformer, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None
-) -> Tensor:
+def embed(vit: Backbone, images: Tensor, mask_token: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Returns patch tokens with their positions, per view where there is a mask; `mask_token` replaces hidden ones."""
     tokens: Tensor = vit.patch_embed(images).float()  # B N D; the residual stream stays in float32
     if mask_token is not None:
@@ -168,7 +182,7 @@ class Encoded(NamedTuple):
 
 
 def encode(
-    vit: VisionTransformer,
+    vit: Backbone,
     tokens: Tensor,
     places: Tensor | None = None,
     keys: Tensor | None = None,
@@ -185,13 +199,15 @@ def encode(
     stochastic_depth: Any = getattr(vit, "stochastic_depth", None)
     skips = stochastic_depth is not None and keys is not None and vit.training
     factors = stochastic_depth(keys) if skips else [None] * len(vit.blocks)
+    rotations = vit.rotations() if isinstance(vit, Eva) else None
     entering, kept = tokens, []
     for layer, block in enumerate(vit.blocks):
-        more = (places, factors[layer], layers == "added") if isinstance(block, Block) else ()
+        given = (bias, False) if rotations is None else (rotations[layer], bias, False)
+        more = (places, factors[layer], layers == "added") if isinstance(block, KeyedBlock) else ()
         if vit.grad_checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, bias, False, *more, use_reentrant=False)
+            tokens = checkpoint(block, tokens, *given, *more, use_reentrant=False)
         else:
-            tokens = block(tokens, bias, False, *more)
+            tokens = block(tokens, *given, *more)
         if layers == "added":
             tokens, added = tokens
             kept.append(added)
@@ -200,7 +216,7 @@ def encode(
     return Encoded(vit.norm(tokens), entering, kept)
 
 
-def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
+def _with_prefix(vit: Backbone, tokens: Tensor) -> Tensor:
     prefix: list[Tensor] = [token for token in (vit.cls_token, vit.reg_token) if token is not None]
     if not prefix:
         return tokens
@@ -210,14 +226,14 @@ def _with_prefix(vit: VisionTransformer, tokens: Tensor) -> Tensor:
     return torch.cat([front.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)  # B P+N D
 
 
-def pool(vit: VisionTransformer, tokens: Tensor) -> Tensor:
+def pool(vit: Backbone, tokens: Tensor) -> Tensor:
     """Returns one vector per image: the class token or the mean of the patch tokens, normalised if the model does."""
     pooled = tokens[:, 0] if vit.global_pool == "token" else tokens[:, vit.num_prefix_tokens :].mean(1)
     normalised: Tensor = vit.fc_norm(pooled)
     return normalised  # B D
 
 
-def resampled(vit: VisionTransformer, state: Mapping[str, Tensor], grid_size: tuple[int, int]) -> dict[str, Tensor]:
+def resampled(vit: Backbone, state: Mapping[str, Tensor], grid_size: tuple[int, int]) -> dict[str, Tensor]:
     """Returns weights from a backbone with another grid of patches, with positions interpolated to this one's.
 
     Where all blocks shared a relative bias and this backbone has one per block, each block gets a copy.

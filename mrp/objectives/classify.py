@@ -12,7 +12,7 @@ from torch.nn import functional
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
-from mrp.models.vit import VisionTransformer, embed, encode, norm_eps, pool
+from mrp.models.vit import Backbone, embed, encode, norm_eps, pool
 
 
 class Config(Node):
@@ -38,7 +38,7 @@ class Objective(kit.Objective):
 
     undecayed = frozenset({"cls_token", "reg_token", "pos_embed"})  # as in MAE's, BEiT's and DeiT's recipes
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone)
         self.config = config
         if config.pool == "cls" and not backbone.has_class_token:
@@ -65,8 +65,9 @@ class Objective(kit.Objective):
                 raise ConfigError(
                     f"objective.frozen_blocks: {count} of {len(backbone.blocks)} blocks; give that or fewer"
                 )
-            shared_bias = [backbone.rel_pos_bias] if hasattr(backbone, "rel_pos_bias") else []
-            for part in (backbone.patch_embed, backbone.norm_pre, *shared_bias, *backbone.blocks[:count]):
+            shared = (getattr(backbone, name, None) for name in ("rel_pos_bias", "rope"))
+            positions = [part for part in shared if part is not None]
+            for part in (backbone.patch_embed, backbone.norm_pre, *positions, *backbone.blocks[:count]):
                 kit.freeze(part)
             for name, parameter in backbone.named_parameters(recurse=False):
                 assert name in self.undecayed, name

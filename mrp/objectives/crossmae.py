@@ -13,7 +13,7 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.models.decoder import CrossAttention, CrossConfig
 from mrp.models.masking import gather_tokens, some_hidden, visible_places
-from mrp.models.vit import VisionTransformer, embed, encode, grid, norm_eps
+from mrp.models.vit import Backbone, embed, encode, grid, norm_eps
 
 
 class Config(kit.MaskedConfig):
@@ -32,7 +32,7 @@ class Config(kit.MaskedConfig):
 class Objective(kit.PixelMasked):
     """Masked autoencoding whose decoder reads all layers of the encoder and predicts only a part of what is hidden."""
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         ignored = int(self.num_patches * (config.mask_ratio - config.predicted))
         self.num_predicted = self.num_patches - self.num_visible - ignored

@@ -13,7 +13,7 @@ from torch.nn import functional
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.models.masking import gather_tokens, visible_places
-from mrp.models.vit import VisionTransformer, initialise
+from mrp.models.vit import Backbone, initialise
 
 
 class Config(kit.MaskedConfig):
@@ -33,7 +33,7 @@ class Config(kit.MaskedConfig):
 class Objective(kit.BlockMasked):
     """Self-distillation: the student predicts the teacher's features of hidden patches from the rest of the image."""
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.config = config
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))

@@ -13,7 +13,7 @@ from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.models.decoder import Convolution, ConvolutionConfig
 from mrp.models.masking import inverse_block_mask, keyed_noise, noise_table
-from mrp.models.vit import VisionTransformer, grid
+from mrp.models.vit import Backbone, grid
 
 
 class Config(kit.MaskedConfig):
@@ -37,7 +37,7 @@ class Objective(kit.Masked):
 
     noise: Tensor
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
         self.config = config
         self.num_patches: int = backbone.patch_embed.num_patches

@@ -15,7 +15,7 @@ from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.models.decoder import Predictor, PredictorConfig
 from mrp.models.masking import gather_tokens, multi_block_mask, visible_places
-from mrp.models.vit import VisionTransformer, grid, norm_eps
+from mrp.models.vit import Backbone, grid, norm_eps
 from mrp.schedules import Schedule
 
 SHAPES = 1024  # as finely are the shapes of blocks drawn
@@ -53,7 +53,7 @@ class Objective(kit.Masked):
     targets: Tensor
     contexts: Tensor
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
         self.config = config
         self.num_visible = kit.count_visible(backbone.patch_embed.num_patches, config.mask_ratio)

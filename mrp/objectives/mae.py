@@ -10,7 +10,7 @@ from torch import Tensor
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.models.decoder import Transformer, TransformerConfig
-from mrp.models.vit import VisionTransformer, grid, norm_eps
+from mrp.models.vit import Backbone, grid, norm_eps
 from mrp.schedules import ProperShare
 
 
@@ -29,7 +29,7 @@ class Config(kit.MaskedConfig):
 class Objective(kit.PixelMasked):
     """Masked autoencoding: the encoder sees the visible patches only, a small decoder predicts the hidden ones."""
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.decoder = Transformer(
             config.decoder, backbone.embed_dim, grid(backbone), backbone.num_prefix_tokens, self.num_outputs,

@@ -14,7 +14,7 @@ from torch.nn import functional
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.models.vit import VisionTransformer, initialise
+from mrp.models.vit import Backbone, initialise
 
 
 class Config(kit.MaskedConfig):
@@ -36,7 +36,7 @@ class Objective(kit.BlockMasked):
 
     undecayed = frozenset({"mask_token"})
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.config = config
         embedding = backbone.patch_embed

@@ -13,7 +13,7 @@ from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.models.masking import unit_mask
-from mrp.models.vit import VisionTransformer, grid, initialise
+from mrp.models.vit import Backbone, grid, initialise
 from mrp.schedules import ProperShare
 
 
@@ -32,7 +32,7 @@ class Objective(kit.Masked):
 
     paints = True
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
         embedding = backbone.patch_embed
         self.patch: tuple[int, int] = embedding.patch_size

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 _BLOCK = re.compile(r"(?:^|\.)backbone\.blocks\.(\d+)\.")
-_BEFORE_BLOCKS = re.compile(r"(?:^|\.)backbone\.(?:cls_token|reg_token|pos_embed|patch_embed\.|norm_pre\.)")
+_BEFORE_BLOCKS = re.compile(r"(?:^|\.)backbone\.(?:cls_token|reg_token|pos_embed|patch_embed\.|norm_pre\.|rope\.)")
+_ROTARY = "freqs"  # learned frequencies of positions: decay would make all places alike
 
 
 def groups(
@@ -22,7 +23,7 @@ def groups(
     layer-wise decay a backbone's block learns slower than the next one (Clark et al., 2020), and the parameters before
     the blocks (patches, positions, class token) learn slowest, as in MAE and BEiT, or at full rate, as in data2vec 2.
     """
-    undecayed: Collection[str] = getattr(getattr(module, "objective", module), "undecayed", ())
+    undecayed = {*getattr(getattr(module, "objective", module), "undecayed", ()), _ROTARY}
     trainable = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     if layer_decay is None:
         decayed = [(name, p) for name, p in trainable if _decays(name, p, undecayed)]

@@ -19,7 +19,7 @@ from torch.nn import functional
 from mrp.config import ConfigError
 from mrp.model import Model, class_names
 from mrp.models import attention as attentions
-from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
+from mrp.models.vit import Backbone, embed, encode, grid, pool
 from mrp.objectives import classify
 
 Array = NDArray[np.float32]
@@ -138,7 +138,7 @@ def gradient_cam(
     return Explained(_on_grid(model, maps.relu()), tuple(what))
 
 
-def contributions(vit: VisionTransformer, prepared: Tensor, score: Score, block: int = -1) -> Tensor:
+def contributions(vit: Backbone, prepared: Tensor, score: Score, block: int = -1) -> Tensor:
     """Returns what each patch of normalised images adds to a score of the encoder's tokens (B N).
 
     That is gradient times activation. Both are taken before a block, the last by default, because patch tokens after
@@ -207,5 +207,5 @@ def _logits(tokens: Tensor, model: Model) -> Tensor:
 
 
 @torch.no_grad()
-def _tokens(vit: VisionTransformer, prepared: Tensor) -> Tensor:
+def _tokens(vit: Backbone, prepared: Tensor) -> Tensor:
     return encode(vit, embed(vit, prepared)).tokens

@@ -16,7 +16,7 @@ from mrp.objectives import classify
 SMALL = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
 
 
-def shaken(model: vit.VisionTransformer) -> vit.VisionTransformer:
+def shaken(model: vit.Backbone) -> vit.VisionTransformer:
     """With weights of which none is zero."""
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -25,7 +25,7 @@ def shaken(model: vit.VisionTransformer) -> vit.VisionTransformer:
     return model.eval()
 
 
-def build(size: tuple[int, int] = (16, 24), **options: Any) -> vit.VisionTransformer:
+def build(size: tuple[int, int] = (16, 24), **options: Any) -> vit.Backbone:
     return shaken(vit.build(vit.Config.model_validate(SMALL | options), size, 3))
 
 

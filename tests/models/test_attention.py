@@ -19,7 +19,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def shaken(**options: Any) -> vit.VisionTransformer:
+def shaken(**options: Any) -> vit.Backbone:
     torch.manual_seed(0)
     model = build(**options).eval()
     with torch.no_grad():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
@@ -26,7 +24,7 @@ from tests.objectives.test_every_objective import make_run
 class Encoder(nn.Module):
     """What is wrapped as a whole, as the training step is."""
 
-    def __init__(self, model: vit.VisionTransformer) -> None:
+    def __init__(self, model: vit.Backbone) -> None:
         super().__init__()
         self.model = model
 
@@ -34,17 +32,10 @@ class Encoder(nn.Module):
         return vit.encode(self.model, vit.embed(self.model, images)).tokens
 
 
-@pytest.fixture
-def one_process(tmp_path: Path) -> Iterator[DeviceMesh]:
-    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/meeting", rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
 SMALL = {"width": 32, "depth": 2, "heads": 4, "patch": 4}
 
 
-def build(size: tuple[int, int] = (16, 16), **options: Any) -> vit.VisionTransformer:
+def build(size: tuple[int, int] = (16, 16), **options: Any) -> vit.Backbone:
     return vit.build(vit.Config.model_validate(SMALL | options), size, 3)
 
 

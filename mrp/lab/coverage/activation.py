@@ -14,7 +14,7 @@ from mrp.config import ConfigError
 from mrp.evaluate import logistic
 from mrp.evaluate.split import split
 from mrp.lab import images
-from mrp.models.vit import VisionTransformer, embed, encode, grid, pool
+from mrp.models.vit import Backbone, embed, encode, grid, pool
 from mrp.objectives import classify
 from mrp.report.looks import Score, contributions
 
@@ -29,7 +29,7 @@ class Classifier:
     head: logistic.Logistic | None  # on the mean patch token; None where the encoder has its own
 
     @property
-    def backbone(self) -> VisionTransformer:
+    def backbone(self) -> Backbone:
         """The encoder."""
         return self.model.backbone
 
@@ -92,5 +92,5 @@ def _features(model: api.Model, pixels: Tensor) -> Tensor:
     return torch.cat([_mean_token(model.backbone, part) for part in tokens])
 
 
-def _mean_token(backbone: VisionTransformer, tokens: Tensor) -> Tensor:
+def _mean_token(backbone: Backbone, tokens: Tensor) -> Tensor:
     return tokens[:, backbone.num_prefix_tokens :].mean(1)

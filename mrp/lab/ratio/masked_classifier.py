@@ -13,7 +13,7 @@ from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
 from mrp.models.masking import below, random_mask
-from mrp.models.vit import VisionTransformer
+from mrp.models.vit import Backbone
 from mrp.schedules import Length
 
 _DRAW = 0x7261  # sets the number of visible patches of a step apart from all else that is random
@@ -32,7 +32,7 @@ class Objective(kit.Masked):
     Each step shows as many patches as a uniform draw says, from one to all of them.
     """
 
-    def __init__(self, config: Config, backbone: VisionTransformer) -> None:
+    def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone, masks=1, uniformity=kit.NO_UNIFORMITY)
         self.num_patches: int = backbone.patch_embed.num_patches
         self.num_visible = self.num_patches
