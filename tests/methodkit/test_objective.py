@@ -13,7 +13,6 @@ from torch.nn.parallel import DistributedDataParallel
 from mrp.build import build_step
 from mrp.evaluate.evaluating import evaluating
 from mrp.step import Step
-from tests.models.test_blocks import one_process  # noqa: F401 -- the fixture
 from tests.objectives.test_every_objective import make_batch, make_run
 
 FROZEN = {
@@ -66,7 +65,7 @@ def test_the_first_block_of_a_partly_frozen_backbone_drops_nothing() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # torch's, while it compiles
-def test_wrappers_change_no_modes(one_process: DeviceMesh) -> None:  # noqa: F811
+def test_wrappers_change_no_modes(one_process: DeviceMesh) -> None:
     for wrapped in (DistributedDataParallel(frozen_step({"frozen_blocks": 1})), frozen_step({"frozen_blocks": 1})):
         step = wrapped.module if isinstance(wrapped, DistributedDataParallel) else wrapped
         if step is wrapped:
