@@ -101,7 +101,7 @@ def _with_absolute_paths(section: Mapping[str, Any]) -> dict[str, Any]:
 def _absolute(value: Any) -> Any:
     """Returns the absolute path of a file or folder that exists, also in a source's section; others as they are."""
     if isinstance(value, Mapping) and "path" in value:
-        return {**value, "path": _absolute(value["path"])}
+        return {key: _absolute(one) if key in ("path", "list") else one for key, one in value.items()}
     if isinstance(value, str) and "://" not in value and os.path.exists(path := os.path.expanduser(value)):
         return os.path.abspath(path)
     return value

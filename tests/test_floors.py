@@ -67,6 +67,7 @@ FLOORS = (
     "report",
     "api",
     "exchange",
+    "adapting",
     "check",
     "lab",
     "verbs",

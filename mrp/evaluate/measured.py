@@ -20,6 +20,12 @@ class Number(NamedTuple):
     high: float | None = None
     share: bool = True  # shown in percent
     better: str = "higher"  # or "lower", or "" where neither is
+    draws: tuple[float, ...] = ()  # values of the same draws, or groups of images, for every model
+
+    def plain(self) -> dict[str, Any]:
+        """Returns it as it is kept in a file."""
+        kept = self._asdict()
+        return kept if self.draws else {key: value for key, value in kept.items() if key != "draws"}
 
 
 def share_of(right: Tensor) -> Number:
@@ -47,5 +53,5 @@ def told(
     Tables show all numbers unless some are named.
     """
     values = {name: number.value for name, number in numbers.items()}
-    measures = {name: number._asdict() for name, number in numbers.items() if shown is None or name in shown}
+    measures = {name: number.plain() for name, number in numbers.items() if shown is None or name in shown}
     return values, {**values, MEASURES: measures}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import numpy as np
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mrp.config import ConfigError
 from mrp.data.config import Crop
+from mrp.data.order import Ints
 from mrp.data.source import Source
 from mrp.data.subset import Subset, evenly_spaced
 from mrp.evaluate import contract, geometry
@@ -17,6 +18,7 @@ from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.measured import Number, told
 from mrp.evaluate.readout import Readout
+from mrp.evaluate.statistics import pseudo_values
 from mrp.evaluate.table import Table
 from mrp.evaluate.views import Cropped
 
@@ -31,6 +33,8 @@ class Config(Section):
     images: int = Field(1000, ge=2)  # of the test data, evenly spaced; of the training data where there are no others
     views: int = Field(10, ge=2)  # random crops of each image, for LiDAR and alignment
     scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area that a crop covers
+    # Of images, each of which is left out once, so that two models can be compared with an interval; 0: none is.
+    groups: int = Field(0, ge=0)
 
 
 class Evaluator(contract.Evaluator):
@@ -70,8 +74,25 @@ class Evaluator(contract.Evaluator):
             "alignment": geometry.alignment(cropped[:, 0], cropped[:, 1]),
             "log_uniformity": geometry.uniformity(features),
         }
-        _, details = told({name: Number(value, share=False, better="") for name, value in values.items()})
+        draws = self._draws(features, cropped)
+        numbers = {
+            name: Number(value, share=False, better="", draws=draws.get(name, ())) for name, value in values.items()
+        }
+        _, details = told(numbers)
         return Result(values, details | {"images": len(whole), "views": views})
+
+    def _draws(self, features: Tensor, cropped: Tensor) -> dict[str, tuple[float, ...]]:
+        """Returns for the numbers that are quick to compute what groups of images come to."""
+        groups = min(self._config.groups, len(features) // 2)
+        if groups < 2:
+            return {}
+        statistics: dict[str, Callable[[Ints], float]] = {
+            "rank_me": lambda rows: geometry.rank_me(features[rows]),
+            "effective_rank": lambda rows: geometry.effective_rank(features[rows]),
+            "alignment": lambda rows: geometry.alignment(cropped[rows, 0], cropped[rows, 1]),
+            "log_uniformity": lambda rows: geometry.uniformity(features[rows]),
+        }
+        return {name: pseudo_values(len(features), one, groups) for name, one in statistics.items()}
 
 
 def _repeated(images: Subset, times: int) -> Source:

@@ -15,11 +15,15 @@ from mrp.evaluate.answering import ANSWER, CORRECT, CORRECT5, LABEL, LOSS, answe
 from mrp.evaluate.config import Validation as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.interval import wilson
+from mrp.evaluate.measured import mean_of
+from mrp.evaluate.measures import MEASURES
+from mrp.evaluate.statistics import pseudo_values
 
 __all__ = ["Config", "Evaluator"]
 
 VALIDATION = "validation.json"
 _MEANS = {LOSS: "loss", CORRECT: "accuracy", CORRECT5: "accuracy5"}  # what is kept of an image: what its mean is called
+_FEWEST = 20  # images of whose losses an interval is given
 _MOST_CLASSES = 4096  # whose confusions are counted: a table of 128 MiB
 
 
@@ -31,6 +35,7 @@ class Counts:
     means: dict[str, float]  # loss, accuracy, accuracy5: those that the objective reports
     confusion: Tensor | None = None  # labels, answers
     right: Tensor | None = None  # of each image, for a classifier
+    losses: Tensor | None = None  # of each image, for other methods
 
     def details(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Returns the counts with intervals, class by class."""
@@ -44,6 +49,11 @@ class Counts:
                 for name, count, hit in zip(classes, counts, hits, strict=True)
             ]
             details["confusion"] = self.confusion.tolist()
+        if self.losses is not None:
+            losses = self.losses.double().numpy()
+            draws = pseudo_values(len(losses), lambda rows: float(losses[rows].mean()))
+            loss = mean_of(self.losses, share=False, better="lower")._replace(draws=draws)
+            details[MEASURES] = {"loss": loss.plain()}
         return details
 
 
@@ -83,4 +93,5 @@ class Evaluator(contract.Evaluator):
         if 0 < number <= _MOST_CLASSES and ANSWER in found:
             cells = torch.bincount(found[LABEL] * number + found[ANSWER], minlength=number * number)
             confusion = cells.view(number, number)
-        return Counts(images, means, confusion, found[CORRECT].bool() if CORRECT in found else None)
+        losses = found[LOSS] if LOSS in found and CORRECT not in found and images >= _FEWEST else None
+        return Counts(images, means, confusion, found[CORRECT].bool() if CORRECT in found else None, losses)

@@ -33,28 +33,46 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints what each check finds, and ends with exit code 2 where the run could not go well."""
-    from mrp.config import ConfigError
-    from mrp.doctor.examine import examine
-
-    case = _case(options)
-    found: list[tuple[str, Finding]] = []
-    for group, finding in examine(case, options.quick):
-        if not options.json:
-            _show(group if not found or found[-1][0] != group else None, finding)
-        found.append((group, finding))
-    errors, warnings = (sum(finding.level == level for _, finding in found) for level in ("error", "warning"))
+    found = look(_case(options), options.quick, quiet=options.json)
     if options.json:
         findings = [
             {"group": group, "level": one.level, "about": one.about, "found": one.found, "remedy": one.remedy}
             for group, one in found
         ]
-        print(json.dumps({"errors": errors, "warnings": warnings, "findings": findings}, indent=1))
-    if errors:
-        raise ConfigError(
-            f"{options.recipe}: {_counted(errors, 'error')}, {_counted(warnings, 'warning')}; mend what is named above"
+        print(
+            json.dumps(
+                {"errors": _count(found, "error"), "warnings": _count(found, "warning"), "findings": findings}, indent=1
+            )
         )
+    summary = check(found, options.recipe)
     if not options.json:
-        print(f"{options.recipe}: no error, {_counted(warnings, 'warning')}")
+        print(summary)
+
+
+def look(case: Case, quick: bool = False, quiet: bool = False) -> list[tuple[str, Finding]]:
+    """Returns what each check finds, with its group, and prints it in the meantime."""
+    from mrp.doctor.examine import examine
+
+    found: list[tuple[str, Finding]] = []
+    for group, finding in examine(case, quick):
+        if not quiet:
+            _show(group if not found or found[-1][0] != group else None, finding)
+        found.append((group, finding))
+    return found
+
+
+def check(found: list[tuple[str, Finding]], name: str) -> str:
+    """Returns how many warnings there are; raises an error where the run could not go well."""
+    from mrp.config import ConfigError
+
+    errors, warnings = _count(found, "error"), _counted(_count(found, "warning"), "warning")
+    if errors:
+        raise ConfigError(f"{name}: {_counted(errors, 'error')}, {warnings}; mend what is named above")
+    return f"{name}: no error, {warnings}"
+
+
+def _count(found: list[tuple[str, Finding]], level: str) -> int:
+    return sum(finding.level == level for _, finding in found)
 
 
 def _counted(count: int, what: str) -> str:

@@ -1,0 +1,354 @@
+"""Going on from weights that exist, on images of one's own: a recipe by simple rules, and what came of it.
+
+Nothing here trains. The recipe is an ordinary file, which `mrp pretrain` takes, and the verdict is what the evaluators
+of `mrp judge` say of the weights before and after.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mrp.build import measure_cost
+from mrp.config import ConfigError, Duration, Tree, build, compose, dump, overridden
+from mrp.data.open import open_source
+from mrp.data.order import Ints
+from mrp.data.source import Source
+from mrp.data.sources import held_out
+from mrp.data.survey import Survey
+from mrp.exchange.importing import import_weights
+from mrp.files import write_atomically
+from mrp.interop import reading, runs
+from mrp.interop.init import completed
+from mrp.model import Model, load
+from mrp.objectives import OBJECTIVES
+from mrp.run import Run, find_recipe
+from mrp.schedules import main_value
+
+PLAN, LIST, RESULT = "adapt.yaml", "held-out.json", "adapt.json"  # files of the folder
+BEFORE, AFTER = "before", "after"  # its runs: the weights where they were imported, and what is trained
+SEEN = 2_000_000  # images that a run sees, repeated ones counted
+EPOCHS = 10, 200  # at least and at most
+SLOWER = 4  # times the learning rate of pretraining to that of going on
+DECAY = 0.75  # a block's learning rate as a share of the next one's, where the decoder is new
+HELD_OUT, MOST_HELD_OUT, FEWEST_HELD_OUT = 0.1, 5000, 20  # a share of the images; and images
+DAMAGED = 0.1  # the share of the images from which on they are probably not what was meant
+BATCHES, BATCH = 32, (16, 1024)  # of an epoch, at least; images, at least and at most
+COLOURS = 3  # channels of weights that were trained with ImageNet's statistics, where they do not say others
+_METHODS_OF_LABELS = "classes"  # an option that only methods have which learn from labels
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A value of the recipe and the reason for it."""
+
+    key: str
+    value: Any
+    why: str
+
+    @property
+    def yaml(self) -> str:
+        """Returns the key and its value as they stand in a recipe."""
+        text = dump({self.key: self.value}).rstrip()
+        return text if isinstance(self.value, Mapping) else text.strip("{}")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights to start from."""
+
+    path: Path  # a run's folder or checkpoint, or the folder that foreign weights were imported into
+    model: Model = field(repr=False)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the weights were imported, so that nobody knows how they were trained."""
+        return bool(self.model.source)
+
+    @property
+    def lost(self) -> str | None:
+        """A part of the method that the weights lack, such as a decoder."""
+        return self.model.missing_part
+
+    @classmethod
+    def of(cls, path: Path) -> Start:
+        """Opens weights of mrp."""
+        return cls(path, load(path))
+
+
+def opened(checkpoint: str, whole: Source, folder: Path, words: Sequence[str]) -> tuple[Start, Survey]:
+    """Returns the weights and what was found of the images, both read once.
+
+    What is no run of mrp is imported into a folder beside the run's: it is what comes before, and is measured as such,
+    with the same mean and deviation, which are those of the images where nobody else says any.
+    """
+    if runs.is_ours(Path(checkpoint)):
+        start = Start.of(Path(checkpoint))
+        return start, Survey.of(whole, start.model.run.data.channels)
+    words = [word for word in words if word.startswith(("backbone.", "objective.decoder."))]
+    read = reading.read(checkpoint, values=overridden(Tree({}, {}), words).values)
+    survey, before = Survey.of(whole, read.channels), folder / BEFORE
+    if not read.mean and read.channels != COLOURS:
+        words += [f"data.mean={list(survey.mean)}", f"data.std={list(survey.std)}"]
+    shutil.rmtree(before, ignore_errors=True)  # what was left by an earlier plan that did not end
+    import_weights(checkpoint, before, words=words)
+    return Start.of(before), survey
+
+
+def recipe(
+    start: Start, images: int, data: Mapping[str, Any], shapes: Ints, processes: int = 1,
+    method: str | None = None, words: Sequence[str] = (),
+) -> list[Choice]:  # fmt: skip
+    """Returns every choice, in the order in which the recipe's file has them; `words` win over the rules.
+
+    `images` are those to train on, `data` says where they are, and `shapes` are the height and width of all.
+    """
+    given = overridden(Tree({}, {}), words).values
+    first = {
+        "init": Choice(
+            "init", {"from": str(start.path), "weights": start.model.weights} | _resampling(start, given),
+            "the weights to start from; what the backbone is follows from them",
+        )
+    }  # fmt: skip
+    faults = list[str]()
+    for objective, optim in _methods(start, method):
+        chosen = first | _rest(start, images, data, shapes, processes, objective, optim, given)
+        tree = overridden(Tree({key: one.value for key, one in chosen.items()}, {"": PLAN}), words)
+        try:
+            measure_cost(build(Run, completed(tree)))
+        except ConfigError as error:
+            faults.append(f"{objective.value['name']}: {error}")
+            continue
+        why = {key: one.why + _changed(one.value, tree.values[key]) for key, one in chosen.items()}
+        why["objective"] += "".join(f"; {fault}" for fault in faults)
+        asked = {key: "as given on the command line" for key in tree.values if key not in why}
+        return [Choice(key, tree.values[key], reason) for key, reason in (why | asked).items()]
+    raise ConfigError(f"{start.path}: cannot be trained further: {'; '.join(faults)}")
+
+
+def _changed(chosen: Any, value: Any) -> str:
+    return "" if chosen == value else "; changed on the command line"
+
+
+def _resampling(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
+    own = start.model.run.data.shape
+    size = (given.get("data") or {}).get("size", list(own))
+    return {} if size == list(own) or [size, size] == list(own) else {"resample": True}
+
+
+def _methods(start: Start, wanted: str | None) -> Iterator[tuple[Choice, Choice]]:
+    """Yields the methods that may serve, the best one first, each with its optimizer."""
+    run = start.model.run
+    options: dict[str, Any]
+    learns_from_labels = hasattr(run.objective, _METHODS_OF_LABELS)
+    continues = not learns_from_labels and start.lost is None and wanted in (None, run.name)
+    if continues:
+        options = {"name": run.name} | run.objective.model_dump(mode="json", exclude_defaults=True)
+        why = (
+            f"{Path(run.name).stem} goes on: the weights are whole, and the loss is the one that they were trained with"
+        )
+        yield Choice("objective", options, why), _slower(start)
+        return
+    if wanted is not None and _METHODS_OF_LABELS in OBJECTIVES.config(wanted).model_fields:
+        raise ConfigError(f"--method: {wanted} learns from labels; fine-tune with 'mrp finetune' and init={start.path}")
+    width = start.model.backbone.embed_dim
+    lacking = (
+        f"the weights are a classifier's ({run.name})" if learns_from_labels
+        else f"the weights have no {start.lost.split('.')[0]}" if start.lost else f"the weights are {run.name}'s"
+    )  # fmt: skip
+    for name in (wanted,) if wanted else ("mae", "simmim"):
+        options = {"name": name}
+        why = f"{lacking}: {name} takes the encoder and begins its other parts anew"
+        if name == "mae":
+            heads = max(1, min(512, width) // 32)
+            options["decoder"] = {"width": heads * 32, "depth": 4, "heads": heads}
+            why = f"{lacking}: mae takes the encoder, with a new decoder of 4 blocks"
+        elif name == "simmim":
+            options["mask_unit"] = max(start.model.backbone.patch_embed.patch_size)
+        yield Choice("objective", options, why), _gently(name)
+
+
+def _slower(start: Start) -> Choice:
+    """Returns the optimizer that the weights were trained with, at a quarter of its learning rate."""
+    run = start.model.run
+    if start.foreign:
+        section, whose = _published(run.name), "of the published recipe"
+    else:
+        section = {"name": run.optim.name} | run.optim.model_dump(
+            mode="json", exclude_defaults=True, exclude={"warmup", "min_lr", "drops"}
+        )
+        whose = "of the run"
+    lr = main_value(run.optim.lr) if not start.foreign else section["lr"]
+    why = f"a quarter of the learning rate {whose} ({lr:g}): larger ones forget more of what the weights know"
+    return Choice("optim", section | {"lr": _schedule(lr / SLOWER)}, why)
+
+
+def _gently(method: str) -> Choice:
+    """Returns the optimizer of a method whose new parts have to learn before the encoder's first blocks should."""
+    section = _published(method)
+    why = (
+        "new parts learn at the full rate, the encoder's blocks slower the earlier they are: what a new decoder asks "
+        "for at first is noise to them"
+    )
+    return Choice("optim", section | {"lr": _schedule(section["lr"]), "layer_decay": DECAY}, why)
+
+
+def _published(method: str) -> dict[str, Any]:
+    """Returns the optimizer of a method's recipe for ImageNet-1K, without its schedule; of MAE's where it has none."""
+    try:
+        file = find_recipe(f"{Path(method).stem}_vit_base_in1k")
+    except ConfigError:
+        file = find_recipe("mae_vit_base_in1k")
+    values = compose(file, find=find_recipe).values["optim"]
+    lr = values["lr"]
+    kept = {key: value for key, value in values.items() if key not in ("warmup", "min_lr", "drops")}
+    return kept | {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr)}
+
+
+def _schedule(lr: float) -> dict[str, Any]:
+    return {"kind": "cosine", "value": float(f"{lr:.4g}"), "warmup": "10 %"}
+
+
+def _rest(
+    start: Start, images: int, data: Mapping[str, Any], shapes: Ints, processes: int, objective: Choice,
+    optim: Choice, given: Mapping[str, Any],
+) -> dict[str, Choice]:  # fmt: skip
+    run = start.model.run
+    batch = _batch(images, processes)
+    epochs = min(EPOCHS[1], max(EPOCHS[0], round(SEEN / images)))
+    length = given.get("length", f"{epochs} epochs")
+    tenth = Duration.parse(length)
+    tenth = Duration(max(1, round(tenth.amount / 10)), tenth.unit)
+    gpu = torch.cuda.is_available()
+    section, about = _images(start, data, shapes)
+    choices = [
+        objective,
+        Choice("data", section, about),
+        Choice(
+            "batch", batch, f"the power of two that leaves {BATCHES} steps in an epoch or more, {BATCH[1]} at most; it "
+            "is taken through the model in as many parts as memory asks for, and what does not fill an epoch's last "
+            "batch is left out of that epoch",
+        ),
+        Choice(
+            "length", f"{epochs} epochs", f"{images:,} images for training: as often as makes {SEEN:,} images seen, "
+            f"between {EPOCHS[0]} and {EPOCHS[1]} times",
+        ),
+        optim,
+        Choice("precision", "bf16" if gpu else "fp32", "of a GPU" if gpu else "a CPU is faster in it than in bf16"),
+        Choice("checkpoint", {"every": str(tenth), "keep": 2}, "ten times in the run; it goes on from the newest"),
+        Choice("machine", {"workers": "auto"}, "as many decoding processes as there are cores for"),
+    ]  # fmt: skip
+    if run.average is not None and not start.foreign:
+        choices.append(Choice("average", run.average.model_dump(mode="json"), "as the weights were trained"))
+    return {one.key: one for one in choices}
+
+
+def _batch(images: int, processes: int) -> int:
+    wanted = 1 << max(0, int(math.log2(max(1, images // BATCHES))))
+    batch = min(BATCH[1], max(BATCH[0], wanted)) // processes * processes
+    if not 0 < batch <= images:
+        raise ConfigError(f"{images} images are too few to train on; give {max(BATCH[0], processes)} or more")
+    return batch
+
+
+def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[str, Any], str]:
+    own, shorter = start.model.run.data, shapes[shapes[:, 0] > 0].min(1)
+    section = {
+        **data, "size": own.size if isinstance(own.size, int) else list(own.size), "channels": own.channels,
+        "mean": list(own.mean), "std": list(own.std), "augment": own.augment.model_dump(mode="json"),
+    }  # fmt: skip
+    why = (
+        "size, channels, mean, deviation and crops are those of the weights, which know images in no other form; the "
+        f"shorter sides of these images have {shorter.min()} to {shorter.max()} pixels"
+    )
+    return section, why
+
+
+def plan(
+    checkpoint: str, data: str, folder: Path, method: str | None = None, processes: int = 1, words: Sequence[str] = ()
+) -> list[Choice]:
+    """Decides everything, and writes it into the folder as a recipe, unless a plan for the same is there already."""
+    asked = {"checkpoint": checkpoint, "data": data, "method": method}
+    if (folder / PLAN).is_file():
+        told = result(folder)
+        if told.get("asked") != asked:
+            raise ConfigError(
+                f"{folder / PLAN}: is a plan for {told.get('asked')}; give another folder with --out, or remove it"
+            )
+        return [Choice(**one) for one in told["choices"]]
+    given = overridden(Tree({}, {}), words).values.get("data") or {}
+    if not isinstance(given, Mapping) or "train" in given:
+        raise ConfigError(f"data.train: the images to train on are {data}; leave it out")
+    whole = open_source(data, "train")
+    start, survey = opened(checkpoint, whole, folder, words)
+    section, images = _split(whole, data, folder, survey, given.get("test"))
+    choices = recipe(start, images, section, survey.shapes, processes, method, words)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_result(folder, asked=asked, choices=[asdict(one) for one in choices])
+    write_atomically(folder / PLAN, _written(choices, folder))
+    return choices
+
+
+def _split(whole: Source, name: str, folder: Path, survey: Survey, test: Any) -> tuple[dict[str, Any], int]:
+    """Returns the sections of the data, and how many images there are to train on; writes which are held out."""
+    if len(survey.damaged) > DAMAGED * len(whole):
+        first = min(survey.damaged)
+        raise ConfigError(
+            f"{name}: {len(survey.damaged):,} of {len(whole):,} images cannot be read, such as {whole.where(first)} "
+            f"({survey.damaged[first]}); mend or remove them"
+        )
+    own = open_source(name, "test")
+    if test is None and own.identity != whole.identity:  # such as an archive of CIFAR, which holds test images
+        test = name
+    chosen = np.empty(0, np.int64)
+    if test is None:
+        chosen = survey.held_out(min(HELD_OUT, MOST_HELD_OUT / len(whole)))
+        if len(chosen) < FEWEST_HELD_OUT:
+            raise ConfigError(
+                f"{name}: a tenth of its {len(whole):,} images are {len(chosen)} to be held out, and no fewer than "
+                f"{FEWEST_HELD_OUT} tell anything; give more images, or others as data.test=PATH"
+            )
+    if test is not None and not survey.damaged:
+        return {"train": name, "test": test}, len(whole)
+    folder.mkdir(parents=True, exist_ok=True)
+    held_out.write(folder / LIST, whole, chosen, survey.damaged)
+    section = {"name": "held_out", "path": name, "list": str(folder / LIST)}
+    return {"train": section, "test": test or dict(section)}, len(whole) - len(chosen) - len(survey.damaged)
+
+
+def _written(choices: Sequence[Choice], folder: Path) -> str:
+    """Returns the recipe as a file, with the reason above each part."""
+    lines = [
+        "# Written by mrp adapt. Change what you like; then the same command goes on with it, or:",
+        f"#   mrp pretrain {folder / PLAN} --folder {folder / AFTER}",
+    ]
+    for one in choices:
+        lines += ["", *(f"# {line}" for line in textwrap.wrap(one.why, 110)), one.yaml]
+    return "\n".join(lines) + "\n"
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Returns what is known of an adaptation: what was asked for, the choices, the forecast, the verdict."""
+    try:
+        told: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return told if isinstance(told, dict) else {}
+    except (OSError, ValueError):
+        raise ConfigError(
+            f"{folder / RESULT}: cannot be read; remove {folder / PLAN}, and the plan is made anew"
+        ) from None
+
+
+def write_result(folder: Path, **more: Any) -> dict[str, Any]:
+    """Adds to what is known of an adaptation."""
+    told = (result(folder) if (folder / PLAN).is_file() else {}) | more
+    write_atomically(folder / RESULT, json.dumps(told, indent=1))
+    return told
