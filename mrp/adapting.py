@@ -6,6 +6,7 @@ of `mrp judge` say of the weights before and after.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -27,6 +28,7 @@ from mrp.data.sources import held_out
 from mrp.data.survey import Survey
 from mrp.exchange.importing import import_weights
 from mrp.files import write_atomically
+from mrp.folder import IDENTITY
 from mrp.interop import reading, runs
 from mrp.interop.init import completed
 from mrp.model import Model, load
@@ -99,7 +101,8 @@ def opened(checkpoint: str, whole: Source, folder: Path, words: Sequence[str]) -
     survey, before = Survey.of(whole, read.channels), folder / BEFORE
     if not read.mean and read.channels != COLOURS:
         words += [f"data.mean={list(survey.mean)}", f"data.std={list(survey.std)}"]
-    shutil.rmtree(before, ignore_errors=True)  # what was left by an earlier plan that did not end
+    if (before / IDENTITY).is_file():
+        shutil.rmtree(before)  # what was left by an earlier plan that did not end
     import_weights(checkpoint, before, words=words)
     return Start.of(before), survey
 
@@ -132,7 +135,7 @@ def recipe(
         why["objective"] += "".join(f"; {fault}" for fault in faults)
         asked = {key: "as given on the command line" for key in tree.values if key not in why}
         return [Choice(key, tree.values[key], reason) for key, reason in (why | asked).items()]
-    raise ConfigError(f"{start.path}: cannot be trained further: {'; '.join(faults)}")
+    raise ConfigError(faults[0].partition(": ")[2])
 
 
 def _changed(chosen: Any, value: Any) -> str:
@@ -225,9 +228,10 @@ def _rest(
     run = start.model.run
     batch = _batch(images, processes)
     epochs = min(EPOCHS[1], max(EPOCHS[0], round(SEEN / images)))
-    length = given.get("length", f"{epochs} epochs")
-    tenth = Duration.parse(length)
-    tenth = Duration(max(1, round(tenth.amount / 10)), tenth.unit)
+    length = Duration(epochs, "epochs")
+    with contextlib.suppress(ValueError):  # which is said when the recipe is read
+        length = Duration.parse(given.get("length", length))
+    tenth = Duration(max(1, round(length.amount / 10)), length.unit)
     gpu = torch.cuda.is_available()
     section, about = _images(start, data, shapes)
     choices = [
@@ -285,6 +289,8 @@ def plan(
                 f"{folder / PLAN}: is a plan for {told.get('asked')}; give another folder with --out, or remove it"
             )
         return [Choice(**one) for one in told["choices"]]
+    if folder.is_dir() and {entry.name for entry in folder.iterdir()} - {LIST, RESULT, BEFORE}:
+        raise ConfigError(f"{folder}: is not empty and holds no {PLAN}; choose another folder with --out FOLDER")
     given = overridden(Tree({}, {}), words).values.get("data") or {}
     if not isinstance(given, Mapping) or "train" in given:
         raise ConfigError(f"data.train: the images to train on are {data}; leave it out")

@@ -38,6 +38,7 @@ PROGRAMS = ("mrp", "make", "python", "python3", "pip", "torchrun", "accelerate",
 RESOLVED = {
     r"mrp demo": "a whole run of minutes; its parts are executed one by one",
     r"mrp submit": "needs SLURM",
+    r"mrp adapt (?!.*--plan-only)": "measures the machine and trains; tests/integration/test_adapt.py tries it",
     r"mrp doctor": "measures the machine for a minute; tests/doctor tries it",
     r"mrp .*track\.name": "a tracker of others, tried by its own tests",
     r"mrp .*--processes": "starts processes, as tests/processes does",

@@ -14,7 +14,7 @@ def test_the_interval_of_a_mean() -> None:
     found = mean_of(torch.tensor([0.2, 0.4, math.nan, 0.6, 0.8]), share=False, better="lower")
     half = 1.959964 * (0.2 / 3) ** 0.5 / 2
     assert found[:3] == pytest.approx((0.5, 0.5 - half, 0.5 + half), abs=1e-6)
-    assert found[3:] == (False, "lower")
+    assert found[3:] == (False, "lower", ())
 
 
 def test_one_value_has_no_interval_and_none_no_mean() -> None:

@@ -115,3 +115,16 @@ def test_the_difference_of_means_over_the_same_images() -> None:
     half = 1.959963984540054 * math.sqrt(2 / 3) / 2
     assert found == pytest.approx((1.0, 1.0 - half, 1.0 + half))
     assert statistics.mean_of(first).accuracy == 2.75
+
+
+def test_pseudo_values_of_a_mean_are_the_means_of_groups() -> None:
+    values = np.random.default_rng(2).normal(size=100)
+    found = statistics.pseudo_values(100, lambda rows: float(values[rows].mean()))
+    assert len(found) == 10
+    assert np.mean(found) == pytest.approx(values.mean())
+    again = statistics.pseudo_values(100, lambda rows: float(values[rows].mean()))
+    assert found == again  # the same groups for every model
+    square = statistics.pseudo_values(
+        100, lambda rows: float(values[rows].mean() ** 2)
+    )  # biased upwards by variance / count
+    assert np.mean(square) < values.mean() ** 2

@@ -72,3 +72,17 @@ def test_one_image_is_refused() -> None:
     one = evenly_spaced(open_source("digits", "test"), 1)
     with pytest.raises(ConfigError, match="geometry: needs two images or more, and there are 1"):
         Evaluator(Config(), setting(load("demo").data, one, None))
+
+
+def test_groups_of_images_give_numbers_that_two_models_are_compared_by(step: Step) -> None:
+    test = open_source("digits", "test")
+    at = setting(load("demo").data, test, test)
+    plain = Evaluator(Config(images=60, views=2), at).measure(step, 0, never)
+    grouped = Evaluator(Config(images=60, views=2, groups=6), at).measure(step, 0, never)
+    assert grouped.values == plain.values
+    measures = grouped.details["measures"]
+    assert all("draws" not in one for one in plain.details["measures"].values())
+    with_draws = {name for name, one in measures.items() if "draws" in one}
+    assert with_draws == {"rank_me", "effective_rank", "alignment", "log_uniformity"}
+    assert len(measures["alignment"]["draws"]) == 6
+    assert np.mean(measures["alignment"]["draws"]) == pytest.approx(plain.values["alignment"])

@@ -1,0 +1,248 @@
+"""Which recipe follows from weights and images, and which images are held out; that a plan is never made twice."""
+# ruff: noqa: F811 -- fixtures that are imported
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mrp import adapting
+from mrp.adapting import LIST, PLAN, Start, plan, recipe, result
+from mrp.cli import main
+from mrp.config import ConfigError, compose
+from mrp.data.open import open_source
+from mrp.data.survey import Survey
+from mrp.run import load
+from tests.interop.conftest import Make, make  # noqa: F401 -- the fixture
+
+IMAGES = 240
+BROKEN = ("a/007.png", "b/100.png", "c/200.png")
+
+
+@pytest.fixture(scope="session")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of small images, of which three are damaged and two are copies of others."""
+    root = tmp_path_factory.mktemp("own") / "images"
+    for number in range(IMAGES):
+        pixels = np.random.default_rng(number).normal(60 + 60 * (number % 3), 40, (20, 20, 3)).clip(0, 255)
+        path = root / "abc"[number * 3 // IMAGES] / f"{number:03}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    (root / BROKEN[0]).write_bytes(b"")
+    (root / BROKEN[1]).write_bytes(b"no image at all")
+    (root / BROKEN[2]).write_bytes((root / BROKEN[2]).read_bytes()[:200])
+    for copy in ("a/copy.png", "c/copy.png"):
+        shutil.copy(root / "b" / "090.png", root / copy)
+    return root
+
+
+def sections(choices: list[adapting.Choice]) -> dict[str, Any]:
+    return {one.key: one.value for one in choices}
+
+
+def test_weights_that_are_whole_go_on_with_their_own_loss_at_a_quarter_of_their_rate(
+    images: Path,
+    tmp_path: Path,
+    make: Make,
+) -> None:
+    run = make(uniformity={"weight": 0.02})
+    chosen = sections(plan(str(run), str(images), tmp_path / "out"))
+    assert chosen["objective"]["name"] == "mae"
+    assert chosen["objective"]["uniformity"]["weight"] == 0.02
+    assert chosen["optim"]["lr"] == {"kind": "cosine", "value": 2.5e-4, "warmup": "10 %"}
+    assert chosen["init"] == {"from": str(run), "weights": "student"}
+    assert (chosen["data"]["size"], chosen["data"]["mean"]) == (16, [0.4] * 3)
+    read = load(tmp_path / "out" / PLAN)  # the file says the same
+    assert (read.batch, str(read.length), read.backbone.width) == (16, "200 epochs", 32)
+
+
+@pytest.mark.parametrize("to", ["official", "timm"])
+def test_weights_of_others_are_imported_and_an_encoder_alone_gets_a_new_decoder(
+    to: str,
+    images: Path,
+    tmp_path: Path,
+    make: Make,
+) -> None:
+    main(["export", str(make("mae")), "--to", to, "--out", str(tmp_path / "theirs")])
+    source = tmp_path / "theirs" / ("checkpoint.pth" if to == "official" else "")
+    words = ["backbone.heads=4", "objective.decoder.heads=2"] if to == "official" else []
+    choices = plan(str(source), str(images), tmp_path / "out", words=words)
+    chosen, why = sections(choices), {one.key: one.why for one in choices}
+    assert chosen["init"]["from"] == str(tmp_path / "out" / "before")
+    if to == "official":
+        assert chosen["objective"]["decoder"] == {"width": 16, "depth": 1, "heads": 2}
+        assert chosen["optim"]["lr"]["value"] == 1.5e-4 / 4  # of the published recipe
+        assert "layer_decay" not in chosen["optim"]
+    else:
+        assert "no decoder" in why["objective"]
+        assert chosen["objective"]["decoder"] == {"width": 32, "depth": 4, "heads": 1}
+        assert chosen["optim"]["layer_decay"] == 0.75
+        assert chosen["optim"]["lr"]["value"] == 1.5e-4
+        assert chosen["data"]["mean"] == [0.4] * 3  # of timm's config.json
+    load(tmp_path / "out" / PLAN)
+
+
+def test_weights_of_another_kind(images: Path, tmp_path: Path, make: Make) -> None:
+    classifier, run = make("classify", name="classifier"), make("mae")
+    one = plan(str(classifier), str(images), tmp_path / "one")
+    assert sections(one)["objective"]["name"] == "mae"
+    two = plan(str(run), str(images), tmp_path / "two", method="simmim")
+    assert sections(two)["objective"] == {"name": "simmim", "mask_unit": 4}
+    with pytest.raises(ConfigError, match="--method: classify learns from labels"):
+        plan(str(run), str(images), tmp_path / "three", method="classify")
+    assert not (tmp_path / "three" / PLAN).exists()
+
+
+def test_what_mae_cannot_serve_is_said_and_the_next_method_taken(tmp_path: Path, make: Make) -> None:
+    """Of one patch MAE can hide nothing, and neither can SimMIM."""
+    start = Start.of(make("classify", {"patch": 16}))
+    with pytest.raises(ConfigError, match=r"mask_ratio: 0.75 of 1 patches leaves 0 visible"):
+        recipe(start, 1000, {"train": "digits", "test": "digits"}, np.ones((1, 2), np.int64))
+
+
+@pytest.mark.parametrize(
+    ("images_", "length", "batch"),
+    [(300, "200 epochs", 16), (3_000, "200 epochs", 64), (20_000, "100 epochs", 512), (300_000, "10 epochs", 1024)],
+)
+def test_length_and_batch_follow_from_the_number_of_images(
+    images_: int,
+    length: str,
+    batch: int,
+    make: Make,
+) -> None:
+    start, shapes = Start.of(make("mae")), np.full((1, 2), 16)
+    for processes, expected in ((1, batch), (3, batch // 3 * 3)):
+        chosen = sections(recipe(start, images_, {"train": "digits"}, shapes, processes))
+        assert (chosen["length"], chosen["batch"]) == (length, expected)
+
+
+def test_the_command_line_wins_over_the_rules(images: Path, tmp_path: Path, make: Make) -> None:
+    words = ["length=40 steps", "optim.lr.value=1e-5", "data.size=32", "seed=3"]
+    choices = plan(str(make("mae")), str(images), tmp_path / "out", words=words)
+    chosen, why = sections(choices), {one.key: one.why for one in choices}
+    assert chosen["init"]["resample"] is True
+    assert chosen["checkpoint"]["every"] == "4 steps"
+    assert chosen["seed"] == 3
+    assert why["optim"].endswith("changed on the command line")
+    assert load(tmp_path / "out" / PLAN).data.size == 32
+    with pytest.raises(ConfigError, match=r"optim.lrr"):
+        plan(str(tmp_path / "run"), str(images), tmp_path / "typo", words=["optim.lrr=1"])
+
+
+def test_held_out_images_are_chosen_by_content_and_damaged_ones_left_out(
+    images: Path,
+    tmp_path: Path,
+    make: Make,
+) -> None:
+    plan(str(make("mae")), str(images), tmp_path / "out")
+    told = json.loads((tmp_path / "out" / LIST).read_text())
+    assert [Path(one["where"]).relative_to(images).as_posix() for one in told["damaged"]] == list(BROKEN)
+    run = load(tmp_path / "out" / PLAN)
+    train, test = (open_source(getattr(run.data, split), split) for split in ("train", "test"))
+    names = [{source.where(number) for number in range(len(source))} for source in (train, test)]
+    assert not names[0] & names[1]
+    assert len(names[0]) + len(names[1]) == IMAGES + 2 - len(BROKEN)
+    assert train.classes == test.classes == ("a", "b", "c")
+    copies = {str(images / name) for name in ("b/090.png", "a/copy.png", "c/copy.png")}
+    assert copies <= names[0] or copies <= names[1]
+
+
+def test_a_further_image_moves_none_to_the_other_side(images: Path, tmp_path: Path) -> None:
+    def held_out(root: Path) -> set[str]:
+        source = open_source(str(root), "train")
+        return {Path(source.where(int(n))).name for n in Survey.of(source, 3).held_out(0.3)}
+
+    before = held_out(images)
+    more = tmp_path / "more"
+    shutil.copytree(images, more)
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(more / "a" / "000-new.png")
+    assert held_out(more) - {"000-new.png"} == before
+    assert 40 < len(before) < 110
+
+
+def test_a_plan_is_made_once_and_for_one_thing(images: Path, tmp_path: Path, make: Make) -> None:
+    run, out = make("mae"), tmp_path / "out"
+    first = plan(str(run), str(images), out)
+    text = (out / PLAN).read_text().replace("batch: 16", "batch: 8")
+    (out / PLAN).write_text(text)
+    assert sections(plan(str(run), str(images), out)) == sections(first)
+    assert load(out / PLAN).batch == 8  # what was changed by hand stays
+    with pytest.raises(ConfigError, match=r"is a plan for .*; give another folder with --out"):
+        plan(str(run), str(images / "a"), out)
+    assert result(out)["asked"]["data"] == str(images)
+
+
+def test_images_that_were_exchanged_are_refused(images: Path, tmp_path: Path, make: Make) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(images, own)
+    plan(str(make("mae")), str(own), tmp_path / "out")
+    run = load(tmp_path / "out" / PLAN)
+    (own / "a" / "000.png").unlink()
+    with pytest.raises(ConfigError, match="holds other images now"):
+        open_source(run.data.train, "train")  # type: ignore[arg-type]
+    (tmp_path / "out" / LIST).write_text("{}")
+    with pytest.raises(ConfigError, match="is not a list that 'mrp adapt' has written"):
+        open_source(run.data.train, "train")  # type: ignore[arg-type]
+
+
+def test_test_images_of_ones_own_are_taken(images: Path, tmp_path: Path, make: Make) -> None:
+    run = str(make("mae"))
+    chosen = sections(plan(run, str(images), tmp_path / "one", words=[f"data.test={images / 'a'}"]))
+    assert chosen["data"]["test"] == str(images / "a")
+    assert (
+        json.loads((tmp_path / "one" / LIST).read_text())["held_out"] == []
+    )  # damaged images are left out all the same
+    digits = sections(plan(run, "digits", tmp_path / "two"))["data"]
+    assert (digits["train"], digits["test"]) == ("digits", "digits")  # which hold test images themselves
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (
+            lambda root: [path.write_bytes(b"") for path in (root / "a").glob("*")],
+            r"83 of 242 images cannot be read, such",
+        ),
+        (lambda root: [shutil.rmtree(root / name) for name in "ab"], r"are 10 to be held out, and no fewer than 20"),
+    ],
+    ids=["damaged", "few"],
+)
+def test_images_that_cannot_serve(
+    prepare: Any,
+    message: str,
+    images: Path,
+    tmp_path: Path,
+    make: Make,
+) -> None:
+    own = tmp_path / "own"
+    shutil.copytree(images, own)
+    prepare(own)
+    with pytest.raises(ConfigError, match=message):
+        plan(str(make("mae")), str(own), tmp_path / "out")
+
+
+def test_a_folder_of_something_else_and_training_data_given_twice_are_refused(
+    images: Path,
+    tmp_path: Path,
+    make: Make,
+) -> None:
+    run = make("mae")
+    with pytest.raises(ConfigError, match=r"is not empty and holds no adapt.yaml"):
+        plan(str(run), str(images), run)
+    with pytest.raises(ConfigError, match=r"data.train: the images to train on are"):
+        plan(str(run), str(images), tmp_path / "out", words=["data.train=digits"])
+
+
+def test_the_file_is_a_recipe_with_reasons(images: Path, tmp_path: Path, make: Make) -> None:
+    choices = plan(str(make("mae")), str(images), tmp_path / "out")
+    text = (tmp_path / "out" / PLAN).read_text()
+    assert compose(tmp_path / "out" / PLAN).values == sections(choices)
+    assert "&id" not in text
+    reasons = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
+    assert all(one.why in reasons for one in choices)
