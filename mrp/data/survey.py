@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp import progress
-from mrp.data.decode import DecodeError, UnfitError, decode
+from mrp.data.decode import decode
 from mrp.data.order import Ints
 from mrp.data.shardtool.statistics import moments, sums_of
-from mrp.data.source import Pixels, Source
+from mrp.data.source import DecodeError, Partial, RawImage, Source, UnfitError
 
 _AT_ONCE = 256  # images that are read before they are decoded, by as many threads as there are cores
 _MEASURED = 2000  # images whose pixels are measured
@@ -64,20 +64,23 @@ class Survey:
         return np.flatnonzero(chosen)
 
 
-def _read(source: Source, number: int) -> tuple[bytes | Pixels, str]:
+def _read(source: Source, number: int) -> tuple[RawImage, str]:
     try:
         return source.read(number)[0], ""
     except OSError as error:
         return b"", f"cannot be read: {error.strerror or error}"
+    except DecodeError as error:
+        return b"", str(error)
 
 
-def _digest(data: bytes | Pixels) -> int:
+def _digest(data: RawImage) -> int:
+    data = data.pixels if isinstance(data, Partial) else data
     if not isinstance(data, bytes):
         data = repr((data.shape, str(data.dtype))).encode() + data.tobytes()
     return int.from_bytes(hashlib.sha256(data).digest()[:8], "big")
 
 
-def _look(data: bytes | Pixels, channels: int) -> Tensor | str:
+def _look(data: RawImage, channels: int) -> Tensor | str:
     try:
         return decode(data, channels)
     except (DecodeError, UnfitError) as error:
