@@ -111,7 +111,33 @@ def test_descent_finds_a_smaller_error_of_the_decoder(folder: Path) -> None:
     assert all(parameter.grad is None for parameter in objective.parameters())
 
 
-def test_only_masked_autoencoders_are_taken(tmp_path: Path) -> None:
+SQUARED = {
+    "crossmae": ["crossmae_tiny_digits", "objective.decoder={width: 16, depth: 2, heads: 2}", "objective.masks=1"],
+    "data2vec2": [
+        "data2vec2_tiny_digits", "objective={layers: 2, masks: 2, decoder: {width: 16, depth: 2, groups: 2}}",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("method", SQUARED)
+def test_the_bounds_hold_for_every_squared_error(method: str, tmp_path: Path) -> None:
+    recipe, *words = SQUARED[method]
+    train(load(recipe, [*SMALL, "diagnose.every=0 steps", *words]), tmp_path / method)
+    result = bounds.run(tmp_path / method, 24, 3)
+    assert [row.step for row in result.rows] == [0, 4]
+    for row in result.rows:
+        assert set(row.verdicts.values()) == {"holds"}
+        assert row.means["loss"].value > row.means["half_disagreement"].value > 0
+    module = api.load(tmp_path / method).module
+    views = bounds.Views.draw(module, api.held_out(api.read(tmp_path / method), 24))
+    latent, maps = bounds.encode(cast(Any, module.objective), views.images, views.masks[0])
+    prediction = bounds.decode(cast(Any, module.objective), maps, views.masks[0], views.keys[0])
+    everywhere = [torch.arange(16).expand(24, -1)] if method == "crossmae" else []
+    official = cast(Any, module.objective).predict(views.images, views.masks[0], *everywhere, views.keys[0])
+    torch.testing.assert_close((latent, prediction), official)
+
+
+def test_only_squared_errors_are_taken(tmp_path: Path) -> None:
     train(load("supervised_tiny_digits", [*SMALL, "length=1 steps", "optim.warmup=0 steps"]), tmp_path / "run")
     with pytest.raises(ConfigError, match="this run is of classify"):
         bounds.run(tmp_path / "run", 8, 1)

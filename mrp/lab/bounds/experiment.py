@@ -2,7 +2,8 @@
 
 MAE's loss is a mean over hidden patches, so the target x2 is one hidden patch with its place, and the view x1 is the
 visible rest. Two views share a target if they are two independent masks of one image that both hide the patch: a patch
-of a photograph belongs to only one image, so this draws from p(x1|x2) exactly. With u = h(x1) and v = x2:
+of a photograph belongs to only one image, so this draws from p(x1|x2) exactly. The same holds for every method with a
+squared error; the target of data2vec 2 is what its teacher makes of the patch. With u = h(x1) and v = x2:
 
     L_MAE = 1/2 E|u - u+|^2 + E|mean of u given x2 - v|^2      for any outputs, hence L_MAE >= 1/2 E|u - u+|^2
     L_MAE >= 2 - 2 sqrt(-L_align),  L_align = -E u.u+          for u and v of unit length, without any decoder's error
@@ -31,10 +32,10 @@ from mrp.checkpoint import checkpoints
 from mrp.config import ConfigError
 from mrp.data.order import keys
 from mrp.evaluate import geometry
+from mrp.lab.bounds.sides import Maps, Squared, decode, encode
 from mrp.lab.estimate import Estimate
-from mrp.methodkit import patch_statistics, patchify, uniformity_feature
-from mrp.models.masking import visible_places
-from mrp.objectives import mae
+from mrp.methodkit import uniformity_feature
+from mrp.objectives import crossmae, data2vec2, mae
 from mrp.schedules import main_value
 from mrp.step import Step
 
@@ -86,8 +87,11 @@ def run(folder: Path, images: int, descent: int) -> Result:
     """Measures every checkpoint of a run, and the model before its first step."""
     config = api.read(folder)
     options = config.objective
-    if not isinstance(options, mae.Config):
-        raise ConfigError(f"{folder}: the theorems are about MAE and U-MAE, and this run is of {config.name}")
+    if not isinstance(options, mae.Config | crossmae.Config | data2vec2.Config):
+        raise ConfigError(
+            f"{folder}: the theorems are about squared errors, as of mae, crossmae and data2vec2, and this run is of "
+            f"{config.name}"
+        )
     pixels = api.held_out(config, images)
     if len(pixels) < 2:
         raise ConfigError(f"--images: {len(pixels)} cannot vary; give at least 2")
@@ -113,19 +117,17 @@ class Views:
     images: Tensor  # B C H W
     target: Tensor  # B N D
     masks: tuple[Tensor, Tensor]  # B N each
+    keys: tuple[Tensor, Tensor]  # B each
 
     @classmethod
     def draw(cls, module: Step, pixels: Tensor, start: int = 0) -> Views:
         """Returns at most CHUNK images from number `start` on; the masks follow from the images' numbers."""
-        objective = cast(mae.Objective, module.objective)
+        objective = cast(Squared, module.objective)
         images = module.prepare(pixels[start : start + CHUNK])
         numbers = torch.arange(start, start + len(images)).numpy()
-        first, second = (objective.first_mask(torch.from_numpy(keys(0, draw, numbers))) for draw in (1, 2))
-        target = patchify(images, objective.patch)
-        if objective.config.target == "pixels_norm":
-            mean, deviation = patch_statistics(target)
-            target = (target - mean) / deviation
-        return cls(images, target, (first, second))
+        first, second = (torch.from_numpy(keys(0, draw, numbers)) for draw in (1, 2))
+        masks = (objective.first_mask(first), objective.first_mask(second))
+        return cls(images, objective.target(images), masks, (first, second))
 
     @property
     def has_direction(self) -> Tensor:
@@ -135,9 +137,9 @@ class Views:
 
 @torch.no_grad()
 def _measure(step: int, module: Step, pixels: Tensor, descent: int) -> Row:
-    objective = cast(mae.Objective, module.objective)
+    objective = cast(Squared, module.objective)
     parts = [Views.draw(module, pixels, start) for start in range(0, len(pixels), CHUNK)]
-    constant = _constant_latent(objective, parts)
+    constant = _constant_maps(objective, parts)
     measured = [_per_image(objective, views, constant) for views in parts]
     columns = {name: torch.cat([part[name] for part in measured]) for name in measured[0]}
     first, second, shared_loss = (columns.pop(name) for name in ("first_feature", "second_feature", "shared_loss"))
@@ -200,31 +202,36 @@ def centred_correlation(first: Tensor, second: Tensor, weights: Tensor) -> Estim
     return Estimate.over_images(correlation + shared / scale - correlation * sizes / 2)
 
 
-def _constant_latent(objective: mae.Objective, parts: list[Views]) -> Tensor:
-    """Returns the encoder's mean output: one token per prefix, and one for every visible patch (1 P+V D)."""
+def _constant_maps(objective: Squared, parts: list[Views]) -> Maps:
+    """Returns the mean of what the decoder reads: one token per prefix, one for every visible patch (1 P+V D each)."""
     prefix = objective.backbone.num_prefix_tokens
     means = []
     for views in parts:
-        latent = objective.predict(views.images, views.masks[0])[0]
-        means.append(torch.cat([latent[:, :prefix], latent[:, prefix:].mean(1, keepdim=True)], dim=1))
-    constant = torch.cat(means).mean(0, keepdim=True)
-    return torch.cat([constant[:, :prefix], constant[:, prefix:].expand(-1, objective.num_visible, -1)], dim=1)
+        maps = encode(objective, views.images, views.masks[0])[1]
+        means.append([torch.cat([one[:, :prefix], one[:, prefix:].mean(1, keepdim=True)], dim=1) for one in maps])
+    constants = [torch.cat(each).mean(0, keepdim=True) for each in zip(*means, strict=True)]
+    return [
+        torch.cat([one[:, :prefix], one[:, prefix:].expand(-1, objective.num_visible, -1)], dim=1) for one in constants
+    ]
 
 
-def _per_image(objective: mae.Objective, views: Views, constant: Tensor) -> dict[str, Tensor]:
+def _per_image(objective: Squared, views: Views, constant: Maps) -> dict[str, Tensor]:
     """Returns what is averaged over images, one value each (B), and the encoder's features under both masks (B D)."""
-    latents, outputs = zip(*(objective.predict(views.images, mask) for mask in views.masks), strict=True)
-    first, second = outputs
+    encoded = [encode(objective, views.images, mask) for mask in views.masks]
+    first, second = (
+        decode(objective, maps, mask, keys)
+        for (_, maps), mask, keys in zip(encoded, views.masks, views.keys, strict=True)
+    )
     hidden = views.masks[0].float()
     shared = (views.masks[0] & views.masks[1]).float()
     directed = shared * views.has_direction
-    errors = [(output - views.target).square().mean(-1) for output in outputs]  # B N each
+    errors = [(output - views.target).square().mean(-1) for output in (first, second)]  # B N each
     unit_first, unit_second, unit_target = (F.normalize(rows, dim=-1) for rows in (first, second, views.target))
     agreement = (unit_first * unit_second).sum(-1)
     fit = ((unit_first + unit_second) * unit_target).sum(-1)
-    places = visible_places(views.masks[0], objective.num_visible)
-    painted = objective.decoder(constant.expand(len(places), -1, -1), places)
-    features = [uniformity_feature(objective.config.uniformity, objective.backbone, latent) for latent in latents]
+    repeated = [one.expand(len(hidden), -1, -1) for one in constant]
+    painted = decode(objective, repeated, views.masks[0], views.keys[0])
+    features = [uniformity_feature(objective.config.uniformity, objective.backbone, latent) for latent, _ in encoded]
     return {
         "loss": _average(errors[0], hidden),
         "shared_loss": _average((errors[0] + errors[1]) / 2, shared),
@@ -247,20 +254,20 @@ def _average(values: Tensor, weights: Tensor) -> Tensor:
     return torch.where(counts > 0, totals / counts.clamp_min(1), mean)
 
 
-def decoder_error(objective: mae.Objective, views: Views, descent: int) -> Tensor:
+def decoder_error(objective: Squared, views: Views, descent: int) -> Tensor:
     """Returns eps per image: the smallest error of the decoder that gradient descent on its input finds."""
     mask = views.masks[1]
-    places = visible_places(mask, objective.num_visible)
     hidden = mask.float() * views.has_direction
     goal = F.normalize(views.target, dim=-1)
     best = torch.full((len(goal),), math.inf)
     with torch.enable_grad():
-        latent = objective.predict(views.images, mask)[0].detach().clone().requires_grad_()
-        optimizer = torch.optim.Adam([latent], lr=0.03)
+        maps = [one.detach().clone().requires_grad_() for one in encode(objective, views.images, mask)[1]]
+        optimizer = torch.optim.Adam(maps, lr=0.03)
         for _ in range(descent + 1):
-            painted = F.normalize(objective.decoder(latent, places), dim=-1)
+            painted = F.normalize(decode(objective, maps, mask, views.keys[1]), dim=-1)
             error = _average((painted - goal).square().sum(-1), hidden)
             best = torch.minimum(best, error.detach())
-            (latent.grad,) = torch.autograd.grad(error.sum(), [latent])
+            for one, gradient in zip(maps, torch.autograd.grad(error.sum(), maps), strict=True):
+                one.grad = gradient
             optimizer.step()
     return best
