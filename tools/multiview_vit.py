@@ -2,8 +2,8 @@
 
     python tools/multiview_vit.py [--planted DATA] [--methods mae umae data2vec] [--optimizers adamw sgd] [k=4 ...]
 
-Makes the images, pretrains a small ViT by each method (AdamW), trains classifiers from each of them and from scratch by
-each optimizer, and counts what they get right of images that show both features, and of images that show only one.
+Makes the images, pretrains a small ViT by each method (AdamW), fine-tunes each by the first of the optimizers, trains
+from scratch by each optimizer, and counts what is right of images with both features, and of images with only one.
 The images are those of the data model of 'mrp lab multiview'; or, with --planted, one half of each is half a photograph
 of DATA (a folder with train/ and test/ of class folders) and the other holds a pattern that follows the class. There
 the tool also measures what class-activation maps cover of both. The same command again goes on where it stopped.
@@ -110,10 +110,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pretraining", type=int, default=40, metavar="EPOCHS")
     parser.add_argument("--training", type=int, default=20, metavar="EPOCHS")
     options = parser.parse_args(arguments)
-    starts = ["scratch", *options.methods, *([ALONE] if options.planted else [])]
-    found: dict[str, dict[str, list[Classified]]] = {
-        optimizer: {start: [] for start in starts} for optimizer in options.optimizers
-    }
+    found: dict[str, dict[str, list[Classified]]] = {optimizer: {"scratch": []} for optimizer in options.optimizers}
+    for start in (*options.methods, *([ALONE] if options.planted else [])):
+        found[options.optimizers[0]][start] = []
     for seed in range(options.seeds):
         constants = read([*options.constants, f"seed={seed}"])
         images = planted.draw(constants, options.planted) if options.planted else None

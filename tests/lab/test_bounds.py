@@ -14,6 +14,7 @@ from mrp import api
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.lab.bounds import experiment as bounds
+from mrp.lab.bounds import sides
 from mrp.lab.estimate import Estimate
 from mrp.objectives import mae
 from mrp.run import load
@@ -130,8 +131,8 @@ def test_the_bounds_hold_for_every_squared_error(method: str, tmp_path: Path) ->
         assert row.means["loss"].value > row.means["half_disagreement"].value > 0
     module = api.load(tmp_path / method).module
     views = bounds.Views.draw(module, api.held_out(api.read(tmp_path / method), 24))
-    latent, maps = bounds.encode(cast(Any, module.objective), views.images, views.masks[0])
-    prediction = bounds.decode(cast(Any, module.objective), maps, views.masks[0], views.keys[0])
+    latent, maps = sides.encode(cast(Any, module.objective), views.images, views.masks[0])
+    prediction = sides.decode(cast(Any, module.objective), maps, views.masks[0], views.keys[0])
     everywhere = [torch.arange(16).expand(24, -1)] if method == "crossmae" else []
     official = cast(Any, module.objective).predict(views.images, views.masks[0], *everywhere, views.keys[0])
     torch.testing.assert_close((latent, prediction), official)

@@ -39,7 +39,8 @@ def constants() -> Constants:
 
 def on_patches(images: planted.Images) -> torch.Tensor:
     """The pixels, by patch (N rows columns 3 side side)."""
-    return images.pixels.double().unflatten(3, (4, 4)).unflatten(2, (4, 4)).permute(0, 2, 4, 1, 3, 5)
+    patches: torch.Tensor = images.pixels.double().unflatten(3, (4, 4)).unflatten(2, (4, 4))
+    return patches.permute(0, 2, 4, 1, 3, 5)
 
 
 def test_each_half_carries_what_the_regions_say(data: Path, constants: Constants) -> None:
@@ -95,13 +96,14 @@ def test_what_does_not_fit_is_one_line(words: list[str], part: str, data: Path) 
 @pytest.mark.slow
 def test_networks_are_trained_once_and_measured_on_every_kind_of_image(data: Path, tmp_path: Path) -> None:
     words = [
-        "--planted", str(data), "--seeds", "1", "--methods", "mae", "--optimizers", "sgd", "--pretraining", "1",
-        "--training", "1", "--out", str(tmp_path), *WORDS,
+        "--planted", str(data), "--seeds", "1", "--methods", "mae", "--optimizers", "sgd", "adamw", "--training", "1",
+        "--pretraining", "1", "--out", str(tmp_path), *WORDS,
     ]  # fmt: skip
     multiview_vit.main(words)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["images"] == "planted"
     assert set(results["found"]["sgd"]) == {"scratch", "mae", multiview_vit.ALONE}
+    assert set(results["found"]["adamw"]) == {"scratch"}, "fine-tuning is by the first optimizer"
     (found,) = results["found"]["sgd"]["mae"]
     assert set(found["accuracy"]) == {"test_multi", "test_pattern", "test_photograph"}
     assert all(0 <= share <= 1 for share in found["accuracy"].values())

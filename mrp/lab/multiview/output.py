@@ -71,15 +71,13 @@ def _cell_text(cell: grid.Cell, length: int) -> str:
 def pretrain_on_some_classes(constants: Constants, out: Path) -> None:
     """Pretrains on some of the classes and fine-tunes on all."""
     found = diversity.run(constants)
-    rows = [
-        [METHODS[row.method], row.world, str(row.classes), str(row.tuned), *(
-            " / ".join(str(parts[name]) if name in parts else "-" for name in ("seen", "unseen"))
-            for parts in (row.captured, row.single_view, row.multi_view)
-        )]
-        for row in found
-    ]  # fmt: skip
-    columns = ["", "world", "classes", "steps tuned", "captured by pretraining", "single-view", "multi-view"]
-    print_table("of seen / of unseen classes", columns, rows, width=150)
+    rows = []
+    for row in found:
+        parts = (row.captured, row.single_view)
+        cells = (" / ".join(str(part[name]) if name in part else "-" for name in ("seen", "unseen")) for part in parts)
+        rows.append([METHODS[row.method], row.world, str(row.classes), str(row.tuned), *cells])
+    columns = ["", "world", "classes", "steps tuned", "captured by pretraining", "single-view accuracy"]
+    print_table("of seen / of unseen classes", columns, rows, width=130)
     data = _plain(constants) | {"rows": diversity.as_data(found)}
     figures.write(out, "diversity.json", data, {"diversity.png": plots.draw_diversity(constants, found)})
 

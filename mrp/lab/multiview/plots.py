@@ -160,44 +160,45 @@ def draw_diversity(constants: Constants, rows: Sequence[Row]) -> Figure:
     figure, grid = figures.panels(13, 4.2, 1, 3, sharey=True)
     first, *accuracies = grid[0]
     rows = [row for row in rows if row.world == "open"]
+    for height in (0, 1):
+        first.axhline(height, color=figures.ORANGE, linewidth=1, linestyle=":")
+    first.annotate("predicted: seen 1, unseen 0 (dotted)", (0.97, 0.75), xycoords="axes fraction", fontsize=8,
+                   ha="right", color=figures.ORANGE)  # fmt: skip
     for method in ("teacher", "patches"):
         mine = [row for row in rows if row.method == method and row.tuned == TUNED[0]]
         for part, line in (("seen", "-"), ("unseen", "--")):
-            shown = [(row.classes, row.captured[part]) for row in mine if part in row.captured]
-            _draw_bars(first, shown, COLOURS[method], f"{METHODS[method]}, {part} classes", line, MARKERS[method])
+            shown = [(row.classes, row.captured[part]) for row in mine if part in row.captured and row.classes]
+            _draw_bars(first, shown, COLOURS[method], line, f"{METHODS[method]}: {part} classes")
     first.set_title("features captured by pretraining, share", fontsize=10)
     for panel, method in zip(accuracies, ("teacher", "patches"), strict=True):
         for steps, colour in zip(TUNED, (figures.BROWN, figures.VIOLET, figures.GREY), strict=False):
             mine = [row for row in rows if row.method == method and row.tuned == steps]
             for part, line in (("seen", "-"), ("unseen", "--")):
                 shown = [(row.classes, row.single_view[part]) for row in mine if part in row.single_view]
-                _draw_bars(panel, shown, colour, f"{part} classes, {steps} steps of fine-tuning", line, "o")
-        panel.set_title(f"{METHODS[method]}: single-view accuracy", fontsize=10)
-    first.annotate("predicted: seen 1, unseen 0", (0.5, 0.5), xycoords="axes fraction", fontsize=8, ha="center",
-                   color=figures.ORANGE)  # fmt: skip
+                _draw_bars(panel, shown, colour, line, f"{part} classes, tuned {steps} steps")
+        panel.set_title(f"{METHODS[method]}: single-view accuracy after tuning on all", fontsize=10)
     for panel in grid[0]:
-        panel.set(xlabel=f"classes in pretraining, of {constants.k} (0: none)", ylim=(-0.05, 1.08))
+        panel.set(xlabel=f"classes in pretraining, of {constants.k} (0: no pretraining)", ylim=(-0.05, 1.08))
         panel.legend(frameon=False, fontsize=7, loc="center right")
         figures.tidy(panel)
-    half = [row for row in rows if row.method == "teacher" and 0 < row.classes < constants.k][-1]
-    captured = ", ".join(
-        f"{share.value:.0%} of the features of {part} classes" for part, share in half.captured.items()
-    )
+    tuned = [row for row in rows if row.method == "teacher" and row.tuned == TUNED[len(TUNED) // 2]]
+    none, half = tuned[0], [row for row in tuned if row.classes < constants.k][-1]
     figure.suptitle(
-        f"Pretrained on {half.classes} of {constants.k} classes, the kernels capture {captured}", fontsize=11
+        f"Pretrained on {half.classes} of {constants.k} classes (teacher): {half.captured['seen'].value:.0%} of their "
+        f"features captured, {half.captured['unseen'].value:.0%} of the others'; single views of the others right: "
+        f"{half.single_view['unseen'].value:.0%}, without pretraining {none.single_view['unseen'].value:.0%}",
+        fontsize=10,
     )
     return figure
 
 
-def _draw_bars(
-    panel: Axes, shown: Sequence[tuple[int, Estimate]], colour: str, label: str, line: str, marker: str
-) -> None:
+def _draw_bars(panel: Axes, shown: Sequence[tuple[int, Estimate]], colour: str, line: str, label: str) -> None:
     """Draws a line with 95 % intervals, which are cut at what a share can be."""
     x, values = [each for each, _ in shown], [estimate.value for _, estimate in shown]
     low = [estimate.value - max(0.0, estimate.low) for _, estimate in shown]
     high = [min(1.0, estimate.high) - estimate.value for _, estimate in shown]
     panel.errorbar(
-        x, values, yerr=[low, high], color=colour, linestyle=line, marker=marker, markersize=4, capsize=2, label=label
+        x, values, yerr=[low, high], color=colour, linestyle=line, marker="o", markersize=4, capsize=2, label=label
     )
 
 
