@@ -113,6 +113,7 @@ def test_descent_finds_a_smaller_error_of_the_decoder(folder: Path) -> None:
 
 
 SQUARED = {
+    "maskfeat": ["maskfeat_tiny_digits"],
     "crossmae": ["crossmae_tiny_digits", "objective.decoder={width: 16, depth: 2, heads: 2}", "objective.masks=1"],
     "data2vec2": [
         "data2vec2_tiny_digits", "objective={layers: 2, masks: 2, decoder: {width: 16, depth: 2, groups: 2}}",

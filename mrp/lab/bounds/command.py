@@ -12,7 +12,12 @@ HELP = "the inequalities of U-MAE's theory at every checkpoint of a run"
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds the run, and how many images and steps to take."""
-    parser.add_argument("run", metavar="RUN", type=Path, help="the folder of a run of mae, crossmae or data2vec2")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        type=Path,
+        help="the folder of a run whose loss is a squared error",
+    )
     parser.add_argument("--images", type=count, default=512, metavar="N", help="held-out images (default: 512)")
     parser.add_argument(
         "--descent", type=count, default=600, metavar="N", help="steps in search of the decoder's error (default: 600)"

@@ -35,7 +35,7 @@ from mrp.evaluate import geometry
 from mrp.lab.bounds.sides import Maps, Squared, decode, encode
 from mrp.lab.estimate import Estimate
 from mrp.methodkit import uniformity_feature
-from mrp.objectives import crossmae, data2vec2, mae
+from mrp.objectives import crossmae, data2vec2, mae, maskfeat
 from mrp.schedules import main_value
 from mrp.step import Step
 
@@ -87,10 +87,10 @@ def run(folder: Path, images: int, descent: int) -> Result:
     """Measures every checkpoint of a run, and the model before its first step."""
     config = api.read(folder)
     options = config.objective
-    if not isinstance(options, mae.Config | crossmae.Config | data2vec2.Config):
+    if not isinstance(options, mae.Config | crossmae.Config | maskfeat.Config | data2vec2.Config):
         raise ConfigError(
-            f"{folder}: the theorems are about squared errors, as of mae, crossmae and data2vec2, and this run is of "
-            f"{config.name}"
+            f"{folder}: the theorems are about squared errors, as of mae, crossmae, maskfeat and data2vec2, and this "
+            f"run is of {config.name}"
         )
     pixels = api.held_out(config, images)
     if len(pixels) < 2:
@@ -203,16 +203,15 @@ def centred_correlation(first: Tensor, second: Tensor, weights: Tensor) -> Estim
 
 
 def _constant_maps(objective: Squared, parts: list[Views]) -> Maps:
-    """Returns the mean of what the decoder reads: one token per prefix, one for every visible patch (1 P+V D each)."""
+    """Returns the mean of what the decoder reads: one token per prefix, one for every patch (1 P+V D each)."""
     prefix = objective.backbone.num_prefix_tokens
     means = []
     for views in parts:
         maps = encode(objective, views.images, views.masks[0])[1]
         means.append([torch.cat([one[:, :prefix], one[:, prefix:].mean(1, keepdim=True)], dim=1) for one in maps])
     constants = [torch.cat(each).mean(0, keepdim=True) for each in zip(*means, strict=True)]
-    return [
-        torch.cat([one[:, :prefix], one[:, prefix:].expand(-1, objective.num_visible, -1)], dim=1) for one in constants
-    ]
+    count = maps[0].shape[1] - prefix
+    return [torch.cat([one[:, :prefix], one[:, prefix:].expand(-1, count, -1)], dim=1) for one in constants]
 
 
 def _per_image(objective: Squared, views: Views, constant: Maps) -> dict[str, Tensor]:
