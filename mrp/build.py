@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -22,7 +23,7 @@ from mrp.models.vit import build as build_backbone
 from mrp.objectives import OBJECTIVES
 from mrp.optim.config import Section as OptimizerSection
 from mrp.optim.groups import groups
-from mrp.optimizers import OPTIMIZERS
+from mrp.optimizers import OPTIMIZERS, adamw
 from mrp.prepare.mixing import Erase, Mix
 from mrp.processes.cost import Cost, measure, reported_names
 from mrp.run import Run, find_recipe, load
@@ -68,7 +69,18 @@ def measure_cost(run: Run) -> Cost:
     """Returns parameters, FLOPs and memory, counted on shapes; torch's generator stays as it is."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         step = build_step(run)
-    return measure(step, run.data.channels, run.data.shape, run.data.views)
+    cost = measure(step, run.data.channels, run.data.shape, run.data.views)
+    return replace(cost, moments=_moments(run.optim, step))
+
+
+def _moments(section: OptimizerSection, module: nn.Module) -> float:
+    """Returns how many numbers an optimizer keeps per trained parameter; of one that does not say so, AdamW's two."""
+    kind: Any = OPTIMIZERS.find(section.name).Optimizer
+    usual = getattr(kind, "state_names", adamw.Optimizer.state_names)
+    names_of = getattr(kind, "state_names_of", lambda name, parameter: usual)
+    trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
+    kept = sum(p.numel() * len(set(names_of(name, p)) - {"step"}) for name, p in trained)
+    return kept / max(1, sum(parameter.numel() for _, parameter in trained))
 
 
 def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim.Optimizer:

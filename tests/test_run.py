@@ -158,3 +158,16 @@ def test_what_has_to_stay_together_is_counted_in_views_and_in_pairs() -> None:
     assert inseparable(demo()) == 1
     assert inseparable(demo("data.views=2")) == 2
     assert inseparable(load("finetune_tiny_digits", ["backbone.depth=1", "mix={mixup: 0.8}", "data.views=2"])) == 4
+
+
+def test_another_optimizer_by_its_name_alone_keeps_what_both_have(capsys: pytest.CaptureFixture[str]) -> None:
+    usual, muon = demo().optim, demo("optim.name=muon", "optim.weight_decay=0.1").optim
+    assert muon.name == "muon"
+    assert (muon.lr, muon.warmup, muon.weight_decay) == (usual.lr, usual.warmup, 0.1)
+    assert muon.model_dump()["betas"] == usual.model_dump()["betas"]
+    assert capsys.readouterr().err == ""
+    lars = demo("optim.name=lars", "optim.lr=0.1").optim
+    assert (lars.lr, lars.warmup) == (0.1, usual.warmup)
+    assert capsys.readouterr().err.splitlines() == ["mrp: optim: lars does not take over the recipe's betas"]
+    with pytest.raises(ConfigError, match=r"optim.lr: this key is required"):  # a whole section stands for itself
+        demo("optim={name: muon}")

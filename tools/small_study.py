@@ -1,10 +1,11 @@
-"""Every training method on CIFAR-10 with one small ViT, side by side: its features, and what they are good for.
+"""Every training method with one small ViT on CIFAR-10 or on digits, side by side: its features, and their use.
 
     python tools/small_study.py DATA [--epochs 10] [--seeds 1] [--methods mae umae ...] [--out runs/study]
 
-DATA is a folder with train/ and test/ of class folders, or CIFAR-10's binary archive. Run again, it goes on where it
-stopped; finished runs are only read. The table goes to the screen and to OUT/table.md. What else the runs are good for
-(fine-tuning beside training from scratch, the paper's probe) is what `judge_study.py OUT/*-*-*` measures.
+DATA is a folder with train/ and test/ of class folders, CIFAR-10's binary archive, or `digits`, on which each method
+has the settings of its recipe (`..._tiny_digits`). Run again, it goes on where it stopped; finished runs are only read.
+The table goes to the screen and to OUT/table.md. What else the runs are good for (fine-tuning beside training from
+scratch, the paper's probe) is what `judge_study.py OUT/*-*-*` measures.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ import torch
 
 from mrp import api
 from mrp.config import Tree, build
+from mrp.evaluate.statistics import between_seeds
 from mrp.monitor.metrics import METRICS, read_lines
-from mrp.run import Run
+from mrp.run import Run, load
 from mrp.train import train
 
 DECODER = {"width": 64, "depth": 2, "heads": 4}
@@ -28,6 +30,12 @@ DECODER = {"width": 64, "depth": 2, "heads": 4}
 TEACHER = {"decay": 0.99, "last": 0.999, "steps": 1000}
 METHODS: dict[str, dict[str, Any]] = {
     "mae": {"name": "mae", "decoder": DECODER},
+    "muon": {"name": "mae", "decoder": DECODER},
+    "sigreg": {"name": "mae", "decoder": DECODER, "uniformity": {"weight": 0.02, "kind": "sigreg"}},
+    "pixio": {"name": "mae", "mask_unit": 8, "decoder": DECODER | {"depth": 4}},
+    "crossmae": {"name": "crossmae", "decoder": DECODER},
+    "ijepa": {"name": "ijepa", "predictor": {"width": 48, "depth": 2}, "teacher": TEACHER},
+    "maskfeat": {"name": "maskfeat", "smallest_block": 4, "cell": 4},
     "umae": {"name": "mae", "decoder": DECODER, "uniformity": 0.01},
     "simmim": {"name": "simmim", "mask_unit": 8},
     "usimmim": {"name": "simmim", "mask_unit": 8, "uniformity": 0.01},
@@ -43,7 +51,14 @@ METHODS: dict[str, dict[str, Any]] = {
     "supervised": {"name": "classify", "classes": 10, "pool": "cls"},
 }
 BACKBONE = {"width": 96, "depth": 6, "heads": 3, "patch": 4}
-OFFICIAL = {"data2vec2": {"norm": "post"}}  # what a method's backbone has besides
+# What a method's backbone and its optimizer have besides.
+OFFICIAL: dict[str, dict[str, Any]] = {
+    "data2vec2": {"norm": "post"},
+    "ijepa": {"class_token": False},
+    "pixio": {"positions": "learned", "registers": 3},
+}
+OPTIM = {"muon": {"name": "muon"}}
+RECIPES = {"mae": "demo", "muon": "mae_muon_tiny_digits", "sigreg": "mae_sigreg_tiny_digits"}  # on digits; others: NAME
 COLUMNS = {
     "loss": ("loss", "{:.3f}"),
     "features/rank_me": ("effective rank", "{:.1f}"),
@@ -54,10 +69,15 @@ COLUMNS = {
     "knn": ("kNN %", "{:.1f}"),
     "minutes": ("CPU min", "{:.0f}"),
 }
+BESIDE = ("linear", "knn")
 
 
 def make_run(method: str, data: Path, epochs: int, seed: int) -> Run:
     """The recipe of one row: all share the backbone, the data, the batch and the schedule."""
+    if str(data) == "digits":
+        words = [f"length={epochs} epochs", f"optim.warmup={max(1, epochs // 10)} epochs", f"seed={seed}"]
+        words += [f"diagnose={{every: {epochs} epochs, images: 256}}", f"checkpoint.every={epochs} epochs"]
+        return load(RECIPES.get(method, f"{method}_tiny_digits"), words)
     folder = data.is_dir() and (data / "train").is_dir()
     values = {
         "objective": METHODS[method],
@@ -72,7 +92,7 @@ def make_run(method: str, data: Path, epochs: int, seed: int) -> Run:
         },
         "batch": 256,
         "length": f"{epochs} epochs",
-        "optim": {"lr": 1.5e-3, "warmup": "1 epoch", "weight_decay": 0.05},
+        "optim": {"lr": 1.5e-3, "warmup": "1 epoch", "weight_decay": 0.05} | OPTIM.get(method, {}),
         "precision": "fp32",
         "seed": seed,
         "diagnose": {"every": "1 epoch", "images": 2048},
@@ -121,11 +141,9 @@ def earlier_rows(out: Path) -> dict[str, list[dict[str, float]]]:
 
 
 def table(rows: dict[str, list[dict[str, float]]]) -> str:
-    """Means over seeds, with the range where there are several, as Markdown."""
-    lines = [
-        "| method | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
-    ]
+    """Means over seeds, with the range where there are several, and accuracies beside MAE's, as Markdown."""
+    titles = [title for title, _ in COLUMNS.values()] + [f"{COLUMNS[name][0]}, less MAE's" for name in BESIDE]
+    lines = ["| method | " + " | ".join(titles) + " |", "|---" * (len(titles) + 1) + "|"]
     for method, seeds in rows.items():
         cells = []
         for name, (_, form) in COLUMNS.items():
@@ -133,6 +151,11 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
             mean = form.format(sum(values) / len(values)) if values else "-"
             spread = f" ({form.format(min(values))} to {form.format(max(values))})" if len(values) > 1 else ""
             cells.append(mean + spread)
+        mae = rows.get(f"mae,{method.partition(',')[2]}", [])
+        for name in BESIDE:  # Welch's interval over seeds
+            ours, theirs = ([row[name] for row in found] for found in (seeds, mae))
+            found = between_seeds(ours, theirs) if min(len(ours), len(theirs)) > 1 and seeds is not mae else None
+            cells.append("-" if found is None else f"{found.value:+.1f} ({found.low:+.1f} to {found.high:+.1f})")
         lines.append(f"| {method} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.optim.config import Beta, Section
+from mrp.optimizers.adamw import Optimizer as AdamW
 from mrp.schedules import main_value
 from mrp.tensors import laid_out_like, local_part, whole
 
@@ -41,7 +42,12 @@ class Optimizer(torch.optim.AdamW):
     nothing changes. A sharded matrix is gathered for as long as its direction is computed; its state stays sharded.
     """
 
-    state_names = ("gradient_average", "step", "exp_avg", "exp_avg_sq")
+    state_names = ("gradient_average", *AdamW.state_names)
+
+    @staticmethod
+    def state_names_of(name: str, parameter: Tensor) -> tuple[str, ...]:
+        """Returns the names of a parameter's state, by the name that it has in the model."""
+        return ("gradient_average",) if _layer(name, parameter) else AdamW.state_names
 
     def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
         divided = [part for group in groups for part in _divided(group)]
@@ -97,15 +103,21 @@ def orthogonalised(matrices: Tensor, iterations: int, dtype: torch.dtype) -> Ten
     return x.mT if tall else x
 
 
+def _layer(name: str, parameter: Tensor) -> str | None:
+    """Returns the name of the layer whose weight a parameter is, if it is a matrix of a block."""
+    found = _MATRIX.search(name) if parameter.ndim == 2 else None
+    return None if found is None else found[1]
+
+
 def _divided(group: dict[str, Any]) -> list[dict[str, Any]]:
     """Returns the matrices of blocks in a group, and what else it has, as far as there are any."""
     members = list(zip(group["param_names"], group["params"], strict=True))
-    found = {name: layer[1] for name, p in members if p.ndim == 2 and (layer := _MATRIX.search(name))}
+    found = {name: layer for name, p in members if (layer := _layer(name, p))}
     ours = [(name, parameter) for name, parameter in members if name in found]
     rest = [(name, parameter) for name, parameter in members if name not in found]
     stacked = [_STACKED.get(found[name], 1) for name, _ in ours]
     parts = [
         group | {"params": ours, "stacked": stacked, "state_names": ("gradient_average",)},
-        group | {"params": rest, "state_names": ("step", "exp_avg", "exp_avg_sq")},
+        group | {"params": rest, "state_names": AdamW.state_names},
     ]
     return [part for part in parts if part["params"]]

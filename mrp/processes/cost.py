@@ -40,10 +40,11 @@ class Cost:
     forward_flops: int  # per image
     training_flops: int  # per image, forward and backward
     activation_bytes: int  # per image, kept for the backward pass
+    moments: float = 2.0  # numbers that the optimizer keeps per trained parameter, on average
 
     def memory(self, micro_batch: int) -> int:
-        """Returns an estimate of a training process's bytes: weights, gradients, two moments and activations."""
-        state = 4 * (self.parameters + 3 * self.trainable)
+        """Returns an estimate of a training process's bytes: weights, gradients, moments and activations."""
+        state = 4 * (self.parameters + (1 + self.moments) * self.trainable)
         return int(state + _OVERHEAD * micro_batch * self.activation_bytes)
 
     def micro_batch(self, share: int, memory: int, inseparable: int = 1) -> int:

@@ -102,6 +102,19 @@ def test_recomputed_activations_are_not_counted() -> None:
     )
 
 
+@pytest.mark.parametrize("name", ["adamw", "muon", "lars"])
+def test_moments_are_those_that_the_optimizer_keeps(name: str) -> None:
+    run = load("demo", [f"optim.name={name}", "backbone.depth=2"])
+    step = build_step(run)
+    optimizer = build_optimizer(run.optim, step)
+    step(batch(run, 4)).loss.backward()
+    optimizer.step()
+    kept = sum(tensor.numel() for state in optimizer.state.values() for key, tensor in state.items() if key != "step")
+    cost = measure_cost(run)
+    assert cost.moments * cost.trainable == pytest.approx(kept)
+    assert (cost.moments < 2) is (name != "adamw")
+
+
 @pytest.mark.parametrize("images", [4, 256])  # most of it is for the weights, or for the activations
 def test_memory_is_that_of_a_real_process(images: int) -> None:
     run = load("demo")
