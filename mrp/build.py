@@ -21,9 +21,10 @@ from mrp.interop.runs import locate
 from mrp.methodkit import Objective
 from mrp.models.vit import build as build_backbone
 from mrp.objectives import OBJECTIVES
+from mrp.optim.config import ADAMW_STATE
 from mrp.optim.config import Section as OptimizerSection
 from mrp.optim.groups import groups
-from mrp.optimizers import OPTIMIZERS, adamw
+from mrp.optimizers import OPTIMIZERS
 from mrp.prepare.mixing import Erase, Mix
 from mrp.processes.cost import Cost, measure, reported_names
 from mrp.run import Run, find_recipe, load
@@ -76,7 +77,7 @@ def measure_cost(run: Run) -> Cost:
 def _moments(section: OptimizerSection, module: nn.Module) -> float:
     """Returns how many numbers an optimizer keeps per trained parameter; of one that does not say so, AdamW's two."""
     kind: Any = OPTIMIZERS.find(section.name).Optimizer
-    usual = getattr(kind, "state_names", adamw.Optimizer.state_names)
+    usual = getattr(kind, "state_names", ADAMW_STATE)
     names_of = getattr(kind, "state_names_of", lambda name, parameter: usual)
     trained = [(name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad]
     kept = sum(p.numel() * len(set(names_of(name, p)) - {"step"}) for name, p in trained)

@@ -11,6 +11,7 @@ from mrp.config import Duration, Node
 from mrp.schedules import Length, NonNegative, Positive, Schedule, half_cosine, main_value, stepwise
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter
 
 
 class Section(Node):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from pydantic import Field
 
-from mrp.optim.config import Beta, Section
+from mrp.optim.config import ADAMW_STATE, Beta, Section
 from mrp.schedules import main_value
 
 
@@ -22,7 +22,7 @@ class Config(Section):
 class Optimizer(torch.optim.AdamW):
     """torch's AdamW; while `found_inf` (on the device) is set nothing changes, and the host never waits."""
 
-    state_names = ("step", "exp_avg", "exp_avg_sq")
+    state_names = ADAMW_STATE
 
     def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
         super().__init__(groups, lr=main_value(config.lr), betas=config.betas, eps=config.eps, fused=True)

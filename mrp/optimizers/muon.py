@@ -11,8 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mrp.config import ConfigError
-from mrp.optim.config import Beta, Section
-from mrp.optimizers.adamw import Optimizer as AdamW
+from mrp.optim.config import ADAMW_STATE, Beta, Section
 from mrp.schedules import main_value
 from mrp.tensors import laid_out_like, local_part, whole
 
@@ -42,12 +41,12 @@ class Optimizer(torch.optim.AdamW):
     nothing changes. A sharded matrix is gathered for as long as its direction is computed; its state stays sharded.
     """
 
-    state_names = ("gradient_average", *AdamW.state_names)
+    state_names = ("gradient_average", *ADAMW_STATE)
 
     @staticmethod
     def state_names_of(name: str, parameter: Tensor) -> tuple[str, ...]:
         """Returns the names of a parameter's state, by the name that it has in the model."""
-        return ("gradient_average",) if _layer(name, parameter) else AdamW.state_names
+        return ("gradient_average",) if _layer(name, parameter) else ADAMW_STATE
 
     def __init__(self, groups: list[dict[str, Any]], config: Config) -> None:
         divided = [part for group in groups for part in _divided(group)]
@@ -118,6 +117,6 @@ def _divided(group: dict[str, Any]) -> list[dict[str, Any]]:
     stacked = [_STACKED.get(found[name], 1) for name, _ in ours]
     parts = [
         group | {"params": ours, "stacked": stacked, "state_names": ("gradient_average",)},
-        group | {"params": rest, "state_names": AdamW.state_names},
+        group | {"params": rest, "state_names": ADAMW_STATE},
     ]
     return [part for part in parts if part["params"]]
