@@ -279,16 +279,14 @@ def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[s
 
 def plan(
     checkpoint: str, data: str, folder: Path, method: str | None = None, processes: int = 1, words: Sequence[str] = ()
-) -> list[Choice]:
-    """Decides everything, and writes it into the folder as a recipe, unless a plan for the same is there already."""
+) -> list[Choice] | None:
+    """Decides everything, and writes it as a recipe into the folder; None where a plan for the same is there."""
     asked = {"checkpoint": checkpoint, "data": data, "method": method}
     if (folder / PLAN).is_file():
-        told = result(folder)
-        if told.get("asked") != asked:
-            raise ConfigError(
-                f"{folder / PLAN}: is a plan for {told.get('asked')}; give another folder with --out, or remove it"
-            )
-        return [Choice(**one) for one in told["choices"]]
+        before = result(folder).get("asked")
+        if before != asked:
+            raise ConfigError(f"{folder / PLAN}: is a plan for {before}; give another folder with --out, or remove it")
+        return None
     if folder.is_dir() and {entry.name for entry in folder.iterdir()} - {LIST, RESULT, BEFORE}:
         raise ConfigError(f"{folder}: is not empty and holds no {PLAN}; choose another folder with --out FOLDER")
     given = overridden(Tree({}, {}), words).values.get("data") or {}

@@ -42,7 +42,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def sections(choices: list[adapting.Choice]) -> dict[str, Any]:
+def sections(choices: list[adapting.Choice] | None) -> dict[str, Any]:
+    assert choices is not None
     return {one.key: one.value for one in choices}
 
 
@@ -168,10 +169,10 @@ def test_a_further_image_moves_none_to_the_other_side(images: Path, tmp_path: Pa
 
 def test_a_plan_is_made_once_and_for_one_thing(images: Path, tmp_path: Path, make: Make) -> None:
     run, out = make("mae"), tmp_path / "out"
-    first = plan(str(run), str(images), out)
+    assert plan(str(run), str(images), out)
     text = (out / PLAN).read_text().replace("batch: 16", "batch: 8")
     (out / PLAN).write_text(text)
-    assert sections(plan(str(run), str(images), out)) == sections(first)
+    assert plan(str(run), str(images), out) is None
     assert load(out / PLAN).batch == 8  # what was changed by hand stays
     with pytest.raises(ConfigError, match=r"is a plan for .*; give another folder with --out"):
         plan(str(run), str(images / "a"), out)

@@ -103,9 +103,11 @@ class Verdict:
         first = self.changes[0]
         why = {BETTER: "excludes 0", WORSE: "excludes 0", NO_BETTER: "contains 0"}[first.word]
         points = " points" if first.share else ""
+        worse = [change.title for change in self.changes[1:] if change.word == WORSE and first.word != WORSE]
         return (
             f"{first.word}: {first.title} on {self.images:,} held-out images was {first.values}: "
             f"{first.interval.replace(' (', f'{points} (95 % interval ')}, which {why}"
+            + (f"; worse became {', '.join(worse)}" if worse else "")
         )
 
     def plain(self) -> dict[str, Any]:
@@ -123,9 +125,10 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     train, test = open_source(run, "train"), open_source(run, "test")
     words = run.data.model_dump(mode="json", include={"train", "test"})
     data = Data("held-out images", {"train": words["train"], "size": list(run.data.shape)}, (Test("", words["test"]),))
-    labelled = len(train.classes) > 1 and test.classes == train.classes
+    labelled = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}
+    evaluators = _evaluators(run, weights[-1], labelled)
     changes, notes = list[Change](), list[str]()
-    for evaluator, options in _evaluators(run, weights[-1], labelled).items():
+    for evaluator, options in evaluators.items():
         task = Task(evaluator, options, data.name, "", "", {"": "mrp adapt"})
         plan = Plan("adapt", {data.name: data}, (task,))
         try:
@@ -134,9 +137,9 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
             notes.append(f"{evaluator} is left out: {error}")
             continue
         changes += changes_of(plan, judged) if len(judged) > 1 else []
-    changes.sort(
-        key=lambda change: [*DIRECTIONS].index(key) if (key := change.name.rpartition("/")[2]) in DIRECTIONS else 0
-    )
+    if len(notes) == len(evaluators):
+        raise ConfigError(f"nothing can be measured on the held-out images: {'; '.join(notes)}")
+    changes.sort(key=lambda change: [*DIRECTIONS].index(change.number) if change.number in DIRECTIONS else 0)
     if not labelled:
         notes.append(
             "There are no labels: how features spread is a sign, and no proof, of what they are good for. For an "

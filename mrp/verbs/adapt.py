@@ -91,8 +91,10 @@ def run(options: argparse.Namespace) -> None:
         _print(found, folder)
 
 
-def _show(choices: list[Choice], file: Path) -> None:
-    """Prints each choice and its reason."""
+def _show(choices: list[Choice] | None, file: Path) -> None:
+    """Prints each choice and its reason, where they have just been made."""
+    if choices is None:
+        return print(f"goes on with {file}", flush=True)
     for one in choices:
         print(one.yaml)
         print(*(f"    {line}" for line in textwrap.wrap(one.why, 110)), sep="\n")

@@ -131,3 +131,18 @@ def test_what_the_doctor_finds_ends_it_before_it_trains(
     assert ended.value.code == 2
     assert "adapt.yaml: 1 error" in capsys.readouterr().err
     assert not (tmp_path / "out" / "after").exists()
+
+
+def test_nothing_is_trained_where_nothing_could_be_measured(
+    images: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = flat(images, tmp_path / "flat")
+    test = flat(images, tmp_path / "test")
+    for path in test.glob("*"):
+        path.write_bytes(b"")
+    command = ["adapt", str(make("mae")), str(data), "--out", str(tmp_path / "out"), *WORDS, f"data.test={test}"]
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert "nothing can be measured on the held-out images: geometry is left out" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "after").exists()

@@ -31,7 +31,7 @@ def test_the_first_number_is_the_verdict_in_one_sentence() -> None:
     assert verdict.word == "better"
     assert verdict.sentence == (
         "better: linear probe on 400 held-out images was 50.0 % before, 52.0 % after: +2.0 points (95 % interval "
-        "+1.0 to +3.0), which excludes 0"
+        "+1.0 to +3.0), which excludes 0; worse became linear probe"
     )
     assert "contains 0" in Verdict((change(-0.01, 0.03),), 400).sentence
     assert Verdict((change(-0.03, -0.01),), 400).sentence.startswith("worse: ")
