@@ -50,6 +50,9 @@ class Machine(Node):
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = (
         "auto"  # images that a process takes through the model at once
     )
+    # Whether the training images are decoded once and held in the memory of the device. auto: where they take less than
+    # a sixteenth of it, the run goes through them more than once, and data.augment is known there.
+    resident: Literal["auto", "yes", "no"] = "auto"
     cache: CacheConfig = CacheConfig()  # of remote shards
     watchdog: float | None = Field(600, gt=0)  # seconds without progress after which it is said who waits for whom
     give_up: float | None = Field(None, gt=0)  # seconds without progress after which the process ends itself

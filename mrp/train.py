@@ -17,15 +17,14 @@ from torch import Tensor
 from mrp.batch import Batch, Output
 from mrp.build import open_source
 from mrp.config import Stopped
-from mrp.data.augment import View
 from mrp.data.balance import balance_warning
-from mrp.data.loader import Loader
 from mrp.data.mixtures import Mixed
 from mrp.data.workers import prepare_workers
 from mrp.evaluate.contract import Result, Setting, Training
 from mrp.evaluate.schedule import Evaluators
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import scheduled
+from mrp.feeding import open_loader
 from mrp.files import write_atomically
 from mrp.folder import CLASSES
 from mrp.monitor.metrics import INTERRUPTED
@@ -207,16 +206,6 @@ def measure(done: Update, session: Session) -> dict[str, float]:
         | {"gradient_norm": float(done.gradient_norm)}
         | dict(zip(used, most, strict=True))
     )
-
-
-def open_loader(job: Job, state: State, session: Session) -> Loader:
-    """Returns this process's share of the training batches."""
-    return Loader(
-        job.source, job.order, View(job.run.data, train=True), group=job.plan.division.group,
-        micro_batch=job.plan.micro_batch, rank=session.rank, world=session.processes,
-        workers=job.run.machine.workers_among(session.processes), pin_memory=session.device.type == "cuda",
-        quarantine=state.quarantine,
-    )  # fmt: skip
 
 
 def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:

@@ -58,6 +58,7 @@ FLOORS = (
     "model",
     "session",
     "state",
+    "feeding",
     "train",
     "replay",
     "probing",

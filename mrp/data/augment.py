@@ -19,7 +19,7 @@ from mrp.data.source import RawImage
 from mrp.data.turbojpeg import Box
 
 _ATTEMPTS = 10
-_DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
+DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
 
 
 class View:
@@ -79,7 +79,7 @@ def _around(boxes: list[Box]) -> Box:
 
 def uniforms(key: int) -> list[float]:
     """Returns the numbers in [0, 1) that belong to a key: one for the flip, then four for each attempt at a crop."""
-    words = order.mix(_DRAWS ^ np.uint64(key))
+    words = order.mix(DRAWS ^ np.uint64(key))
     numbers: list[float] = ((words >> np.uint64(11)) * 2.0**-53).tolist()
     return numbers
 
@@ -124,13 +124,14 @@ def resize(image: Tensor, size: Size) -> Tensor:
     if image.shape[1:] == size:
         return image
     if image.dtype == torch.uint16:
-        return _interpolate(image.float(), size).round().clamp(0, 0xFFFF).to(torch.uint16)
-    return _interpolate(image, size)
+        return interpolate(image[None].float(), size)[0].round().clamp(0, 0xFFFF).to(torch.uint16)
+    return interpolate(image[None], size)[0]
 
 
-def _interpolate(image: Tensor, size: Size) -> Tensor:
-    pixels = image[None].contiguous(memory_format=torch.channels_last)  # torch's fast path, also after a crop
-    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)[0]
+def interpolate(images: Tensor, size: Size) -> Tensor:
+    """Returns images (B C H W) at another size, antialiased and bicubic."""
+    pixels = images.contiguous(memory_format=torch.channels_last)  # torch's fast path, also after a crop
+    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
 
 
 def covering(size: Size, area: Size) -> Size:

@@ -115,7 +115,7 @@ class Batches(Dataset[Result | WorkerError]):
         rows = self.plan.rows(number)
         bad: list[Bad] = []
         try:
-            pairs = [self._read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
+            pairs = [self.read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
         except ConfigError as error:
             return WorkerError(str(error))
         except (MemoryError, RuntimeError) as error:
@@ -131,7 +131,7 @@ class Batches(Dataset[Result | WorkerError]):
         places = None if rows.places is None else torch.from_numpy(np.tile(rows.places, len(rows.keys)))
         return Result(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step), places), bad)
 
-    def _read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
+    def read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
         """Returns the sample under each key; one that is intact but no image is replaced by the next good one."""
         candidate, tried = sample, set[int]()
         while candidate not in tried:

@@ -15,7 +15,7 @@ from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.batches import Batches, EvaluationPlan, TrainingPlan
 from mrp.data.mixtures import Mixed
-from mrp.data.order import Order, share
+from mrp.data.order import Ints, Order, share
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
 from mrp.data.storage.cache import Prefetch
@@ -39,10 +39,8 @@ class Loader:
         pin_memory: bool,
         quarantine: Quarantine | None = None,
     ) -> None:
-        group, taken = group // view.views, micro_batch // view.views  # in samples from here on
-        assert order.batch % group == group % (taken * world) == 0, "derived when the run was resolved"
-        self.accumulation = order.batch // (taken * world)
-        places = share(order.batch, group, rank, world).reshape(self.accumulation, taken)
+        places = divided(order, view.views, group, micro_batch, rank, world)
+        self.accumulation = len(places)
         self._source, self._order, self._places = source, order, places.reshape(-1)
         self._quarantine = Quarantine() if quarantine is None else quarantine
         self._numbers = Numbers(range(0))
@@ -80,6 +78,13 @@ class Loader:
     def close(self) -> None:
         """Ends the worker processes; another span would start new ones."""
         self._batches = self._open()
+
+
+def divided(order: Order | Mixed, views: int, group: int, micro_batch: int, rank: int, world: int) -> Ints:
+    """Returns the places of the global batch that a rank takes, one row per micro-batch; numbers are of images."""
+    group, taken = group // views, micro_batch // views  # in samples from here on
+    assert order.batch % group == group % (taken * world) == 0, "derived when the run was resolved"
+    return share(order.batch, group, rank, world).reshape(-1, taken)
 
 
 class EvalLoader:

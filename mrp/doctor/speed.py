@@ -5,8 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -14,13 +13,19 @@ from mrp.batch import Batch, Output
 from mrp.build import build_optimizer, build_step
 from mrp.data.augment import View
 from mrp.data.loader import Loader
+from mrp.data.order import Order
+from mrp.data.quarantine import Quarantine
+from mrp.data.resident import ResidentLoader
+from mrp.data.subset import evenly_spaced
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, ok, warning
+from mrp.feeding import holding
 from mrp.plan import inseparable, threads
 from mrp.processes.threads import limited
 from mrp.processes.transfer import Transfer
 from mrp.processes.wrapping import clip, is_compiled
 
+_HELD = 2048  # images that are decoded to measure how fast they are taken from memory
 _SECONDS = 3.0  # of each of the three measurements, and at least one micro-batch
 _WORK = 3e10  # FLOPs of a micro-batch on a CPU that are enough to be measured: about a second
 _AHEAD = 3  # batches of each worker that may be there at once: two that wait, and one that is being made
@@ -77,25 +82,21 @@ def judge(speed: Speed) -> Finding:
 def measure(case: Case, seconds: float = _SECONDS) -> Speed:
     """Measures some seconds of each, on the run's own data, model and optimizer."""
     run, plan, device = case.run, case.plan, case.machine.device
-    loader = partial(
-        Loader, case.source, case.order, View(run.data, train=True), group=plan.division.group, rank=0,
-        world=plan.processes, pin_memory=device.type == "cuda",
-    )  # fmt: skip
     with limited(threads(run, plan.micro_batch, device)):
         training = _Training(case)
         taken = plan.micro_batch if device.type == "cuda" else _short_enough(case)
         training.accumulation = run.batch // plan.processes // taken
-        opened = loader(workers=case.workers, micro_batch=taken)
+        opened, workers = _opened(case, taken)
         batches = opened.micro_batches()
         try:
             batch = next(batches)
-            for _ in range(_AHEAD * case.workers):  # what the workers have made before anyone asks
+            for _ in range(_AHEAD * workers):  # what the workers have made before anyone asks
                 next(batches)
             alone = [_timed(lambda: next(batches)) for _ in _enough(seconds)]
             if training.compiled:
                 training.update(batch)
             steps = [_timed(lambda: training.update(batch)) for _ in _enough(seconds)]
-            for _ in range(_AHEAD * case.workers):  # what they have made in the meantime
+            for _ in range(_AHEAD * workers):  # what they have made in the meantime
                 next(batches)
             waits, both = list[float](), list[float]()
             for _ in _enough(seconds):
@@ -107,11 +108,27 @@ def measure(case: Case, seconds: float = _SECONDS) -> Speed:
         finally:
             batches.close()
             opened.close()
-    turn = max(1, case.workers)  # workers end their batches almost at once, and then none for a while
+    turn = max(1, workers)  # workers end their batches almost at once, and then none for a while
     waiting = [
         sum(waits[start : start + turn]) / sum(both[start : start + turn]) for start in range(0, len(both), turn)
     ]
     return Speed(_rate(alone, taken, turn), _rate(steps, taken), _rate(both, taken), statistics.median(waiting))
+
+
+def _opened(case: Case, micro_batch: int) -> tuple[Loader | ResidentLoader, int]:
+    """Returns what gives the run its batches, and how many workers it has; of images in memory some stand for all."""
+    run, plan, device = case.run, case.plan, case.machine.device
+    share = {"group": plan.division.group, "micro_batch": micro_batch, "rank": 0, "world": plan.processes}
+    found = holding(run, plan, case.source, case.machine.memory)
+    if found is None:
+        view, pinned = View(run.data, train=True), device.type == "cuda"
+        return Loader(case.source, case.order, view, **share, workers=case.workers, pin_memory=pinned), case.workers
+    few = evenly_spaced(case.source, min(len(case.source), max(run.batch, _HELD)))
+    found = replace(found, source=few)
+    memory = torch.empty(found.bytes, dtype=torch.uint8)
+    found.decode(memory, Quarantine(run.data.damaged), workers=0)
+    order = Order(len(few), run.batch // run.data.views, run.seed)
+    return ResidentLoader(found.in_memory(memory).to(device), order, run.data, **share), 0
 
 
 class _Training:

@@ -23,7 +23,7 @@ STALLED = 4  # the exit code of a process that has been given up
 WAITS = "waits for a batch"
 # In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
-    "opens the data", "builds the model", WAITS, "computes", "measures", "evaluates", "saves", "ends",
+    "opens the data", "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
 _BEAT = 10.0  # seconds between two heartbeats of the first process, by which others see whether a run is alive

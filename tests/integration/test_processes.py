@@ -72,7 +72,11 @@ def curve(folder: Path) -> np.ndarray:
     return np.array([[line["step"], line["loss"], line["gradient_norm"]] for line in lines])
 
 
-@pytest.mark.parametrize("more", [[], ["machine.micro_batch=8"]], ids=["whole", "accumulated"])
+@pytest.mark.parametrize(
+    "more",
+    [[], ["machine.micro_batch=8", "machine.resident=yes"]],
+    ids=["whole", "accumulated and images held in memory"],
+)
 def test_two_processes_train_as_one(one_process: Path, tmp_path: Path, more: list[str]) -> None:
     folder = tmp_path / "two"
     assert launch(2, ["pretrain", *RECIPE, *more, "--folder", str(folder), "--processes", "2"]) == 0

@@ -68,7 +68,8 @@ def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -
     folder = tmp_path / "run"
     kills = 0
     while kills < 6:
-        process = start(folder, *(["machine.workers=2"] if kills % 2 else []))
+        # In turn with images that are held in memory, as `auto` has it here, and read anew by workers.
+        process = start(folder, *(["machine.workers=2", "machine.resident=no"] if kills % 2 else []))
         # Wait until it has come a little further than last time, then strike at a random moment.
         target = newest(folder) + generator.randrange(2, 7)
         while process.is_alive() and newest(folder) < target:
@@ -93,7 +94,9 @@ def test_a_complete_run_is_left_alone(undisturbed: Path, capsys: pytest.CaptureF
 
 
 def test_neither_workers_nor_the_pace_of_saving_change_anything(undisturbed: Path, tmp_path: Path) -> None:
-    finish(tmp_path / "run", "machine.workers=3", "checkpoint.every=1 epoch", "checkpoint.keep=1")
+    finish(
+        tmp_path / "run", "machine.workers=3", "machine.resident=no", "checkpoint.every=1 epoch", "checkpoint.keep=1"
+    )
     theirs, ours = content(undisturbed), content(tmp_path / "run")
     assert ours == theirs
     assert len(checkpoints.listed(tmp_path / "run")) == 1
