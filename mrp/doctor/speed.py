@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -118,7 +119,8 @@ def measure(case: Case, seconds: float = _SECONDS) -> Speed:
 def _opened(case: Case, micro_batch: int) -> tuple[Loader | ResidentLoader, int]:
     """Returns what gives the run its batches, and how many workers it has; of images in memory some stand for all."""
     run, plan, device = case.run, case.plan, case.machine.device
-    share = {"group": plan.division.group, "micro_batch": micro_batch, "rank": 0, "world": plan.processes}
+    division = plan.division
+    share: dict[str, Any] = {"group": division.group, "micro_batch": micro_batch, "rank": 0, "world": plan.processes}
     found = holding(run, plan, case.source, case.machine.memory)
     if found is None:
         view, pinned = View(run.data, train=True), device.type == "cuda"

@@ -153,7 +153,7 @@ class Source(digits.Source):
 
 def test_a_slow_source_is_measured_to_starve_the_step(tmp_path: Path) -> None:
     (tmp_path / "sleepy.py").write_text(SLEEPY)
-    patient = case("demo", "batch=4", f"data.train={{name: {tmp_path}/sleepy.py}}", speed=None)
+    patient = case("demo", "batch=4", "machine.resident=no", f"data.train={{name: {tmp_path}/sleepy.py}}", speed=None)
     slow = speed.measure(patient, seconds=0)
     assert speed.judge(slow).level == "warning"
     assert slow.loader.median <= 1 / 0.3
@@ -161,12 +161,17 @@ def test_a_slow_source_is_measured_to_starve_the_step(tmp_path: Path) -> None:
 
 
 def test_speed_is_measured_with_the_workers_of_the_recipe() -> None:
-    patient = case("demo", "machine.workers=1", speed=None)
+    patient = case("demo", "machine.workers=1", "machine.resident=no", speed=None)
     (found,) = (finding for finding in speed.throughput(patient))
     assert patient.speed is not None
     for rate in (patient.speed.loader, patient.speed.step, patient.speed.both):
         assert 0 < rate.low <= rate.median <= rate.high
         assert str(rate) in found.found
+
+
+def test_images_that_the_run_holds_in_memory_are_measured_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "Loader", None)
+    assert speed.measure(case("demo"), seconds=0).loader.count == 1
 
 
 LABELS = """

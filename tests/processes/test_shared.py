@@ -57,6 +57,6 @@ print(f"filled {sum(filled_here)} shared {memory[0] == 9}", flush=True)
 def test_two_processes_share_what_one_fills(case: str, said: list[str], tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", program, case]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=LONG, check=False)
+    two = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    done = subprocess.run([*two, str(program), case], capture_output=True, text=True, timeout=LONG, check=False)
     assert sorted(done.stdout.splitlines()) == said, done.stderr
