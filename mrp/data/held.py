@@ -17,7 +17,7 @@ from mrp.data.batches import Batches, EvaluationPlan
 from mrp.data.config import Config, Crop, Resize, Size
 from mrp.data.decode import UnfitError, decode
 from mrp.data.quarantine import Bad, Quarantine
-from mrp.data.source import Pixels, Source
+from mrp.data.source import RawImage, Source
 from mrp.data.workers import Numbers, received, torch_loader
 
 _AT_ONCE = 256  # samples that a worker decodes before it hands them over
@@ -39,6 +39,8 @@ class Held(NamedTuple):
 def held_size(source: Source, config: Config) -> Size:
     """Returns the size in which images are held, or refuses data that cannot be, by their first image."""
     augment = config.augment
+    if source.partial:
+        raise ConfigError("samples of data.train may lack channels, which is not known on the device")
     if isinstance(augment, Resize):
         return config.shape
     if not isinstance(augment, Crop) or augment.jitter or augment.rand is not None:
@@ -105,11 +107,11 @@ class _Whole(View):
         self.wanted = size
         self.size = size or self.size
 
-    def decoded(self, data: bytes | Pixels, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
+    def decoded(self, data: RawImage, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
         """Returns the image once: whole for crops, else resized."""
         image = decode(data, self.channels)
         if image.dtype != torch.uint8:
-            raise UnfitError("an image of 16 bits, and images of 8 bits alone are held in memory")
+            raise UnfitError("not of 8 bits, as images that are held in memory have to be")
         if not isinstance(self.augment, Crop):
             return [resize(image, self.size)]
         size = (image.shape[1], image.shape[2])

@@ -160,7 +160,7 @@ def test_what_is_no_image_is_replaced_and_noted_as_in_training() -> None:
         hold(source, data, Quarantine(2))
 
 
-def test_what_cannot_be_held_is_refused_with_its_reason(tmp_path: Path) -> None:
+def test_what_cannot_be_held_is_refused_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number, side in enumerate((20, 20, 24)):
         Image.fromarray(np.zeros((side, 20, 3), np.uint8)).save(tmp_path / f"{number}.png")
     source = open_source(str(tmp_path), "train")
@@ -170,5 +170,8 @@ def test_what_cannot_be_held_is_refused_with_its_reason(tmp_path: Path) -> None:
     with refused(match=r"only resize, and crop without jitter and rand"):
         hold(source, config(augment={"name": "crop", "jitter": 0.4}))
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "0.png")
-    with refused(match=r"0\.png: an image of 16 bits"):
+    with refused(match=r"0\.png: not of 8 bits"):
         hold(source, config(channels=1))
+    monkeypatch.setattr(type(source), "partial", True)
+    with refused(match="may lack channels"):
+        hold(source, config())
