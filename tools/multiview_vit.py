@@ -42,6 +42,7 @@ METHODS = {
 }
 OPTIMIZERS = {"adamw": "optim.lr=1e-3", "sgd": "optim={name: sgd, lr: 0.05}"}  # of classification
 TESTS = {False: ("test_multi", "test_single"), True: ("test_multi", "test_pattern", "test_photograph")}
+NETWORK = {False: "width: 64, depth: 4", True: "width: 48, depth: 3"}
 ALONE = "scratch, photographs alone"  # what could be learned of them
 MAPPED = 200  # images whose class-activation maps are looked at
 
@@ -92,9 +93,9 @@ class Plan:
         return [
             f"data={{train: {images / split}, test: {images / 'test_multi'}, size: {size}, channels: 3, mean: 0.5, "
             "std: 0.25, augment: resize}",
-            f"backbone={{width: 64, depth: 4, heads: 4, patch: {side}, positions: sincos}}",
-            f"batch={batch}", f"seed={self.constants.seed}", "checkpoint={every: 1000 epochs, keep: 1}",
-            "diagnose.every=0 steps",
+            f"backbone={{{NETWORK[self.planted is not None]}, heads: 4, patch: {side}, positions: sincos}}",
+            f"batch={batch}", f"seed={self.constants.seed}", "diagnose.every=0 steps",
+            "checkpoint={every: 1000 epochs, keep: 1, asynchronous: false}",
         ]  # fmt: skip
 
 
