@@ -213,12 +213,12 @@ def test_a_sweep_at_other_constants_is_not_counted_beside_results_at_the_default
     written(tmp_path / "lab/multiview/sweep_mu.json", small)
     row = row_of(tmp_path, "The same if patches are reconstructed")
     assert "captured share: 1 (5 seeds, mu = 0.02)" in row
-    assert "at mu" not in row
+    assert "over mu" not in row
     assert "**holds** (" in row
     assert "sweep_mu.json: toy or other constants than the defaults (samples): not counted" in row
     written(tmp_path / "lab/multiview/sweep_mu.json", small | {"constants": full | {"mu": 0.3, "seeds": 9}})
     row = row_of(tmp_path, "The same if patches are reconstructed")
-    assert "at mu = 0.1: 0.500 (9 seeds, mu = 0.1)" in row
+    assert "over mu, 9 seeds: 0.1: 0.500" in row
     assert "**holds in its regime; breaks at** (mu = 0.1)" in row
 
 

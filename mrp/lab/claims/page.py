@@ -134,9 +134,10 @@ def render(record: Record) -> str:
     total = ", ".join(
         f"{verdict.removesuffix('; breaks at')} {verdicts[verdict]}" for verdict in Verdict if verdicts[verdict]
     )
+    counted = f"{len(CLAIMS)} claims: {total}. Collected {record.made}."
     board = ["| | claim | paper | here | measured on | verdict |", "|---" * 6 + "|"]
     board += [_score(claim, record) for claim in CLAIMS if claim.board]
-    lines = [CONTENT.title, *board, "", f"{len(CLAIMS)} claims: {total}. Collected {record.made}.", ""]
+    lines = [CONTENT.title, counted, "", *board, ""]
     columns = "| | claim | from | prediction | measured | verdict | experiment |"
     for paper in CONTENT.papers:
         rows = [_row(claim, record) for claim in paper.claims]
@@ -153,13 +154,14 @@ def _score(claim: Claim, record: Record) -> str:
     assert claim.board
     number = record.numbers.get(claim.id, {}).get(claim.board.number)
     verdict, reason = record.verdict(claim)
+    shown = {Verdict.REGIME: reason, Verdict.OURS: reason.partition(":")[0]}.get(verdict, "")
     cells = [
         str(CLAIMS.index(claim) + 1),
         claim.board.title,
         claim.board.paper,
         str(number or "-"),
         number.over if number else "-",
-        f"**{verdict}**" + (f" {reason}" if verdict == Verdict.REGIME else ""),
+        f"**{verdict}** {shown}".strip(),
     ]
     return _cells(cells)
 
@@ -186,11 +188,17 @@ def _cells(cells: list[str]) -> str:
 
 
 def _measured(numbers: Numbers) -> str:
-    """Returns all numbers; those that are means over the same things share the brackets that say so."""
+    """Returns all numbers; means over the same things share the brackets that say so, and a sweep is one line."""
     groups: dict[str, list[str]] = {}
+    sweeps: dict[tuple[str, int], list[str]] = {}
     for name, number in numbers.items():
-        groups.setdefault(number.over, []).append(f"{name}: {number}")
-    return "; ".join(f"{', '.join(parts)} ({over})" for over, parts in groups.items())
+        if found := re.fullmatch(r"at (.+?) = (.+)", name):
+            sweeps.setdefault((found[1], number.seeds), []).append(f"{found[2]}: {number}")
+        else:
+            groups.setdefault(number.over, []).append(f"{name}: {number}")
+    lines = [f"{', '.join(parts)} ({over})" for over, parts in groups.items()]
+    lines += [f"over {constant}, {seeds} seeds: {', '.join(parts)}" for (constant, seeds), parts in sweeps.items()]
+    return "<br>".join(lines)
 
 
 def _recipes(claim: Claim) -> str:

@@ -227,6 +227,13 @@ def draw_map(rows: list[list[Result]], limit: float) -> Figure:
     )
     first.set_yticks(range(len(rows)), [f"{theta:g}" for theta in MAP["theta"]])
     figure.colorbar(image, ax=grid)
-    text = f"dashed: above theta = {limit:.2f} the expected gradient makes small kernels shrink"
-    figure.suptitle(text, fontsize=9, color="#b03a16")
+    sides: dict[bool, list[float]] = {False: [0.0], True: [0.0]}  # captured with the most kernels, by mask ratio
+    for theta, row in zip(MAP["theta"], rows, strict=True):
+        sides[theta > limit].append(row[-1].kernels["captured"].value)
+    found, lost = max(sides[False]), max(sides[True])
+    figure.suptitle(
+        f"Captured with {MAP['m'][-1]:g} kernels per class: up to {found:.0%} of the features below a mask ratio of "
+        f"{limit:.2f}, {lost:.0%} above (dashed: there small kernels are predicted to shrink)",
+        fontsize=10,
+    )
     return figure
