@@ -14,6 +14,7 @@ from PIL import Image
 
 from mrp import adapting
 from mrp.adapting import LIST, PLAN, Start, plan, recipe, result
+from mrp.check import sources
 from mrp.cli import main
 from mrp.config import ConfigError, compose
 from mrp.data.open import open_source
@@ -152,6 +153,8 @@ def test_held_out_images_are_chosen_by_content_and_damaged_ones_left_out(
     assert train.classes == test.classes == ("a", "b", "c")
     copies = {str(images / name) for name in ("b/090.png", "a/copy.png", "c/copy.png")}
     assert copies <= names[0] or copies <= names[1]
+    for check in sources.CHECKS:
+        check(run.data.train)
 
 
 def test_a_further_image_moves_none_to_the_other_side(images: Path, tmp_path: Path) -> None:

@@ -61,23 +61,20 @@ def run(options: argparse.Namespace) -> None:
 
     if "RANK" in os.environ:
         raise ConfigError("adapt: is started once; give --processes N, and it starts those that train")
-    folder, words = (
-        Path(options.folder or Path("runs") / f"adapt-{Path(options.data).name}"),
-        _words.data_words(options),
-    )
+    folder = Path(options.folder or Path("runs") / f"adapt-{Path(options.data).absolute().name}")
+    words, file, after = _words.data_words(options), folder / adapting.PLAN, folder / adapting.AFTER
     progress.silence(options.json or options.quiet)
-    choices = adapting.plan(
-        options.checkpoint, options.data, folder, options.method, options.planned_for, words
-    )  # fmt: skip
-    file = folder / adapting.PLAN
-    if not options.json:
+    choices = adapting.plan(options.checkpoint, options.data, folder, options.method, options.planned_for, words)
+    if not options.json and not options.quiet:
         _show(choices, file)
     if options.plan_only:
         print(json.dumps(adapting.result(folder), indent=1) if options.json else _next(options, folder))
         return
-    after = folder / adapting.AFTER
     recipe = load(file, words, after)
-    assert recipe.init is not None
+    if recipe.init is None:
+        raise ConfigError(
+            f"{file}: init: is missing, so there is nothing to go on from; put it back, or remove the file"
+        )
     before = Path(recipe.init.source)
     if not any_left(after):
         _examine(recipe, folder, options)

@@ -133,6 +133,20 @@ def test_what_the_doctor_finds_ends_it_before_it_trains(
     assert not (tmp_path / "out" / "after").exists()
 
 
+def test_a_recipe_without_weights_has_nothing_to_go_on_from(
+    images: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["adapt", str(make("mae")), str(images), "--out", str(tmp_path / "out"), "--quiet"]
+    main([*command, "--plan-only"])
+    file = tmp_path / "out" / "adapt.yaml"
+    lines = [line for line in file.read_text().splitlines() if not line.startswith("init:")]
+    file.write_text("\n".join([*lines, "backbone: {width: 32, depth: 2, heads: 4, patch: 4}"]))
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert ended.value.code == 2
+    assert "adapt.yaml: init: is missing" in capsys.readouterr().err
+
+
 def test_nothing_is_trained_where_nothing_could_be_measured(
     images: Path, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
