@@ -95,7 +95,7 @@ def opened(checkpoint: str, whole: Source, folder: Path, words: Sequence[str]) -
     """
     if runs.is_ours(Path(checkpoint)):
         start = Start.of(Path(checkpoint))
-        return start, Survey.of(whole, start.model.run.data.channels)
+        return start, Survey.of(whole, start.model.run.data.num_channels)
     words = [word for word in words if word.startswith(("backbone.", "objective.decoder."))]
     read = reading.read(checkpoint, values=overridden(Tree({}, {}), words).values)
     survey, before = Survey.of(whole, read.channels), folder / BEFORE

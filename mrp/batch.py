@@ -27,6 +27,7 @@ class Batch:
     valid: Tensor | None = None  # B bool: False for filler rows of a rank that has run out in evaluation
     step: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     places: Tensor | None = None  # B int64, in training: where the global batch has each image's sample
+    present: Tensor | None = None  # B C bool: the channels that an image has, where the data may lack some
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """Returns the same batch on a device."""

@@ -25,7 +25,7 @@ from mrp.optim.config import ADAMW_STATE
 from mrp.optim.config import Section as OptimizerSection
 from mrp.optim.groups import groups
 from mrp.optimizers import OPTIMIZERS
-from mrp.prepare.mixing import Erase, Mix
+from mrp.prepare.mixing import DropChannels, Erase, Mix
 from mrp.processes.cost import Cost, measure, reported_names
 from mrp.run import Run, find_recipe, load
 from mrp.schedules import main_value, schedules
@@ -35,7 +35,7 @@ from mrp.step import Prepare, Step
 def build_step(run: Run) -> Step:
     """Returns the model with its initial weights, which the seed alone decides."""
     torch.manual_seed(run.seed)
-    backbone = build_backbone(run.backbone, run.data.shape, run.data.channels)
+    backbone = build_backbone(run.backbone, run.data.shape, run.data.num_channels)
     backbone.set_grad_checkpointing(run.machine.checkpointing)
     objective: Objective = OBJECTIVES.find(run.name).Objective(run.objective, backbone)
     objective.name = Path(run.name).stem
@@ -57,20 +57,21 @@ def _check_judged(objective: Objective) -> None:
 def _build_prepare(run: Run) -> Prepare:
     size, erase, mix = run.data.shape, None, None
     if run.mix.erase:
-        erase = Erase(run.mix.erase, run.data.channels, size)
+        erase = Erase(run.mix.erase, run.data.num_channels, size)
     if run.mix.pairs:
         classes = getattr(run.objective, "classes", None)
         if classes is None:
             raise ConfigError(f"mix: {run.name} has no classes whose labels could be mixed; leave mixup and cutmix out")
         mix = Mix(run.mix, classes, size, run.seed)
-    return Prepare(run.data.mean, run.data.std, erase, mix)
+    drop = DropChannels(run.mix.drop_channels) if run.mix.drop_channels else None
+    return Prepare(run.data.mean, run.data.std, erase, mix, drop)
 
 
 def measure_cost(run: Run) -> Cost:
     """Returns parameters, FLOPs and memory, counted on shapes; torch's generator stays as it is."""
     with torch.device("meta"), torch.random.fork_rng(devices=[]):
         step = build_step(run)
-    cost = measure(step, run.data.channels, run.data.shape, run.data.views)
+    cost = measure(step, run.data.num_channels, run.data.shape, run.data.views)
     return replace(cost, moments=_moments(run.optim, step))
 
 
@@ -138,7 +139,7 @@ def check_best(run: Run) -> None:
         return
     with torch.device("meta"):
         step = build_step(run)
-    metrics, per_sample = reported_names(step, run.data.channels, run.data.shape, run.data.views)
+    metrics, per_sample = reported_names(step, run.data.num_channels, run.data.shape, run.data.views)
     known, unknown = {"loss", "gradient_norm", *metrics}, []
     for name, section in {"diagnose": run.diagnose, "validation": run.validation, **run.evaluate}.items():
         if section.every is None:

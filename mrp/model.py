@@ -133,7 +133,7 @@ class Model:
         return batch.with_images(self.module.prepare(batch.images))
 
     def _raw(self, images: Tensor, seed: int = 0) -> Batch:
-        expected = (self.run.data.channels, *self.run.data.shape)
+        expected = (self.run.data.num_channels, *self.run.data.shape)
         if images.shape[1:] != expected:
             raise ValueError(
                 f"images of shape (count, {', '.join(map(str, expected))}) are expected, not {tuple(images.shape)}"

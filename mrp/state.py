@@ -149,7 +149,7 @@ class State:
 def _build_model(run: Run, session: Session) -> tuple[Step, nn.Module, torch.optim.Optimizer]:
     """Returns the module that holds the parameters, the wrapped one that is called, and the optimizer."""
     module = build_step(run).to(session.device)
-    refuse_unused_parameters(module, run.data.channels, run.data.shape, run.data.views)
+    refuse_unused_parameters(module, run.data.num_channels, run.data.shape, run.data.views)
     model = wrap(module, session.accelerator, run.machine.compile, run.machine.shard)
     return module, model, build_optimizer(run.optim, module)  # last, since sharding replaces the parameters
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from mrp.batch import Batch, Output, in_units
 from mrp.data.order import fold
 from mrp.prepare.config import Precision
-from mrp.prepare.mixing import Erase, Mix
+from mrp.prepare.mixing import DropChannels, Erase, Mix
 from mrp.schedules import Length
 
 
@@ -52,16 +53,23 @@ class Reads(Protocol):
 class Prepare(nn.Module):
     """Normalises raw images to float32; mean and std are buffers, so that they are saved with the weights.
 
-    In training it also erases rectangles of some images and mixes neighbours, where the run says so.
+    In training it also leaves out channels, erases rectangles of some images and mixes neighbours, where the run says
+    so. A channel that an image lacks is filled with the mean, which is 0 in these units.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(
-        self, mean: tuple[float, ...], std: tuple[float, ...], erase: Erase | None = None, mix: Mix | None = None
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        erase: Erase | None = None,
+        mix: Mix | None = None,
+        drop: DropChannels | None = None,
     ) -> None:
         super().__init__()
+        self.drop = drop
         self.erase = erase
         self.mix = mix
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
@@ -73,10 +81,19 @@ class Prepare(nn.Module):
         return (in_units(images.contiguous()) - self.mean) / self.std
 
     def change(self, batch: Batch) -> Batch:
-        """Returns the batch as it is trained on: rectangles erased, then neighbours mixed."""
+        """Returns the batch as it is trained on: channels left out, rectangles erased, then neighbours mixed."""
+        if self.drop is not None:
+            batch = replace(batch, present=self.drop(batch))
         if self.erase is not None:
             batch = batch.with_images(self.erase(batch.images, batch.keys))
+        batch = self.fill(batch)
         return batch if self.mix is None else self.mix(batch)
+
+    def fill(self, batch: Batch) -> Batch:
+        """Returns the batch with the mean in place of the channels that an image lacks."""
+        if batch.present is None:
+            return batch
+        return batch.with_images(torch.where(batch.present[..., None, None], batch.images, 0.0))
 
     def undo(self, images: Tensor) -> Tensor:
         """Returns normalised images as values in [0, 1], for pictures."""
@@ -100,8 +117,7 @@ class Step(nn.Module):
         """
         images = self.prepare(batch.images)
         batch = batch.with_images(images)
-        if self.training and not features:
-            batch = self.prepare.change(batch)
+        batch = self.prepare.change(batch) if self.training and not features else self.prepare.fill(batch)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
                 return self.objective(batch)

@@ -94,7 +94,7 @@ def _forward_flops(model: api.Model) -> float:
     """Of the whole image: pretraining's own forward pass sees a part of it."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    blank = torch.zeros(2, model.run.data.channels, *model.run.data.shape)
+    blank = torch.zeros(2, model.run.data.num_channels, *model.run.data.shape)
     with FlopCounterMode(display=False) as counter:
         model.features(blank)
     return float(counter.get_total_flops()) / 2

@@ -114,7 +114,7 @@ def make_run(method: str, scale: Scale, backbone: str | None = None, **more: Any
 def make_batch(run: Run, count: int, step: int = 0) -> Batch:
     """Returns a batch of random images."""
     generator = torch.Generator().manual_seed(step)
-    size = (count, run.data.channels, *run.data.shape)
+    size = (count, run.data.num_channels, *run.data.shape)
     images = torch.randint(0, 256, size, dtype=torch.uint8, generator=generator)
     return Batch(images, torch.arange(count) * 7919 + step, labels=torch.arange(count) % 10, step=torch.tensor(step))
 

@@ -86,7 +86,7 @@ def the_backbone_is_timms(run: Run) -> None:
     objective = build_step(changed(run, backbone=named)).objective
     mean = isinstance(objective.encoder.fc_norm, nn.LayerNorm)
     theirs = timm.create_model(
-        "vit_tiny_patch16_224", num_classes=0, img_size=run.data.shape, patch_size=4, in_chans=run.data.channels,
+        "vit_tiny_patch16_224", num_classes=0, img_size=run.data.shape, patch_size=4, in_chans=run.data.num_channels,
         global_pool="avg" if mean else "token",
     )  # fmt: skip
     ours = objective.encoder.state_dict()

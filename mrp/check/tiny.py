@@ -43,7 +43,9 @@ def changed(run: Run, **sections: Any) -> Run:
 def tiny_batch(run: Run, count: int = COUNT, first: int = 0, step: int = 0) -> Batch:
     """Returns images of noise, with keys and labels."""
     generator = torch.Generator().manual_seed(first)
-    images = torch.randint(0, 256, (count, run.data.channels, *run.data.shape), dtype=torch.uint8, generator=generator)
+    images = torch.randint(
+        0, 256, (count, run.data.num_channels, *run.data.shape), dtype=torch.uint8, generator=generator
+    )
     labels = torch.arange(count) % min(4, getattr(run.objective, "classes", 4))
     return Batch(images, torch.arange(first, first + count) * 7919, labels=labels, step=torch.tensor(step))
 

@@ -28,7 +28,7 @@ class View:
     def __init__(self, config: Config, train: bool) -> None:
         self.size = config.shape
         self.fill = tuple(min(255, round(255 * mean)) for mean in config.mean)
-        self.channels = config.channels
+        self.channels = config.num_channels
         self.augment = config.augment
         self.views = config.views if train else 1
         self.train = train

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
@@ -20,7 +21,7 @@ from mrp.data.decode import DecodeError, UnfitError
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Ints, Order, keys
 from mrp.data.quarantine import Bad
-from mrp.data.source import Source
+from mrp.data.source import Partial, Source
 from mrp.data.workers import WorkerError
 
 _KINDS = [torch.uint8, torch.uint16, torch.float32]  # of pixels, each of which holds those before it
@@ -77,6 +78,14 @@ class Result(NamedTuple):
     bad: list[Bad]
 
 
+class Seen(NamedTuple):
+    """What a batch gets of a sample."""
+
+    views: list[Tensor]
+    label: int
+    present: NDArray[np.bool_] | None  # the channels that it has; None if it has all
+
+
 class Sound:
     """The samples that were once decoded to their end, in any worker: below a crop they need not be looked at again.
 
@@ -115,7 +124,7 @@ class Batches(Dataset[Result | WorkerError]):
         rows = self.plan.rows(number)
         bad: list[Bad] = []
         try:
-            pairs = [self.read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
+            seen = [self.read(*pair, bad) for pair in zip(rows.samples.tolist(), rows.keys.T.tolist(), strict=True)]
         except ConfigError as error:
             return WorkerError(str(error))
         except (MemoryError, RuntimeError) as error:
@@ -124,14 +133,25 @@ class Batches(Dataset[Result | WorkerError]):
             return WorkerError("machine.workers: there is no memory left to decode images in; take fewer of them")
         count = rows.keys.size if rows.valid is None else len(rows.valid)
         # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.
-        seen = [images[view] for view in range(len(rows.keys)) for images, _ in pairs]
-        images = stack(seen, (count, self.view.channels, *self.view.size))
-        labels = _filled([label for _, label in pairs] * len(rows.keys), count) if self.source.classes else None
+        images = [each.views[view] for view in range(len(rows.keys)) for each in seen]
+        labels = _filled([each.label for each in seen] * len(rows.keys), count) if self.source.classes else None
+        present = self._present([each.present for each in seen] * len(rows.keys), count)
         keys_ = _filled(rows.keys.reshape(-1), count)
         places = None if rows.places is None else torch.from_numpy(np.tile(rows.places, len(rows.keys)))
-        return Result(Batch(images, keys_, labels, rows.valid, torch.tensor(rows.step), places), bad)
+        stacked = stack(images, (count, self.view.channels, *self.view.size))
+        return Result(Batch(stacked, keys_, labels, rows.valid, torch.tensor(rows.step), places, present), bad)
 
-    def read(self, sample: int, keys_: list[int], bad: list[Bad]) -> tuple[list[Tensor], int]:
+    def _present(self, rows: list[NDArray[np.bool_] | None], count: int) -> Tensor | None:
+        """Returns the channels that each image has; None from a source of which no sample lacks any."""
+        if not self.source.partial:
+            return None
+        present = torch.ones(count, self.view.channels, dtype=torch.bool)
+        for number, row in enumerate(rows):
+            if row is not None:
+                present[number] = torch.from_numpy(row)
+        return present
+
+    def read(self, sample: int, keys_: list[int], bad: list[Bad]) -> Seen:
         """Returns the sample under each key; one that is intact but no image is replaced by the next good one."""
         candidate, tried = sample, set[int]()
         while candidate not in tried:
@@ -143,7 +163,7 @@ class Batches(Dataset[Result | WorkerError]):
                     self._check_label(candidate, label)
                     images = self.view.decoded(data, keys_, sound=candidate in self.sound)
                     self.sound.add(candidate)
-                    return images, label
+                    return Seen(images, label, data.present if isinstance(data, Partial) else None)
                 except UnfitError as error:
                     raise ConfigError(f"{self._where(candidate)}: {error}") from None
                 except DecodeError as error:

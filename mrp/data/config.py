@@ -117,6 +117,10 @@ class Weighted(Node):
     fraction: float | None = Field(None, gt=0, le=1)
 
 
+def _count(channels: int | tuple[str, ...]) -> int:
+    return channels if isinstance(channels, int) else len(channels)
+
+
 _NUMBER: dict[str, Any] = {"short": float}  # a number alone is short for the list
 
 
@@ -128,7 +132,7 @@ class Config(Node):
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
     size: int | tuple[int, int]  # height and width
-    channels: int = 3  # colours per pixel
+    channels: int | tuple[str, ...] = 3  # colours per pixel: how many, or their names, by which a source finds them
     # Of pixels in [0, 1], one number or one per channel; by default ImageNet's for 3 channels, 0.5 otherwise.
     mean: tuple[float, ...] = Field((), json_schema_extra=_NUMBER)
     std: tuple[float, ...] = Field(
@@ -147,7 +151,20 @@ class Config(Node):
         """Height and width of every image."""
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
-    @field_validator("size", "channels")
+    @property
+    def num_channels(self) -> int:
+        """How many channels an image has."""
+        return _count(self.channels)
+
+    @field_validator("channels")
+    @classmethod
+    def _check_channels(cls, value: int | tuple[str, ...]) -> int | tuple[str, ...]:
+        if _count(value) < 1 or (isinstance(value, tuple) and len(set(value)) < len(value)):
+            given = list(value) if isinstance(value, tuple) else value
+            raise ValueError(f"{given} was given; allowed: a number from 1, or a list of different names")
+        return value
+
+    @field_validator("size")
     @classmethod
     def _check_positive(cls, value: int | Size) -> int | Size:
         if np.min(value) < 1:
@@ -164,7 +181,7 @@ class Config(Node):
     @field_validator("augment")
     @classmethod
     def _check_colours(cls, value: Augment, info: ValidationInfo) -> Augment:
-        channels = info.data.get("channels", 3)
+        channels = _count(info.data.get("channels", 3))
         if channels not in (1, 3) and isinstance(value, Crop) and (value.jitter or value.rand):
             raise ValueError(f"jitter and rand are for 1 or 3 channels, and there are {channels}; leave them out")
         return value
@@ -177,7 +194,7 @@ class Config(Node):
     @field_validator("mean", "std")
     @classmethod
     def _one_per_channel(cls, value: tuple[float, ...], info: ValidationInfo) -> tuple[float, ...]:
-        channels = info.data.get("channels", len(value))
+        channels = _count(info.data.get("channels", len(value)))
         mean = info.field_name == "mean"
         if not value and channels == 3:
             return _IMAGENET_MEAN if mean else _IMAGENET_STD

@@ -153,7 +153,10 @@ def decode_box(data: RawImage, channels: int, choose: Callable[[Size], Box], *, 
     They are those of the whole image, and damage anywhere in the file is an error, as it is there. Only in a file that
     is known to be sound, since it was decoded before, nothing is looked at below the box.
     """
-    data = data.pixels if isinstance(data, Partial) else data
+    if isinstance(data, Partial):
+        if data.pixels.shape[2] != channels:
+            raise UnfitError(f"{data.pixels.shape[2]} channels where {channels} are wanted; set data.channels")
+        data = data.pixels
     if isinstance(data, np.ndarray) or _is_npy(data):
         array = data if isinstance(data, np.ndarray) else _stored_pixels(data)
         _check_size(array.shape[1], array.shape[0])

@@ -46,7 +46,7 @@ def held_size(source: Source, config: Config) -> Size:
     if not isinstance(augment, Crop) or augment.jitter or augment.rand is not None:
         raise ConfigError("of data.augment, only resize, and crop without jitter and rand, are known on the device")
     first = Batches(source, _Whole(config, None), EvaluationPlan(0, 1, 1), source.replacement)
-    (image,), _ = first.read(0, [0], [])
+    image = first.read(0, [0], []).views[0]
     return image.shape[1], image.shape[2]
 
 
@@ -65,12 +65,12 @@ class Holding:
 
     @property
     def _labels_at(self) -> int:
-        pixels = len(self.source) * math.prod(self.size) * self.config.channels
+        pixels = len(self.source) * math.prod(self.size) * self.config.num_channels
         return -(-pixels // _LABEL) * _LABEL
 
     def in_memory(self, memory: Tensor) -> Held:
         """Returns images and labels as they lie in so many bytes."""
-        shape = (len(self.source), *self.size, self.config.channels)
+        shape = (len(self.source), *self.size, self.config.num_channels)
         images = memory[: math.prod(shape)].view(shape)
         return Held(images, memory[self._labels_at :].view(torch.int64) if self.source.classes else None)
 

@@ -6,6 +6,7 @@ import os
 from typing import Literal
 
 from mrp.config import ConfigError, Node, nearest
+from mrp.data.channels import choose
 from mrp.data.config import CacheConfig, Config
 from mrp.data.mixtures import Mixture
 from mrp.data.source import Source
@@ -20,25 +21,29 @@ def open_data(config: Config, split: Split, cache: Cache) -> Source:
     """Returns the data of a run's `data:` section."""
     spec = config.train if split == "train" else config.test
     assert spec is not None, "whoever asks for test data has looked whether there are any"
+    where, names = f"data.{split}", config.channels
     if not isinstance(spec, tuple):
-        source = open_source(spec, split, cache)
-        return select(source, f"data.{split}", config.classes, config.fraction if split == "train" else None)
+        (source,) = choose([open_source(spec, split, cache, names)], where, names)
+        return select(source, where, config.classes, config.fraction if split == "train" else None)
+    sources = choose([open_source(part.source, split, cache, names) for part in spec], where, names)
     parts = [
-        select(
-            open_source(part.source, split, cache),
-            f"data.{split}.{number}",
-            part.classes or config.classes,
-            part.fraction or config.fraction,
-        )
-        for number, part in enumerate(spec)
+        select(source, f"{where}.{number}", part.classes or config.classes, part.fraction or config.fraction)
+        for number, (source, part) in enumerate(zip(sources, spec, strict=True))
     ]
     return Mixture(parts, [part.weight for part in spec])
 
 
-def open_source(spec: str | Node, split: Split, cache: Cache | None = None) -> Source:
-    """Returns the source that a text or a section names; `split` chooses where one name stands for both."""
+def open_source(
+    spec: str | Node, split: Split, cache: Cache | None = None, channels: int | tuple[str, ...] = ()
+) -> Source:
+    """Returns the source that a text or a section names; `split` chooses where one name stands for both.
+
+    A section that may name its channels and does not is given the run's `channels`, where these are names.
+    """
     try:
         config = _recognise(spec, split) if isinstance(spec, str) else spec
+        if isinstance(channels, tuple) and channels and getattr(config, "channels", None) == ():
+            config = config.model_copy(update={"channels": channels})
         source: Source = SOURCES.find(getattr(config, "name")).Source(config, split, cache or Cache(CacheConfig()))  # noqa: B009
     except OSError as error:
         raise ConfigError(

@@ -148,10 +148,10 @@ class Tiff:
 
 
 class OpenTiffs:
-    """The files that a process has read last, which stay open; another process opens its own."""
+    """The files that a process has read last, which stay open until they are changed; another process opens its own."""
 
     def __init__(self) -> None:
-        self._process, self._files = os.getpid(), dict[str, Tiff]()
+        self._process, self._files = os.getpid(), dict[str, tuple[tuple[int, int], Tiff]]()
 
     def __reduce__(self) -> Any:
         return OpenTiffs, ()
@@ -160,11 +160,13 @@ class OpenTiffs:
         """Returns an open file."""
         if self._process != os.getpid():
             self._process, self._files = os.getpid(), {}
-        if path not in self._files:
+        status = os.stat(path)
+        version = status.st_size, status.st_mtime_ns
+        if path not in self._files or self._files[path][0] != version:
             if len(self._files) >= _OPEN:
                 del self._files[next(iter(self._files))]
-            self._files[path] = Tiff(Path(path))
-        return self._files[path]
+            self._files[path] = version, Tiff(Path(path))
+        return self._files[path][1]
 
 
 def _one_line(error: Exception) -> str:

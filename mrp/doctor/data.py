@@ -120,11 +120,11 @@ def _read(source: Source, most: int, take: Callable[[str, Any], None]) -> int:
 def decoded(case: Case) -> Iterator[Finding]:
     """Decodes a sample of the training images, and compares their pixels and sizes with the recipe's."""
     source, data = case.source, case.run.data
-    sample = Sample(np.zeros((3, data.channels)))
+    sample = Sample(np.zeros((3, data.num_channels)))
 
     def take(where: str, image: Any) -> None:
         try:
-            pixels = decode(image, data.channels)
+            pixels = decode(image, data.num_channels)
         except DecodeError as fault:
             sample.bad.append(f"{where}: {fault}")
             return

@@ -108,7 +108,7 @@ def shared_memory(case: Case) -> Iterator[Finding]:
     there = case.machine.shared_memory
     if there is None or not case.workers:
         return
-    batch = case.plan.micro_batch * case.run.data.channels * math.prod(case.run.data.shape)
+    batch = case.plan.micro_batch * case.run.data.num_channels * math.prod(case.run.data.shape)
     needed = case.processes * case.workers * _AHEAD * batch
     found = f"{there / _GIB:.2g} GiB are free under /dev/shm, and the batches of {case.workers} workers"
     found += f" of each of {case.processes} processes" if case.processes > 1 else ""

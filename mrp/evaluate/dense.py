@@ -94,7 +94,7 @@ class Dense(Evaluator, Generic[D]):
         train, test = (evenly_spaced(pairs, most) for pairs in self._pairs)
 
         def read(pairs: Sequence[Pair]) -> Table | None:
-            source = Images([pair.image for pair in pairs], self.setting.data.channels)
+            source = Images([pair.image for pair in pairs], self.setting.data.num_channels)
             return self.setting.features(source, model, readout, pause, view=Whole(self.setting.data))
 
         table = read(train)

@@ -53,7 +53,7 @@ class Evaluator(contract.Evaluator):
         self._copies = Subset(source, copied)
         self._originals = torch.from_numpy(np.searchsorted(self._gallery.chosen, copied[: self._count]))
         crop: dict[str, Any] = {"scale": config.scale, "flip": True}
-        if setting.data.channels in (1, 3):  # colours of other images cannot be changed
+        if setting.data.num_channels in (1, 3):  # colours of other images cannot be changed
             crop |= {"jitter": config.jitter, "rand": RandAugment(magnitude=config.magnitude)}
         self._view = Cropped(setting.data, Crop.model_validate(crop))
 

@@ -68,7 +68,7 @@ class Evaluator(contract.Evaluator):
             self._check_labels()
         else:
             self._benchmark = config.benchmark()
-            channels = setting.data.channels
+            channels = setting.data.num_channels
             self._gallery = Images(self._benchmark.gallery, channels)
             self._queries = Images(self._benchmark.queries, channels, self._benchmark.boxes)
 

@@ -63,4 +63,4 @@ def _write(model: Model, to: str, folder: Path, images: Preprocessing, whole: bo
 def _preprocessing(model: Model) -> Preprocessing:
     data = model.run.data
     crop = data.augment.kept(data.shape) if isinstance(data.augment, Crop) else None
-    return Preprocessing(data.shape, data.channels, data.mean, data.std, crop)
+    return Preprocessing(data.shape, data.num_channels, data.mean, data.std, crop)

@@ -25,6 +25,8 @@ class Config(Node):
     # Which weights of the run; null: those that its method has judged, ordinarily the student's.
     weights: WeightsName | None = None
     resample: bool = False  # interpolate the positions, so that they fit images of another size
+    # Of weights for images of another number of channels: refuse them, or spread their colours evenly over all.
+    channels: Literal["same", "spread"] = "same"
     content: str | None = None  # sha256 of the weights; filled in when the run starts, unless it is given
 
     @model_validator(mode="before")
@@ -38,4 +40,5 @@ class Config(Node):
 
     def identity(self) -> dict[str, Any]:
         """Returns what decides the results: the content of the weights, wherever they are stored."""
-        return {"content": self.content, "weights": self.weights, "resample": self.resample}
+        names = "content", "weights", "resample", "channels"
+        return {name: getattr(self, name) for name in names}

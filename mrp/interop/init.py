@@ -50,7 +50,7 @@ def completed(tree: Tree, folder: Path | None = None) -> Tree:
             weights = _read(config, stated)
         except ConfigError as error:
             raise ConfigError(f"{tree.origins.get('init', 'the configuration')}: init: {error}") from None
-        _check_channels(weights, tree.values.get("data"))
+        _check_channels(weights, tree.values.get("data"), config.channels)
         backbone, decided = weights.backbone, {"content": config.content or weights.digest, "weights": weights.weights}
     values = tree.values | {
         "init": config.model_copy(update=decided).model_dump(mode="json"),
@@ -84,12 +84,13 @@ def _read(config: Config, stated: Mapping[str, Any]) -> ModelWeights:
     return read(config.source, config.weights, values={"backbone": {"heads": heads}} if heads else None)
 
 
-def _check_channels(weights: ModelWeights, data: Any) -> None:
+def _check_channels(weights: ModelWeights, data: Any, rule: str) -> None:
     channels = data.get("channels", 3) if isinstance(data, Mapping) else 3
-    if channels != weights.channels:
+    channels = len(channels) if isinstance(channels, list | tuple) else channels
+    if channels != weights.channels and rule == "same":
         raise ConfigError(
             f"data.channels: {channels}, but {weights.source} was trained on images of {weights.channels}; "
-            f"set data.channels={weights.channels}, or start from other weights"
+            f"set data.channels={weights.channels}, or init.channels=spread to spread their colours over these channels"
         )
 
 
@@ -147,6 +148,8 @@ def start(config: Config, method: str, step: nn.Module) -> str:
             "or start another run with --folder FOLDER"
         )
     given = _resampled(weights, backbone, config.resample)
+    if config.channels == "spread":
+        given = _spread(given, backbone.patch_embed.proj.in_channels)
     taken = _of_backbone(given, state, config.source)
     if weights.method == method:
         taken |= _other_parts(given, state, {n for n, p in objective.named_parameters() if p.requires_grad})
@@ -179,6 +182,19 @@ def _resampled(weights: ModelWeights, backbone: Any, resample: bool) -> dict[str
             given = {name: tensor for name, tensor in given.items() if not name.startswith(prefix)}
             given |= {prefix + name: tensor for name, tensor in resampled.items()}
     return given
+
+
+def _spread(given: Mapping[str, Tensor], channels: int) -> dict[str, Tensor]:
+    """Returns weights whose patch embedding takes images of so many channels.
+
+    Each channel gets the sum over the old ones divided by the number of new ones, so that a grey picture, the same in
+    every channel, is embedded as before, whatever the number.
+    """
+    spread = dict(given)
+    for name in (f"{prefix}patch_embed.proj.weight" for prefix in (BACKBONE, TEACHER)):
+        if name in given and given[name].shape[1] != channels:
+            spread[name] = given[name].sum(1, keepdim=True).expand(-1, channels, -1, -1) / channels
+    return spread
 
 
 def _of_backbone(given: Mapping[str, Tensor], state: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:

@@ -91,7 +91,7 @@ def read(path: Path, weights: WeightsName | None = None, step: int | None = None
         objective=objective,
         backbone=backbone,
         size=data.shape,
-        channels=data.channels,
+        channels=data.num_channels,
         tensors=part(weights_of(chosen, weights), _OBJECTIVE),
         mean=data.mean,
         std=data.std,

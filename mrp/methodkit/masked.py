@@ -10,10 +10,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from mrp.batch import Output
+from mrp.batch import Batch, Output
 from mrp.config import ConfigError, Node
 from mrp.methodkit.objective import Objective, Reconstruction
-from mrp.methodkit.patches import patch_statistics, patchify, unpatchify
+from mrp.methodkit.patches import patch_statistics, patchify, pixel_weights, unpatchify
 from mrp.methodkit.scheduled import Scheduled, ScheduledCount
 from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
 from mrp.models.masking import block_mask, block_shapes, fold, gather_tokens, unit_mask, visible_places
@@ -82,6 +82,10 @@ class Masked(Objective):
         views = rearrange(prediction.float(), "(b m) n d -> b m n d", m=self.num_masks)
         return (views - target[:, None]).flatten(0, 1)  # BM N D
 
+    def weighted(self, errors: Tensor, weights: Tensor | None) -> Tensor:
+        """Returns the views' errors times the weights of their image's pixels (see `pixel_weights`)."""
+        return errors if weights is None else errors * weights.repeat_interleave(self.num_masks, 0)  # BM N D
+
     def build_output(self, per_view: Tensor, latent: Tensor, target_variance: Tensor, step: Tensor) -> Output:
         """Averages the losses of the views and adds the uniformity penalty.
 
@@ -134,20 +138,24 @@ class PixelMasked(Masked):
         """Hides patches, or squares of them, at random."""
         return unit_mask(keys, grid(self.backbone), self.unit, self.num_units - self.visible.count, draws)
 
-    def target(self, images: Tensor) -> Tensor:
-        """Returns what is predicted of every patch: its pixels, normalised where the options say so."""
+    def target(self, images: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Returns what is predicted of every patch: its pixels, normalised where the options say so.
+
+        `weights` are those of pixels, where images lack channels.
+        """
         patches = patchify(images, self.patch)
         if self.config.target == "pixels":
             return patches
-        mean, deviation = patch_statistics(patches)
+        mean, deviation = patch_statistics(patches, weights)
         return (patches - mean) / deviation  # B N PQC
 
-    def painted(self, images: Tensor, mask: Tensor, prediction: Tensor) -> Reconstruction:
+    def painted(self, batch: Batch, mask: Tensor, prediction: Tensor) -> Reconstruction:
         """Returns predictions of all patches as images; normalised ones get the true mean and deviation back."""
         prediction, bare = prediction.float(), None
         if self.config.target == "pixels_norm":
             bare = unpatchify(prediction, self.patch, grid(self.backbone))
-            mean, deviation = patch_statistics(patchify(images, self.patch))
+            weights = pixel_weights(batch.present, self.patch)
+            mean, deviation = patch_statistics(patchify(batch.images, self.patch), weights)
             prediction = prediction * deviation + mean
         return Reconstruction(mask, unpatchify(prediction, self.patch, grid(self.backbone)), bare)
 
@@ -201,10 +209,16 @@ def mask_unit(side: int | None, patch: tuple[int, int], grid_size: tuple[int, in
     return side // patch[0], side // patch[1]
 
 
-def collapse_loss(target: Tensor, mask: Tensor, error: Callable[[Tensor], Tensor] = torch.square) -> Tensor:
+def collapse_loss(
+    target: Tensor,
+    mask: Tensor,
+    error: Callable[[Tensor], Tensor] = torch.square,
+    weights: Tensor | None = None,
+) -> Tensor:
     """Returns the loss of predicting every hidden patch by the mean of all hidden patches.
 
-    In place of a mask there may be the number of times that a view predicts each patch.
+    In place of a mask there may be the number of times that a view predicts each patch. `weights` are those of pixels,
+    where images lack channels.
 
     A method whose features have collapsed can do no better, so a reconstruction that does not fall below this has
     learned nothing (Theorem 3.6 of U-MAE; Zhang et al., 2022).
@@ -212,5 +226,9 @@ def collapse_loss(target: Tensor, mask: Tensor, error: Callable[[Tensor], Tensor
     target = target.detach()  # B N D
     times = rearrange(mask, "(b m) n -> b m n", b=len(target)).sum(1)[..., None]  # in how many views each is hidden
     count = times.sum()
-    mean = (target * times).sum((0, 1)) / count
+    if weights is None:
+        mean = (target * times).sum((0, 1)) / count
+    else:
+        times = times * weights  # B N D
+        mean = (target * times).sum((0, 1)) / times.sum((0, 1)).clamp(min=1e-6)
     return (error(target - mean) * times).sum() / count / target.shape[-1]

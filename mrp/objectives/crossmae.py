@@ -59,9 +59,12 @@ class Objective(kit.PixelMasked):
         predicted = some_hidden(mask, keys, self.num_predicted) if predicted is None else predicted  # BM N
         places = visible_places(~predicted, self.num_predicted)  # BM K
         latent, prediction = self.predict(batch.images, mask, places, keys)
-        target = self.target(batch.images)  # B N PQC
-        per_view = (prediction.float() - gather_tokens(target, places)).square().mean((1, 2))
-        return self.build_output(per_view, latent, kit.collapse_loss(target, predicted), batch.step)
+        weights = kit.pixel_weights(batch.present, self.patch)  # B 1 PQC
+        target = self.target(batch.images, weights)  # B N PQC
+        errors = (prediction.float() - gather_tokens(target, places)).square()
+        per_view = self.weighted(errors, weights).mean((1, 2))
+        collapse = kit.collapse_loss(target, predicted, weights=weights)
+        return self.build_output(per_view, latent, collapse, batch.step)
 
     def predict(
         self, images: Tensor, mask: Tensor, places: Tensor, keys: Tensor | None = None
@@ -81,4 +84,4 @@ class Objective(kit.PixelMasked):
         """Returns predictions of all patches."""
         mask = self.first_mask(batch.keys)
         places = torch.arange(self.num_patches, device=mask.device).expand_as(mask)
-        return self.painted(batch.images, mask, self.predict(batch.images, mask, places)[1])
+        return self.painted(batch, mask, self.predict(batch.images, mask, places)[1])

@@ -40,10 +40,11 @@ class Objective(kit.PixelMasked):
         """Returns the mean squared error of the hidden patches; `mask` replaces the masks that the keys give."""
         mask = self.mask(batch.keys) if mask is None else mask  # BM N
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
-        target = self.target(batch.images)  # B N PQC
-        per_patch = self.difference(prediction, target).square().mean(-1)  # BM N
+        weights = kit.pixel_weights(batch.present, self.patch)  # B 1 PQC
+        target = self.target(batch.images, weights)  # B N PQC
+        per_patch = self.weighted(self.difference(prediction, target).square(), weights).mean(-1)  # BM N
         per_view = (per_patch * mask).sum(1) / mask.sum(1)
-        return self.build_output(per_view, latent, kit.collapse_loss(target, mask), batch.step)
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, weights=weights), batch.step)
 
     def predict(self, images: Tensor, mask: Tensor, keys: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Returns the encoder's tokens of the visible patches and the decoder's prediction of every patch, per view."""
@@ -53,4 +54,4 @@ class Objective(kit.PixelMasked):
     def reconstruct(self, batch: Batch) -> kit.Reconstruction:
         """Returns the predicted pixels."""
         mask = self.first_mask(batch.keys)
-        return self.painted(batch.images, mask, self.predict(batch.images, mask)[1])
+        return self.painted(batch, mask, self.predict(batch.images, mask)[1])

@@ -45,9 +45,9 @@ class Objective(kit.BlockMasked):
             if side is not None and any(length % side for length in limit):
                 what = "the patch" if name == "cell" else "the image"
                 raise ConfigError(f"objective.{name}: {side} pixels do not divide {what} ({limit[0]}x{limit[1]})")
-        cells = self.patch[0] * self.patch[1] // config.cell**2
+        self.num_cells = self.patch[0] * self.patch[1] // config.cell**2  # of a patch
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
-        self.head = nn.Linear(backbone.embed_dim, embedding.proj.in_channels * config.bins * cells)
+        self.head = nn.Linear(backbone.embed_dim, embedding.proj.in_channels * config.bins * self.num_cells)
         nn.init.normal_(self.mask_token, std=0.02)
         initialise(self.head)
 
@@ -56,9 +56,10 @@ class Objective(kit.BlockMasked):
         mask = self.mask(batch.keys) if mask is None else mask  # BM N
         target = self.target(batch.images)  # B N F
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
-        per_patch = self.difference(prediction, target).square().mean(-1)  # BM N
+        weights = kit.pixel_weights(batch.present, (self.config.bins, self.num_cells), channels_first=True)  # B 1 F
+        per_patch = self.weighted(self.difference(prediction, target).square(), weights).mean(-1)  # BM N
         per_view = (per_patch * mask).sum(1) / mask.sum(1)
-        return self.build_output(per_view, latent, kit.collapse_loss(target, mask), batch.step)
+        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, weights=weights), batch.step)
 
     def target(self, images: Tensor) -> Tensor:
         """Returns the histograms of each patch's cells, side by side."""

@@ -50,10 +50,12 @@ class Objective(kit.Masked):
         mask = self.mask(batch.keys) if mask is None else mask  # BM N
         latent, prediction = self.predict(batch.images, mask, self.view_keys(batch.keys))
         target = kit.patchify(batch.images, self.patch, channels_first=True)  # B N CPQ
-        per_patch = self.difference(prediction, target).abs().sum(-1)  # BM N
+        weights = kit.pixel_weights(batch.present, self.patch, channels_first=True)  # B 1 CPQ
+        per_patch = self.weighted(self.difference(prediction, target).abs(), weights).sum(-1)  # BM N
         num_pixels = mask.sum(1) * self.patch[0] * self.patch[1]
         per_view = (per_patch * mask).sum(1) / (num_pixels + 1e-5) / self.channels
-        return self.build_output(per_view, latent, kit.collapse_loss(target, mask, torch.abs), batch.step)
+        collapse = kit.collapse_loss(target, mask, torch.abs, weights)
+        return self.build_output(per_view, latent, collapse, batch.step)
 
     def _count_hidden(self, ratio: float) -> int:
         hidden = math.ceil(self.num_units * ratio)

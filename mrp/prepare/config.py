@@ -21,6 +21,8 @@ class Mixing(Node):
     together: int | None = Field(None, gt=0, multiple_of=2)
     chance: float = Field(1.0, ge=0, le=1)  # of a draw to be used; else its images stay as they are
     erase: float = Field(0.0, ge=0, le=1)  # the share of images of which a rectangle is erased (Zhong et al., 2020)
+    # The share of its channels without which an image is shown, as if it lacked them; one at least stays.
+    drop_channels: float = Field(0.0, ge=0, lt=1)
 
     @property
     def pairs(self) -> bool:

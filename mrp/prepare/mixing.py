@@ -1,7 +1,8 @@
-"""Erases rectangles of images and mixes neighbours, on the device, in training.
+"""Erases rectangles of images, leaves out channels and mixes neighbours, on the device, in training.
 
-An erased rectangle follows from the image's key, a mixture from (seed, step, place in the global batch); partners are
-the images 2i and 2i + 1 of that. So nothing depends on the number of processes or on the micro-batch, which is even.
+What is erased or left out follows from the image's key, a mixture from (seed, step, place in the global batch);
+partners are the images 2i and 2i + 1 of that. So nothing depends on the number of processes or on the micro-batch,
+which is even.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from mrp.models.masking import below, block_shapes, fold, keyed_noise, noise_tab
 from mrp.prepare.config import Mixing
 
 _QUANTILES = 4096  # equally likely shares, one of which is drawn
-_ERASE, _MIX = 0xE7A5, 0x313C  # keep these hashes different from each other and from those of masks
+_ERASE, _MIX, _DROP = 0xE7A5, 0x313C, 0xD20B  # keep these hashes different from each other and from those of masks
 _AREA, _NARROWEST = (0.02, 1 / 3), 0.3  # of the rectangle, in the image and by its sides
 
 
@@ -54,6 +55,21 @@ class Erase(nn.Module):
         return torch.where((inside & chosen[:, None, None])[:, None], noise, images)
 
 
+class DropChannels(nn.Module):
+    """Leaves out some channels of each image, so that a model learns to do without them."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Returns the channels that are left of each image (B C), at least one of those that it has."""
+        channel = torch.arange(batch.images.shape[1], device=batch.keys.device)
+        chance = fold(batch.keys[:, None], _DROP, channel)
+        chance = chance if batch.present is None else torch.where(batch.present, chance, -1)
+        return (chance >= int(self.share * 2**32)) | (chance == chance.amax(1, keepdim=True))
+
+
 class Mix(nn.Module):
     """Mixup and cutmix: mixes each image with its neighbour, and their labels in the same proportion."""
 
@@ -81,6 +97,7 @@ class Mix(nn.Module):
         return replace(
             batch,
             images=images.lerp(swapped(images), mask[:, None]),
+            present=None if batch.present is None else batch.present | swapped(batch.present),
             labels=labels.lerp(swapped(labels), share[:, None]),
         )
 

@@ -132,7 +132,8 @@ def see(models: Sequence[tuple[str, Model]], given: Sequence[Given]) -> tuple[li
     for image in given:
         try:
             row = [
-                View(model.run.data, train=False)(decode(image.data, model.run.data.channels), 0) for _, model in models
+                View(model.run.data, train=False)(decode(image.data, model.run.data.num_channels), 0)
+                for _, model in models
             ]
         except (DecodeError, UnfitError) as error:
             faults.append(f"{image.name}: {error}; left out")

@@ -116,7 +116,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
         message(cells, images="image")
         == "cells.npz: has no array 'image'; did you mean 'images'?; it has images, labels"
     )
-    assert "has no array 'lables' for the labels; did you mean 'labels'?" in message(cells, labels="lables")
+    assert "has no array 'lables' for its labels; did you mean 'labels'?" in message(cells, labels="lables")
     assert "its labels go from 0 to 2" in message(cells, classes=["a"])
     short = written(tmp_path / "short.npy", labels=LABELS[:5])
     assert "its labels are int64 of shape (5,), and 9 class numbers are needed" in message(short)

@@ -159,15 +159,19 @@ def test_channels_are_matched_by_the_names_in_files(tmp_path: Path) -> None:
     assert isinstance(second, Partial)
     assert (second.present.tolist(), second.pixels[0, 0].tolist()) == ([True, False, True], [1, 0, 3])
     ome(tmp_path / "3.tif", ["dapi", "er", "mito"])
-    with pytest.raises(
-        DecodeError, match="has a channel 'mito', unlike the first file; name all of them by 'channels'"
-    ):
-        opened(tmp_path).read(2)
+    source = opened(tmp_path)
+    assert source.channels == ("dapi", "er", "rna", "mito")
+    ome(tmp_path / "3.tif", ["dapi", "er", "agp"])  # since it was opened
+    with pytest.raises(DecodeError, match="has a channel 'agp', unlike the first files; name all of them"):
+        source.read(2)
+    ome(tmp_path / "3.tif", ["dapi", "er", "mito"])
     third, _ = opened(tmp_path, channels=["mito", "rna"]).read(2)
     assert isinstance(third, Partial)
     assert (third.present.tolist(), third.pixels[0, 0].tolist()) == ([True, False], [5, 0])
-    with pytest.raises(DecodeError, match="has none of the channels agp"):
-        opened(tmp_path, channels=["agp"]).read(0)
+    with pytest.raises(DecodeError, match="has none of the channels mito"):
+        opened(tmp_path, channels=["mito"]).read(0)
+    with pytest.raises(ConfigError, match="has none of the channels agp; it has dapi, er, rna, mito"):
+        opened(tmp_path, channels=["agp"])
 
 
 def test_names_that_are_stated_are_those_of_files_without_names(tmp_path: Path) -> None:
@@ -202,7 +206,7 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     cut.write_bytes(content)
     assert "damaged (" in message(cut)
     written(tmp_path / "set" / "a_er.tif", CELLS[:1])
-    assert "set: no file is of channel 'err'; did you mean 'er'?" in message(
+    assert "set: has none of the channels err; it has er" in message(
         tmp_path / "set", files="{sample}_{channel}.tif", channels=["err"]
     )
     assert "set/a_er.tif: is not called as 'files' says, {sample}-{channel}.tif" in message(

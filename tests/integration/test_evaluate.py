@@ -108,7 +108,7 @@ def logits(model: Any, folder: Path, names: list[str]) -> tuple[torch.Tensor, to
     """Scores and labels of a folder's images, without any of the code that is tested."""
     images, labels = [], []
     for path in sorted(folder.glob("*/*.png"), key=lambda path: (path.parent.name, path.name)):
-        images.append(np.stack([np.array(Image.open(path))] * model.run.data.channels))
+        images.append(np.stack([np.array(Image.open(path))] * model.run.data.num_channels))
         labels.append(names.index(path.parent.name))
     with torch.no_grad():
         prepared = model.module.prepare(torch.from_numpy(np.array(images)))

@@ -186,6 +186,27 @@ def test_an_official_checkpoint_is_an_origin_like_any_other() -> None:
         load("finetune_tiny_digits", [*words[:1], *words[2:], f"init={place}"])
 
 
+@pytest.mark.parametrize("channels", [1, 4, 12])
+def test_colours_are_spread_over_other_channels(tmp_path: Path, channels: int) -> None:
+    place = made(tmp_path / "colours", *TINY, "data.channels=3", "data.mean=0.5", "data.std=0.25", recipe="demo")
+    words = [*TINY, f"data.channels={channels}", "data.mean=0.5", "data.std=0.25"]
+    with pytest.raises(ConfigError, match=f"data.channels: {channels}, but .* images of 3; .* init.channels=spread"):
+        load("demo", [*words, f"init={place}"])
+    run = load("demo", [*words, f"init={{from: {place}, channels: spread}}"])
+    objective, said = started(run)
+    assert said.endswith("new: decoder; not taken: decoder")
+    before = build_step(load(str(place / CONFIG), []))
+    before.load_state_dict({f"objective.{name}": tensor for name, tensor in weights(place).items()}, strict=False)
+    grey = torch.randn(2, 1, 8, 8)
+    old, new = (
+        vit.embed(backbone, grey.expand(-1, count, -1, -1))
+        for backbone, count in ((before.objective.backbone, 3), (objective.backbone, channels))
+    )
+    torch.testing.assert_close(new, old, rtol=1e-4, atol=1e-5)
+    same = load("demo", [*TINY, "data.channels=[a,b,c]", "data.mean=0.5", "data.std=0.25", f"init={place}"])
+    assert started(same)[1].endswith("new: nothing; not taken: nothing")
+
+
 def test_the_content_counts_not_the_place(pretrained: Path, tmp_path: Path) -> None:
     shutil.copytree(pretrained, tmp_path / "copy")
     first, second = (load("demo", [*TINY, f"init={place}"]) for place in (pretrained, tmp_path / "copy"))

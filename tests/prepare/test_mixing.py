@@ -15,8 +15,9 @@ from mrp.build import build_step, measure_cost
 from mrp.config import ConfigError, Tree, build
 from mrp.plan import plan_run
 from mrp.prepare.config import Mixing
-from mrp.prepare.mixing import Erase, Mix, beta_quantiles, swapped
+from mrp.prepare.mixing import DropChannels, Erase, Mix, beta_quantiles, swapped
 from mrp.run import Run
+from mrp.step import Prepare
 
 GIB = 2**30
 
@@ -195,3 +196,51 @@ def test_what_cannot_be_mixed_is_said() -> None:
     with pytest.raises(ConfigError, match="mix: mae has no classes whose labels could be mixed"):
         build_step(make_run(objective=objective, mix={"cutmix": 1.0}))
     build_step(make_run(objective=objective, mix={"erase": 0.5}))
+
+
+def five(count: int = 64) -> Batch:
+    return Batch(torch.ones(count, 5, 4, 4), torch.arange(count) * 7919)
+
+
+def test_channels_are_left_out_by_key_and_one_stays() -> None:
+    share = 0.4
+    left = DropChannels(share)(five(4096))
+    assert left.any(1).all()
+    assert left.float().mean() == pytest.approx(1 - share + share**5 / 5, abs=0.01)  # the one that stays
+    assert torch.equal(DropChannels(share)(five(64)), left[:64])
+    turned = five(64)
+    assert torch.equal(DropChannels(share)(replace(turned, keys=turned.keys.flip(0))), left[:64].flip(0))
+
+
+def test_of_the_channels_that_an_image_has_one_stays() -> None:
+    here = torch.arange(5) < torch.arange(64)[:, None] % 5 + 1
+    left = DropChannels(0.9)(replace(five(), present=here))
+    assert left.any(1).all()
+    assert not (left & ~here).any()
+    assert (left.sum(1) < here.sum(1)).any()
+
+
+def test_channels_are_left_out_in_training_alone_and_are_the_mean() -> None:
+    run = make_run(
+        objective={"name": "mae", "decoder": {"width": 16, "depth": 1, "heads": 2}},
+        data={"train": "digits", "size": 16, "channels": 5, "mean": 0.3, "std": 0.2}, mix={"drop_channels": 0.5},
+    )  # fmt: skip
+    prepare = build_step(run).prepare
+    whole = replace(five(8), images=torch.randn(8, 5, 16, 16))
+    changed = prepare.change(whole)
+    assert changed.present is not None
+    assert torch.equal(changed.images != 0, changed.present[..., None, None].expand_as(changed.images))
+    assert prepare.fill(whole) is whole
+
+
+def test_what_is_erased_or_mixed_leaves_a_missing_channel_the_mean() -> None:
+    mix = Mixing(mixup=0.8, erase=1.0)
+    prepare = Prepare((0.5,) * 5, (0.5,) * 5, Erase(1.0, 5, (16, 16)), Mix(mix, 10, (16, 16), seed=0))
+    here = torch.tensor([[True, False, True, True, False], [False, False, True, True, True]]).repeat(4, 1)
+    whole = Batch(
+        torch.randn(8, 5, 16, 16), torch.arange(8) * 13, torch.arange(8), places=torch.arange(8), present=here
+    )
+    changed = prepare.change(whole)
+    either = here | swapped(here)
+    assert torch.equal(changed.present, either)  # type: ignore[arg-type]
+    assert torch.equal((changed.images != 0).flatten(2).any(2), either)

@@ -45,7 +45,7 @@ def test_flops_are_those_of_the_formula(words: list[str]) -> None:
     assert vit.depth
     assert patch
     patches = (run.data.shape[0] // patch[0]) * (run.data.shape[1] // patch[1])
-    pixels = patch[0] * patch[1] * run.data.channels
+    pixels = patch[0] * patch[1] * run.data.num_channels
     prefix = int(vit.class_token) + vit.registers
     visible = int(patches * (1 - run.objective.mask_ratio)) + prefix  # type: ignore[attr-defined]
 
@@ -71,7 +71,7 @@ def test_parameters_are_counted_as_they_are_trained() -> None:
 
 
 def batch(run: Run, images: int) -> Batch:
-    pixels = torch.zeros(images, run.data.channels, *run.data.shape, dtype=torch.uint8)
+    pixels = torch.zeros(images, run.data.num_channels, *run.data.shape, dtype=torch.uint8)
     return Batch(pixels, torch.arange(images) * 7919)
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
-from mrp.data.source import DecodeError, Pixels, as_pixels
+from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels
 from mrp.data.storage.cache import Cache
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
@@ -40,6 +40,9 @@ class Config(Node):
     labels: str | None = None
     classes: tuple[str, ...] = ()  # what the classes are called; by default 0, 1 and so on
     axes: Literal["nhwc", "nchw"] = "nhwc"  # where the channels stand
+    channels: tuple[str, ...] = ()  # what they are called; by default `data.channels`
+    # The name of an array of bools (count, channels), in the file or of a .npy beside it: the channels of each image.
+    present: str | None = None
 
 
 def recognise(text: str) -> Config | None:
@@ -68,6 +71,14 @@ class Source(source.Source):
         except DecodeError as error:
             raise ConfigError(f"{self._called()}: {error}") from None
         self._shape: tuple[int, ...] = tuple(shape)
+        self.channels, self._present = config.channels, None
+        if config.channels and len(config.channels) != self._num_channels:
+            raise ConfigError(
+                f"{self._called()}: has {self._num_channels} channels, and 'channels' names {len(config.channels)}"
+            )
+        if config.present is not None:
+            self._present = self._checked_present(_beside(Path(self.path), config.present, arrays, "present"))
+            self.partial = True
         labels = _labels(Path(self.path), config.labels, arrays)
         if labels is not None:
             self.labels = self._checked(labels, config.classes)
@@ -87,15 +98,31 @@ class Source(source.Source):
             )
         return labels
 
+    def _checked_present(self, present: NDArray[Any]) -> NDArray[np.bool_]:
+        shape = (len(self), self._num_channels)
+        if present.shape != shape or present.dtype.kind not in "biu" or not present.any(1).all():
+            raise ConfigError(
+                f"{self.path}: its array of present channels is {present.dtype} of shape {present.shape}; bools of "
+                f"shape {shape} are needed, with one True at least in each row"
+            )
+        return present.astype(bool)
+
+    @property
+    def _num_channels(self) -> int:
+        return 1 if len(self._shape) == 3 else self._shape[1 if self._axes == "nchw" else 3]
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_opened": None}  # each process opens the file itself
 
     def __len__(self) -> int:
         return self._shape[0]
 
-    def read(self, index: int) -> tuple[bytes | Pixels, int]:
-        """Returns the pixels, and the label where there is one."""
-        return self._pixels(index), int(self.labels[index])
+    def read(self, index: int) -> tuple[RawImage, int]:
+        """Returns the pixels, which say so where a channel is missing, and the label where there is one."""
+        pixels, label = self._pixels(index), int(self.labels[index])
+        if self._present is None or self._present[index].all():
+            return pixels, label
+        return Partial(pixels, self._present[index]), label
 
     def _pixels(self, index: int) -> Pixels:
         if self._opened is None or self._opened[0] != os.getpid():
@@ -117,9 +144,11 @@ class Source(source.Source):
         """A sha256 of shape, labels, names of classes, and a bounded sample of the pixels."""
         first = self._pixels(0)
         count = max(2, min(_MOST_LOOKED_AT, _LOOKED_AT // max(1, first.nbytes)))
-        digest = hashlib.sha256(f"{len(self)} {first.shape} {first.dtype} {self.classes}\n".encode())
+        digest = hashlib.sha256(f"{len(self)} {first.shape} {first.dtype} {self.classes} {self.channels}\n".encode())
         for index in np.unique(np.linspace(0, len(self) - 1, count, dtype=np.int64)).tolist():
             digest.update(np.ascontiguousarray(self._pixels(index)).tobytes())
+        if self._present is not None:
+            digest.update(self._present.tobytes())
         if self.classes:
             digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
@@ -277,13 +306,17 @@ def _known(path: str, name: str, arrays: Mapping[str, Any]) -> str:
 
 
 def _labels(path: Path, given: str | None, arrays: Mapping[str, Any]) -> NDArray[Any] | None:
-    beside = path.parent / (given or f"{path.stem}_labels.npy")
-    if (given or "labels") in arrays:
-        return np.asarray(arrays[given or "labels"][:])
-    if beside.suffix == ".npy" and beside.is_file():
-        return np.asarray(_arrays(beside)[""])
-    if given is not None:
-        raise ConfigError(
-            f"{path}: has no array '{given}' for the labels{nearest(given, arrays)}, nor is there {beside}"
-        )
-    return None
+    usual = f"{path.stem}_labels.npy"
+    if given is None and "labels" not in arrays and not (path.suffix == ".npy" and (path.parent / usual).is_file()):
+        return None
+    return _beside(path, given or ("labels" if "labels" in arrays else usual), arrays, "labels")
+
+
+def _beside(path: Path, name: str, arrays: Mapping[str, Any], what: str) -> NDArray[Any]:
+    """Returns an array of the file, or one that lies beside it."""
+    if name in arrays:
+        return np.asarray(arrays[name][:])
+    other = path.parent / name
+    if other.suffix == ".npy" and other.is_file():
+        return np.asarray(_arrays(other)[""])
+    raise ConfigError(f"{path}: has no array '{name}' for its {what}{nearest(name, arrays)}, nor is there {other}")

@@ -12,13 +12,15 @@ from numpy.typing import NDArray
 from pydantic import field_validator
 
 from mrp import progress
-from mrp.config import ConfigError, Node, nearest
+from mrp.config import ConfigError, Node
 from mrp.data import source, tree
+from mrp.data.channels import check_known
 from mrp.data.source import DecodeError, Partial, Pixels, RawImage
 from mrp.data.storage.cache import Cache
 from mrp.data.tifffiles import OpenTiffs, Tiff, Window
 
 _ENDINGS = (".tif", ".tiff")
+_LOOKED_AT = 16  # files, for the names of channels
 _Sides = int | tuple[int, int]
 
 
@@ -30,8 +32,8 @@ class Config(Node):
     # How the files of a sample that has one file per channel are called, such as "{sample}_{channel}.tif" or
     # "{channel}/{sample}.tif"; by default a file holds all channels of its sample.
     files: str | None = None
-    # What the channels are called, in the order in which files hold them; by default as the first file says, or, with
-    # `files`, every name that is found.
+    # What the channels are called, in the order in which files hold them; by default `data.channels`, or every name
+    # that the files' names hold, or some of the files themselves.
     channels: tuple[str, ...] = ()
     # Height and width of the windows that a file is cut into, each of which is a sample; by default a file is one.
     window: int | tuple[int, int] | None = None
@@ -70,8 +72,11 @@ class Source(source.Source):
         self._stated, self._by_file = bool(config.channels), config.files is not None
         if config.files is None:
             samples, self._files = names, np.arange(len(names))[:, None]
-            named = self._tiff(0).names
+            some = np.unique(np.linspace(0, len(names) - 1, _LOOKED_AT, dtype=np.int64)).tolist()
+            named = tuple(dict.fromkeys(name for file in some for name in self._tiff(file).names))
             self.channels, self.partial = config.channels or named, bool(named)
+            if named:
+                check_known(config.path, self.channels, named)
         else:
             samples, self.channels, self._files = _sorted(root, names, config.files, config.channels)
             self.partial = bool((self._files < 0).any())
@@ -130,7 +135,7 @@ class Source(source.Source):
             return pixels, [True] * tiff.channels
         strange = [name for name in tiff.names if name not in self.channels]
         if strange and not self._stated:
-            raise DecodeError(f"has a channel '{strange[0]}', unlike the first file; name all of them by 'channels'")
+            raise DecodeError(f"has a channel '{strange[0]}', unlike the first files; name all of them by 'channels'")
         planes = [pixels[..., tiff.names.index(name)] if name in tiff.names else None for name in self.channels]
         return _planes(planes), [plane is not None for plane in planes]
 
@@ -172,8 +177,7 @@ def _sorted(
             raise ConfigError(f"{root / name}: is not called as 'files' says, {pattern}; move it away, or mend 'files'")
         found.setdefault(match["sample"], {})[match["channel"]] = number
     known = sorted({channel for files in found.values() for channel in files})
-    if unknown := [name for name in wanted if name not in known]:
-        raise ConfigError(f"{root}: no file is of channel '{unknown[0]}'{nearest(unknown[0], known)}")
+    check_known(str(root), wanted, known)
     channels = wanted or tuple(known)
     samples = sorted(sample for sample, files in found.items() if not files.keys().isdisjoint(channels))
     table = [[found[sample].get(channel, -1) for channel in channels] for sample in samples]
