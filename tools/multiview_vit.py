@@ -20,12 +20,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from mrp import api
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.open import open_source
+from mrp.lab import figures
 from mrp.lab.coverage.experiment import covered
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import planted
@@ -138,6 +140,8 @@ def main(arguments: list[str] | None = None) -> None:
         (options.out / "results.json").write_text(json.dumps(results, indent=1))
     if options.seeds > 1:
         print(table(found))
+        if options.planted:
+            draw(found, constants).savefig(options.out / "planted.png")
 
 
 def table(found: Mapping[str, Mapping[str, list[Classified]]]) -> str:
@@ -150,6 +154,43 @@ def table(found: Mapping[str, Mapping[str, list[Classified]]]) -> str:
             columns = (torch.tensor([seed[name] for seed in flat]) for name in flat[0])
             rows.append([f"{start}, {optimizer}", *(str(Estimate.over_seeds(column)) for column in columns)])
     return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+
+
+def draw(found: Mapping[str, Mapping[str, list[Classified]]], constants: Constants) -> Figure:
+    """What is right with both halves and with one of them blanked, and what maps of the class cover."""
+    rows = {f"{start}\n{optimizer}": seeds for optimizer, starts in found.items() for start, seeds in starts.items()}
+    figure, grid = figures.panels(15, 4.6, 1, 3, width_ratios=[1.6, 1.6, 1])
+    panels = {
+        "accuracy (dotted: chance)": (
+            "accuracy", TESTS[True], ("both halves", "the pattern alone", "the photograph alone")
+        ),
+        "covered by maps of the class, share": (
+            "maps", ("covered, pattern", "covered, photograph", "covered, noise"), ("pattern", "photograph", "noise")
+        ),
+        "features found, of 2": (
+            "maps", ("features found, of 2", "Eigen-CAM, features found, of 2"), ("maps of the class", "Eigen-CAM"),
+        ),
+    }  # fmt: skip
+    for panel, (title, (part, names, labels)) in zip(grid[0], panels.items(), strict=True):
+        width = 0.8 / len(names)
+        for place, (name, label) in enumerate(zip(names, labels, strict=True)):
+            bars = [Estimate.over_seeds(torch.tensor([seed[part][name] for seed in seeds])) for seeds in rows.values()]
+            panel.bar(
+                [index + width * (place - (len(names) - 1) / 2) for index in range(len(bars))],
+                [bar.value for bar in bars], yerr=[bar.error for bar in bars], width=0.94 * width, capsize=2,
+                color=figures.COLOURS[place], label=label,
+            )  # fmt: skip
+        panel.set_xticks(range(len(rows)), [name.replace(", ", ",\n") for name in rows], fontsize=7)
+        panel.set_title(f"{title}\npredicted: MAE, data2vec above scratch", fontsize=9)
+        panel.set_ylim(0, 1.2 * panel.get_ylim()[1])
+        panel.legend(frameon=False, fontsize=7, loc="upper center", ncols=len(names))
+        figures.tidy(panel)
+    grid[0][0].axhline(1 / constants.k, color="#555555", linestyle=":", linewidth=1)
+    alone = {name: Estimate.over_seeds(torch.tensor([seed["accuracy"][TESTS[True][2]] for seed in seeds])).value
+             for name, seeds in rows.items()}  # fmt: skip
+    shown = ", ".join(f"{name.replace(chr(10), ' (')}) {share:.2f}" for name, share in alone.items())
+    figure.suptitle(f"Right of the photographs alone: {shown}", fontsize=10)
+    return figure
 
 
 def _shown(shares: Mapping[str, float]) -> str:

@@ -40,7 +40,7 @@ def draw_measures(result: Result) -> Figure:
         panel.annotate(DIRECTION[name], (0.5, 0.92), xycoords="axes fraction", fontsize=9, color="#c2571a", ha="center")
         figures.tidy(panel)
     for panel in grid[1]:
-        panel.set(xlabel="mask ratio", ylim=(0, None))
+        panel.set(xlabel="mask ratio", ylim=(0, 1.15 * panel.get_ylim()[1]))  # with room for the annotation
     grid[0][1].legend(frameon=False, fontsize=8)
     choices = result.choices(result.units[0])
     best = ", ".join(f"{WANTED[name]} {ratios[0]:.2f}" for name, ratios in choices.items())
