@@ -17,7 +17,8 @@ def inequality(runs: list[Data], gap: str) -> Numbers:
         raise NotCounted(f"{runs[0]['run']} is there twice")
     gaps = [row["gaps"][gap] for data in runs for row in data["rows"]]
     images = min(data["images"] for data in runs)
-    over = f"{len(gaps)} checkpoints of {len(runs)} runs, the starts included, {images} images"
+    trained = f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
+    over = f"{len(gaps)} checkpoints of {trained}, the starts included, {images} images"
     return {"smallest gap": from_entry(min(gaps, key=lambda entry: float(entry["value"] - entry["error"])), over)}
 
 
