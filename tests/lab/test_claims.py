@@ -180,6 +180,19 @@ def test_a_graph_is_compared_at_the_ratios_nearest_to_those_asked_for() -> None:
     assert theory.ratio_change(data, "CIFAR-10", "same_class", "edges", 0.75, 0.95)["edges, CIFAR-10"].value < 0
 
 
+def test_the_correlation_of_outputs_is_compared_with_the_start_over_seeds() -> None:
+    def run(seed: int) -> dict[str, Any]:
+        ends = [(0.0, 2.0 * 3**seed), (0.3 + seed / 100, 0.5 * 3**seed)]  # an untrained loss is any number
+        rows = [{"correlation": {"value": one}, "loss": {"value": other}} for one, other in ends]
+        return {"run": f"demo-{seed}", "images": 9, "uniformity_weight": 0, "rows": rows}
+
+    numbers = theory.alignment([run(seed) for seed in range(3)])
+    assert numbers["correlation, end minus start"].value == pytest.approx(0.31)
+    assert numbers["loss, end over start"].value == pytest.approx(0.25)
+    (claim,) = [claim for claim in page.CLAIMS if claim.id == "alignment"]
+    assert claim.verdict(numbers) == (Verdict.OURS, "as we predicted")
+
+
 def row_of(folder: Path, statement: str) -> str:
     """The row of a claim on the page that the command writes."""
     cli.main(["lab", "claims", "--results", str(folder), "--out", str(folder / "claims.md")])

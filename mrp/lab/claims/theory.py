@@ -27,14 +27,14 @@ def alignment(runs: list[Data]) -> Numbers:
     for data in runs:
         if data["uniformity_weight"]:
             raise NotCounted(f"{data['run']} is of U-MAE")
-    changes, losses = (
-        [data["rows"][-1][name]["value"] - data["rows"][0][name]["value"] for data in runs]
+    correlations, losses = (
+        [(data["rows"][0][name]["value"], data["rows"][-1][name]["value"]) for data in runs]
         for name in ("correlation", "loss")
     )
     over = f"{min(data['images'] for data in runs)} images"
     return {
-        "correlation, end minus start": over_seeds(changes, over),
-        "loss, end minus start": over_seeds(losses, over),
+        "correlation, end minus start": over_seeds([end - start for start, end in correlations], over),
+        "loss, end over start": over_seeds([end / start for start, end in losses], over),
     }
 
 
