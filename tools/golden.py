@@ -27,6 +27,7 @@ FOLDER = Path(__file__).parent.parent / "tests" / "golden"
 STEPS = 12
 FITTING: dict[str, dict[str, object]] = {
     "classify": {"classes": 10},
+    "capi": {"clusters": 16, "predicted": 0.25, "predictor": {"width": 48, "depth": 2, "heads": 4}},
     "crossmae": {"decoder": {"width": 48, "depth": 2, "heads": 4}},
     "data2vec": {"layers": 2},
     "data2vec2": {"layers": 2, "masks": 4, "decoder": {"width": 48, "depth": 2}},

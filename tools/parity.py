@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from mrp.batch import Batch, Output
 from mrp.build import build_optimizer
 from mrp.config import ConfigError
-from mrp.interop import official
+from mrp.interop import official, untrusted
 from mrp.methodkit import (
     NO_UNIFORMITY,
     TeacherConfig,
@@ -33,14 +33,14 @@ from mrp.methodkit import (
 from mrp.models import vit
 from mrp.models.decoder import ConvolutionConfig, CrossConfig, PredictorConfig, TransformerConfig
 from mrp.models.masking import gather_tokens, visible_places
-from mrp.objectives import classify, crossmae, data2vec, data2vec2, ijepa, mae, maskfeat, simmim
+from mrp.objectives import capi, classify, crossmae, data2vec, data2vec2, ijepa, mae, maskfeat, simmim
 from mrp.optim.groups import groups
 from mrp.optimizers import lars
 from mrp.schedules import half_cosine
 
 Tensors = dict[str, Tensor]
 # Of the methods that a case names; older cases name none.
-COVERED = {None, "CrossMAE", "I-JEPA", "MaskFeat (HOG targets)", "SIGReg / LeJEPA loss"}
+COVERED = {None, "CAPI", "CrossMAE", "I-JEPA", "MaskFeat (HOG targets)", "SIGReg / LeJEPA loss"}
 LOSS, TENSOR, ERRORS = 1e-5, 1e-4, 6.0  # tolerances; the last is in standard errors of two random draws
 
 
@@ -129,6 +129,12 @@ def recipe(sizes: Mapping[str, Any]) -> Recipe:
         return Recipe(compute_data2vec2, ("images", "mask"), unordered=("encoded",))
     if "num_classes" in sizes:
         return Recipe(compute_classify, ("images",), ("lr_scale_and_weight_decay",))
+    if "num_clusters" in sizes:
+        # Its encoder turns queries and keys by place, which ours does not: its tokens are inputs here.
+        others = ("grad/student.backbone.", "ema/", "student_encoded")
+        given = [name for name in sizes["tensor_shapes"] if name.startswith(others)]
+        masks = ("images", "hidden_mask", "predict_mask")
+        return Recipe(compute_capi, (*masks, "teacher_patch_tokens", "student_decoded", *given))
     if "hog" in sizes:
         return Recipe(compute_maskfeat, ("images", "mask"))
     if "slices" in sizes:
@@ -354,6 +360,45 @@ def compute_maskfeat(case: Inputs) -> Tensors:
     return results | {"hog_cells": maskfeat.oriented_gradients(images, hog["bins"], hog["cell_pixels"])}
 
 
+def compute_capi(case: Inputs) -> Tensors:
+    """CAPI from its encoders' tokens on: assignments, targets, scores, both losses, gradients of both heads."""
+    sizes, teacher, decoded = case.sizes, case.tensors["teacher_patch_tokens"], case.tensors["student_decoded"]
+    backbone = vit.build(vit.Config(width=teacher.shape[2], depth=1, heads=4, patch=4), (32, 32), 3)
+    config = capi.Config(
+        clusters=sizes["num_clusters"], iterations=sizes["sinkhorn_iterations"], predicted=0.25,
+        student_temperature=sizes["student_temp"], target_temperature=sizes["target_temp"],
+        clustering_temperature=sizes["clustering_pred_temp"],
+        predictor=TransformerConfig(width=decoded.shape[1], depth=1, heads=4),
+    )  # fmt: skip
+    objective = capi.Objective(config, backbone)
+    names = {
+        "head.directions": "student.head.last_layer.weight_v",
+        "head.lengths": "student.head.last_layer.weight_g",
+        "clustering.weight": "teacher.head.layer.weight",
+        "clustering.bias": "teacher.head.layer.bias",
+    }
+    objective.load_state_dict(
+        {
+            ours: case.weights[theirs].squeeze(1) if "lengths" in ours else case.weights[theirs]
+            for ours, theirs in names.items()
+        },
+        strict=False,
+    )
+    assigned, clustering = objective.cluster(teacher)
+    places = visible_places(~case.tensors["predict_mask"], sizes["counts"]["predicted"])
+    target, scores = gather_tokens(assigned, places).flatten(0, 1), objective.head(decoded)
+    loss = capi.cross_entropy(target, scores, config.student_temperature).mean()
+    (loss + clustering.mean()).backward()
+    gradients = {f"grad/{theirs}": objective.get_parameter(ours).grad for ours, theirs in names.items()}
+    return {name: gradient for name, gradient in gradients.items() if gradient is not None} | {
+        "assignments": assigned,
+        "targets": target,
+        "student_logits": scores,
+        "capi_loss": loss,
+        "clustering_loss": clustering.mean(),
+    }
+
+
 def compute_sigreg(case: Inputs) -> Tensors:
     """SIGReg: the statistic per view and direction, its mean, LeJEPA's whole loss, gradients."""
     features = case.tensors["features"].requires_grad_()
@@ -412,7 +457,11 @@ def compare(folder: Path) -> list[Row]:
     if (folder / "tensors.safetensors").is_file():
         expected = load_file(folder / "tensors.safetensors")
     method, weights = "", Tensors()
-    if (folder / "checkpoint.pth").is_file():
+    if todo.compute is compute_capi:
+        model = untrusted.read(folder / "checkpoint.pth")["model"]  # the averaged student is in it twice
+        heads = {name: tensor for name, tensor in model.items() if ".head." in name}
+        weights = untrusted.state_dict(heads, folder / "checkpoint.pth")
+    elif (folder / "checkpoint.pth").is_file():
         checkpoint = official.load(folder / "checkpoint.pth")
         method, weights = checkpoint.method, checkpoint.tensors
     inputs = {name: expected.pop(name) for name in todo.inputs}

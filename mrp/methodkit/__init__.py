@@ -8,7 +8,7 @@ processes.
 from mrp.methodkit.masked import BlockMasked, Masked, MaskedConfig, PixelMasked, collapse_loss, count_visible, mask_unit
 from mrp.methodkit.objective import Objective, Reconstruction, freeze
 from mrp.methodkit.patches import patch_statistics, patchify, pixel_weights, unpatchify
-from mrp.methodkit.processes import mean_over_processes, num_processes
+from mrp.methodkit.processes import mean_over_processes, num_processes, over_processes
 from mrp.methodkit.scheduled import Scheduled, ScheduledCount
 from mrp.methodkit.standardise import Standardise
 from mrp.methodkit.teacher import Teacher, TeacherConfig
@@ -25,6 +25,6 @@ __all__ = [
     "NO_UNIFORMITY", "BlockMasked", "Masked", "MaskedConfig", "Objective", "PixelMasked", "Reconstruction",
     "Scheduled", "ScheduledCount", "Standardise", "Teacher", "TeacherConfig", "UniformityConfig", "collapse_loss",
     "count_visible", "freeze", "gram_penalty", "mask_unit", "mean_over_processes", "num_processes",
-    "patch_statistics", "patchify", "pixel_weights", "sigreg_statistic", "uniformity_feature", "uniformity_penalty",
-    "unpatchify",
+    "over_processes", "patch_statistics", "patchify", "pixel_weights", "sigreg_statistic", "uniformity_feature",
+    "uniformity_penalty", "unpatchify",
 ]  # fmt: skip

@@ -1,6 +1,8 @@
-"""All that a method may ask of the other processes: how many there are, and the mean of a tensor over them."""
+"""All that a method may ask of the other processes: how many there are, and means, sums and maxima over them."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch.distributed as distributed
 from torch import Tensor
@@ -22,7 +24,14 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
     if num_processes() == 1:
         return tensor
     local = tensor.detach()
+    return tensor + (over_processes(local, "sum") / num_processes() - local)
+
+
+def over_processes(tensor: Tensor, how: Literal["sum", "max"]) -> Tensor:
+    """Returns the sum or the maximum over all processes, without a gradient."""
+    if num_processes() == 1:
+        return tensor.detach()
     group = distributed.group.WORLD
     assert group is not None
-    total: Tensor = collectives.all_reduce(local, "sum", group)
-    return tensor + (total / num_processes() - local)
+    found: Tensor = collectives.all_reduce(tensor.detach(), how, group)
+    return found

@@ -143,6 +143,31 @@ class CrossAttention(nn.Module):
         return predicted  # B K outputs
 
 
+class LatentPredictor(nn.Module):
+    """CAPI's predictor: patches to be predicted look at the encoder's tokens alone (Darcet et al., 2025)."""
+
+    positions: Tensor
+
+    def __init__(self, config: TransformerConfig, width: int, grid: tuple[int, int], norm_eps: float) -> None:
+        super().__init__()
+        if config.width % config.heads:
+            raise ConfigError(f"objective.predictor: width {config.width} is not a multiple of heads {config.heads}")
+        cross = CrossConfig(width=config.width, depth=max(1, config.depth), heads=config.heads)
+        self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
+        self.register_buffer("positions", sincos(config.width, grid, 0), persistent=False)
+        self.blocks = nn.ModuleList(CrossBlock(cross, width, norm_eps) for _ in range(cross.depth))
+        self.norm = nn.LayerNorm(config.width, eps=norm_eps)
+        initialise(self)
+
+    def forward(self, tokens: Tensor, places: Tensor) -> Tensor:
+        """Returns a token per patch at `places` from the encoder's tokens."""
+        queries = self.mask_token + self.positions[0, places]  # B K D
+        for block in self.blocks:
+            queries = block(queries, tokens)
+        predicted: Tensor = self.norm(queries)
+        return predicted  # B K D
+
+
 class PredictorConfig(Node):
     """`predictor:` of I-JEPA: a narrow transformer."""
 

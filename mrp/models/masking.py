@@ -133,6 +133,23 @@ def multi_block_mask(
     return ~_lowest(last * num_patches + order, num_visible), targets  # B N, B T N
 
 
+def rolled_block_mask(
+    keys: Tensor, grid: tuple[int, int], shapes: Tensor, num_visible: int, draw: int | Tensor = 0
+) -> Tensor:
+    """Returns masks that hide all but one block, which goes on at the opposite border (CAPI; Darcet et al., 2025).
+
+    The first `num_visible` patches of the block are seen, row by row; it must hold as many.
+    """
+    draw = _column(draw)
+    chosen = below(len(shapes), keys[:, None], draw, 0, 5)
+    height, width = shapes.to(keys.device)[chosen].unbind(-1)  # B 1
+    row, column = _places(grid, keys.device)
+    down = (row - below(grid[0], keys[:, None], draw, 1, 5)) % grid[0]
+    across = (column - below(grid[1], keys[:, None], draw, 2, 5)) % grid[1]
+    outside = (down >= height) | (across >= width)
+    return ~_lowest((outside.long() << 32) + down * grid[1] + across, num_visible)
+
+
 def inverse_block_mask(
     keys: Tensor, grid: tuple[int, int], block: int, num_blocks: int, num_hidden: int, draw: int | Tensor = 0
 ) -> Tensor:

@@ -34,6 +34,7 @@ RECIPES = {
     "simmim": ["simmim_tiny_digits"],
     "maskfeat": ["maskfeat_tiny_digits"],
     "data2vec": ["data2vec_tiny_digits", "objective.layers=2"],
+    "capi": ["capi_tiny_digits"],
     "ijepa": ["ijepa_tiny_digits"],
     "data2vec2": ["data2vec2_tiny_digits", "objective.layers=2", "objective.masks=2"],
     "supervised": ["supervised_tiny_digits"],

@@ -153,7 +153,9 @@ def test_torch_exports_format_says_the_same_of_any_number_of_images(make: Make) 
         assert close(model.features(images(count)), program(images(count))[0])
 
 
-@pytest.mark.parametrize("case", sorted(path.parent.name for path in CASES.glob("*/checkpoint.pth")))
+@pytest.mark.parametrize(
+    "case", sorted(path.parent.name for path in CASES.glob("*/checkpoint.pth") if path.parent.name != "capi")
+)
 def test_official_names_come_back_bit_by_bit(case: str, tmp_path: Path) -> None:
     from mrp import model as imported
 

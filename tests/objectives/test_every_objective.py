@@ -33,6 +33,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     },
     "simmim": {"mask_unit": 8},
     "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
+    "capi": {
+        "masks": 2, "clusters": 8, "mask_ratio": 0.5, "predicted": 0.25,
+        "predictor": {"width": 32, "depth": 1, "heads": 4},
+    },
     "maskfeat": {"masks": 2, "smallest_block": 2, "cell": 2, "window": 4},
     "ijepa": {"masks": 2, "targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}},
     "data2vec": {"smallest_block": 4, "layers": 1},

@@ -18,7 +18,7 @@ from mrp.methodkit import gram_penalty
 from mrp.run import Run
 from tests.objectives.test_every_objective import NAMES, gradients, make_batch, make_run
 
-COMPILED = ["u-mae", "mae-sigreg", "probe"]  # those that speak to the other processes in their forward pass
+COMPILED = ["u-mae", "mae-sigreg", "capi", "probe"]  # those that speak to the other processes in their forward pass
 BACKBONE = {"drop_path": 0.2, "relative_bias": "shared", "layer_scale": 0.5}
 
 

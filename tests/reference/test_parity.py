@@ -15,6 +15,7 @@ from tools import parity
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("cases/*/case.json"))
 # What a case must at least have compared: a renamed tensor would otherwise go unnoticed.
 ROWS = {
+    "capi": 9,
     "crossmae": 21, "crossmae_selfattn": 22, "data2vec": 9, "data2vec2": 12, "data2vec_relative": 9, "ijepa": 23,
     "lars": 12, "mae_normpix": 13, "mae_rawpix": 13, "maskfeat": 16, "schedule": 1, "sigreg": 9, "simmim": 8,
     "simmim_relative": 8, "umae": 10, "vit_cls": 46, "vit_meanpool": 46,
