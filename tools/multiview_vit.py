@@ -28,6 +28,7 @@ from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.open import open_source
 from mrp.lab import figures
+from mrp.lab.claims.multiview import ALONE
 from mrp.lab.coverage.experiment import covered
 from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import planted
@@ -45,7 +46,6 @@ METHODS = {
 OPTIMIZERS = {"adamw": "optim.lr=1e-3", "sgd": "optim={name: sgd, lr: 0.05}"}  # of classification
 TESTS = {False: ("test_multi", "test_single"), True: ("test_multi", "test_pattern", "test_photograph")}
 NETWORK = {False: "width: 64, depth: 4", True: "width: 48, depth: 3"}
-ALONE = "scratch, photographs alone"  # what could be learned of them
 MAPPED = 200  # images whose class-activation maps are looked at
 
 Classified = dict[str, Any]

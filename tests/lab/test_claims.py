@@ -271,6 +271,7 @@ def vit_result(images: str, *tests: str) -> dict[str, Any]:
     better = {name: value + 0.05 for name, value in accuracy.items()}
     wider = maps | {"covered, photograph": 0.75}
     found = {"scratch": [{"accuracy": accuracy, "maps": maps}] * 3, "mae": [{"accuracy": better, "maps": wider}] * 3}
+    found[multiview.ALONE] = found["mae"]
     return {"images": images, "size": size, "found": {"adamw": found, "sgd": found}}
 
 
@@ -295,6 +296,8 @@ def test_vision_transformers_are_compared_by_optimizer_and_by_what_is_shown() ->
     assert numbers["only the photograph, from scratch, SGD"].value == pytest.approx(0.9)
     assert numbers["single-view, gain of mae, SGD"].value == pytest.approx(0.05)
     assert numbers["single-view, gain of mae"].seeds == 3
+    assert numbers["only the photograph, trained without patterns"].value == pytest.approx(0.95)
+    assert not any("alone" in name for name in numbers), "it is no method of pretraining"
     maps = multiview.vit_maps(data, "planted", {})
     assert maps["features covered, gain of mae"].value == pytest.approx(0.25)
     assert maps["noise covered, gain of mae"].value == 0

@@ -10,6 +10,7 @@ from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.descent import OPTIMIZERS
 
 Data = dict[str, Any]
+ALONE = "scratch, photographs alone"  # of tools/multiview_vit.py: what could be learned of them
 
 
 def comparison(data: Data, numbers: dict[str, str]) -> Numbers:
@@ -116,6 +117,9 @@ def vit(data: Data, images: str, at_least: dict[str, int]) -> Numbers:
                 for start, seeds in starts.items()
             }
             numbers |= _against_scratch(columns, title, f"{images} images", end)
+            if of == ["test_photograph"] and ALONE in columns:
+                learnable = over_seeds(columns[ALONE], f"{images} images")
+                numbers[f"{title}, trained without patterns{end}"] = learnable
     return numbers
 
 
@@ -143,7 +147,7 @@ def _against_scratch(columns: dict[str, list[float]], title: str, over: str, end
     scratch = columns["scratch"]
     numbers = {f"{title}, from scratch{end}": over_seeds(scratch, over)}
     for name, column in columns.items():
-        if name != "scratch":
+        if name not in ("scratch", ALONE):
             gains = [after - before for after, before in zip(column, scratch, strict=True)]
             numbers[f"{title}, gain of {name}{end}"] = over_seeds(gains, over)
     return numbers
