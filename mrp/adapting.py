@@ -248,7 +248,7 @@ def _rest(
         ),
         optim,
         Choice("precision", "bf16" if gpu else "fp32", "of a GPU" if gpu else "a CPU is faster in it than in bf16"),
-        Choice("checkpoint", {"every": str(tenth), "keep": 2}, "ten times in the run; it goes on from the newest"),
+        Choice("checkpoint", {"every": str(tenth), "keep": 2}, "every tenth of the run, which goes on from the newest"),
         Choice("machine", {"workers": "auto"}, "as many decoding processes as there are cores for"),
     ]  # fmt: skip
     if run.average is not None and not start.foreign:

@@ -53,7 +53,7 @@ class Counts:
             losses = self.losses.double().numpy()
             draws = pseudo_values(len(losses), lambda rows: float(losses[rows].mean()))
             loss = mean_of(self.losses, share=False, better="lower")._replace(draws=draws)
-            details[MEASURES] = {"loss": loss.plain()}
+            details[MEASURES] = {"loss": loss.plain() | {"title": "loss of the method"}}
         return details
 
 
