@@ -144,7 +144,8 @@ def _changed(chosen: Any, value: Any) -> str:
 
 def _resampling(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
     own = start.model.run.data.shape
-    size = (given.get("data") or {}).get("size", list(own))
+    data = given.get("data")
+    size = data.get("size", list(own)) if isinstance(data, Mapping) else list(own)
     return {} if size == list(own) or [size, size] == list(own) else {"resample": True}
 
 
@@ -266,10 +267,7 @@ def _batch(images: int, processes: int) -> int:
 
 def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[str, Any], str]:
     own, shorter = start.model.run.data, shapes[shapes[:, 0] > 0].min(1)
-    section = {
-        **data, "size": own.size if isinstance(own.size, int) else list(own.size), "channels": own.channels,
-        "mean": list(own.mean), "std": list(own.std), "augment": own.augment.model_dump(mode="json"),
-    }  # fmt: skip
+    section = {**data, **own.model_dump(mode="json", include={"size", "channels", "mean", "std", "augment"})}
     why = (
         "size, channels, mean, deviation and crops are those of the weights, which know images in no other form; the "
         f"shorter sides of these images have {shorter.min()} to {shorter.max()} pixels"
@@ -289,9 +287,15 @@ def plan(
         return None
     if folder.is_dir() and {entry.name for entry in folder.iterdir()} - {LIST, RESULT, BEFORE}:
         raise ConfigError(f"{folder}: is not empty and holds no {PLAN}; choose another folder with --out FOLDER")
-    given = overridden(Tree({}, {}), words).values.get("data") or {}
-    if not isinstance(given, Mapping) or "train" in given:
+    given = overridden(Tree({}, {}), words).values.get("data")
+    given = given if isinstance(given, Mapping) else {}  # anything else is refused with the recipe
+    if "train" in given:
         raise ConfigError(f"data.train: the images to train on are {data}; leave it out")
+    if "channels" in given:
+        raise ConfigError(
+            "data.channels: weights are compared on images with the channels that they know; leave it out, or train "
+            "with 'mrp pretrain', init=WEIGHTS and init.channels=spread"
+        )
     whole = open_source(data, "train")
     start, survey = opened(checkpoint, whole, folder, words)
     section, images = _split(whole, data, folder, survey, given.get("test"))

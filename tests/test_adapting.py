@@ -241,6 +241,8 @@ def test_a_folder_of_something_else_and_training_data_given_twice_are_refused(
         plan(str(run), str(images), run)
     with pytest.raises(ConfigError, match=r"data.train: the images to train on are"):
         plan(str(run), str(images), tmp_path / "out", words=["data.train=digits"])
+    with pytest.raises(ConfigError, match=r"data.channels: weights are compared on images with the channels"):
+        plan(str(run), str(images), tmp_path / "out", words=["data.channels=4"])
 
 
 def test_the_file_is_a_recipe_with_reasons(images: Path, tmp_path: Path, make: Make) -> None:
