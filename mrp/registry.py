@@ -29,6 +29,7 @@ class Registry:
     package: str
     parts: tuple[str, ...]
     default: str | None = None  # the name of a section that gives none
+    example: str | None = None  # a name for messages; by default the default, or the first one
 
     def names(self) -> list[str]:
         """Returns the parts that come with mrp, then those of installed packages."""
@@ -47,8 +48,11 @@ class Registry:
         names = self.names()
         raise ConfigError(
             f"unknown {self.kind} '{name}'{nearest(name, names)}; known: {', '.join(names)}, or a file; "
-            f"for example {{name: {self.default or names[0]}}} or {{name: ./mine.py}}"
+            f"for example {{name: {self._example()}}} or {{name: ./mine.py}}"
         )
+
+    def _example(self) -> str:
+        return self.example or self.default or self.names()[0]
 
     def _own(self) -> list[str]:
         folder = importlib.import_module(self.package).__path__
@@ -67,10 +71,8 @@ class Registry:
         if self.default is not None and isinstance(section, Mapping):
             section = {"name": self.default, **section}
         if not isinstance(section, Mapping) or not isinstance(section.get("name"), str):
-            example = self.default or self.names()[0]
-            raise ValueError(
-                f"a section with a name is needed, such as {{name: {example}}}; known: {', '.join(self.names())}"
-            )
+            known = ", ".join(self.names())
+            raise ValueError(f"a section with a name is needed, such as {{name: {self._example()}}}; known: {known}")
         name: str = section["name"]
         if name.endswith(outside.SUFFIX):
             name = str(Path(name).absolute())  # so that the run's own copy of its configuration works from any folder

@@ -150,10 +150,14 @@ class Run(Node):
         kept["order_version"] = order_version
         if self.init is not None:
             kept["init"] = self.init.identity()
-        for key in ("objective", "optim"):  # a part in a file outside mrp is what its code says, not where the file is
-            path = Path(kept[key]["name"])
-            if path.suffix == outside.SUFFIX:
-                kept[key] |= {"name": path.name, "content": outside.digest(path)}
+        augment = kept["data"]["augment"]
+        chain = augment if isinstance(augment, list) else [augment]
+        if chain is augment:  # by position, so that an option that is new to one of them has its default
+            kept["data"]["augment"] = {str(place): section for place, section in enumerate(chain)}
+        for section in (kept["objective"], kept["optim"], *chain):
+            path = Path(section["name"])
+            if path.suffix == outside.SUFFIX:  # a part in a file outside mrp is what its code says, not where it is
+                section |= {"name": path.name, "content": outside.digest(path)}
         return kept
 
 
@@ -174,8 +178,9 @@ def _defaults(node: Node, prefix: str) -> dict[str, Any]:
             default = field.get_default(call_default_factory=True)
             plain = type(node).model_construct(**{name: default}).model_dump(mode="json", include={name}, by_alias=True)
             defaults |= flat({key: next(iter(plain.values()))})
-        if isinstance(value, Node):
-            defaults = _defaults(value, f"{key}.") | defaults
+        inside = {f"{key}.{n}.": one for n, one in enumerate(value)} if isinstance(value, tuple) else {f"{key}.": value}
+        for start, section in inside.items():
+            defaults = (_defaults(section, start) if isinstance(section, Node) else {}) | defaults
     return defaults
 
 

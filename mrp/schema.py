@@ -62,7 +62,7 @@ def section_schema(cls: type[Node]) -> Schema:
     properties: dict[str, Schema] = {}
     for name, field in cls.model_fields.items():
         extra: dict[str, Any] = dict(field.json_schema_extra) if isinstance(field.json_schema_extra, dict) else {}
-        if (registry := getattr(extra.get("choose"), "__self__", None)) is not None:
+        if (registry := _registry(field)) is not None:
             option = _registry_schema(registry, field.annotation)
         elif "choose_by_key" in extra:
             option = _keyed_schema(extra["choose_by_key"].__self__, cls)
@@ -86,6 +86,12 @@ def section_schema(cls: type[Node]) -> Schema:
     }
 
 
+def _registry(field: Any) -> Any:
+    """Returns the registry that a field's section is chosen from, if there is one."""
+    extra = getattr(field, "json_schema_extra", None)
+    return getattr(extra.get("choose"), "__self__", None) if isinstance(extra, dict) else None
+
+
 def _descriptions(option: Schema) -> Iterator[str]:
     """Yields what the docstrings of the sections say that an option may hold."""
     yield from (choice["description"] for choice in option.get("anyOf", [option]) if "description" in choice)
@@ -99,10 +105,12 @@ def _registry_schema(registry: Any, annotation: Any) -> Schema:
 
 def _others(annotation: Any) -> list[Schema]:
     """Returns what a field may hold beside the parts of its registry: other types than sections."""
-    arguments = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else ()
-    plain = [argument for argument in arguments if get_origin(argument) is not Annotated]
-    nested = [other for argument in arguments if argument not in plain for other in _others(get_args(argument)[0])]
-    return nested + [_type_schema(argument, ()) for argument in plain if not _is_section(argument)]
+    if get_origin(annotation) is Annotated and get_origin(get_args(annotation)[0]) in (Union, types.UnionType):
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return [other for argument in get_args(annotation) for other in _others(argument)]
+    bare = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    return [] if _is_section(bare) else [_type_schema(annotation, ())]
 
 
 def _is_section(annotation: Any) -> bool:
@@ -122,16 +130,22 @@ def _keyed_schema(registry: Any, cls: type[Node]) -> Schema:
 
 def _type_schema(annotation: Any, metadata: Iterable[Any]) -> Schema:
     origin, arguments = get_origin(annotation), get_args(annotation)
+    registry = next((found for item in metadata if (found := _registry(item)) is not None), None)
     if origin is Annotated:
         choices = _type_schema(arguments[0], (*arguments[1:], *metadata))
+    elif registry is not None:
+        choices = _registry_schema(registry, annotation)
     elif origin in (Union, types.UnionType):
         choices = _any([_type_schema(argument, metadata) for argument in arguments])
     elif origin is Literal:
         choices = {"enum": list(arguments)}
     elif origin is tuple:
         choices = {"type": "array", "items": _type_schema(arguments[0], ())}
+        least = [bound.min_length for bound in _flat(metadata) if isinstance(bound, annotated_types.MinLen)]
         if arguments[-1] is not Ellipsis:
             choices |= {"minItems": len(arguments), "maxItems": len(arguments)}
+        elif least:
+            choices |= {"minItems": max(least)}
     elif _is_section(annotation):
         choices = section_schema(annotation)
         if annotation.short is not None:

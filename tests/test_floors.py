@@ -77,7 +77,7 @@ FLOORS = (
     "__init__",
     "tools",
 )
-REGISTRIES = ("objectives", "optimizers", "trackers", "evaluators", "data.sources")
+REGISTRIES = ("objectives", "optimizers", "trackers", "evaluators", "data.sources", "data.augmentations")
 THIRD_PARTIES = {
     "accelerate": "processes session state replay evaluators monitor",
     "h5py": "data",

@@ -32,8 +32,9 @@ starts without the options of the old one. Values of the command line come last.
 `mrp.pretrain("demo", batch=64, optim={"lr": 1e-3})`.
 
 A part can also be a file of one's own: `objective.name=./mine.py`, and likewise for `optim`, `track`, `data.train`,
-`data.test` and the keys of `evaluate`. It may import its neighbours in the same folder while it is loaded. The code of
-the file and of its neighbours belongs to the run's identity for `objective` and `optim`; comments and the path do not.
+`data.test`, `data.augment` and the keys of `evaluate`. It may import its neighbours in the same folder while it is
+loaded. The code of the file and of its neighbours belongs to the run's identity for `objective`, `optim` and
+`data.augment`; comments and the path do not.
 The run keeps a copy in `RUN/code/`, which `mrp.load`, `mrp probe` and the like use, and which takes the place of the
 original when that is gone.
 """

@@ -24,7 +24,7 @@ from typing import Any
 
 from mrp import api, probing
 from mrp.build import follow_up
-from mrp.config import ConfigError
+from mrp.config import ConfigError, as_words
 from mrp.evaluators import read_options
 from mrp.evaluators.validation import VALIDATION
 from mrp.run import Run
@@ -55,7 +55,7 @@ class Budget:
         """Train a recipe of classification from a run's weights, on its crops; the accuracy after the last step."""
         before = api.read(origin)
         words = [
-            f"data.fraction={self.fraction}", f"data.augment={before.data.augment.model_dump_json()}",
+            f"data.fraction={self.fraction}", *as_words({"data.augment": before.data.augment}),
             f"batch={BATCH[recipe]}", f"length={epochs} epochs", f"optim.warmup={epochs / 10:g} epochs",
             f"validation.every={epochs} epochs", "checkpoint={every: 1 epochs, keep: 1}", "precision=fp32",
             f"seed={before.seed}", "machine.workers=0", *more,

@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from mrp import outside
-from mrp.check import evaluators, objectives, optimizers, sources, tiny, trackers
+from mrp.check import augmentations, evaluators, objectives, optimizers, sources, tiny, trackers
 from mrp.check.outcome import Outcome, tried
 from mrp.config import ConfigError, Tree, overridden
+from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.sources import SOURCES
 from mrp.optimizers import OPTIMIZERS
 from mrp.trackers import TRACKERS
 
-_KINDS = {name: name.lower() for name in ("Objective", "Source", "Evaluator", "Optimizer", "Tracker")}
+_KINDS = {name: name.lower() for name in ("Objective", "Source", "Augmentation", "Evaluator", "Optimizer", "Tracker")}
 _LR = {"lr": 1e-3}
 
 
@@ -42,6 +43,8 @@ def _outcomes(kind: str, file: Path, options: dict[str, Any]) -> Iterator[Outcom
             checks: tuple[Any, ...] = (*objectives.CHECKS, objectives.two_processes_are_one)
         elif kind == "source":
             subject, checks = SOURCES.read(section), sources.CHECKS
+        elif kind == "augmentation":
+            subject, checks = AUGMENTATIONS.read(section), augmentations.CHECKS
         elif kind == "evaluator":
             subject, checks = evaluators.Trial(str(file), options, Path(folder)), evaluators.CHECKS
         elif kind == "optimizer":

@@ -127,20 +127,21 @@ def _origin(dotted: str, origins: Mapping[str, str]) -> str:
 def _keys(cls: type[BaseModel], path: Path, values: Any) -> list[str]:
     """Returns the keys of the section at `path`; where its type depends on values, the field says how to choose."""
     section: Any = cls
-    several: Any = None  # of a list or mapping of sections, what each is
+    several: Any = None  # of a list or mapping of sections, what each is, or what chooses it
     for part in path:
         values = _part(values, part)
         if several is not None:
-            section, several = several, None
+            section, several = several if isinstance(several, type) else several(values), None
             continue
         info = section.model_fields.get(str(part)) if section is not None else None
         if info is None:
             return []
         extra = info.json_schema_extra
         choose = extra.get("choose") if isinstance(extra, dict) else None
-        section = choose(values) if callable(choose) else section_in(info.annotation)
+        listed = callable(choose) and isinstance(values, list | tuple)  # its sections are chosen one by one
+        section = None if listed else choose(values) if callable(choose) else section_in(info.annotation)
         kind, parts = get_origin(info.annotation), get_args(info.annotation)
-        several = section_in(parts[kind is dict]) if kind in (dict, list, tuple) else None
+        several = choose if listed else section_in(parts[kind is dict]) if kind in (dict, list, tuple) else None
     return [info.alias or name for name, info in section.model_fields.items()] if section is not None else []
 
 

@@ -1,73 +1,122 @@
-"""Crop, resize, flip and colours of an image, each a pure function of the image and its key."""
+"""What training and evaluation see of an image: pure functions of the image and its key.
+
+An augmentation is one file in `mrp/data/augmentations/`, or a file of a user's own, with `Config` and `Augmentation`.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
-from mrp.data import order
-from mrp.data.colour import jitter, randaugment
-from mrp.data.config import Config, Crop, Size
-from mrp.data.decode import UnfitError, decode, decode_box
+from mrp.data import colour, order
+from mrp.data.augmentations import AUGMENTATIONS
+from mrp.data.config import Augment, Change, Config, Crop, Size
+from mrp.data.decode import decode, decode_box
 from mrp.data.source import RawImage
 from mrp.data.turbojpeg import Box
 
+RANGES = {torch.uint8: 0xFF, torch.uint16: 0xFFFF}  # the largest number of each kind that has one
 _ATTEMPTS = 10
 DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
+_CHAIN, _OWN = 0x636861696E, 0x6F776E  # likewise
+
+
+class Images(NamedTuple):
+    """What an augmentation knows of the images."""
+
+    size: Size
+    channels: int
+    mean: tuple[float, ...]  # per channel, in [0, 1]
+
+    @property
+    def fill(self) -> tuple[int, ...]:
+        """The mean in 8 bits, for places where an image has no pixels."""
+        return tuple(min(255, round(255 * mean)) for mean in self.mean)
+
+
+class Augmentation(ABC):
+    """A change of images that training sees, behind the crop. All that is random in it follows from the key."""
+
+    def __init__(self, config: Augment, images: Images) -> None:
+        self.config, self.images = config, images
+
+    @abstractmethod
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the image (C H W) as it is seen under this key, of the same shape and kind of numbers.
+
+        An image that it is not made for is an `UnfitError` that says what to do.
+        """
+
+    def __reduce__(self) -> Any:
+        """A worker process knows nothing of a user's own file, so it is built there anew."""
+        return _built, (self.config.model_dump(mode="json"), self.images)
+
+
+class Framing(Augmentation):
+    """The first of a chain: it chooses the box of an image that is resized, and may change the result."""
+
+    def box(self, size: Size, key: int) -> Box:
+        """Returns top, left, height and width of what is seen of an image of this height and width; here all of it."""
+        return 0, 0, *size
+
+
+def _built(section: Mapping[str, Any] | Augment, images: Images) -> Any:
+    config = AUGMENTATIONS.read(section)
+    return AUGMENTATIONS.find(getattr(config, "name")).Augmentation(config, images)  # noqa: B009
 
 
 class View:
     """Turns a decoded image into what training or evaluation sees of it, always of the same size."""
 
     def __init__(self, config: Config, train: bool) -> None:
-        self.size = config.shape
-        self.fill = tuple(min(255, round(255 * mean)) for mean in config.mean)
-        self.channels = config.num_channels
-        self.augment = config.augment
+        self.size, self.channels = config.shape, config.num_channels
         self.views = config.views if train else 1
         self.train = train
+        self._kept = config.frame.kept(config.shape)
+        if train:
+            images = Images(config.shape, config.num_channels, config.mean)
+            self._frame, *self._changes = (_built(augment, images) for augment in config.chain)
+            self._chances = [augment.chance for augment in config.chain if isinstance(augment, Change)]
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the image (C H W) as it is seen under this key; evaluation ignores the key."""
-        if not self.train and isinstance(self.augment, Crop):
-            return centre(image, self.size, self.augment.kept(self.size))
-        if not self.train:
-            return resize(image, self.size)
-        size, (flip, *draws) = (image.shape[1], image.shape[2]), uniforms(key)
-        box = crop_box(size, self.augment, draws) if isinstance(self.augment, Crop) else (0, 0, *size)
-        return self._changed(image, box, flip, key)
+        if self.train:
+            return self._changed(image, self._frame.box((image.shape[1], image.shape[2]), key), key)
+        return resize(image, self.size) if self._kept is None else centre(image, self.size, self._kept)
 
     def decoded(self, data: RawImage, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
         """Returns a file's image as it is seen under each key; where they show crops, little else is decoded."""
-        crop = self.augment
-        if not self.train or not isinstance(crop, Crop):
+        if not self.train:
             image = decode(data, self.channels)
             return [self(image, key) for key in keys]
-        drawn, boxes = [uniforms(key) for key in keys], list[Box]()
+        boxes = list[Box]()
 
         def around(size: Size) -> Box:
-            boxes[:] = [crop_box(size, crop, draws) for _, *draws in drawn]
+            boxes[:] = [self._frame.box(size, key) for key in keys]
             return _around(boxes)
 
         image = decode_box(data, self.channels, around, sound=sound)
         top, left, *_ = _around(boxes)
-        return [
-            self._changed(image, (box[0] - top, box[1] - left, *box[2:]), flip, key)
-            for box, (flip, *_), key in zip(boxes, drawn, keys, strict=True)
-        ]
+        moved = [(box[0] - top, box[1] - left, *box[2:]) for box in boxes]
+        return [self._changed(image, box, key) for box, key in zip(moved, keys, strict=True)]
 
-    def _changed(self, image: Tensor, box: Box, flip: float, key: int) -> Tensor:
+    def _changed(self, image: Tensor, box: Box, key: int) -> Tensor:
         """Returns what is in a box of the image as training sees it."""
         top, left, height, width = box
-        image = resize(image[:, top : top + height, left : left + width], self.size)
-        image = image.flip(2) if self.augment.flip and flip < 0.5 else image
-        return colour(image, self.augment, key, self.fill) if isinstance(self.augment, Crop) else image
+        image = self._frame(resize(image[:, top : top + height, left : left + width], self.size), key)
+        if self._changes:
+            words = (order.fold(_CHAIN, key, np.arange(2 * len(self._changes))) >> np.uint64(1)).reshape(2, -1)
+            done = words[0] * 2.0**-63 < self._chances
+            for change, do, own_key in zip(self._changes, done.tolist(), words[1].tolist(), strict=True):
+                image = change(image, own_key) if do else image
+        return image
 
 
 def _around(boxes: list[Box]) -> Box:
@@ -84,20 +133,14 @@ def uniforms(key: int) -> list[float]:
     return numbers
 
 
-def colour(image: Tensor, crop: Crop, key: int, fill: tuple[int, ...]) -> Tensor:
-    """Change the colours after crop and flip, of images with one or three channels of 8 bits."""
-    if not crop.jitter and crop.rand is None:
-        return image
-    if image.dtype != torch.uint8:
-        raise UnfitError("augment.jitter and augment.rand are for images of 8 bits; leave them out")
-    array = image.permute(1, 2, 0).contiguous().numpy()
-    picture = Image.fromarray(array[..., 0] if image.shape[0] == 1 else array)
-    if crop.rand is not None:
-        picture = randaugment(picture, crop.rand, key, fill)
-    if crop.jitter:
-        picture = jitter(picture, crop.jitter, key)
-    pixels = torch.from_numpy(np.array(picture))
-    return pixels[None] if image.shape[0] == 1 else pixels.permute(2, 0, 1)
+def draws(key: int) -> Iterator[float]:
+    """Yields up to 64 numbers in [0, 1) that belong to the key of one augmentation."""
+    return colour.draws(_OWN, key)
+
+
+def as_before(pixels: Tensor, kind: torch.dtype) -> Tensor:
+    """Returns pixels as numbers of the kind that they had, rounded into its range where it has one."""
+    return pixels if kind not in RANGES else pixels.round().clamp(0, RANGES[kind]).to(kind)
 
 
 def crop_box(size: Size, crop: Crop, draws: list[float]) -> Box:
@@ -124,7 +167,7 @@ def resize(image: Tensor, size: Size) -> Tensor:
     if image.shape[1:] == size:
         return image
     if image.dtype == torch.uint16:
-        return interpolate(image[None].float(), size)[0].round().clamp(0, 0xFFFF).to(torch.uint16)
+        return as_before(interpolate(image[None].float(), size)[0], image.dtype)
     return interpolate(image[None], size)[0]
 
 

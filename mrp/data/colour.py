@@ -18,7 +18,7 @@ from mrp.data.config import HIGHEST_MAGNITUDE, RandAugment
 _JITTER, _RAND = 0x6A697474, 0x72616E64  # the purpose of a hash, which sets it apart from others
 
 
-def _draws(purpose: int, key: int) -> Iterator[float]:
+def draws(purpose: int, key: int) -> Iterator[float]:
     """Yields the numbers in [0, 1) that belong to the key."""
     for word in order.fold(purpose, key, np.arange(64)).tolist():
         yield (word >> 11) * 2.0**-53
@@ -26,10 +26,10 @@ def _draws(purpose: int, key: int) -> Iterator[float]:
 
 def jitter(image: Image.Image, strength: float, key: int) -> Image.Image:
     """Multiply brightness, contrast and saturation by 1 - strength to 1 + strength, in any order."""
-    draws = _draws(_JITTER, key)
+    numbers = draws(_JITTER, key)
     kinds = [ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color]
-    for kind in sorted(kinds, key=lambda _: next(draws)):
-        image = kind(image).enhance(1 + strength * (2 * next(draws) - 1))
+    for kind in sorted(kinds, key=lambda _: next(numbers)):
+        image = kind(image).enhance(1 + strength * (2 * next(numbers) - 1))
     return image
 
 
@@ -38,9 +38,9 @@ def randaugment(image: Image.Image, config: RandAugment, key: int, fill: tuple[i
 
     The fill is one number per channel, the mean of the data.
     """
-    draws = _draws(_RAND, key)
+    numbers = draws(_RAND, key)
     for _ in range(config.operations):
-        chosen, done, first, second, sign = (next(draws) for _ in range(5))
+        chosen, done, first, second, sign = (next(numbers) for _ in range(5))
         if done < 0.5:
             continue
         normal = math.sqrt(-2 * math.log(1 - first)) * math.cos(2 * math.pi * second)

@@ -8,7 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 
-from mrp.config import Node, nearest
+from mrp.config import Node
+from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.sources import SOURCES
 
 Size = tuple[int, int]  # height, width
@@ -34,10 +35,38 @@ class RandAugment(Node):
     operations: int = Field(2, ge=1, le=8)  # per image
 
 
-class Crop(Node):
-    """A random crop resized to `size`; evaluation sees the centre of the image, resized too unless it has that size."""
+class Augment(Node):
+    """An augmentation, and what it says of itself."""
 
     short: ClassVar[type | None] = str
+
+    @property
+    def mirrors(self) -> bool:
+        """Returns whether left and right may be exchanged: an image and its mirror image then mean the same."""
+        return False
+
+    def unfit(self, channels: int, size: Size) -> str | None:
+        """Returns why it is not for images of this kind, and what to do, in one line; None where it is."""
+        return None
+
+
+class Frame(Augment):
+    """The first of a chain, which makes all images one size: training sees a part of them, evaluation a central one."""
+
+    def kept(self, size: Size) -> float | None:
+        """Returns the share of the resized image's shorter side that evaluation keeps; None where it sees all of it."""
+        return None
+
+
+class Change(Augment):
+    """An augmentation behind the first one, which leaves the size as it is."""
+
+    chance: float = Field(1, ge=0, le=1)  # the share of images that are changed
+
+
+class Crop(Frame):
+    """A random crop resized to `size`; evaluation sees the centre of the image, resized too unless it has that size."""
+
     name: Literal["crop"] = "crop"
     scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
     ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
@@ -47,6 +76,17 @@ class Crop(Node):
     # From this size on (the shorter side of `size`), evaluation sees the whole shorter side of an image, and below it
     # 224/256 of that; null: 224/256 at every size.
     whole_from: int | None = Field(None, gt=0)
+
+    @property
+    def mirrors(self) -> bool:
+        """Returns `flip`."""
+        return self.flip
+
+    def unfit(self, channels: int, size: Size) -> str | None:
+        """Refuses colours that there are no operations for."""
+        if channels in (1, 3) or not (self.jitter or self.rand):
+            return None
+        return f"jitter and rand are for 1 or 3 channels, and there are {channels}; leave them out"
 
     def kept(self, size: Size) -> float:
         """Returns the share of the resized image's shorter side that evaluation keeps for images of this size."""
@@ -67,36 +107,20 @@ class Crop(Node):
         return value
 
 
-class Resize(Node):
+class Resize(Frame):
     """The whole image resized to `size`, in training and evaluation alike: for small images of one size."""
 
-    short: ClassVar[type | None] = str
     name: Literal["resize"] = "resize"
     flip: bool = False  # mirror every second image, at random
 
-
-_AUGMENTATIONS: dict[str, type[Crop] | type[Resize]] = {"crop": Crop, "resize": Resize}
-
-
-def _augmentation(value: Any) -> Any:
-    """Accepts a bare name for an augmentation with its usual options, and refuses a name nobody knows."""
-    value = {"name": value} if isinstance(value, str) else value
-    if isinstance(value, Mapping) and value.get("name") not in tuple(_AUGMENTATIONS):
-        given = f"'{value['name']}' is unknown" if "name" in value else "a name is missing"
-        hint = nearest(str(value.get("name", "")), _AUGMENTATIONS)
-        raise ValueError(f"{given}; allowed: {' or '.join(_AUGMENTATIONS)}{hint}")
-    return value
+    @property
+    def mirrors(self) -> bool:
+        """Returns `flip`."""
+        return self.flip
 
 
-def _augmentation_keys(values: Any) -> type[Crop] | type[Resize] | None:
-    return _AUGMENTATIONS.get(str(values.get("name"))) if isinstance(values, Mapping) else None
-
-
-Augment = Annotated[
-    Crop | Resize,
-    Field(discriminator="name", json_schema_extra={"choose": _augmentation_keys}),
-    BeforeValidator(_augmentation),
-]
+_AugmentKeys = Field(json_schema_extra={"choose": AUGMENTATIONS.config_of})  # type: ignore[dict-item]
+AugmentName = Annotated[SerializeAsAny[Augment], BeforeValidator(AUGMENTATIONS.read), _AugmentKeys]
 
 
 def _read_source(value: Any) -> Any:
@@ -121,6 +145,11 @@ def _count(channels: int | tuple[str, ...]) -> int:
     return channels if isinstance(channels, int) else len(channels)
 
 
+def _name(augment: Augment) -> str:
+    name: str = getattr(augment, "name")  # noqa: B009 -- every augmentation's options have one, of its own type
+    return name
+
+
 _NUMBER: dict[str, Any] = {"short": float}  # a number alone is short for the list
 
 
@@ -138,7 +167,8 @@ class Config(Node):
     std: tuple[float, ...] = Field(
         (), json_schema_extra=_NUMBER
     )  # by default ImageNet's for 3 channels, 0.25 otherwise
-    augment: Augment = Crop()
+    # What training sees of an image: crop or resize alone, or a list of one of them and of further augmentations.
+    augment: Annotated[AugmentName | Annotated[tuple[AugmentName, ...], Field(min_length=1)], _AugmentKeys] = Crop()
     views: int = Field(1, ge=1)  # images that a batch holds of each sample, from one decode
     # Drop: leave out what does not fill an epoch's last batch; continuous: batches span epochs.
     tail: Literal["drop", "continuous"] = "drop"
@@ -155,6 +185,23 @@ class Config(Node):
     def num_channels(self) -> int:
         """How many channels an image has."""
         return _count(self.channels)
+
+    @property
+    def chain(self) -> tuple[Augment, ...]:
+        """Every augmentation, in order."""
+        return self.augment if isinstance(self.augment, tuple) else (self.augment,)
+
+    @property
+    def frame(self) -> Frame:
+        """The first augmentation."""
+        frame = self.chain[0]
+        assert isinstance(frame, Frame), "checked when the section is read"
+        return frame
+
+    @property
+    def mirrors(self) -> bool:
+        """Returns whether training mirrors images."""
+        return any(augment.mirrors for augment in self.chain)
 
     @field_validator("channels")
     @classmethod
@@ -180,11 +227,20 @@ class Config(Node):
 
     @field_validator("augment")
     @classmethod
-    def _check_colours(cls, value: Augment, info: ValidationInfo) -> Augment:
-        channels = _count(info.data.get("channels", 3))
-        if channels not in (1, 3) and isinstance(value, Crop) and (value.jitter or value.rand):
-            raise ValueError(f"jitter and rand are for 1 or 3 channels, and there are {channels}; leave them out")
-        return value
+    def _check_chain(cls, value: Augment | tuple[Augment, ...], info: ValidationInfo) -> Augment | tuple[Augment, ...]:
+        first, *others = value if isinstance(value, tuple) else (value,)
+        misplaced = [one for one in others if not isinstance(one, Change)]
+        if not isinstance(first, Frame):
+            raise ValueError(f"{_name(first)} stands first, where crop or resize is needed: [crop, {_name(first)}]")
+        if misplaced:
+            raise ValueError(f"{_name(misplaced[0])} stands behind {_name(first)}, and can only be the first; take one")
+        if "channels" in info.data and "size" in info.data:
+            size = info.data["size"]
+            shape = (size, size) if isinstance(size, int) else size
+            reasons = (one.unfit(_count(info.data["channels"]), shape) for one in (first, *others))
+            if reason := next(filter(None, reasons), None):
+                raise ValueError(reason)
+        return value if others else first
 
     @field_validator("mean", "std", mode="before")
     @classmethod

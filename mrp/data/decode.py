@@ -30,7 +30,7 @@ from mrp.data.turbojpeg import Box
 
 _FORMATS = ("BMP", "GIF", "PNG", "PPM", "TIFF", "WEBP")  # no format that runs another program, as EPS does
 _MOST_ASPECT = 100  # of the longer side over the shorter: evaluation enlarges the shorter one to its crop
-_LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
+LUMA = np.array([19595, 38470, 7471], np.uint32)  # ITU-R 601 in units of 2^-16
 # An array of bytes (H W C) as numpy writes it, which `mrp shards build --raw` stores.
 _NPY = re.compile(
     rb"\x93NUMPY\x01\0..\{'descr': '\|u1', 'fortran_order': False, "
@@ -242,10 +242,11 @@ def _check_depth(image: Image.Image) -> None:
 
 def _planes(array: Pixels, channels: int) -> Tensor:
     """Returns the pixels (C H W, in memory still H W C) with the wanted channels."""
-    return torch.from_numpy(_with_channels(array, channels)).permute(2, 0, 1)
+    return torch.from_numpy(with_channels(array, channels)).permute(2, 0, 1)
 
 
-def _with_channels(array: Pixels, channels: int) -> Pixels:
+def with_channels(array: Pixels, channels: int) -> Pixels:
+    """Returns pixels (H W C) with the wanted channels: grey repeated, or the brightness of colours."""
     given = array.shape[2]
     if given == channels:
         return array
@@ -253,8 +254,8 @@ def _with_channels(array: Pixels, channels: int) -> Pixels:
         return np.repeat(array, 3, axis=2)
     if (given, channels) == (3, 1):
         if array.dtype == np.float32:
-            return array @ (_LUMA / np.float32(1 << 16)).astype(np.float32)[:, None]
-        luma = (array.astype(np.uint32) @ _LUMA + np.uint32(1 << 15)) >> np.uint32(16)
+            return array @ (LUMA / np.float32(1 << 16)).astype(np.float32)[:, None]
+        luma = (array.astype(np.uint32) @ LUMA + np.uint32(1 << 15)) >> np.uint32(16)
         return luma.astype(array.dtype)[..., None]
     raise UnfitError(f"{given} channels where {channels} are wanted; set data.channels to {given}")
 

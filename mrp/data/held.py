@@ -41,9 +41,9 @@ def held_size(source: Source, config: Config) -> Size:
     augment = config.augment
     if source.partial:
         raise ConfigError("samples of data.train may lack channels, which is not known on the device")
-    if isinstance(augment, Resize):
+    if type(augment) is Resize:
         return config.shape
-    if not isinstance(augment, Crop) or augment.jitter or augment.rand is not None:
+    if type(augment) is not Crop or augment.jitter or augment.rand is not None:
         raise ConfigError("of data.augment, only resize, and crop without jitter and rand, are known on the device")
     first = Batches(source, _Whole(config, None), EvaluationPlan(0, 1, 1), source.replacement)
     image = first.read(0, [0], []).views[0]
@@ -105,6 +105,7 @@ class _Whole(View):
     def __init__(self, config: Config, size: Size | None) -> None:
         super().__init__(config, train=False)
         self.wanted = size
+        self._crops = isinstance(config.frame, Crop)
         self.size = size or self.size
 
     def decoded(self, data: RawImage, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
@@ -112,7 +113,7 @@ class _Whole(View):
         image = decode(data, self.channels)
         if image.dtype != torch.uint8:
             raise UnfitError("not of 8 bits, as images that are held in memory have to be")
-        if not isinstance(self.augment, Crop):
+        if not self._crops:
             return [resize(image, self.size)]
         size = (image.shape[1], image.shape[2])
         if self.wanted not in (None, size):

@@ -86,7 +86,7 @@ def seen(images: Tensor, samples: Ints, keys: Ints, config: Config) -> Tensor:
             part = slice(start, start + at_once)
             parts += [cropped(images, samples[part], boxes[part], config.shape)]
     out = torch.cat(parts) if parts else images[there(samples, images.device)]
-    if config.augment.flip:
+    if config.mirrors:
         mirrored = there(draws[:, 0] < 0.5, images.device)
         out = torch.where(mirrored[:, None, None, None], out.flip(2), out)
     return out.permute(0, 3, 1, 2)

@@ -22,7 +22,6 @@ from torch import nn
 from mrp.config import ConfigError, Duration
 from mrp.data.augment import View
 from mrp.data.config import Config as Data
-from mrp.data.config import Crop
 from mrp.data.loader import EvalLoader
 from mrp.data.source import Named, Source
 from mrp.data.subset import evenly_spaced
@@ -137,11 +136,11 @@ class Setting:
         Images are seen as evaluation usually sees them, or under another view.
         """
         chosen = source if most is None or most >= len(source) else evenly_spaced(source, most)
-        augment, shape = self.data.augment, self.data.shape
-        kept = augment.kept(shape) if isinstance(augment, Crop) else 1.0
+        frame, shape = self.data.frame, self.data.shape
+        kept = frame.kept(shape)
         made_from = {
             "data": chosen.content,
-            "view": [type(augment).__name__, kept, *shape, *([view.name] if view else [])],
+            "view": [type(frame).__name__, 1.0 if kept is None else kept, *shape, *([view.name] if view else [])],
             "precision": self.precision,
         } | ({"code": readout.own_features.code} if readout.own_features else {})
         loader = self.loader(chosen, self.batch, view=view)

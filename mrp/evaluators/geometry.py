@@ -49,7 +49,7 @@ class Evaluator(contract.Evaluator):
         if len(source) < 2:
             raise ConfigError(f"geometry: needs two images or more, and there are {len(source)}; give more data")
         self._images = evenly_spaced(source, min(config.images, len(source)))
-        crop = Crop.model_validate({"scale": config.scale, "flip": setting.data.augment.flip})
+        crop = Crop.model_validate({"scale": config.scale, "flip": setting.data.mirrors})
         self._view = Cropped(setting.data, crop)
 
     @classmethod

@@ -38,7 +38,7 @@ class Evaluator(Probe[sweep.Head]):
     def views(self) -> list[Changed]:
         """Returns the crops, each a view of its own."""
         data = self.setting.data
-        crop = Crop(scale=_AREA, flip=data.augment.flip)
+        crop = Crop(scale=_AREA, flip=data.mirrors)
         return [Cropped(data, crop, number) for number in range(1, self.config.crops + 1)]
 
     def learn(self, train: Table, readout: Readout) -> sweep.Head:

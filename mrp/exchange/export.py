@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from mrp.config import ConfigError, nearest
-from mrp.data.config import Crop
 from mrp.exchange import card
 from mrp.exchange.folders import check_is_new, new_folder
 from mrp.interop import graphs, huggingface_export, official_export, timm_export, verify
@@ -62,5 +61,4 @@ def _write(model: Model, to: str, folder: Path, images: Preprocessing, whole: bo
 
 def _preprocessing(model: Model) -> Preprocessing:
     data = model.run.data
-    crop = data.augment.kept(data.shape) if isinstance(data.augment, Crop) else None
-    return Preprocessing(data.shape, data.num_channels, data.mean, data.std, crop)
+    return Preprocessing(data.shape, data.num_channels, data.mean, data.std, data.frame.kept(data.shape))

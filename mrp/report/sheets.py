@@ -19,7 +19,6 @@ from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.batches import stack
-from mrp.data.config import Crop
 from mrp.data.decode import DecodeError, UnfitError, decode
 from mrp.data.source import RawImage
 from mrp.data.subset import fixed_sample
@@ -163,10 +162,10 @@ def draw(order: Order, what: Sequence[str], folder: Path) -> tuple[list[Path], l
 
 def _crops(order: Order) -> str:
     """Returns what part of the images is seen."""
-    data = {one.model.run.data.shape: one.model.run.data.augment for one in order.seen}
+    shapes = {data.shape: data.frame.kept(data.shape) for data in (one.model.run.data for one in order.seen)}
     said = ", ".join(
-        f"{'the centre' if isinstance(augment, Crop) else 'the whole image'} at {height} x {width}"
-        for (height, width), augment in data.items()
+        f"{'the whole image' if kept is None else 'the centre'} at {height} x {width}"
+        for (height, width), kept in shapes.items()
     )
     return f"Images as in evaluation: {said}."
 

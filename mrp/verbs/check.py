@@ -9,15 +9,14 @@ from pathlib import Path
 
 from mrp.verbs import _words
 
-HELP = "try whether a file of your own (method, data source, evaluator, optimizer, tracker) does what it must"
+HELP = "try whether a file of your own (method, source, augmentation, evaluator, optimizer, tracker) does what it must"
 EXAMPLE = "mrp check ./mine.py"
 
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds a file, options of its part."""
-    parser.add_argument(
-        "file", metavar="FILE", help="it defines Config and Objective, Source, Evaluator, Optimizer or Tracker"
-    )
+    parts = "Objective, Source, Augmentation, Evaluator, Optimizer or Tracker"
+    parser.add_argument("file", metavar="FILE", help=f"it defines Config and {parts}")
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="options of the part")
     _words.add_json(parser)
 

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 import pytest
 
-from mrp.check import evaluators, objectives, optimizers, sources, trackers
+from mrp.check import augmentations, evaluators, objectives, optimizers, sources, trackers
 from mrp.check.files import check
 from mrp.check.outcome import Failed, Outcome, Skipped, tried
 from mrp.check.tiny import tiny_run
 from mrp.cli import main
 from mrp.config import ConfigError
+from mrp.data.augmentations import AUGMENTATIONS
+from mrp.data.config import Augment
 from mrp.data.sources import SOURCES
 from mrp.trackers import TRACKERS
+from tests.data.test_augmentations import DIMMER
 from tests.data.test_own_source import STRIPES
 from tests.integration.test_outside_parts import OPTIMIZER, TRACKER
 from tests.integration.test_own_evaluator import EVALUATOR
@@ -145,6 +149,35 @@ def test_sources_of_mrp_do_what_they_must(name: str) -> None:
         each(SOURCES.read({"name": name}))
 
 
+@pytest.mark.parametrize("name", AUGMENTATIONS.names())
+def test_augmentations_of_mrp_do_what_they_must(name: str) -> None:
+    for each in augmentations.CHECKS:
+        each(cast(Augment, AUGMENTATIONS.read(name)))
+
+
+@pytest.mark.parametrize(
+    ("check", "old", "new", "fault"),
+    [
+        (augmentations.images_keep_their_form, "(image.dtype)", "(torch.int32)", "becomes torch.int32 of"),
+        (augmentations.images_keep_their_form, "return ", "return 0 / 0 * ", "ZeroDivisionError"),
+        (augmentations.all_follows_from_the_key, "next(draws(key))", "torch.rand(())", "under key 1 an image is"),
+        (augmentations.the_image_stays, "return ", "image[0] = 0\n        return ", "it changes the image"),
+        (augmentations.it_is_sent_to_workers, "    def __call__", "    def __reduce__(self):\n"
+         "        return object.__reduce__(self)\n\n    def __call__", "it cannot be sent to a worker"),
+        (augmentations.a_misspelt_option_is_one_line, "class Config(Change):",
+         "class Config(Change):\n    model_config = {'extra': 'allow'}", "an option that it does not have is accepted"),
+    ],
+)  # fmt: skip
+def test_a_fault_of_an_augmentation_is_found(tmp_path: Path, check, old: str, new: str, fault: str) -> None:  # type: ignore[no-untyped-def]
+    path = tmp_path / "mine.py"
+    path.write_text(DIMMER)
+    assert tried(check, path, AUGMENTATIONS.read({"name": str(path)})).status == "ok"
+    path.write_text(broken(DIMMER, old, new))
+    found = tried(check, path, AUGMENTATIONS.read({"name": str(path)}))
+    assert found.status == "failed"
+    assert fault in found.detail
+
+
 @pytest.mark.parametrize("name", ["adamw", "lars", "muon", "sgd"])
 @pytest.mark.parametrize("check", optimizers.CHECKS)
 def test_optimizers_of_mrp_do_what_they_must(name: str, check) -> None:  # type: ignore[no-untyped-def]
@@ -227,7 +260,7 @@ def test_the_verb_prints_a_table_and_fails_with_one_line(tmp_path: Path, capsys:
 
 
 def test_a_file_without_a_part_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="defines none of Objective, Source, Evaluator, Optimizer, Tracker"):
+    with pytest.raises(ConfigError, match="defines none of Objective, Source, Augmentation, Evaluator, Opti"):
         outcomes(tmp_path, "x = 1\n")
 
 

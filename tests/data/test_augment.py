@@ -153,8 +153,8 @@ def test_a_bare_name_means_the_usual_options() -> None:
 @pytest.mark.parametrize(
     ("augment", "message"),
     [
-        ("crp", "x.yaml: augment: 'crp' is unknown; allowed: crop or resize; did you mean 'crop'?"),
-        ({"scale": [0.5, 1]}, "x.yaml: augment: a name is missing; allowed: crop or resize"),
+        ("crp", "x.yaml: augment: unknown augmentation 'crp'; did you mean 'crop'?; known: blur, crop, flip, "),
+        ({"scale": [0.5, 1]}, "x.yaml: augment: a section with a name is needed, such as {name: crop}; known: "),
         ({"name": "crop", "scale": [0, 1]}, "x.yaml: augment.scale: [0.0, 1.0] was given; allowed: two shares of the "
          "area, 0 < low <= high <= 1"),
         ({"name": "crop", "ratio": [2, 1]}, "x.yaml: augment.ratio: [2.0, 1.0] was given; allowed: two ratios of width "

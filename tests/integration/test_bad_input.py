@@ -113,7 +113,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("demo objective.decoder.widht=8", ["objective.decoder.widht: unknown key; did you mean 'width'?"]),
         ("demo optim.clip=abc", ["optim.clip: 'abc' was given; allowed: number"]),
         ("demo data.size=[1,a]", ["data.size.1: 'a' was given; allowed: integer"]),
-        ("demo data.augment=crpo", ["data.augment: 'crpo' is unknown; allowed: crop or resize; did you mean 'crop'?"]),
+        ("demo data.augment=crpo", ["data.augment: unknown augmentation 'crpo'; did you mean 'crop'?"]),
         ("demo batch=", ["batch: null was given; allowed: integer"]),
         ("demo optim=", ["optim: a section with a name is needed, such as {name: adamw}; known: adamw, lars"]),
         ("demo batch=0", ["batch: 0 was given; allowed: greater than 0"]),

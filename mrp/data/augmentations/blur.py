@@ -1,0 +1,49 @@
+"""Gaussian blur."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import field_validator
+from torch import Tensor
+
+from mrp.data import augment
+from mrp.data.augment import Images, as_before, draws
+from mrp.data.config import Change
+
+_REACH = 3  # standard deviations beyond which weights are left out
+
+
+class Config(Change):
+    """Blurs images of any kind by a Gaussian; beyond the edge the pixels at the edge go on."""
+
+    name: Literal["blur"] = "blur"
+    deviation: tuple[float, float] = (0.1, 2.0)  # of the Gaussian in pixels, drawn evenly
+
+    @field_validator("deviation")
+    @classmethod
+    def _check_deviation(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} was given; allowed: two deviations in pixels, 0 < low <= high")
+        return value
+
+
+class Augmentation(augment.Augmentation):
+    """Averages along the rows, then along the columns."""
+
+    def __init__(self, config: Config, images: Images) -> None:
+        super().__init__(config, images)
+        self._low, self._high = config.deviation
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the blurred image."""
+        deviation = self._low + (self._high - self._low) * next(draws(key))
+        reach = max(1, math.ceil(_REACH * deviation))
+        weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
+        weights = weights / weights.sum()
+        pixels = F.pad(image.float()[:, None], (reach, reach, reach, reach), mode="replicate")
+        pixels = F.conv2d(F.conv2d(pixels, weights[None, None, None]), weights[None, None, :, None])
+        return as_before(pixels[:, 0], image.dtype)

@@ -1,0 +1,37 @@
+"""Every second image mirrored: upside down too, where there is no up, as in images from above or of cells."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from mrp.data import augment
+from mrp.data.augment import Images
+from mrp.data.config import Change
+
+
+class Config(Change):
+    """Mirrors images."""
+
+    name: Literal["flip"] = "flip"
+    axis: Literal["horizontal", "vertical"] = "horizontal"  # exchanges left and right, or top and bottom
+    chance: float = Field(0.5, ge=0, le=1)  # the share of images that are mirrored
+
+    @property
+    def mirrors(self) -> bool:
+        """Returns whether left and right are exchanged."""
+        return self.axis == "horizontal"
+
+
+class Augmentation(augment.Augmentation):
+    """Exchanges the two ends of one axis."""
+
+    def __init__(self, config: Config, images: Images) -> None:
+        super().__init__(config, images)
+        self._axis = {"vertical": 1, "horizontal": 2}[config.axis]
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the mirrored image."""
+        return image.flip(self._axis)

@@ -1,0 +1,92 @@
+"""Brightness, contrast, saturation and hue that vary."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mrp.data import augment
+from mrp.data.augment import RANGES, Images, as_before, draws
+from mrp.data.config import Change, Size
+from mrp.data.decode import LUMA, UnfitError
+
+
+class Config(Change):
+    """Changes brightness, contrast, saturation and hue in an order that is drawn.
+
+    Brightness and contrast are for any number of channels and any kind of numbers. Contrast changes about the mean
+    brightness of colours, and otherwise about the mean of each channel.
+    """
+
+    name: Literal["jitter"] = "jitter"
+    brightness: float = Field(0.4, ge=0, le=1)  # it is multiplied by 1 - this to 1 + this
+    contrast: float = Field(0.4, ge=0, le=1)  # likewise
+    saturation: float = Field(0.2, ge=0, le=1)  # likewise; of 3 channels
+    hue: float = Field(0.1, ge=0, le=0.5)  # it is moved by up to this share of the circle; of 3 channels
+
+    def unfit(self, channels: int, size: Size) -> str | None:
+        """Refuses colours that are none."""
+        if channels == 3 or not (self.saturation or self.hue):
+            return None
+        return f"saturation and hue are for 3 channels, and there are {channels}; set jitter's saturation and hue to 0"
+
+
+class Augmentation(augment.Augmentation):
+    """Changes each in turn; after each, numbers of 8 and 16 bits are brought back into their range."""
+
+    def __init__(self, config: Config, images: Images) -> None:
+        super().__init__(config, images)
+        changes: list[tuple[Callable[[Tensor, float], Tensor], float]] = [
+            (_brightness, config.brightness), (_contrast, config.contrast), (_saturation, config.saturation),
+            (_hue, config.hue),
+        ]  # fmt: skip
+        self._changes = [(change, most) for change, most in changes if most]
+        self._hue = bool(config.hue)
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        """Returns the image in other colours."""
+        largest = RANGES.get(image.dtype)
+        if largest is None and self._hue:
+            raise UnfitError("hue is for images of 8 or 16 bits; set jitter's hue to 0")
+        numbers = draws(key)
+        pixels = image.float() / (largest or 1)
+        for change, most in sorted(self._changes, key=lambda _: next(numbers)):
+            pixels = change(pixels, most * (2 * next(numbers) - 1))
+            pixels = pixels if largest is None else pixels.clamp(0, 1)
+        return as_before(pixels * (largest or 1), image.dtype)
+
+
+def _luma(pixels: Tensor) -> Tensor:
+    luma: Tensor = torch.tensordot(torch.from_numpy(LUMA / 65536).float(), pixels, dims=1)
+    return luma[None]
+
+
+def _brightness(pixels: Tensor, share: float) -> Tensor:
+    return pixels * (1 + share)
+
+
+def _contrast(pixels: Tensor, share: float) -> Tensor:
+    brightness = _luma(pixels) if len(pixels) == 3 else pixels
+    return torch.lerp(brightness.mean((1, 2), keepdim=True).expand_as(pixels), pixels, 1 + share)
+
+
+def _saturation(pixels: Tensor, share: float) -> Tensor:
+    return torch.lerp(_luma(pixels).expand_as(pixels), pixels, 1 + share)
+
+
+def _hue(pixels: Tensor, share: float) -> Tensor:
+    """Returns the colours moved along the circle of hues; value and saturation (HSV) stay."""
+    red, green, blue = pixels
+    value, least = pixels.amax(0), pixels.amin(0)
+    chroma = value - least
+    there = chroma.clamp_min(1e-12)
+    sixth = torch.where(
+        value == red, (green - blue) / there,
+        torch.where(value == green, 2 + (blue - red) / there, 4 + (red - green) / there),
+    )  # fmt: skip
+    turns = (sixth + 6 * share + torch.tensor([5.0, 3.0, 1.0])[:, None, None]) % 6
+    return value - chroma * torch.minimum(turns, 4 - turns).clamp(0, 1)
