@@ -105,6 +105,8 @@ def test_a_prediction_is_made_once_and_before_mae(predicted: Path, tmp_path: Pat
         predict.freeze(predict.Options("demo", SMALL), tmp_path)
     with pytest.raises(ConfigError, match="holds no prediction"):
         compare.compare(tmp_path, 1)
+    with pytest.raises(ConfigError, match=r"--ratios: 1.5 was given"):
+        predict.freeze(predict.Options("demo", SMALL, ratios=(0.5, 1.5)), tmp_path / "new")
     with pytest.raises(ConfigError, match="take a recipe of mae"):
         predict.recipe_of("supervised_tiny_digits", ())
 

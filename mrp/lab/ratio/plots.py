@@ -35,7 +35,7 @@ def draw(prediction: Mapping[str, Any], result: Mapping[str, Any] | None = None)
     for rule, merit in prediction["merits"].items():
         low, high = min(merit), max(merit)
         scaled = [(value - low) / (high - low or 1.0) for value in merit]
-        label = f"{rule}: {prediction['best'][rule]:.2f} is best"
+        label = f"{rule}: {prediction['best'][rule]:.3g} is best"
         grid[0][1].plot(ratios, scaled, color=RULE_COLOURS[rule], marker=".", label=label)
     grid[0][1].set(title="predicted merit, from least to most", ylim=(-0.03, 1.1))
     for panel in grid[0]:
@@ -82,4 +82,4 @@ def _draw_measured(panel: Axes, ratios: list[float], result: Mapping[str, Any]) 
             (ratio, 100 * cell["accuracy"]) for ratio, column in zip(ratios, columns, strict=True) for cell in column
         ]
         panel.plot(*zip(*points, strict=True), ".", color=colour, markersize=3, alpha=0.6)
-    panel.set(title=f"after: MAE's accuracy in %, {result['seeds']} seeds")
+    panel.set(title=f"after: MAE's accuracy in %, seeds: {result['seeds']}")

@@ -55,6 +55,9 @@ def freeze(options: Options, out: Path) -> dict[str, Any]:
         if prediction["options"] != json.loads(json.dumps(asdict(options))):
             raise ConfigError(f"{out}: holds a prediction with other options, which stays; give another --out")
         return prediction
+    for ratio in options.ratios:
+        if not 0 < ratio < 1:
+            raise ConfigError(f"--ratios: {ratio} was given; allowed: above 0, below 1")
     if (out / MAE).exists():
         raise ConfigError(f"{out}: MAE was trained here, so nothing can be predicted any more; give another --out")
     recipe = recipe_of(options.recipe, options.words)
