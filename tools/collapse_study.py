@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
@@ -59,7 +59,7 @@ class Options:
     seeds: int = 3
     steps: int = 600
     weights: tuple[float, ...] = WEIGHTS
-    checkpoints: int = 6
+    checkpoints: int = 4
 
 
 def study(options: Options, out: Path) -> dict[str, Any]:
@@ -81,43 +81,49 @@ def measured(folder: Path, optimizer: str, weight: float, seed: int, options: Op
         every = options.steps // options.checkpoints
         words += [
             *SMALL, f"length={options.steps} steps", f"optim.warmup={options.steps // 10} steps", f"seed={seed}",
-            f"objective.uniformity={weight}", f"checkpoint={{every: {every} steps, keep: 1000}}",
+            f"objective.uniformity={weight}", f"checkpoint={{every: {every} steps, keep: 1000, asynchronous: false}}",
             "diagnose.every=0 steps",
         ]  # fmt: skip
         train(load(recipe, words), folder)
         models = [api.untrained(folder)] + [api.load(folder, step=each.step) for each in checkpoints.listed(folder)]
-        rows = [of_token(model, token) for model in models for token in TOKENS]
+        rows = [row for model in models for row in of_model(model)]
         write_atomically(kept, json.dumps(rows))
     about = {"optimizer": optimizer, "weight": weight, "seed": seed}
     return [about | row for row in json.loads(kept.read_text())]
 
 
-def of_token(model: api.Model, token: str) -> dict[str, Any]:
-    """What the features of one token are like, and what they are good for."""
-    (train_features, train_labels), (features, labels) = (features_of(model, token, part) for part in ("train", "test"))
-    unit = torch.nn.functional.normalize(features.double(), dim=1)
-    (answers,) = neighbours.predict(train_features, train_labels, features, [K])
+def of_model(model: api.Model) -> list[dict[str, Any]]:
+    """What the features of each token are like, and what they are good for."""
+    (train_tokens, train_labels), (tokens, labels) = (features_of(model, part) for part in ("train", "test"))
     parts = split(train_labels, torch.arange(len(train_labels)))
-    linear = logistic.train(train_features, train_labels, parts, [STRENGTH])
-    return {
-        "step": model.step,
-        "token": token,
-        "rank_me": geometry.rank_me(features),
-        "uniformity": geometry.gram_uniformity(features),
-        "knn": 100 * float((answers == labels).double().mean()),
-        "linear": 100 * float((linear.predict(features) == labels).double().mean()),
-        "eigenvalues": torch.linalg.eigvalsh(unit.T @ unit / len(unit)).clamp_min(0).flip(0).tolist(),
-    }
+    rows = []
+    for name, fitted, features in zip(TOKENS, train_tokens, tokens, strict=True):
+        (answers,) = neighbours.predict(fitted, train_labels, features, [K])
+        linear = logistic.train(fitted, train_labels, parts, [STRENGTH])
+        unit = torch.nn.functional.normalize(features.double(), dim=1)
+        rows.append(
+            {
+                "step": model.step,
+                "token": name,
+                "rank_me": geometry.rank_me(features),
+                "uniformity": geometry.gram_uniformity(features),
+                "knn": 100 * float((answers == labels).double().mean()),
+                "linear": 100 * float((linear.predict(features) == labels).double().mean()),
+                "eigenvalues": torch.linalg.eigvalsh(unit.T @ unit / len(unit)).clamp_min(0).flip(0).tolist(),
+            }
+        )
+    return rows
 
 
 @torch.no_grad()
-def features_of(model: api.Model, token: str, part: Literal["train", "test"]) -> tuple[Tensor, Tensor]:
-    """The token of every image of a part of the data, and the labels."""
+def features_of(model: api.Model, part: Literal["train", "test"]) -> tuple[tuple[Tensor, ...], Tensor]:
+    """Each token of every image of a part of the data, and the labels."""
     source = open_source(model.run, part)
     images, labels = read(source, model.run.data, part, len(source))
     numbers = torch.from_numpy(keys(0, 0, torch.arange(len(images)).numpy()))
-    batch = Batch(model.module.prepare(images), numbers)
-    return Readout.of(model.module, None, token)(model.objective, batch), labels
+    readout = replace(Readout.last(model.module, layers=1), own_features=None)
+    columns = readout(model.objective, Batch(model.module.prepare(images), numbers))
+    return columns.split(list(readout.widths.values()), dim=1), labels
 
 
 def summary(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -194,7 +200,7 @@ def main(arguments: list[str] | None = None) -> None:
     words.add_argument("--seeds", type=int, default=3)
     words.add_argument("--steps", type=int, default=600)
     words.add_argument("--weights", type=float, nargs="+", default=list(WEIGHTS))
-    words.add_argument("--checkpoints", type=int, default=6, help="that are measured, beside the start")
+    words.add_argument("--checkpoints", type=int, default=4, help="that are measured, beside the start")
     words.add_argument("--out", type=Path, default=Path("runs/lab/collapse"))
     given = words.parse_args(arguments)
     result = study(Options(given.seeds, given.steps, tuple(given.weights), given.checkpoints), given.out)
