@@ -1,6 +1,6 @@
 """Does a weight on uniformity end the collapse of MAE's features, or does the optimizer: a grid of runs on digits.
 
-    python tools/collapse_study.py [--seeds 3] [--steps 600] [--weights 0 .001 .01 .1] [--out runs/lab/collapse]
+    python tools/collapse_study.py [--seeds 3] [--steps 480] [--weights 0 .001 .01 .1] [--out runs/lab/collapse]
 
 Trains MAE with every weight of U-MAE's penalty (lambda) by AdamW and by Muon, and measures the class token and the mean
 of the patch tokens at every checkpoint: eigenvalues, effective rank, uniformity, kNN and a linear classifier. Run
@@ -57,7 +57,7 @@ class Options:
     """The grid, and how long each run trains."""
 
     seeds: int = 3
-    steps: int = 600
+    steps: int = 480
     weights: tuple[float, ...] = WEIGHTS
     checkpoints: int = 4
 
@@ -198,7 +198,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Goes through the grid, and writes the numbers and the pictures."""
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--seeds", type=int, default=3)
-    words.add_argument("--steps", type=int, default=600)
+    words.add_argument("--steps", type=int, default=480)
     words.add_argument("--weights", type=float, nargs="+", default=list(WEIGHTS))
     words.add_argument("--checkpoints", type=int, default=4, help="that are measured, beside the start")
     words.add_argument("--out", type=Path, default=Path("runs/lab/collapse"))
