@@ -75,10 +75,11 @@ def test_a_rule_is_judged_over_seeds_at_several_ratios() -> None:
         "points gained": [1, 2, 3],
     }
     prediction = {"ratios": [0.1, 0.3, 0.5, 0.7, 0.9], "options": {"recipe": "demo"}}
-    numbers = ours.predicted_ratio({"prediction": prediction, "outcomes": [outcome]}, "lesson", "knn")
+    fixed = outcome | {"rule": ours.FIXED, "rank correlation": [0.4, 0.6, 0.8]}
+    data = {"prediction": prediction, "outcomes": [outcome, fixed]}
+    numbers = ours.predicted_ratio(data, "lesson", "knn")
     assert numbers["rank correlation, knn"].value == pytest.approx(0.7)
+    assert numbers["rank correlation beyond that of 'nearest to 0.5', knn"].value == pytest.approx(0.1)
     assert numbers["ratios off, knn"].over == "3 seeds, 5 mask ratios, demo"
     with pytest.raises(NotCounted, match="toy"):
-        ours.predicted_ratio(
-            {"prediction": prediction | {"ratios": [0.3, 0.7]}, "outcomes": [outcome]}, "lesson", "knn"
-        )
+        ours.predicted_ratio(data | {"prediction": prediction | {"ratios": [0.3, 0.7]}}, "lesson", "knn")

@@ -148,8 +148,10 @@ def test_outcomes_are_counted_seed_by_seed() -> None:
         for seed, accuracies in enumerate(([0.1, 0.3, 0.2], [0.3, 0.2, 0.1]))
         for hidden, accuracy in zip((3, 8, 13), accuracies, strict=True)
     ]
-    knn, linear = compare.result(prediction, "hash", rows)["outcomes"]
+    knn, linear, half, *_ = compare.result(prediction, "hash", rows)["outcomes"]
     assert knn["rank correlation"] == pytest.approx([1, -0.5])
     assert knn["ratios off"] == [0, 1]
     assert knn["points gained"] == pytest.approx([10, 0])
     assert linear["rank correlation"] == [0, 0]
+    assert half["rule"] == "nearest to 0.5", "which has to be beaten"
+    assert half["ratios off"] == [0, 1]

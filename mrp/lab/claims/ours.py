@@ -10,6 +10,7 @@ from mrp.lab.claims.results import NotCounted
 from mrp.lab.ratio.rules import rank_correlation
 
 Data = dict[str, Any]
+FIXED = "nearest to 0.5"  # a rule that looks at nothing
 LEAST_STEPS = 300  # of a run; shorter ones have learned little more than the mean image
 
 
@@ -17,12 +18,13 @@ def predicted_ratio(data: Data, rule: str, probe: str) -> Numbers:
     """Returns how well a rule has foretold the accuracies of MAE over mask ratios, over seeds."""
     if len(data["prediction"]["ratios"]) < 5:
         raise NotCounted(f"toy ({len(data['prediction']['ratios'])} mask ratios)")
-    (outcome,) = (each for each in data["outcomes"] if (each["rule"], each["probe"]) == (rule, probe))
     over = f"{len(data['prediction']['ratios'])} mask ratios, {data['prediction']['options']['recipe']}"
-    return {
-        f"{name}, {probe}": over_seeds(outcome[name], over)
-        for name in ("rank correlation", "ratios off", "points gained")
-    }
+    outcomes = {each["rule"]: each for each in data["outcomes"] if each["probe"] == probe}
+    names = ("rank correlation", "ratios off", "points gained")
+    numbers = {f"{name}, {probe}": over_seeds(outcomes[rule][name], over) for name in names}
+    mine, fixed = (outcomes[each]["rank correlation"] for each in (rule, FIXED))
+    beyond = [one - other for one, other in zip(mine, fixed, strict=True)]
+    return numbers | {f"rank correlation beyond that of '{FIXED}', {probe}": over_seeds(beyond, over)}
 
 
 def collapse(data: Data, token: str) -> Numbers:

@@ -61,12 +61,13 @@ def result(prediction: dict[str, Any], digest: str, measured: list[dict[str, Any
     """Returns per rule and probe, with one value for every seed, how well the ratios were ranked and the best was met.
 
     `rank correlation` is that of merit and accuracy over ratios, `ratios off` how many ratios lie between the predicted
-    and the best one, and `points gained` by how many points of accuracy it is above the mean ratio.
+    and the best one, and `points gained` by how many points of accuracy it is above the mean ratio. Rules that look at
+    nothing stand beside those of the prediction.
     """
     ratios, outcomes = prediction["ratios"], []
     seeds = sorted({row["seed"] for row in measured})
-    for rule, merit in prediction["merits"].items():
-        chosen = ratios.index(prediction["best"][rule])
+    for rule, merit in (prediction["merits"] | rules.fixed_merits(ratios)).items():
+        chosen = ratios.index(rules.best(ratios, merit))
         for probe in PROBES:
             curves = [[row[probe]["accuracy"] for row in measured if row["seed"] == seed] for seed in seeds]
             outcomes.append(

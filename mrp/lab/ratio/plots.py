@@ -44,7 +44,7 @@ def draw(prediction: Mapping[str, Any], result: Mapping[str, Any] | None = None)
         figures.tidy(panel)
     if result:
         _draw_measured(grid[0][2], ratios, result)
-        outcomes = [each for each in result["outcomes"] if each["probe"] == "knn"]
+        outcomes = [each for each in result["outcomes"] if each["probe"] == "knn" and each["rule"] in RULE_COLOURS]
         found = ", ".join(f"{each['rule']} {fmean(each['rank correlation']):+.2f}" for each in outcomes)
         figure.suptitle(
             f"Predicted merit against kNN accuracy over mask ratios, rank correlation: {found}", fontsize=11

@@ -21,6 +21,8 @@ RULES: dict[str, str] = {
     ),
 }
 
+FIXED = (0.5, 0.75)  # rules that look at nothing, which the others have to beat: the ratio that is nearest to this
+
 
 class Measured(NamedTuple):
     """What a rule sees of one mask ratio: all follows from labels and a masked classifier."""
@@ -37,6 +39,11 @@ def merits(measured: Sequence[Measured], whole: float, chance: float) -> dict[st
         "lesson": lambda at: at.one_of_two,
     }
     return {rule: [function(at) for at in measured] for rule, function in functions.items()}
+
+
+def fixed_merits(ratios: Sequence[float]) -> dict[str, list[float]]:
+    """Returns every ratio's merit by the rules that look at nothing."""
+    return {f"nearest to {wanted:g}": [-abs(ratio - wanted) for ratio in ratios] for wanted in FIXED}
 
 
 def best(ratios: Sequence[float], merit: Sequence[float]) -> float:
