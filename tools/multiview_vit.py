@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mrp import api
+from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.open import open_source
@@ -234,4 +236,8 @@ def on_regions(maps: Tensor, regions: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
