@@ -38,6 +38,7 @@ PARTS: dict[str, tuple[Part, int]] = {
     "more": (gpu_speed.more, 600),
     "whole": (gpu_speed.whole, 300),
     "decoding": (gpu_speed.decoding, 120),
+    "learn": (gpu_speed.learn, 540),
     "certify": (gpu_speed.certify, 600),
 }
 GROUPS = {"right": ("agree", "graphs", "kernels", "syncs", "faults", "resume")}
@@ -50,6 +51,7 @@ def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words.add_argument("--out", type=Path, required=True, help="the folder for results and whatever the parts write")
     words.add_argument("--parts", nargs="+", choices=[*GROUPS, *PARTS], default=list(PARTS))
+    words.add_argument("--cifar", type=Path, help="CIFAR-10, for the speedrun of the part learn")
     words.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
     words.add_argument(
         "--seconds", type=int, default=540, help="for the whole call; the same command goes on (default: 540)"
@@ -60,8 +62,9 @@ def main() -> None:
         words.error("there is no GPU here; --rehearse runs everything on the CPU")
     if options.rehearse:  # before the first process: the same sums in the same order on every machine
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-    names = [name for part in options.parts for name in GROUPS.get(part, (part,))]
     out = options.out.absolute()
+    scale = Scale(options.rehearse, out / "work", options.cifar and options.cifar.absolute())
+    names = [name for part in options.parts for name in GROUPS.get(part, (part,))]
     (out / "work").mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(table(out))
     for name in names:
@@ -70,7 +73,7 @@ def main() -> None:
             if left < _LEAST:
                 print(f"{name}: not begun, for the {options.seconds} s are over; the same command goes on", flush=True)
                 continue
-            _run(name, Scale(options.rehearse, out / "work"), out, min(PARTS[name][1], left))
+            _run(name, scale, out, min(PARTS[name][1], left))
         (out / "table.md").write_text(table(out))
     print((out / "table.md").read_text())
     failed = [row["what"] for name in names for row in _rows(out, name) if row["passed"] is False]

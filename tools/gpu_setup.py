@@ -65,6 +65,7 @@ class Scale:
 
     rehearsal: bool
     folder: Path  # for runs and photographs
+    cifar: Path | None = None  # CIFAR-10, where it is at hand
 
     @property
     def device(self) -> torch.device:

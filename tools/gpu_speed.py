@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import reproduce
 import torch
 from bench_step import Case, peak_rate
 from gpu_right import isolated
@@ -22,9 +23,13 @@ from torchvision.io import ImageReadMode, decode_jpeg
 
 from mrp.data.augment import View
 from mrp.data.config import Config
+from mrp.data.held import Holding
 from mrp.data.loader import Loader
 from mrp.data.open import open_source
 from mrp.data.order import Order
+from mrp.data.quarantine import Quarantine
+from mrp.data.resident import ResidentLoader
+from mrp.data.source import Arrays
 
 
 def fast(scale: Scale) -> Iterator[Row]:
@@ -187,6 +192,36 @@ def certify(scale: Scale) -> Iterator[Row]:
         value = f"largest gap {max(shares):.2f} of the seeds' spread, {way['speed']:.2f} times as fast"
         passed = None if scale.rehearsal else max(shares) <= 1
         yield Row(f"{way['way']} beside eager fp32, {steps} steps", value, passed, {"share": max(shares)})
+
+
+def learn(scale: Scale) -> Iterator[Row]:
+    """Compares images that the device holds with the loader's, and runs U-MAE's speedrun if CIFAR-10 is given."""
+    count, batch = scale.of(50_000, 600), scale.of(1024, 64)
+    pixels = np.random.default_rng(0).integers(0, 256, (count, 32, 32, 3), np.uint8)
+    source, config = Arrays("noise", pixels, np.zeros(count, np.int64), ("one",)), Config(train="none", size=32)
+    holding, order = Holding(source, config, (32, 32)), Order(count, batch, 0)
+    memory = torch.empty(holding.bytes, dtype=torch.uint8)
+    holding.decode(memory, Quarantine(), workers=0)
+    share: dict[str, Any] = {"group": batch, "micro_batch": batch, "rank": 0, "world": 1}
+    ours = ResidentLoader(holding.in_memory(memory).to(scale.device), order, config, **share).micro_batches()
+    theirs = Loader(source, order, View(config, True), **share, workers=0, pin_memory=False).micro_batches()
+    equal = all(torch.equal(next(ours).images.cpu(), next(theirs).images) for _ in range(scale.of(8, 2)))
+    begin, batches = time.perf_counter(), scale.of(100, 2)
+    for _ in range(batches):
+        last = next(ours)
+    last.images.cpu()  # the host has waited for the device
+    rate = batch * batches / (time.perf_counter() - begin)
+    value = f"{rate:,.0f} crops/s of 32 pixels, pixels {'equal to' if equal else 'other than'} the loader's"
+    yield Row("images held on the device", value, equal, {"images_per_second": rate})
+    data = scale.cifar or (Path("digits") if scale.rehearsal else None)
+    if data is None:
+        yield Row("speedrun of U-MAE", "left out: --cifar names no data")
+        return
+    row = reproduce.PLANS["speedrun"][1]
+    for _ in reproduce.work(row, 0, scale.folder, data, scale.rehearsal, reproduce.Piece(scale.of(500, 3600))):
+        pass
+    told = dict(zip(reproduce.TITLES, reproduce.cells(row, 0, scale.folder), strict=True))
+    yield Row("speedrun of U-MAE", ", ".join(f"{title}: {cell}" for title, cell in told.items() if cell != "-"))
 
 
 def _shards(scale: Scale, images: int) -> Path | Row:

@@ -32,6 +32,10 @@ _LEAST = 60.0  # seconds that are worth beginning something for
 _MARGIN = 30.0  # seconds in which a training that is asked to has ended
 MARKS = (0.596, 0.689)  # the paper's linear accuracies of MAE and U-MAE
 PROBED, PROBES = "probe.json", ("linear", "knn")
+TITLES = [
+    "run", "epochs", "checkpoint, MB", "training, s", *(f"s to {mark:.1%} linear" for mark in MARKS),
+    "linear %, paper", "linear %", "kNN %", "fine-tuned %, paper", "fine-tuned %",
+]  # fmt: skip
 TINY = [
     "backbone.width=16", "backbone.depth=1", "backbone.heads=2", "backbone.patch=8", "batch=64", "length=2 epochs",
     "optim.warmup=0 steps", "precision=fp32", "machine.workers=0",
@@ -95,10 +99,12 @@ def _ask_to_end(folder: Path, seconds: float, over: threading.Event) -> None:
         (folder / STOP).touch()
 
 
-def work(row: Row, seed: int, out: Path, words: Sequence[str], tiny: bool, piece: Piece) -> Iterator[None]:
+def work(row: Row, seed: int, out: Path, data: Path, tiny: bool, piece: Piece) -> Iterator[None]:
     """Does what is left of a row, and yields after each part."""
     folder, tuning = folders(row, seed, out)
-    words = [*words, f"seed={seed}", *(TINY if tiny else [])]
+    split = (data / "train").is_dir()
+    words = [f"data.{name}={data / name if split else data}" for name in ("train", "test")]
+    words += [f"seed={seed}", *(TINY if tiny else [])]
     decoder = ["objective.decoder={width: 16, depth: 1, heads: 2}"] if tiny else []
     with piece.limits(folder):
         api.pretrain(row.recipe, *words, *decoder, folder=folder)
@@ -154,10 +160,7 @@ def _first_time(lines: Sequence[dict[str, float]], batch: int, accuracy: float) 
 
 def table(rows: Sequence[tuple[Row, int]], out: Path) -> str:
     """Returns all results so far, as Markdown."""
-    titles = ["run", "epochs", "checkpoint, MB", "training, s"]
-    titles += [f"s to {mark:.1%} linear" for mark in MARKS]
-    titles += ["linear %, paper", "linear %", "kNN %", "fine-tuned %, paper", "fine-tuned %"]
-    lines = [titles, ["---"] * len(titles), *(cells(row, seed, out) for row, seed in rows)]
+    lines = [TITLES, ["---"] * len(TITLES), *(cells(row, seed, out) for row, seed in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
@@ -172,13 +175,11 @@ def main() -> None:
     words.add_argument("--rehearse", action="store_true", help="tiny")
     options = words.parse_args()
     piece, out = Piece(options.seconds), options.out
-    split = (options.data / "train").is_dir()
-    data = [f"data.{name}={options.data / name if split else options.data}" for name in ("train", "test")]
     rows = [(row, seed) for seed in range(options.seeds) for row in PLANS[options.plan]]
     out.mkdir(parents=True, exist_ok=True)
     try:
         for row, seed in rows:
-            for _ in work(row, seed, out, data, options.rehearse, piece):
+            for _ in work(row, seed, out, options.data, options.rehearse, piece):
                 (out / f"{options.plan}.md").write_text(table(rows, out))
     except OutOfTime:
         print(f"the {options.seconds:.0f} s are over; the same command goes on")

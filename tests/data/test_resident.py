@@ -79,6 +79,16 @@ def test_batches_are_those_of_the_other_loader(crop: Any, stretched: Any, monkey
     both(images(channels=1), config(augment=crop, channels=1, size=[12, 33]))
 
 
+@pytest.mark.gpu
+def test_batches_on_a_gpu_are_those_of_the_loader() -> None:
+    source, data = images(), config(augment=CROPS[0], views=2)
+    held = hold(source, data).to(torch.device("cuda"))
+    share: dict[str, Any] = {"group": 24, "micro_batch": 12, "rank": 0, "world": 1}
+    ours = ResidentLoader(held, Order(60, 12, 3), data, **share)
+    theirs = Loader(source, Order(60, 12, 3), View(data, True), **share, workers=0, pin_memory=False)
+    assert_same([[batch.to("cpu") for batch in step] for step in ours.steps(0, 4)], list(theirs.steps(0, 4)))
+
+
 @pytest.mark.parametrize("augment", ["resize", {"name": "resize", "flip": True}])
 def test_images_that_are_resized_whole_are_held_resized(augment: Any, tmp_path: Path) -> None:
     """So they need not be of one size."""

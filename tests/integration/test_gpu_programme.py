@@ -35,6 +35,7 @@ def test_every_part_runs_and_all_is_right(tmp_path: Path) -> None:
         "whole",
         "decoding",
         "certify",
+        "learn",
     }
     assert all(rows[-1]["done"] and len(rows) > 1 for rows in results.values())
     table = (tmp_path / "table.md").read_text()
