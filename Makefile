@@ -53,9 +53,10 @@ bench: setup ## Measure the training step and the data loader
 golden: setup ## Write the expected files of the golden tests anew (read the diff before you commit it)
 	@$(BIN)/python tools/golden.py
 
-docs: setup ## Write the reference (docs/configuration.md, verbs.md, python.md) anew from the code and the recipes
+docs: setup ## Write the reference (docs/configuration.md, verbs.md, python.md, backbones.md) anew from the code and the recipes
 	@$(BIN)/python tools/configuration.py
 	@$(BIN)/python tools/reference.py
+	@$(BIN)/python tools/backbones.py
 
 site: setup ## Build the documentation as a site with search, in site/ (installs a site builder into .venv)
 	@$(BIN)/python -m pip install -qq -c constraints.txt -e '.[site]'

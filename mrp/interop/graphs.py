@@ -52,9 +52,9 @@ def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> s
     missing = [name for name in ("onnx", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise ConfigError(f"--to onnx needs {' and '.join(missing)}; install them with: pip install 'mrp-vit[export]'")
-    blocks: Any = answers.backbone.blocks
-    for block in blocks:
-        block.attn.fused_attn = False  # products and a softmax: the exporter fails on the fused form with a bias
+    attentions: Any = (part for part in answers.backbone.modules() if hasattr(part, "fused_attn"))
+    for attention in attentions:
+        attention.fused_attn = False  # products and a softmax: the exporter fails on the fused form with a bias
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own parts

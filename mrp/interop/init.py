@@ -140,7 +140,7 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     objective: nn.Module = step.get_submodule("objective")
     state: dict[str, Tensor] = objective.state_dict()
     backbone: Any = objective.backbone
-    stated = {"name": backbone.name} if isinstance(backbone, vit.Eva) else {"heads": backbone.blocks[0].attn.num_heads}
+    stated = {"name": backbone.name} if isinstance(backbone, vit.Eva) else {"heads": vit.num_heads(backbone)}
     weights = _read(config, stated)
     if weights.digest != config.content:
         raise ConfigError(

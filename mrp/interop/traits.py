@@ -9,7 +9,7 @@ from torch import nn
 
 from mrp.config import ConfigError
 from mrp.models.blocks import PostNormBlock
-from mrp.models.vit import Backbone, Eva, norm_eps
+from mrp.models.vit import Backbone, Eva, norm_eps, num_heads
 
 EVA = "a backbone.name of timm's module eva"  # rotary positions, gated MLPs and the like
 
@@ -43,9 +43,9 @@ class Traits(NamedTuple):
             eva=isinstance(vit, Eva),
             width=vit.embed_dim,
             depth=len(vit.blocks),
-            heads=block.attn.num_heads,
+            heads=num_heads(vit),
             patch=vit.patch_embed.patch_size,
-            mlp_width=block.mlp.fc2.in_features,
+            mlp_width=next((part.fc2.in_features for part in block.modules() if hasattr(part, "fc2")), 0),
             norm_eps=norm_eps(vit),
             class_token=vit.has_class_token,
             registers=vit.num_reg_tokens,
@@ -61,7 +61,7 @@ class Traits(NamedTuple):
 
 def exact_gelu(block: Any) -> bool:
     """Returns whether a block's activation is the GELU itself, and no approximation of it."""
-    act = getattr(block.mlp, "act", None)
+    act = getattr(getattr(block, "mlp", None), "act", None)
     return type(act) is nn.GELU and act.approximate == "none"
 
 

@@ -26,6 +26,8 @@ class Named(NamedTuple):
     registers: int
     pool: str  # timm's word: token or avg
     positions: str  # of an Eva, those that it has beside rotary ones: learned or none
+    rotary: str  # none, fixed, or learned: their frequencies
+    width: int
     block: str  # the class of its blocks
     lacks: tuple[str, ...]  # the options that such blocks do not have
 
@@ -36,10 +38,15 @@ class Named(NamedTuple):
         return values | ({"positions": self.positions} if self.eva else {})
 
 
+def all_names() -> list[str]:
+    """Returns the names of timm's that may build a backbone."""
+    return [name for module in MODULES for name in list_models(module=module)]
+
+
 @cache
 def look_up(name: str) -> Named:
     """Builds the model without memory for its weights, if it can with one block, and reads what it has."""
-    names = [name for module in MODULES for name in list_models(module=module)]
+    names = all_names()
     if name not in names:
         raise ConfigError(f"unknown backbone '{name}'{_reason(name, names)}")
     model: Any = _without_weights(name)
@@ -49,8 +56,18 @@ def look_up(name: str) -> Named:
     lacks = _OF_USUAL_BLOCKS[2:] if eva else () if block is Block else _OF_USUAL_BLOCKS
     registers = 0 if model.reg_token is None else model.reg_token.shape[1]
     positions = "none" if model.pos_embed is None else "learned"
-    pool: str = model.global_pool
-    return Named(eva, model.cls_token is not None, registers, pool, positions, block.__name__, lacks)
+    rope = getattr(model, "rope", None)
+    return Named(
+        eva=eva,
+        class_token=model.cls_token is not None,
+        registers=registers,
+        pool=model.global_pool,
+        positions=positions,
+        rotary="none" if rope is None else "learned" if list(rope.parameters()) else "fixed",
+        width=model.embed_dim,
+        block=block.__name__,
+        lacks=lacks,
+    )
 
 
 def _without_weights(name: str) -> nn.Module:

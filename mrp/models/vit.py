@@ -102,7 +102,7 @@ def _equip(vit: Backbone, config: Config) -> None:
     if config.drop_path:
         vit.stochastic_depth = StochasticDepth(config.drop_path, len(blocks))
     if config.relative_bias == "shared":
-        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, blocks[0].attn.num_heads)
+        vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, num_heads(vit))
     for block in blocks:
         if config.relative_bias == "per_block":
             block.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, block.attn.num_heads)
@@ -151,6 +151,12 @@ def norm_eps(vit: Backbone) -> float:
 
 def _norms(module: nn.Module) -> Iterator[Any]:
     return (child for child in module.modules() if isinstance(child, LayerNorm | RmsNorm))
+
+
+def num_heads(vit: Backbone) -> int:
+    """Returns the number of attention heads of a block."""
+    children: Any = vit.blocks.modules()
+    return cast(int, next(child.num_heads for child in children if hasattr(child, "num_heads")))
 
 
 def num_prefix_positions(vit: Backbone) -> int:

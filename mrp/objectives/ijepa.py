@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from einops import reduce
@@ -15,7 +15,7 @@ from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.models.decoder import Predictor, PredictorConfig
 from mrp.models.masking import gather_tokens, multi_block_mask, visible_places
-from mrp.models.vit import Backbone, grid, norm_eps
+from mrp.models.vit import Backbone, grid, norm_eps, num_heads
 from mrp.schedules import Schedule
 
 SHAPES = 1024  # as finely are the shapes of blocks drawn
@@ -62,9 +62,8 @@ class Objective(kit.Masked):
         self.target_size = min(height * width for height, width in targets)
         self.register_buffer("targets", torch.tensor(targets), persistent=False)
         self.register_buffer("contexts", torch.tensor(contexts), persistent=False)
-        blocks: Any = backbone.blocks
         self.predictor = Predictor(
-            config.predictor, backbone.embed_dim, blocks[0].attn.num_heads, grid(backbone), backbone.num_prefix_tokens,
+            config.predictor, backbone.embed_dim, num_heads(backbone), grid(backbone), backbone.num_prefix_tokens,
             norm_eps(backbone),
         )  # fmt: skip
         self.teacher = kit.Teacher(config.teacher, backbone)

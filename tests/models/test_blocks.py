@@ -17,6 +17,7 @@ from torch.nn import functional
 from mrp.batch import Batch
 from mrp.build import build_step
 from mrp.config import ConfigError
+from mrp.interop.traits import Traits
 from mrp.models import blocks, masking, named, positions, vit
 from tests.objectives.test_every_objective import make_run
 
@@ -326,3 +327,17 @@ def test_looking_at_a_name_draws_no_random_numbers() -> None:
     first = torch.rand(1)
     torch.manual_seed(0)
     assert torch.equal(torch.rand(1), first)
+
+
+def test_a_model_of_another_module_of_timms_is_named() -> None:
+    with pytest.raises(ValueError, match=r"'samvit_base_patch16': timm has it, but only models of its modules"):
+        vit.Config(name="samvit_base_patch16")
+
+
+@pytest.mark.parametrize("name", ["vit_small_patch16_18x2_224", "vit_pwee_patch16_reg1_gap_256"])
+def test_blocks_of_another_kind_are_known_by_their_sizes(name: str) -> None:
+    with torch.device("meta"):
+        model = vit.build(vit.Config(name=name), (32, 32), 3)
+    traits = Traits.of(model)
+    assert traits.heads == vit.num_heads(model) == (6 if "18x2" in name else 4)
+    assert not traits.exact_gelu, "which no other project computes as these do"

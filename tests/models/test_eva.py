@@ -12,7 +12,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional
 
 from mrp.batch import Batch
-from mrp.build import build_step
+from mrp.build import build_step, measure_cost
+from mrp.check.objectives import it_is_one_graph
 from mrp.config import ConfigError
 from mrp.models import attention, eva, masking, vit
 from mrp.optim.groups import groups
@@ -208,3 +209,17 @@ def test_every_method_trains_all_of_it(method: str) -> None:
         step = build_step(make_run(method, {"size": 32}, named | {"patch": 4}))
         step.objective(Batch(torch.empty(2, 3, 32, 32), torch.arange(2))).loss.backward()
     assert [key for key, weight in step.named_parameters() if weight.requires_grad and weight.grad is None] == []
+
+
+@pytest.mark.slow
+def test_it_compiles_to_one_graph() -> None:
+    named = {"name": "vit_tiny_patch16_dinov3_qkvb", "width": None, "depth": None, "heads": None, "patch": 8}
+    it_is_one_graph(make_run("mae", {"size": 16}, named | {"drop_path": 0.1}))
+
+
+def test_its_cost_is_counted() -> None:
+    named = {"name": "eva02_tiny_patch14_224", "width": None, "depth": None, "heads": None, "patch": 4}
+    run = make_run("mae", {"size": 16}, named)
+    cost = measure_cost(run)
+    assert cost.trainable == sum(p.numel() for p in build_step(run).parameters() if p.requires_grad)
+    assert cost.training_flops > 2 * cost.forward_flops > 0
