@@ -182,7 +182,7 @@ def draw(found: Mapping[str, Mapping[str, list[Classified]]], constants: Constan
                 [bar.value for bar in bars], yerr=[bar.error for bar in bars], width=0.94 * width, capsize=2,
                 color=figures.COLOURS[place], label=label,
             )  # fmt: skip
-        panel.set_xticks(range(len(rows)), [name.replace(", ", ",\n") for name in rows], fontsize=7)
+        panel.set_xticks(range(len(rows)), [name.replace(" ", "\n") for name in rows], fontsize=7)
         panel.set_title(f"{title}\npredicted: MAE, data2vec above scratch", fontsize=9)
         panel.set_ylim(0, 1.2 * panel.get_ylim()[1])
         panel.legend(frameon=False, fontsize=7, loc="upper center", ncols=len(names))
@@ -191,7 +191,7 @@ def draw(found: Mapping[str, Mapping[str, list[Classified]]], constants: Constan
     alone = {name: Estimate.over_seeds(torch.tensor([seed["accuracy"][TESTS[True][2]] for seed in seeds])).value
              for name, seeds in rows.items()}  # fmt: skip
     shown = ", ".join(f"{name.replace(chr(10), ' (')}) {share:.2f}" for name, share in alone.items())
-    figure.suptitle(f"Right of the photographs alone: {shown}", fontsize=10)
+    figure.suptitle(f"Right of the photographs, shown alone: {shown}", fontsize=10)
     return figure
 
 

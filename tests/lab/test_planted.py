@@ -113,7 +113,7 @@ def test_networks_are_trained_once_and_measured_on_every_kind_of_image(data: Pat
     twice = {name: {start: seeds * 2 for start, seeds in starts.items()} for name, starts in found.items()}
     assert len(multiview_vit.table(twice).splitlines()) == 2 + 4
     title = multiview_vit.draw(twice, read(WORDS)).get_suptitle()
-    assert title.startswith("Right of the photographs alone: scratch (sgd) ")
+    assert title.startswith("Right of the photographs, shown alone: scratch (sgd) ")
     trained = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("classified.json")}
     multiview_vit.main(words)
     assert {path: path.stat().st_mtime_ns for path in trained} == trained
