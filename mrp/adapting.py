@@ -46,6 +46,7 @@ HELD_OUT, MOST_HELD_OUT, FEWEST_HELD_OUT = 0.1, 5000, 20  # a share of the image
 DAMAGED = 0.1  # the share of the images from which on they are probably not what was meant
 BATCHES, BATCH = 32, (16, 1024)  # of an epoch, at least; images, at least and at most
 COLOURS = 3  # channels of weights that were trained with ImageNet's statistics, where they do not say others
+_UNIT = 32  # pixels
 _METHODS_OF_LABELS = "classes"  # an option that only methods have which learn from labels
 
 
@@ -177,8 +178,14 @@ def _methods(start: Start, wanted: str | None) -> Iterator[tuple[Choice, Choice]
             options["decoder"] = {"width": heads * 32, "depth": 4, "heads": heads}
             why = f"{lacking}: mae takes the encoder, with a new decoder of 4 blocks"
         elif name == "simmim":
-            options["mask_unit"] = max(start.model.backbone.patch_embed.patch_size)
+            options["mask_unit"] = _unit(start.model.backbone.patch_embed.patch_size, run.data.shape)
         yield Choice("objective", options, why), _gently(name)
+
+
+def _unit(patch: tuple[int, int], shape: tuple[int, int]) -> int:
+    """Returns the side of the squares that SimMIM hides: its paper's, where images hold several of them, or a patch."""
+    fits = not any(_UNIT % side for side in patch) and not any(side % _UNIT or side < 4 * _UNIT for side in shape)
+    return _UNIT if fits else max(patch)
 
 
 def _slower(start: Start) -> Choice:

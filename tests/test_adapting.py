@@ -108,6 +108,11 @@ def test_what_mae_cannot_serve_is_said_and_the_next_method_taken(tmp_path: Path,
         recipe(start, 1000, {"train": "digits", "test": "digits"}, np.ones((1, 2), np.int64))
 
 
+@pytest.mark.parametrize(("patch", "size", "unit"), [(16, 224, 32), (14, 224, 14), (16, 240, 16), (4, 32, 4)])
+def test_simmim_hides_squares_of_32_pixels_where_they_fit(patch: int, size: int, unit: int) -> None:
+    assert adapting._unit((patch, patch), (size, size)) == unit
+
+
 @pytest.mark.parametrize(
     ("images_", "length", "batch"),
     [(300, "200 epochs", 16), (3_000, "200 epochs", 64), (20_000, "100 epochs", 512), (300_000, "10 epochs", 1024)],
