@@ -274,7 +274,12 @@ def _batch(images: int, processes: int) -> int:
 
 def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[str, Any], str]:
     own, shorter = start.model.run.data, shapes[shapes[:, 0] > 0].min(1)
-    section = {**data, **own.model_dump(mode="json", include={"size", "channels", "mean", "std", "augment"})}
+    height, width = own.shape
+    section = {
+        **data, "size": height if height == width else [height, width],
+        **own.model_dump(mode="json", include={"channels", "mean", "std"}),
+        "augment": {"name": own.augment.name} | own.augment.model_dump(mode="json", exclude_defaults=True),
+    }  # fmt: skip
     why = (
         "size, channels, mean, deviation and crops are those of the weights, which know images in no other form; the "
         f"shorter sides of these images have {shorter.min()} to {shorter.max()} pixels"
