@@ -277,8 +277,7 @@ def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[s
     height, width = own.shape
     section = {
         **data, "size": height if height == width else [height, width],
-        **own.model_dump(mode="json", include={"channels", "mean", "std"}),
-        "augment": {"name": own.augment.name} | own.augment.model_dump(mode="json", exclude_defaults=True),
+        **own.model_dump(mode="json", include={"channels", "mean", "std", "augment"}, exclude_none=True),
     }  # fmt: skip
     why = (
         "size, channels, mean, deviation and crops are those of the weights, which know images in no other form; the "
