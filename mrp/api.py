@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mrp import judging, probing
 from mrp.config import ConfigError, as_words
+from mrp.data.handed import handed_over
 from mrp.evaluate.classes import BY_NAME
 from mrp.interop.config import WeightsName
 from mrp.model import Model as Model
@@ -32,11 +33,16 @@ def pretrain(recipe: str | Path, *words: str, folder: str | Path | None = None, 
     """Trains a recipe as `mrp pretrain` does, and returns the run's folder (by default `runs/RECIPE`).
 
     Values that replace the recipe's are keywords (`length="4 steps"`, `optim={"lr": 1e-3}`, `**{"optim.lr": 1e-3}`), or
-    words as on the command line (`"optim.lr=1e-3"`). A run that was interrupted continues from its newest checkpoint.
-    Several processes take part where a launcher such as torchrun starts this script several times.
+    words as on the command line (`"optim.lr=1e-3"`). `data` may also be an object that gives images by number, such as
+    a dataset of torchvision, or `{"train": OBJECT, "test": OBJECT}`. A run that was interrupted continues from its
+    newest checkpoint. Several processes take part where a launcher such as torchrun starts this script several times.
     """
-    folder = run_folder(recipe, folder)
-    run = load_run(recipe, [*words, *as_words(overrides)], folder)
+    with handed_over(overrides) as values:
+        return _pretrained(recipe, [*words, *as_words(values)], run_folder(recipe, folder))
+
+
+def _pretrained(recipe: str | Path, words: list[str], folder: Path) -> Path:
+    run = load_run(recipe, words, folder)
     if run.init is None and (key := _for_pretrained_weights(run)):
         raise ConfigError(
             f"init: {key} is for pretrained weights, and none are given; fine-tune some with 'mrp finetune' and "
@@ -58,8 +64,12 @@ def finetune(recipe: str | Path, *words: str, folder: str | Path | None = None, 
 
     Returns the run's folder, where `validation.json` holds the results on the test data.
     """
-    folder = run_folder(recipe, folder)
-    run = load_run(recipe, [*words, *as_words(overrides)], folder)
+    with handed_over(overrides) as values:
+        return _finetuned(recipe, [*words, *as_words(values)], run_folder(recipe, folder))
+
+
+def _finetuned(recipe: str | Path, words: list[str], folder: Path) -> Path:
+    run = load_run(recipe, words, folder)
     if not hasattr(run.objective, "classes"):
         raise ConfigError(
             f"objective: {run.name} pretrains, and fine-tuning needs a recipe of classification; take one such as "
@@ -90,7 +100,8 @@ def probe(
     `baseline` measures the untrained backbone too. Other data and options of the evaluators are keywords
     (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
     """
-    return probing.probe(path, evaluators, weights, step, baseline, [*words, *as_words(overrides)], cache, classes)
+    with handed_over(overrides) as values:
+        return probing.probe(path, evaluators, weights, step, baseline, [*words, *as_words(values)], cache, classes)
 
 
 class Judged(NamedTuple):

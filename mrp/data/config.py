@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, fie
 from mrp.config import Node
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.sources import SOURCES
+from mrp.outside import SUFFIX
 
 Size = tuple[int, int]  # height, width
 
@@ -124,7 +125,8 @@ AugmentName = Annotated[SerializeAsAny[Augment], BeforeValidator(AUGMENTATIONS.r
 
 
 def _read_source(value: Any) -> Any:
-    return SOURCES.read(value) if isinstance(value, Mapping) else value
+    file = isinstance(value, str) and value.endswith(SUFFIX) and "://" not in value
+    return SOURCES.read(value) if file or isinstance(value, Mapping) else value
 
 
 # A text, whose kind of source is recognised when it is opened, or a section that names the kind.

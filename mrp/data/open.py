@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Literal
 
+from pydantic import ValidationError
+
 from mrp.config import ConfigError, Node, nearest
 from mrp.data.channels import choose
 from mrp.data.config import CacheConfig, Config
@@ -57,5 +59,10 @@ def _recognise(text: str, split: Split) -> Node:
         config: Node | None = SOURCES.find(name).recognise(text)
         if config is not None:
             return config
+    if text in SOURCES.names():
+        try:
+            return SOURCES.read(text)
+        except ValidationError:  # it has options that must be given
+            raise ConfigError(f"data.{split}: '{text}' needs options; write {{name: {text}, path: PATH}}") from None
     named = f"; 'digits' comes with mrp{nearest(text, ['digits'])}" if os.sep not in text else ""
     raise ConfigError(f"data.{split}: '{text}' does not exist; give a folder of images or an archive of CIFAR{named}")
