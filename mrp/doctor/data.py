@@ -13,7 +13,7 @@ import numpy as np
 from mrp.build import check_classes, open_validation
 from mrp.data.decode import DecodeError, decode
 from mrp.data.shardtool.statistics import Sums, moments, sums_of
-from mrp.data.source import Source
+from mrp.data.source import Partial, Source
 from mrp.data.subset import fixed_sample
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, warning
@@ -128,7 +128,8 @@ def decoded(case: Case) -> Iterator[Finding]:
         except DecodeError as fault:
             sample.bad.append(f"{where}: {fault}")
             return
-        sample.sums += sums_of(pixels)
+        sums = sums_of(pixels)
+        sample.sums += sums * image.present if isinstance(image, Partial) else sums
         sample.sizes.append((pixels.shape[1], pixels.shape[2]))
 
     count = _read(source, _DECODED, take)
@@ -221,6 +222,7 @@ def overlap(case: Case) -> Iterator[Finding]:
 
 
 def _digest(image: Any) -> bytes:
+    image = image.pixels if isinstance(image, Partial) else image
     content = image if isinstance(image, bytes) else str(image.shape).encode() + image.tobytes()
     return hashlib.blake2b(content, digest_size=16).digest()
 

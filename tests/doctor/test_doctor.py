@@ -214,6 +214,16 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     assert found.found.startswith(f"1 of 64 sampled images cannot be decoded, first {train}/a/6.png")
 
 
+def test_channels_that_samples_lack_do_not_count_in_the_mean(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    present = draw.random((64, 3)) < [0.3, 1, 0.6]
+    images = draw.integers(0, 256, (64, 8, 8, 3), np.uint8) * present[:, None, None].astype(np.uint8)
+    np.savez(tmp_path / "cells.npz", images=images, present=present)
+    train = f"data.train={{name: arrays, path: {tmp_path}/cells.npz, present: present}}"
+    words = ["data.size=8", "data.channels=[a,b,c]", "data.mean=0.5", "data.std=0.289", "batch=16", "optim.lr=2e-4"]
+    assert not problems(case("demo", *words, train, "data.test=null"))
+
+
 def test_too_few_shards_for_the_processes_are_found(tmp_path: Path) -> None:
     make(noise(tmp_path / "images", range(64)), tmp_path / "shards", shard_size=32)
     words = [*GREY, "batch=16", "optim.lr=2e-4", f"data.train={tmp_path / 'shards'}", "data.test=null"]

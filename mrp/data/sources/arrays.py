@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-import zipfile
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
@@ -16,17 +14,13 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
+from mrp.data.arrayfiles import arrays_in
 from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels
 from mrp.data.storage.cache import Cache
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
 _LOOKED_AT = 64 << 20  # bytes of pixels from which the identity follows, beside shape and labels
 _MOST_LOOKED_AT = 1024  # images
-# Ways in which zarr may have stored numbers. There are others that run what a file holds (numcodecs' pickle does).
-_CODECS = {
-    "blosc", "bytes", "bz2", "crc32c", "delta", "fletcher32", "gzip", "lz4", "lzma", "sharding_indexed", "shuffle",
-    "transpose", "zlib", "zstd",
-}  # fmt: skip
 
 
 class Config(Node):
@@ -61,7 +55,7 @@ class Source(source.Source):
     def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
         self.path, self._axes = str(Path(config.path).expanduser()), config.axes
         self._opened: tuple[int, Any] | None = None  # by which process, and the array
-        arrays = _arrays(Path(self.path))
+        arrays = arrays_in(Path(self.path))
         self._name = _name_of_images(self.path, config.images, arrays)
         shape = arrays[self._name].shape
         if len(shape) not in (3, 4) or 0 in shape:
@@ -126,7 +120,7 @@ class Source(source.Source):
 
     def _pixels(self, index: int) -> Pixels:
         if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), _arrays(Path(self.path))[self._name]
+            self._opened = os.getpid(), arrays_in(Path(self.path))[self._name]
         array = self._opened[1]
         if array.shape != self._shape:
             raise DecodeError(f"the array is of shape {array.shape} now, and was of {self._shape}")
@@ -168,125 +162,6 @@ class Source(source.Source):
         return f"{self.path}: {self._name}" if self._name else self.path
 
 
-def _arrays(path: Path) -> Mapping[str, Any]:
-    """Returns the arrays of a file, by name, of which no more than the shape is read yet."""
-    try:
-        if path.is_dir():
-            return _of_zarr(path)
-        if path.suffix.lower() == ".npy":
-            return {"": np.load(path, mmap_mode="r", allow_pickle=False)}
-        if path.suffix.lower() == ".npz":
-            return _of_npz(path)
-        return _of_hdf5(path)
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        what = "objects, which are not read since they could run code" if "objects" in str(error) else error
-        raise ConfigError(f"{path}: cannot be read as arrays: {what}; save it again") from None
-
-
-def _of_npz(path: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(path) as archive:
-        return {info.filename.removesuffix(".npy"): _member(path, archive, info) for info in archive.infolist()}
-
-
-def _member(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Any:
-    """Returns an array of a .npz, in place on the disk; one that is compressed has to be unpacked into memory."""
-    if info.compress_type != zipfile.ZIP_STORED:
-        return _Unpacked(path, archive, info)
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)
-        file.seek(sum(np.frombuffer(file.read(4), "<u2").tolist()), os.SEEK_CUR)  # the lengths of name and extra field
-        shape, fortran, dtype = _header(file)
-        return np.memmap(path, dtype, "r", file.tell(), shape, "F" if fortran else "C")
-
-
-class _Unpacked:
-    """An array of a compressed .npz, which is read as a whole at the first use."""
-
-    def __init__(self, path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> None:
-        self._path, self._name = path, info.filename
-        self._array: Any = None
-        with archive.open(info) as file:
-            self.shape, _, self.dtype = _header(file)
-        self.ndim = len(self.shape)
-
-    def __getitem__(self, index: Any) -> Any:
-        if self._array is None:
-            with zipfile.ZipFile(self._path) as archive, archive.open(self._name) as file:
-                self._array = np.lib.format.read_array(file, allow_pickle=False)
-        return self._array[index]
-
-
-def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-    version = np.lib.format.read_magic(file)[0]
-    if version not in read:
-        raise ValueError(f"a .npy of version {version} inside")
-    shape, fortran, dtype = read[version](file)
-    if dtype.hasobject:
-        raise ValueError("Python objects")
-    return shape, fortran, dtype
-
-
-def _of_hdf5(path: Path) -> dict[str, Any]:
-    try:
-        import h5py
-    except ImportError:
-        raise ConfigError(f"{path}: HDF5 is read by h5py; install it: pip install 'mrp-vit[arrays]'") from None
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        if not path.is_file():
-            raise
-        raise ConfigError(f"{path}: is no HDF5 file, or a damaged one ({' '.join(str(error).split())})") from None
-    found: dict[str, Any] = {}
-
-    def note(name: str, item: Any) -> None:  # links to other files are not visited
-        if isinstance(item, h5py.Dataset) and not item.external and not item.is_virtual:
-            found[name] = item
-
-    file.visititems(note)
-    return found
-
-
-def _of_zarr(folder: Path) -> dict[str, Any]:
-    try:
-        import zarr
-    except ImportError:
-        raise ConfigError(f"{folder}: is read by zarr; install it: pip install 'mrp-vit[arrays]'") from None
-    inside = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_dir()}
-    names = {name: path for name, path in ({"": folder} | inside).items() if _is_array(path)}
-    return {name: zarr.open_array(str(path), mode="r") for name, path in names.items()}
-
-
-def _is_array(folder: Path) -> bool:
-    """Returns whether a folder holds an array of zarr's, which has to be stored in a way that runs nothing."""
-    old, new = folder / ".zarray", folder / "zarr.json"
-    if old.is_file():
-        section = json.loads(old.read_text("utf-8"))
-        used = [codec["id"] for codec in [section["compressor"], *(section["filters"] or ())] if codec]
-    elif new.is_file():
-        section = json.loads(new.read_text("utf-8"))
-        if section["node_type"] != "array":
-            return False
-        used = _codecs(section["codecs"])
-    else:
-        return False
-    strange = sorted(set(used) - _CODECS)
-    if strange:
-        raise ConfigError(f"{folder}: is stored by way of '{strange[0]}'; known are {', '.join(sorted(_CODECS))}")
-    return True
-
-
-def _codecs(codecs: list[Any]) -> list[str]:
-    """Returns the names of all codecs, also of those inside a shard."""
-    names = []
-    for codec in codecs:
-        options = codec.get("configuration") or {}
-        names += [codec["name"].removeprefix("numcodecs."), *_codecs(options.get("codecs", []))]
-        names += _codecs(options.get("index_codecs", []))
-    return names
-
-
 def _name_of_images(path: str, given: str | None, arrays: Mapping[str, Any]) -> str:
     if arrays.keys() == {""} and given is None:
         return ""
@@ -318,5 +193,5 @@ def _beside(path: Path, name: str, arrays: Mapping[str, Any], what: str) -> NDAr
         return np.asarray(arrays[name][:])
     other = path.parent / name
     if other.suffix == ".npy" and other.is_file():
-        return np.asarray(_arrays(other)[""])
+        return np.asarray(arrays_in(other)[""])
     raise ConfigError(f"{path}: has no array '{name}' for its {what}{nearest(name, arrays)}, nor is there {other}")
