@@ -17,7 +17,7 @@ class NotCounted(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """A folder like `runs`: lab/NAME/FILE, study/METHOD-EPOCHS-SEED/, multiview_vit/, planted_vit/ and folders of runs."""
+    """A folder like `runs`: lab/NAME/FILE, study/METHOD-EPOCHS-SEED/, folders of the ViTs and of runs."""
 
     folder: Path
 
