@@ -13,18 +13,18 @@ from mrp.lab.figures import BLUE, GREEN, GREY, ORANGE
 
 PANELS = {  # for each curve its label, the name of its values, and its colour
     "in the units of the loss": (
-        ("L_MAE", "loss", BLUE),
-        ("the constant encoder's L_MAE", "loss_constant", ORANGE),
+        ("loss", "loss", BLUE),
+        ("loss with a constant encoder", "loss_constant", ORANGE),
         ("Var(x2 | place), its bound", "variance_given_place", GREY),
         ("1/2 E|u - u+|^2, a bound", "half_disagreement", GREEN),
     ),
     "outputs and targets of unit length": (
-        ("L_MAE of unit vectors", "loss_directions", BLUE),
+        ("loss of unit vectors", "loss_directions", BLUE),
         ("2 - 2 sqrt(-L_align), a bound", "sharper_bound", GREEN),
         ("1/2 + 1/2 L_align - eps, Theorem 3.4", "theorem_bound", ORANGE),
     ),
     "share of the loss that a bound explains": (
-        ("disagreement, of L_MAE", "explained_disagreement", BLUE),
+        ("1/2 E|u - u+|^2, of the loss", "explained_disagreement", BLUE),
         ("2 - 2 sqrt(-L_align), of unit vectors", "explained_directions", GREEN),
     ),
     "under two masks": (
