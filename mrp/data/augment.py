@@ -19,7 +19,7 @@ from mrp.data import colour, order
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.config import Augment, Change, Config, Crop, Size
 from mrp.data.decode import decode, decode_box
-from mrp.data.source import RawImage
+from mrp.data.source import Partial, RawImage
 from mrp.data.turbojpeg import Box
 
 RANGES = {torch.uint8: 0xFF, torch.uint16: 0xFFFF}  # the largest number of each kind that has one
@@ -80,6 +80,7 @@ class View:
         self.views = config.views if train else 1
         self.train = train
         self._kept = config.frame.kept(config.shape)
+        self._mean = np.array(config.mean)
         if train:
             images = Images(config.shape, config.num_channels, config.mean)
             self._frame, *self._changes = (_built(augment, images) for augment in config.chain)
@@ -93,6 +94,7 @@ class View:
 
     def decoded(self, data: RawImage, keys: Sequence[int], *, sound: bool = False) -> list[Tensor]:
         """Returns a file's image as it is seen under each key; where they show crops, little else is decoded."""
+        data = self._filled(data) if isinstance(data, Partial) else data
         if not self.train:
             image = decode(data, self.channels)
             return [self(image, key) for key in keys]
@@ -106,6 +108,15 @@ class View:
         top, left, *_ = _around(boxes)
         moved = [(box[0] - top, box[1] - left, *box[2:]) for box in boxes]
         return [self._changed(image, box, key) for box, key in zip(moved, keys, strict=True)]
+
+    def _filled(self, data: Partial) -> RawImage:
+        """Returns pixels with the mean in the channels that they lack, for what looks at images alone (pictures)."""
+        pixels, present = data
+        if pixels.shape[2] != self.channels:
+            return data  # an error of the decoder
+        most = {1: 0xFF, 2: 0xFFFF}.get(pixels.dtype.itemsize)  # of whole numbers
+        mean = self._mean if most is None else (self._mean * most).round().clip(0, most)
+        return data._replace(pixels=np.where(present, pixels, mean.astype(pixels.dtype)))
 
     def _changed(self, image: Tensor, box: Box, key: int) -> Tensor:
         """Returns what is in a box of the image as training sees it."""

@@ -19,7 +19,7 @@ from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.batches import stack
-from mrp.data.decode import DecodeError, UnfitError, decode
+from mrp.data.decode import DecodeError, UnfitError
 from mrp.data.source import RawImage
 from mrp.data.subset import fixed_sample
 from mrp.data.tree import EXTENSIONS, files
@@ -130,10 +130,7 @@ def see(models: Sequence[tuple[str, Model]], given: Sequence[Given]) -> tuple[li
     names, faults, crops = [], [], []
     for image in given:
         try:
-            row = [
-                View(model.run.data, train=False)(decode(image.data, model.run.data.num_channels), 0)
-                for _, model in models
-            ]
+            row = [View(model.run.data, train=False).decoded(image.data, [0])[0] for _, model in models]
         except (DecodeError, UnfitError) as error:
             faults.append(f"{image.name}: {error}; left out")
         else:

@@ -102,6 +102,18 @@ def test_a_batch_says_which_channels_its_images_have(tmp_path: Path) -> None:
     np.testing.assert_array_equal(present, PRESENT[:, [2, 0, 1]])
 
 
+@pytest.mark.parametrize(("kind", "mean"), [("uint8", 0.3), ("uint16", 0.3), ("float32", 3.5)])
+def test_a_missing_channel_is_the_mean_already_in_the_image(tmp_path: Path, kind: str, mean: float) -> None:
+    np.savez(tmp_path / "x.npz", images=PIXELS.astype(kind), present=PRESENT)
+    config = data({"name": "arrays", "path": str(tmp_path / "x.npz"), "present": "present"}, mean=mean)
+    for train in (True, False):
+        (image,) = View(config, train=train).decoded(opened(config).read(1)[0], [5])
+        scale = {"uint8": 255, "uint16": 65535}.get(kind, 1)
+        value = scale * mean if kind == "float32" else round(scale * mean)
+        assert (image[1].float() == value).all()
+        np.testing.assert_array_equal(image[[0, 2]].permute(1, 2, 0), PIXELS[1][..., [0, 2]].astype(kind))
+
+
 def test_the_run_names_the_channels_of_an_array_without_names(tmp_path: Path) -> None:
     section = arrays(tmp_path, channels=())
     np.testing.assert_array_equal(opened(data(section, channels=["a", "b", "c"])).read(1)[0], PIXELS[1])
