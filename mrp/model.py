@@ -156,16 +156,21 @@ def _check_range(images: Tensor) -> None:
         raise ValueError(f"images are floats from {low:.3g} to {high:.3g}, where [0, 1] is expected; {remedy}")
 
 
-def load(path: str | Path, weights: WeightsName | None = None, step: int | None = None) -> Model:
+def load(
+    path: str | Path, weights: WeightsName | None = None, step: int | None = None, **sections: Mapping[str, Any]
+) -> Model:
     """Returns the model of a run, of one of its checkpoints, or of anything that can be imported.
 
     Of a run it is the newest checkpoint, or that of a step. By default the weights are the average where the run keeps
     one, else those that its method has judged: the student's, or its teacher's. They stand in the backbone then.
+    `sections` say what other people's weights do not tell, such as `backbone={"name": "vit_small_patch16_dinov3"}`.
     """
     if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):
-        read = reading.read(path, weights or "student", step)
+        read = reading.read(path, weights or "student", step, sections)
         run = run_of(read)
         return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])
+    if sections:
+        raise ConfigError(f"{path}: a run says itself what its weights are; leave out {', '.join(sections)}")
     folder, checkpoint = runs.locate(Path(path), step)
     run = load_run(runs.configuration(folder, checkpoint))
     module = build_step(run)

@@ -54,10 +54,11 @@ def placed(weights: Mapping[str, Tensor]) -> bool:
     return any(name.endswith(("pos_embed", "relative_position_bias_table")) for name in weights)
 
 
-def usual(name: str) -> dict[str, Any]:
+def usual(name: str, channels: int) -> dict[str, Any]:
     """Returns what timm says of the images of a model, for weights that do not tell their size."""
     images: Any = get_pretrained_cfg(name)
-    return {"size": tuple(images.input_size[1:]), "mean": images.mean, "std": images.std}
+    statistics = {"mean": images.mean, "std": images.std} if channels == len(images.mean) else {}
+    return {"size": tuple(images.input_size[1:])} | statistics
 
 
 def section(model: Eva, architecture: str, arguments: Mapping[str, Any]) -> dict[str, Any]:

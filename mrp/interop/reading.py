@@ -69,7 +69,11 @@ def _foreign(path: Path, name: str | None) -> ForeignWeights:
     if path.is_file():
         is_eva = None if name is None else look_up(name).eva
         found = official.load(path, is_eva)
-        return found._replace(data=eva.usual(str(name))) if is_eva and not eva.placed(found.tensors) else found
+        if is_eva and not eva.placed(found.tensors):
+            return found._replace(
+                data=eva.usual(str(name), found.tensors[f"{BACKBONE}patch_embed.proj.weight"].shape[1])
+            )
+        return found
     if not path.exists():
         raise ConfigError(f"{path}: there is no such file or folder; from a hub it is hf:OWNER/NAME")
     try:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from timm.models import create_model
 
+import mrp
 from mrp.config import ConfigError, Tree
 from mrp.interop import huggingface_export, init, timm_export
 from mrp.interop.folders import Preprocessing
@@ -130,3 +131,22 @@ def test_arguments_that_a_section_cannot_say_are_refused(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ConfigError, match=f"embed_dim differs from {TINY}"):
         read(tmp_path)
+
+
+def test_python_says_the_name_too(tmp_path: Path) -> None:
+    model, file = tiny(), tmp_path / "weights.safetensors"
+    save_file(model.state_dict(), file)
+    ours = mrp.load(file, backbone={"name": TINY}, data={"size": 32})
+    assert isinstance(ours.backbone, eva.Eva)
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(features(ours.backbone, images), features(model, images))
+    with pytest.raises(ConfigError, match="a run says itself what its weights are; leave out backbone"):
+        mrp.load(tmp_path / "runs" / "none", backbone={"name": TINY})
+
+
+def test_statistics_of_colours_are_not_those_of_grey_images(tmp_path: Path) -> None:
+    for channels in (1, 3):
+        grey = vit.build(vit.Config.model_validate({"name": TINY}), (32, 32), channels)
+        save_file(grey.state_dict(), tmp_path / "weights.safetensors")
+        found = read(tmp_path / "weights.safetensors", values={"backbone": {"name": TINY}})
+        assert (found.channels, len(found.mean)) == (channels, 3 if channels == 3 else 0)
