@@ -87,6 +87,7 @@ THIRD_PARTIES = {
     "onnxruntime": "interop",
     "transformers": "interop",
     "tensorboard": "trackers",
+    "pyarrow": "data",
     "submitit": "processes",
     "tifffile": "data",
     "timm": "models interop check",

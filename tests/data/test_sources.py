@@ -184,7 +184,7 @@ def test_the_section_fills_in_what_follows_from_the_channels() -> None:
         ({"std": 0}, "x.yaml: std: [0.0] was given; allowed: numbers above 0"),
         ({"size": 0}, "x.yaml: size: 0 was given; allowed: numbers from 1"),
         ({"size": [8, -1]}, "x.yaml: size: (8, -1) was given; allowed: numbers from 1"),
-        ({"channels": 0}, "x.yaml: channels: 0 was given; allowed: numbers from 1"),
+        ({"channels": 0}, "x.yaml: channels: 0 was given; allowed: a number from 1"),
         ({"tail": "dorp"}, "x.yaml: tail: 'dorp' was given"),
         ({"sizes": 8}, "x.yaml: sizes: unknown key; did you mean 'size'"),
     ],

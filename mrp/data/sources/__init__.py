@@ -11,6 +11,7 @@ RECOGNISED = (
     "digits",
     "shards",
     "arrays",
+    "parquet",
     "cifar",
     "folder",
 )  # the order in which they are asked whether a text names them
