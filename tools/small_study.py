@@ -68,7 +68,7 @@ COLUMNS = {
     "features/alignment": ("alignment", "{:.3f}"),
     "linear": ("linear %", "{:.1f}"),
     "knn": ("kNN %", "{:.1f}"),
-    "minutes": ("CPU min", "{:.0f}"),
+    "minutes": ("CPU min", "{:.1f}"),
 }
 BESIDE = ("linear", "knn")
 
