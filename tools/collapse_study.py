@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from mrp import api
 from mrp.batch import Batch
 from mrp.build import open_source
 from mrp.checkpoint import checkpoints
+from mrp.config import ConfigError
 from mrp.data.order import keys
 from mrp.evaluate import geometry, logistic, neighbours
 from mrp.evaluate.readout import Readout
@@ -42,6 +44,7 @@ SMALL = ["backbone.width=64", "backbone.depth=2", "objective.decoder={width: 48,
 WEIGHTS = (0.0, 0.001, 0.01, 0.1)
 LINES, MARKS = {"adamw": "-", "muon": "--"}, {"adamw": "o", "muon": "s"}
 TOKENS = {"class": "class token", "mean": "mean token"}
+MEASURED = "measured.json"  # in a run's folder
 K = 20  # neighbours
 STRENGTH = 1e-2  # of the linear classifier's penalty, the same everywhere: nothing is chosen
 MEASURES = {
@@ -63,33 +66,42 @@ class Options:
 
 
 def study(options: Options, out: Path) -> dict[str, Any]:
-    """Trains and measures what has not been yet, seed by seed."""
-    rows: list[dict[str, Any]] = []
+    """Trains and measures what has not been yet, seed by seed; returns all that was measured in this folder."""
     for seed in range(options.seeds):
         for weight in options.weights:
             for optimizer in RECIPES:
-                rows += measured(out / f"{optimizer}-{weight:g}-{seed}", optimizer, weight, seed, options)
-                print(f"{optimizer}, lambda {weight:g}, seed {seed}: {summary(rows)}", flush=True)
-    return {"options": asdict(options), "rows": rows}
+                folder = out / f"{optimizer}-{weight:g}-{seed}"
+                if not (folder / MEASURED).exists():
+                    measure(folder, optimizer, weight, seed, options)
+                print(f"{optimizer}, lambda {weight:g}, seed {seed}: {summary(rows_of(folder))}", flush=True)
+    runs = [rows_of(kept.parent) for kept in sorted(out.glob(f"*/{MEASURED}"))]
+    lengths = {max(row["step"] for row in run) for run in runs}
+    if lengths != {options.steps}:
+        raise ConfigError(f"{out}: holds runs of {sorted(lengths)} steps; give one length, or another --out")
+    rows = [row for run in runs for row in run]
+    return {"options": asdict(options) | {"weights": sorted({row["weight"] for row in rows})}, "rows": rows}
 
 
-def measured(folder: Path, optimizer: str, weight: float, seed: int, options: Options) -> list[dict[str, Any]]:
-    """Every checkpoint of one run, under both tokens; the run is trained first as far as it is not."""
-    kept = folder / "measured.json"
-    if not kept.exists():
-        recipe, *words = RECIPES[optimizer]
-        every = options.steps // options.checkpoints
-        words += [
-            *SMALL, f"length={options.steps} steps", f"optim.warmup={options.steps // 10} steps", f"seed={seed}",
-            f"objective.uniformity={weight}", f"checkpoint={{every: {every} steps, keep: 1000, asynchronous: false}}",
-            "diagnose.every=0 steps",
-        ]  # fmt: skip
-        train(load(recipe, words), folder)
-        models = [api.untrained(folder)] + [api.load(folder, step=each.step) for each in checkpoints.listed(folder)]
-        rows = [row for model in models for row in of_model(model)]
-        write_atomically(kept, json.dumps(rows))
-    about = {"optimizer": optimizer, "weight": weight, "seed": seed}
-    return [about | row for row in json.loads(kept.read_text())]
+def measure(folder: Path, optimizer: str, weight: float, seed: int, options: Options) -> None:
+    """Trains a run as far as it is not, and measures every checkpoint under both tokens."""
+    recipe, *words = RECIPES[optimizer]
+    every = options.steps // options.checkpoints
+    words += [
+        *SMALL, f"length={options.steps} steps", f"optim.warmup={options.steps // 10} steps", f"seed={seed}",
+        f"objective.uniformity={weight}", f"checkpoint={{every: {every} steps, keep: 1000, asynchronous: false}}",
+        "diagnose.every=0 steps",
+    ]  # fmt: skip
+    train(load(recipe, words), folder)
+    models = [api.untrained(folder)] + [api.load(folder, step=each.step) for each in checkpoints.listed(folder)]
+    write_atomically(folder / MEASURED, json.dumps([row for model in models for row in of_model(model)]))
+
+
+def rows_of(folder: Path) -> list[dict[str, Any]]:
+    """What was measured of one run, whose folder's name says which it is."""
+    optimizer, _, rest = folder.name.partition("-")
+    weight, _, seed = rest.rpartition("-")
+    about = {"optimizer": optimizer, "weight": float(weight), "seed": int(seed)}
+    return [about | row for row in json.loads((folder / MEASURED).read_text())]
 
 
 def of_model(model: api.Model) -> list[dict[str, Any]]:
@@ -152,7 +164,7 @@ def draw(result: Mapping[str, Any]) -> dict[str, Figure]:
     for panel in grid[-1]:
         panel.set_xlabel("step")
     grid[0][0].legend(frameon=False, fontsize=7)
-    curves.suptitle(f"MAE on digits over training, mean of {result['options']['seeds']} seeds", fontsize=11)
+    curves.suptitle("MAE on digits over training, means over seeds (dashed: Muon)", fontsize=11)
     ends, (panels,) = figures.panels(15, 4.2, 1, 2 * len(TOKENS))
     last = max(row["step"] for row in result["rows"])
     for number, token in enumerate(TOKENS):
@@ -208,4 +220,8 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mrp.config import ConfigError
 from mrp.lab.claims import ours
 from mrp.lab.claims.results import NotCounted
 from tools import collapse_study
@@ -29,6 +30,8 @@ def test_every_checkpoint_is_measured_once(tmp_path: Path, monkeypatch: pytest.M
     assert all((tmp_path / name).stat().st_size > 1000 for name in ("curves.png", "ends.png"))
     monkeypatch.setattr(collapse_study, "train", lambda *_: pytest.fail("it is trained already"))
     collapse_study.main([*words, str(tmp_path)])
+    with pytest.raises(ConfigError, match=r"holds runs of \[4\] steps"):
+        collapse_study.study(collapse_study.Options(0, 5), tmp_path)
     with pytest.raises(NotCounted, match="4 steps"):
         ours.collapse(data, "class")
 
@@ -61,6 +64,8 @@ def test_lambda_and_muon_are_compared_seed_by_seed_at_the_end() -> None:
     assert numbers["rank against kNN, correlation over cells"].value == pytest.approx(1)
     assert numbers["rank, by Muon"].over == "3 seeds, 600 steps"
     part = grid(3)
+    part["rows"] = [row for row in part["rows"] if (row["seed"], row["optimizer"]) != (2, "muon")]
+    assert ours.collapse(part, "class")["rank, by Muon"].over.startswith("2 seeds"), "the third one is not whole"
     part["rows"] = [row for row in part["rows"] if row["weight"] == 0]
     with pytest.raises(NotCounted, match="lambda"):
         ours.collapse(part, "class")

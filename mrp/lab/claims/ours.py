@@ -38,8 +38,9 @@ def collapse(data: Data, token: str) -> Numbers:
         if (row["token"], row["step"]) == (token, steps)
     }
     bare, muon, weighted, both = ("adamw", 0.0), ("muon", 0.0), ("adamw", 0.01), ("muon", 0.01)
-    seeds = sorted({seed for seed, _, _ in cells})
-    if any((seed, *cell) not in cells for seed in seeds for cell in (bare, muon, weighted, both)):
+    needed = bare, muon, weighted, both
+    seeds = [seed for seed in sorted({key[0] for key in cells}) if all((seed, *cell) in cells for cell in needed)]
+    if not seeds:
         raise NotCounted("lacks lambda 0 or .01")
     over = f"{steps} steps"
 
@@ -61,10 +62,12 @@ def collapse(data: Data, token: str) -> Numbers:
         "kNN points, by lambda .01": gained("knn", weighted, bare),
         "kNN points, by Muon": gained("knn", muon, bare),
         "kNN points, by lambda .01 beside Muon": gained("knn", both, muon),
-        "rank against kNN, correlation over cells": over_seeds([_foretold(cells, seed) for seed in seeds], over),
+        "rank against kNN, correlation over cells": over_seeds(_foretold(cells, seeds), over),
     }
 
 
-def _foretold(cells: dict[tuple[int, str, float], Data], seed: int) -> float:
-    rows: Sequence[Data] = [row for key, row in cells.items() if key[0] == seed]
-    return rank_correlation([row["rank_me"] for row in rows], [row["knn"] for row in rows])
+def _foretold(cells: dict[tuple[int, str, float], Data], seeds: Sequence[int]) -> list[float]:
+    """Returns per seed how rank and accuracy go together over the cells that all seeds have."""
+    shared = [cell for cell in {key[1:] for key in cells} if all((seed, *cell) in cells for seed in seeds)]
+    rows = [[cells[seed, *cell] for cell in shared] for seed in seeds]
+    return [rank_correlation([row["rank_me"] for row in part], [row["knn"] for row in part]) for part in rows]
