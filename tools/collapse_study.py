@@ -45,6 +45,7 @@ WEIGHTS = (0.0, 0.001, 0.01, 0.1)
 LINES, MARKS = {"adamw": "-", "muon": "--"}, {"adamw": "o", "muon": "s"}
 TOKENS = {"class": "class token", "mean": "mean token"}
 MEASURED = "measured.json"  # in a run's folder
+ROUNDING = 1e-9  # eigenvalues below it are not drawn
 K = 20  # neighbours
 STRENGTH = 1e-2  # of the linear classifier's penalty, the same everywhere: nothing is chosen
 MEASURES = {
@@ -163,26 +164,36 @@ def draw(result: Mapping[str, Any]) -> dict[str, Figure]:
             figures.tidy(panel)
     for panel in grid[-1]:
         panel.set_xlabel("step")
-    grid[0][0].legend(frameon=False, fontsize=7)
-    curves.suptitle("MAE on digits over training, means over seeds (dashed: Muon)", fontsize=11)
-    ends, (panels,) = figures.panels(15, 4.2, 1, 2 * len(TOKENS))
+    curves.legend(*grid[0][0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     last = max(row["step"] for row in result["rows"])
+    found = ", ".join(
+        f"{title} {_final_rank(result, optimizer, weights[0]):.1f} to {_final_rank(result, optimizer, weights[-1]):.1f}"
+        for optimizer, title in TITLES.items()
+    )
+    span = f"lambda {weights[0]:g} to {weights[-1]:g}"
+    curves.suptitle(f"Effective rank of the class token at the end, {span}: {found}", fontsize=11)
+    ends, (panels,) = figures.panels(15, 4.2, 1, 2 * len(TOKENS))
     for number, token in enumerate(TOKENS):
         for optimizer, weight, colour in styles(weights):
             rows = chosen(result, token=token, optimizer=optimizer, weight=weight, step=last)
             spectrum = torch.tensor([row["eigenvalues"] for row in rows]).mean(0)
-            panels[number].semilogy(
-                range(1, len(spectrum) + 1), spectrum.clamp_min(1e-8), color=colour, linestyle=LINES[optimizer]
-            )
+            spectrum = spectrum[spectrum > ROUNDING]
+            panels[number].semilogy(range(1, len(spectrum) + 1), spectrum, color=colour, linestyle=LINES[optimizer])
             panels[len(TOKENS) + number].plot(
                 [row["rank_me"] for row in rows], [row["knn"] for row in rows], MARKS[optimizer], color=colour,
                 label=f"{TITLES[optimizer]}, lambda {weight:g}",
             )  # fmt: skip
         label(panels[number], f"{TOKENS[token]}: eigenvalues", "number", "share")
         label(panels[len(TOKENS) + number], f"{TOKENS[token]}: rank and accuracy", "effective rank", "kNN %")
-    panels[-1].legend(frameon=False, fontsize=7)
+    ends.legend(*panels[-1].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=8)
     ends.suptitle(f"At the end (step {last}): dashed and squares are Muon; a point is one seed", fontsize=11)
     return {"curves.png": curves, "ends.png": ends}
+
+
+def _final_rank(result: Mapping[str, Any], optimizer: str, weight: float) -> float:
+    last, token = max(row["step"] for row in result["rows"]), next(iter(TOKENS))
+    rows = chosen(result, token=token, optimizer=optimizer, weight=weight, step=last)
+    return fmean(row["rank_me"] for row in rows)
 
 
 def styles(weights: Sequence[float]) -> list[tuple[str, float, str]]:
