@@ -30,7 +30,7 @@ from mrp.batch import Batch
 from mrp.build import build_optimizer, build_step, open_source
 from mrp.cli import main
 from mrp.data import colour
-from mrp.data.augment import View
+from mrp.data.augment import Images, View
 from mrp.data.loader import Loader
 from mrp.interop import init
 from mrp.optim.groups import groups, set_lr
@@ -245,7 +245,7 @@ PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3),
 def test_operations_of_randaugment_are_timms(
     number: int, mean: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fill = View(load("finetune_mae_vit_base_in1k", [f"data.mean={list(mean)}"]).data, train=True).fill
+    fill = Images((56, 56), 3, mean).fill
     hparams = {
         "img_mean": tuple(min(255, round(255 * value)) for value in mean),
         "interpolation": Image.Resampling.BICUBIC,
