@@ -17,7 +17,7 @@ import mrp
 from mrp.config import ConfigError
 from mrp.data.handed import OBJECTS, handed_over
 from mrp.data.open import open_source
-from mrp.data.source import Source
+from mrp.data.source import Partial, Source
 from mrp.data.sources import SOURCES
 from mrp.run import load
 from tests.data.test_own_source import STRIPES
@@ -130,6 +130,7 @@ def test_labels_classes_and_identity_are_the_objects() -> None:
         (["a.png"], r"list-1: sample 0: is a str; give an image of Pillow, an array"),
         ([np.zeros((2, 3, 4, 5))], r"is a ndarray of shape \(2, 3, 4, 5\)"),
         ([np.zeros((2, 3), complex)], "pixels of complex128"),
+        ([Partial(pixels(1, 3), np.array([True, False, True]))], r"lacks channels; let the object have an attribute"),
         (Restless(), r"Restless-1: sample 0: is another image each time; leave out what is random"),
     ],
 )

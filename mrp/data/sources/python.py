@@ -55,6 +55,7 @@ class Source(source.Source):
         self._length = len(self._data)
         if not self._length:
             raise ConfigError(f"data.{split}: the object {self._name} holds no samples; give it some")
+        self.partial = bool(getattr(self._data, "partial", False))
         labels = getattr(self._data, "labels", getattr(self._data, "targets", None))
         _, label = self._item(0)  # an object that gives no images is refused here
         if labels is not None:
@@ -85,7 +86,10 @@ class Source(source.Source):
             item, label = item.get("image"), item.get("label")
         elif isinstance(item, tuple | list) and len(item) == 2 and not isinstance(item, Partial):
             item, label = item
-        return _image(item, self.where(index)), label
+        image = _image(item, self.where(index))
+        if isinstance(image, Partial) and not self.partial:
+            raise UnfitError(f"{self.where(index)}: lacks channels; let the object have an attribute partial = True")
+        return image, label
 
     @cached_property
     def identity(self) -> str:
