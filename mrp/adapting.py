@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from mrp.build import measure_cost
-from mrp.config import ConfigError, Duration, Tree, build, compose, dump, overridden
+from mrp.config import ConfigError, Duration, Node, Tree, build, compose, dump, overridden
 from mrp.data.open import open_source
 from mrp.data.order import Ints
 from mrp.data.source import Source
@@ -287,7 +287,12 @@ def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[s
 
 
 def plan(
-    checkpoint: str, data: str, folder: Path, method: str | None = None, processes: int = 1, words: Sequence[str] = ()
+    checkpoint: str,
+    data: str | dict[str, Any],
+    folder: Path,
+    method: str | None = None,
+    processes: int = 1,
+    words: Sequence[str] = (),
 ) -> list[Choice] | None:
     """Decides everything, and writes it as a recipe into the folder; None where a plan for the same is there."""
     asked = {"checkpoint": checkpoint, "data": data, "method": method}
@@ -301,15 +306,16 @@ def plan(
     given = overridden(Tree({}, {}), words).values.get("data")
     given = given if isinstance(given, Mapping) else {}  # anything else is refused with the recipe
     if "train" in given:
-        raise ConfigError(f"data.train: the images to train on are {data}; leave it out")
+        raise ConfigError(f"data.train: the images to train on are {json.dumps(data)}; leave it out")
     if "channels" in given:
         raise ConfigError(
             "data.channels: weights are compared on images with the channels that they know; leave it out, or train "
             "with 'mrp pretrain', init=WEIGHTS and init.channels=spread"
         )
-    whole = open_source(data, "train")
+    spec = build(held_out.Config, Tree({"path": data, "list": LIST}, {"": "DATA"})).path
+    whole = open_source(spec, "train")
     start, survey = opened(checkpoint, whole, folder, words)
-    section, images = _split(whole, data, folder, survey, given.get("test"))
+    section, images = _split(whole, data, spec, folder, survey, given.get("test"))
     choices = recipe(start, images, section, survey.shapes, processes, method, words)
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder, asked=asked, choices=[asdict(one) for one in choices])
@@ -317,17 +323,20 @@ def plan(
     return choices
 
 
-def _split(whole: Source, name: str, folder: Path, survey: Survey, test: Any) -> tuple[dict[str, Any], int]:
+def _split(
+    whole: Source, data: Any, spec: str | Node, folder: Path, survey: Survey, test: Any
+) -> tuple[dict[str, Any], int]:
     """Returns the sections of the data, and how many images there are to train on; writes which are held out."""
+    name = held_out.named(spec)
     if len(survey.damaged) > DAMAGED * len(whole):
         first = min(survey.damaged)
         raise ConfigError(
             f"{name}: {len(survey.damaged):,} of {len(whole):,} images cannot be read, such as {whole.where(first)} "
             f"({survey.damaged[first]}); mend or remove them"
         )
-    own = open_source(name, "test")
+    own = open_source(spec, "test")
     if test is None and own.identity != whole.identity:  # such as an archive of CIFAR, which holds test images
-        test = name
+        test = data
     chosen = np.empty(0, np.int64)
     if test is None:
         chosen = survey.held_out(min(HELD_OUT, MOST_HELD_OUT / len(whole)))
@@ -337,10 +346,10 @@ def _split(whole: Source, name: str, folder: Path, survey: Survey, test: Any) ->
                 f"{FEWEST_HELD_OUT} tell anything; give more images, or others as data.test=PATH"
             )
     if test is not None and not survey.damaged:
-        return {"train": name, "test": test}, len(whole)
+        return {"train": data, "test": test}, len(whole)
     folder.mkdir(parents=True, exist_ok=True)
     held_out.write(folder / LIST, whole, chosen, survey.damaged)
-    section = {"name": "held_out", "path": name, "list": str(folder / LIST)}
+    section = {"name": "held_out", "path": data, "list": str(folder / LIST)}
     return {"train": section, "test": test or dict(section)}, len(whole) - len(chosen) - len(survey.damaged)
 
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -257,3 +259,18 @@ def test_the_file_is_a_recipe_with_reasons(images: Path, tmp_path: Path, make: M
     assert "&id" not in text
     reasons = " ".join(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
     assert all(one.why in reasons for one in choices)
+
+
+def test_images_that_need_a_section(
+    images: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, out = make("mae"), tmp_path / "out"
+    main(["adapt", str(run), f"{{name: folder, path: '{images}'}}", "--out", str(out), "--plan-only", "--method=mae"])
+    again = shlex.split(capsys.readouterr().out.splitlines()[-1], comments=True)
+    main([*again[1:], "--plan-only"])
+    assert "goes on with" in capsys.readouterr().out, "the command that was printed is that which goes on"
+    train, test = (open_source(getattr(load(str(out / PLAN)).data, which), which) for which in ("train", "test"))
+    assert len(train) + len(test) == IMAGES + 2 - len(BROKEN)
+    with pytest.raises(SystemExit):
+        main(["adapt", str(run), "{name: tiff, pth: x}", "--out", str(tmp_path / "two"), "--plan-only"])
+    assert re.search(r"DATA: path.*pth", capsys.readouterr().err)

@@ -16,6 +16,7 @@ from mrp.check.processes import agree, in_two, one_step
 from mrp.check.tiny import COUNT, changed, gradients, tiny_batch
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.saver import save_now
+from mrp.models import vit
 from mrp.optim.groups import set_lr
 from mrp.optimizers import adamw
 from mrp.run import Run
@@ -82,8 +83,8 @@ def a_sample_meets_its_own_randomness(run: Run) -> None:
 
 def the_backbone_is_timms(run: Run) -> None:
     """The backbone is exported under timm's names."""
-    named = {"name": "vit_tiny_patch16_224", "width": None, "depth": None, "heads": None, "patch": 4}
-    objective = build_step(changed(run, backbone=named)).objective
+    usual = vit.Config(name="vit_tiny_patch16_224", patch=4)  # and none of the options of the run's own
+    objective = build_step(changed(run, backbone=usual.model_dump(mode="json"))).objective
     mean = isinstance(objective.encoder.fc_norm, nn.LayerNorm)
     theirs = timm.create_model(
         "vit_tiny_patch16_224", num_classes=0, img_size=run.data.shape, patch_size=4, in_chans=run.data.num_channels,

@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, ok
+from mrp.doctor.speed import Rate
 
 _HOUR = 3600
+_APART = 2  # times the slowest pace, from which on the fastest one is told too
 ASSUMED = 0.3  # of a GPU's peak that training reaches, as in docs/scale.md: not measured
 
 
@@ -43,8 +45,8 @@ def forecast(case: Case) -> Iterator[Finding]:
         price = None if terms.on else terms.price
         yield ok(
             "here",
-            f"{_time(hours)} for {plan.steps:,} steps, {what}, without evaluations and checkpoints; "
-            f"{used}{_price(hours, plan.processes, price)}",
+            f"{_time(hours)}{_between(hours, case.speed.both)} for {plan.steps:,} steps, {what}, without evaluations "
+            f"and checkpoints; {used}{_price(hours, plan.processes, price)}",
         )
     if terms.on is not None:
         gpu = GPUS[terms.on]
@@ -66,6 +68,13 @@ def _time(hours: float) -> str:
     if hours < 1:
         return f"{60 * hours:.0f} minutes"
     return f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
+
+
+def _between(hours: float, rate: Rate) -> str:
+    """Returns what it would be at the fastest and the slowest pace measured, where these are far apart."""
+    if rate.high < _APART * rate.low:
+        return ""
+    return f" ({_time(hours * rate.median / rate.high)} to {_time(hours * rate.median / rate.low)}: the pace varies)"
 
 
 def _energy(hours: float, devices: int, watts: float) -> str:

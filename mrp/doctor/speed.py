@@ -27,7 +27,9 @@ from mrp.processes.transfer import Transfer
 from mrp.processes.wrapping import clip, is_compiled
 
 _HELD = 2048  # images that are decoded to measure how fast they are taken from memory
-_SECONDS = 3.0  # of each of the three measurements, and at least one micro-batch
+_SECONDS = 3.0  # of each of the three measurements
+_FEWEST = 3  # micro-batches of each, so that their median is not one busy moment, if they do not take
+_LONGEST = 5  # times as many seconds
 _WORK = 3e10  # FLOPs of a micro-batch on a CPU that are enough to be measured: about a second
 _AHEAD = 3  # batches of each worker that may be there at once: two that wait, and one that is being made
 _WAITS = 0.2  # of the time, from which the loader is too slow
@@ -35,7 +37,7 @@ _WAITS = 0.2  # of the time, from which the loader is too slow
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Images per second: the median over micro-batches, and between what they lie."""
+    """Images per second: the median over micro-batches, or as many as there are workers; and between what they lie."""
 
     median: float
     low: float
@@ -113,7 +115,7 @@ def measure(case: Case, seconds: float = _SECONDS) -> Speed:
     waiting = [
         sum(waits[start : start + turn]) / sum(both[start : start + turn]) for start in range(0, len(both), turn)
     ]
-    return Speed(_rate(alone, taken, turn), _rate(steps, taken), _rate(both, taken), statistics.median(waiting))
+    return Speed(_rate(alone, taken, turn), _rate(steps, taken), _rate(both, taken, turn), statistics.median(waiting))
 
 
 def _opened(case: Case, micro_batch: int) -> tuple[Loader | ResidentLoader, int]:
@@ -180,11 +182,11 @@ def _timed(do: Callable[[], object]) -> float:
 
 
 def _enough(seconds: float) -> Iterator[None]:
-    """Yields at least once, and until so many seconds are over."""
-    end = time.perf_counter() + seconds
-    yield
-    while time.perf_counter() < end:
+    """Yields until so many seconds are over; a few times in any case, and at least once where that takes too long."""
+    begin, count = time.perf_counter(), 0
+    while not count or time.perf_counter() - begin < seconds * (1 if count >= _FEWEST else _LONGEST):
         yield
+        count += 1
 
 
 def _rate(times: list[float], images: int, turn: int = 1) -> Rate:

@@ -15,6 +15,7 @@ from mrp.interop.weights import BACKBONE
 
 _COMPUTED = r"rope\.(?!freqs$).*|.*\.k_bias"  # tables that older versions of timm have saved
 _UNMISTAKABLE = {"rope.freqs", "blocks.0.attn.q_proj.weight", "blocks.0.mlp.fc1_g.weight"}
+_OF_METHODS = {"lm_head.weight", "mask_token", "decoder_embed.weight"}  # which no model of timm has
 # Arguments of timm's constructor that follow from the weights or that a backbone's section can say.
 _FOLLOWING = {"patch_size", "class_token", "num_reg_tokens", "use_abs_pos_emb", "use_fc_norm",
               "use_post_transformer_norm"}  # fmt: skip
@@ -33,19 +34,23 @@ def renamed(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def refuse_unnamed(weights: Mapping[str, Tensor]) -> None:
     """Raises an error where weights are those of such a model, and nothing says which one.
 
-    Some have the names of a BEiT whose attention would lack its biases, and would be read as a model without positions.
+    Some have the names of a BEiT whose attention would lack its biases, and would be read as a model without positions,
+    or with its norms at the beginning of its branches.
     """
-    scaled = "blocks.0.gamma_1" in weights
+    scaled, separate = "blocks.0.gamma_1" in weights, "blocks.0.attn.q_bias" in weights
+    biased = any(name.endswith("relative_position_bias_table") for name in weights)
+    masked = bool(_OF_METHODS & weights.keys())
     inner, outer = (weights.get(f"blocks.0.mlp.{name}.weight") for name in ("fc1", "fc2"))
     gated = inner is not None and outer is not None and inner.shape[0] == 2 * outer.shape[1]
     if (
         _UNMISTAKABLE & weights.keys()
         or gated
         or (scaled and ("blocks.0.attn.qkv.bias" in weights or not placed(weights)))
+        or (separate and not (scaled or biased or masked))
     ):
         raise ConfigError(
-            "holds a model of timm's module eva (rotary positions or a gated MLP), and weights do not tell which; say "
-            "it with backbone.name=NAME, for example vit_small_patch16_dinov3"
+            "holds a model of timm's module eva (rotary positions, a gated MLP or norms after it), and weights do not "
+            "tell which; say it with backbone.name=NAME, for example vit_small_patch16_dinov3"
         )
 
 

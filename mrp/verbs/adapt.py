@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import sys
 import textwrap
 import time
@@ -29,7 +30,10 @@ def words(parser: argparse.ArgumentParser) -> None:
         "checkpoint", metavar="CHECKPOINT", help="a run, or what 'mrp import' reads: a file, a folder, hf:"
     )
     parser.add_argument(
-        "data", metavar="DATA", help="a folder of images (of class folders, where there are labels) or shards"
+        "data",
+        metavar="DATA",
+        help="a folder of images (of class folders, where there are labels), shards, or a section of "
+        "data.train, such as '{name: tiff, path: PATH, window: 256}'",
     )
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="key=value", help="values that replace those of the rules"
@@ -55,16 +59,20 @@ def run(options: argparse.Namespace) -> None:
     """Plans, examines, trains and judges; the same command goes on wherever it was interrupted."""
     from mrp import adapting
     from mrp.checkpoint.checkpoints import any_left
-    from mrp.config import ConfigError
+    from mrp.config import ConfigError, parse
     from mrp.report import verdict
     from mrp.run import load
 
     if "RANK" in os.environ:
         raise ConfigError("adapt: is started once; give --processes N, and it starts those that train")
-    folder = Path(options.folder or Path("runs") / f"adapt-{Path(options.data).absolute().name}")
+    data = options.data
+    if data.startswith("{"):  # a section of the kind that data.train takes
+        data = dict(parse(data, "DATA"))
+    place = data if isinstance(data, str) else str(data.get("path", data.get("name")))
+    folder = Path(options.folder or Path("runs") / f"adapt-{Path(place).absolute().name}")
     words, file, after = _words.data_words(options), folder / adapting.PLAN, folder / adapting.AFTER
     progress.silence(options.json or options.quiet)
-    choices = adapting.plan(options.checkpoint, options.data, folder, options.method, options.planned_for, words)
+    choices = adapting.plan(options.checkpoint, data, folder, options.method, options.planned_for, words)
     if not options.json and not options.quiet:
         _show(choices, file)
     if options.plan_only:
@@ -101,11 +109,14 @@ def _show(choices: list[Choice] | None, file: Path) -> None:
 def _next(options: argparse.Namespace, folder: Path) -> str:
     from mrp.adapting import AFTER, PLAN
 
+    again = ["mrp", "adapt", options.checkpoint, options.data, "--out", str(folder)]
+    again += ["--method", options.method] if options.method else []
+    again += ["--processes", str(options.planned_for)] if options.planned_for > 1 else []
     return "\n".join(
         [
             "next:",
             f"  mrp doctor {folder / PLAN} --folder {folder / AFTER}  # what would go wrong, and how long it takes",
-            f"  mrp adapt {options.checkpoint} {options.data} --out {folder}  # train, and judge before against after",
+            f"  {shlex.join(again)}  # train, and judge before against after",
         ]
     )
 

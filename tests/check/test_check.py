@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
@@ -61,6 +61,15 @@ def outcomes(tmp_path: Path, text: str, *words: str) -> dict[str, Outcome]:
 def broken(text: str, old: str, new: str) -> str:
     assert old in text
     return text.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [{"name": "vit_tiny_patch16_dinov3_qkvb"} | dict.fromkeys(("width", "depth", "heads")), {"norm": "post"}],
+)
+def test_a_backbone_of_any_kind_is_not_what_is_checked(tmp_path: Path, backbone: dict[str, Any]) -> None:
+    (tmp_path / "mine.py").write_text(METHOD)
+    objectives.the_backbone_is_timms(tiny_run({"name": str(tmp_path / "mine.py")}, backbone=backbone))
 
 
 @pytest.mark.parametrize(

@@ -244,6 +244,26 @@ def test_a_forecast_is_for_this_machine_and_for_a_named_gpu() -> None:
     assert "at 2 per hour and device" in there.found
 
 
+def test_a_forecast_says_how_far_apart_the_paces_were() -> None:
+    uneven = replace(FAST, both=Rate(490, 49, 980, 20))
+    (here,) = (finding for group, finding in examine(case(speed=uneven)) if group == "forecast")
+    assert here.found.startswith("7 minutes (4 minutes to 1.2 hours: the pace varies) for 1,650 steps")
+
+
+def test_one_busy_moment_is_not_all_that_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(speed.time, "perf_counter", lambda: now)
+    taken = list[float]()
+    for _ in speed._enough(3.0):
+        taken.append(10.0 if not taken else 0.5)
+        now += taken[-1]
+    assert taken == [10.0, 0.5, 0.5]
+    now, begun = 0.0, 0
+    for _ in speed._enough(3.0):
+        begun, now = begun + 1, now + 60
+    assert begun == 1, "a step of a minute is measured once"
+
+
 def test_the_verb_prints_each_line_and_ends_with_code_2_on_errors(capsys: pytest.CaptureFixture[str]) -> None:
     main(["doctor", "demo", "--quick"])
     text = capsys.readouterr().out

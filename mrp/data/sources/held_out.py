@@ -12,6 +12,7 @@ import numpy as np
 
 from mrp.config import ConfigError, Node
 from mrp.data import source
+from mrp.data.config import SourceName
 from mrp.data.open import open_source
 from mrp.data.order import Ints
 from mrp.data.storage.cache import Cache
@@ -23,7 +24,7 @@ class Config(Node):
     """Any source, and the list that `mrp adapt` writes: of `data.train` the rest is taken, of `data.test` the list."""
 
     name: Literal["held_out"] = "held_out"
-    path: str  # of the source: a folder of images, or shards
+    path: SourceName  # of the source: a folder of images, shards, or a section
     list: str  # the file that says which images are held out, and which are damaged and left out
 
 
@@ -32,7 +33,7 @@ class Source(Subset):
 
     def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
         whole = open_source(config.path, "train", cache)
-        held_out, damaged = _read(Path(config.list).expanduser(), config.path, whole)
+        held_out, damaged = _read(Path(config.list).expanduser(), named(config.path), whole)
         rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([held_out, damaged]))
         super().__init__(whole, held_out if split == "test" else rest)
 
@@ -40,6 +41,11 @@ class Source(Subset):
     def shard_sizes(self) -> Ints:
         """How many samples are left in each shard; empty where the source has none."""
         return super().shard_sizes if len(self.source.shard_sizes) else self.source.shard_sizes
+
+
+def named(spec: object) -> str:
+    """Returns what a source is called in a line of text: its path, where a section has one."""
+    return str(getattr(spec, "path", getattr(spec, "name", spec)))
 
 
 def write(path: Path, whole: source.Source, held_out: Ints, damaged: Mapping[int, str]) -> None:
