@@ -26,9 +26,8 @@ from mrp.data.order import Ints
 from mrp.data.source import Source
 from mrp.data.sources import held_out
 from mrp.data.survey import Survey
-from mrp.exchange.importing import import_weights
+from mrp.exchange.importing import import_weights, is_imported
 from mrp.files import write_atomically
-from mrp.folder import IDENTITY
 from mrp.interop import reading, runs
 from mrp.interop.init import completed
 from mrp.model import Model, load
@@ -102,7 +101,7 @@ def opened(checkpoint: str, whole: Source, folder: Path, words: Sequence[str]) -
     survey, before = Survey.of(whole, read.channels), folder / BEFORE
     if not read.mean and read.channels != COLOURS:
         words += [f"data.mean={list(survey.mean)}", f"data.std={list(survey.std)}"]
-    if (before / IDENTITY).is_file():
+    if is_imported(before):
         shutil.rmtree(before)  # what was left by an earlier plan that did not end
     import_weights(checkpoint, before, words=words)
     return Start.of(before), survey

@@ -261,6 +261,21 @@ def test_the_file_is_a_recipe_with_reasons(images: Path, tmp_path: Path, make: M
     assert all(one.why in reasons for one in choices)
 
 
+def test_a_run_that_happens_to_be_called_before_is_not_taken_for_a_part_of_a_plan(
+    images: Path, tmp_path: Path, make: Make
+) -> None:
+    run, out = make("mae"), tmp_path / "out"
+    main(["export", str(run), "--to", "timm", "--out", str(tmp_path / "timm")])
+    shutil.copytree(run, out / "before")
+    with pytest.raises(ConfigError, match="is there already and not empty"):
+        plan(str(tmp_path / "timm"), str(images), out)
+    assert (out / "before" / "checkpoints").is_dir()
+    shutil.rmtree(out / "before")
+    plan(str(tmp_path / "timm"), str(images), out)
+    (out / PLAN).unlink()  # as if it had been killed before the plan was written
+    assert plan(str(tmp_path / "timm"), str(images), out) is not None
+
+
 def test_images_that_need_a_section(
     images: Path, tmp_path: Path, make: Make, capsys: pytest.CaptureFixture[str]
 ) -> None:

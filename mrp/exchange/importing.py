@@ -9,11 +9,18 @@ from mrp.build import build_optimizer
 from mrp.checkpoint.saver import save_now
 from mrp.config import ConfigError, Tree, overridden
 from mrp.exchange.folders import check_is_new
-from mrp.folder import CONFIG, IDENTITY, claim
+from mrp.folder import CONFIG, IDENTITY, claim, recorded
 from mrp.interop import reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
 from mrp.model import origin, run_of, step_of
+
+_IMPORTED = "imported"  # in place of the content of a run's data
+
+
+def is_imported(folder: Path) -> bool:
+    """Returns whether a run's folder holds what was imported, and nothing that was trained."""
+    return str(recorded(folder, "data.content")).startswith(_IMPORTED)
 
 
 def import_weights(
@@ -27,7 +34,7 @@ def import_weights(
     check_is_new(out)
     run = run_of(read, values.get("data"))
     step = step_of(read, run)
-    with claim(out, run.resolved(), run.identity(f"imported {read.digest}")):
+    with claim(out, run.resolved(), run.identity(f"{_IMPORTED} {read.digest}")):
         about = {name: (out / name).read_text(encoding="utf-8") for name in (CONFIG, IDENTITY)}
         save_now(out, 0, step, build_optimizer(run.optim, step), origin(read), keep=1, about=about)
     return read

@@ -11,6 +11,7 @@ import pytest
 from mrp.config import ConfigError
 from mrp.lab.claims import ours
 from mrp.lab.claims.results import NotCounted
+from mrp.lab.ratio.predict import digest_of
 from tools import collapse_study
 
 
@@ -81,10 +82,13 @@ def test_a_rule_is_judged_over_seeds_at_several_ratios() -> None:
     }
     prediction = {"ratios": [0.1, 0.3, 0.5, 0.7, 0.9], "options": {"recipe": "demo"}}
     fixed = outcome | {"rule": ours.FIXED, "rank correlation": [0.4, 0.6, 0.8]}
-    data = {"prediction": prediction, "outcomes": [outcome, fixed]}
+    data = {"prediction": prediction, "sha256": digest_of(prediction), "outcomes": [outcome, fixed]}
     numbers = ours.predicted_ratio(data, "lesson", "knn")
     assert numbers["rank correlation, knn"].value == pytest.approx(0.7)
     assert numbers["rank correlation beyond that of 'nearest to 0.5', knn"].value == pytest.approx(0.1)
     assert numbers["ratios off, knn"].over == "3 seeds, 5 mask ratios, demo"
+    toy = prediction | {"ratios": [0.3, 0.7]}
+    with pytest.raises(NotCounted, match="changed after it was frozen"):
+        ours.predicted_ratio(data | {"prediction": toy}, "lesson", "knn")
     with pytest.raises(NotCounted, match="toy"):
-        ours.predicted_ratio(data | {"prediction": prediction | {"ratios": [0.3, 0.7]}}, "lesson", "knn")
+        ours.predicted_ratio(data | {"prediction": toy, "sha256": digest_of(toy)}, "lesson", "knn")

@@ -7,6 +7,7 @@ from typing import Any
 
 from mrp.lab.claims.number import Number, Numbers, over_seeds
 from mrp.lab.claims.results import NotCounted
+from mrp.lab.ratio.predict import digest_of
 from mrp.lab.ratio.rules import rank_correlation
 
 Data = dict[str, Any]
@@ -16,6 +17,8 @@ LEAST_STEPS = 300  # of a run; shorter ones have learned little more than the me
 
 def predicted_ratio(data: Data, rule: str, probe: str) -> Numbers:
     """Returns how well a rule has foretold the accuracies of MAE over mask ratios, over seeds."""
+    if data["sha256"] != digest_of(data["prediction"]):
+        raise NotCounted("the prediction was changed after it was frozen: its sha256 is another")
     if len(data["prediction"]["ratios"]) < 5:
         raise NotCounted(f"toy ({len(data['prediction']['ratios'])} mask ratios)")
     over = f"{len(data['prediction']['ratios'])} mask ratios, {data['prediction']['options']['recipe']}"

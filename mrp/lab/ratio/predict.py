@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -63,9 +63,8 @@ def freeze(options: Options, out: Path) -> dict[str, Any]:
     recipe = recipe_of(options.recipe, options.words)
     train(_classifier(recipe, options.length), out / CLASSIFIER)
     prediction = {"options": asdict(options), **predict(out / CLASSIFIER, options)}
-    text = json.dumps(prediction, indent=1) + "\n"
-    write_atomically(out / HASH, f"{_digest(text.encode())}  {PREDICTION}\n")
-    write_atomically(out / PREDICTION, text)
+    write_atomically(out / HASH, f"{digest_of(prediction)}  {PREDICTION}\n")
+    write_atomically(out / PREDICTION, _text(prediction))
     return prediction
 
 
@@ -77,7 +76,7 @@ def frozen(out: Path) -> tuple[dict[str, Any], str]:
         prediction: dict[str, Any] = json.loads(content)
     except (OSError, ValueError, IndexError) as error:
         raise ConfigError(f"{out}: holds no prediction ({error}); 'mrp lab ratio predict' makes one") from None
-    if noted != _digest(content):
+    if noted != hashlib.sha256(content).hexdigest():
         raise ConfigError(f"{out / PREDICTION}: was changed after it was written: its sha256 is not that of {HASH}")
     return prediction, noted
 
@@ -149,5 +148,10 @@ def _measure(module: Step, images: Tensor, labels: Tensor, hidden: int, pairs: i
     return {name: asdict(Estimate.over_images(torch.cat(values))) for name, values in columns.items()}
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def digest_of(prediction: Mapping[str, Any]) -> str:
+    """Returns the sha256 of the file that holds a prediction."""
+    return hashlib.sha256(_text(prediction).encode()).hexdigest()
+
+
+def _text(prediction: Mapping[str, Any]) -> str:
+    return json.dumps(prediction, indent=1) + "\n"
