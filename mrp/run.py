@@ -212,8 +212,9 @@ def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = 
     path, words = find_recipe(str(name)), list(overrides)
     recipe = compose(path, find=find_recipe)
     chosen = overridden(recipe, words)
-    if any(word.partition("=")[0].strip() == "optim.name" for word in words):
-        chosen = _with_shared_options(recipe, chosen)
+    other = [word for word in words if word.partition("=")[0].strip() != "optim.name"]
+    if len(other) < len(words):
+        chosen = _with_shared_options(overridden(recipe, other), chosen)
     tree = Tree(outside.located(chosen.values, _run_of(path), folder), chosen.origins)
     if tree.values.get("init") is not None:
         from mrp.interop.init import completed
@@ -231,18 +232,18 @@ def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = 
     return run
 
 
-def _with_shared_options(recipe: Tree, chosen: Tree) -> Tree:
-    """Returns the values with those options of the recipe's optimizer that the one named instead has too.
+def _with_shared_options(unnamed: Tree, chosen: Tree) -> Tree:
+    """Returns the values with those options of the optimizer before that the one named instead has too.
 
     Only the name was written, and to all optimizers a learning rate or a warm-up is the same thing.
     """
-    before, after = (tree.values.get("optim") for tree in (recipe, chosen))
+    before, after = (tree.values.get("optim") for tree in (unnamed, chosen))
     config = OPTIMIZERS.config_of(after)
     if not isinstance(before, dict) or not isinstance(after, dict) or config is None:
         return chosen
     kept = {key: value for key, value in before.items() if key in config.model_fields and key not in after}
     places = tuple(f"optim.{key}" for key in kept)
-    origins = {path: origin for path, origin in recipe.origins.items() if path.startswith(places)}
+    origins = {path: origin for path, origin in unnamed.origins.items() if path.startswith(places)}
     return Tree(chosen.values | {"optim": kept | after}, origins | chosen.origins)
 
 

@@ -28,6 +28,9 @@ def test_bash_completes_what_can_come_next(capsys: pytest.CaptureFixture[str]) -
         "shards bui": {"build"},
         "shards build --split te": {"test"},
         "shards show --wor": set(),  # an option of build
+        "lab ratio comp": {"compare"},
+        "lab ratio predict --leng": {"--length"},
+        "lab maskgraph --leng": set(),
         "completion fi": {"fish"},
         "nonsense --fol": set(),
     }
@@ -58,5 +61,7 @@ def test_fish_is_told_of_every_verb_and_recipe(capsys: pytest.CaptureFixture[str
     assert {path.stem for path in recipes().glob("*.yaml")} <= set(named.replace("'", " ").split())
     assert "complete -c mrp -n '__fish_seen_subcommand_from export' -l to -r -f -a 'timm" in text
     assert "-n '__fish_seen_subcommand_from shards; and __fish_seen_subcommand_from build' -l shard-size -r -d" in text
+    ratio = "__fish_seen_subcommand_from lab; and __fish_seen_subcommand_from ratio"
+    assert f"complete -c mrp -f -n '{ratio}; and not __fish_seen_subcommand_from predict compare' -a predict" in text
     if shutil.which("fish"):
         subprocess.run(["fish", "--no-execute"], input=text, text=True, check=True)

@@ -165,6 +165,7 @@ def test_another_optimizer_by_its_name_alone_keeps_what_both_have(capsys: pytest
     assert muon.name == "muon"
     assert (muon.lr, muon.warmup, muon.weight_decay) == (usual.lr, usual.warmup, 0.1)
     assert muon.model_dump()["betas"] == usual.model_dump()["betas"]
+    assert demo("optim.lr=3e-4", "optim.name=muon").optim.lr == 3e-4
     assert capsys.readouterr().err == ""
     lars = demo("optim.name=lars", "optim.lr=0.1").optim
     assert (lars.lr, lars.warmup) == (0.1, usual.warmup)

@@ -14,15 +14,18 @@ EXAMPLE = "mrp completion bash"
 _BASH = """\
 # eval "$(mrp completion {shell})" in the file that the shell reads at its start
 {before}_mrp() {{
-    local words= current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}}
-    local verb=${{COMP_WORDS[1]-}} action=${{COMP_WORDS[2]-}}
-    [ "$COMP_CWORD" -gt 2 ] || action=
-    [ "$COMP_CWORD" -gt 1 ] || verb=
-    case "$verb" in {nested}) ;; *) action= ;; esac
-    case "$verb${{action:+ $action}}" in
+    local words= current=${{COMP_WORDS[COMP_CWORD]}} previous=${{COMP_WORDS[COMP_CWORD - 1]}} verb= word
+    for word in "${{COMP_WORDS[@]:1:COMP_CWORD - 1}}"; do
+        case "$verb/$word" in
+            {nested}) verb="$verb $word" ;;
+            *) verb=${{verb:-/$word}}; break ;;
+        esac
+    done
+    verb=${{verb# }}
+    case "$verb" in
 {cases}
     esac
-    case "$verb${{action:+ $action}} $previous" in
+    case "$verb $previous" in
 {values}
     esac
     COMPREPLY=($(compgen -W "$words" -- "$current"))
@@ -94,7 +97,7 @@ def _bash(commands: list[_Command], recipes: list[str], shell: str) -> str:
     def lines(pairs: Sequence[tuple[str, Iterable[object]]]) -> str:
         return "\n".join(f"        '{pattern}') words='{' '.join(map(str, found))}' ;;" for pattern, found in pairs)
 
-    nested = "|".join(command.words for command in commands if command.actions)
+    nested = "|".join(f"' {above}/{name}'" if above else f"'/{name}'" for above, name in map(_parted, commands))
     before = _ZSH if shell == "zsh" else ""
     return _BASH.format(shell=shell, before=before, nested=nested, cases=lines(cases), values=lines(values))
 
@@ -102,14 +105,14 @@ def _bash(commands: list[_Command], recipes: list[str], shell: str) -> str:
 def _fish(commands: list[_Command], recipes: list[str]) -> str:
     lines = ["# mrp completion fish > ~/.config/fish/completions/mrp.fish"]
     for command in commands:
-        verb, _, action = command.words.partition(" ")
-        seen = f"__fish_seen_subcommand_from {verb}"
-        if action:
-            where = f"{seen}; and not __fish_seen_subcommand_from {' '.join(_siblings(verb, commands))}"
-            lines.append(f"complete -c mrp -f -n '{where}' -a {action} -d {_quoted(command.help)}")
-            seen += f"; and __fish_seen_subcommand_from {action}"
-        else:
-            lines.append(f"complete -c mrp -f -n __fish_use_subcommand -a {verb} -d {_quoted(command.help)}")
+        above, name = _parted(command)
+        seen = "; and ".join(f"__fish_seen_subcommand_from {word}" for word in command.words.split())
+        where = "__fish_use_subcommand"
+        if above:
+            siblings = next(one.actions for one in commands if one.words == above)
+            before = seen.removesuffix(f"; and __fish_seen_subcommand_from {name}")
+            where = f"'{before}; and not __fish_seen_subcommand_from {' '.join(siblings)}'"
+        lines.append(f"complete -c mrp -f -n {where} -a {name} -d {_quoted(command.help)}")
         found = recipes if command.takes_recipe else [word for word in command.choices if word not in command.actions]
         if found:
             lines.append(f"complete -c mrp -n '{seen}' -a '{' '.join(found)}'")
@@ -123,8 +126,10 @@ def _fish(commands: list[_Command], recipes: list[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _siblings(verb: str, commands: list[_Command]) -> tuple[str, ...]:
-    return next(command.actions for command in commands if command.words == verb)
+def _parted(command: _Command) -> tuple[str, str]:
+    """Returns the verbs that a command is an action of, and its own name."""
+    above, _, name = command.words.rpartition(" ")
+    return above, name
 
 
 def _quoted(text: str) -> str:
