@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -19,6 +20,11 @@ _CODECS = {
     "transpose", "zlib", "zstd",
 }  # fmt: skip
 
+# What comes of reading a damaged file, or one that was made to do harm.
+_DAMAGED = (
+    ValueError, TypeError, AttributeError, LookupError, ArithmeticError, EOFError, RecursionError, zipfile.BadZipFile,
+)  # fmt: skip
+
 
 def arrays_in(path: Path) -> Mapping[str, Any]:
     """Returns the arrays of a file, by name, of which no more than the shape is read yet."""
@@ -30,7 +36,9 @@ def arrays_in(path: Path) -> Mapping[str, Any]:
         if path.suffix.lower() == ".npz":
             return _of_npz(path)
         return _of_hdf5(path)
-    except (ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
+    except ConfigError:
+        raise
+    except _DAMAGED as error:
         what = "objects, which are not read since they could run code" if "objects" in str(error) else error
         raise ConfigError(f"{path}: cannot be read as arrays: {what}; save it again") from None
 
@@ -59,6 +67,8 @@ class _Unpacked:
         self._array: Any = None
         with archive.open(info) as file:
             self.shape, _, self.dtype = _header(file)
+        if math.prod(self.shape) * self.dtype.itemsize > info.file_size:
+            raise ValueError(f"{info.filename} is cut short")
         self.ndim = len(self.shape)
 
     def __getitem__(self, index: Any) -> Any:
@@ -76,6 +86,8 @@ def _header(file: Any) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     shape, fortran, dtype = read[version](file)
     if dtype.hasobject:
         raise ValueError("Python objects")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array of shape {shape} inside")
     return shape, fortran, dtype
 
 
@@ -107,26 +119,27 @@ def _of_zarr(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"{folder}: is read by zarr; install it: pip install 'mrp-vit[arrays]'") from None
     inside = {entry.name: entry for entry in sorted(folder.iterdir()) if entry.is_dir()}
     names = {name: path for name, path in ({"": folder} | inside).items() if _is_array(path)}
-    return {name: zarr.open_array(str(path), mode="r") for name, path in names.items()}
+    return {name: zarr.open_array(path, mode="r") for name, path in names.items()}
 
 
 def _is_array(folder: Path) -> bool:
-    """Returns whether a folder holds an array of zarr's, which has to be stored in a way that runs nothing."""
+    """Returns whether a folder holds an array of zarr's, which has to be stored in a way that runs nothing.
+
+    It may be described in both versions of the format, and both are looked at: zarr chooses between them.
+    """
     old, new = folder / ".zarray", folder / "zarr.json"
-    if old.is_file():
+    used, found = list[str](), old.is_file()
+    if found:
         section = json.loads(old.read_text("utf-8"))
-        used = [codec["id"] for codec in [section["compressor"], *(section["filters"] or ())] if codec]
-    elif new.is_file():
+        used += [codec["id"] for codec in [section["compressor"], *(section["filters"] or ())] if codec]
+    if new.is_file():
         section = json.loads(new.read_text("utf-8"))
-        if section["node_type"] != "array":
-            return False
-        used = _codecs(section["codecs"])
-    else:
-        return False
+        found = section["node_type"] == "array"
+        used += _codecs(section["codecs"]) if found else []
     strange = sorted(set(used) - _CODECS)
-    if strange:
+    if strange and found:
         raise ConfigError(f"{folder}: is stored by way of '{strange[0]}'; known are {', '.join(sorted(_CODECS))}")
-    return True
+    return found
 
 
 def _codecs(codecs: list[Any]) -> list[str]:

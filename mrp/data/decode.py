@@ -82,7 +82,7 @@ def indices(data: bytes) -> NDArray[np.int32]:
     if _is_jpeg(data):
         raise one_number
     with _opened(data) as image:
-        _check_size(*image.size)
+        check_size(*image.size)
         if image.format != "PNG" or image.mode not in ("1", "L", "P", "I", "I;16"):
             raise one_number
         with _opened(data) as checked:
@@ -159,7 +159,7 @@ def decode_box(data: RawImage, channels: int, choose: Callable[[Size], Box], *, 
         data = data.pixels
     if isinstance(data, np.ndarray) or _is_npy(data):
         array = data if isinstance(data, np.ndarray) else _stored_pixels(data)
-        _check_size(array.shape[1], array.shape[0])
+        check_size(array.shape[1], array.shape[0])
         top, left, height, width = choose((array.shape[0], array.shape[1]))
         array = array[top : top + height, left : left + width]
         if array.dtype == np.float32 and not np.isfinite(array).all():
@@ -167,7 +167,7 @@ def decode_box(data: RawImage, channels: int, choose: Callable[[Size], Box], *, 
         return _planes(array if array.flags.writeable else array.copy(), channels)
     if _is_jpeg(data):
         width, height, space = _jpeg_header(data)
-        _check_size(width, height)
+        check_size(width, height)
         orientation = jpeg.orientation(data)
         box = choose((height, width)) if orientation == 1 else (0, 0, height, width)
         if box != (0, 0, height, width) and (part := _decode_part(data, channels, space, box, sound)) is not None:
@@ -204,7 +204,7 @@ def _decode_jpeg(data: bytes, channels: int, space: str) -> Pixels:
 
 def _decode_other(data: bytes, channels: int) -> tuple[Pixels, int]:
     with _opened(data) as image:
-        _check_size(*image.size)
+        check_size(*image.size)
         if image.format == "PNG":
             with _opened(data) as checked:
                 checked.verify()  # checks every checksum, and leaves the image unusable
@@ -267,7 +267,7 @@ def _upright(image: Tensor, orientation: int) -> Tensor:
     return image.flip(mirrored) if mirrored else image
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
     """Refuses an image whose pixels, or those of its enlarged copy, could exhaust the memory."""
     if Image.MAX_IMAGE_PIXELS is not None and height * width > Image.MAX_IMAGE_PIXELS:
         raise DecodeError(

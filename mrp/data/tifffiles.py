@@ -7,7 +7,7 @@ import os
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,8 +17,9 @@ from mrp.data.source import DecodeError, as_pixels
 
 _CHANNEL_AXES = "CSQI"  # tifffile's letters: channels, samples of a pixel, pages that nothing is said of
 _OPEN = 16  # files of a process
+_ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}  # of bytes
 _WHITE_IS_ZERO, _PALETTE, _PAGE_NAME = 0, 3, 285
-_OME_CHANNEL = re.compile(r"<(?:\w+:)?Channel\b[^>]*?\bName=\"([^\"]*)\"")
+_OME_CHANNEL = re.compile(r"<(?:\w+:)?Channel\b[^<>]*?\bName=\"([^\"]*)\"")
 
 
 class Window(NamedTuple):
@@ -43,11 +44,12 @@ class Tiff:
             raise ConfigError(f"{path}: is read by tifffile; install it: pip install 'mrp-vit[tiff]'") from None
         self.path = path
         try:
-            self._file: Any = tifffile.TiffFile(path, _multifile=False)
+            self._file: Any = tifffile.TiffFile(path, _multifile=False, is_ndtiff=False)
+            _check_pages(self._file)
             self._series = self._file.series[0]
             page: Any = self._series.keyframe
             axes = dict(zip(self._series.axes, self._series.shape, strict=True))
-        except OSError:
+        except (OSError, DecodeError):
             raise
         except Exception as error:  # on damaged files tifffile raises almost anything
             raise DecodeError(f"no TIFF, or a damaged one: {_one_line(error)}") from None
@@ -167,6 +169,20 @@ class OpenTiffs:
                 del self._files[next(iter(self._files))]
             self._files[path] = version, Tiff(Path(path))
         return self._files[path][1]
+
+
+def _check_pages(file: Any) -> None:
+    """Refuses pages that follow each other in a circle, since tifffile may go round in it without end."""
+    tiff, handle, seen = file.tiff, file.filehandle, set[int]()
+    offset = file.pages.first.offset
+    while 0 < offset < handle.size:
+        if offset in seen:
+            raise DecodeError("damaged: its pages follow each other in a circle")
+        seen.add(offset)
+        handle.seek(offset)
+        tags = int.from_bytes(handle.read(tiff.tagnosize), _ORDER[tiff.byteorder])
+        handle.seek(offset + tiff.tagnosize + tags * tiff.tagsize)
+        offset = int.from_bytes(handle.read(tiff.offsetsize), _ORDER[tiff.byteorder])
 
 
 def _one_line(error: Exception) -> str:

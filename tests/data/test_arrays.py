@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,42 @@ def test_a_way_of_storing_that_runs_code_is_refused(tmp_path: Path) -> None:
     (path / "images" / "zarr.json").write_text(json.dumps(section | {"codecs": [inner]}))
     with pytest.raises(ConfigError, match="is stored by way of 'pickle'"):
         opened(path)
+    # Described twice: zarr reads the newer description, so a harmless older one must not stand for it.
+    old = {"compressor": None, "filters": None, "zarr_format": 2}
+    (path / "images" / ".zarray").write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match=r"images: is stored by way of 'pickle'; known are [\w, ]*$"):
+        opened(path)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"compressor": 5, "filters": null}', "[" * 100_000])
+def test_a_description_that_is_none_is_one_line(tmp_path: Path, text: str) -> None:
+    path = written(tmp_path / "cells.old.zarr")
+    (path / "images" / ".zarray").write_text(text)
+    with pytest.raises(ConfigError, match="cannot be read as arrays"):
+        opened(path)
+
+
+@pytest.mark.parametrize("shape", [(-1, 8, 8, 3), (2**40, 4, 4, 4), (3, 2**20, 2**20, 3)])
+@pytest.mark.parametrize("name", ["a.npy", "a.npz", "packed.npz"])
+def test_a_shape_that_a_file_cannot_hold_is_one_line(tmp_path: Path, name: str, shape: tuple[int, ...]) -> None:
+    content, path = io.BytesIO(), tmp_path / name
+    np.lib.format.write_array_header_1_0(content, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    if path.suffix == ".npy":
+        path.write_bytes(content.getvalue() + bytes(4096))
+    else:
+        way = zipfile.ZIP_DEFLATED if "packed" in name else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", way) as archive:
+            archive.writestr("images.npy", content.getvalue() + bytes(4096))
+    with pytest.raises(ConfigError, match="cannot be read as arrays"):
+        opened(path)
+
+
+def test_images_that_would_exhaust_the_memory_are_refused_unread(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py", reason="an extra: pip install 'mrp-vit[arrays]'")
+    with h5py.File(tmp_path / "big.h5", "w") as file:
+        file.create_dataset("images", (3, 2**20, 2**20, 3), "u1", chunks=(1, 1024, 1024, 1))
+    with pytest.raises(ConfigError, match="could be an attack on the memory"):
+        opened(tmp_path / "big.h5")
 
 
 @pytest.mark.parametrize(("package", "name"), [("h5py", "cells.h5"), ("zarr", "cells.zarr")])

@@ -154,6 +154,15 @@ def test_what_is_damaged_or_missing_is_one_line(tmp_path: Path) -> None:
     path.write_bytes(whole[: place - 60] + bytes(200) + whole[place + 140 :])
     with pytest.raises((DecodeError, OSError)):
         [source.read(number) for number in range(7)]
+    for labels, message in (
+        ([None] + ["cat"] * 23, "1 rows have no label; leave them out"),
+        ([[0]] * 24, "the column label holds list<.*>, and no class numbers"),
+    ):
+        pq.write_table(pa.table({"image": FILES, "label": labels}), path)
+        with pytest.raises(ConfigError, match=message):
+            opened(path)
+    pq.write_table(pa.table({"image": FILES, "label": pa.nulls(24, pa.string())}), path)
+    assert opened(path).classes == ()
     only_paths = table().set_column(0, "image", pa.array([{"bytes": None, "path": "/etc/passwd"}] * 24, STRUCT))
     pq.write_table(only_paths, path)
     with pytest.raises(DecodeError, match="holds no image, or only the path of one"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,39 @@ def test_a_path_in_the_metadata_is_not_followed(tmp_path: Path) -> None:
     )
     tifffile.imwrite(path, np.zeros((2, 8, 8), np.uint8), photometric="minisblack", description=lured, metadata=None)
     assert not Tiff(path).read().any()
+
+
+def test_the_index_of_a_set_of_files_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = written(tmp_path / "a.tif", CELLS[:1], metadata=None)
+    monkeypatch.setattr(tifffile.TiffFile, "is_ndtiff", True)  # as with NDTiff.index beside a file of Micro-Manager's
+    monkeypatch.setattr(tifffile.TiffFile, "_series_ndtiff", lambda _: pytest.fail("other files are opened"))
+    np.testing.assert_array_equal(Tiff(path).read()[..., 0], CELLS[0])
+
+
+@pytest.mark.parametrize("pages", [1, 150])
+def test_pages_in_a_circle_are_damage(tmp_path: Path, pages: int) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as out:
+        for _ in range(pages):
+            out.write(CELLS[0, :8, :8], contiguous=False, metadata=None)
+    with tifffile.TiffFile(path) as file:
+        last, tiff = file.pages[-1], file.tiff
+        end = last.offset + tiff.tagnosize + len(last.tags) * tiff.tagsize
+    content = bytearray(path.read_bytes())
+    content[end : end + 4] = last.offset.to_bytes(4, "little")
+    path.write_bytes(content)
+    command = f"from mrp.data.tifffiles import Tiff; from pathlib import Path; Tiff(Path({str(path)!r}))"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    assert "DecodeError: damaged: its pages follow each other in a circle" in done.stderr
+
+
+def test_names_of_channels_are_looked_for_in_one_pass(tmp_path: Path) -> None:
+    text = "<OME " + "<Channel " * 100_000 + '<Channel ID="0" Name="dapi"/></OME>'
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, CELLS[0, :8, :8], description=text, metadata=None)
+    command = f"from mrp.data.tifffiles import Tiff; from pathlib import Path; print(Tiff(Path({str(path)!r})).names)"
+    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "('dapi',)"
 
 
 def test_without_tifffile_it_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
 from mrp.data.arrayfiles import arrays_in
+from mrp.data.decode import check_size
 from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels
 from mrp.data.storage.cache import Cache
 
@@ -61,6 +62,8 @@ class Source(source.Source):
         if len(shape) not in (3, 4) or 0 in shape:
             raise ConfigError(f"{self._called()}: is of shape {shape}; (count, height, width[, channels]) is needed")
         try:
+            height, width = shape[2:4] if len(shape) == 4 and self._axes == "nchw" else shape[1:3]
+            check_size(width, height)
             as_pixels(np.empty(0, arrays[self._name].dtype))
         except DecodeError as error:
             raise ConfigError(f"{self._called()}: {error}") from None

@@ -68,7 +68,19 @@ class Source(source.Source):
     def _label(self, schema: Any, name: str | None) -> None:
         if name is None:
             return
-        labels = np.concatenate([np.asarray(columns.values(part, name)) for part in self._parts])
+        if schema.field(name).type.num_fields:
+            raise ConfigError(
+                f"{self._parts[0].path}: the column {name} holds {schema.field(name).type}, and no class numbers"
+            )
+        found = [columns.values(part, name) for part in self._parts]
+        missing = sum(values.null_count for values in found)
+        if missing == len(self):
+            return
+        if missing:
+            raise ConfigError(
+                f"{self._parts[0].path}: {missing} rows have no {name}; leave them out, or name another column by 'label'"
+            )
+        labels = np.concatenate([np.asarray(values) for values in found])
         names: Any = _class_names(schema, name)
         if labels.dtype.kind in "OU":
             names, labels = np.unique(labels.astype(str), return_inverse=True)
