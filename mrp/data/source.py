@@ -20,6 +20,7 @@ from mrp.data.order import Ints
 
 Pixels = NDArray[np.uint8 | np.uint16 | np.float32]  # H W C
 _WHOLE = (np.dtype(np.uint8), np.dtype(np.uint16))
+_MOST_CLASSES = 1 << 20  # without names
 
 
 class Partial(NamedTuple):
@@ -52,6 +53,14 @@ def as_pixels(array: NDArray[Any]) -> Pixels:
     if native.kind not in "iuf" or (native.kind in "iu" and native.itemsize > 4):
         raise DecodeError(f"pixels of {native}; save them as uint8, uint16 or float32")
     return array.astype(np.float32)
+
+
+def numbered(where: str, labels: NDArray[Any]) -> tuple[str, ...]:
+    """Returns what classes are called that have no names: 0, 1 and so on, up to the largest label."""
+    last = int(labels.max())
+    if last >= _MOST_CLASSES:
+        raise ConfigError(f"{where}: has the label {last}; labels are class numbers from 0: number them anew")
+    return tuple(map(str, range(last + 1)))
 
 
 class Source(ABC):

@@ -119,6 +119,8 @@ def test_labels_classes_and_identity_are_the_objects() -> None:
     said = Squares()
     said.identity = "of the second edition"  # type: ignore[attr-defined]
     assert opened(said).identity == "of the second edition"
+    said.classes = np.array(["even", "odd"])  # type: ignore[assignment]
+    assert opened(said).classes == ("even", "odd")
     again = pickle.loads(pickle.dumps(source))
     assert np.array_equal(again.read(3)[0], source.read(3)[0])
 

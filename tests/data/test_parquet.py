@@ -156,11 +156,15 @@ def test_what_is_damaged_or_missing_is_one_line(tmp_path: Path) -> None:
         [source.read(number) for number in range(7)]
     for labels, message in (
         ([None] + ["cat"] * 23, "1 rows have no label; leave them out"),
+        ([1 << 60] + [0] * 23, "has the label 1152921504606846976; labels are class numbers from 0"),
         ([[0]] * 24, "the column label holds list<.*>, and no class numbers"),
     ):
         pq.write_table(pa.table({"image": FILES, "label": labels}), path)
         with pytest.raises(ConfigError, match=message):
             opened(path)
+    pq.write_table(pa.table({"image": FILES, "label": [0] * 24}).slice(0, 0), path)
+    with pytest.raises(ConfigError, match="holds no rows"):
+        opened(path)
     pq.write_table(pa.table({"image": FILES, "label": pa.nulls(24, pa.string())}), path)
     assert opened(path).classes == ()
     only_paths = table().set_column(0, "image", pa.array([{"bytes": None, "path": "/etc/passwd"}] * 24, STRUCT))

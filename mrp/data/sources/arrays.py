@@ -16,7 +16,7 @@ from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
 from mrp.data.arrayfiles import arrays_in
 from mrp.data.decode import check_size
-from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels
+from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels, numbered
 from mrp.data.storage.cache import Cache
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
@@ -79,7 +79,7 @@ class Source(source.Source):
         labels = _labels(Path(self.path), config.labels, arrays)
         if labels is not None:
             self.labels = self._checked(labels, config.classes)
-            self.classes = config.classes or tuple(map(str, range(int(self.labels.max()) + 1)))
+            self.classes = config.classes or numbered(self.path, self.labels)
 
     def _checked(self, labels: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int64]:
         if labels.dtype.kind not in "iu" or labels.size != len(self):

@@ -15,7 +15,7 @@ from mrp.config import ConfigError, Node, nearest
 from mrp.data import columns, source, tree
 from mrp.data.columns import Kept, Part
 from mrp.data.order import Ints
-from mrp.data.source import DecodeError, Pixels
+from mrp.data.source import DecodeError, Pixels, numbered
 from mrp.data.storage.cache import Cache
 
 _IMAGES, _LABELS = ("image", "img"), ("label", "labels")  # what columns are usually called
@@ -58,11 +58,11 @@ class Source(source.Source):
                     )
                 self._parts += [part for part in parts if part.rows]
             self._ends = np.cumsum([part.rows for part in self._parts], dtype=np.int64)
+            if not self._parts:
+                raise ConfigError(f"{config.path}: holds no rows")
             self._label(schema, label)
-        except DecodeError as error:
+        except (DecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"{config.path}: {error}; mend or remove the file") from None
-        if not self._parts:
-            raise ConfigError(f"{config.path}: holds no rows")
         self._kept = Kept()
 
     def _label(self, schema: Any, name: str | None) -> None:
@@ -73,12 +73,14 @@ class Source(source.Source):
                 f"{self._parts[0].path}: the column {name} holds {schema.field(name).type}, and no class numbers"
             )
         found = [columns.values(part, name) for part in self._parts]
+        if sum(map(len, found)) != len(self):
+            raise DecodeError(f"damaged: its column {name} has not a label for each row")
         missing = sum(values.null_count for values in found)
         if missing == len(self):
             return
         if missing:
             raise ConfigError(
-                f"{self._parts[0].path}: {missing} rows have no {name}; leave them out, or name another column by 'label'"
+                f"{self._parts[0].path}: {missing} rows have no {name}; leave them out, or take another column"
             )
         labels = np.concatenate([np.asarray(values) for values in found])
         names: Any = _class_names(schema, name)
@@ -89,7 +91,7 @@ class Source(source.Source):
         if labels.min() < 0 and labels.max() < 0:
             return  # as test data without labels are written
         self.labels = labels.astype(np.int64)
-        self.classes = tuple(map(str, names if len(names) else range(int(labels.max()) + 1)))
+        self.classes = tuple(map(str, names)) if len(names) else numbered(str(self._parts[0].path), labels)
         if labels.min() < 0 or labels.max() >= len(self.classes):
             raise ConfigError(
                 f"{self._parts[0].path}: the labels go from {labels.min()} to {labels.max()}, and there are "

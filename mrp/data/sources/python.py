@@ -18,7 +18,7 @@ from mrp import progress
 from mrp.config import ConfigError, Node
 from mrp.data import source
 from mrp.data.handed import OBJECTS
-from mrp.data.source import DecodeError, Partial, RawImage, UnfitError, as_pixels
+from mrp.data.source import DecodeError, Partial, RawImage, UnfitError, as_pixels, numbered
 from mrp.data.storage.cache import Cache
 
 _LOOKED_AT = 256  # images from which the identity follows, beside their number and the labels
@@ -60,8 +60,9 @@ class Source(source.Source):
         _, label = self._item(0)  # an object that gives no images is refused here
         if labels is not None:
             self.labels = self._checked(labels)
-            given = getattr(self._data, "classes", None) or range(int(self.labels.max()) + 1)
-            self.classes = tuple(map(str, given))
+            given = getattr(self._data, "classes", None)
+            named = given is not None and len(given)
+            self.classes = tuple(map(str, given)) if named else numbered(self._name, self.labels)
         elif label is not None:
             progress.say(f"{self._name}: has no attribute 'labels' or 'targets', so its labels are not used")
 
