@@ -156,7 +156,9 @@ def decode_box(data: RawImage, channels: int, choose: Callable[[Size], Box], *, 
     if isinstance(data, Partial):
         if data.pixels.shape[2] != channels:
             raise UnfitError(f"{data.pixels.shape[2]} channels where {channels} are wanted; set data.channels")
-        data = data.pixels
+        pixels, present = data
+        # Where a channel is missing there may be no numbers at all.
+        data = np.where(present | np.isfinite(pixels), pixels, 0) if pixels.dtype == np.float32 else pixels
     if isinstance(data, np.ndarray) or _is_npy(data):
         array = data if isinstance(data, np.ndarray) else _stored_pixels(data)
         check_size(array.shape[1], array.shape[0])

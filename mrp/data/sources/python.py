@@ -61,8 +61,8 @@ class Source(source.Source):
         if labels is not None:
             self.labels = self._checked(labels)
             given = getattr(self._data, "classes", None)
-            named = given is not None and len(given)
-            self.classes = tuple(map(str, given)) if named else numbered(self._name, self.labels)
+            named = () if given is None else tuple(map(str, given))
+            self.classes = named or numbered(self._name, self.labels)
         elif label is not None:
             progress.say(f"{self._name}: has no attribute 'labels' or 'targets', so its labels are not used")
 
