@@ -341,8 +341,9 @@ def _split(
         chosen = survey.held_out(min(HELD_OUT, MOST_HELD_OUT / len(whole)))
         if len(chosen) < FEWEST_HELD_OUT:
             raise ConfigError(
-                f"{name}: a tenth of its {len(whole):,} images are {len(chosen)} to be held out, and no fewer than "
-                f"{FEWEST_HELD_OUT} tell anything; give more images, or others as data.test=PATH"
+                f"{name}: of its {len(whole):,} images {len(chosen)} are to be held out (a tenth by their content, so "
+                f"copies stay together), and no fewer than {FEWEST_HELD_OUT} tell anything; give more images, or "
+                "others as data.test=PATH"
             )
     if test is not None and not survey.damaged:
         return {"train": data, "test": test}, len(whole)

@@ -152,7 +152,11 @@ class LatentPredictor(nn.Module):
         super().__init__()
         if config.width % config.heads:
             raise ConfigError(f"objective.predictor: width {config.width} is not a multiple of heads {config.heads}")
-        cross = CrossConfig(width=config.width, depth=max(1, config.depth), heads=config.heads)
+        if not config.depth:
+            raise ConfigError(
+                "objective.predictor.depth: 0 leaves nothing that looks at the encoder's tokens; give 1 or more"
+            )
+        cross = CrossConfig(width=config.width, depth=config.depth, heads=config.heads)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.register_buffer("positions", sincos(config.width, grid, 0), persistent=False)
         self.blocks = nn.ModuleList(CrossBlock(cross, width, norm_eps) for _ in range(cross.depth))

@@ -109,13 +109,14 @@ def _show(choices: list[Choice] | None, file: Path) -> None:
 def _next(options: argparse.Namespace, folder: Path) -> str:
     from mrp.adapting import AFTER, PLAN
 
+    look = ["mrp", "doctor", str(folder / PLAN), "--folder", str(folder / AFTER)]
     again = ["mrp", "adapt", options.checkpoint, options.data, "--out", str(folder)]
     again += ["--method", options.method] if options.method else []
     again += ["--processes", str(options.planned_for)] if options.planned_for > 1 else []
     return "\n".join(
         [
             "next:",
-            f"  mrp doctor {folder / PLAN} --folder {folder / AFTER}  # what would go wrong, and how long it takes",
+            f"  {shlex.join(look)}  # what would go wrong, and how long it takes",
             f"  {shlex.join(again)}  # train, and judge before against after",
         ]
     )

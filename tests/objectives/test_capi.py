@@ -51,6 +51,11 @@ def test_the_loss_is_that_of_the_predicted_clusters_and_of_the_clustering() -> N
     assert parts["target_variance"] <= torch.tensor(8.0).log() + 1e-5
 
 
+def test_a_predictor_without_blocks_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"objective.predictor.depth: 0"):
+        build_step(make(predictor={"width": 32, "depth": 0, "heads": 4}))
+
+
 def test_as_many_are_predicted_as_are_hidden_at_most() -> None:
     with pytest.raises(ConfigError, match=r"objective.predicted: 0.6 of 16 patches is 9; .* no more than the 8"):
         build_step(make(predicted=0.6))
