@@ -58,8 +58,10 @@ def is_such(path: Path) -> bool:
     """Returns whether a path names such files."""
     if path.suffix in (PARQUET, ARROW):
         return path.exists()
-    known = any((path / name).is_file() for name in (_STATE, _SPLITS))
-    return known or any(next(path.glob(f"{inside}*{PARQUET}"), None) for inside in ("", "data/"))
+    if any((path / name).is_file() for name in (_STATE, _SPLITS)) or next(path.glob(f"data/*{PARQUET}"), None):
+        return True
+    # Beside images a table says something of them, as metadata.parquet does.
+    return bool(next(path.glob(f"*{PARQUET}"), None)) and not next(tree.files(path, ""), None)
 
 
 def _of_split(root: Path, files: list[Path], names: tuple[str, ...]) -> list[Path]:

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mrp.batch import Batch
 from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
+from mrp.data.decode import decode
 from mrp.data.loader import EvalLoader, Loader
 from mrp.data.open import open_data
 from mrp.data.order import Order
@@ -112,6 +114,14 @@ def test_a_missing_channel_is_the_mean_already_in_the_image(tmp_path: Path, kind
         value = scale * mean if kind == "float32" else round(scale * mean)
         assert (image[1].float() == value).all()
         np.testing.assert_array_equal(image[[0, 2]].permute(1, 2, 0), PIXELS[1][..., [0, 2]].astype(kind))
+
+
+def test_a_missing_channel_need_not_hold_numbers() -> None:
+    pixels = np.array([[[1.0, np.nan, np.inf]]], np.float32)
+    image = decode(Partial(pixels, np.array([True, False, False])), 3)
+    assert (image.dtype, image.flatten().tolist()) == (torch.float32, [1.0, 0.0, 0.0])
+    with pytest.raises(DecodeError, match="not finite"):
+        decode(Partial(pixels, np.array([True, True, False])), 3)
 
 
 def test_the_run_names_the_channels_of_an_array_without_names(tmp_path: Path) -> None:

@@ -142,6 +142,14 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
         opened(path)
 
 
+def test_a_table_beside_images_leaves_them_a_folder_of_images(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "1.jpg").write_bytes(FILES[0])
+    pq.write_table(pa.table({"file_name": ["cat/1.jpg"]}), tmp_path / "metadata.parquet")
+    source = open_source(str(tmp_path), "train")
+    assert (len(source), source.classes, source.read(0)[0]) == (1, ("cat",), FILES[0])
+
+
 def test_what_is_damaged_or_missing_is_one_line(tmp_path: Path) -> None:
     path = written(tmp_path, "one")
     whole = path.read_bytes()
