@@ -12,6 +12,7 @@ import math
 import shutil
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 
 from mrp.build import measure_cost
 from mrp.config import ConfigError, Duration, Node, Tree, build, compose, dump, overridden
+from mrp.data.channels import choose
 from mrp.data.open import open_source
 from mrp.data.order import Ints
 from mrp.data.source import Source
@@ -95,7 +97,9 @@ def opened(checkpoint: str, whole: Source, folder: Path, words: Sequence[str]) -
     """
     if runs.is_ours(Path(checkpoint)):
         start = Start.of(Path(checkpoint))
-        return start, Survey.of(whole, start.model.run.data.num_channels)
+        data = start.model.run.data
+        (known,) = choose([whole], "DATA", data.channels)
+        return start, Survey.of(known, data.num_channels)
     words = [word for word in words if word.startswith(("backbone.", "objective.decoder."))]
     read = reading.read(checkpoint, values=overridden(Tree({}, {}), words).values)
     survey, before = Survey.of(whole, read.channels), folder / BEFORE
@@ -335,7 +339,7 @@ def _split(
         )
     own = open_source(spec, "test")
     if test is None and own.identity != whole.identity:  # such as an archive of CIFAR, which holds test images
-        test = data
+        test = deepcopy(data)
     chosen = np.empty(0, np.int64)
     if test is None:
         chosen = survey.held_out(min(HELD_OUT, MOST_HELD_OUT / len(whole)))
@@ -350,7 +354,7 @@ def _split(
     folder.mkdir(parents=True, exist_ok=True)
     held_out.write(folder / LIST, whole, chosen, survey.damaged)
     section = {"name": "held_out", "path": data, "list": str(folder / LIST)}
-    return {"train": section, "test": test or dict(section)}, len(whole) - len(chosen) - len(survey.damaged)
+    return {"train": section, "test": test or deepcopy(section)}, len(whole) - len(chosen) - len(survey.damaged)
 
 
 def _written(choices: Sequence[Choice], folder: Path) -> str:

@@ -19,7 +19,9 @@ from mrp.adapting import LIST, PLAN, Start, plan, recipe, result
 from mrp.check import sources
 from mrp.cli import main
 from mrp.config import ConfigError, compose
-from mrp.data.open import open_source
+from mrp.data.config import CacheConfig
+from mrp.data.open import open_data, open_source
+from mrp.data.storage.cache import Cache
 from mrp.data.survey import Survey
 from mrp.run import load
 from tests.interop.conftest import Make, make  # noqa: F401 -- the fixture
@@ -274,6 +276,22 @@ def test_a_run_that_happens_to_be_called_before_is_not_taken_for_a_part_of_a_pla
     plan(str(tmp_path / "timm"), str(images), out)
     (out / PLAN).unlink()  # as if it had been killed before the plan was written
     assert plan(str(tmp_path / "timm"), str(images), out) is not None
+
+
+def test_channels_are_those_that_the_weights_know_by_name(tmp_path: Path, make: Make) -> None:
+    for number in range(IMAGES):
+        pixels = np.random.default_rng(number).integers(0, 256, (3, 8, 8), np.uint8)
+        for channel, grey in zip(("dapi", "gfp", "rfp"), pixels, strict=True):
+            (tmp_path / "cells").mkdir(exist_ok=True)
+            Image.fromarray(grey).save(tmp_path / "cells" / f"{number}_{channel}.tif")
+    run = make("mae", data={"channels": ["rfp", "dapi"]})
+    section = {"name": "tiff", "path": str(tmp_path / "cells"), "files": "{sample}_{channel}.tif"}
+    plan(str(run), section, tmp_path / "out")
+    assert "&id" not in (tmp_path / "out" / PLAN).read_text()
+    data = load(str(tmp_path / "out" / PLAN)).data
+    sources = [open_data(data, split, Cache(CacheConfig())) for split in ("train", "test")]
+    assert [source.channels for source in sources] == 2 * [("rfp", "dapi")]
+    assert sum(len(source) for source in sources) == IMAGES
 
 
 def test_images_that_need_a_section(

@@ -43,12 +43,12 @@ def make(tmp_path: Path) -> Make:
 
     def made(
         method: str = "mae", backbone: dict[str, Any] | None = None, name: str = "run", average: bool = False,
-        size: Any = 16, **objective: Any,
+        size: Any = 16, data: dict[str, Any] | None = None, **objective: Any,
     ) -> Path:  # fmt: skip
         values = {
             "objective": {"name": method, **OBJECTIVES[method], **objective},
             "backbone": SHAPE | (backbone or {}),
-            "data": {"train": "digits", "test": "digits", "size": size, "mean": 0.4, "std": 0.2},
+            "data": {"train": "digits", "test": "digits", "size": size, "mean": 0.4, "std": 0.2} | (data or {}),
             "batch": 8, "length": "4 steps", "optim": {"lr": 1e-3}, "precision": "fp32",
         }  # fmt: skip
         run = build(Run, Tree(values, {"": "a test"}))
