@@ -45,12 +45,13 @@ class Survey:
                     if fault:
                         found.damaged[number] = fault
                 looks = threads.map(lambda data: _look(data, channels), [data for data, _ in read])
-                for number, look in zip(numbers, looks, strict=True):
+                for number, (data, _), look in zip(numbers, read, looks, strict=True):
                     if isinstance(look, str):
                         found.damaged.setdefault(number, look)
                     else:
                         found.shapes[number] = look.shape[1:]
-                        sums += sums_of(look) if number % every == 0 else 0
+                        present = data.present if isinstance(data, Partial) else 1
+                        sums += sums_of(look) * present if number % every == 0 else 0
         found.mean, found.std = moments(sums)
         return found
 

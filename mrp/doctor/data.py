@@ -106,12 +106,22 @@ class Sample:
     bad: list[str] = field(default_factory=list)  # what cannot be decoded, and why
 
 
-def _read(source: Source, most: int, take: Callable[[str, Any], None]) -> int:
-    """Hands over so many images of a fixed sample, or those that can be read in some seconds; returns their number."""
+def _read(
+    source: Source, most: int, take: Callable[[str, Any], None], refuse: Callable[[str], None] = lambda _: None
+) -> int:
+    """Hands over so many images of a fixed sample, or those that can be read in some seconds; returns their number.
+
+    What a source cannot read of its own file is refused.
+    """
     end = time.monotonic() + _SECONDS
     some = fixed_sample(source, min(most, len(source)))
     for number in range(len(some)):
-        take(some.where(number), some.read(number)[0])
+        try:
+            image = some.read(number)[0]
+        except DecodeError as fault:
+            refuse(f"{some.where(number)}: {fault}")
+        else:
+            take(some.where(number), image)
         if time.monotonic() > end:
             return number + 1
     return len(some)
@@ -132,7 +142,7 @@ def decoded(case: Case) -> Iterator[Finding]:
         sample.sums += sums * image.present if isinstance(image, Partial) else sums
         sample.sizes.append((pixels.shape[1], pixels.shape[2]))
 
-    count = _read(source, _DECODED, take)
+    count = _read(source, _DECODED, take, sample.bad.append)
     if sample.bad:
         say = error if len(sample.bad) > count / 10 else warning
         yield say(
@@ -150,6 +160,9 @@ def decoded(case: Case) -> Iterator[Finding]:
 def statistics(case: Case, sums: Sums) -> Finding:
     """Compares the mean and deviation of pixels with those that the recipe normalises them by."""
     data, about = case.run.data, "mean and std"
+    mean, std = np.array(data.mean), np.array(data.std)
+    # Of a channel that no sample has, nothing else is known.
+    sums = np.where(sums[0], sums, [np.ones_like(mean), mean, mean**2 + std**2])
     mean, std = map(np.array, moments(sums))
     shift, spread = (mean - data.mean) / data.std, std / data.std
     words = (

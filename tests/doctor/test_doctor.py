@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from PIL import Image
 
 from mrp.cli import main
 from mrp.config import compose
-from mrp.doctor import speed
+from mrp.data.source import DecodeError
+from mrp.doctor import data, speed
 from mrp.doctor.case import Case, Terms
 from mrp.doctor.examine import examine
 from mrp.doctor.finding import Finding
@@ -222,6 +224,24 @@ def test_channels_that_samples_lack_do_not_count_in_the_mean(tmp_path: Path) -> 
     train = f"data.train={{name: arrays, path: {tmp_path}/cells.npz, present: present}}"
     words = ["data.size=8", "data.channels=[a,b,c]", "data.mean=0.5", "data.std=0.289", "batch=16", "optim.lr=2e-4"]
     assert not problems(case("demo", *words, train, "data.test=null"))
+    present[:, 0] = False  # of a channel that none has there is nothing to say
+    np.savez(tmp_path / "cells.npz", images=images, present=present)
+    assert not problems(case("demo", *words, train, "data.test=null"))
+
+
+def test_a_sample_that_its_source_cannot_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    patient = case("demo", *SMALL)
+    whole = patient.source.read
+
+    def read(index: int) -> Any:
+        if index % 2:
+            raise DecodeError("the row holds no image")
+        return whole(index)
+
+    monkeypatch.setattr(patient.source, "read", read)
+    found = next(one for one in data.decoded(patient) if one.about == "decoding")
+    assert found.level == "error"
+    assert re.search("sampled images cannot be decoded, first .*[13579]: the row holds no image", found.found)
 
 
 def test_too_few_shards_for_the_processes_are_found(tmp_path: Path) -> None:
