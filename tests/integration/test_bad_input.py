@@ -131,7 +131,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("demo mask_ratio=0.5", ["mask_ratio: unknown key; did you mean 'objective.mask_ratio'?"]),
         ("demo mask_ration=0.5", ["mask_ration: unknown key; did you mean 'objective.mask_ratio'?"]),
         ("demo objective.depth=2", ["objective.depth: unknown key; did you mean 'backbone.depth'?"]),
-        ("demo optim.name=adam", ["optim: unknown optimizer 'adam'; known: adamw, lars", "for example {name: adamw}"]),
+        ("demo optim.name=rprop", ["optim: unknown optimizer 'rprop'; known: adamw", "for example {name: adamw}"]),
         ("demo data.mean=0.5,0.5,0.5", ["allowed: list; write data.mean=[0.5,0.5,0.5]"]),
         ("mae_base_in1k", ["neither a file nor a recipe", "did you mean 'mae_vit_base_in1k'?"]),
         # What needs pretrained weights
