@@ -1,4 +1,4 @@
-"""What the author of a training method builds on; `mrp/objectives/mae.py` and `docs/methods.md` show how.
+"""What the author of a training method builds on; `mrp/objectives/mae.py` and `docs/own-method.md` show how.
 
 `Objective` is the base class of every method and `Masked` that of methods which hide patches. The rest are parts that
 several methods share: images as rows of patches, a teacher, the uniformity penalty, scheduled numbers, means over all

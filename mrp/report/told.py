@@ -207,7 +207,7 @@ def warnings(told: Told) -> Iterator[str]:
     if history.starts and isinstance(balance := history.starts[-1].get("balance"), str):
         yield _sentence(balance.removeprefix("warning: "))
     if (verdict := told.verdict) is not None and verdict.starves:
-        yield _sentence(f"{verdict.text}; docs/data.md says what helps")
+        yield _sentence(f"{verdict.text}; docs/loading.md says what helps")
     changed = [name for start in history.starts for name in start["changed"] if name.startswith("packages.torch")]
     if changed:
         yield "torch changed between two starts, so rounding may differ."

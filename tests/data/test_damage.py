@@ -1,6 +1,6 @@
 """The damage matrix: what each kind of damage comes to. Nothing runs, and nothing is silently lost.
 
-The same rows stand as a table in docs/data.md; `test_the_table_in_the_documentation_is_this_one` compares them.
+The same rows stand as a table in docs/damage.md; `test_the_table_in_the_documentation_is_this_one` compares them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ from tests.servers import serving
 from tests.waiting import LONG
 
 Open = Callable[..., Shards]
-DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "damage.md"
 
 
 def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:

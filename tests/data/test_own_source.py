@@ -20,7 +20,7 @@ from mrp.exchange import card
 from mrp.run import load
 from tests.data.conftest import jpeg
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "data.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "own-parts.md"
 
 STRIPES = '''
 """Stripes, computed and not stored."""
@@ -87,14 +87,14 @@ def test_it_is_a_source_like_any_other(stripes: str) -> None:
 
 @pytest.mark.skipif(not DOCUMENT.is_file(), reason="an installed package has no documentation")
 def test_the_example_of_the_documentation_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    block = DOCUMENT.read_text().partition("# mine.py\n")[2].partition("```")[0]
-    (tmp_path / "mine.py").write_text(block)
+    block = DOCUMENT.read_text().partition("# listed.py\n")[2].partition("```")[0]
+    (tmp_path / "listed.py").write_text(block)
     rows = [[str(tmp_path / f"{number}.jpg"), number % 2] for number in range(4)]
     for number, (path, _) in enumerate(rows):
         Path(path).write_bytes(jpeg(number))
     (tmp_path / "files.json").write_text(json.dumps(rows))
     monkeypatch.chdir(tmp_path)
-    source = open_source(load("demo", ["data.train={name: ./mine.py, path: files.json}", "data.fraction=0.5"]), "train")
+    source = open_source(load("demo", ["data.train={name: ./listed.py, path: files.json}", "data.fraction=0.5"]), "train")
     assert (len(source), source.classes, sorted(source.labels.tolist())) == (2, ("cat", "dog"), [0, 1])
     assert source.read(0)[0] in [jpeg(number) for number in range(4)]
 

@@ -228,7 +228,7 @@ def test_what_went_wrong_is_said_first(runs: Path, planted: Callable[[Path], Any
         "2 samples are no images and were replaced; quarantine.jsonl lists them.",
         "A batch ....",
         "Loader-bound: the steps waited for the loader in 60 % of their time; a loader that is never waited for would "
-        "be 2.5 times as fast, now 100 images/s; docs/data.md says what helps.",
+        "be 2.5 times as fast, now 100 images/s; docs/loading.md says what helps.",
     ]
     assert "resumed at step 16" in text
     assert "step 9 was not finite" in text
