@@ -94,7 +94,8 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path, monkeypatch: p
         Path(path).write_bytes(jpeg(number))
     (tmp_path / "files.json").write_text(json.dumps(rows))
     monkeypatch.chdir(tmp_path)
-    source = open_source(load("demo", ["data.train={name: ./listed.py, path: files.json}", "data.fraction=0.5"]), "train")
+    words = ["data.train={name: ./listed.py, path: files.json}", "data.fraction=0.5"]
+    source = open_source(load("demo", words), "train")
     assert (len(source), source.classes, sorted(source.labels.tolist())) == (2, ("cat", "dog"), [0, 1])
     assert source.read(0)[0] in [jpeg(number) for number in range(4)]
 
