@@ -12,6 +12,7 @@ from mrp.data.resident import ResidentLoader
 from mrp.data.source import Source
 from mrp.plan import Job, Plan
 from mrp.processes.shared import filled
+from mrp.processes.signals import Interrupted
 from mrp.run import Run
 from mrp.session import Session
 from mrp.state import State
@@ -50,20 +51,19 @@ def holding(run: Run, plan: Plan, source: Source, memory: int) -> Holding | None
 
 def _hold(job: Job, state: State, session: Session) -> Held | None:
     """Returns the decoded training images, on every process or on none."""
-
-    def beat() -> None:
-        session.phase("decodes", state.step)
-
-    beat()
+    session.phase("decodes", state.step)
     found = holding(job.run, job.plan, job.source, job.memory) if session.main else None
     size = session.from_main(found and found.size)
     if size is None:
         return None
     found = Holding(job.source, job.run.data, size)
     workers = job.run.machine.workers_among(session.processes)
+    beat = partial(session.beat, "decodes", state.step)
     decode = partial(found.decode, quarantine=state.quarantine, workers=workers, beat=beat)
     try:
         held = found.in_memory(filled(found.bytes, decode, session.accelerator))
+    except Interrupted:
+        session.leave(state.step, job.steps)
     except ConfigError as error:
         _refuse(job.run, error)
         return None

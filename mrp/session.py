@@ -86,7 +86,8 @@ class Session:
         self._stack.enter_context(context)
 
     def open_journal(self, track: Track, resolved: dict[str, Any], start: int, steps: int, batch: int) -> None:
-        """Opens what records and shows the numbers of the run, which goes on from step `start`."""
+        """Opens what records and shows the numbers of the run, whose steps go on from `start`."""
+        self.signals.training = True
         self.journal = self.closing(
             Journal(
                 track,
@@ -105,6 +106,12 @@ class Session:
         """Prints a line of the run's log, on the main process alone."""
         if self.main:
             progress.tell(text)
+
+    def beat(self, name: str, step: int) -> None:
+        """Tells the watchdog that work goes on which need not be finished; raises `Interrupted` if asked to end."""
+        self.phase(name, step)
+        if self.signals.asked is not None:
+            raise Interrupted
 
     def phase(self, name: str, step: int) -> None:
         """Tells the watchdog what this process does now."""

@@ -13,10 +13,11 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.processes.signals import Interrupted
 
 
 def filled(size: int, fill: Callable[[Tensor], None], accelerator: Accelerator) -> Tensor:
-    """Returns so many bytes, filled once per node; where a process cannot fill them, all raise the same ConfigError.
+    """Returns so many bytes, filled once per node; where a process cannot fill them, all raise the same error.
 
     A process that may not look into the memory of its node's first one fills memory of its own.
     """
@@ -47,16 +48,16 @@ def _mapped(path: str) -> Tensor:
         return torch.frombuffer(mmap.mmap(file.fileno(), 0), dtype=torch.uint8)
 
 
-def _fault(fill: Callable[[Tensor], None], memory: Tensor) -> str | None:
-    """Fills the memory, and returns what went wrong."""
+def _fault(fill: Callable[[Tensor], None], memory: Tensor) -> Exception | None:
+    """Fills the memory, and returns what has prevented it."""
     try:
         fill(memory)
-    except ConfigError as error:
-        return str(error)
+    except (ConfigError, Interrupted) as error:
+        return error.with_traceback(None)  # which would keep the worker processes of the loader
     return None
 
 
-def _raise_any(faults: list[str | None]) -> None:
+def _raise_any(faults: list[Exception | None]) -> None:
     for fault in faults:
         if fault is not None:
-            raise ConfigError(fault)
+            raise fault

@@ -26,7 +26,7 @@ LAUNCHER_GONE = "the end of the launcher"
 _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 _INTERVAL = 0.5  # seconds between two checks for the file and for the launcher
 _ECHO = 1.0  # seconds: a signal that follows so soon is the same request, sent to the launcher and to this process
-_ORPHAN = 60.0  # seconds that a process without its launcher has for its checkpoint
+_ORPHAN = 60.0  # seconds that a process without its launcher has for its checkpoint, once it makes steps
 
 
 class Interrupted(Exception):
@@ -38,6 +38,7 @@ class Signals:
 
     def __init__(self, folder: Path | None, say: Callable[[str], None]) -> None:
         self.asked: str | None = None
+        self.training = False  # whether steps are made, which a checkpoint may have to save
         self._stop = folder / STOP if folder else None
         self._file = f"{ending.BY_FILE} {self._stop}"
         self._say = say
@@ -91,6 +92,8 @@ class Signals:
             if self._stop is not None and self.asked is None and self._stop.exists():
                 self._note(self._file)
             if self._parent and os.getppid() != self._parent:
+                if not self.training:
+                    self._end_at_once(signal.SIGTERM, f"{LAUNCHER_GONE}, before the first step")
                 self._note(LAUNCHER_GONE)
                 if time.monotonic() - self._began > _ORPHAN:
                     self._end_at_once(signal.SIGTERM, f"ended {_ORPHAN:.0f} s after {LAUNCHER_GONE}")

@@ -8,14 +8,17 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.saver import Saver
 from mrp.cli import main
+from mrp.data.held import Holding
 from mrp.processes import signals
 from mrp.status import status_of
 from tests.waiting import until
@@ -95,6 +98,18 @@ def undisturbed(method: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def told(does: Callable[..., Any], at: object) -> Callable[..., Any]:
+    """The same method, before which this process is asked to end where its first argument is this one."""
+
+    def first_told(self: object, first: object, *arguments: Any, **options: Any) -> Any:
+        if first == at:
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: any(type(one) is signals.Signals and one.asked for one in gc.get_objects()))
+        return does(self, first, *arguments, **options)
+
+    return first_told
+
+
 def ended(command: list[str]) -> int | str | None:
     with pytest.raises(SystemExit) as caught:
         main(command)
@@ -105,6 +120,7 @@ def ended(command: list[str]) -> int | str | None:
     ("event", "name", "step", "code"),
     [
         ("build 0 15", "SIGTERM", 0, 0),
+        ("decode 0 15", "SIGTERM", 0, 0),
         ("training 4 15", "SIGTERM", 5, 0),
         ("training 4 2", "SIGINT", 5, 0),
         ("training 4 10", "SIGUSR1", 5, 75),
@@ -122,18 +138,14 @@ def test_it_saves_and_goes_on(
     if event.endswith("STOP"):
         event += f" {folder / signals.STOP}"
         monkeypatch.setattr(signals, "_INTERVAL", 0.02)
-    if event.startswith("save"):
-        save = Saver.save
-
-        def told(self: Saver, at: int, *arguments: Any, **options: Any) -> None:
-            if at == 6:
-                os.kill(os.getpid(), signal.SIGTERM)
-                until(lambda: any(type(one) is signals.Signals and one.asked for one in gc.get_objects()))
-            save(self, at, *arguments, **options)
-
-        monkeypatch.setattr(Saver, "save", told)
+    for part, method_of_it, at in ((Saver, "save", 6), (Holding, "decode", ANY)):
+        if event.startswith(method_of_it):
+            monkeypatch.setattr(part, method_of_it, told(getattr(part, method_of_it), at))
     monkeypatch.setenv("MRP_EVENT", event)
-    command = words(method, folder, f"machine.requeue_code={75 if name == 'the file' else code}")
+    held = "yes" if event.startswith("decode") else "no"
+    command = words(
+        method, folder, f"machine.requeue_code={75 if name == 'the file' else code}", f"machine.resident={held}"
+    )
     assert ended(command) == code
     said = capsys.readouterr()
     assert f"mrp: {folder}: {name}" in said.out

@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from mrp.config import ConfigError
 from mrp.processes.shared import filled
+from mrp.processes.signals import Interrupted
 
 accelerator, filled_here = Accelerator(cpu=True), []
 
@@ -23,6 +24,8 @@ def fill(memory):
     filled_here.append(1)
     if sys.argv[1] == "damaged":
         raise ConfigError("image 3: damaged")
+    if sys.argv[1] == "interrupted":
+        raise Interrupted
     memory.copy_(torch.arange(1000).byte())
 
 if sys.argv[1] == "hidden":  # as where the processes of a node are in containers of their own
@@ -35,6 +38,9 @@ try:
     memory = filled(1000, fill, accelerator)
 except ConfigError as error:
     print(f"refused {error}", flush=True)
+    sys.exit()
+except Interrupted:
+    print("interrupted", flush=True)
     sys.exit()
 assert torch.equal(memory, torch.arange(1000).byte())
 accelerator.wait_for_everyone()
@@ -51,6 +57,7 @@ print(f"filled {sum(filled_here)} shared {memory[0] == 9}", flush=True)
         ("whole", ["filled 0 shared True", "filled 1 shared True"]),
         ("hidden", ["filled 1 shared False", "filled 1 shared True"]),
         ("damaged", ["refused image 3: damaged"] * 2),
+        ("interrupted", ["interrupted"] * 2),
     ],
 )
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every process fills its own memory")

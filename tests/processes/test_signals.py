@@ -68,11 +68,22 @@ def test_a_rank_that_is_left_alone_ends_in_order_and_then_at_once(
         time.sleep(0.1)
         assert heard.asked is None
     monkeypatch.setenv(LAUNCHER, "1" if os.getppid() != 1 else "2")
-    with Signals(None, lambda _: None) as heard:
+    trains = Signals(None, lambda _: None)
+    trains.training = True
+    with trains as heard:
         until(lambda: heard.asked)
         assert heard.asked == "the end of the launcher"
         assert not codes
         monkeypatch.setattr(signals, "_ORPHAN", 0.0)
+        until(lambda: codes)
+    assert codes[0] == 128 + signal.SIGTERM
+
+
+def test_a_rank_that_is_left_alone_before_its_first_step_ends_at_once(
+    codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAUNCHER, "1" if os.getppid() != 1 else "2")
+    with Signals(None, lambda _: None):
         until(lambda: codes)
     assert codes[0] == 128 + signal.SIGTERM
 
