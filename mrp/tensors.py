@@ -28,6 +28,11 @@ def laid_out_like(model: Tensor, tensor: Tensor) -> Tensor:
     return tensor
 
 
+def replace_unless(flag: Tensor | None, tensor: Tensor, new: Tensor) -> None:
+    """Writes new values into a tensor, unless the flag on the device is set; the host does not wait."""
+    tensor.copy_(new if flag is None else torch.where(flag > 0, tensor, new))
+
+
 @torch.no_grad()
 def move_towards(averages: Sequence[Tensor], values: Sequence[Tensor], rate: Tensor) -> None:
     """Moves each average towards its value by `rate` times their distance, in place; the host does not wait."""

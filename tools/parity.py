@@ -31,7 +31,7 @@ from mrp.methodkit import (
     uniformity_feature,
 )
 from mrp.models import vit
-from mrp.models.decoder import ConvolutionConfig, CrossConfig, PredictorConfig, TransformerConfig
+from mrp.models.decoder import ConvolutionConfig, CrossConfig, LatentConfig, PredictorConfig, TransformerConfig
 from mrp.models.masking import gather_tokens, visible_places
 from mrp.objectives import capi, classify, crossmae, data2vec, data2vec2, ijepa, mae, maskfeat, simmim
 from mrp.optim.groups import groups
@@ -368,7 +368,7 @@ def compute_capi(case: Inputs) -> Tensors:
         clusters=sizes["num_clusters"], iterations=sizes["sinkhorn_iterations"], predicted=0.25,
         student_temperature=sizes["student_temp"], target_temperature=sizes["target_temp"],
         clustering_temperature=sizes["clustering_pred_temp"],
-        predictor=TransformerConfig(width=decoded.shape[1], depth=1, heads=4),
+        predictor=LatentConfig(width=decoded.shape[1], depth=1, heads=4),
     )  # fmt: skip
     objective = capi.Objective(config, backbone)
     names = {

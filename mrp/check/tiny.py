@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch
-from mrp.config import Tree, build
+from mrp.config import Tree, build, overridden
+from mrp.objectives import OBJECTIVES
 from mrp.run import Run
 
 COUNT = 8  # images
+
+
+def small(name: str, words: Iterable[str] = ()) -> dict[str, Any]:
+    """Returns the section of a method with the options that its `Config` has for tiny runs, and with these words."""
+    options = getattr(OBJECTIVES.config(name), "small", {})
+    return dict(overridden(Tree({"name": name, **options}, {}), words).values)
 
 
 def tiny_run(

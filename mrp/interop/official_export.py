@@ -19,11 +19,12 @@ from mrp.interop.weights import BACKBONE
 from mrp.methodkit import Objective
 from mrp.models.blocks import Block, QueryValueLinear
 from mrp.models.positions import RelativeBias
-from mrp.objectives import classify, data2vec, data2vec2, mae, simmim
+from mrp.objectives import classify, data2vec, data2vec2, mae, maskfeat, simmim
 
 FILE = "checkpoint.pth"
 _METHODS: dict[type[Objective], str] = {
-    module.Objective: module.__name__.rpartition(".")[2] for module in (mae, simmim, data2vec, data2vec2, classify)
+    module.Objective: module.__name__.rpartition(".")[2]
+    for module in (mae, simmim, maskfeat, data2vec, data2vec2, classify)
 }
 
 
@@ -31,8 +32,10 @@ def write(folder: Path, objective: Objective, missing: Collection[str] = ()) -> 
     """Writes checkpoint.pth (`model`, and the `teacher` of a method that has one) and returns how to load it.
 
     What is missing of an objective was never trained and is left out: such a checkpoint holds an encoder alone.
+    mmpretrain, for which MaskFeat is written, calls the model `state_dict`.
     """
-    content = {"model": renamed(objective, missing)}
+    key = "state_dict" if isinstance(objective, maskfeat.Objective) else "model"
+    content = {key: renamed(objective, missing)}
     if isinstance(objective, data2vec.Objective | data2vec2.Objective):
         teacher = {BACKBONE + name: tensor for name, tensor in objective.teacher.backbone.state_dict().items()}
         content["teacher"] = _renamed(objective, teacher)
@@ -40,7 +43,7 @@ def write(folder: Path, objective: Objective, missing: Collection[str] = ()) -> 
     return (
         "import torch\n\n"
         f'content = torch.load("FOLDER/{FILE}", weights_only=True)\n'
-        'model.load_state_dict(content["model"])  # a model of the official code'
+        f'model.load_state_dict(content["{key}"])  # a model of the official code'
     )
 
 
@@ -74,7 +77,7 @@ def _renamed(objective: Objective, weights: Mapping[str, Tensor]) -> dict[str, T
 def _refuse(objective: Objective) -> None:
     """Raises an error that says what the official implementation of a method lacks."""
     traits = Traits.of(objective.backbone)
-    plain = isinstance(objective, mae.Objective | data2vec2.Objective)
+    plain = isinstance(objective, mae.Objective | maskfeat.Objective | data2vec2.Objective)
     reasons = {
         EVA: traits.eva,
         f"backbone.registers: {traits.registers}": traits.registers > 0,

@@ -47,60 +47,68 @@ class StochasticDepth(nn.Module):
 class KeyedBlock(nn.Module):
     """What mrp's own blocks have in common: stochastic depth by key, and that they can say what their MLP has added."""
 
-    def skip(self, index: int, branch: Tensor, factors: Tensor | None) -> Tensor:
-        """Returns what a residual branch adds: nothing for the samples that skip it."""
-        if factors is None or not self.training:
-            return branch
-        return branch * factors[index].to(branch.dtype)[:, None, None]
-
-
-class Block(KeyedBlock, timm.Block):
-    """timm's block, with stochastic depth by key and, where it has one, a relative position bias of its own.
-
-    Its arguments are the tokens, an additive attention mask (timm's `is_causal` is unused), the places of the tokens
-    among all patches, its part of what `StochasticDepth` returns, and whether to return two tensors: the tokens, and
-    what the MLP has added to them.
-    """
-
     def forward(
         self,
         x: Tensor,
         attn_mask: Tensor | None = None,
         is_causal: bool = False,
+        *,
+        rope: Tensor | None = None,
         places: Tensor | None = None,
         factors: Tensor | None = None,
         added: bool = False,
     ) -> Any:
-        """Norms stand before attention and MLP, inside the branches."""
-        x = x + self.skip(0, self.ls1(self._attention(self.norm1(x), attn_mask, places)), factors)
-        last = self.ls2(self.mlp(self.norm2(x)))
-        x = x + self.skip(1, last, factors)
+        """Returns the tokens, or two tensors where `added` asks for it: the tokens, and what the MLP has added to them.
+
+        `attn_mask` is added to the scores (timm's `is_causal` is unused), `rope` are the rotations of all patches,
+        `places` those of the tokens among all patches, and `factors` a block's part of what `StochasticDepth` returns.
+        """
+        x = self._joined(0, x, self._attended(x, attn_mask, rope, places), factors)
+        last = self._transformed(x)
+        x = self._joined(1, x, last, factors)
         return (x, last) if added else x
 
-    def _attention(self, x: Tensor, attn_mask: Tensor | None, places: Tensor | None) -> Tensor:
+    def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
+        """Returns what the branch of attention adds."""
+        raise NotImplementedError
+
+    def _transformed(self, x: Tensor) -> Any:
+        """Returns what the branch of the MLP adds."""
+        raise NotImplementedError
+
+    def _joined(self, index: int, x: Tensor, branch: Tensor, factors: Tensor | None) -> Any:
+        """Returns the tokens with what a residual branch adds: nothing for the samples that skip it."""
+        if factors is not None and self.training:
+            branch = branch * factors[index].to(branch.dtype)[:, None, None]
+        return x + branch
+
+
+class Block(KeyedBlock, timm.Block):
+    """timm's block, norms at the beginning of its branches; it may have a relative position bias of its own."""
+
+    def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
         # The bias is computed in here because sharded parameters (FSDP2) exist only while their block runs.
         bias: Any = getattr(self, "rel_pos_bias", None)
-        attended: Tensor = self.attn(x, attn_mask=attn_mask if bias is None else bias(places))
-        return attended
+        return self.ls1(self.attn(self._entering(x), attn_mask=attn_mask if bias is None else bias(places)))
+
+    def _entering(self, x: Tensor) -> Any:
+        return self.norm1(x)
+
+    def _transformed(self, x: Tensor) -> Any:
+        return self.ls2(self.mlp(self.norm2(x)))
 
 
 class PostNormBlock(Block):
     """The original transformer's order, each norm after its residual: data2vec 2's block (Baevski et al., 2023)."""
 
-    def forward(
-        self,
-        x: Tensor,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        places: Tensor | None = None,
-        factors: Tensor | None = None,
-        added: bool = False,
-    ) -> Any:
-        """Norms stand after the residuals; what the MLP adds is returned before the norm."""
-        x = self.norm1(x + self.skip(0, self.ls1(self._attention(x, attn_mask, places)), factors))
-        last = self.ls2(self.mlp(x))
-        x = self.norm2(x + self.skip(1, last, factors))
-        return (x, last) if added else x
+    def _entering(self, x: Tensor) -> Any:
+        return x
+
+    def _transformed(self, x: Tensor) -> Any:
+        return self.ls2(self.mlp(x))
+
+    def _joined(self, index: int, x: Tensor, branch: Tensor, factors: Tensor | None) -> Any:
+        return (self.norm2 if index else self.norm1)(super()._joined(index, x, branch, factors))
 
 
 class QueryValueLinear(nn.Linear):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
 from einops import rearrange
-from pydantic import Field
+from pydantic import Field, model_validator
 from timm.layers import Attention, LayerNorm, Mlp
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
@@ -27,6 +27,12 @@ class TransformerConfig(Node):
     depth: int = Field(8, ge=0)  # blocks
     heads: int = Field(16, gt=0)  # attention heads per block
 
+    @model_validator(mode="after")
+    def _check_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ConfigError(f"width {self.width} is not a multiple of heads {self.heads}; change one of them")
+        return self
+
 
 class Transformer(nn.Module):
     """MAE's decoder: blocks over visible tokens at their places and a mask token at the others (He et al., 2022)."""
@@ -43,8 +49,6 @@ class Transformer(nn.Module):
         norm_eps: float = 1e-6,
     ) -> None:
         super().__init__()
-        if config.width % config.heads:
-            raise ConfigError(f"objective.decoder: width {config.width} is not a multiple of heads {config.heads}")
         self.num_prefix = num_prefix
         self.embed = nn.Linear(width, config.width)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
@@ -81,10 +85,10 @@ class CrossConfig(TransformerConfig):
 class CrossBlock(nn.Module):
     """A block in which patches to be predicted look at the encoder's tokens, and at each other where asked for."""
 
-    def __init__(self, config: CrossConfig, width: int, norm_eps: float) -> None:
+    def __init__(self, config: TransformerConfig, width: int, norm_eps: float, self_attention: bool = False) -> None:
         super().__init__()
         self.heads = config.heads
-        if config.self_attention:
+        if self_attention:
             self.norm0 = nn.LayerNorm(config.width, eps=norm_eps)
             self.self_attn = Attention(config.width, config.heads, qkv_bias=True)
         self.norm1 = nn.LayerNorm(config.width, eps=norm_eps)
@@ -116,13 +120,13 @@ class CrossAttention(nn.Module):
         self, config: CrossConfig, width: int, encoder_depth: int, grid: tuple[int, int], outputs: int, norm_eps: float
     ) -> None:
         super().__init__()
-        if config.width % config.heads:
-            raise ConfigError(f"objective.decoder: width {config.width} is not a multiple of heads {config.heads}")
         num_maps = encoder_depth + config.input_map
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.register_buffer("positions", sincos(config.width, grid, 0), persistent=False)
         self.map_weights = nn.Parameter(torch.empty(config.depth, num_maps))
-        self.blocks = nn.ModuleList(CrossBlock(config, width, norm_eps) for _ in range(config.depth))
+        self.blocks = nn.ModuleList(
+            CrossBlock(config, width, norm_eps, config.self_attention) for _ in range(config.depth)
+        )
         self.norm = nn.LayerNorm(config.width, eps=norm_eps)
         self.head = nn.Linear(config.width, outputs)
         initialise(self)
@@ -143,23 +147,24 @@ class CrossAttention(nn.Module):
         return predicted  # B K outputs
 
 
+class LatentConfig(TransformerConfig):
+    """`predictor:` of CAPI: a transformer that looks at the encoder's tokens alone."""
+
+    width: int = Field(768, gt=0)  # numbers per token
+    depth: int = Field(12, gt=0)  # blocks
+    heads: int = Field(12, gt=0)  # attention heads per block
+
+
 class LatentPredictor(nn.Module):
     """CAPI's predictor: patches to be predicted look at the encoder's tokens alone (Darcet et al., 2025)."""
 
     positions: Tensor
 
-    def __init__(self, config: TransformerConfig, width: int, grid: tuple[int, int], norm_eps: float) -> None:
+    def __init__(self, config: LatentConfig, width: int, grid: tuple[int, int], norm_eps: float) -> None:
         super().__init__()
-        if config.width % config.heads:
-            raise ConfigError(f"objective.predictor: width {config.width} is not a multiple of heads {config.heads}")
-        if not config.depth:
-            raise ConfigError(
-                "objective.predictor.depth: 0 leaves nothing that looks at the encoder's tokens; give 1 or more"
-            )
-        cross = CrossConfig(width=config.width, depth=config.depth, heads=config.heads)
         self.mask_token = nn.Parameter(torch.empty(1, 1, config.width))
         self.register_buffer("positions", sincos(config.width, grid, 0), persistent=False)
-        self.blocks = nn.ModuleList(CrossBlock(cross, width, norm_eps) for _ in range(cross.depth))
+        self.blocks = nn.ModuleList(CrossBlock(config, width, norm_eps) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.width, eps=norm_eps)
         initialise(self)
 

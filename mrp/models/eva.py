@@ -44,45 +44,25 @@ class Eva(timm.Eva):
 
 
 class EvaBlock(KeyedBlock, timm.EvaBlock):
-    """timm's block, with stochastic depth by key, and with the places of the tokens among all patches."""
+    """timm's block, with norms at the beginning of the branches."""
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        places: Tensor | None = None,
-        factors: Tensor | None = None,
-        added: bool = False,
-    ) -> Any:
-        """Norms stand before attention and MLP, inside the branches; `rope` is that of all patches."""
-        attended = self.attn(self.norm1(x), rope=at(rope, places), attn_mask=attn_mask)
-        x = x + self.skip(0, attended if self.gamma_1 is None else self.gamma_1 * attended, factors)
-        last = self.mlp(self.norm2(x))
-        last = last if self.gamma_2 is None else self.gamma_2 * last
-        x = x + self.skip(1, last, factors)
-        return (x, last) if added else x
+    def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
+        branch = self.attn(self.norm1(x), rope=at(rope, places), attn_mask=attn_mask)
+        return branch if self.gamma_1 is None else self.gamma_1 * branch
+
+    def _transformed(self, x: Tensor) -> Any:
+        branch = self.mlp(self.norm2(x))
+        return branch if self.gamma_2 is None else self.gamma_2 * branch
 
 
 class EvaPostNormBlock(KeyedBlock, timm.EvaBlockPostNorm):
     """The same with norms at the end of the branches."""
 
-    def forward(
-        self,
-        x: Tensor,
-        rope: Tensor | None = None,
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-        places: Tensor | None = None,
-        factors: Tensor | None = None,
-        added: bool = False,
-    ) -> Any:
-        """What the MLP adds is what has passed its norm."""
-        x = x + self.skip(0, self.norm1(self.attn(x, rope=at(rope, places), attn_mask=attn_mask)), factors)
-        last = self.norm2(self.mlp(x))
-        x = x + self.skip(1, last, factors)
-        return (x, last) if added else x
+    def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
+        return self.norm1(self.attn(x, rope=at(rope, places), attn_mask=attn_mask))
+
+    def _transformed(self, x: Tensor) -> Any:
+        return self.norm2(self.mlp(x))
 
 
 _BLOCKS = {timm.EvaBlock: EvaBlock, timm.EvaBlockPostNorm: EvaPostNormBlock}

@@ -205,15 +205,17 @@ def encode(
     stochastic_depth: Any = getattr(vit, "stochastic_depth", None)
     skips = stochastic_depth is not None and keys is not None and vit.training
     factors = stochastic_depth(keys) if skips else [None] * len(vit.blocks)
-    rotations = vit.rotations() if isinstance(vit, Eva) else None
+    rotations = vit.rotations() if isinstance(vit, Eva) else [None] * len(vit.blocks)
     entering, kept = tokens, []
     for layer, block in enumerate(vit.blocks):
-        given = (bias, False) if rotations is None else (rotations[layer], bias, False)
-        more = (places, factors[layer], layers == "added") if isinstance(block, KeyedBlock) else ()
+        options: dict[str, Any] = {"attn_mask": bias}
+        if isinstance(block, KeyedBlock):
+            options |= {"rope": rotations[layer], "places": places, "factors": factors[layer]}
+            options["added"] = layers == "added"
         if vit.grad_checkpointing and torch.is_grad_enabled():
-            tokens = checkpoint(block, tokens, *given, *more, use_reentrant=False)
+            tokens = checkpoint(block, tokens, use_reentrant=False, **options)
         else:
-            tokens = block(tokens, *given, *more)
+            tokens = block(tokens, **options)
         if layers == "added":
             tokens, added = tokens
             kept.append(added)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -13,7 +13,7 @@ from torch.nn import functional
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.models.decoder import LatentPredictor, TransformerConfig
+from mrp.models.decoder import LatentConfig, LatentPredictor
 from mrp.models.masking import gather_tokens, rolled_block_mask, some_hidden, visible_places
 from mrp.models.vit import Backbone, grid, norm_eps
 from mrp.schedules import Schedule
@@ -22,6 +22,12 @@ from mrp.schedules import Schedule
 class Config(kit.MaskedConfig):
     """Options of CAPI; samples act on each other, since clusters are balanced over all of them."""
 
+    small: ClassVar[dict[str, Any]] = {
+        "clusters": 8,
+        "mask_ratio": 0.5,
+        "predicted": 0.25,
+        "predictor": {"width": 32, "depth": 1, "heads": 4},
+    }
     name: Literal["capi"] = "capi"
     mask_ratio: float = Field(0.65, gt=0, lt=1)  # the share of the patches that is hidden: all but one block
     predicted: float = Field(0.0325, gt=0, lt=1)  # the share of the patches that is hidden and predicted
@@ -32,7 +38,7 @@ class Config(kit.MaskedConfig):
     target_temperature: float = Field(0.06, gt=0)  # of the assignments
     clustering_temperature: float = Field(0.12, gt=0)  # of the clusters that the clustering itself predicts
     iterations: int = Field(3, gt=0)  # of Sinkhorn and Knopp
-    predictor: TransformerConfig = TransformerConfig(width=768, depth=12, heads=12)
+    predictor: LatentConfig = LatentConfig()
     teacher: kit.TeacherConfig = kit.TeacherConfig(decay=Schedule(kind="cosine", value=0.999, end=1.0))
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -18,6 +18,7 @@ from mrp.models.vit import Backbone, embed, encode, norm_eps, pool
 class Config(Node):
     """Options of classification."""
 
+    small: ClassVar[dict[str, Any]] = {"classes": 4}
     name: Literal["classify"] = "classify"
     classes: int = Field(gt=1)  # of the data
     pool: Literal["cls", "mean"] = "mean"  # mean: normalised after pooling (MAE's fine-tuning), unless frozen

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from mrp.models.vit import Backbone, embed, encode, grid, norm_eps
 class Config(kit.MaskedConfig):
     """Options of CrossMAE."""
 
+    small: ClassVar[dict[str, Any]] = {"decoder": {"width": 32, "depth": 1, "heads": 4}}
     name: Literal["crossmae"] = "crossmae"
     mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that is hidden
     mask_unit: int | None = Field(None, gt=0)  # pixels: patches are hidden in squares of this side; null: one by one

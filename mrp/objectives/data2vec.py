@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import reduce
@@ -19,6 +19,7 @@ from mrp.models.vit import Backbone, initialise
 class Config(kit.MaskedConfig):
     """Options of data2vec for images."""
 
+    small: ClassVar[dict[str, Any]] = {"smallest_block": 4, "layers": 1}
     name: Literal["data2vec"] = "data2vec"
     mask_ratio: float = Field(0.612, gt=0, lt=1)  # 120 of 196 patches
     smallest_block: int = Field(16, gt=0)  # patches

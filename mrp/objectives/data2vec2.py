@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -19,6 +19,7 @@ from mrp.models.vit import Backbone, grid
 class Config(kit.MaskedConfig):
     """Options of data2vec 2 for images; the official backbone has `norm: post`."""
 
+    small: ClassVar[dict[str, Any]] = {"masks": 3, "layers": 1, "decoder": {"width": 32, "depth": 2, "groups": 4}}
     name: Literal["data2vec2"] = "data2vec2"
     mask_ratio: float = Field(0.8, gt=0, lt=1)  # the share of the patches that is hidden
     block: int = Field(3, gt=0)  # patches: the side of the squares that stay visible

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from einops import reduce
@@ -33,6 +33,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 class Config(kit.MaskedConfig):
     """Options of I-JEPA; the official backbone has no class token and `init: truncated`."""
 
+    small: ClassVar[dict[str, Any]] = {"targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}}
     name: Literal["ijepa"] = "ijepa"
     mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that the encoder does not see
     targets: int = Field(4, gt=0)  # blocks that are predicted, per mask

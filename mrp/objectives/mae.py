@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 from torch import Tensor
@@ -17,6 +17,7 @@ from mrp.schedules import ProperShare
 class Config(kit.MaskedConfig):
     """Options of MAE; with a weight of `uniformity` they are U-MAE's, and with a larger `mask_unit` Pixio's."""
 
+    small: ClassVar[dict[str, Any]] = {"decoder": {"width": 32, "depth": 1, "heads": 4}}
     name: Literal["mae"] = "mae"
     mask_ratio: ProperShare = 0.75  # the share of the patches that is hidden
     mask_unit: int | None = Field(None, gt=0)  # pixels: patches are hidden in squares of this side; null: one by one

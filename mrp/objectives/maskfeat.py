@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import rearrange, reduce
@@ -20,6 +20,7 @@ from mrp.models.vit import Backbone, initialise
 class Config(kit.MaskedConfig):
     """Options of MaskFeat for images; the official backbone has `positions: learned` and `init: truncated`."""
 
+    small: ClassVar[dict[str, Any]] = {"smallest_block": 2, "cell": 2}
     name: Literal["maskfeat"] = "maskfeat"
     mask_ratio: float = Field(0.4, gt=0, lt=1)  # the share of the patches that is hidden
     smallest_block: int = Field(15, gt=0)  # patches

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -20,6 +20,7 @@ from mrp.schedules import ProperShare
 class Config(kit.MaskedConfig):
     """Options of SimMIM, and of U-SimMIM where `uniformity` has a weight."""
 
+    small: ClassVar[dict[str, Any]] = {"mask_unit": 8}
     name: Literal["simmim"] = "simmim"
     mask_ratio: ProperShare = 0.6  # the share of the patches that is hidden
     mask_unit: int = Field(32, gt=0)  # pixels: patches are hidden in squares of this side

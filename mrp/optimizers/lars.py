@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mrp.optim.config import Beta, Section
-from mrp.tensors import local_part, whole
+from mrp.tensors import local_part, replace_unless, whole
 
 
 class Config(Section):
@@ -57,13 +57,8 @@ class Optimizer(torch.optim.Optimizer):
             change = local_part(change) * torch.where(known, group["trust"] * weight_norm / change_norm, 1.0)
         velocity, weights = local_part(state["momentum"]), local_part(parameter)
         next_velocity = velocity * group["momentum"] + local_part(change)
-        next_weights = weights.add(next_velocity, alpha=-group["lr"])
-        if self.found_inf is not None:
-            frozen = self.found_inf > 0
-            next_velocity = torch.where(frozen, velocity, next_velocity)
-            next_weights = torch.where(frozen, weights, next_weights)
-        velocity.copy_(next_velocity)
-        weights.copy_(next_weights)
+        replace_unless(self.found_inf, weights, weights.add(next_velocity, alpha=-group["lr"]))
+        replace_unless(self.found_inf, velocity, next_velocity)
 
 
 def _norm(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mrp.config import ConfigError
 from mrp.optim.config import ADAMW_STATE, Beta, Section
 from mrp.schedules import main_value
-from mrp.tensors import laid_out_like, local_part, whole
+from mrp.tensors import laid_out_like, local_part, replace_unless, whole
 
 _MATRIX = re.compile(r"(?:^|\.)blocks\.\d+\.(?:\w+\.)*(\w+)\.weight$")  # and the name of its layer
 _STACKED = {"qkv": 3, "kv": 2, "key_value": 2}  # layers whose weight is several matrices, one above the other
@@ -79,14 +79,10 @@ class Optimizer(torch.optim.AdamW):
         change = orthogonalised(matrices, config.iterations, _DTYPES[config.arithmetic]).flatten(0, 1)
         change = local_part(laid_out_like(parameter, change.to(parameter.dtype)))
         length = config.rms * max(matrices.shape[1:]) ** 0.5  # the root mean square of `change` is one by this root
-        weights, velocity, next_velocity = local_part(parameter), local_part(average), local_part(next_average)
+        weights = local_part(parameter)
         next_weights = (weights * (1 - group["lr"] * group["weight_decay"])).sub(change, alpha=group["lr"] * length)
-        if self.found_inf is not None:
-            frozen = self.found_inf > 0
-            next_velocity = torch.where(frozen, velocity, next_velocity)
-            next_weights = torch.where(frozen, weights, next_weights)
-        velocity.copy_(next_velocity)
-        weights.copy_(next_weights)
+        replace_unless(self.found_inf, weights, next_weights)
+        replace_unless(self.found_inf, local_part(average), local_part(next_average))
 
 
 def orthogonalised(matrices: Tensor, iterations: int, dtype: torch.dtype) -> Tensor:

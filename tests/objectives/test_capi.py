@@ -15,7 +15,7 @@ from tests.objectives.test_every_objective import VARIANTS, make_batch, make_run
 
 
 def make(data: dict[str, Any] | None = None, **options: Any) -> Run:
-    return make_run("capi", data, objective={"name": "capi"} | VARIANTS["capi"] | options)
+    return make_run("capi", data, objective=VARIANTS["capi"] | options)
 
 
 def test_assignments_use_all_clusters_alike_at_every_place() -> None:

@@ -27,9 +27,7 @@ CHANNELS = 5
 
 def made(name: str, mix: dict[str, Any] | None = None, **options: Any) -> tuple[Step, Batch]:
     more = {"mix": mix} if mix else {}
-    run = make_run(
-        name, {"size": 16, "channels": CHANNELS}, None, objective={"name": name} | VARIANTS[name] | options, **more
-    )
+    run = make_run(name, {"size": 16, "channels": CHANNELS}, None, objective=VARIANTS[name] | options, **more)
     return build_step(run), make_batch(run)
 
 

@@ -10,45 +10,37 @@ import pytest
 from mrp.check.objectives import CHECKS, every_parameter_learns, it_is_one_graph
 from mrp.check.outcome import Skipped
 from mrp.check.tiny import gradients as gradients
-from mrp.check.tiny import tiny_batch, tiny_run
+from mrp.check.tiny import small, tiny_batch, tiny_run
 from mrp.objectives import OBJECTIVES
 from mrp.run import Run
 
 make_batch = tiny_batch
 
-# The smallest sensible options of each method and of its variants; one that is not here is tried with its defaults.
 DECODER = {"width": 32, "depth": 1, "heads": 4}
-VARIANTS: dict[str, dict[str, Any]] = {
-    "mae": {"decoder": DECODER},
+# Every method with the options that it has for tiny runs, and variants.
+VARIANTS: dict[str, dict[str, Any]] = {name: small(name) for name in OBJECTIVES.names()} | {
     "pixio": {"name": "mae", "mask_unit": 8, "decoder": DECODER},
     "u-mae": {"name": "mae", "masks": 2, "decoder": DECODER, "uniformity": {"weight": 0.1, "feature": "mean"}},
     "mae-sigreg": {
         "name": "mae", "masks": 2, "decoder": DECODER,
         "uniformity": {"weight": 0.1, "kind": "sigreg", "slices": 16, "feature": "mean"},
     },
-    "crossmae": {"decoder": DECODER},
     "crossmae-self": {
         "name": "crossmae", "masks": 2, "target": "pixels", "predicted": 0.5,
         "decoder": DECODER | {"self_attention": True, "input_map": False},
     },
-    "simmim": {"mask_unit": 8},
     "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
-    "capi": {
-        "masks": 2, "clusters": 8, "mask_ratio": 0.5, "predicted": 0.25,
-        "predictor": {"width": 32, "depth": 1, "heads": 4},
-    },
-    "maskfeat": {"masks": 2, "smallest_block": 2, "cell": 2, "window": 4},
-    "ijepa": {"masks": 2, "targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}},
-    "data2vec": {"smallest_block": 4, "layers": 1},
+    "capi": small("capi") | {"masks": 2},
+    "maskfeat": small("maskfeat") | {"masks": 2, "window": 4},
+    "ijepa": small("ijepa") | {"masks": 2},
     "u-data2vec": {
         "name": "data2vec", "smallest_block": 4, "layers": 2, "masks": 2,
         "uniformity": {"weight": 0.1, "feature": "mean"},
     },
-    "data2vec2": {"masks": 3, "layers": 1, "decoder": {"width": 32, "depth": 2, "groups": 4}},
-    "classify": {"classes": 4, "smoothing": 0.1},
+    "classify": small("classify") | {"smoothing": 0.1},
     "probe": {"name": "classify", "classes": 4, "frozen": True, "head_std": 0.01},
 }  # fmt: skip
-NAMES = list(VARIANTS) + [name for name in OBJECTIVES.names() if name not in VARIANTS]
+NAMES = list(VARIANTS)
 
 SHAPES = [
     pytest.param({"size": 16, "channels": 3}, {}, id="square"),
@@ -69,7 +61,7 @@ SHAPES = [
 
 
 def make_run(name: str, data: dict[str, Any] | None = None, backbone: dict[str, Any] | None = None, **more: Any) -> Run:
-    return tiny_run(more.pop("objective", {"name": name} | VARIANTS.get(name, {})), data, backbone, **more)
+    return tiny_run(more.pop("objective", VARIANTS[name]), data, backbone, **more)
 
 
 @pytest.fixture(params=NAMES)

@@ -19,7 +19,7 @@ METHODS = ["mae", "simmim", "data2vec", "data2vec2"]
 
 
 def make(name: str, backbone: dict[str, Any] | None = None, data: Any = None, **options: Any) -> Run:
-    return make_run(name, data, backbone, objective={"name": name} | VARIANTS[name] | options)
+    return make_run(name, data, backbone, objective=VARIANTS[name] | options)
 
 
 def prepared(run: Run) -> tuple[Any, Batch]:
