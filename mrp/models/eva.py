@@ -43,7 +43,7 @@ class Eva(timm.Eva):
         return list(whole) if self.rope_mixed else [whole] * len(self.blocks)
 
 
-class EvaBlock(KeyedBlock, timm.EvaBlock):
+class EvaBlock(KeyedBlock, timm.EvaBlock):  # type: ignore[misc]  # rotations are a keyword of ours
     """timm's block, with norms at the beginning of the branches."""
 
     def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
@@ -55,7 +55,7 @@ class EvaBlock(KeyedBlock, timm.EvaBlock):
         return branch if self.gamma_2 is None else self.gamma_2 * branch
 
 
-class EvaPostNormBlock(KeyedBlock, timm.EvaBlockPostNorm):
+class EvaPostNormBlock(KeyedBlock, timm.EvaBlockPostNorm):  # type: ignore[misc]
     """The same with norms at the end of the branches."""
 
     def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
