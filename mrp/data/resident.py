@@ -9,7 +9,8 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Generator, Iterator
-from functools import cache
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -64,7 +65,7 @@ class ResidentLoader:
             there(keys, self._held.images.device),
             None if labels is None else there(labels.numpy()[samples], self._held.images.device),
             None,
-            torch.tensor(rows.step),
+            there(np.array(rows.step), self._held.images.device),
             there(np.tile(places, views), self._held.images.device),
         )
 
@@ -150,27 +151,34 @@ def stretched_by_torch(pixels: Tensor, extents: Ints, length: int, axis: int) ->
 
 
 def stretched_by_weights(pixels: Tensor, extents: Ints, length: int, axis: int) -> Tensor:
-    """Returns the same by torch's own weights, which are integers: their sums are exact in float64, on every device."""
-    given = pixels.shape[axis]
-    weights, bits = (table.to(pixels.device) for table in _tables(given, length))
-    chosen = there(extents, pixels.device)
-    lines = pixels.movedim(axis, 1).double()
-    sums = torch.bmm(weights[chosen], lines.flatten(2)).view(len(lines), length, *lines.shape[2:])
-    scale = bits[chosen].view(-1, 1, 1, 1)
-    return ((sums + scale / 2) / scale).floor().clamp(0, 255).byte().movedim(1, axis)
+    """Returns the same by torch's own weights: as they are integers, every device adds up the same sums."""
+    distinct, which = np.unique(extents, return_inverse=True)
+    bands = [band(extent, length) for extent in distinct.tolist()]
+    taps = max(each.weights.shape[1] for each in bands)
+    weights = np.stack([np.pad(each.weights, ((0, 0), (0, taps - each.weights.shape[1]))) for each in bands])
+    first, bits = np.stack([each.first for each in bands]), np.array([each.bits for each in bands], np.int32)
+    chosen = there(which, pixels.device)
+    at, shares, shift = (there(table, pixels.device)[chosen] for table in (first, weights, bits))
+    lines, shift = pixels.movedim(axis, 1).flatten(2), shift[:, None, None]
+    sums = (1 << shift) >> 1  # a half, which rounds
+    for tap in range(taps):
+        pixel = (at + tap).clamp(max=lines.shape[1] - 1)  # what lies beyond has the weight 0
+        sums = sums + lines.gather(1, pixel[:, :, None].expand(-1, -1, lines.shape[2])) * shares[:, :, tap, None]
+    out: Tensor = (sums >> shift).clamp(0, 255).byte()
+    return out.view(*out.shape[:2], *pixels.movedim(axis, 1).shape[2:]).movedim(1, axis)
 
 
-@cache
-def _tables(given: int, length: int) -> tuple[Tensor, Tensor]:
-    """Returns the weights that resize each extent up to the given one (extent, length, given), and their unit."""
-    weights, units = np.zeros((given + 1, length, given)), np.ones(given + 1)
-    for extent in range(1, given + 1):
-        weights[extent, :, :extent], units[extent] = bicubic(extent, length)
-    return torch.from_numpy(weights), torch.from_numpy(units)
+class Band(NamedTuple):
+    """What resizes a line: for each new pixel the first old one that counts, and the weights from there on."""
+
+    first: Ints  # length
+    weights: NDArray[np.int32]  # length, as many as count
+    bits: int  # the weights of a pixel add up to about 2^bits
 
 
-def bicubic(extent: int, length: int) -> tuple[NDArray[np.float64], float]:
-    """Returns the weights of antialiased bicubic resizing (length, extent) as integers, and the integer that means 1.
+@lru_cache(1024)
+def band(extent: int, length: int) -> Band:
+    """Returns the weights of antialiased bicubic resizing of a line of `extent` pixels.
 
     They are what torch takes for images of 8 bits: Keys' kernel with a = -0.5, stretched where the image gets smaller,
     over its sum, in as many bits as leave the largest weight below 2^15.
@@ -179,12 +187,12 @@ def bicubic(extent: int, length: int) -> tuple[NDArray[np.float64], float]:
     stretch = max(scale, 1.0)
     reach = 2 * stretch
     centres = scale * (np.arange(length) + 0.5)
-    starts = np.maximum((centres - reach + 0.5).astype(np.int64), 0)[:, None]
-    stops = np.minimum((centres + reach + 0.5).astype(np.int64), extent)[:, None]
-    pixel = np.arange(extent)
+    first = np.maximum((centres - reach + 0.5).astype(np.int64), 0)
+    stops = np.minimum((centres + reach + 0.5).astype(np.int64), extent)
+    pixel = first[:, None] + np.arange((stops - first).max())
     x = np.abs((pixel - centres[:, None] + 0.5) * (1 / stretch))
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
-    kernel = np.where(x < 1, near, np.where(x < 2, far, 0)) * ((pixel >= starts) & (pixel < stops))
+    kernel = np.where(x < 1, near, np.where(x < 2, far, 0)) * (pixel < stops[:, None])
     weights = kernel / kernel.sum(1, keepdims=True)
     bits = next(bits for bits in range(22, -1, -1) if bits == 0 or int(0.5 + weights.max() * 2**bits) < _MOST)
-    return np.trunc(weights * 2**bits + np.copysign(0.5, weights)), 2.0**bits
+    return Band(first, np.trunc(weights * 2**bits + np.copysign(0.5, weights)).astype(np.int32), bits)

@@ -132,14 +132,21 @@ def test_draws_and_boxes_are_equal_for_many_keys(crop: Any) -> None:
     assert boxes.tolist() == [list(crop_box((32, 40), parsed, row)) for row in draws[:, 1:].tolist()]
 
 
-@pytest.mark.parametrize(("given", "length"), [(32, 32), (96, 32), (40, 64), (64, 7), (17, 224)])
-def test_weights_resize_every_extent_as_torch_does(given: int, length: int) -> None:
-    extents = np.arange(1, given + 1)
-    pixels = images(given, given, 3).images  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("given", "length", "each"), [(32, 32, 1), (96, 32, 1), (40, 64, 1), (64, 7, 1), (17, 224, 1), (500, 224, 41)]
+)
+def test_weights_resize_every_extent_as_torch_does(given: int, length: int, each: int) -> None:
+    extents = np.arange(1, given + 1, each)
+    pixels = images(given, given, 3).images[: len(extents)]  # type: ignore[attr-defined]
     ours = resident.stretched_by_weights(torch.from_numpy(pixels), extents, length, 1)
-    for extent, one in zip(extents.tolist(), ours, strict=True):
-        whole = torch.from_numpy(pixels[extent - 1, :extent]).permute(2, 0, 1)[None]
+    for number, (extent, one) in enumerate(zip(extents.tolist(), ours, strict=True)):
+        whole = torch.from_numpy(pixels[number, :extent]).permute(2, 0, 1)[None]
         assert torch.equal(one.permute(2, 0, 1)[None], interpolate(whole, (length, 3)))
+
+
+def test_weights_of_large_images_take_little_memory() -> None:
+    """A run on photographs meets every extent, and keeps the weights of many."""
+    assert sum(resident.band(extent, 224).weights.nbytes for extent in range(1, 501, 10)) < 1 << 20
 
 
 class Spoilt(Arrays):
