@@ -15,6 +15,8 @@ from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.lab.bounds import experiment as bounds
 from mrp.lab.bounds import sides
+from mrp.lab.claims import theory
+from mrp.lab.claims.results import NotCounted
 from mrp.lab.estimate import Estimate
 from mrp.objectives import mae
 from mrp.run import load
@@ -23,11 +25,13 @@ from mrp.train import train
 SMALL = ["backbone={width: 32, depth: 2, heads: 2, patch: 2}", "length=4 steps", "batch=32", "optim.warmup=1 steps"]
 
 
+DECODER = "objective.decoder={width: 16, depth: 1, heads: 2}"
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("run") / "mae"
-    decoder = "objective.decoder={width: 16, depth: 1, heads: 2}"
-    more = ["checkpoint={every: 2 steps, keep: 5}", "diagnose.every=0 steps", decoder]
+    more = ["checkpoint={every: 2 steps, keep: 5}", "diagnose.every=0 steps", DECODER]
     train(load("demo", [*SMALL, *more]), path)
     return path
 
@@ -44,6 +48,15 @@ def test_every_checkpoint_is_held_against_every_bound(
         assert row["variance"] >= row["variance_given_place"] * 23 / 24
     assert (tmp_path / "bounds.png").stat().st_size > 1000
     assert "L_MAE(constant f) - Var(x2 | place)" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_run_with_sigreg_is_not_called_umae(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sigreg = "objective.uniformity={weight: 0.02, kind: sigreg}"
+    train(load("demo", [*SMALL, DECODER, sigreg, "length=1 steps", "optim.warmup=0 steps"]), tmp_path / "run")
+    main(["lab", "bounds", str(tmp_path / "run"), "--images", "8", "--descent", "1", "--out", str(tmp_path)])
+    assert "with LeJEPA's SIGReg of weight 0.02" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(NotCounted, match="has LeJEPA's SIGReg beside MAE's loss"):
+        theory.alignment([json.loads((tmp_path / "results.json").read_text())])
 
 
 class _Places(nn.Module):

@@ -31,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     from mrp.lab.bounds import experiment, plots
 
     result = experiment.run(options.run, options.images, options.descent)
-    title = f"{options.run}: left side minus right side, which should not be negative"
+    title = f"{result.method}: left side minus right side, which should not be negative"
     rows = [[str(row.step), *(f"{gap} ({gap.verdict})" for gap in row.gaps.values())] for row in result.rows]
     print_table(title, ["step", *experiment.GAPS.values()], rows, width=190)
     figures.write(options.out, "results.json", result.as_data(), {"bounds.png": plots.draw(result)})

@@ -42,6 +42,7 @@ from mrp.step import Step
 CHUNK = 128  # images at once
 FLAT = 1e-3  # a target with a smaller root mean square has no direction
 DECODER_IMAGES = 64  # on which the decoder's error is sought
+PENALTIES = {"gram": "U-MAE's uniformity", "sigreg": "LeJEPA's SIGReg"}  # on features, beside the loss of the theorems
 GAPS = {
     "disagreement": "L_MAE - 1/2 E|u - u+|^2",
     "sharper": "L_MAE - (2 - 2 sqrt(-L_align))",
@@ -74,7 +75,14 @@ class Result:
     images: int
     descent: int
     uniformity_weight: float
+    uniformity_kind: str  # what the weight is of, by the names of PENALTIES
     rows: list[Row]
+
+    @property
+    def method(self) -> str:
+        """What the run was trained by, in words."""
+        weight = self.uniformity_weight
+        return f"{self.run}, with {PENALTIES[self.uniformity_kind]} of weight {weight:g}" if weight else self.run
 
     def as_data(self) -> dict[str, Any]:
         """Returns plain values, with a verdict on each inequality."""
@@ -101,7 +109,8 @@ def run(folder: Path, images: int, descent: int) -> Result:
         rows.append(row)
         verdicts = ", ".join(f"{name} {verdict}" for name, verdict in row.verdicts.items())
         print(f"step {step}: loss {row.means['loss']}, correlation {row.means['correlation']}; {verdicts}")
-    return Result(str(folder), len(pixels), descent, main_value(options.uniformity.weight), rows)
+    penalty = options.uniformity
+    return Result(str(folder), len(pixels), descent, main_value(penalty.weight), penalty.kind, rows)
 
 
 def _models(folder: Path) -> Iterator[tuple[int, Step]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mrp.lab.bounds.experiment import PENALTIES
 from mrp.lab.claims.number import Number, Numbers, difference, from_entry, over_seeds
 from mrp.lab.claims.results import NotCounted
 from mrp.lab.maskgraph.experiment import TOY
@@ -26,7 +27,7 @@ def alignment(runs: list[Data]) -> Numbers:
     """Returns how the centred correlation of outputs under two masks changes while MAE trains, over seeds."""
     for data in runs:
         if data["uniformity_weight"]:
-            raise NotCounted(f"{data['run']} is of U-MAE")
+            raise NotCounted(f"{data['run']} has {PENALTIES[data.get('uniformity_kind', 'gram')]} beside MAE's loss")
     correlations, losses = (
         [(data["rows"][0][name]["value"], data["rows"][-1][name]["value"]) for data in runs]
         for name in ("correlation", "loss")
