@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrp import adapting
-from mrp.adapting import LIST, PLAN, Start, plan, recipe, result
+from mrp.adapting import LIST, PLAN, rules
+from mrp.adapting.plan import make as plan
+from mrp.adapting.plan import result
+from mrp.adapting.rules import Choice, Start, recipe
 from mrp.check import sources
 from mrp.cli import main
 from mrp.config import ConfigError, compose
+from mrp.data.augment import View
 from mrp.data.config import CacheConfig
 from mrp.data.open import open_data, open_source
 from mrp.data.storage.cache import Cache
@@ -47,7 +50,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def sections(choices: list[adapting.Choice] | None) -> dict[str, Any]:
+def sections(choices: list[Choice] | None) -> dict[str, Any]:
     assert choices is not None
     return {one.key: one.value for one in choices}
 
@@ -114,7 +117,7 @@ def test_what_mae_cannot_serve_is_said_and_the_next_method_taken(tmp_path: Path,
 
 @pytest.mark.parametrize(("patch", "size", "unit"), [(16, 224, 32), (14, 224, 14), (16, 240, 16), (4, 32, 4)])
 def test_simmim_hides_squares_of_32_pixels_where_they_fit(patch: int, size: int, unit: int) -> None:
-    assert adapting._unit((patch, patch), (size, size)) == unit
+    assert rules._unit((patch, patch), (size, size)) == unit
 
 
 @pytest.mark.parametrize(
@@ -307,3 +310,38 @@ def test_images_that_need_a_section(
     with pytest.raises(SystemExit):
         main(["adapt", str(run), "{name: tiff, pth: x}", "--out", str(tmp_path / "two"), "--plan-only"])
     assert re.search(r"DATA: path.*pth", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("checkpoint", "data", "name"), [("run", "", "DATA"), ("", "images", "CHECKPOINT")])
+def test_an_empty_word_is_not_the_present_folder(
+    checkpoint: str, data: str, name: str, images: Path, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    make("mae")
+    (tmp_path / "images").symlink_to(images)
+    monkeypatch.chdir(tmp_path / "run" if name == "CHECKPOINT" else images)
+    words = [str(tmp_path / word) if word else "" for word in (checkpoint, data)]
+    with pytest.raises(SystemExit):
+        main(["adapt", *words, "--out", str(tmp_path / "out"), "--plan-only"])
+    assert f"{name}: is empty" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_channel_that_no_image_has_is_taken_to_zero(tmp_path: Path, make: Make) -> None:
+    """A published encoder says no mean, so the images do: that of a channel which none of them has is no number."""
+    pixels, present = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8, 2), np.uint8), np.ones((IMAGES, 2), bool)
+    present[:, 1] = False
+    np.save(tmp_path / "cells.npy", pixels)
+    np.save(tmp_path / "present.npy", present)
+    run = make("mae", data={"train": str(tmp_path / "cells.npy"), "test": None, "channels": 2})
+    main(["export", str(run), "--to", "official", "--out", str(tmp_path / "theirs")])
+    section = {"name": "arrays", "path": str(tmp_path / "cells.npy"), "present": "present.npy"}
+    words = ["backbone.heads=4", "objective.decoder.heads=2"]
+    chosen = sections(plan(str(tmp_path / "theirs" / "checkpoint.pth"), section, tmp_path / "out", words=words))["data"]
+    assert chosen["mean"] == [pytest.approx(0.5, abs=0.01), 0.0]
+    assert chosen["std"] == [pytest.approx(0.29, abs=0.01), 1.0]
+    data = load(str(tmp_path / "out" / PLAN)).data
+    view, source = View(data, train=True), open_data(data, "train", Cache(CacheConfig()))
+    (seen,) = view.decoded(source.read(0)[0], [0])
+    assert seen[0].any()
+    assert not seen[1].any()

@@ -12,6 +12,7 @@ from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.data.source import Arrays
+from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import knn, linear
 from mrp.model import Model
 from mrp.probing import Subject, changed, described
@@ -54,6 +55,14 @@ def test_a_processor_that_only_emulates_bfloat16_computes_features_in_float32(mo
         monkeypatch.setattr("mrp.processes.halves.bf16_slowdown", lambda slowdown=slowdown: slowdown)
         at = changed(model, {})
         assert at.run.precision == at.module.precision == precision
+
+
+def test_the_same_weights_with_other_heads_have_other_features() -> None:
+    """Otherwise features of a first import with the wrong number of heads would stand for those of a second one."""
+    few, many = (build_step(load("demo", [f"backbone.heads={heads}"])) for heads in (2, 4))
+    many.load_state_dict(few.state_dict())
+    assert weights_digest(few) != weights_digest(many)
+    assert weights_digest(few) == weights_digest(build_step(load("demo", ["backbone.heads=2"])))
 
 
 def test_labels_of_a_list_are_not_the_data_of_the_run(subject: Subject, tmp_path: Path) -> None:

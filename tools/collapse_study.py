@@ -9,15 +9,14 @@ again, it goes on where it stopped. `mrp lab claims` reads the results.
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Literal
 
+import study
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -66,8 +65,10 @@ class Options:
     checkpoints: int = 4
 
 
-def study(options: Options, out: Path) -> dict[str, Any]:
+def grid(options: Options, out: Path) -> dict[str, Any]:
     """Trains and measures what has not been yet, seed by seed; returns all that was measured in this folder."""
+    if not 0 < options.checkpoints <= options.steps:
+        raise ConfigError(f"--checkpoints: {options.checkpoints} was given; allowed: 1 to {options.steps} (--steps)")
     for seed in range(options.seeds):
         for weight in options.weights:
             for optimizer in RECIPES:
@@ -219,20 +220,16 @@ def chosen(result: Mapping[str, Any], **wanted: Any) -> list[dict[str, Any]]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Goes through the grid, and writes the numbers and the pictures."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = study.command_line(__doc__)
     words.add_argument("--seeds", type=int, default=3)
     words.add_argument("--steps", type=int, default=480)
     words.add_argument("--weights", type=float, nargs="+", default=list(WEIGHTS))
     words.add_argument("--checkpoints", type=int, default=4, help="that are measured, beside the start")
     words.add_argument("--out", type=Path, default=Path("runs/lab/collapse"))
     given = words.parse_args(arguments)
-    result = study(Options(given.seeds, given.steps, tuple(given.weights), given.checkpoints), given.out)
+    result = grid(Options(given.seeds, given.steps, tuple(given.weights), given.checkpoints), given.out)
     figures.write(given.out, "results.json", result, draw(result))
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    study.run(main)

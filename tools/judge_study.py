@@ -10,23 +10,21 @@ Verdicts are kept in the runs' folders; run again, it goes on where it stopped.
 
 from __future__ import annotations
 
-import argparse
 import json
-import os
-import resource
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import study
+
 from mrp import api, probing
 from mrp.build import follow_up
-from mrp.config import ConfigError, as_words
+from mrp.config import as_words
 from mrp.evaluators import read_options
 from mrp.evaluators.validation import VALIDATION
+from mrp.files import write_atomically
 from mrp.run import Run
 from mrp.train import train
 
@@ -102,28 +100,9 @@ def kept(file: Path, measure: Callable[[], dict[str, Any]]) -> None:
         return
     file.parent.mkdir(parents=True, exist_ok=True)
     spent = file.with_suffix(".spent")
-    with metered(spent):
+    with study.metered(spent):
         found = measure()
-    unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(found | {"minutes": float(spent.read_text()) / 60}, indent=1), encoding="utf-8")
-    os.replace(unfinished, file)
-
-
-@contextmanager
-def metered(spent: Path) -> Iterator[None]:
-    """Add processor seconds to what earlier attempts have spent."""
-    began = cpu_seconds()
-    earlier = float(spent.read_text()) if spent.exists() else 0.0
-    try:
-        yield
-    finally:
-        spent.write_text(str(earlier + cpu_seconds() - began))
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process, in which everything is done."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
+    write_atomically(file, json.dumps(found | {"minutes": study.seconds(spent) / 60}, indent=1))
 
 
 def table(places: Mapping[str, Path], budget: Budget) -> str:
@@ -153,7 +132,7 @@ def first_weights(run: Run) -> tuple[int, str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Go through the runs; print the table after each, so that an interrupted judgement is of use."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = study.command_line(__doc__)
     words.add_argument("runs", type=Path, nargs="+", metavar="RUN")
     words.add_argument("--fraction", type=float, default=1.0, help="of the training images (default: all)")
     words.add_argument("--tune", type=int, default=10, help="epochs of fine-tuning (default: 10)")
@@ -176,8 +155,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    study.run(main)

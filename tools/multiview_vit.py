@@ -11,21 +11,19 @@ the tool also measures what class-activation maps cover of both. The same comman
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import study
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from mrp import api
-from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.open import open_source
@@ -105,7 +103,7 @@ class Plan:
 
 def main(arguments: list[str] | None = None) -> None:
     """Every seed, every start, every optimizer; a table and results.json after each seed."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = study.command_line(__doc__)
     parser.add_argument("constants", nargs="*", default=[], metavar="name=value", help="of 'mrp lab multiview'")
     parser.add_argument("--planted", type=Path, metavar="DATA", help="photographs, of which one half is taken")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
@@ -236,8 +234,4 @@ def on_regions(maps: Tensor, regions: Mapping[str, Tensor]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    study.run(main)

@@ -11,13 +11,14 @@ written after each result to OUT/PLAN.md. docs/gpu.md says what the plans cost.
 
 from __future__ import annotations
 
-import argparse
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import study
 
 from mrp import api
 from mrp.checkpoint import checkpoints
@@ -166,7 +167,7 @@ def table(rows: Sequence[tuple[Row, int]], out: Path) -> str:
 
 def main() -> None:
     """Works on the plan until it is done or the time is over."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = study.command_line(__doc__)
     words.add_argument("plan", choices=PLANS)
     words.add_argument("data", type=Path)
     words.add_argument("--out", type=Path, default=Path("runs"))
@@ -188,4 +189,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    study.run(main)

@@ -10,12 +10,11 @@ beside training from scratch, the paper's probe) is what `judge_study.py OUT/*-*
 
 from __future__ import annotations
 
-import argparse
 import json
-import resource
 from pathlib import Path
 from typing import Any
 
+import study
 import torch
 
 from mrp import api
@@ -104,34 +103,23 @@ def make_run(method: str, data: Path, epochs: int, seed: int) -> Run:
     return build(Run, Tree(values, {}))
 
 
-def study(method: str, data: Path, epochs: int, seed: int, out: Path) -> dict[str, float]:
+def row(method: str, data: Path, epochs: int, seed: int, out: Path) -> dict[str, float]:
     """Train and judge one row, or read what was found before."""
     folder = out / f"{method}-{epochs}-{seed}"
     result = folder / "result.json"
     if result.exists():
         return dict(json.loads(result.read_text()))
-    began = cpu_seconds()
     spent = folder / "spent.json"
-    earlier = json.loads(spent.read_text()) if spent.exists() else 0.0
-    try:
+    with study.metered(spent):
         train(make_run(method, data, epochs, seed), folder)
-    finally:
-        if folder.exists():
-            spent.write_text(json.dumps(earlier + cpu_seconds() - began))
     last = read_lines(folder / METRICS)[-1]
     # The last block alone, so that a probe takes seconds.
     judged = api.probe(folder, "linear.layers=1", evaluators=("linear", "knn")).results["trained"]
     found = {name: last[name] for name in COLUMNS if name in last}
     found |= {"linear": 100 * judged["linear"]["accuracy"], "knn": 100 * judged["knn"]["accuracy"]}
-    found |= {"minutes": json.loads(spent.read_text()) / 60}
+    found |= {"minutes": study.seconds(spent) / 60}
     result.write_text(json.dumps(found, indent=1))
     return found
-
-
-def cpu_seconds() -> float:
-    """Processor time of this process, in which everything is done."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
 
 
 def earlier_rows(out: Path) -> dict[str, list[dict[str, float]]]:
@@ -165,7 +153,7 @@ def table(rows: dict[str, list[dict[str, float]]]) -> str:
 
 def main() -> None:
     """Go through the methods; print the table after each, so that an interrupted study is of use."""
-    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words = study.command_line(__doc__)
     words.add_argument("data", type=Path)
     words.add_argument("--epochs", type=int, default=10)
     words.add_argument("--seeds", type=int, default=1)
@@ -174,7 +162,7 @@ def main() -> None:
     options = words.parse_args()
     for seed in range(options.seeds):
         for method in options.methods:
-            study(method, options.data, options.epochs, seed, options.out)
+            row(method, options.data, options.epochs, seed, options.out)
             found = table(earlier_rows(options.out))
             (options.out / "table.md").write_text(found + "\n")
             print(f"\n{found}\n", flush=True)
@@ -182,4 +170,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    study.run(main)

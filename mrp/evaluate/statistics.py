@@ -28,11 +28,6 @@ class Difference(NamedTuple):
     low: float
     high: float
 
-    @property
-    def sure(self) -> bool:
-        """Returns whether the first is larger throughout the interval."""
-        return self.low > 0
-
 
 def mcnemar(first: Bools, second: Bools) -> float:
     """Returns the exact two-sided p-value of McNemar's test: that both are equally often alone in being right."""
@@ -86,8 +81,9 @@ def mean_per_class(right: Bools, classes: Classes) -> Interval:
 def pseudo_values(images: int, statistic: Callable[[Ints], float], groups: int = 10) -> tuple[float, ...]:
     """Returns one value of a statistic of all images per group of them, from leaving each group out (Tukey, 1958).
 
-    Their mean is the statistic without the bias of first order. Of two models they are about the same groups, so that
-    `over_draws` compares them.
+    Their spread tells how sure the statistic is. Their mean is another number than the statistic where that depends on
+    how many images there are, as a rank does. Of two models they are about the same groups, so that `over_draws`
+    compares them.
     """
     rows = np.arange(images)
     group = permute(rows, images, _GROUPS) % groups
@@ -95,9 +91,15 @@ def pseudo_values(images: int, statistic: Callable[[Ints], float], groups: int =
     return tuple(groups * whole - (groups - 1) * statistic(rows[group != one]) for one in range(groups))
 
 
-def over_draws(first: Sequence[float], second: Sequence[float]) -> Difference:
-    """Returns the mean difference over draws of training images that both were given, with Student's interval."""
-    return _student([one - other for one, other in zip(first, second, strict=True)])
+def over_draws(first: Sequence[float], second: Sequence[float], value: float) -> Difference:
+    """Returns a difference with Student's interval around it, from what both came to on the same draws.
+
+    Draws are of training images, whose mean is the value; or they are `pseudo_values` of groups of test images. Then
+    the interval is about the difference that sets of as many images have on average.
+    """
+    _, low, high = _student([one - other for one, other in zip(first, second, strict=True)])
+    half = (high - low) / 2
+    return Difference(value, value - half, value + half)
 
 
 def over_seeds(values: Sequence[float]) -> Interval:

@@ -19,8 +19,9 @@ from mrp import progress
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.readout import Readout, objective_of
+from mrp.evaluate.readout import Readout, backbone_of, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, open_table
+from mrp.models.vit import num_heads
 from mrp.processes.join import Accelerator
 
 VERSION = 3  # raise it whenever the same description could stand for other numbers
@@ -121,12 +122,13 @@ class Tables:
 
 
 def weights_digest(step: nn.Module) -> str:
-    """Returns a hash of what decides the features: the weights that they are computed with, and what prepares images.
+    """Returns what decides the features: a hash of the weights and of what prepares images, and the number of heads.
 
-    The features that a method defines itself may use all of its weights.
+    The features that a method defines itself may use all of its weights. Heads divide weights of the same shapes.
     """
     own = objective_of(step).has_own_features
-    return model_digest(step, ("prepare.", "objective." if own else "objective.backbone."))
+    digest = model_digest(step, ("prepare.", "objective." if own else "objective.backbone."))
+    return f"{digest}, {num_heads(backbone_of(step))} heads"
 
 
 def model_digest(step: nn.Module, parts: tuple[str, ...] = ("",)) -> str:

@@ -141,7 +141,8 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
     if first.scores is not None and second.scores is not None and len(first.scores) == len(second.scores):
         return statistics.mean_difference(first.scores, second.scores)
     if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
-        return statistics.over_draws(first.measure.draws, second.measure.draws)
+        value = first.measure.value - second.measure.value
+        return statistics.over_draws(first.measure.draws, second.measure.draws, value)
     mine, theirs = first.interval, second.interval
     return statistics.unpaired(mine, theirs) if mine and theirs else None
 

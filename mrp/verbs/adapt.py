@@ -16,7 +16,7 @@ from mrp import progress
 from mrp.verbs import _words, doctor
 
 if TYPE_CHECKING:
-    from mrp.adapting import Choice
+    from mrp.adapting.rules import Choice
     from mrp.report.verdict import Verdict
     from mrp.run import Run
 
@@ -57,7 +57,7 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Plans, examines, trains and judges; the same command goes on wherever it was interrupted."""
-    from mrp import adapting
+    from mrp.adapting import AFTER, PLAN, plan
     from mrp.checkpoint.checkpoints import any_left
     from mrp.config import ConfigError, parse
     from mrp.report import verdict
@@ -70,13 +70,13 @@ def run(options: argparse.Namespace) -> None:
         data = dict(parse(data, "DATA"))
     place = data if isinstance(data, str) else str(data.get("path", data.get("name")))
     folder = Path(options.folder or Path("runs") / f"adapt-{Path(place).absolute().name}")
-    words, file, after = _words.data_words(options), folder / adapting.PLAN, folder / adapting.AFTER
+    words, file, after = _words.data_words(options), folder / PLAN, folder / AFTER
     progress.silence(options.json or options.quiet)
-    choices = adapting.plan(options.checkpoint, data, folder, options.method, options.planned_for, words)
+    choices = plan.make(options.checkpoint, data, folder, options.method, options.planned_for, words)
     if not options.json and not options.quiet:
         _show(choices, file)
     if options.plan_only:
-        print(json.dumps(adapting.result(folder), indent=1) if options.json else _next(options, folder))
+        print(json.dumps(plan.result(folder), indent=1) if options.json else _next(options, folder))
         return
     recipe = load(file, words, after)
     if recipe.init is None:
@@ -89,7 +89,7 @@ def run(options: argparse.Namespace) -> None:
         verdict.measure(recipe, [before])
     seconds = _train(folder, words, options)
     found = verdict.measure(recipe, [after, before])
-    told = adapting.write_result(folder, seconds=seconds, verdict=found.plain())
+    told = plan.write_result(folder, seconds=seconds, verdict=found.plain())
     if options.json:
         print(json.dumps(told, indent=1))
     else:
@@ -124,13 +124,13 @@ def _next(options: argparse.Namespace, folder: Path) -> str:
 
 def _examine(run: Run, folder: Path, options: argparse.Namespace) -> None:
     """Has the doctor look, keeps his forecast, and ends where the run could not go well."""
-    from mrp import adapting
+    from mrp.adapting import AFTER, PLAN, plan
     from mrp.doctor.case import Case
 
-    found = doctor.look(Case(run, options.planned_for, folder / adapting.AFTER), quiet=options.json or options.quiet)
+    found = doctor.look(Case(run, options.planned_for, folder / AFTER), quiet=options.json or options.quiet)
     forecast = {finding.about: finding.found for group, finding in found if group == "forecast"}
-    adapting.write_result(folder, forecast=forecast)
-    progress.say(doctor.check(found, str(folder / adapting.PLAN)))
+    plan.write_result(folder, forecast=forecast)
+    progress.say(doctor.check(found, str(folder / PLAN)))
 
 
 def _train(folder: Path, words: list[str], options: argparse.Namespace) -> float:

@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from scipy import stats
 
 from mrp.evaluate import statistics
+from mrp.evaluate.geometry import effective_rank
 from mrp.evaluate.interval import Interval, wilson
 
 
@@ -39,8 +41,8 @@ def test_the_paired_interval_by_hand() -> None:
     win, lose = 9 / 102, 2 / 102
     half = 1.959964 * math.sqrt((win + lose - (win - lose) ** 2) / 102)
     assert found == pytest.approx((0.07, 7 / 102 - half, 7 / 102 + half))
-    assert found.sure
-    assert not statistics.paired(*answers(80, 5, 0, 15)).sure  # McNemar's p is 0.06
+    assert found.low > 0
+    assert statistics.paired(*answers(80, 5, 0, 15)).low < 0  # McNemar's p is 0.06
     same = statistics.paired(*answers(50, 0, 0, 50))
     assert same.low < 0 < same.high
 
@@ -73,19 +75,20 @@ def test_means_over_classes() -> None:
 def test_draws_and_seeds_agree_with_scipy() -> None:
     first, second = [0.50, 0.53, 0.49, 0.55], [0.48, 0.50, 0.49, 0.51]
     expected = stats.ttest_rel(first, second).confidence_interval()
-    assert statistics.over_draws(first, second)[1:] == pytest.approx((expected.low, expected.high))
+    value = float(np.mean(first) - np.mean(second))
+    assert statistics.over_draws(first, second, value) == pytest.approx((value, expected.low, expected.high))
     expected = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
     assert statistics.between_seeds(first, second)[1:] == pytest.approx((expected.low, expected.high))
     expected = stats.ttest_1samp(first, 0).confidence_interval()
     assert statistics.over_seeds(first)[1:] == pytest.approx((expected.low, expected.high))
-    assert not statistics.between_seeds([0.5, 0.5], [0.5, 0.5]).sure
+    assert statistics.between_seeds([0.5, 0.5], [0.5, 0.5]) == (0, 0, 0)
 
 
 def test_where_only_intervals_are_known() -> None:
     """Newcombe (1998), method 10, first example: 56/70 and 48/80 differ by 0.0524 to 0.3339."""
     found = statistics.unpaired(wilson(56, 70), wilson(48, 80))
     assert found == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
-    assert not statistics.unpaired(Interval(0.8, 0.7, 0.9), Interval(0.8, 0.7, 0.9)).sure
+    assert statistics.unpaired(Interval(0.8, 0.7, 0.9), Interval(0.8, 0.7, 0.9)).low < 0
 
 
 def test_rank_correlation_is_scipys_and_its_interval_is_worked_out_by_hand() -> None:
@@ -128,3 +131,29 @@ def test_pseudo_values_of_a_mean_are_the_means_of_groups() -> None:
         100, lambda rows: float(values[rows].mean() ** 2)
     )  # biased upwards by variance / count
     assert np.mean(square) < values.mean() ** 2
+
+
+@pytest.mark.parametrize("power", [0.3, 0.5], ids=["other", "same"])
+def test_the_interval_of_two_ranks_covers_their_difference_and_holds_what_is_reported(power: float) -> None:
+    """200 pairs of models on 100 images each, whose true difference is the mean over 600 further sets of images."""
+    random, axes = np.random.default_rng(0), np.arange(1, 17)
+
+    def features() -> list[torch.Tensor]:
+        shared = random.standard_normal((100, 16))
+        noise = 0.1 * random.standard_normal((100, 16))
+        return [torch.from_numpy(axes**-power * shared + noise), torch.from_numpy(axes**-0.5 * shared - noise)]
+
+    def ranks(models: list[torch.Tensor]) -> float:
+        return effective_rank(models[0]) - effective_rank(models[1])
+
+    truth, covered = np.mean([ranks(features()) for _ in range(600)]), 0
+    for _ in range(200):
+        models = features()
+        draws = [
+            statistics.pseudo_values(100, lambda rows, one=one: effective_rank(one[rows]))  # type: ignore[misc]
+            for one in models
+        ]
+        found = statistics.over_draws(draws[0], draws[1], ranks(models))
+        assert found.low < found.value == ranks(models) < found.high
+        covered += found.low <= truth <= found.high
+    assert 0.9 < covered / 200 < 0.99

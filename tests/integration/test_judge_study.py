@@ -83,7 +83,7 @@ def test_a_run_and_its_beginning_are_judged_alike_and_once(
 
 def test_interrupted_work_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([0.0, 30.0, 100.0, 190.0])
-    monkeypatch.setattr(judge_study, "cpu_seconds", lambda: next(clock))
+    monkeypatch.setattr(judge_study.study, "_cpu_seconds", lambda: next(clock))
     file = tmp_path / "judged" / "sweep.json"
 
     def interrupted() -> dict[str, Any]:

@@ -32,7 +32,10 @@ def test_every_checkpoint_is_measured_once(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(collapse_study, "train", lambda *_: pytest.fail("it is trained already"))
     collapse_study.main([*words, str(tmp_path)])
     with pytest.raises(ConfigError, match=r"holds runs of \[4\] steps"):
-        collapse_study.study(collapse_study.Options(0, 5), tmp_path)
+        collapse_study.grid(collapse_study.Options(0, 5), tmp_path)
+    for checkpoints in (0, 6):
+        with pytest.raises(ConfigError, match=rf"--checkpoints: {checkpoints} was given; allowed: 1 to 5"):
+            collapse_study.grid(collapse_study.Options(1, 5, checkpoints=checkpoints), tmp_path / "new")
     with pytest.raises(NotCounted, match="4 steps"):
         ours.collapse(data, "class")
 

@@ -23,8 +23,7 @@ _RESULT = "accuracy.json"  # in a run's folder
 def compare(out: Path, seeds: int) -> dict[str, Any]:
     """Trains and probes what has not been yet, and returns the prediction beside what was measured."""
     prediction, digest = frozen(out)
-    options = prediction["options"]
-    recipe, patches = recipe_of(options["recipe"], options["words"]), prediction["patches"]
+    recipe, patches = recipe_of(prediction), prediction["patches"]
     measured = []
     for seed in range(seeds):  # a whole seed first, so that an interrupted comparison is of use
         for hidden in prediction["hidden"]:

@@ -21,12 +21,13 @@ from mrp.build import open_source
 from mrp.config import ConfigError, Tree, build
 from mrp.data.order import keys
 from mrp.files import write_atomically
+from mrp.folder import flat, with_defaults
 from mrp.lab.estimate import Estimate
 from mrp.lab.images import read
 from mrp.lab.ratio import masked_classifier, rules
 from mrp.models.masking import random_mask
 from mrp.objectives import mae
-from mrp.run import Run, load
+from mrp.run import Run, default_identity, load
 from mrp.step import Step
 from mrp.train import train
 
@@ -34,6 +35,7 @@ PREDICTION, HASH = "prediction.json", "prediction.sha256"
 CLASSIFIER, MAE = "classifier", "mae"  # folders
 RATIOS = (0.15, 0.3, 0.45, 0.6, 0.75, 0.85, 0.95)
 _CHUNK = 500  # images at once
+_NOT_OF_THE_RECIPE = ("seed", "objective.mask_ratio")  # the comparison sets them itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,17 @@ def freeze(options: Options, out: Path) -> dict[str, Any]:
         prediction, _ = frozen(out)
         if prediction["options"] != json.loads(json.dumps(asdict(options))):
             raise ConfigError(f"{out}: holds a prediction with other options, which stays; give another --out")
+        recipe_of(prediction)
         return prediction
     for ratio in options.ratios:
         if not 0 < ratio < 1:
             raise ConfigError(f"--ratios: {ratio} was given; allowed: above 0, below 1")
     if (out / MAE).exists():
         raise ConfigError(f"{out}: MAE was trained here, so nothing can be predicted any more; give another --out")
-    recipe = recipe_of(options.recipe, options.words)
+    recipe = _load(options.recipe, options.words)
     train(_classifier(recipe, options.length), out / CLASSIFIER)
-    prediction = {"options": asdict(options), **predict(out / CLASSIFIER, options)}
+    about = {"options": asdict(options), "recipe": _decisive(recipe)}
+    prediction = about | predict(out / CLASSIFIER, options)
     write_atomically(out / HASH, f"{digest_of(prediction)}  {PREDICTION}\n")
     write_atomically(out / PREDICTION, _text(prediction))
     return prediction
@@ -81,8 +85,33 @@ def frozen(out: Path) -> tuple[dict[str, Any], str]:
     return prediction, noted
 
 
-def recipe_of(recipe: str, words: Sequence[str]) -> Run:
-    """Returns the run of MAE whose mask ratio is the question."""
+def recipe_of(prediction: Mapping[str, Any]) -> Run:
+    """Returns the run of MAE that a prediction is about, and refuses a recipe that says something else by now.
+
+    Predictions of earlier versions kept the recipe's name alone.
+    """
+    name = prediction["options"]["recipe"]
+    run = _load(name, prediction["options"]["words"])
+    if "recipe" in prediction:
+        new = _decisive(run)
+        old = with_defaults(prediction["recipe"], new, default_identity(run))
+        for key in dict.fromkeys([*new, *old]):
+            if old.get(key) != new.get(key):
+                raise ConfigError(
+                    f"{name}: has {key} = {new.get(key)!r} by now, and the prediction was made for {old.get(key)!r}; "
+                    "restore the recipe, or predict anew with another --out"
+                )
+    return run
+
+
+def _decisive(run: Run) -> dict[str, Any]:
+    """Returns all that decides the accuracies over mask ratios, as dotted keys; the data are known by their content."""
+    kept = flat(run.identity(open_source(run, "train").identity))
+    test = {"data.test": open_source(run, "test").identity} if run.data.test else {}
+    return {key: value for key, value in (kept | test).items() if key not in _NOT_OF_THE_RECIPE}
+
+
+def _load(recipe: str, words: Sequence[str]) -> Run:
     run = load(recipe, words)
     if not isinstance(run.objective, mae.Config):
         raise ConfigError(f"{recipe}: is of {run.name}, and the question is MAE's mask ratio; take a recipe of mae")

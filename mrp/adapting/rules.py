@@ -1,52 +1,31 @@
-"""Going on from weights that exist, on images of one's own: a recipe by simple rules, and what came of it.
-
-Nothing here trains. The recipe is an ordinary file, which `mrp pretrain` takes, and the verdict is what the evaluators
-of `mrp judge` say of the weights before and after.
-"""
+"""The recipe of `mrp adapt`, by rules: which method, how fast, how long, and the reason for each."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import math
-import shutil
-import textwrap
 from collections.abc import Iterator, Mapping, Sequence
-from copy import deepcopy
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from mrp.adapting import PLAN
 from mrp.build import measure_cost
-from mrp.config import ConfigError, Duration, Node, Tree, build, compose, dump, overridden
-from mrp.data.channels import choose
-from mrp.data.open import open_source
+from mrp.config import ConfigError, Duration, Tree, build, compose, dump, overridden
 from mrp.data.order import Ints
-from mrp.data.source import Source
-from mrp.data.sources import held_out
-from mrp.data.survey import Survey
-from mrp.exchange.importing import import_weights, is_imported
-from mrp.files import write_atomically
-from mrp.interop import reading, runs
 from mrp.interop.init import completed
 from mrp.model import Model, load
 from mrp.objectives import OBJECTIVES
 from mrp.run import Run, find_recipe
 from mrp.schedules import main_value
 
-PLAN, LIST, RESULT = "adapt.yaml", "held-out.json", "adapt.json"  # files of the folder
-BEFORE, AFTER = "before", "after"  # its runs: the weights where they were imported, and what is trained
 SEEN = 2_000_000  # images that a run sees, repeated ones counted
 EPOCHS = 10, 200  # at least and at most
 SLOWER = 4  # times the learning rate of pretraining to that of going on
 DECAY = 0.75  # a block's learning rate as a share of the next one's, where the decoder is new
-HELD_OUT, MOST_HELD_OUT, FEWEST_HELD_OUT = 0.1, 5000, 20  # a share of the images; and images
-DAMAGED = 0.1  # the share of the images from which on they are probably not what was meant
 BATCHES, BATCH = 32, (16, 1024)  # of an epoch, at least; images, at least and at most
-COLOURS = 3  # channels of weights that were trained with ImageNet's statistics, where they do not say others
 _UNIT = 32  # pixels
 _METHODS_OF_LABELS = "classes"  # an option that only methods have which learn from labels
 
@@ -87,28 +66,6 @@ class Start:
     def of(cls, path: Path) -> Start:
         """Opens weights of mrp."""
         return cls(path, load(path))
-
-
-def opened(checkpoint: str, whole: Source, folder: Path, words: Sequence[str]) -> tuple[Start, Survey]:
-    """Returns the weights and what was found of the images, both read once.
-
-    What is no run of mrp is imported into a folder beside the run's: it is what comes before, and is measured as such,
-    with the same mean and deviation, which are those of the images where nobody else says any.
-    """
-    if runs.is_ours(Path(checkpoint)):
-        start = Start.of(Path(checkpoint))
-        data = start.model.run.data
-        (known,) = choose([whole], "DATA", data.channels)
-        return start, Survey.of(known, data.num_channels)
-    words = [word for word in words if word.startswith(("backbone.", "objective.decoder."))]
-    read = reading.read(checkpoint, values=overridden(Tree({}, {}), words).values)
-    survey, before = Survey.of(whole, read.channels), folder / BEFORE
-    if not read.mean and read.channels != COLOURS:
-        words += [f"data.mean={list(survey.mean)}", f"data.std={list(survey.std)}"]
-    if is_imported(before):
-        shutil.rmtree(before)  # what was left by an earlier plan that did not end
-    import_weights(checkpoint, before, words=words)
-    return Start.of(before), survey
 
 
 def recipe(
@@ -197,11 +154,9 @@ def _slower(start: Start) -> Choice:
     if start.foreign:
         section, whose = _published(run.name), "of the published recipe"
     else:
-        section = {"name": run.optim.name} | run.optim.model_dump(
-            mode="json", exclude_defaults=True, exclude={"warmup", "min_lr", "drops"}
-        )
-        whose = "of the run"
-    lr = main_value(run.optim.lr) if not start.foreign else section["lr"]
+        dumped = {"name": run.optim.name} | run.optim.model_dump(mode="json", exclude_defaults=True)
+        section, whose = _without_schedule(dumped) | {"lr": main_value(run.optim.lr)}, "of the run"
+    lr = section["lr"]
     why = f"a quarter of the learning rate {whose} ({lr:g}): larger ones forget more of what the weights know"
     return Choice("optim", section | {"lr": _schedule(lr / SLOWER)}, why)
 
@@ -224,8 +179,11 @@ def _published(method: str) -> dict[str, Any]:
         file = find_recipe("mae_vit_base_in1k")
     values = compose(file, find=find_recipe).values["optim"]
     lr = values["lr"]
-    kept = {key: value for key, value in values.items() if key not in ("warmup", "min_lr", "drops")}
-    return kept | {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr)}
+    return _without_schedule(values) | {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr)}
+
+
+def _without_schedule(optim: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in optim.items() if key not in ("warmup", "min_lr", "drops")}
 
 
 def _schedule(lr: float) -> dict[str, Any]:
@@ -287,100 +245,3 @@ def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[s
         f"shorter sides of these images have {shorter.min()} to {shorter.max()} pixels"
     )
     return section, why
-
-
-def plan(
-    checkpoint: str,
-    data: str | dict[str, Any],
-    folder: Path,
-    method: str | None = None,
-    processes: int = 1,
-    words: Sequence[str] = (),
-) -> list[Choice] | None:
-    """Decides everything, and writes it as a recipe into the folder; None where a plan for the same is there."""
-    asked = {"checkpoint": checkpoint, "data": data, "method": method}
-    if (folder / PLAN).is_file():
-        before = result(folder).get("asked")
-        if before != asked:
-            raise ConfigError(f"{folder / PLAN}: is a plan for {before}; give another folder with --out, or remove it")
-        return None
-    if folder.is_dir() and {entry.name for entry in folder.iterdir()} - {LIST, RESULT, BEFORE}:
-        raise ConfigError(f"{folder}: is not empty and holds no {PLAN}; choose another folder with --out FOLDER")
-    given = overridden(Tree({}, {}), words).values.get("data")
-    given = given if isinstance(given, Mapping) else {}  # anything else is refused with the recipe
-    if "train" in given:
-        raise ConfigError(f"data.train: the images to train on are {json.dumps(data)}; leave it out")
-    if "channels" in given:
-        raise ConfigError(
-            "data.channels: weights are compared on images with the channels that they know; leave it out, or train "
-            "with 'mrp pretrain', init=WEIGHTS and init.channels=spread"
-        )
-    spec = build(held_out.Config, Tree({"path": data, "list": LIST}, {"": "DATA"})).path
-    whole = open_source(spec, "train")
-    start, survey = opened(checkpoint, whole, folder, words)
-    section, images = _split(whole, data, spec, folder, survey, given.get("test"))
-    choices = recipe(start, images, section, survey.shapes, processes, method, words)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_result(folder, asked=asked, choices=[asdict(one) for one in choices])
-    write_atomically(folder / PLAN, _written(choices, folder))
-    return choices
-
-
-def _split(
-    whole: Source, data: Any, spec: str | Node, folder: Path, survey: Survey, test: Any
-) -> tuple[dict[str, Any], int]:
-    """Returns the sections of the data, and how many images there are to train on; writes which are held out."""
-    name = held_out.named(spec)
-    if len(survey.damaged) > DAMAGED * len(whole):
-        first = min(survey.damaged)
-        raise ConfigError(
-            f"{name}: {len(survey.damaged):,} of {len(whole):,} images cannot be read, such as {whole.where(first)} "
-            f"({survey.damaged[first]}); mend or remove them"
-        )
-    own = open_source(spec, "test")
-    if test is None and own.identity != whole.identity:  # such as an archive of CIFAR, which holds test images
-        test = deepcopy(data)
-    chosen = np.empty(0, np.int64)
-    if test is None:
-        chosen = survey.held_out(min(HELD_OUT, MOST_HELD_OUT / len(whole)))
-        if len(chosen) < FEWEST_HELD_OUT:
-            raise ConfigError(
-                f"{name}: of its {len(whole):,} images {len(chosen)} are to be held out (a tenth by their content, so "
-                f"copies stay together), and no fewer than {FEWEST_HELD_OUT} tell anything; give more images, or "
-                "others as data.test=PATH"
-            )
-    if test is not None and not survey.damaged:
-        return {"train": data, "test": test}, len(whole)
-    folder.mkdir(parents=True, exist_ok=True)
-    held_out.write(folder / LIST, whole, chosen, survey.damaged)
-    section = {"name": "held_out", "path": data, "list": str(folder / LIST)}
-    return {"train": section, "test": test or deepcopy(section)}, len(whole) - len(chosen) - len(survey.damaged)
-
-
-def _written(choices: Sequence[Choice], folder: Path) -> str:
-    """Returns the recipe as a file, with the reason above each part."""
-    lines = [
-        "# Written by mrp adapt. Change what you like; then the same command goes on with it, or:",
-        f"#   mrp pretrain {folder / PLAN} --folder {folder / AFTER}",
-    ]
-    for one in choices:
-        lines += ["", *(f"# {line}" for line in textwrap.wrap(one.why, 110)), one.yaml]
-    return "\n".join(lines) + "\n"
-
-
-def result(folder: Path) -> dict[str, Any]:
-    """Returns what is known of an adaptation: what was asked for, the choices, the forecast, the verdict."""
-    try:
-        told: dict[str, Any] = json.loads((folder / RESULT).read_text(encoding="utf-8"))
-        return told if isinstance(told, dict) else {}
-    except (OSError, ValueError):
-        raise ConfigError(
-            f"{folder / RESULT}: cannot be read; remove {folder / PLAN}, and the plan is made anew"
-        ) from None
-
-
-def write_result(folder: Path, **more: Any) -> dict[str, Any]:
-    """Adds to what is known of an adaptation."""
-    told = (result(folder) if (folder / PLAN).is_file() else {}) | more
-    write_atomically(folder / RESULT, json.dumps(told, indent=1))
-    return told
