@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mrp.config import ConfigError
+
+_MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
 
 # Ways in which zarr may have stored numbers. There are others that run what a file holds (numcodecs' pickle does).
 _CODECS = {
@@ -41,6 +44,26 @@ def arrays_in(path: Path) -> Mapping[str, Any]:
     except _DAMAGED as error:
         what = "objects, which are not read since they could run code" if "objects" in str(error) else error
         raise ConfigError(f"{path}: cannot be read as arrays: {what}; save it again") from None
+
+
+def check_pieces(where: str, array: Any) -> None:
+    """Refuses an array of which one item cannot be read without unpacking more than the memory holds."""
+    piece = array.shape if isinstance(array, _Unpacked) else getattr(array, "chunks", None) or ()
+    _check_fits(f"{where}: is unpacked in pieces of", math.prod(piece) * np.dtype(array.dtype).itemsize)
+
+
+def whole(where: str, array: Any) -> NDArray[Any]:
+    """Returns all of an array; one that the memory cannot hold, as 64 bits per number, is refused unread."""
+    _check_fits(f"{where}: takes", math.prod(array.shape) * max(8, np.dtype(array.dtype).itemsize))
+    return np.asarray(array[:])
+
+
+def _check_fits(what: str, size: int) -> None:
+    if size > _MEMORY:
+        raise ConfigError(
+            f"{what} {size / 2**30:,.3g} GiB, and this machine has {_MEMORY / 2**30:,.3g}; if the file is sound, save "
+            "it uncompressed, or in smaller chunks"
+        )
 
 
 def _of_npz(path: Path) -> dict[str, Any]:

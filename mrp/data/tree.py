@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from mrp.config import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
+_MOST_WAYS = 100  # in which links may lead to one folder
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -58,15 +60,34 @@ def tree(root: Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[File]:
 
 
 def files(folder: Path, prefix: str, extensions: tuple[str, ...] = EXTENSIONS) -> Iterator[File]:
-    """Yields every image in a tree; hidden files and links to a folder above are passed over."""
+    """Yields every image in a tree; hidden files, and links to a folder that the way there went through, are left out.
+
+    Links between sibling folders can lead to one folder in very many ways, which is refused.
+    """
+    return _below(folder, prefix, extensions, (Path(os.path.realpath(folder)),), Counter())
+
+
+def _below(
+    folder: Path, prefix: str, extensions: tuple[str, ...], way: tuple[Path, ...], ways: Counter[Path]
+) -> Iterator[File]:
+    """Yields what is below a folder; `way` is where each link on the way here stood and led, without links."""
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
             if entry.is_dir():
-                back = entry.is_symlink() and folder.resolve().is_relative_to(Path(entry.path).resolve())
-                if not back:
-                    yield from files(Path(entry.path), f"{prefix}{entry.name}/", extensions)
+                inside = (*way[:-1], way[-1] / entry.name)
+                if entry.is_symlink():
+                    end = Path(os.path.realpath(entry.path))
+                    if any(place.is_relative_to(end) for place in way):
+                        continue
+                    inside, ways[end] = (*way, end), ways[end] + 1
+                    if ways[end] > _MOST_WAYS:
+                        raise ConfigError(
+                            f"{entry.path}: is a link, and links lead to {end} in over {_MOST_WAYS} ways; remove "
+                            "those between folders of the tree"
+                        )
+                yield from _below(Path(entry.path), f"{prefix}{entry.name}/", extensions, inside, ways)
             elif entry.name.lower().endswith(extensions):
                 yield File.at(Path(entry.path), prefix + entry.name)  # a broken link is an error now, not amid a run
 

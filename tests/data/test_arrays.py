@@ -212,6 +212,32 @@ def test_images_that_would_exhaust_the_memory_are_refused_unread(tmp_path: Path)
         opened(tmp_path / "big.h5")
 
 
+@pytest.mark.parametrize("what", ["labels", "present"])
+@pytest.mark.parametrize("name", ["cells.h5", "cells.zarr"])
+def test_an_array_beside_the_images_is_not_read_before_it_has_their_number(
+    tmp_path: Path, name: str, what: str
+) -> None:
+    """Zeros that no file holds: 8 TB of them would be one MemoryError."""
+    path = written(tmp_path / name, labels=None)
+    if name.endswith("h5"):
+        with __import__("h5py").File(path, "a") as file:
+            file.create_dataset(what, (10**12,), "i8", chunks=True)
+    else:
+        __import__("zarr").open_group(str(path), mode="a").create_array(what, shape=(10**12,), dtype="i8")
+    with pytest.raises(ConfigError, match=r"of shape \(1000000000000,\)"):
+        opened(path, **({} if what == "labels" else {"present": "present"}))
+
+
+@pytest.mark.parametrize("name", ["cells.packed.npz", "cells.h5", "cells.zarr", "cells.npz"])
+def test_what_the_memory_cannot_hold_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setattr("mrp.data.arrayfiles._MEMORY", 71)  # one byte less than the labels take
+    what = "its labels: takes" if name == "cells.npz" else "images: is unpacked in pieces of"
+    with pytest.raises(ConfigError, match=f"{what} .* GiB, and this machine has"):
+        opened(written(tmp_path / name))
+
+
 @pytest.mark.parametrize(("package", "name"), [("h5py", "cells.h5"), ("zarr", "cells.zarr")])
 def test_a_missing_package_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, package: str, name: str

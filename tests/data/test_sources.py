@@ -78,6 +78,19 @@ def test_a_class_folder_may_be_a_link_and_a_link_upwards_is_passed_over(tmp_path
     assert len(source) == 2
 
 
+def test_links_between_siblings_end(tmp_path: Path) -> None:
+    for name in "ab":
+        picture(tmp_path / name / "1.png")
+        (tmp_path / name / "other").symlink_to(tmp_path / ("b" if name == "a" else "a"))
+    source = open_source(str(tmp_path), "train")
+    assert names(source, tmp_path) == ["a/1.png", "a/other/1.png", "b/1.png", "b/other/1.png"]
+    for name in "cdefgh":
+        (tmp_path / name).mkdir()
+        for other in "abcdefgh":
+            (tmp_path / name / other).symlink_to(tmp_path / other)
+    assert "is a link, and links lead to" in message(tmp_path)
+
+
 def test_identity_is_that_of_the_names(tmp_path: Path) -> None:
     for name in ("a/1.png", "b/1.png"):
         picture(tmp_path / "here" / name)

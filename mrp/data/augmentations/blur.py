@@ -44,6 +44,14 @@ class Augmentation(augment.Augmentation):
         reach = max(1, math.ceil(_REACH * deviation))
         weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
         weights = weights / weights.sum()
-        pixels = F.pad(image.float()[:, None], (reach, reach, reach, reach), mode="replicate")
-        pixels = F.conv2d(F.conv2d(pixels, weights[None, None, None]), weights[None, None, :, None])
-        return as_before(pixels[:, 0], image.dtype)
+        pixels = F.pad(image.float().contiguous(), (reach, reach, reach, reach), mode="replicate")
+        return as_before(_averaged(_averaged(pixels, weights.tolist(), 2), weights.tolist(), 1), image.dtype)
+
+
+def _averaged(pixels: Tensor, weights: list[float], axis: int) -> Tensor:
+    """Returns the weighted sums of neighbours along an axis: one addition per weight, faster than a convolution."""
+    length = pixels.shape[axis] - len(weights) + 1
+    out = pixels.narrow(axis, 0, length) * weights[0]
+    for place, weight in enumerate(weights[1:], start=1):
+        out.add_(pixels.narrow(axis, place, length), alpha=weight)
+    return out

@@ -56,7 +56,7 @@ class Augmentation(augment.Augmentation):
         pixels = image.float() / (largest or 1)
         for change, most in sorted(self._changes, key=lambda _: next(numbers)):
             pixels = change(pixels, most * (2 * next(numbers) - 1))
-            pixels = pixels if largest is None else pixels.clamp(0, 1)
+            pixels = pixels if largest is None else pixels.clamp_(0, 1)
         return as_before(pixels * (largest or 1), image.dtype)
 
 
@@ -80,13 +80,19 @@ def _saturation(pixels: Tensor, share: float) -> Tensor:
 
 def _hue(pixels: Tensor, share: float) -> Tensor:
     """Returns the colours moved along the circle of hues; value and saturation (HSV) stay."""
-    red, green, blue = pixels
-    value, least = pixels.amax(0), pixels.amin(0)
-    chroma = value - least
-    there = chroma.clamp_min(1e-12)
-    sixth = torch.where(
-        value == red, (green - blue) / there,
-        torch.where(value == green, 2 + (blue - red) / there, 4 + (red - green) / there),
-    )  # fmt: skip
-    turns = (sixth + 6 * share + torch.tensor([5.0, 3.0, 1.0])[:, None, None]) % 6
-    return value - chroma * torch.minimum(turns, 4 - turns).clamp(0, 1)
+    planes = pixels.contiguous()
+    red, green, blue = planes
+    value = planes.amax(0)
+    chroma = value - planes.amin(0)
+    there, room = chroma.clamp_min(1e-12), torch.empty_like(value)
+    # Which sixth of the circle: that of the largest colour. A weight of 0 or 1 takes one side of `lerp_` as it is.
+    sixth = (red - green).div_(there).add_(4)
+    sixth.lerp_((blue - red).div_(there).add_(2), torch.eq(value, green, out=room))
+    sixth.lerp_((green - blue).div_(there), torch.eq(value, red, out=room)).add_(6 * share)
+    moved = torch.empty_like(planes)
+    for turns, offset in zip(moved, (5, 3, 1), strict=True):
+        torch.add(sixth, offset, out=turns)
+        turns.sub_(torch.div(turns, 6, out=room).floor_(), alpha=6)
+        torch.minimum(turns, torch.sub(4, turns, out=room), out=turns).clamp_(0, 1).mul_(chroma)
+        torch.sub(value, turns, out=turns)
+    return moved

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
-from mrp.data.arrayfiles import arrays_in
+from mrp.data.arrayfiles import arrays_in, check_pieces, whole
 from mrp.data.decode import check_size
 from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels, numbered
 from mrp.data.storage.cache import Cache
@@ -67,6 +68,7 @@ class Source(source.Source):
             as_pixels(np.empty(0, arrays[self._name].dtype))
         except DecodeError as error:
             raise ConfigError(f"{self._called()}: {error}") from None
+        check_pieces(self._called(), arrays[self._name])
         self._shape: tuple[int, ...] = tuple(shape)
         self.channels, self._present = config.channels, None
         if config.channels and len(config.channels) != self._num_channels:
@@ -81,28 +83,30 @@ class Source(source.Source):
             self.labels = self._checked(labels, config.classes)
             self.classes = config.classes or numbered(self.path, self.labels)
 
-    def _checked(self, labels: NDArray[Any], classes: tuple[str, ...]) -> NDArray[np.int64]:
-        if labels.dtype.kind not in "iu" or labels.size != len(self):
+    def _checked(self, labels: Any, classes: tuple[str, ...]) -> NDArray[np.int64]:
+        if labels.dtype.kind not in "iu" or math.prod(labels.shape) != len(self):
             raise ConfigError(
                 f"{self.path}: its labels are {labels.dtype} of shape {labels.shape}, and {len(self)} class numbers "
                 "are needed"
             )
-        labels = labels.reshape(-1).astype(np.int64)
+        labels = whole(f"{self.path}: its labels", labels).reshape(-1).astype(np.int64)
         if labels.min() < 0 or (classes and labels.max() >= len(classes)):
             raise ConfigError(
                 f"{self.path}: its labels go from {labels.min()} to {labels.max()}; they count from 0, and 'classes' "
                 "names all of them or none"
             )
-        return labels
+        return labels  # type: ignore[no-any-return]
 
-    def _checked_present(self, present: NDArray[Any]) -> NDArray[np.bool_]:
+    def _checked_present(self, given: Any) -> NDArray[np.bool_]:
         shape = (len(self), self._num_channels)
-        if present.shape != shape or present.dtype.kind not in "biu" or not present.any(1).all():
-            raise ConfigError(
-                f"{self.path}: its array of present channels is {present.dtype} of shape {present.shape}; bools of "
-                f"shape {shape} are needed, with one True at least in each row"
-            )
-        return present.astype(bool)
+        if given.shape == shape and given.dtype.kind in "biu":
+            present = whole(f"{self.path}: its array of present channels", given).astype(bool)
+            if present.any(1).all():
+                return present
+        raise ConfigError(
+            f"{self.path}: its array of present channels is {given.dtype} of shape {given.shape}; bools of shape "
+            f"{shape} are needed, with one True at least in each row"
+        )
 
     @property
     def _num_channels(self) -> int:
@@ -183,18 +187,18 @@ def _known(path: str, name: str, arrays: Mapping[str, Any]) -> str:
     return name
 
 
-def _labels(path: Path, given: str | None, arrays: Mapping[str, Any]) -> NDArray[Any] | None:
+def _labels(path: Path, given: str | None, arrays: Mapping[str, Any]) -> Any:
     usual = f"{path.stem}_labels.npy"
     if given is None and "labels" not in arrays and not (path.suffix == ".npy" and (path.parent / usual).is_file()):
         return None
     return _beside(path, given or ("labels" if "labels" in arrays else usual), arrays, "labels")
 
 
-def _beside(path: Path, name: str, arrays: Mapping[str, Any], what: str) -> NDArray[Any]:
-    """Returns an array of the file, or one that lies beside it."""
+def _beside(path: Path, name: str, arrays: Mapping[str, Any], what: str) -> Any:
+    """Returns an array of the file, or one that lies beside it, of which no more than the shape is read yet."""
     if name in arrays:
-        return np.asarray(arrays[name][:])
+        return arrays[name]
     other = path.parent / name
     if other.suffix == ".npy" and other.is_file():
-        return np.asarray(arrays_in(other)[""])
+        return arrays_in(other)[""]
     raise ConfigError(f"{path}: has no array '{name}' for its {what}{nearest(name, arrays)}, nor is there {other}")
