@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 import threading
-from collections.abc import Iterator
-from multiprocessing import parent_process
+from collections.abc import Iterator, Sequence
+from multiprocessing import current_process, parent_process
 from multiprocessing.context import ForkServerContext
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from mrp.config import ConfigError
 from mrp.data.worker_signals import ignore_requests, start_fork_server
 
 _AHEAD = 2  # batches that each worker prepares before they are asked for
+_UNGUARDED = 86  # the exit code of a worker whose import of the user's script starts the work anew
 
 
 class WorkerError(NamedTuple):
@@ -40,6 +42,8 @@ class Numbers(Sampler[int]):
 
 def prepare_workers() -> None:
     """Starts the fork server, unless it runs: it imports torch once for all workers, while its caller goes on."""
+    if getattr(current_process(), "_inheriting", False):  # set while a worker imports the script that was started
+        os._exit(_UNGUARDED)  # the training process says why
     start_fork_server(["mrp.data.batches"])
 
 
@@ -117,20 +121,33 @@ def _end_with_parent(_: int) -> None:
 
 def received(batches: DataLoader[Any]) -> Iterator[Any]:
     """Yields the batches; what went wrong in a worker becomes an error of one line."""
+    iterator: Any = None
     try:
-        for batch in batches:
+        iterator = iter(batches)
+        for batch in iterator:
             if isinstance(batch, WorkerError):
                 raise ConfigError(batch.message)
             yield batch
     except (RuntimeError, ConnectionError, FileNotFoundError, EOFError) as error:
         if not _from_a_dead_worker(error, batches.num_workers):
             raise
-        raise ConfigError(
-            "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
-            "container); take fewer workers or a smaller micro-batch"
-        ) from None
+        raise ConfigError(_cause(getattr(iterator, "_workers", []))) from None
     finally:
-        del batches  # or the traceback keeps the workers, and collecting them as a cycle takes torch five seconds
+        del batches, iterator  # or the traceback keeps the workers, and collecting them as a cycle takes five seconds
+
+
+def _cause(workers: Sequence[Any]) -> str:
+    """Returns why a worker is likely to have died, and what to do."""
+    if any(worker.exitcode == _UNGUARDED for worker in workers):
+        script = getattr(sys.modules["__main__"], "__file__", None) or "the script"
+        return (
+            f"{script}: starts its work whenever it is imported, and worker processes import it; put the work under "
+            'if __name__ == "__main__":'
+        )
+    return (
+        "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
+        "container); take fewer workers or a smaller micro-batch"
+    )
 
 
 def _from_a_dead_worker(error: Exception, workers: int) -> bool:

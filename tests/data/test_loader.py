@@ -294,13 +294,17 @@ if __name__ == "__main__":
 """
 
 
+def ran(folder: Path, script: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """A script in a process of its own, which has ended."""
+    (folder / "run.py").write_text(script)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, str(folder / "run.py"), *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=LONG, check=False)
+
+
 def test_a_killed_run_leaves_no_workers_behind(folder: Path, tmp_path: Path) -> None:
     """They hold the run's standard output, so waiting for its end is waiting for theirs."""
-    (tmp_path / "run.py").write_text(ORPHANS)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(tmp_path / "run.py"), str(folder)]
-    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, timeout=LONG, check=False)
-    assert ended.returncode == -signal.SIGKILL
+    assert ran(tmp_path, ORPHANS, str(folder)).returncode == -signal.SIGKILL
 
 
 def test_a_dead_worker_is_an_error_and_not_a_hang(folder: Path) -> None:
@@ -340,11 +344,16 @@ if __name__ == "__main__":
 
 
 def test_a_worker_that_dies_while_it_looks_whether_to_end_holds_no_lock(tmp_path: Path) -> None:
-    (tmp_path / "run.py").write_text(DIES_WHILE_IT_LOOKS)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, str(tmp_path / "run.py")]
-    ended = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, timeout=LONG, check=True)
+    ended = ran(tmp_path, DIES_WHILE_IT_LOOKS)
     assert ended.stdout.startswith("machine.workers: a worker process of the loader died")
+
+
+def test_a_script_without_its_guard_is_named(tmp_path: Path) -> None:
+    """Each worker imports the script, and so would train too."""
+    unguarded = DIES_WHILE_IT_LOOKS.replace('__name__ == "__main__"', "True")
+    ended = ran(tmp_path, unguarded)
+    assert ended.stdout.startswith(f"{tmp_path / 'run.py'}: starts its work whenever it is imported")
+    assert (ended.stdout.count("\n"), ended.stderr) == (1, "")
 
 
 @pytest.fixture(scope="module")
