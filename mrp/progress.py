@@ -22,8 +22,8 @@ def silence(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a remark on standard error, since standard output is for results; see `tell` for those of a training."""
-    if not _quiet:
+    """Prints a remark of the first process on standard error; see `tell` for those of a training."""
+    if not _quiet and _is_first():
         print(text, file=sys.stderr, flush=True)
 
 
@@ -33,6 +33,11 @@ def tell(text: str) -> None:
         print(text, file=sys.stderr if _quiet else sys.stdout, flush=True)
     elif not _quiet:
         print(text, flush=True)
+
+
+def _is_first() -> bool:
+    """Returns whether this is the process that speaks for all of a job."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def on_terminal() -> bool:
@@ -79,7 +84,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         global _shown
-        if not _hidden and on_terminal() and os.environ.get("RANK", "0") == "0":
+        if not _hidden and on_terminal() and _is_first():
             self._is_outermost = _shown is None
             if self._is_outermost:
                 _shown = _display()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
 import numpy as np
@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from mrp import progress
 from mrp.config import ConfigError, nearest
 from mrp.data.order import Ints
-from mrp.data.source import DecodeError, Partial, RawImage, Source
+from mrp.data.source import DecodeError, Derived, Partial, RawImage, Source
 
 
-class Channels(Source):
+class Channels(Derived):
     """A source with its channels in the order of these names; of those that it has not, every sample lacks one."""
 
     def __init__(self, source: Source, names: tuple[str, ...]) -> None:
@@ -24,18 +24,8 @@ class Channels(Source):
         self._places = np.array([source.channels.index(name) if name in source.channels else -1 for name in names])
         self.partial = source.partial or bool((self._places < 0).any())
 
-    @cached_property
-    def identity(self) -> str:
-        """A sha256 of the source's identity and the names."""
-        return self._digest(self.source.identity)
-
-    @cached_property
-    def content(self) -> str:
-        """A sha256 of the source's content and the names."""
-        return self._digest(self.source.content)
-
-    def _digest(self, whole: str) -> str:
-        return hashlib.sha256(f"{whole}\n{self.channels}".encode()).hexdigest()
+    def _known_by(self, what: Callable[[Source], str]) -> str:
+        return hashlib.sha256(f"{what(self.source)}\n{self.channels}".encode()).hexdigest()
 
     @cached_property
     def shard_sizes(self) -> Ints:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -15,7 +14,7 @@ from mrp.config import ConfigError
 from mrp.data.config import Config
 from mrp.data.lanes import Lanes
 from mrp.data.order import Ints, Order, Slots, fold, in_turn, keys, progress
-from mrp.data.source import RawImage, Source
+from mrp.data.source import Derived, RawImage, Source
 
 # Part of a run's identity. Version 1 took the same permutation for all sources: of two equally large ones, sample i of
 # the first always met sample i of the second. Runs that began with it go on with it.
@@ -23,7 +22,7 @@ VERSION = 2
 _SOURCE = 0x736F7572  # the purpose of a hash, which sets it apart from others
 
 
-class Mixture(Source):
+class Mixture(Derived):
     """The samples of several sources, numbered one source after another; how often each is shown is `Mixed`'s.
 
     It has no shards of its own: `Mixed` asks the sources for theirs.
@@ -37,17 +36,8 @@ class Mixture(Source):
         self.classes = sources[0].classes if same else ()  # labels that mean different things are not kept
         self._ends = np.cumsum([len(source) for source in sources])
 
-    @cached_property
-    def identity(self) -> str:
-        """A sha256 of the sources' identities and their weights."""
-        return self._digest([source.identity for source in self.sources])
-
-    @cached_property
-    def content(self) -> str:
-        """A sha256 of the sources' contents and their weights."""
-        return self._digest([source.content for source in self.sources])
-
-    def _digest(self, parts: list[str]) -> str:
+    def _known_by(self, what: Callable[[Source], str]) -> str:
+        parts = [what(source) for source in self.sources]
         return hashlib.sha256(repr((parts, self.weights)).encode()).hexdigest()
 
     @property

@@ -9,6 +9,7 @@ import hashlib
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -136,6 +137,24 @@ def _empty(module: str, file: str, name: str) -> Source:
         loaded = importlib.import_module(module) if importlib.util.find_spec(module) else SOURCES.find(file)
     kind: type[Source] = getattr(loaded, name)
     return object.__new__(kind)
+
+
+class Derived(Source):
+    """Samples of other sources: it is known by them, and by what is made of them."""
+
+    @cached_property
+    def identity(self) -> str:
+        """A sha256 of the other sources' identities, and of what is made of them."""
+        return self._known_by(lambda source: source.identity)
+
+    @cached_property
+    def content(self) -> str:
+        """A sha256 of the other sources' contents, and of what is made of them."""
+        return self._known_by(lambda source: source.content)
+
+    @abstractmethod
+    def _known_by(self, what: Callable[[Source], str]) -> str:
+        """Returns a sha256 of what the other sources are known by, and of what is made of them."""
 
 
 class Named(Source):

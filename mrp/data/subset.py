@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 import mrp
 from mrp.config import ConfigError, nearest
 from mrp.data.order import Ints, fold, permute
-from mrp.data.source import RawImage, Source
+from mrp.data.source import Derived, RawImage, Source
 
 _FRACTION, _SAMPLE = 0x66726163, 0x73616D70  # the purpose of a hash, which sets it apart from others
 _SAMPLED_SHARDS = 4  # a fixed sample is from so few, if these hold enough: each may have to be fetched whole
@@ -21,7 +22,7 @@ _SAMPLED_SHARDS = 4  # a fixed sample is from so few, if these hold enough: each
 _LISTS = {"imagenet100.txt": "5ee5db69d488bb799a286d8e181801c3d02798776c1ce9203e5450f64e086e07"}
 
 
-class Subset(Source):
+class Subset(Derived):
     """Some samples of a source, by their numbers in it."""
 
     def __init__(
@@ -32,18 +33,8 @@ class Subset(Source):
         self.labels = np.asarray(np.asarray(source.labels)[chosen] if labels is None else labels, np.int32)
         self.classes = source.classes if classes is None else classes
 
-    @cached_property
-    def identity(self) -> str:
-        """A sha256 of the source's identity and of what was chosen."""
-        return self._digest(self.source.identity)
-
-    @cached_property
-    def content(self) -> str:
-        """A sha256 of the source's content and of what was chosen."""
-        return self._digest(self.source.content)
-
-    def _digest(self, whole: str) -> str:
-        digest = hashlib.sha256(f"{whole}\n{self.classes}\n".encode())
+    def _known_by(self, what: Callable[[Source], str]) -> str:
+        digest = hashlib.sha256(f"{what(self.source)}\n{self.classes}\n".encode())
         digest.update(self.chosen.astype("<i8").tobytes())
         return digest.hexdigest()
 

@@ -136,6 +136,18 @@ def test_jitter_has_the_formulas_of_torchvision(share: float) -> None:
     torch.testing.assert_close(_hue(pixels, share), functional.adjust_hue(pixels, share), rtol=0, atol=1e-4)
 
 
+def test_hue_is_bit_for_bit_its_formula() -> None:
+    """In the form in which runs before it computed it."""
+    pixels = (picture(3, torch.uint8, 40) // 50).float() / 5  # with equal colours among them
+    value, chroma = pixels.amax(0), pixels.amax(0) - pixels.amin(0)
+    (red, green, blue), there = pixels, chroma.clamp_min(1e-12)
+    other = torch.where(value == green, 2 + (blue - red) / there, 4 + (red - green) / there)
+    sixth = torch.where(value == red, (green - blue) / there, other)
+    for share in np.linspace(-0.5, 0.5, 49).tolist():
+        turns = (sixth + 6 * share + torch.tensor([5.0, 3.0, 1.0])[:, None, None]) % 6
+        assert torch.equal(_hue(pixels, share), value - chroma * torch.minimum(turns, 4 - turns).clamp(0, 1))
+
+
 def test_jitter_varies_as_it_says_and_takes_any_channels() -> None:
     image = torch.full((5, 16, 16), 100, dtype=torch.uint8)
     plain = {"name": "jitter", "contrast": 0, "saturation": 0, "hue": 0, "brightness": 0.5}

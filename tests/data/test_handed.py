@@ -94,6 +94,15 @@ def test_items_are_images_of_every_kind(item: Any, wanted: Any) -> None:
         assert np.array_equal(found, wanted) if isinstance(wanted, np.ndarray) else found == wanted  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_the_first_process_alone_says_by_what_an_object_is_known(
+    rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RANK", rank)
+    assert len(opened([pixels(1)] * 3).identity) == 64
+    assert ("this run knows it by" in capsys.readouterr().err) == (rank == "0")
+
+
 def test_a_run_trains_on_it_in_workers_and_goes_on_with_the_same_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
