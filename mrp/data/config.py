@@ -16,7 +16,7 @@ from mrp.outside import SUFFIX
 Size = tuple[int, int]  # height, width
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-OTHER_MEAN, OTHER_STD = 0.5, 0.25  # of what else has no mean and deviation of its own
+_OTHER_MEAN, _OTHER_STD = 0.5, 0.25
 HIGHEST_MAGNITUDE = 10.0
 _KEPT = 224 / 256  # the custom of ImageNet
 
@@ -256,7 +256,7 @@ class Config(Node):
         mean = info.field_name == "mean"
         if not value and channels == 3:
             return _IMAGENET_MEAN if mean else _IMAGENET_STD
-        value = value or (OTHER_MEAN if mean else OTHER_STD,)
+        value = value or (_OTHER_MEAN if mean else _OTHER_STD,)
         if len(value) not in (1, channels):
             raise ValueError(
                 f"{len(value)} numbers were given; allowed: one, or one for each of the {channels} channels"

@@ -19,7 +19,6 @@ from mrp.data.open import open_data
 from mrp.data.order import Order
 from mrp.data.source import DecodeError, Partial, Source
 from mrp.data.storage.cache import Cache
-from mrp.data.survey import Survey
 from tests.data.test_own_source import STRIPES
 
 PIXELS = np.random.default_rng(0).integers(1, 256, (6, 8, 8, 3), np.uint8)
@@ -71,13 +70,6 @@ def test_a_channel_that_a_source_has_not_is_missing_in_all_samples(
     assert capsys.readouterr().err == said
     with pytest.raises(ConfigError, match=r"data.train: has none of the channels a, b; it has er, rna, dapi"):
         opened(data(arrays(tmp_path), channels=["a", "b"]))
-
-
-def test_a_channel_that_no_sample_has_is_surveyed_without_a_number_of_its_own(tmp_path: Path) -> None:
-    for names, at in ((["dapy", "er"], 0), (["er", "dapy"], 1)):
-        survey = Survey.of(opened(data(arrays(tmp_path), channels=names)), 2)
-        assert (survey.mean[at], survey.std[at]) == (0.5, 0.25)
-        assert survey.mean[1 - at] == pytest.approx(PIXELS[..., 0].mean() / 255, abs=1e-6)
 
 
 def test_sources_with_other_channels_are_mixed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

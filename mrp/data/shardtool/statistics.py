@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.batch import FULL_SCALE
-from mrp.data.config import OTHER_MEAN, OTHER_STD
 from mrp.data.decode import DecodeError, decode
 from mrp.data.index import Records
 
@@ -49,14 +48,9 @@ def measure_shard(path: Path, records: Records, count: int) -> Sums:
 
 
 def moments(sums: Sums) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation of each channel, the defaults for one that no image has.
-
-    Both are empty when no image was measured.
-    """
-    count = sums[0]
-    if not count.any():
+    """Returns mean and standard deviation of each channel; both are empty when no image was measured."""
+    if not sums[0, 0]:
         return (), ()
-    mean, square = sums[1:] / np.maximum(count, 1)
+    mean, square = sums[1] / sums[0], sums[2] / sums[0]
     std = np.sqrt(np.maximum(square - mean**2, 0))
-    mean, std = np.where(count, mean, OTHER_MEAN), np.where(count, std, OTHER_STD)
     return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
