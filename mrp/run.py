@@ -104,7 +104,8 @@ class Run(Node):
     seed: int = Field(0, ge=0, lt=2**63)  # of initial weights, order, crops, masks and all else that is random
     validation: Validation = Validation()
     diagnose: Diagnose = Diagnose()
-    # What else is measured while the run trains: names or files of evaluators, with their options.
+    # What else is measured while the run trains: names or files of evaluators, with their options. null in place of one
+    # evaluator's options, or of all: not measured.
     evaluate: Annotated[dict[str, SerializeAsAny[Evaluation]], BeforeValidator(read_sections)] = Field(
         default={},
         json_schema_extra={"choose_by_key": EVALUATORS.config_of},  # type: ignore[dict-item]
@@ -227,7 +228,7 @@ def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = 
         )
     run = build(Run, tree)
     if os.environ.get("RANK", "0") == "0":
-        for line in _no_longer_used(recipe.values, chosen.values):
+        for line in (*_no_longer_used(recipe.values, chosen.values), *_switched_off(chosen.values.get("evaluate"))):
             progress.say(f"mrp: {line}")
     return run
 
@@ -255,6 +256,12 @@ def _no_longer_used(recipe: Mapping[str, Any], values: Mapping[str, Any]) -> Ite
             dropped = [name for name in before if name not in after]
             if dropped:
                 yield f"{key}: {after['name']} does not take over the recipe's {', '.join(dropped)}"
+
+
+def _switched_off(evaluate: Any) -> Iterator[str]:
+    """Yields which evaluators have null for options: who has forgotten to write any reads it in time."""
+    if names := [name for name, options in evaluate.items() if options is None] if isinstance(evaluate, dict) else []:
+        yield f"evaluate: {', '.join(names)}: null, so not measured"
 
 
 def _run_of(config: Path) -> Path | None:

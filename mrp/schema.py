@@ -65,7 +65,7 @@ def section_schema(cls: type[Node]) -> Schema:
         if (registry := _registry(field)) is not None:
             option = _registry_schema(registry, field.annotation)
         elif "choose_by_key" in extra:
-            option = _keyed_schema(extra["choose_by_key"].__self__, cls)
+            option = _optional(_keyed_schema(extra["choose_by_key"].__self__, cls))
         else:
             option = _type_schema(field.annotation, field.metadata)
         if "short" in extra:
@@ -122,10 +122,16 @@ def _keyed_schema(registry: Any, cls: type[Node]) -> Schema:
     names = [name for name in registry.names() if name not in cls.model_fields]
     return {
         "type": "object",
-        "properties": {name: section_schema(registry.find(name).Config) for name in names},
-        "patternProperties": {rf"\{SUFFIX}$": {"type": "object"}},
+        "properties": {name: _optional(section_schema(registry.find(name).Config)) for name in names},
+        "patternProperties": {rf"\{SUFFIX}$": _optional({"type": "object"})},
         "additionalProperties": False,
     }
+
+
+def _optional(section: Schema) -> Schema:
+    """Returns a section, described as before, in whose place null may stand."""
+    described = {"description": section["description"]} if "description" in section else {}
+    return _any([section, _PLAIN[type(None)]]) | described
 
 
 def _type_schema(annotation: Any, metadata: Iterable[Any]) -> Schema:

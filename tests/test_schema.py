@@ -106,6 +106,8 @@ def test_what_the_code_refuses_the_schema_refuses(word: str, text: str) -> None:
         "data: {augment: [crop, {name: blur, chance: 0.5}, {name: ./mine.py, radius: 3}]}",
         "checkpoint: {best: loss, milestone: 10 epochs}",
         "objective: {uniformity: 0.01}",
+        "evaluate: null\nvalidation: null",
+        "evaluate: {knn: null, linear: {every: null}}",
         "init: runs/demo",
         "init: {from: runs/demo, weights: teacher}",
         "evaluate: {knn: {every: 10 epochs}, ./mine.py: {every: 1 epoch, radius: 3}}",

@@ -28,7 +28,8 @@ A *duration* is a text such as `800 epochs`, `100 steps` or `1e6 samples`. Where
 name alone is short for it (`track: wandb`).
 
 A recipe may name a `base:`, whose values it changes: sections merge, lists replace, and a section with another `name`
-starts without the options of the old one. Values of the command line come last. From Python they are keywords:
+starts without the options of the old one. Values of the command line come last, and there `{}` empties a section
+(`evaluate={}`). From Python they are keywords:
 `mrp.pretrain("demo", batch=64, optim={"lr": 1e-3})`.
 
 A part can also be a file of one's own: `objective.name=./mine.py`, and likewise for `optim`, `track`, `data.train`,

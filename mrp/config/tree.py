@@ -130,9 +130,10 @@ def overridden(tree: Tree, words: Iterable[str]) -> Tree:
         if not separator or not key or "" in key.split("."):
             raise ConfigError(f"{COMMAND_LINE}: '{word}' is not of the form key=value, for example optim.lr=1e-3")
         value = parse(text, f"{COMMAND_LINE}, {key}")
-        for name in reversed(key.split(".")):
-            value = {name: value}
-        tree = _merge(tree, Tree(value, _origins(value, COMMAND_LINE)))
+        for one in (None, value) if value == {} else (value,):  # {} empties a section; merging it would do nothing
+            for name in reversed(key.split(".")):
+                one = {name: one}
+            tree = _merge(tree, Tree(one, _origins(one, COMMAND_LINE)))
     return tree
 
 

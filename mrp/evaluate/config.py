@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -12,9 +12,15 @@ from mrp.config import Duration, Node
 
 
 class Section(Node):
-    """What every evaluator's section has."""
+    """What every evaluator's section has; null in its place is a section that says never."""
 
+    short: ClassVar[type | None] = type(None)
     every: Duration | None = None  # how often while a run trains, and after its last step; null: never
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_null(cls, value: Any) -> Any:
+        return {"every": None} if value is None else value
 
     def content(self) -> str:
         """Returns a hash of the files that the options name, for a result is kept under what it was measured on."""

@@ -39,22 +39,26 @@ def _read(name: str, options: Any) -> tuple[str, Section]:
         return name, options
     config = EVALUATORS.find(name).Config
     if not isinstance(options, Mapping | None):
-        raise ConfigError(f"{name}: a section (key: value) is needed, such as {{every: 5 epochs}}")
-    section: Section = build(config, Tree(dict(options or {}), {"": short_name(name)}))
+        raise ConfigError(f"{name}: a section (key: value) is needed, such as {{every: 5 epochs}}; null: not measured")
+    values = {"every": None} if options is None else dict(options)
+    section: Section = build(config, Tree(values, {"": short_name(name)}))
     return str(Path(name).absolute()) if name.endswith(".py") else name, section
 
 
 def read_sections(value: Any) -> dict[str, Section]:
-    """Returns the sections of `evaluate:`, which maps the names or files of evaluators to their options."""
-    if not isinstance(value, Mapping):
-        raise ConfigError("a mapping is needed, such as {knn: {every: 10 epochs}}")
-    sections = read_options(value)
+    """Returns the sections of `evaluate:`, which maps the names or files of evaluators to their options.
+
+    What is null, or is measured every `null`, a recipe has switched off that its base measures: it is left out.
+    """
+    if not isinstance(value, Mapping | None):
+        raise ConfigError("a mapping is needed, such as {knn: {every: 10 epochs}}; null: nothing else is measured")
+    sections = read_options(value or {})
     for name, section in sections.items():
-        if section.every is None:
+        if "every" not in section.model_fields_set:
             raise ConfigError(f"{name}: every is missing; say how often, for example {{every: 10 epochs}}")
         if name in ("diagnose", "validation"):
             raise ConfigError(f"{name}: has a section of its own, '{name}:'; write its options there")
-    return sections
+    return {name: section for name, section in sections.items() if section.every is not None}
 
 
 def version_of(name: str) -> str:

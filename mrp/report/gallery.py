@@ -165,7 +165,7 @@ def _compute(model: Model) -> Pictures:
     for name, part in parts.items():
         try:
             arrays |= dict(part(model, found))
-        except (ConfigError, NotImplementedError) as error:
+        except ConfigError as error:
             without[name] = str(error)
     return Pictures(model.step, arrays, without, found.classes)
 

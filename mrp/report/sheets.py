@@ -2,64 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mrp import methodkit as kit
 from mrp import progress
-from mrp.batch import in_units
-from mrp.build import open_source
 from mrp.config import ConfigError
-from mrp.data.augment import View
-from mrp.data.batches import stack
-from mrp.data.decode import DecodeError, UnfitError
-from mrp.data.source import RawImage
-from mrp.data.subset import fixed_sample
-from mrp.data.tree import EXTENSIONS, files
-from mrp.model import NO_DATA, Model
 from mrp.models.vit import grid
 from mrp.report import looks
 from mrp.report.pictures import GREY, Column, pixels_of, three_channels, write_page
+from mrp.report.seen import Seen
 
 T = TypeVar("T")
 
 SCALED = "Each map is scaled to its own largest value: black is nothing, yellow the most."
 CONTRAST = 2.5  # deviations of a normalised patch that are shown as black and as white
+_MASKED, _TRUTH = "masked", "truth, normalised per patch"  # titles of what several models may have been given
 _SMALL = 112  # pixels of the longer side where there is a cell for every head
-
-
-class Given(NamedTuple):
-    """An image as it was given."""
-
-    name: str
-    data: RawImage
-
-
-@dataclass(frozen=True)
-class Seen:
-    """A model, what to call it, and the images as it sees them in evaluation."""
-
-    name: str
-    model: Model
-    images: Tensor  # B C H W: uint8, uint16 or float32
-
-    @property
-    def pixels(self) -> Tensor:
-        """The images in [0, 1]."""
-        return in_units(self.images)
-
-    @property
-    def patch(self) -> tuple[int, int]:
-        """Height and width of a patch."""
-        height, width = self.model.backbone.patch_embed.patch_size
-        return height, width
 
 
 @dataclass(frozen=True)
@@ -76,13 +41,26 @@ class Order:
         """Returns the title of a model's column."""
         return f"{one.name}: {text}" if len(self.seen) > 1 else text
 
-    def beside_inputs(self, found: Sequence[tuple[Seen, T]]) -> Iterator[tuple[Seen, T, list[Column]]]:
-        """Yields what was found of each model, and its column of inputs unless the model before has the same."""
-        before = None
-        for one, what in found:
-            is_same = before is not None and torch.equal(before.images, one.images)
-            yield one, what, [] if is_same else [Column(self.title(one, "input") if before else "input", one.pixels)]
-            before = one
+
+class _Columns(list[Column]):
+    """The columns of a page: what models are given stands there once, and what they make of it once for each."""
+
+    def __init__(self, order: Order) -> None:
+        super().__init__()
+        self._order = order
+        self._given: dict[str, Tensor] = {}
+
+    def give(self, one: Seen, title: str, images: Tensor) -> None:
+        """Adds what a model is given, unless the column before it with this title shows the same."""
+        before, self._given[title] = self._given.get(title), images
+        if before is None:
+            self.append(Column(title, images))
+        elif not torch.equal(before, images):
+            self.add(one, title, images)
+
+    def add(self, one: Seen, title: str, images: Tensor, captions: Sequence[str] = ()) -> None:
+        """Adds what a model makes of images, under its name where there are several."""
+        self.append(Column(self._order.title(one, title), images, captions))
 
 
 class Page(NamedTuple):
@@ -91,56 +69,6 @@ class Page(NamedTuple):
     heading: str
     columns: list[Column]
     rows: list[str]
-
-
-def found(paths: Sequence[Path], count: int) -> tuple[list[Path], int]:
-    """Returns the image files among files and folders, evenly spread where there are more, and how many there are."""
-    every: list[Path] = []
-    for path in paths:
-        inside = sorted(path / name for name, *_ in files(path, "")) if path.is_dir() else [path]
-        if not inside:
-            raise ConfigError(f"{path}: holds no images; files that count end in {', '.join(EXTENSIONS)}")
-        every += inside
-    chosen = np.unique(np.linspace(0, len(every) - 1, min(count, len(every))).round().astype(int))
-    return [every[number] for number in chosen], len(every)
-
-
-def read(paths: Sequence[Path]) -> tuple[list[Given], list[str]]:
-    """Returns the content of files, and a line on each that cannot be read."""
-    given, faults = [], []
-    for path in paths:
-        try:
-            given.append(Given(path.name, path.read_bytes()))
-        except OSError as error:
-            faults.append(f"{path}: cannot be read: {error.strerror}; left out")
-    return given, faults
-
-
-def held_out(model: Model, count: int) -> list[Given]:
-    """Returns some test images of a run's own; training images where it has no others."""
-    if model.run.data.train == NO_DATA:
-        raise ConfigError(f"{model.folder}: has no images of its own; give files or folders after it")
-    sample = open_source(model.run, "test" if model.run.data.test else "train")
-    sample = fixed_sample(sample, min(count, len(sample)))
-    return [Given(Path(sample.where(number)).name, sample.read(number)[0]) for number in range(len(sample))]
-
-
-def see(models: Sequence[tuple[str, Model]], given: Sequence[Given]) -> tuple[list[Seen], list[str], list[str]]:
-    """Returns what each model sees, the names of the images, and a line on each that one of the models cannot see."""
-    names, faults, crops = [], [], []
-    for image in given:
-        try:
-            row = [View(model.run.data, train=False).decoded(image.data, [0])[0] for _, model in models]
-        except (DecodeError, UnfitError) as error:
-            faults.append(f"{image.name}: {error}; left out")
-        else:
-            names.append(Path(image.name).stem)
-            crops.append(row)
-    if not crops:
-        raise ConfigError("none of the images can be read: " + "; ".join(faults))
-    columns = zip(models, zip(*crops, strict=True), strict=True)
-    seen = [Seen(name, model, stack(x, (len(x), *x[0].shape))) for (name, model), x in columns]
-    return seen, names, faults
 
 
 def draw(order: Order, what: Sequence[str], folder: Path) -> tuple[list[Path], list[str]]:
@@ -172,14 +100,15 @@ def _reconstruction(order: Order, notes: list[str]) -> Page | None:
     painted = [(one, per_ratio) for one in able if any(per_ratio := _painted(one, order, notes))]
     if not painted:
         return None
-    columns, borrowers = [], []
-    for one, per_ratio, first in order.beside_inputs(painted):
-        columns += [Column(column.title, _interleaved([column.images] * len(order.ratios))) for column in first]
+    columns, borrowers = _Columns(order), []
+    for one, per_ratio in painted:
+        columns.give(one, "input", _interleaved([one.pixels] * len(order.ratios)))
         titles = list(next(filter(None, per_ratio)))
-        borrowers += [one.name] if len(titles) > 3 else []
+        borrowers += [one.name] if _TRUTH in titles else []
         for title in titles:
             images = [one.pixels.new_ones(one.pixels.shape) if x is None else x[title] for x in per_ratio]
-            columns.append(Column(order.title(one, title), _interleaved(images)))
+            add = columns.give if title in (_MASKED, _TRUTH) else columns.add
+            add(one, title, _interleaved(images))
     rows = [f"{name}\n{100 * ratio:g} % hidden" for name in order.names for ratio in order.ratios]
     heading = (
         "Reconstructions: what the model makes of the visible patches alone; grey patches are hidden from it. "
@@ -219,12 +148,12 @@ def _painted(one: Seen, order: Order, notes: list[str]) -> list[dict[str, Tensor
             continue
         hidden = pixels_of(made.mask, pixels.shape, one.patch)
         prediction = prepare.undo(made.images)
-        columns = {"masked": pixels.masked_fill(hidden, GREY)}
+        columns = {_MASKED: pixels.masked_fill(hidden, GREY)}
         if made.bare is None:
             columns["raw prediction"] = prediction
             columns["prediction pasted where hidden"] = prediction.where(hidden, pixels)
         else:
-            columns["truth, normalised per patch"] = _deviations(_normalised(batch.images, one))
+            columns[_TRUTH] = _deviations(_normalised(batch.images, one))
             columns["raw prediction, normalised per patch"] = _deviations(made.bare)
             columns["de-normalised: uses the image's own statistics"] = prediction
             columns["the same pasted where hidden"] = prediction.where(hidden, pixels)
@@ -285,11 +214,11 @@ def _pca(order: Order, notes: list[str]) -> Page | None:
     found = _each(order, notes, lambda one: looks.colours(one.model, one.images, order.layer))
     if not found:
         return None
-    columns = []
-    for one, colours, first in order.beside_inputs(found):
+    columns = _Columns(order)
+    for one, colours in found:
+        columns.give(one, "input", one.pixels)
         cells = torch.from_numpy(colours).permute(0, 3, 1, 2)
-        large = functional.interpolate(cells, tuple(one.pixels.shape[2:]))
-        columns += [*first, Column(order.title(one, "patch features"), large)]
+        columns.add(one, "patch features", functional.interpolate(cells, tuple(one.pixels.shape[2:])))
     heading = (
         f"Patch features {_block(order)} as colours: their first three principal components over all images are "
         "red, green and blue. Patches of one colour are alike to the model; colours of two models have nothing in "
@@ -306,15 +235,13 @@ def _cam(order: Order, notes: list[str]) -> Page | None:
     found = _each(order, notes, maps)
     if not found:
         return None
-    columns = []
-    for one, (eigen, gradient), first in order.beside_inputs(found):
+    columns = _Columns(order)
+    for one, (eigen, gradient) in found:
+        columns.give(one, "input", one.pixels)
+        columns.add(one, "Eigen-CAM", _overlaid(one.pixels, eigen))
         alike = len({*gradient.what}) == 1
         title = f"gradient x activation{f' of the {gradient.what[0]}' if alike else ', likeliest class'}"
-        columns += [
-            *first,
-            Column(order.title(one, "Eigen-CAM"), _overlaid(one.pixels, eigen)),
-            Column(order.title(one, title), _overlaid(one.pixels, gradient.maps), () if alike else gradient.what),
-        ]
+        columns.add(one, title, _overlaid(one.pixels, gradient.maps), () if alike else gradient.what)
     heading = (
         f"Class-activation maps {_block(order)}. Eigen-CAM is the first principal component of each image's patch "
         f"features and asks for no class; gradient x activation is what each patch adds to a score. {SCALED}"

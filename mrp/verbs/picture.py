@@ -41,21 +41,21 @@ def run(options: argparse.Namespace) -> None:
     """Draws the pages, and says what is left out."""
     from mrp import model, probing
     from mrp.config import ConfigError
-    from mrp.report import sheets
+    from mrp.report import seen, sheets
     from mrp.report.page import short_names
 
     checkpoints, images = _told_apart(options.paths)
     models = [model.load(path, options.weights) for path in checkpoints]
     named = list(zip(short_names([Path(path) for path in checkpoints]), models, strict=True))
     if images:
-        chosen, total = sheets.found(images, options.count)
-        given, faults = sheets.read(chosen)
+        chosen, total = seen.found(images, options.count)
+        given, faults = seen.read(chosen)
         if total > len(chosen):
             print(f"{len(chosen)} of {total} images, evenly spread; --count shows more")
     else:
-        given, faults = sheets.held_out(models[0], options.count), []
-    seen, names, more = sheets.see(named, given)
-    order = sheets.Order(seen, names, options.ratios, options.layer, options.seed)
+        given, faults = seen.held_out(models[0], options.count), []
+    by_model, names, more = seen.see(named, given)
+    order = sheets.Order(by_model, names, options.ratios, options.layer, options.seed)
     folder = Path(options.out) if options.out else probing.results_folder(checkpoints[0], models[0]) / "pictures"
     written, left_out = sheets.draw(order, options.what, folder)
     for line in (*faults, *more, *left_out):

@@ -10,7 +10,7 @@ import pytest
 
 from mrp import api
 from mrp.cli import main
-from mrp.config import ConfigError
+from mrp.config import ConfigError, dump
 from mrp.evaluate import results
 from mrp.evaluators import read_options
 from mrp.processes.launch import launch
@@ -103,6 +103,34 @@ def test_a_wrong_section_is_one_line(value: str, line: str) -> None:
         load("demo", [f"evaluate={value}"])
     assert line in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "measured"),
+    [
+        (["evaluate={}"], []),
+        (["evaluate=null"], []),
+        (["evaluate.knn=null"], ["linear"]),
+        (["evaluate.knn.every=null"], ["linear"]),
+        (["evaluate.knn=null", "evaluate.linear=null"], []),
+        (["evaluate=null", "evaluate.knn.every=2 epochs"], ["knn"]),
+        (["validation=null", "diagnose=null"], ["linear", "knn"]),
+    ],
+)
+def test_what_a_recipe_measures_can_be_switched_off(words: list[str], measured: list[str], tmp_path: Path) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: demo\nevaluate: {linear: {every: 1 epoch, layers: 1}, knn: {every: 1 epoch}}\n")
+    run = load(recipe, words)
+    assert list(run.evaluations) == measured
+    (tmp_path / "resolved.yaml").write_text(dump(run.resolved()))
+    assert load(tmp_path / "resolved.yaml") == run
+
+
+def test_an_evaluator_without_options_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("base: demo\nevaluate:\n  knn:\n")
+    assert load(recipe).evaluate == {}
+    assert "evaluate: knn: null, so not measured" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("names", [("knn.py",), ("features.py",), ("a/mine.py", "b/mine.py")])

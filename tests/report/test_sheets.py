@@ -15,7 +15,7 @@ import mrp
 from mrp import methodkit as kit
 from mrp.cli import main
 from mrp.config import ConfigError
-from mrp.report import pictures, sheets
+from mrp.report import pictures, seen, sheets
 from tests.interop.conftest import Make, images, make  # noqa: F401 -- the fixture
 
 WHAT = ("reconstruction", "attention", "pca", "cam")
@@ -70,18 +70,18 @@ def test_several_models_side_by_side(
 def test_each_column_is_what_its_title_says(make: Make) -> None:  # noqa: F811
     for target in ("pixels", "pixels_norm"):
         model = mrp.load(make("mae", name=target, target=target))
-        seen = sheets.Seen(target, model, (images() * 255).to(torch.uint8))
-        page = sheets.PAGES["reconstruction"](sheets.Order([seen], ["a", "b", "c"], (0.5, 0.75), None, seed=3), [])
+        one = seen.Seen(target, model, (images() * 255).to(torch.uint8))
+        page = sheets.PAGES["reconstruction"](sheets.Order([one], ["a", "b", "c"], (0.5, 0.75), None, seed=3), [])
         assert page is not None
         assert page.rows[:3] == ["a\n50 % hidden", "a\n75 % hidden", "b\n50 % hidden"]
         columns = {column.title: column.images for column in page.columns}
         shown, masked = columns["input"], columns["masked"]
-        assert torch.equal(shown, seen.pixels.repeat_interleave(2, 0))
+        assert torch.equal(shown, one.pixels.repeat_interleave(2, 0))
         hidden = (masked != shown).any(1)
         assert hidden[::2].float().mean((1, 2)).tolist() == pytest.approx([0.5] * 3, abs=0.01)
         assert hidden[1::2].float().mean((1, 2)).tolist() == pytest.approx([0.75] * 3, abs=0.01)
         assert hidden[1::2][hidden[::2]].all(), "more is hidden, and nothing else"
-        mask, painted = model.reconstruct(seen.images, seed=3)
+        mask, painted = model.reconstruct(one.images, seed=3)
         assert torch.equal(mask.sum(1), torch.tensor([12, 12, 12])), "the model's own ratio is what it was"
         everywhere = hidden[1::2, None].expand(-1, 3, -1, -1)
         if target == "pixels":
@@ -96,7 +96,7 @@ def test_each_column_is_what_its_title_says(make: Make) -> None:  # noqa: F811
             patches = kit.patchify((truth - 0.5) * 2 * sheets.CONTRAST, (4, 4))
             assert patches.mean(-1).abs().max() < 1e-5
             assert patches.std(-1).sub(1).abs().max() < 1e-3
-            mean, deviation = kit.patch_statistics(kit.patchify(model.batch(seen.images).images, (4, 4)))
+            mean, deviation = kit.patch_statistics(kit.patchify(model.batch(one.images).images, (4, 4)))
             undone = kit.patchify((bare - 0.5) * 2 * sheets.CONTRAST, (4, 4)) * deviation + mean
             again = model.module.prepare.undo(kit.unpatchify(undone, (4, 4), (4, 4)))
             assert torch.allclose(again, prediction[1::2], atol=1e-5)
@@ -104,6 +104,21 @@ def test_each_column_is_what_its_title_says(make: Make) -> None:  # noqa: F811
         assert torch.equal(prediction[1::2], painted)
         assert torch.equal(pasted[1::2][everywhere], painted[everywhere])
         assert torch.equal(pasted[1::2][~everywhere], shown[1::2][~everywhere])
+
+
+def test_what_several_models_are_given_stands_there_once(make: Make) -> None:  # noqa: F811
+    targets = {"first": "pixels_norm", "second": "pixels_norm", "third": "pixels", "fourth": "pixels"}
+    models = [(name, mrp.load(make("mae", name=name, target=target))) for name, target in targets.items()]
+    models.append(("other", mrp.load(make("simmim", name="other", mask_unit=8))))
+    by_model = [seen.Seen(name, model, (images() * 255).to(torch.uint8)) for name, model in models]
+    page = sheets.PAGES["reconstruction"](sheets.Order(by_model, ["a", "b", "c"], (0.5,), None, seed=3), [])
+    assert page is not None
+    titles = [column.title for column in page.columns]
+    given = [title for title in titles if not title.endswith(("prediction", "pasted where hidden", "statistics"))]
+    assert [title for title in given if "raw" not in title] == [
+        "input", "masked", "truth, normalised per patch", "other: masked",
+    ]  # fmt: skip
+    assert titles.count("second: raw prediction, normalised per patch") == titles.count("fourth: raw prediction") == 1
 
 
 def test_without_images_its_own_are_taken(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
@@ -197,10 +212,10 @@ def test_mistakes_are_one_line(
 def test_evenly_spread_images(photographs: Path) -> None:
     for number in range(20):
         (photographs / f"n{number:02}.png").touch()
-    chosen, total = sheets.found([photographs], 4)
+    chosen, total = seen.found([photographs], 4)
     assert total == 23
     assert [path.stem for path in chosen] == ["colour", "n04", "n12", "n19"]
-    assert len(sheets.found([photographs, photographs / "grey.png"], 99)[0]) == 24
+    assert len(seen.found([photographs, photographs / "grey.png"], 99)[0]) == 24
 
 
 def test_a_page_that_is_too_large_is_refused(tmp_path: Path) -> None:
