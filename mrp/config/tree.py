@@ -130,11 +130,17 @@ def overridden(tree: Tree, words: Iterable[str]) -> Tree:
         if not separator or not key or "" in key.split("."):
             raise ConfigError(f"{COMMAND_LINE}: '{word}' is not of the form key=value, for example optim.lr=1e-3")
         value = parse(text, f"{COMMAND_LINE}, {key}")
-        for one in (None, value) if value == {} else (value,):  # {} empties a section; merging it would do nothing
-            for name in reversed(key.split(".")):
-                one = {name: one}
-            tree = _merge(tree, Tree(one, _origins(one, COMMAND_LINE)))
+        if value == {}:  # it empties a section, where merging it would do nothing
+            tree = _merge(tree, _at(key, None))
+        tree = _merge(tree, _at(key, value))
     return tree
+
+
+def _at(key: str, value: Any) -> Tree:
+    """Returns a tree that holds one value of the command line, at a dotted key."""
+    for name in reversed(key.split(".")):
+        value = {name: value}
+    return Tree(value, _origins(value, COMMAND_LINE))
 
 
 def _read(path: Path, find: Callable[[str], Path], children: tuple[Path, ...]) -> Tree:
