@@ -50,9 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if os.environ.get("RANK", "0") == "0":
             print(f"mrp: {ended}", flush=True)
         _part_from_the_others()
-        if any(thread.name.startswith("tracker ") for thread in threading.enumerate()):
-            os._exit(ended.code)  # what it shows with may hold up the interpreter's end (wandb does), and a requeue
-        sys.exit(ended.code)
+        _end(ended.code)
     except KeyboardInterrupt:
         trains = hasattr(options, "folder")
         _leave(f"mrp: stopped{'; the same command goes on from the last checkpoint' if trains else ''}", STOPPED)
@@ -61,6 +59,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except RuntimeError:
         _wait_if("RANK" in os.environ)
         raise
+    if arguments is None:  # this is the whole program
+        _end(0)
+
+
+def _end(code: int) -> NoReturn:
+    """Ends the process; at once where a tracker did not end in its time, for whose exit hook Python might wait forever.
+
+    wandb has such a hook. A run that was to be requeued would miss its time, and one that is complete would seem to run.
+    """
+    if any(thread.name.startswith("tracker ") for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _part_from_the_others() -> None:
@@ -78,7 +89,7 @@ def _leave(message: str, code: int) -> None:
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     if "RANK" in os.environ:
         os._exit(code)  # at once: closing the connections to processes that wait for this one would take minutes
-    sys.exit(code)
+    _end(code)
 
 
 def _wait_if(others_report: bool) -> None:

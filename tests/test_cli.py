@@ -245,6 +245,44 @@ def test_no_option_of_ours_could_be_taken_for_one_of_torchruns() -> None:
         assert not [option for option in theirs if option.startswith(name)]
 
 
+@pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise ConfigError('batch: 3 was given')", 2)])
+def test_a_tracker_that_hangs_does_not_keep_the_program_from_its_end(ends: str, code: int, tmp_path: Path) -> None:
+    hanging = """
+import atexit, threading
+from typing import Literal
+from mrp.trackers import Section
+class Config(Section):
+    name: Literal["hanging"] = "hanging"
+class Tracker:
+    def __init__(self, *_): atexit.register(threading.Event().wait)
+    def log(self, step, values): pass
+    def close(self): threading.Event().wait()
+"""
+    program = f"""
+import sys, time
+from pathlib import Path
+import mrp.cli, mrp.verbs.recipes
+from mrp.config import ConfigError
+from mrp.monitor.shown import Shown
+from mrp.trackers import TRACKERS
+def run(options):
+    tracker = Shown(TRACKERS.read("hanging.py"), Path(), {{}}, 0, print)
+    tracker.end({{}})
+    tracker.wait(time.monotonic() + 0.1)
+    {ends}
+mrp.verbs.recipes.run = run
+sys.argv = ["mrp", "recipes"]
+mrp.cli.main()
+"""
+    (tmp_path / "hanging.py").write_text(hanging)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+    )
+    assert ended.returncode == code, ended.stderr
+    assert "did not come to an end" in ended.stdout
+
+
 def test_a_tracker_that_hangs_does_not_keep_a_stopped_run_from_its_exit_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """The exit hooks of wandb wait for minutes, and a scheduler starts again what ends with its code in time."""
 
