@@ -64,9 +64,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _end(code: int) -> NoReturn:
-    """Ends the process; at once where a tracker did not end in its time, for whose exit hook Python might wait forever.
+    """Ends the process; at once where a tracker did not end in its time, since Python might wait for its exit hook.
 
-    wandb has such a hook. A run that was to be requeued would miss its time, and one that is complete would seem to run.
+    wandb has such a hook. A run that is to be requeued would miss its time, and one that is complete would seem to run.
     """
     if any(thread.name.startswith("tracker ") for thread in threading.enumerate()):
         sys.stdout.flush()

@@ -21,6 +21,7 @@ from mrp.status import Status, duration, find, size_of, status_of
 _BEST = "best"
 _CONTENT, _NO_OPTIONS = "data.content", ("history", "order_version")
 _MOST_OPTIONS = 6  # in which runs differ, as columns; where there are more, these are the first
+_BETWEEN = 3  # letters between two columns of a table
 _MOST_BEST = 2  # measured values in one cell
 _CONDITION = re.compile(r"(?P<key>[^=!<>]+)(?P<sign>!=|=|<|>)(?P<value>.*)", re.DOTALL)
 
@@ -108,7 +109,7 @@ _COLUMNS: dict[str, Callable[[Row], Any]] = {
     "seen": lambda row: _ago(row.status.seen),
     "starts": lambda row: row.status.starts,
 }
-NARROW = ("run", "step", "progress", "left", "loss", "size", "age")  # columns that are not broken into lines
+_FOLDED = {"run": 32, "state": 20, "why": 20, _BEST: 20}  # columns that are broken into lines; the letters of a line
 SHOWN = ("run", "state", "step", "progress", "left", "loss", _BEST, "size", "age")  # without a choice
 
 
@@ -159,6 +160,16 @@ class Listing:
     def cells(self, row: Row) -> list[str]:
         """Returns what stands in the columns of a run."""
         return [text(key, row.value(key), row) for key in self.columns]
+
+    def width(self, key: str) -> int:
+        """Returns how many letters the table needs for a column."""
+        widest = max(len(one) for one in (key, *(text(key, row.value(key), row) for row in self.rows)))
+        return min(widest, _FOLDED.get(key, widest))
+
+    def fitting(self, letters: int) -> list[str]:
+        """Returns the columns that lines of so many letters have room for: the last ones are left out where need be."""
+        widths = [self.width(key) + _BETWEEN for key in self.columns]
+        return [key for number, key in enumerate(self.columns) if sum(widths[: number + 1]) <= letters or number == 0]
 
 
 def listing(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -80,7 +81,12 @@ def print_table(table: Table) -> None:
     """Prints a table as wide as the terminal, or wider where there is none."""
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else _WIDE).print(table)
+    Console(width=width()).print(table)
+
+
+def width() -> int:
+    """Returns how many columns may be printed into."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
 
 
 def print_page(page: Page, as_json: bool, written: object = None) -> None:

@@ -33,7 +33,6 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Trains in every way, prints and draws the gaps; the exit code is 1 where one leaves the seeds' spread."""
-    from rich.console import Console
     from rich.table import Table
 
     from mrp.certify import FILE, certify
@@ -52,7 +51,7 @@ def run(options: argparse.Namespace) -> None:
             gap.way, f"{gap.gaps[worst]:+.2e}", f"{worst * size + 1:,} to {(worst + 1) * size:,}",
             f"{gap.spread[worst]:.2e}", f"{gap.speed:.2f} x", "within" if gap.within else "OUTSIDE",
         )  # fmt: skip
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    _words.print_table(table)
     if options.of_each == 1 and not options.ways:
         progress.tell("DDP and FSDP2 were not tried; --processes 2 tries them")
     picture = folder / "certify.png"

@@ -23,7 +23,6 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Tries everything, prints a table, and ends with exit code 2 where a check failed."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
@@ -32,7 +31,6 @@ def run(options: argparse.Namespace) -> None:
 
     table = Table("part", "check", "", "why, and what to do", title=options.file, title_justify="left")
     failed, told = 0, list[dict[str, str]]()
-    console = Console(width=None if Console().is_terminal else 140)
     for kind, outcome in check(Path(options.file), _words.data_words(options)):
         told.append({"part": kind, **asdict(outcome)})
         failed += outcome.status == "failed"
@@ -41,7 +39,7 @@ def run(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(told, indent=1))
     else:
-        console.print(table)
+        _words.print_table(table)
     if failed:
         raise ConfigError(f"{options.file}: {failed} of {len(told)} checks failed; mend what the table names")
     if not options.json:

@@ -34,7 +34,6 @@ def run(options: argparse.Namespace) -> None:
 
 def show(path: Path, as_json: bool = False) -> None:
     """Prints the last results on the test data: all as JSON, or a table and the classes with the lowest accuracy."""
-    from rich.console import Console
     from rich.table import Table
 
     results = json.loads(path.read_text(encoding="utf-8"))
@@ -47,7 +46,7 @@ def show(path: Path, as_json: bool = False) -> None:
         if row := results.get(weights):
             shares = (_percent(row.get(key)) for key in ("accuracy", "accuracy5"))
             table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
-    Console(width=100).print(table)
+    _words.print_table(table)
     classes = [entry for entry in results["student"].get("classes", ()) if entry["accuracy"] is not None]
     worst = sorted(classes, key=lambda entry: entry["accuracy"])[:_WORST]
     if worst:

@@ -94,15 +94,12 @@ def show(folder: Path) -> None:
 
 
 def _print(title: str, probed: Probed) -> None:
-    from rich.console import Console
-
     if not probed.results:  # another process has them
         return
-    console = Console(width=100)
-    console.print(_accuracies(title, probed.results))
+    _words.print_table(_accuracies(title, probed.results))
     details = _details(probed.results["trained"])
     if details.row_count:
-        console.print(details)
+        _words.print_table(details)
     print(f"written to {probed.path}")
 
 

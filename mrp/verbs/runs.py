@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,19 +77,19 @@ def _print(found: Listing, folder: str, where: list[str]) -> None:
     if not found.rows:
         print(f"{folder}: no run meets --where" if where else f"{folder}: holds no runs", flush=True)
         return
-    _words.print_table(_table(found))
-    left_out = [key for key in found.options if key not in found.columns]
-    if left_out:
+    columns = found.columns if len(found.rows) == 1 else found.fitting(_words.width())
+    _words.print_table(_table(found, columns))
+    if left_out := [key for key in found.columns if key not in columns]:
+        progress.say(f"there is no room for {', '.join(left_out)}; --columns chooses")
+    if left_out := [key for key in found.options if key not in found.columns]:
         progress.say(f"they differ too in {', '.join(left_out)}; --columns shows any of these")
 
 
-def _table(found: Listing) -> Table:
+def _table(found: Listing, columns: Sequence[str]) -> Table:
     """Returns one row per run; a single run has one row per column, which leaves room for the reason of its end."""
     from rich.box import SIMPLE_HEAD
     from rich.markup import escape
     from rich.table import Table
-
-    from mrp.report import listing
 
     if len(found.rows) == 1:
         table = Table("", "", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
@@ -96,10 +97,10 @@ def _table(found: Listing) -> Table:
             table.add_row(key, escape(cell))
         return table
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for key in found.columns:
-        table.add_column(escape(key), overflow="fold", no_wrap=key in listing.NARROW)
+    for key in columns:
+        table.add_column(escape(key), overflow="fold", min_width=found.width(key))
     for row in found.rows:
-        table.add_row(*map(escape, found.cells(row)))
+        table.add_row(*map(escape, found.cells(row)[: len(columns)]))
     return table
 
 
@@ -110,7 +111,7 @@ def _screen(found: Listing, seconds: int) -> str:
     size = shutil.get_terminal_size()
     console = Console(width=size.columns)
     with console.capture() as drawn:
-        console.print(_table(found) if found.rows else "no runs")
+        console.print(_table(found, found.fitting(size.columns)) if found.rows else "no runs")
     lines = drawn.get().splitlines()
     room = max(1, size.lines - 2)
     more = f"{len(lines) - room} lines more do not fit; " if len(lines) > room else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 import time
 from pathlib import Path
@@ -158,6 +159,23 @@ def test_the_verb_prints_a_table_and_json(tree: Path, capsys: pytest.CaptureFixt
     assert "failed: the disk is [full]" in capsys.readouterr().out
     main(["runs", str(tree), "--where", "run=nobody"])
     assert capsys.readouterr().out == f"{tree}: no run meets --where\n"
+
+
+@pytest.mark.parametrize("letters", [60, 80, 120])
+def test_no_value_is_cut_where_lines_are_short(
+    letters: int, tree: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(letters))
+    main(["runs", str(tree)])
+    printed = capsys.readouterr()
+    lines, every = re.sub(r"\x1b\[[0-9;]*m", "", printed.out).splitlines(), listing(tree).columns
+    assert max(map(len, lines)) <= letters
+    header = next(line.split() for line in lines if "run" in line)
+    assert header == every[: len(header)]
+    assert len(header) > 4
+    assert f"there is no room for {', '.join(every[len(header) :])}; --columns chooses" in printed.err
+    assert all(cell in "\n".join(lines) for cell in ("deep/b", "4/10", "40 %", "never started"))
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
