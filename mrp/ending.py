@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mrp.config import Preempted
 from mrp.files import write_atomically
-from mrp.folder import ENVIRONMENT, Holder, now, starts_of
+from mrp.folder import ENVIRONMENT, now, starts_of
+from mrp.locking import Holder
 
 FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
 BY_FILE = "the file"  # how a request that is a file begins

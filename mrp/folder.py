@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import importlib.metadata
 import json
 import os
-import platform
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
-import mrp
-from mrp import outside
+from mrp import locking, outside
 from mrp.config import ConfigError, dump
+from mrp.environment import environment
 from mrp.files import unfinished, write_atomically
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 CLASSES = "classes.json"  # what a classifier's classes are called, for where its training data are not at hand
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # how the files of a run write a time
-LOCK = ".lock"  # names the process that holds it
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PATHS = ("train", "test", "classes", "source")
 _ALWAYS_DIFFERENT = ("time", "step", "steps", "balance", "command", "changed", "end")
-_MEANWHILE = 0.5  # seconds in which a process that only looks whether a run is alive lets go of its lock
-_PACKAGES = ("torch", "torchvision", "timm", "accelerate", "numpy", "safetensors", "simplejpeg", "pydantic")
 
 
 def claim(
@@ -55,7 +46,7 @@ def claim(
     new = flat(identity)
     claimant = _Claim(folder, new, defaults or {}, allow, begun)
     claimant.read()  # before anything is written into a folder that is not ours
-    lock = _lock(folder)
+    lock = locking.take(folder)
     try:
         old = claimant.read()
         starts = starts_of(folder)
@@ -71,7 +62,7 @@ def claim(
         start |= environment()
         changed = _changed(starts[-1], start) if starts else {}
         _write(folder / ENVIRONMENT, json.dumps({"starts": [*starts, start | {"changed": changed}]}, indent=1))
-        _sign(lock)
+        locking.sign(lock)
     except BaseException:
         lock.close()
         raise
@@ -135,75 +126,6 @@ def now() -> str:
     return time.strftime(TIME)
 
 
-def _lock(folder: Path) -> TextIO:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / LOCK).open("a")
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be written: {error.strerror}; choose another with --folder FOLDER"
-        ) from None
-    try:
-        deadline = time.monotonic() + _MEANWHILE
-        while not _taken(lock, fcntl.LOCK_EX) and time.monotonic() < deadline:
-            time.sleep(_MEANWHILE / 10)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        lock.close()
-        if not isinstance(error, BlockingIOError):
-            raise ConfigError(
-                f"{folder}: cannot be locked: {error.strerror}; choose a folder on another disk"
-            ) from None
-        raise ConfigError(
-            f"{folder}: another process is writing this run; wait for it, or use --folder FOLDER"
-        ) from None
-    return lock
-
-
-def _taken(lock: TextIO, kind: int) -> bool:
-    try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _sign(lock: TextIO) -> None:
-    """Writes into the lock which process holds it: where a disk does not carry locks to other machines, this tells."""
-    lock.truncate(0)
-    lock.write(json.dumps(Holder.here()._asdict()))
-    lock.flush()
-
-
-class Holder(NamedTuple):
-    """The process that holds a run's lock, or was the last one to do so."""
-
-    host: str
-    pid: int
-
-    @classmethod
-    def here(cls) -> Holder:
-        """Returns this process."""
-        return cls(socket.gethostname(), os.getpid())
-
-    @classmethod
-    def of(cls, folder: Path) -> Holder | None:
-        """Returns the one that the lock names; None where there is no lock, or one of a version that named nobody."""
-        try:
-            return cls(**json.loads((folder / LOCK).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            return None
-
-
-def is_locked(folder: Path) -> bool:
-    """Returns whether a process writes this run now, as far as this machine sees locks; none outlives its process."""
-    try:
-        with (folder / LOCK).open(encoding="utf-8") as lock:
-            return not _taken(lock, fcntl.LOCK_SH)
-    except OSError:  # there is none, or it may not be read
-        return False
-
-
 class _Claim(NamedTuple):
     """A run that wants a folder, and what of it may differ from the run that the folder holds."""
 
@@ -219,7 +141,7 @@ class _Claim(NamedTuple):
         if not self.folder.is_dir():
             return {}
         if not path.exists():
-            if any(entry.name not in {LOCK, unfinished(path).name} for entry in self.folder.iterdir()):
+            if any(entry.name not in {locking.LOCK, unfinished(path).name} for entry in self.folder.iterdir()):
                 raise ConfigError(
                     f"{self.folder}: is not empty and not a run of mrp; choose another folder with --folder FOLDER"
                 )
@@ -296,43 +218,3 @@ def _write(path: Path, text: str) -> None:
         raise ConfigError(
             f"{path}: cannot be written: {error.strerror}; free some space, or use --folder FOLDER"
         ) from None
-
-
-def environment() -> dict[str, Any]:
-    """Returns what this process runs on: enough to tell two runs apart, and nothing private."""
-    versions = {}
-    for package in _PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
-    import torch
-
-    return {
-        "mrp": mrp.__version__,
-        "code": code_version(),
-        "python": sys.version.split()[0],
-        "platform": platform.platform(),
-        "packages": versions,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-        "command": sys.argv[1:],
-    }
-
-
-def code_version() -> str:
-    """Returns the commit of a checkout ('+changes' when it was edited), or the installed version."""
-    root = Path(mrp.__file__).parent.parent
-    if not (root / ".git").exists():
-        return mrp.__version__
-    commit = _git(root, "rev-parse", "HEAD")
-    changes = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return commit + ("+changes" if changes else "") or mrp.__version__
-
-
-def _git(root: Path, *words: str) -> str:
-    """Returns git's answer, which is empty where there is no git or where it refuses."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)  # noqa: S607
-    except OSError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

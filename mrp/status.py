@@ -15,7 +15,8 @@ from typing import Any
 from mrp.checkpoint.sealed import numbered
 from mrp.config import Duration
 from mrp.ending import FAILED, FINISHED, PREEMPTED, STOPPED
-from mrp.folder import ENVIRONMENT, IDENTITY, TIME, Holder, is_locked, starts_of
+from mrp.folder import ENVIRONMENT, IDENTITY, TIME, starts_of
+from mrp.locking import Holder, is_locked
 from mrp.monitor.bests import BESTS
 from mrp.monitor.metrics import METRICS, last_lines
 from mrp.monitor.watchdog import RANKS, WAITS

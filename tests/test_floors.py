@@ -41,6 +41,8 @@ FLOORS = (
     "step",
     "optim",
     "optimizers",
+    "locking",
+    "environment",
     "folder",
     "ending",
     "checkpoint",

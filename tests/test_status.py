@@ -17,7 +17,8 @@ import pytest
 import mrp
 from mrp import ending, status
 from mrp.config import ConfigError, Preempted, Stopped
-from mrp.folder import ENVIRONMENT, IDENTITY, LOCK, claim
+from mrp.folder import ENVIRONMENT, IDENTITY, claim
+from mrp.locking import LOCK
 from mrp.monitor.bests import BESTS
 from mrp.monitor.metrics import METRICS, Metrics
 from mrp.monitor.watchdog import Heartbeat

@@ -20,8 +20,8 @@ from mrp.data.mixtures import Mixed
 from mrp.data.order import Order, keys, share
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
+from mrp.environment import environment
 from mrp.files import step_name, write_atomically
-from mrp.folder import environment
 from mrp.monitor.config import Guard
 
 INCIDENTS, FILE, CONFIG = "incidents", "incident.json", "config.yaml"

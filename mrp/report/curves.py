@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mrp.report import story
-from mrp.report.charts import SERIES, Chart, Kind, Marks, Series, said
 from mrp.report.history import History
+from mrp.report.series import SERIES, Chart, Kind, Marks, Series, said
 
 Words = Callable[[str, Series], str]
 Compared = Callable[[Series], tuple[str, float]]  # what of a run's curve is compared with that of others

@@ -18,7 +18,7 @@ from mrp.folder import CONFIG, ENVIRONMENT
 from mrp.monitor.incident import FILE as INCIDENT
 from mrp.monitor.incident import INCIDENTS
 from mrp.monitor.metrics import INTERRUPTED, METRICS, read_lines
-from mrp.report.charts import Marks, Series
+from mrp.report.series import Marks, Series
 
 _ACCURACY = "accuracy"
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from mrp.report import charts
-from mrp.report.charts import Chart, Series
 from mrp.report.document import Markup, picture, tag, wide
 from mrp.report.gallery import Pictures
+from mrp.report.series import Chart, Series
 
 _MAGNIFIED = 96  # pixels that a small image is shown at, about
 _GAP = 6  # pixels between two images

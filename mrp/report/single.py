@@ -8,9 +8,9 @@ from pathlib import Path
 from mrp.config import ConfigError
 from mrp.folder import CONFIG
 from mrp.report import charts, confused, curves, pictured, render
-from mrp.report.charts import Chart
 from mrp.report.document import Markup, folded, join, page, table, tag
 from mrp.report.page import Page
+from mrp.report.series import Chart
 from mrp.report.told import Told, summary
 
 LIMIT = 5 * 10**6  # bytes of a page

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from mrp.report.charts import SMOOTHED, Floats, Series, said, smoothed
+from mrp.report.series import SMOOTHED, Floats, Series, said, smoothed
 
 _LAST = 10  # the last tenth of a curve is compared with the tenth before it
 _CHANGED = 0.01  # of the curve's whole range; a change below it is none

@@ -10,10 +10,10 @@ import numpy as np
 
 from mrp.folder import flat
 from mrp.report import charts, compare, curves
-from mrp.report.charts import SERIES
 from mrp.report.document import Markup, facts, join, page, table, tag
 from mrp.report.page import short_names
 from mrp.report.pictured import strip, strips
+from mrp.report.series import SERIES
 from mrp.report.single import fitted, results_table
 from mrp.report.told import Told, steps_of, warnings, what_ran
 from mrp.run import NOT_IN_IDENTITY
@@ -79,7 +79,7 @@ def _curves(told: Sequence[Told]) -> Iterator[Markup]:
             if group is curves.TRAINING and len(methods) > 1:
                 yield tag(
                     "p",
-                    "The methods differ, so their losses are on different scales: compare their courses.",
+                    "Methods or their options differ, so losses may be on different scales: compare their courses.",
                     class_="note",
                 )
             yield tag("div", *map(charts.draw, drawn), class_="charts")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -155,7 +156,7 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
             "machine",
             f"{last.get('device')}, {count} {'process' if count == 1 else 'processes'}; {versions} ({code})",
         )
-        yield "command", tag("code", "mrp " + " ".join(map(str, last.get("command") or [])))
+        yield "command", tag("code", shlex.join(["mrp", *map(str, last.get("command") or [])]))
     if history.step and (cost := about.cost(told.subject.folder, history.step)) is not None:
         hours = "" if cost.hours is None else f"{duration(3600 * cost.hours)} of training, "
         yield "cost", f"{hours}{cost.images:,} images, {cost.flops:.2g} FLOPs"

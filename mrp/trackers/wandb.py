@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mrp.config import ConfigError
-from mrp.folder import code_version
+from mrp.environment import code_version
 from mrp.trackers import Section
 
 _LAST = 150.0  # seconds in which what is left is sent at the end

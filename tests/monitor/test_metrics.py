@@ -23,7 +23,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mrp.config import ConfigError
-from mrp.folder import code_version
+from mrp.environment import code_version
 from mrp.monitor import shown as shown_module
 from mrp.monitor.journal import Journal
 from mrp.monitor.metrics import METRICS, Metrics, cut

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import json
 import math
 import re
+import shlex
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -12,9 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrp.report.charts import HEIGHT, WIDTH, Chart, Marks, Series, binned, draw, said, scatter, smoothed
+from mrp.report.charts import draw, scatter
+from mrp.report.frame import HEIGHT, WIDTH
 from mrp.report.history import History
-from mrp.report.told import what_ran
+from mrp.report.series import Chart, Marks, Series, binned, said, smoothed
+from mrp.report.told import Told, summary, what_ran
 
 
 def parsed(chart: Chart) -> ElementTree.Element:
@@ -139,6 +143,14 @@ def test_a_configuration_changed_by_hand_still_says_what_ran(tmp_path: Path) -> 
     history = History("run", tmp_path)
     assert "4 steps" in what_ran(history)
     assert (history.starts[0]["packages"], history.starts[0]["changed"]) == ({}, {})
+
+
+def test_the_command_of_a_run_can_be_copied_into_a_shell(tmp_path: Path) -> None:
+    command = ["pretrain", "demo", "length=4 steps", "evaluate={knn: {every: 1 epoch}}"]
+    (tmp_path / "config.yaml").write_text("length: 4 steps\n")
+    (tmp_path / "environment.json").write_text(json.dumps({"starts": [{"command": command}]}))
+    (shown,) = re.findall("<code>(.*?)</code>", "".join(summary(Told.of(tmp_path))))
+    assert shlex.split(html.unescape(shown)) == ["mrp", *command]
 
 
 def test_names_are_escaped() -> None:

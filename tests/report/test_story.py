@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrp.report import story
-from mrp.report.charts import Series
+from mrp.report.series import Series
 
 STEPS = np.arange(1, 301)
 NOISE = np.random.default_rng(0).normal(size=300)

@@ -1,0 +1,86 @@
+"""The lock of a run's folder: one process writes a run, and others see from the lock whether it is alive."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import time
+from pathlib import Path
+from typing import NamedTuple, TextIO
+
+from mrp.config import ConfigError
+
+LOCK = ".lock"  # names the process that holds it
+_MEANWHILE = 0.5  # seconds in which a process that only looks whether a run is alive lets go of its lock
+
+
+def take(folder: Path) -> TextIO:
+    """Returns the lock of a folder, which is made if need be; refuses one that another process holds."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / LOCK).open("a")
+    except OSError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written: {error.strerror}; choose another with --folder FOLDER"
+        ) from None
+    try:
+        deadline = time.monotonic() + _MEANWHILE
+        while not _taken(lock, fcntl.LOCK_EX) and time.monotonic() < deadline:
+            time.sleep(_MEANWHILE / 10)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        if not isinstance(error, BlockingIOError):
+            raise ConfigError(
+                f"{folder}: cannot be locked: {error.strerror}; choose a folder on another disk"
+            ) from None
+        raise ConfigError(
+            f"{folder}: another process is writing this run; wait for it, or use --folder FOLDER"
+        ) from None
+    return lock
+
+
+def _taken(lock: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def sign(lock: TextIO) -> None:
+    """Writes into the lock which process holds it: where a disk does not carry locks to other machines, this tells."""
+    lock.truncate(0)
+    lock.write(json.dumps(Holder.here()._asdict()))
+    lock.flush()
+
+
+class Holder(NamedTuple):
+    """The process that holds a run's lock, or was the last one to do so."""
+
+    host: str
+    pid: int
+
+    @classmethod
+    def here(cls) -> Holder:
+        """Returns this process."""
+        return cls(socket.gethostname(), os.getpid())
+
+    @classmethod
+    def of(cls, folder: Path) -> Holder | None:
+        """Returns the one that the lock names; None where there is no lock, or one of a version that named nobody."""
+        try:
+            return cls(**json.loads((folder / LOCK).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def is_locked(folder: Path) -> bool:
+    """Returns whether a process writes this run now, as far as this machine sees locks; none outlives its process."""
+    try:
+        with (folder / LOCK).open(encoding="utf-8") as lock:
+            return not _taken(lock, fcntl.LOCK_SH)
+    except OSError:  # there is none, or it may not be read
+        return False
