@@ -26,6 +26,7 @@ from mrp.data.loader import EvalLoader
 from mrp.data.source import Named, Source
 from mrp.data.subset import evenly_spaced
 from mrp.evaluate.classes import BY_NAME, class_numbers
+from mrp.evaluate.interval import wilson
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Sealed
 from mrp.evaluate.table import Table
@@ -47,6 +48,13 @@ class Result:
     right: torch.Tensor | None = None  # per test image, in the order of the source: whether the answer was right
     counted: torch.Tensor | None = None  # per test image: whether it counts; None: all of them do
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # rows, columns, three colours
+
+    @classmethod
+    def of_answers(cls, right: torch.Tensor, values: dict[str, float] | None = None, **details: Any) -> Result:
+        """Returns the share of test images whose answer was right, with its interval, and what else is told."""
+        share = wilson(int(right.sum()), len(right))
+        details = share._asdict() | details | {"num_test": len(right)}
+        return cls({"accuracy": share.accuracy} | (values or {}), details, right=right)
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,11 @@ class Setting:
     limited: bool = False  # whether a classifier may answer with classes of the test data alone
     training: Training | None = None  # None where the model is measured after its training
     paints: bool | None = None  # whether the method predicts pixels; None where only the model will tell
+
+    @property
+    def test_or_train(self) -> Source:
+        """Returns the test data; the training data where there are none."""
+        return self.train if self.test is None else self.test
 
     def loader(
         self, source: Source, batch: int, replacement: Callable[[int], int | None] | None = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -13,23 +14,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
+from mrp.evaluate.heads import Moments
 from mrp.evaluate.images import Images
 from mrp.evaluate.pairs import Pair, find
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.sealed import Decision, NothingToChoose, Sealed
+from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 from mrp.evaluate.views import Whole
 from mrp.models.vit import grid
 
-PER_PATCH = (
-    4  # points along each side of a patch at which its target is taken in training; all pixels count in the test
-)
+PER_PATCH = 4  # points along a patch's side at which its target is taken in training; all pixels count in the test
 _GIB = 8  # of patch tokens on disk; where the images have more, evenly spaced ones are taken
 _AT_ONCE = 16  # images
 _CLASSES = 16  # whose scores exist at once at the size of the image
 _DRAWS, _QUANTILES = 1000, (0.025, 0.975)  # of the bootstrap
 
-D = TypeVar("D", bound=Decision)
+H = TypeVar("H")  # a linear map, as the task keeps it
 
 
 class Tokens(NamedTuple):
@@ -49,15 +50,11 @@ class Tokens(NamedTuple):
         """Takes mean and deviation of the tokens of some images: a BatchNorm without weights ends with the same."""
         zero = torch.zeros(readout.width, device=device)
         raw = cls(table, readout.blocks[0], shape, device, zero, zero + 1)
-        first = raw.rows(rows[:_AT_ONCE]).double().mean((0, 1))  # near the mean, so that nothing cancels
-        total, squares, count = torch.zeros_like(first), torch.zeros_like(first), 0
+        moments = Moments(raw.rows(rows[:_AT_ONCE]).double().mean((0, 1)))
         for part in chunks(rows):
-            tokens = raw.rows(part).double().flatten(0, 1) - first
-            total, squares, count = total + tokens.sum(0), squares + tokens.square().sum(0), count + len(tokens)
-        shift = total / count
-        deviation = (squares / count - shift.square()).clamp_min(0).sqrt()
-        factor = deviation.reciprocal().where(deviation > 1e-6 * (first + shift).abs(), 0.0)
-        return raw._replace(mean=(first + shift).float(), factor=factor.float())
+            moments.add(raw.rows(part).flatten(0, 1))
+        mean, factor = moments.scale()
+        return raw._replace(mean=mean, factor=factor)
 
     def rows(self, rows: NDArray[np.int64]) -> Tensor:
         """Returns the standardised tokens of some images (images, patches, D)."""
@@ -65,13 +62,30 @@ class Tokens(NamedTuple):
         return (flat.view(len(rows), self.grid[0] * self.grid[1], -1) - self.mean) * self.factor
 
 
-class Dense(Evaluator, Generic[D]):
+@dataclass(frozen=True, slots=True)
+class Learned(Decision, Generic[H]):
+    """A linear map, the tokens' standardisation, and how the setting was chosen."""
+
+    tokens: Tokens
+    head: H
+    setting: float
+    held_out: dict[str, float]  # what was reached with each setting
+    images: int
+
+    def details(self) -> dict[str, Any]:
+        """Returns how the setting was chosen."""
+        return {"held_out": self.held_out, "num_train": self.images}
+
+
+class Dense(Evaluator, Generic[H]):
     """Learns a map on the tokens of training images, then opens the test images; the first process learns and counts.
 
     Every image is seen whole, resized to the model's size.
     """
 
     endings: ClassVar[Sequence[str]]  # of the files of targets
+    settings: ClassVar[Sequence[float]]  # that are tried
+    higher_is_better: ClassVar[bool]  # of what a setting reaches
 
     def __init__(self, config: Any, setting: Setting) -> None:
         self.config, self.setting, self.device = config, setting, setting.processes.device
@@ -79,12 +93,38 @@ class Dense(Evaluator, Generic[D]):
         self._pairs = [find(getattr(config, name), f"{task}.{name}", self.endings) for name in ("train", "test")]
 
     @abstractmethod
-    def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> D:
-        """Returns all that is chosen and learned from the training images; `shape` is the grid of patches."""
+    def targets(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> Any:
+        """Returns what is known of the patches of each training image; `shape` is the grid of patches."""
 
     @abstractmethod
-    def count(self, learned: D, table: Table, pairs: Sequence[Pair]) -> Result:
+    def fit(self, tokens: Tokens, targets: Any, rows: NDArray[np.int64], settings: Sequence[float]) -> Sequence[H]:
+        """Returns a map for each setting, learned from some images."""
+
+    @abstractmethod
+    def reached(self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: H) -> float:
+        """Returns what a map reaches on held-out images."""
+
+    @abstractmethod
+    def count(self, learned: Learned[H], table: Table, pairs: Sequence[Pair]) -> Result:
         """Returns what was counted on the test images."""
+
+    def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> Learned[H]:
+        """Fits with every setting, chooses one on held-out training images, and fits with it on all of them.
+
+        Where no setting reaches a number, the last one is taken.
+        """
+        targets = self.targets(pairs, shape)
+        parts = split(torch.zeros(len(table), dtype=torch.int64), table.keys)
+        tokens = Tokens.of(table, readout, shape, self.device, parts.fitting)
+        heads = self.fit(tokens, targets, parts.fitting, self.settings)
+        reached = [self.reached(tokens, pairs, parts.held_out, head) for head in heads]
+        merits = np.array(reached) if self.higher_is_better else -np.array(reached)
+        setting = self.settings[int(np.nanargmax(merits)) if np.isfinite(merits).any() else -1]
+        every = np.arange(len(table))
+        tokens = Tokens.of(table, readout, shape, self.device, every)
+        (head,) = self.fit(tokens, targets, every, [setting])
+        held_out = {f"{one:g}": value for one, value in zip(self.settings, reached, strict=True)}
+        return Learned(tokens, head, setting, held_out, len(table))
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Learns, then opens the test set and counts."""

@@ -36,6 +36,28 @@ class Schedule:
         return batch, per_epoch, min(self.most, max(self.epochs, -(-self.steps // per_epoch)))
 
 
+class Moments:
+    """Sums near the mean, so that nothing cancels, from which the mean and deviation of each column follow."""
+
+    def __init__(self, near: Tensor) -> None:
+        self._near = near  # D, in double precision
+        self._total, self._squares, self._count = torch.zeros_like(near), torch.zeros_like(near), 0
+
+    def add(self, rows: Tensor) -> None:
+        """Adds rows (N D)."""
+        part = rows.double() - self._near
+        self._total += part.sum(0)
+        self._squares += part.square().sum(0)
+        self._count += len(rows)
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Returns the mean, and what standardises by a product; 0 where a column is constant up to rounding."""
+        shift = self._total / self._count
+        deviation = (self._squares / self._count - shift.square()).clamp_min(0).sqrt()
+        mean = self._near + shift
+        return mean.float(), deviation.reciprocal().where(deviation > 1e-6 * mean.abs(), 0.0).float()
+
+
 class Scale:
     """Standardises each column, as a BatchNorm without weights does in the end when nothing before it changes."""
 
@@ -45,24 +67,13 @@ class Scale:
     @classmethod
     def of(cls, table: Table, names: Sequence[str], rows: Rows, device: torch.device) -> Scale:
         """Takes the mean and deviation of some rows; a column that is constant up to rounding becomes zero."""
-        first = {name: table.rows([name], rows[:_CHUNK]).to(device).double().mean(0) for name in names}
-        total = {name: torch.zeros_like(near) for name, near in first.items()}  # near the mean, so nothing cancels
-        squares = {name: torch.zeros_like(near) for name, near in first.items()}
+        moments = {name: Moments(table.rows([name], rows[:_CHUNK]).to(device).double().mean(0)) for name in names}
         parts = progress.over(chunks(table, names, rows, _CHUNK, device), "means of columns", -(-len(rows) // _CHUNK))
         for blocks, _ in parts:
             for name, block in blocks.items():
-                part = block.double() - first[name]
-                total[name] += part.sum(0)
-                squares[name] += part.square().sum(0)
-        mean, factor = {}, {}
-        for name in names:
-            shift = total[name] / len(rows)
-            deviation = (squares[name] / len(rows) - shift.square()).clamp_min(0).sqrt()
-            centre = first[name] + shift
-            small = deviation <= 1e-6 * centre.abs()
-            mean[name] = centre.float()
-            factor[name] = torch.where(small, 0.0, deviation.reciprocal()).float()
-        return cls(mean, factor)
+                moments[name].add(block)
+        scales = {name: one.scale() for name, one in moments.items()}
+        return cls({name: mean for name, (mean, _) in scales.items()}, {name: by for name, (_, by) in scales.items()})
 
     @property
     def device(self) -> torch.device:

@@ -22,15 +22,6 @@ _QUERIES, _KEYS = 1024, 16384  # similarities that exist at once
 Rows = Tensor | Columns  # N D, of any precision
 
 
-def measure(
-    train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor, ks: Sequence[int] = KS,
-    device: torch.device | str = "cpu",
-) -> list[dict[str, Any]]:  # fmt: skip
-    """Returns how often the k nearest training samples of a test sample name its class, for every k."""
-    right = predict(train, train_labels, test, ks, device=device) == test_labels
-    return counted(right, len(train), ks)
-
-
 def counted(right: Tensor, num_train: int, ks: Sequence[int] = KS) -> list[dict[str, Any]]:
     """Returns the accuracy of every k, with its interval, from which answers were right (ks, queries)."""
     return [

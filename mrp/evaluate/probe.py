@@ -8,6 +8,8 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
+from mrp.evaluate import sweep
+from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
 from mrp.evaluate.labelled import chosen_images
 from mrp.evaluate.readout import Readout
@@ -81,3 +83,10 @@ class Probe(Evaluator, Generic[D]):
         """Learns once for all test sets that are counted in one block of tables."""
         key = (type(self), self.config.model_dump_json(), readout, self.setting.train.content)
         return self.setting.tables.shared(key, lambda: self.learn(train, readout))
+
+
+def linear_head(setting: Setting, train: Table, readout: Readout, config: Heads) -> sweep.Head:
+    """Returns the linear head that is chosen among all, trained on all training images."""
+    device = setting.processes.device
+    choice = sweep.choose_once(setting.tables, train, readout, device, config, setting.train.content)
+    return sweep.fit(choice, train, device, products=sweep.products_of(config, device))

@@ -118,21 +118,26 @@ def between_seeds(first: Sequence[float], second: Sequence[float]) -> Difference
     return Difference(value, value - half, value + half)
 
 
+def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
+    """Returns Spearman's rank correlation; NaN where one side has a single value."""
+    from scipy.stats import rankdata
+
+    one, two = (rankdata(values) - (len(values) + 1) / 2 for values in (first, second))
+    spread = math.sqrt(float((one**2).sum() * (two**2).sum()))
+    return float((one * two).sum()) / spread if spread else math.nan
+
+
 def spearman(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Returns the rank correlation of four pairs or more, with Bonett and Wright's interval (2000).
 
     Ranks that agree throughout would have no interval. They are taken for halfway to the next lower correlation that so
     many pairs can have. NaN where one side has a single value.
     """
-    from scipy.stats import rankdata
-
     count = len(first)
     assert count == len(second) >= 4, "the interval needs four pairs"
-    ranks = [rankdata(values) - (count + 1) / 2 for values in (first, second)]
-    spread = math.sqrt(float((ranks[0] ** 2).sum() * (ranks[1] ** 2).sum()))
-    if not spread:
-        return Difference(math.nan, math.nan, math.nan)
-    value = float((ranks[0] * ranks[1]).sum()) / spread
+    value = rank_correlation(first, second)
+    if math.isnan(value):
+        return Difference(value, value, value)
     most = 1 - 6 / (count * (count**2 - 1))
     inner = max(-most, min(most, value))
     half = Z_95 * math.sqrt((1 + inner**2 / 2) / (count - 3))

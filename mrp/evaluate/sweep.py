@@ -140,10 +140,6 @@ class Head(Decision):
         rows = np.arange(len(table)) if rows is None else rows
         return torch.cat([self._scores(table, rows[i : i + 4096]).cpu() for i in range(0, len(rows), 4096)])
 
-    def measure(self, table: Table) -> Interval:
-        """Returns the share of right answers."""
-        return wilson(int((self.predict(table) == table.labels).sum()), len(table))
-
     def _scores(self, table: Table, rows: NDArray[np.int64] | slice) -> Tensor:
         names = self.choice.input.blocks
         blocks = self.scale(table, names, rows)

@@ -29,7 +29,6 @@ from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.heads import warmup_cosine
-from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision, Sealed
@@ -121,11 +120,7 @@ class Evaluator(Probe[Learned]):
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers."""
         right = self._right(learned.head, test, readout, np.arange(len(test)), self.setting.possible)
-        interval = wilson(int(right.sum()), len(test))
-        details = interval._asdict() | {
-            "lr": learned.lr, "held_out": learned.held_out, "num_train": len(train), "num_test": len(test),
-        }  # fmt: skip
-        return Result({"accuracy": interval.accuracy}, details, right=right)
+        return Result.of_answers(right, lr=learned.lr, held_out=learned.held_out, num_train=len(train))
 
     def _train(self, table: Table, readout: Readout, rows: NDArray[np.int64], lr: float) -> Attend:
         head = self._head(readout, int(table.labels.max()) + 1)
@@ -155,12 +150,8 @@ class Evaluator(Probe[Learned]):
             return answers[:, 0] == labels
 
         right = Sealed(count).open(learned)
-        interval = wilson(int(right.sum()), len(test))
-        details = interval._asdict() | {
-            "lr": learned.lr, "held_out": learned.held_out, "num_train": len(setting.train), "num_test": len(test),
-            "computed": learned.computed,
-        }  # fmt: skip
-        return Result({"accuracy": interval.accuracy}, details, right=right)
+        about = {"lr": learned.lr, "held_out": learned.held_out, "computed": learned.computed}
+        return Result.of_answers(right, **about, num_train=len(setting.train))
 
     def _learn_computed(
         self, model: nn.Module, readout: Readout, pause: Pause, lrs: tuple[float, ...] = LRS

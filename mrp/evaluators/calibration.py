@@ -18,7 +18,7 @@ from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.measured import Number, share_of, told
-from mrp.evaluate.probe import Probe
+from mrp.evaluate.probe import Probe, linear_head
 from mrp.evaluate.readout import Readout, objective_of
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
@@ -67,14 +67,13 @@ class Evaluator(Probe[Learned]):
 
     def learn(self, train: Table, readout: Readout) -> Learned:
         """Trains the chosen head on all images, and one without the held-out ones, which tell the temperature."""
-        setting, config = self.setting, self.config
-        choice = sweep.choose_once(setting.tables, train, readout, self.device, config, setting.train.content)
-        products = sweep.products_of(config, self.device)
+        head = linear_head(self.setting, train, readout, self.config)
+        products = sweep.products_of(self.config, self.device)
         parts = split(train.labels, train.keys)
-        fitted = sweep.fit(choice, train, self.device, products=products, rows=parts.fitting)
+        fitted = sweep.fit(head.choice, train, self.device, products=products, rows=parts.fitting)
         logits, labels = fitted.scores(train, parts.held_out), train.labels[torch.from_numpy(parts.held_out)]
         temperature = calibrating.temperature(Scores(logits.double(), labels))
-        return Learned(sweep.fit(choice, train, self.device, products=products), temperature)
+        return Learned(head, temperature)
 
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Measures the answers about the test images."""

@@ -11,7 +11,6 @@ from torch.nn import functional
 from mrp.evaluate.answers import best_class
 from mrp.evaluate.config import Labelled
 from mrp.evaluate.contract import Result
-from mrp.evaluate.interval import wilson
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
@@ -51,9 +50,7 @@ class Evaluator(Probe[Learned]):
             == test.labels[rows]
             for rows in test.chunks(_CHUNK)
         ])  # fmt: skip
-        interval = wilson(int(right.sum()), len(test))
-        details = interval._asdict() | {"num_train": len(train), "num_test": len(test)}
-        return Result({"accuracy": interval.accuracy}, details, right=right)
+        return Result.of_answers(right, num_train=len(train))
 
     def _unit(self, table: Table, block: str, rows: slice) -> Tensor:
         return functional.normalize(table.rows([block], rows).to(self.device).double(), dim=1)

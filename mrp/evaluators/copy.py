@@ -42,7 +42,7 @@ class Evaluator(contract.Evaluator):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         self._setting = setting
-        source = setting.train if setting.test is None else setting.test
+        source = setting.test_or_train
         size = min(len(source), 2 * config.copies + config.distractors)
         if size < _LEAST:
             raise ConfigError(f"copy: needs {_LEAST} images or more, and there are {size}; give more data")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,23 +15,13 @@ from mrp.config import ConfigError
 from mrp.evaluate import pairs as files
 from mrp.evaluate.config import Depths, Section
 from mrp.evaluate.contract import Result
-from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, bootstrap, chunks, enlarged
+from mrp.evaluate.dense import PER_PATCH, Dense, Learned, Tokens, bootstrap, chunks, enlarged
 from mrp.evaluate.measured import Number, told
 from mrp.evaluate.pairs import Pair, read_depth, sampled
-from mrp.evaluate.readout import Readout
-from mrp.evaluate.sealed import Decision
-from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 
-PENALTIES = (
-    1e-6,
-    1e-5,
-    1e-4,
-    1e-3,
-    1e-2,
-    1e-1,
-    1.0,
-)  # of the squared weights, per patch, in units of a column's variance
+# Of the squared weights, per patch, in units of a column's variance.
+PENALTIES = 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0
 _DELTA = 1.25  # the ratio of the answer to the truth, either way, below which a pixel is right
 
 
@@ -56,50 +46,38 @@ class Config(Section):
         return files.content([self.train, self.test], files.DEPTHS)
 
 
-@dataclass(frozen=True, slots=True)
-class Learned(Decision):
-    """A linear map, the tokens' standardisation, and how the penalty was chosen."""
-
-    tokens: Tokens
-    weight: Tensor  # D+1; the last is the bias
-    penalty: float
-    held_out: dict[str, float]  # root mean square error with each penalty
-    images: int
-
-
-class Evaluator(Dense[Learned]):
+class Evaluator(Dense[Tensor]):
     """Chooses the penalty on held-out training images, solves on all of them, and measures test images."""
 
-    endings = files.DEPTHS
+    endings, settings, higher_is_better = files.DEPTHS, PENALTIES, False
 
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
         """Returns all that it measures."""
         return "rmse", "delta1"
 
-    def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> Learned:
-        """Solves with every penalty at once, then with the best one on all images."""
+    def targets(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> NDArray[np.float64]:
+        """Returns the mean depth of each patch."""
         depths = np.stack([_of_patches(sampled(self._read(pair), shape, PER_PATCH)) for pair in pairs])
         if np.isnan(depths).all():
             low, high = self.config.range
             raise ConfigError(
                 f"depth.train: no pixel lies within {low:g} to {high:g} metres; look at depth.scale and depth.range"
             )
-        parts = split(torch.zeros(len(table), dtype=torch.int64), table.keys)
-        tokens = Tokens.of(table, readout, shape, self.device, parts.fitting)
-        weights = _solve(tokens, depths, parts.fitting, PENALTIES)
-        errors = [float(np.nanmean(self._measured(tokens, pairs, parts.held_out, weight)[:, 0])) for weight in weights]
-        best = int(np.nanargmin(errors)) if np.isfinite(errors).any() else len(PENALTIES) - 1
-        every = np.arange(len(table))
-        tokens = Tokens.of(table, readout, shape, self.device, every)
-        (weight,) = _solve(tokens, depths, every, PENALTIES[best : best + 1])
-        held_out = {f"{penalty:g}": error for penalty, error in zip(PENALTIES, errors, strict=True)}
-        return Learned(tokens, weight, PENALTIES[best], held_out, len(table))
+        return depths
 
-    def count(self, learned: Learned, table: Table, pairs: Sequence[Pair]) -> Result:
+    def fit(self, tokens: Tokens, targets: Any, rows: NDArray[np.int64], settings: Sequence[float]) -> Sequence[Tensor]:
+        """Solves with every penalty at once; the last weight is the bias."""
+        return _solve(tokens, targets, rows, settings)
+
+    def reached(self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Tensor) -> float:
+        """Returns the mean error of the images."""
+        return float(np.nanmean(self._measured(tokens, pairs, rows, head)[:, 0]))
+
+    def count(self, learned: Learned[Tensor], table: Table, pairs: Sequence[Pair]) -> Result:
         """Measures each test image, and takes means over the images, as the field does."""
         tokens = learned.tokens._replace(table=table)
-        measured = self._measured(tokens, pairs, np.arange(len(table)), learned.weight)
+        measured = self._measured(tokens, pairs, np.arange(len(table)), learned.head)
         measured = measured[~np.isnan(measured).any(1)]
         if not len(measured):
             raise ConfigError("depth.test: no pixel lies within depth.range; look at it and at depth.scale")
@@ -108,10 +86,8 @@ class Evaluator(Dense[Learned]):
             for column in (measured[:, :1], measured[:, 1:])
         )
         values, details = told({"rmse": Number(*error, share=False, better="lower"), "delta1": Number(*right)})
-        return Result(values, details | {
-            "penalty": learned.penalty, "held_out": learned.held_out, "num_train": learned.images,
-            "num_test": len(table), "without": len(table) - len(measured),
-        })  # fmt: skip
+        details |= {"penalty": learned.setting, **learned.details(), "num_test": len(table)}
+        return Result(values, details | {"without": len(table) - len(measured)})
 
     def _read(self, pair: Pair) -> NDArray[np.float32]:
         return read_depth(pair, self.config.scale, self.config.range)

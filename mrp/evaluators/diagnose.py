@@ -37,7 +37,7 @@ class Evaluator(contract.Evaluator):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         self._config, self._setting = config, setting
-        source = setting.train if setting.test is None else setting.test
+        source = setting.test_or_train
         world = setting.processes.num_processes
         share = max(1, min(config.images, len(source)) // world)
         batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows

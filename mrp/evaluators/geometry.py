@@ -45,7 +45,7 @@ class Evaluator(contract.Evaluator):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         self._config, self._setting = config, setting
-        source = setting.train if setting.test is None else setting.test
+        source = setting.test_or_train
         if len(source) < 2:
             raise ConfigError(f"geometry: needs two images or more, and there are {len(source)}; give more data")
         self._images = evenly_spaced(source, min(config.images, len(source)))

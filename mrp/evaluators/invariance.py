@@ -14,6 +14,7 @@ from mrp.evaluate import contract, sweep
 from mrp.evaluate.config import Heads, Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.measured import Number, mean_of, share_of, told
+from mrp.evaluate.probe import linear_head
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.sealed import NothingToChoose, Sealed
 from mrp.evaluate.table import Table
@@ -46,7 +47,7 @@ class Evaluator(contract.Evaluator):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         self._config, self._setting = config, setting
-        source = setting.train if setting.test is None else setting.test
+        source = setting.test_or_train
         self._images = evenly_spaced(source, min(config.images, len(source)))
         self._probes = config.probe and setting.test is not None and bool(setting.train.classes and source.classes)
         if self._probes:
@@ -60,7 +61,7 @@ class Evaluator(contract.Evaluator):
             readout = Readout.last(model)
             train = setting.features(setting.train, model, readout, pause)
             if train is not None:
-                head = self._head(train, readout)
+                head = linear_head(setting, train, readout, Heads())
         patch = tuple(backbone_of(model).patch_embed.patch_size)
 
         def read() -> dict[str, Table | None]:
@@ -74,11 +75,6 @@ class Evaluator(contract.Evaluator):
         if whole is None:
             return Result()
         return self._compare(whole, {name: table for name, table in tables.items() if table}, own, head)
-
-    def _head(self, train: Table, readout: Readout) -> sweep.Head:
-        setting, config, device = self._setting, Heads(), self._setting.processes.device
-        choice = sweep.choose_once(setting.tables, train, readout, device, config, setting.train.content)
-        return sweep.fit(choice, train, device, products=sweep.products_of(config, device))
 
     def _changes(self, patch: tuple[int, int]) -> dict[str, Changed]:
         data, config = self._setting.data, self._config

@@ -11,8 +11,7 @@ from mrp.data.config import Crop
 from mrp.evaluate import sweep
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Result
-from mrp.evaluate.interval import wilson
-from mrp.evaluate.probe import Probe
+from mrp.evaluate.probe import Probe, linear_head
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.table import Table
 from mrp.evaluate.views import Changed, Cropped
@@ -43,23 +42,15 @@ class Evaluator(Probe[sweep.Head]):
 
     def learn(self, train: Table, readout: Readout) -> sweep.Head:
         """Chooses, then trains the chosen head."""
-        setting, config = self.setting, self.config
-        choice = sweep.choose_once(setting.tables, train, readout, self.device, config, setting.train.content)
-        return sweep.fit(choice, train, self.device, products=sweep.products_of(config, self.device))
+        return linear_head(self.setting, train, readout, self.config)
 
     def count(self, learned: sweep.Head, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers of the chosen head."""
         choice, right = learned.choice, learned.predict(test, self.setting.possible) == test.labels
-        interval = wilson(int(right.sum()), len(test))
         best = asdict(choice.best)
-        held_out = {
-            "accuracy": best.pop("accuracy"),
-            "loss": best.pop("loss"),
-            "low": choice.held_out.low,
-            "high": choice.held_out.high,
-        }
-        details = interval._asdict() | best | {"held_out": held_out, "num_train": train.images, "num_test": len(test)}
-        details |= {
-            "moves": choice.moves(), "grid": choice.grid(), "trials": [asdict(trial) for trial in choice.trials]
-        }  # fmt: skip
-        return Result({"accuracy": interval.accuracy, "held_out": held_out["accuracy"]}, details, right=right)
+        held_out = {name: best.pop(name) for name in ("accuracy", "loss")}
+        held_out |= {"low": choice.held_out.low, "high": choice.held_out.high}
+        return Result.of_answers(
+            right, {"held_out": held_out["accuracy"]}, **best, held_out=held_out, num_train=train.images,
+            moves=choice.moves(), grid=choice.grid(), trials=[asdict(trial) for trial in choice.trials],
+        )  # fmt: skip

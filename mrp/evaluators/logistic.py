@@ -52,6 +52,4 @@ class Evaluator(Probe[Learned]):
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers."""
         found = learned.classifier.predict(test.rows(learned.blocks, slice(None)), self.setting.possible)
-        right = found == test.labels
-        details = learned.classifier.measure(right)
-        return Result({"accuracy": details["accuracy"]}, details, right=right)
+        return Result.of_answers(found == test.labels, **learned.classifier.about())

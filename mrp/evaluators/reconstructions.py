@@ -43,7 +43,7 @@ class Evaluator(contract.Evaluator):
 
     def __init__(self, config: Config, setting: Setting) -> None:
         _refuse_without_pixels(setting.paints)
-        source = setting.train if setting.test is None else setting.test
+        source = setting.test_or_train
         count = min(config.images, len(source))
         self._device = setting.processes.device
         self._prepare = Prepare(setting.data.mean, setting.data.std).to(self._device)

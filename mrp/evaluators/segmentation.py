@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,18 +16,17 @@ from mrp.evaluate import pairs as files
 from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Masks, Section
 from mrp.evaluate.contract import Result
-from mrp.evaluate.dense import PER_PATCH, Dense, Tokens, best_class, bootstrap, chunks
+from mrp.evaluate.dense import PER_PATCH, Dense, Learned, Tokens, best_class, bootstrap, chunks
 from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.measured import Number, told
 from mrp.evaluate.pairs import Pair, read_mask, sampled
-from mrp.evaluate.readout import Readout
-from mrp.evaluate.sealed import Decision
-from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 
 LRS = (3e-4, 1e-3, 3e-3, 1e-2)
 _DECAY, _EPOCHS, _STEPS, _BATCH, _WARMUP = 1e-4, 10, 500, 16, 0.05
 _MOST_CLASSES = 4096
+
+Head = tuple[Tensor, Tensor]  # weight (D classes) and bias (1 classes)
 
 
 class Config(Section):
@@ -45,48 +43,29 @@ class Config(Section):
         return files.content([self.train, self.test], files.MASKS)
 
 
-@dataclass(frozen=True, slots=True)
-class Learned(Decision):
-    """A trained head, the tokens' standardisation, and how the rate was chosen."""
-
-    tokens: Tokens
-    weight: Tensor  # 1 D classes
-    bias: Tensor  # 1 1 classes
-    lr: float
-    held_out: dict[str, float]  # mean intersection over union of each rate
-    images: int
-
-
-class Evaluator(Dense[Learned]):
+class Evaluator(Dense[Head]):
     """Chooses the rate on held-out training images, trains on all of them, and counts the pixels of test images."""
 
-    endings = files.MASKS
+    endings, settings, higher_is_better = files.MASKS, LRS, True
 
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
         """Returns all that it measures."""
         return "mean_iou", "pixel_accuracy", "mean_accuracy"
 
-    def learn(self, table: Table, pairs: Sequence[Pair], readout: Readout, shape: tuple[int, int]) -> Learned:
-        """Trains heads with every rate at once, then one with the best rate."""
-        labels, classes = self._labels(pairs, shape)
-        parts = split(torch.zeros(len(table), dtype=torch.int64), table.keys)
-        tokens = Tokens.of(table, readout, shape, self.device, parts.fitting)
-        weight, bias = _train(tokens, labels, parts.fitting, classes, LRS)
-        held_out = [
-            _mean_iou(self._counts(tokens, pairs, parts.held_out, weight[i : i + 1], bias[i : i + 1]).sum(0))
-            for i in range(len(LRS))
-        ]
-        lr = LRS[int(np.argmax(held_out))]
-        every = np.arange(len(table))
-        tokens = Tokens.of(table, readout, shape, self.device, every)
-        accuracies = {f"{rate:g}": found for rate, found in zip(LRS, held_out, strict=True)}
-        return Learned(tokens, *_train(tokens, labels, every, classes, (lr,)), lr, accuracies, len(table))
+    def fit(self, tokens: Tokens, targets: Any, rows: NDArray[np.int64], settings: Sequence[float]) -> Sequence[Head]:
+        """Trains heads with every rate at once."""
+        labels, classes = targets
+        return _train(tokens, labels, rows, classes, settings)
 
-    def count(self, learned: Learned, table: Table, pairs: Sequence[Pair]) -> Result:
+    def reached(self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Head) -> float:
+        """Returns the mean intersection over union."""
+        return float(_mean_iou(self._counts(tokens, pairs, rows, head).sum(0)))
+
+    def count(self, learned: Learned[Head], table: Table, pairs: Sequence[Pair]) -> Result:
         """Counts every pixel of the test masks that has a class."""
         tokens, rows = learned.tokens._replace(table=table), np.arange(len(table))
-        counts = self._counts(tokens, pairs, rows, learned.weight, learned.bias)
+        counts = self._counts(tokens, pairs, rows, learned.head)
         if not counts.sum():
             raise ConfigError("segmentation.test: no pixel of its masks has a class; look at segmentation.ignore")
         total, by_image = counts.sum(0), counts.reshape(len(counts), -1).astype(np.float64)
@@ -103,12 +82,10 @@ class Evaluator(Dense[Learned]):
             {"class": number, "pixels": int(true[number]), "iou": _known(iou), "accuracy": _known(accuracy)}
             for number, (iou, accuracy) in enumerate(zip(*shares, strict=True))
         ]
-        return Result(values, details | {
-            "classes": by_class, "lr": learned.lr, "held_out": learned.held_out,
-            "num_train": learned.images, "num_test": len(table),
-        })  # fmt: skip
+        details |= {"classes": by_class, "lr": learned.setting, **learned.details(), "num_test": len(table)}
+        return Result(values, details)
 
-    def _labels(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> tuple[Tensor, int]:
+    def targets(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> tuple[Tensor, int]:
         """Returns labels at points of every patch (images, patches, points), and the number of classes."""
         ignored, given = self.config.ignore, self.config.classes
         largest, parts = -1, []
@@ -122,12 +99,13 @@ class Evaluator(Dense[Learned]):
         return torch.from_numpy(np.stack(parts)), given or largest + 1
 
     def _counts(
-        self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], weight: Tensor, bias: Tensor
+        self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Head
     ) -> NDArray[np.int64]:  # fmt: skip
         """Returns for each image the pixels of each class that were right, that have it, and that were given it."""
-        counts, classes = [], weight.shape[2]
+        (weight, bias), counts = head, []
+        classes = weight.shape[1]
         for part in chunks(rows):
-            scores = (tokens.rows(part) @ weight[0] + bias[0]).unflatten(1, tokens.grid).permute(0, 3, 1, 2)
+            scores = (tokens.rows(part) @ weight + bias).unflatten(1, tokens.grid).permute(0, 3, 1, 2)
             for row, image in zip(part, scores, strict=True):
                 mask = torch.from_numpy(read_mask(pairs[row], self.config.ignore, classes)).to(self.device)
                 counted = mask >= 0
@@ -139,7 +117,7 @@ class Evaluator(Dense[Learned]):
 
 def _train(
     tokens: Tokens, labels: Tensor, rows: NDArray[np.int64], classes: int, lrs: Sequence[float]
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> list[Head]:  # fmt: skip
     """Returns heads for several rates, trained on the same minibatches by the cross-entropy of all labelled points."""
     weight = torch.zeros(len(lrs), tokens.mean.shape[0], classes, device=tokens.device)
     bias = torch.zeros(len(lrs), 1, classes, device=tokens.device)
@@ -160,7 +138,7 @@ def _train(
         optimizer.zero_grad()
         (torch.stack(losses).sum() / known.sum().clamp_min(1)).backward()
         optimizer.step()
-    return torch.stack([w.detach() for w, _ in heads]), torch.stack([b.detach() for _, b in heads])
+    return [(w.detach(), b.detach()) for w, b in heads]
 
 
 def _mean_iou(counts: NDArray[Any]) -> Any:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
+from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
@@ -13,6 +16,7 @@ from mrp.data.open import open_data
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
 from mrp.data.subset import fixed_sample
+from mrp.run import Run
 
 BATCH = 250
 
@@ -21,6 +25,12 @@ def labelled(data: str, size: int, count: int) -> tuple[Tensor, Tensor]:
     """Returns images (N C H W, uint8) and labels: the same ones every time, spread over the whole data set."""
     config = Config(train=data, size=size)
     return read(open_data(config, "train", Cache(CacheConfig())), config, data, count)
+
+
+def held_out(run: Run) -> tuple[Source, str]:
+    """Returns a run's test data and what they are called; its training data if it has no test data."""
+    part: Literal["test", "train"] = "test" if run.data.test else "train"
+    return open_source(run, part), f"data.{part}"
 
 
 def read(source: Source, config: Config, name: str, count: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from mrp.arguments import count as count
 
@@ -15,6 +17,12 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
     parser.add_argument(
         "--out", type=Path, default=default, metavar="FOLDER", help=f"for the results (default: {default})"
     )
+
+
+def chosen(options: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
+    """Returns the words that an experiment's options have a field for, as far as they were given."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in vars(options).items() if name in names and value is not None}
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:

@@ -66,7 +66,7 @@ def test_the_nearer_outvotes_the_many() -> None:
 def test_accuracy_and_its_interval() -> None:
     keys, labels = torch.eye(3), torch.tensor([0, 1, 2])
     test_labels = torch.tensor([0, 1, 7])  # 7 was never seen: a mistake
-    (found,) = neighbours.measure(keys, labels, torch.eye(3), test_labels, ks=[20])
+    (found,) = neighbours.counted(neighbours.predict(keys, labels, torch.eye(3)) == test_labels, len(keys), ks=[20])
     assert found["accuracy"] == pytest.approx(2 / 3)
     assert found["low"] < found["accuracy"] < found["high"]
     assert (found["k"], found["num_train"], found["num_test"]) == (20, 3, 3)

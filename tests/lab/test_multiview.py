@@ -30,10 +30,6 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def nothing(step: int, kernels: Tensor) -> None:
-    pass
-
-
 def width(picture: Path) -> int:
     with Image.open(picture) as image:
         return image.width
@@ -127,7 +123,7 @@ def test_the_gradient_of_the_teachers_setting() -> None:
     target = hidden(constants, constants.tau * kernels, batch)
     loss = (target - hidden(constants, weights, masked) / (1 - constants.theta)).square().sum() / 2
     (gradient,) = torch.autograd.grad(loss, weights)
-    after = network.pretrain(constants, "teacher", kernels, samples.patches, generator(3), nothing)
+    after = network.pretrain(constants, "teacher", kernels, samples.patches, generator(3), network.unwatched)
     torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
     torch.testing.assert_close((kernels - after).norm(dim=-1), torch.full(kernels.shape[:2], constants.lr))
 
@@ -135,7 +131,7 @@ def test_the_gradient_of_the_teachers_setting() -> None:
 def test_the_gradient_of_the_decoder_that_recovers_patches() -> None:
     """Its first value is zero, so the first step moves it alone, and the second moves the kernels."""
     constants, kernels, samples = scene()
-    after = network.pretrain(constants, "patches", kernels, samples.patches, generator(3), nothing)
+    after = network.pretrain(constants, "patches", kernels, samples.patches, generator(3), network.unwatched)
     torch.testing.assert_close(after, kernels)
     two = constants.model_copy(update={"steps": 2})
     rng = generator(3)
@@ -150,7 +146,7 @@ def test_the_gradient_of_the_decoder_that_recovers_patches() -> None:
     weights = kernels.clone().requires_grad_()
     made = hidden(constants, weights, batches[1][1]) / (1 - constants.theta) @ decoder.mT
     (gradient,) = torch.autograd.grad((made - batches[1][0].flatten(2)).square().sum() / 2, weights)
-    after = network.pretrain(two, "patches", kernels, samples.patches, generator(3), nothing)
+    after = network.pretrain(two, "patches", kernels, samples.patches, generator(3), network.unwatched)
     torch.testing.assert_close(direction(kernels, after), torch.nn.functional.normalize(gradient, dim=-1))
 
 
@@ -165,7 +161,7 @@ def test_the_gradient_of_classification() -> None:
     )
     expected = torch.autograd.grad(loss, (weights, last))
     start = network.Classifier(kernels, head)
-    after = network.classify(constants, start, samples, (1, 1.0), generator(3), nothing)
+    after = network.classify(constants, start, samples, (1, 1.0), generator(3), network.unwatched)
     torch.testing.assert_close(kernels - after.kernels, expected[0], atol=1e-6, rtol=1e-4)
     torch.testing.assert_close(head - after.head, expected[1], atol=1e-6, rtol=1e-4)
 
@@ -177,7 +173,7 @@ def test_below_the_largest_ratio_a_small_kernel_grows(offset: float, sign: int) 
     constants = constants.varied(theta=ratio + offset)
     patches = draw(constants, constants.samples, constants.seeds, 0.0, generator(4)).patches
     kernels = 0.1 * torch.eye(constants.d)[: constants.kernels].expand(constants.seeds, -1, -1).contiguous()
-    after = network.pretrain(constants, "teacher", kernels, patches, generator(5), nothing)
+    after = network.pretrain(constants, "teacher", kernels, patches, generator(5), network.unwatched)
     assert bool(((after - kernels).diagonal(dim1=1, dim2=2).sum(dim=-1) * sign > 0).all())
 
 

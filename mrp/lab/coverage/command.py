@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from mrp.lab.words import add_out, count, print_table
+from mrp.lab.words import add_out, chosen, count, print_table
 
 HELP = "how much of the objects, and how many of them, the class-activation maps of encoders cover"
 
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     from mrp.lab import figures
     from mrp.lab.coverage import experiment, plots
 
-    measured = experiment.Options(tuple(options.runs), options.images, options.mosaics, options.train, options.seed)
+    measured = experiment.Options(**chosen(options, experiment.Options))
     runs, examples = experiment.run(measured)
     rows = []
     for name, title in experiment.MEASURES.items():

@@ -13,19 +13,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mrp import api
-from mrp.build import open_source
 from mrp.config import ConfigError
-from mrp.data.source import Source
 from mrp.lab.coverage.activation import Classifier, classifier
 from mrp.lab.estimate import Estimate
-from mrp.lab.images import read
+from mrp.lab.images import held_out, read
 from mrp.report.looks import Array, eigen_cam
 
 THRESHOLD = 0.5  # what counts as covered, as a share of a map's largest value
@@ -52,7 +50,7 @@ MEASURES = {
 class Options:
     """The runs, and how many images to measure them on."""
 
-    runs: tuple[Path, ...]
+    runs: Sequence[Path]
     images: int = 512
     mosaics: int = 512
     train: int = 5000  # images to which a head is fitted, where there is none
@@ -121,23 +119,17 @@ def as_data(options: Options, rows: Sequence[Row]) -> dict[str, Any]:
 def _images(models: Sequence[api.Model], count: int) -> tuple[Tensor, Tensor]:
     """Returns held-out images, and their labels, which have to be the same classes for all runs."""
     first = models[0]
-    source, name = _held_out(first)
+    source, name = held_out(first.run)
     for model in models:
         data = model.run.data
         same = data.shape == first.run.data.shape and data.channels == first.run.data.channels
-        if not same or _held_out(model)[0].classes != source.classes:
+        if not same or held_out(model.run)[0].classes != source.classes:
             raise ConfigError(
                 f"{model.folder}: its images or classes are not those of {first.folder}; give comparable runs"
             )
         if any(side % 2 for side in (*model.backbone.patch_embed.grid_size, *data.shape)):
             raise ConfigError(f"{model.folder}: mosaics need an even number of patches on either side")
-    return read(source, first.run.data, name, count)
-
-
-def _held_out(model: api.Model) -> tuple[Source, str]:
-    """Returns a run's test data and their name; its training data if it has no test data."""
-    part: Literal["test", "train"] = "test" if model.run.data.test else "train"
-    return open_source(model.run, part), f"{model.folder}: data.{part}"
+    return read(source, first.run.data, f"{first.folder}: {name}", count)
 
 
 def mosaic(images: Tensor, labels: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 
-from mrp.lab.words import add_out, count, print_table
+from mrp.lab.words import add_out, chosen, count, print_table
 
 HELP = "how masks connect images: edges within classes, label error, eigenvalues, by mask ratio and unit"
 
@@ -33,9 +32,7 @@ def run(options: argparse.Namespace) -> None:
 
     toy = options.data == experiment.TOY
     defaults = experiment.TOY_DEFAULTS if toy else {}
-    names = [field.name for field in fields(experiment.Options)]
-    given = {name: value for name, value in vars(options).items() if name in names and value is not None}
-    result = experiment.run(experiment.Options(**(defaults | given)))
+    result = experiment.run(experiment.Options(**(defaults | chosen(options, experiment.Options))))
     rows = []
     for unit in result.units:
         for name, (best, *others) in result.choices(unit).items():

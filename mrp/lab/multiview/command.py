@@ -6,6 +6,8 @@ import argparse
 import time
 from pathlib import Path
 
+from mrp.lab.words import add_out
+
 HELP = "which features mask-reconstruction pretraining and supervised learning capture"
 TOY = ("k=4", "d=27", "P=9", "m=10", "samples=100", "tests=100", "seeds=2", "steps=60", "steps_scratch=40")
 
@@ -13,7 +15,7 @@ TOY = ("k=4", "d=27", "P=9", "m=10", "samples=100", "tests=100", "seeds=2", "ste
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds the constants, and what to do with them."""
     parser.add_argument("overrides", nargs="*", default=[], metavar="name=value", help="constants, such as mu=0.3")
-    parser.add_argument("--out", type=Path, default=Path("runs/lab/multiview"), metavar="OUT", help="a folder")
+    add_out(parser, "multiview")
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--sweep", metavar="NAME", help="only all methods over one constant: mu, theta, ...")
     what.add_argument("--map", action="store_true", help="only the teacher's setting over theta and m")

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from mrp.config import ConfigError, nearest
 from mrp.lab.estimate import Estimate
+from mrp.lab.multiview import network
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.data import Samples, draw_splits, random_stream
 from mrp.lab.multiview.measure import correlations, held, summary
-from mrp.lab.multiview.network import Classifier, class_head, classify, correct, first_kernels, pretrain, zero_head
+from mrp.lab.multiview.network import Classifier, classify, correct, first_kernels, pretrain
 
 METHODS = {"teacher": "MRP, teacher", "patches": "MRP, patches", "scratch": "SL from scratch"}
 SWEEPS: dict[str, tuple[float, ...]] = {
@@ -72,7 +73,8 @@ class Result:
 def compare(constants: Constants, methods: Iterable[str] = tuple(METHODS)) -> dict[str, Result]:
     """Trains by each method on the same data from the same first kernels, which follow from the seed."""
     samples, kernels = draw_splits(constants), first_kernels(constants, random_stream(constants, 3))
-    return {method: _train(constants, samples, kernels, method) for method in methods}
+    objectives = {method: "supervised" if method == "scratch" else method for method in methods}
+    return {method: _train(constants, samples, kernels, one)[0] for method, one in objectives.items()}
 
 
 def train_by(constants: Constants, objective: str, optimizer: str, steps: int) -> tuple[Result, float]:
@@ -81,23 +83,9 @@ def train_by(constants: Constants, objective: str, optimizer: str, steps: int) -
     Fine-tuning uses the same optimizer. "none" is fine-tuning alone, from the first kernels and a head of zeros.
     """
     varied = constants.varied(steps=steps, steps_scratch=steps)
-    samples, first = draw_splits(varied), first_kernels(varied, random_stream(varied, 3))
-    trace = Trace(varied, steps)
-    fast = constants.lr if optimizer != "sgd" else None  # of a clock and of Adam
-    tuning = (constants.steps_tuned, fast or constants.lr_tuned)
-    tuned_from = Classifier(first, zero_head(varied))
-    kernels = first
-    if objective == "supervised":
-        tuned_from, tuning = Classifier(first, class_head(varied)), (steps, fast or constants.lr_scratch)
-    elif objective != "none":
-        stream = random_stream(varied, 5)
-        kernels = pretrain(varied, objective, first, samples["train"].patches, stream, trace.watch, optimizer)
-        tuned_from = Classifier(kernels, zero_head(varied))
-    stream = random_stream(varied, 4 if objective == "supervised" else 6)
-    final = classify(varied, tuned_from, samples["train"], tuning, stream, optimizer=optimizer)
-    if objective in ("supervised", "none"):
-        kernels = final.kernels
-    return _result(varied, samples, kernels, final, trace), float((kernels - first).norm() / first.norm())
+    first = first_kernels(varied, random_stream(varied, 3))
+    result, kernels = _train(varied, draw_splits(varied), first, objective, optimizer, optimizer)
+    return result, float((kernels - first).norm() / first.norm())
 
 
 def sweep_values(name: str) -> tuple[float, ...]:
@@ -124,21 +112,29 @@ def largest_ratio(constants: Constants) -> float:
     return max(0.0, gain / (1 + gain))
 
 
-def _train(constants: Constants, samples: dict[str, Samples], kernels: Tensor, method: str) -> Result:
-    """Trains by one method from beginning to end; pretraining is followed by fine-tuning."""
-    training = samples["train"]
-    if method == "scratch":
-        trace = Trace(constants, constants.steps_scratch)
-        start, schedule = Classifier(kernels, class_head(constants)), (constants.steps_scratch, constants.lr_scratch)
-        final = classify(constants, start, training, schedule, random_stream(constants, 4), trace.watch)
-        kernels = final.kernels
-    else:
-        trace = Trace(constants, constants.steps)
+def _train(
+    constants: Constants, samples: dict[str, Samples], first: Tensor, objective: str, pretrained_by: str = "kernel",
+    classified_by: str = "sgd",
+) -> tuple[Result, Tensor]:  # fmt: skip
+    """Trains by an objective from beginning to end; returns also the kernels before fine-tuning, if anything was."""
+    supervised, kernels = objective == "supervised", first
+    trace = Trace(constants, constants.steps_scratch if supervised else constants.steps)
+    if objective not in ("supervised", "none"):
         stream = random_stream(constants, 5)
-        kernels = pretrain(constants, method, kernels, training.patches, stream, trace.watch)
-        start, schedule = Classifier(kernels, zero_head(constants)), (constants.steps_tuned, constants.lr_tuned)
-        final = classify(constants, start, training, schedule, random_stream(constants, 6))
-    return _result(constants, samples, kernels, final, trace)
+        patches = samples["train"].patches
+        kernels = pretrain(constants, objective, first, patches, stream, trace.watch, pretrained_by)
+    if supervised:
+        schedule = constants.steps_scratch, constants.lr_scratch
+    else:
+        schedule = constants.steps_tuned, constants.lr_tuned
+    if classified_by != "sgd":
+        schedule = schedule[0], constants.lr  # of a clock and of Adam
+    start = Classifier(kernels, network.class_head(constants) if supervised else network.zero_head(constants))
+    stream, watch = random_stream(constants, 4 if supervised else 6), trace.watch if supervised else network.unwatched
+    final = classify(constants, start, samples["train"], schedule, stream, watch, classified_by)
+    if objective in ("supervised", "none"):
+        kernels = final.kernels
+    return _result(constants, samples, kernels, final, trace), kernels
 
 
 def _result(

@@ -17,7 +17,7 @@ from mrp.lab.estimate import Estimate
 from mrp.lab.multiview.constants import Constants
 from mrp.lab.multiview.data import Samples, draw, draw_splits, random_stream
 from mrp.lab.multiview.measure import held
-from mrp.lab.multiview.network import Classifier, classify, correct, first_kernels, pretrain, zero_head
+from mrp.lab.multiview.network import Classifier, classify, correct, first_kernels, pretrain, unwatched, zero_head
 
 SHARES = (0.0, 0.1, 0.2, 0.5, 1.0)  # of the classes, in pretraining; 0: no pretraining
 WORLDS = ("open", "closed")
@@ -65,7 +65,7 @@ def _rows(constants: Constants, samples: dict[str, Samples], world: str, method:
             constants, constants.samples, constants.seeds, constants.mu, random_stream(constants, 0), classes,
             open_world=world == "open",
         )  # fmt: skip
-        kernels = pretrain(constants, method, kernels, seen.patches, random_stream(constants, 5), lambda *_: None)
+        kernels = pretrain(constants, method, kernels, seen.patches, random_stream(constants, 5), unwatched)
     captured = _captured(constants, kernels, classes)
     stream, tuned, done, rows = random_stream(constants, 6), Classifier(kernels, zero_head(constants)), 0, []
     for steps in TUNED:  # plain descent has no memory, so it can be stopped and go on

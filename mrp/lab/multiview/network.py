@@ -19,6 +19,10 @@ Watch = Callable[[int, Tensor], None]  # is called with the step and the kernels
 CHUNK = 100  # samples per seed that are evaluated at once
 
 
+def unwatched(step: int, kernels: Tensor) -> None:
+    """Looks at nothing."""
+
+
 class Classifier(NamedTuple):
     """Kernels and a linear head."""
 
@@ -109,7 +113,7 @@ def classify(
     samples: Samples,
     schedule: tuple[int, float],
     generator: torch.Generator,
-    watch: Watch = lambda step, kernels: None,
+    watch: Watch = unwatched,
     optimizer: str = "sgd",
 ) -> Classifier:
     """Trains kernels and head on the cross-entropy: fine-tuning, or training from scratch."""

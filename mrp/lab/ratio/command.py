@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields
 from typing import Any
 
-from mrp.lab.words import add_out, count, print_table
+from mrp.lab.words import add_out, chosen, count, print_table
 
 HELP = "MAE's best mask ratio: predicted from a masked classifier and frozen, then held against MAE at every ratio"
 
@@ -34,8 +33,7 @@ def run(options: argparse.Namespace) -> None:
     from mrp.lab.ratio import compare, plots, predict
 
     if options.action == "predict":
-        names = [field.name for field in fields(predict.Options)]
-        given = {name: value for name, value in vars(options).items() if name in names and value is not None}
+        given = chosen(options, predict.Options)
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
         prediction = predict.freeze(predict.Options(**given), options.out)
         _print_prediction(prediction)

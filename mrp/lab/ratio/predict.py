@@ -11,7 +11,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from mrp.data.order import keys
 from mrp.files import write_atomically
 from mrp.folder import flat, with_defaults
 from mrp.lab.estimate import Estimate
-from mrp.lab.images import read
+from mrp.lab.images import held_out, read
 from mrp.lab.ratio import masked_classifier, rules
 from mrp.models.masking import random_mask
 from mrp.objectives import mae
@@ -131,8 +131,8 @@ def _classifier(run: Run, length: str | None) -> Run:
 def predict(folder: Path, options: Options) -> dict[str, Any]:
     """Returns what the classifier measures at every ratio, and what each rule makes of it."""
     model = api.load(folder)
-    split: Literal["train", "test"] = "test" if model.run.data.test else "train"
-    images, labels = read(open_source(model.run, split), model.run.data, f"data.{split}", options.images)
+    source, name = held_out(model.run)
+    images, labels = read(source, model.run.data, name, options.images)
     images = model.module.prepare(images)
     patches = cast(int, model.backbone.patch_embed.num_patches)
     counts = hidden_counts(patches, options.ratios)

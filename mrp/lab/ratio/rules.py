@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import torch
+from mrp.evaluate import statistics
 
 RULES: dict[str, str] = {
     "balance": (
@@ -53,12 +54,5 @@ def best(ratios: Sequence[float], merit: Sequence[float]) -> float:
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     """Returns Spearman's correlation of two rankings; 0 where one of them ranks nothing."""
-    one, two = (_ranks(torch.tensor(values, dtype=torch.float64)) for values in (first, second))
-    scale = float(one.norm() * two.norm())
-    return float(one @ two) / scale if scale else 0.0
-
-
-def _ranks(values: torch.Tensor) -> torch.Tensor:
-    """Returns centred ranks; equal values share the mean of theirs."""
-    below = (values[:, None] > values).sum(1) + 0.5 * (values[:, None] == values).sum(1)
-    return below - below.mean()
+    found = statistics.rank_correlation(first, second)
+    return 0.0 if math.isnan(found) else found
