@@ -253,6 +253,9 @@ def test_a_folder_of_something_else_and_training_data_given_twice_are_refused(
         plan(str(run), str(images), run)
     with pytest.raises(ConfigError, match=r"data.train: the images to train on are"):
         plan(str(run), str(images), tmp_path / "out", words=["data.train=digits"])
+    for itself in (f"data.test={images}", f"data.test={{name: folder, path: {images}}}"):
+        with pytest.raises(ConfigError, match=r"data.test: .* has the images to train on; leave it out"):
+            plan(str(run), str(images), tmp_path / "out", words=[itself])
     with pytest.raises(ConfigError, match=r"data.channels: weights are compared on images with the channels"):
         plan(str(run), str(images), tmp_path / "out", words=["data.channels=4"])
 

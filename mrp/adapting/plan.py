@@ -59,15 +59,23 @@ def make(
             "data.channels: weights are compared on images with the channels that they know; leave it out, or train "
             "with 'mrp pretrain', init=WEIGHTS and init.channels=spread"
         )
-    spec = build(held_out.Config, Tree({"path": data, "list": LIST}, {"": "DATA"})).path
+    spec, test = _spec(data, "DATA"), changes.get("test")
     whole, name = open_source(spec, "train"), held_out.named(spec)
+    if test is not None and open_source(_spec(test, "data.test"), "test").identity == whole.identity:
+        raise ConfigError(f"data.test: {name} has the images to train on; leave it out, and a tenth is held out")
     start, survey = _opened(checkpoint, whole, name, folder, words)
-    section, images = _split(whole, name, data, spec, folder, survey, changes.get("test"))
+    section, images = _split(whole, name, data, spec, folder, survey, test)
     choices = recipe(start, images, section, survey.shapes, processes, method, words)
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder, asked=asked, choices=[asdict(one) for one in choices])
     write_atomically(folder / PLAN, _written(choices, folder))
     return choices
+
+
+def _spec(data: Any, word: str) -> str | Node:
+    """Returns a path, or the section of a source, checked."""
+    spec: str | Node = build(held_out.Config, Tree({"path": data, "list": LIST}, {"": word})).path
+    return spec
 
 
 def _opened(checkpoint: str, whole: Source, name: str, folder: Path, words: Sequence[str]) -> tuple[Start, Survey]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ _TITLES = {
     "validation/loss": "error of reconstruction (lower is better)",
 }
 _LABELLED = ("linear", "knn", "few_shot")  # the first one decides
-_LABEL_FREE: Mapping[str, dict[str, Any]] = {"geometry": {"groups": 10, "views": 2}}
+_GEOMETRY = {"groups": 10, "views": 2, "images": 1000}  # without labels
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Verdict:
     """All changes, of which the first one decides."""
 
     changes: tuple[Change, ...]
-    images: int  # that were held out
+    images: int  # held-out ones, on which the first was measured
     notes: tuple[str, ...] = ()
 
     @property
@@ -145,7 +145,7 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
             "There are no labels: how features spread is a sign, and no proof, of what they are good for. For an "
             "accuracy give class folders, in which the images lie."
         )
-    return Verdict(tuple(changes), len(test), tuple(notes))
+    return Verdict(tuple(changes), len(test) if labelled else min(_GEOMETRY["images"], len(test)), tuple(notes))
 
 
 def _evaluators(run: Run, before: Path, labelled: bool) -> dict[str, dict[str, Any]]:
@@ -157,7 +157,7 @@ def _evaluators(run: Run, before: Path, labelled: bool) -> dict[str, dict[str, A
         model.missing_part is None and model.objective.paints and model.run.objective == run.objective
         and model.run.data.model_dump(include=same) == run.data.model_dump(include=same)
     )  # fmt: skip
-    return dict(_LABEL_FREE) | ({"validation": {}} if comparable else {})
+    return {"geometry": dict(_GEOMETRY)} | ({"validation": {}} if comparable else {})
 
 
 def changes_of(plan: Plan, judged: Sequence[Judged]) -> list[Change]:

@@ -48,7 +48,9 @@ def test_without_labels_features_and_reconstructions_are_compared(
     make: Make,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setitem(verdict._GEOMETRY, "images", 20)
     command = ["adapt", str(make("mae")), str(flat(images, tmp_path / "flat")), "--out", str(tmp_path / "out"), *WORDS]
     main([*command, "--plan-only"])
     assert "mrp doctor" in capsys.readouterr().out
@@ -58,9 +60,10 @@ def test_without_labels_features_and_reconstructions_are_compared(
     found = told["verdict"]
     names = ["effective_rank", "rank_me", "alignment", "log_uniformity", "loss"]
     assert [one["name"].rpartition("/")[2] for one in found["changes"]] == names
-    assert all(
-        one["difference"]["low"] <= one["difference"]["value"] <= one["difference"]["high"] for one in found["changes"]
-    )
+    for one in found["changes"]:
+        assert one["difference"]["value"] == one["after"] - one["before"]
+        assert one["difference"]["low"] <= one["difference"]["value"] <= one["difference"]["high"]
+    assert "effective rank on 20 held-out images" in found["sentence"], "of which there are more"
     assert any("There are no labels" in note for note in found["notes"])
     assert "for 6 steps" in told["forecast"]["here"]
     trained = weights(tmp_path / "out" / "after")
