@@ -61,7 +61,7 @@ def make(
         )
     spec, test = _spec(data, "DATA"), changes.get("test")
     whole, name = open_source(spec, "train"), held_out.named(spec)
-    if test is not None and open_source(_spec(test, "data.test"), "test").identity == whole.identity:
+    if test is not None and open_source(_spec(test, "data.test"), "test").content == whole.content:
         raise ConfigError(f"data.test: {name} has the images to train on; leave it out, and a tenth is held out")
     start, survey = _opened(checkpoint, whole, name, folder, words)
     section, images = _split(whole, name, data, spec, folder, survey, test)
