@@ -8,13 +8,13 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from mrp import progress
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.loader import EvalLoader
 from mrp.evaluate.answers import best_classes
 from mrp.evaluate.contract import Pause, Setting
 from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import Columns, in_order
 
 LOSS, CORRECT, CORRECT5, ANSWER = "loss", "correct", "correct5", "answer"  # what is kept of each image
 _LARGEST_BATCH = 256
@@ -50,23 +50,21 @@ def _answered(model: nn.Module, setting: Setting, batches: Iterable[Batch], paus
     processes, count = setting.processes, len(setting.test)
     numbers = setting.class_numbers.to(processes.device) if classes_told_apart(model) else None
     among = setting.possible if numbers is not None else None
-    share, done = -(-count // processes.num_processes), 0
-    kept: dict[str, Tensor] = {}
+    names = list[str]()
+
+    def of_batch(batch: Batch) -> Columns:
+        labels = None
+        if numbers is not None:
+            assert batch.labels is not None
+            labels = numbers[batch.labels]
+            batch = replace(batch, labels=labels)
+        values = _of_batch(model(batch), labels, among)
+        names[:] = values
+        return tuple(values.values())
+
     with evaluating(model):
-        for batch in progress.over(batches, "batches of test images"):
-            pause()
-            rows = len(batch.keys) if batch.valid is None else int(batch.valid.sum())  # the others come after these
-            batch = batch.to(processes.device, non_blocking=True)
-            labels = None
-            if numbers is not None:
-                assert batch.labels is not None
-                labels = numbers[batch.labels]
-                batch = replace(batch, labels=labels)
-            for name, value in _of_batch(model(batch), labels, among).items():
-                kept.setdefault(name, value.new_zeros(share))[done : done + rows] = value[:rows]
-            done += rows
-    # Each process holds the next `share` images of the source, so the filler rows are at the very end.
-    return {name: processes.gather(value)[:count].cpu() for name, value in kept.items()}
+        columns = in_order(batches, count, processes, pause, "batches of test images", of_batch)
+    return dict(zip(names, columns, strict=True))
 
 
 def _of_batch(output: Output, labels: Tensor | None, among: Tensor | None) -> dict[str, Tensor]:

@@ -9,16 +9,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mrp import progress
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import Columns, gathered
 from mrp.evaluate.readout import Readout, backbone_of, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, open_table
 from mrp.models.vit import num_heads
@@ -149,31 +150,26 @@ def _write_all(
     writer: Writer | None, model: nn.Module, readout: Readout, batches: Iterable[Batch], count: int,
     processes: Accelerator, pause: Callable[[], None],
 ) -> None:  # fmt: skip
-    """Takes every batch through the model; rank r has the r-th contiguous slice of the data."""
-    world, done = processes.num_processes, 0
-    share = -(-count // world)
+    """Takes every batch through the model, and writes its rows."""
+    rows = partial(_rows, model, readout)
     try:
         with evaluating(model):
-            for batch in progress.over(batches, "batches of features"):
-                pause()
-                rows = processes.gather(_rows(model, readout, batch.to(processes.device, non_blocking=True)))
-                if writer is not None:
-                    ranks = zip(*(tensor.cpu().chunk(world) for tensor in rows), strict=True)
-                    for rank, (features, labels, keys, valid) in enumerate(ranks):
-                        writer.put(rank * share + done, features[valid], labels[valid], keys[valid])
-                done += len(batch.keys)
+            for start, columns in gathered(
+                batches, count, processes, pause, "batches of features", rows, here=writer is not None
+            ):
+                assert writer is not None
+                writer.put(start, *columns)
     except BaseException:
         if writer is not None:
             writer.discard()
         raise
 
 
-def _rows(model: nn.Module, readout: Readout, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _rows(model: nn.Module, readout: Readout, batch: Batch) -> Columns:
     output: Output = model(batch, features=readout)
     assert output.features is not None
     labels = torch.full_like(batch.keys, -1) if batch.labels is None else batch.labels
-    valid = torch.ones_like(batch.keys, dtype=torch.bool) if batch.valid is None else batch.valid
-    return output.features, labels, batch.keys, valid
+    return output.features, labels, batch.keys
 
 
 def _remove_if_abandoned(folder: Path) -> None:

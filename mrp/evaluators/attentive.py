@@ -28,6 +28,7 @@ from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import Columns, in_order
 from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
@@ -228,22 +229,14 @@ class Evaluator(Probe[Learned]):
         among: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         """Returns the class that each head answers with for each image of a source (images, heads), everywhere."""
-        processes = self.setting.processes
-        found = torch.zeros(len(source), len(heads), dtype=torch.int64)
-        share, done = -(-len(source) // processes.num_processes), 0
+
+        def of_batch(images: Batch) -> Columns:
+            tokens = self._tokens(model, readout, images)
+            return (torch.stack([best_class(head(tokens), among) for head in heads], dim=1),)
+
+        loader, processes = self.setting.loader(source, _BATCH), self.setting.processes
         with evaluating(model):
-            for images in progress.over(self.setting.loader(source, _BATCH), f"batches of {what}"):
-                pause()
-                tokens = self._tokens(model, readout, images)
-                answers = torch.stack([best_class(head(tokens), among) for head in heads], dim=1)
-                valid = torch.ones_like(images.keys, dtype=torch.bool) if images.valid is None else images.valid
-                gathered = processes.gather((answers, valid.to(self.device)))
-                for rank, (rows, real) in enumerate(
-                    zip(*(tensor.cpu().chunk(processes.num_processes) for tensor in gathered), strict=True)
-                ):
-                    first = rank * share + done
-                    found[first : first + int(real.sum())] = rows[real]
-                done += len(images.keys)
+            (found,) = in_order(loader, len(source), processes, pause, f"batches of {what}", of_batch)
         return found
 
     def _tokens(self, model: nn.Module, readout: Readout, images: Batch) -> Tensor:

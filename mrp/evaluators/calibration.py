@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from mrp.evaluate.calibrating import Scores
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import Columns, in_order
 from mrp.evaluate.measured import Number, share_of, told
 from mrp.evaluate.probe import Probe, linear_head
 from mrp.evaluate.readout import Readout, objective_of
@@ -91,21 +93,13 @@ class Evaluator(Probe[Learned]):
                 f"{len(setting.train.classes)}; take the data of the run"
             )
         share = -(-len(test) // processes.num_processes)
-        loader, parts = setting.loader(test, min(setting.batch, share, _LARGEST_BATCH)), list[list[Tensor]]()
+        loader, here = setting.loader(test, min(setting.batch, share, _LARGEST_BATCH)), processes.is_main_process
         with evaluating(model):
-            for batch in loader:
-                pause()
-                gathered = processes.gather(_said(model, batch.to(processes.device, non_blocking=True)))
-                parts.append([tensor.cpu() for tensor in gathered])
-        if not processes.is_main_process:
+            said = partial(_said, model)
+            columns = in_order(loader, len(test), processes, pause, "batches of test images", said, here)
+        if not here:
             return Result()
-        world = processes.num_processes  # each batch holds a part of every process's contiguous share
-        columns = [
-            torch.cat([part for rank in zip(*(x.chunk(world) for x in column), strict=True) for part in rank])
-            for column in zip(*parts, strict=True)
-        ]
-        valid = columns.pop()
-        logits, labels, keys = (column[valid] for column in columns)
+        logits, labels, keys = columns
         scores = Scores(logits.double(), setting.class_numbers[labels])
         first = torch.from_numpy((fold(_HALF, keys.numpy()) & 1).astype(bool))
         if not 0 < int(first.sum()) < len(first):
@@ -148,9 +142,8 @@ def _scores_of(objective: Any, batch: Batch) -> Tensor:
     return scores
 
 
-def _said(model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _said(model: nn.Module, batch: Batch) -> Columns:
     output: Output = model(batch, features=_scores_of)
     assert output.features is not None
     assert batch.labels is not None
-    valid = torch.ones_like(batch.keys, dtype=torch.bool) if batch.valid is None else batch.valid
-    return output.features, batch.labels, batch.keys, valid
+    return output.features, batch.labels, batch.keys

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -13,15 +14,16 @@ from mrp.data.source import Source
 from mrp.evaluate.contract import Setting, Training
 from mrp.evaluate.tables import Tables
 
+T = TypeVar("T")
+
 
 class Alone:
-    """A rank without the others: what it would reduce or gather is noted."""
+    """A rank without the others: what it would reduce is noted."""
 
     def __init__(self, rank: int = 0, world: int = 1) -> None:
         self.process_index, self.num_processes, self.device = rank, world, torch.device("cpu")
         self.is_main_process = rank == 0
         self.noted: list[torch.Tensor] = []
-        self.gathered: list[Any] = []
 
     def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
         assert how in ("sum", "mean")
@@ -29,8 +31,27 @@ class Alone:
         return tensor
 
     def gather(self, tensors: Any) -> Any:
-        self.gathered.append(tensors)
         return tensors
+
+
+def together(world: int, measure: Callable[[Any], T]) -> T:
+    """Returns what the first of several pretended processes measures, to which comes what all of them gather."""
+    given = list[list[Any]]()
+
+    class Other(Alone):
+        def gather(self, tensors: Any) -> Any:
+            given[-1].append(tensors)
+            return tuple(torch.cat([tensor] * world) for tensor in tensors)
+
+    class First(Alone):
+        def gather(self, tensors: Any) -> Any:
+            others = [batches.pop(0) for batches in given]
+            return tuple(torch.cat(parts) for parts in zip(tensors, *others, strict=True))
+
+    for rank in range(1, world):
+        given.append([])
+        measure(Other(rank, world))
+    return measure(First(0, world))
 
 
 def setting(

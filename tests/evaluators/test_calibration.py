@@ -15,14 +15,14 @@ from mrp.data.open import open_source
 from mrp.data.source import Arrays
 from mrp.evaluate import calibrating, sweep
 from mrp.evaluate.calibrating import Scores
-from mrp.evaluate.contract import Setting, never
+from mrp.evaluate.contract import Result, Setting, never
 from mrp.evaluate.heads import Schedule
 from mrp.evaluators.calibration import Config, Evaluator
 from mrp.evaluators.linear import Config as LinearConfig
 from mrp.evaluators.linear import Evaluator as Linear
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import setting, together
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"]
 
@@ -107,24 +107,16 @@ def test_each_half_of_the_test_tells_the_others_temperature(at: Setting) -> None
 @pytest.mark.parametrize("world", [2, 3])
 def test_several_processes_say_what_one_says(world: int, at: Setting) -> None:
     """Each of them takes its share; what they gather is put together in the order of the data."""
-    step, seen = classifier(), list[list[Any]]()
+    step = classifier()
     one = Evaluator(Config(), at).measure(step, 0, never)
+    found = list[Result]()
 
-    class Noting(Alone):
-        def gather(self, tensors: Any) -> Any:
-            seen[-1].append(tensors)
-            return tensors
+    def measure(processes: Any) -> Result:
+        found.append(Evaluator(Config(), replace(at, processes=processes)).measure(step, 0, never))
+        return found[-1]
 
-    for rank in range(1, world):
-        seen.append([])
-        assert not Evaluator(Config(), replace(at, processes=Noting(rank, world))).measure(step, 0, never).values  # type: ignore[arg-type]
-
-    class Gathering(Alone):
-        def gather(self, tensors: Any) -> Any:
-            others = [batches.pop(0) for batches in seen]
-            return tuple(torch.cat(parts) for parts in zip(tensors, *others, strict=True))
-
-    both = Evaluator(Config(), replace(at, processes=Gathering(0, world))).measure(step, 0, never)  # type: ignore[arg-type]
+    both = together(world, measure)
+    assert not any(other.values for other in found[:-1]), "the first process counts"
     assert both.values == pytest.approx(one.values, abs=1e-5)
     assert one.right is not None
     assert both.right is not None

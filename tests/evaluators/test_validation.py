@@ -13,12 +13,13 @@ import torch
 from mrp.build import build_step, check_classes, open_source, open_validation
 from mrp.config import ConfigError
 from mrp.data.source import Arrays
+from mrp.evaluate import answering
 from mrp.evaluate.config import Validation
 from mrp.evaluate.contract import never
 from mrp.evaluators.validation import Counts, Evaluator
 from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import setting, together
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "objective.head_std=1"]
 
@@ -29,9 +30,8 @@ def some(count: int) -> Arrays:
     return Arrays("some", source.images[:count], source.labels[:count], source.classes)
 
 
-def make(run: Run, source: Arrays, rank: int, world: int, batch: int = 8) -> tuple[Evaluator, Alone]:
-    alone = Alone(rank, world)
-    return Evaluator(Validation(), setting(run.data, source, source, alone, batch)), alone
+def make(run: Run, source: Arrays) -> Evaluator:
+    return Evaluator(Validation(), setting(run.data, source, source))
 
 
 @pytest.fixture(scope="module")
@@ -49,11 +49,11 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
     labels = torch.from_numpy(source.labels)
     losses = torch.nn.functional.cross_entropy(logits, labels, reduction="none").double()
 
-    ranks = [make(run, source, rank, world) for rank in range(world)]
-    for validation, _ in ranks:
-        validation.count(step, never)
-    found = [torch.cat(column)[:count] for column in zip(*(alone.gathered for _, alone in ranks), strict=True)]
-    loss, correct, among_five, answers, numbered = found
+    def answers_of(processes: Any) -> dict[str, torch.Tensor]:
+        at = setting(run.data, source, source, processes)
+        return answering.answered(step, at, answering.test_batches(at), never)
+
+    loss, correct, among_five, answers, numbered = together(world, answers_of).values()
     assert torch.allclose(loss, losses, rtol=1e-5)
     assert torch.equal(answers, logits.argmax(1))
     assert torch.equal(correct.bool(), answers == labels)
@@ -63,7 +63,7 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
 
 def test_what_was_answered_is_counted(run: Run) -> None:
     step, source = build_step(run).eval(), some(37)
-    counts = make(run, source, 0, 1)[0].count(step, never)
+    counts = make(run, source).count(step, never)
     images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
     with torch.no_grad():
         answers = step.objective.predict(step.prepare(images))[1].argmax(1)
@@ -101,7 +101,7 @@ def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> Non
 def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
     step = build_step(run).train()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
-    make(run, some(9), 0, 1)[0].count(step, never)
+    make(run, some(9)).count(step, never)
     assert step.objective.backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
 
@@ -115,14 +115,14 @@ def test_it_can_be_left_between_batches(run: Run) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        make(run, some(37), 0, 1)[0].measure(step, 1, between)
+        make(run, some(37)).measure(step, 1, between)
     assert len(calls) == 2
     assert step.training
 
 
 def test_a_method_without_answers_is_judged_by_its_loss() -> None:
     chosen = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
-    counts = make(chosen, some(9), 0, 1)[0].count(build_step(chosen), never)
+    counts = make(chosen, some(9)).count(build_step(chosen), never)
     assert counts.means.keys() == {"loss"}
     assert counts.confusion is None
 

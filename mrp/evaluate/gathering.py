@@ -1,0 +1,49 @@
+"""Rows that all processes compute together, each of its contiguous share of a source, and that are put in its order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import torch
+from torch import Tensor
+
+from mrp import progress
+from mrp.batch import Batch
+from mrp.processes.join import Accelerator
+
+Columns = tuple[Tensor, ...]  # one row per image each
+
+
+def gathered(
+    batches: Iterable[Batch], count: int, processes: Accelerator, pause: Callable[[], None], what: str,
+    of_batch: Callable[[Batch], Columns], here: bool = True,
+) -> Iterator[tuple[int, Columns]]:  # fmt: skip
+    """Yields the place of the first row of each process's part of each batch, and the columns of the part, on the CPU.
+
+    Filler rows are left out. All processes compute and gather, and those that are not `here` get nothing.
+    """
+    world, done = processes.num_processes, 0
+    share = -(-count // world)
+    for batch in progress.over(batches, what):
+        pause()
+        batch = batch.to(processes.device, non_blocking=True)
+        valid = torch.ones_like(batch.keys, dtype=torch.bool) if batch.valid is None else batch.valid
+        columns = processes.gather((*of_batch(batch), valid))
+        if here:
+            ranks = zip(*(column.cpu().chunk(world) for column in columns), strict=True)
+            for rank, (*parts, real) in enumerate(ranks):
+                yield rank * share + done, tuple(part[real] for part in parts)
+        done += len(batch.keys)
+
+
+def in_order(
+    batches: Iterable[Batch], count: int, processes: Accelerator, pause: Callable[[], None], what: str,
+    of_batch: Callable[[Batch], Columns], here: bool = True,
+) -> Columns:  # fmt: skip
+    """Returns the columns of all rows in the order of the source; none where the process is not `here`."""
+    whole, size = list[Tensor](), count + processes.num_processes
+    for start, columns in gathered(batches, count, processes, pause, what, of_batch, here):
+        whole = whole or [column.new_zeros(size, *column.shape[1:]) for column in columns]
+        for one, column in zip(whole, columns, strict=True):
+            one[start : start + len(column)] = column
+    return tuple(one[:count] for one in whole)
