@@ -25,6 +25,7 @@ from mrp.data.loader import Loader
 from mrp.evaluate import neighbours, sweep
 from mrp.evaluate.contract import Setting, never
 from mrp.evaluate.heads import Schedule
+from mrp.evaluate.interval import wilson
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.split import split
 from mrp.evaluate.tables import weights_digest
@@ -70,7 +71,7 @@ def compare(options: argparse.Namespace) -> None:
     with setting.tables.of(weights_digest(model.module)):
         test = setting.test_features(model.module, readout, never).open(head)
     assert test is not None
-    found = head.measure(test)
+    found = wilson(int((head.predict(test) == test.labels).sum()), len(test))
     print(f"{count:,} images, {width} wide, {classes} classes; torch {torch.__version__}")
     print(
         f"sweep: {len(choice.trials)} heads, {found.accuracy:.4f} ({found.low:.4f} to {found.high:.4f}) on the test set"

@@ -151,8 +151,9 @@ class Evaluator(Probe[Learned]):
             return answers[:, 0] == labels
 
         right = Sealed(count).open(learned)
-        about = {"lr": learned.lr, "held_out": learned.held_out, "computed": learned.computed}
-        return Result.of_answers(right, **about, num_train=len(setting.train))
+        return Result.of_answers(
+            right, lr=learned.lr, held_out=learned.held_out, computed=learned.computed, num_train=len(setting.train)
+        )
 
     def _learn_computed(
         self, model: nn.Module, readout: Readout, pause: Pause, lrs: tuple[float, ...] = LRS
