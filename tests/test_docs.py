@@ -343,7 +343,9 @@ def resolve(words: list[str]) -> None:
         assert words[0] in PROGRAMS, f"no test executes or reads {shlex.join(words)}"
 
 
-@pytest.mark.parametrize("name", [name for name in PAGES if "```sh" in PAGES[name].read_text("utf-8")])
+@pytest.mark.parametrize(
+    "name", [name for name in PAGES if re.search("```(sh|python)", PAGES[name].read_text("utf-8"))]
+)
 def test_every_command_works(name: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     reader = Reader(place, tmp_path)
