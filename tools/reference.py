@@ -23,7 +23,7 @@ _VERBS = """# The command line
 Every verb with its arguments, made by `make docs` from the code. `mrp VERB --help` prints the same. Options of a run
 (`optim.lr=1e-3`) are words of the form `key=value`, and [configuration.md](configuration.md) lists them all. A mistake
 is one line on stderr that says what is wrong, where, and what to do, with exit code 2;
-[runs.md](ending.md#being-asked-to-end) lists the other codes.
+[How a run ends](ending.md#exit-codes) lists the other codes.
 """
 _PYTHON = """# The Python interface
 
