@@ -1,13 +1,14 @@
-"""Writes files that appear complete or not at all, and computes their hashes."""
+"""Writes files that appear complete or not at all, reads small ones, and computes their hashes."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNFINISHED = ".unfinished"  # the end of a file's name while it is being written
 STEP = "step-"  # the beginning of the name of what belongs to one step
@@ -46,6 +47,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     """Replaces a small file in one step."""
     with replacing(path) as file:
         file.write(content.encode("utf-8") if isinstance(content, str) else content)
+
+
+def mapping_in(path: Path) -> dict[str, Any]:
+    """Returns the mapping that a JSON file holds; an empty one where it is missing or damaged, and so tells nothing."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def sha256_of(*paths: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TextIO
 from mrp import locking, outside
 from mrp.config import ConfigError, dump
 from mrp.environment import environment
-from mrp.files import unfinished, write_atomically
+from mrp.files import mapping_in, unfinished, write_atomically
 
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 CLASSES = "classes.json"  # what a classifier's classes are called, for where its training data are not at hand
@@ -100,11 +100,8 @@ def _absolute(value: Any) -> Any:
 
 def starts_of(folder: Path) -> list[dict[str, Any]]:
     """Returns the starts of this run until now; a damaged record counts as empty, since nothing depends on it."""
-    try:
-        starts = json.loads((folder / ENVIRONMENT).read_text(encoding="utf-8"))["starts"]
-        return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    starts = mapping_in(folder / ENVIRONMENT).get("starts")
+    return starts if isinstance(starts, list) and all(isinstance(start, dict) for start in starts) else []
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, list[Any]]:
@@ -195,10 +192,7 @@ def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 
 def recorded(folder: Path, key: str) -> Any:
     """Returns a value of the run that a folder holds; None where it holds none, or none of this key."""
-    try:
-        return json.loads((folder / IDENTITY).read_text(encoding="utf-8")).get(key)
-    except (OSError, ValueError, AttributeError):
-        return None
+    return mapping_in(folder / IDENTITY).get(key)
 
 
 def flat(values: Any, prefix: str = "") -> dict[str, Any]:

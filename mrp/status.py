@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 from mrp.checkpoint.sealed import numbered
 from mrp.config import Duration
 from mrp.ending import FAILED, FINISHED, PREEMPTED, STOPPED
+from mrp.files import mapping_in
 from mrp.folder import ENVIRONMENT, IDENTITY, TIME, starts_of
 from mrp.locking import Holder, is_locked
 from mrp.monitor.bests import BESTS
@@ -62,8 +62,8 @@ class Status:
 def status_of(folder: Path) -> Status:
     """Returns the state of the run in a folder; whatever is missing or damaged there counts as not known."""
     held = is_locked(folder)  # first: a run that ends now has written its last word before it lets go
-    starts, lines, beat = starts_of(folder), last_lines(folder / METRICS), _json(folder / RANKS / "rank-0.json")
-    identity, seen = _json(folder / IDENTITY), _last_sign(folder)
+    starts, lines, beat = starts_of(folder), last_lines(folder / METRICS), mapping_in(folder / RANKS / "rank-0.json")
+    identity, seen = mapping_in(folder / IDENTITY), _last_sign(folder)
     saved = max(numbered(folder / "checkpoints"), default=0)
     step = max([line["step"] for line in lines[-1:]] + [saved])
     steps = _steps(starts, identity, lines)
@@ -138,7 +138,7 @@ def _steps(starts: list[dict[str, Any]], identity: dict[str, Any], lines: list[d
 
 def _bests(folder: Path, lines: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
     with contextlib.suppress(KeyError, TypeError, ValueError):
-        found = _json(folder / BESTS)
+        found = mapping_in(folder / BESTS)
         return {name: (float(one["value"]), int(one["step"])) for name, one in found.items()}
     return {}
 
@@ -160,15 +160,6 @@ def _when(text: Any) -> float | None:
     with contextlib.suppress(TypeError, ValueError):
         return datetime.strptime(text, TIME).timestamp()
     return None
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """Returns the mapping that a file holds; an empty one where it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def size_of(folder: Path, most: int = 20_000) -> int:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrp.config import dump
 from mrp.evaluate import results
 from mrp.evaluate.measures import MEAN_PER_CLASS
 from mrp.evaluators.validation import VALIDATION
+from mrp.files import mapping_in
 from mrp.folder import ENVIRONMENT, flat
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head
@@ -117,7 +116,7 @@ def _recipe(model: Model) -> str:
     sections["data"] |= {key: without_folders(sections["data"][key]) for key in ("train", "test", "classes")}
     if sections.get("init"):
         sections["init"]["from"] = _last(sections["init"]["from"])
-    starts = _json(model.folder / ENVIRONMENT).get("starts") or [{}]
+    starts = mapping_in(model.folder / ENVIRONMENT).get("starts") or [{}]
     commands = [
         shlex.join(["mrp", *(without_folders(str(word)) for word in start["command"])])
         for start in starts
@@ -143,7 +142,7 @@ def _metrics(model: Model) -> str:
     for record in results.read(model.folder):
         if record.step <= model.step and record.data.get("own", True):
             measured |= flat({"probe": {record.backbone: {record.evaluator: record.result}}})
-    measured |= flat({"validation": _json(model.folder / VALIDATION)})
+    measured |= flat({"validation": mapping_in(model.folder / VALIDATION)})
     for name, value in measured.items():
         is_measure = name.rpartition(".")[2] in _MEASURES and MEAN_PER_CLASS not in name
         if is_measure and isinstance(value, int | float):
@@ -169,14 +168,6 @@ def _data(model: Model) -> str:
     if not isinstance(train, str):  # a section, which names the kind of source
         return _last(str(getattr(train, "path", getattr(train, "name"))))  # noqa: B009 -- every section has a name
     return "unknown" if train == NO_DATA else _last(train)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return values if isinstance(values, dict) else {}
 
 
 def without_folders(value: Any) -> Any:

@@ -16,7 +16,7 @@ from mrp.evaluate.interval import wilson
 from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Record
 from mrp.evaluators.validation import VALIDATION
-from mrp.folder import CONFIG, IDENTITY
+from mrp.folder import CONFIG, recorded
 from mrp.interop import runs
 from mrp.monitor.metrics import METRICS, read_lines
 from mrp.report import about, corrupted
@@ -143,11 +143,7 @@ class Measured:
 
 def _placed(folder: Path, data: Mapping[str, Any]) -> str:
     """Returns a hash of what a run's folder says of its data."""
-    try:
-        trained_on = json.loads((folder / IDENTITY).read_text(encoding="utf-8"))["data.content"]
-    except (OSError, ValueError, KeyError, TypeError):  # then the places alone tell
-        trained_on = None
-    said = [trained_on, *(data.get(key) for key in ("train", "test", "classes", "fraction"))]
+    said = [recorded(folder, "data.content"), *(data.get(key) for key in ("train", "test", "classes", "fraction"))]
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -56,16 +57,7 @@ class Group:
     command: str = ""
 
 
-def _level(what: str, series: Series) -> str:
-    return story.between(what, series)
-
-
-def _rate(what: str, series: Series) -> str:
-    return story.between(what, series, "images/s")
-
-
-def _percent(what: str, series: Series) -> str:
-    return story.between(what, series, "%")
+_level, _rate, _percent = (partial(story.between, unit=unit) for unit in ("", "images/s", "%"))
 
 
 def _gigabytes(what: str, series: Series) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ import numpy as np
 from mrp.config import compose
 from mrp.evaluate.interval import wilson
 from mrp.evaluators.validation import VALIDATION
+from mrp.files import mapping_in
 from mrp.folder import CONFIG, ENVIRONMENT
 from mrp.monitor.incident import FILE as INCIDENT
 from mrp.monitor.incident import INCIDENTS
@@ -48,14 +48,14 @@ class History:
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
         """What each start of the run ran on."""
-        starts = _read(self.folder / ENVIRONMENT).get("starts", [])
+        starts = mapping_in(self.folder / ENVIRONMENT).get("starts", [])
         each = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
         return [start | {key: _mapping(start.get(key)) for key in ("packages", "changed")} for start in each]
 
     @cached_property
     def incidents(self) -> list[dict[str, Any]]:
         """The steps that were not finite, in their order."""
-        found = (_read(path) for path in sorted((self.folder / INCIDENTS).glob(f"*/{INCIDENT}")))
+        found = (mapping_in(path) for path in sorted((self.folder / INCIDENTS).glob(f"*/{INCIDENT}")))
         return [one for one in found if isinstance(one.get("step"), int)]
 
     @cached_property
@@ -110,14 +110,14 @@ class History:
 
     def _counted(self, evaluator: str, weights: str) -> int:
         file = VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"
-        results = _read(self.folder / file)
+        results = mapping_in(self.folder / file)
         one = results.get(weights) or next((value for value in results.values() if isinstance(value, Mapping)), {})
         count = one.get("num_test", one.get("images", 0))
         return count if isinstance(count, int) else 0
 
     def classes(self) -> dict[str, Any]:
         """Returns the last validation's classes and confusion; empty where the run is no classifier."""
-        found = _read(self.folder / VALIDATION)
+        found = mapping_in(self.folder / VALIDATION)
         one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
         try:
             shape = np.asarray(one["confusion"], np.int64).shape
@@ -140,12 +140,3 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) or value in ("nan", "inf", "-inf")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Returns what a file of the run holds; one that is not there, or is damaged, tells nothing."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mrp.arguments import count as count
 from mrp.arguments import number as number
@@ -24,9 +24,27 @@ _WIDE = 240  # columns of a file or a pipe, where nothing has to fit a screen
 def add_recipe(parser: argparse.ArgumentParser, nargs: str | None = None) -> None:
     """Adds a recipe, and values that replace its own."""
     parser.add_argument("recipe", nargs=nargs, help="a YAML file, or the name of a recipe ('mrp recipes' lists them)")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="values that replace the recipe's"
-    )
+    add_key_values(parser, "values that replace the recipe's")
+
+
+def add_key_values(parser: argparse.ArgumentParser, what: str) -> None:
+    """Adds key=value words that are no recipe's."""
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=what)
+
+
+def add_weights(parser: argparse.ArgumentParser, help: str = "whose (default: the run's own)", **more: Any) -> None:
+    """Adds whose weights of a run are taken."""
+    parser.add_argument("--weights", choices=("student", "teacher", "average"), help=help, **more)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """Adds which checkpoint is taken."""
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+
+
+def add_again(parser: argparse.ArgumentParser) -> None:
+    """Adds the wish not to take what is known already."""
+    parser.add_argument("--again", action="store_true", help="measure everything once more, not only what is missing")
 
 
 def add_folder(parser: argparse.ArgumentParser, default: str = "runs/RECIPE") -> None:

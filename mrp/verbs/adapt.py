@@ -35,9 +35,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         help="a folder of images (of class folders, where there are labels), shards, or a section of "
         "data.train, such as '{name: tiff, path: PATH, window: 256}'",
     )
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value", help="values that replace those of the rules"
-    )
+    _words.add_key_values(parser, "values that replace those of the rules")
     parser.add_argument(
         "--out",
         dest="folder",

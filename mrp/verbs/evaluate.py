@@ -30,10 +30,8 @@ def words(parser: argparse.ArgumentParser) -> None:
         "--head", metavar="FILE", help="what the classifier's classes are called, one per line in its order "
         "(default: as the run knows, or as the folders of a test set with all classes are called)",
     )  # fmt: skip
-    parser.add_argument("--again", action="store_true", help="measure everything once more, not only what is missing")
-    parser.add_argument(
-        "--weights", dest="which", choices=("student", "teacher", "average"), help="whose (default: the run's own)"
-    )
+    _words.add_again(parser)
+    _words.add_weights(parser, dest="which")
     parser.add_argument("--out", metavar="FOLDER", help="for evaluate.json, .md, .tex, .png (default: the table alone)")
     _words.add_processes(parser, "processes on this machine that read images")
     _words.add_json(parser)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp.verbs import _words
+
 HELP = "write a folder that others load with their own call: timm, transformers, the official code, ONNX, torch.export"
 EXAMPLE = "mrp export runs/demo --to timm --out exports/demo"
 _SIDES = ("timm", "transformers", "official", "onnx", "torch-export")
@@ -17,12 +19,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--to", required=True, choices=_SIDES, help="who is to load it")
     parser.add_argument("--out", metavar="FOLDER", help="the folder to make (default: exports/RUN-TO)")
-    parser.add_argument(
-        "--weights",
-        choices=("student", "teacher", "average"),
-        help="default: the average where there is one, else the student",
-    )
-    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+    _words.add_weights(parser, "default: the average where there is one, else the student")
+    _words.add_step(parser)
     parser.add_argument(
         "--whole", action="store_true", help="for transformers, of MAE: encoder and decoder, as ViTMAEForPreTraining"
     )

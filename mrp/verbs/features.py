@@ -14,19 +14,13 @@ EXAMPLE = "mrp features runs/demo --out features.npy"
 def words(parser: argparse.ArgumentParser) -> None:
     """A run or checkpoint, a file, which features."""
     parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or weights to import")
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        default=[],
-        metavar="key=value",
-        help="other data (data.train, test, classes, fraction, size), or machine.workers",
-    )
+    _words.add_key_values(parser, "other data (data.train, test, classes, fraction, size), or machine.workers")
     parser.add_argument("--out", required=True, metavar="FILE", help=".npy, with a .jsonl beside it; or .parquet")
     parser.add_argument("--split", choices=("train", "test"), default="test", help="of the run's data (default: test)")
     parser.add_argument("--layer", type=_words.count, metavar="N", help="counted from 1 (default: the last)")
     parser.add_argument("--pooling", choices=("class", "mean"), help="of its tokens (default: the backbone's own)")
-    parser.add_argument("--weights", choices=("student", "teacher", "average"), help="whose (default: the run's own)")
-    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+    _words.add_weights(parser)
+    _words.add_step(parser)
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there too (default: RUN/features)")
     _words.add_processes(parser, "processes on this machine that read features")
 

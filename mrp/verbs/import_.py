@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp.verbs import _words
+
 HELP = (
     "bring weights in: official checkpoints, timm's and transformers' ViTs; probe, finetune and export take the result"
 )
@@ -19,10 +21,9 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=("student", "teacher"), default="student", help="of a file with both (default: student)"
     )
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value",
-        help="what the weights do not tell: backbone.heads=3, backbone.name=NAME, data.size=64, data.train=PATH",
-    )  # fmt: skip
+    _words.add_key_values(
+        parser, "what the weights do not tell: backbone.heads=3, backbone.name=NAME, data.size=64, data.train=PATH"
+    )
 
 
 def run(options: argparse.Namespace) -> None:

@@ -22,10 +22,8 @@ def words(parser: argparse.ArgumentParser) -> None:
         "PLACE=PATH it needs is said where none is given",
     )  # fmt: skip
     parser.add_argument("--untrained", action="store_true", help="judge the untrained backbones too")
-    parser.add_argument("--again", action="store_true", help="measure everything once more, not only what is missing")
-    parser.add_argument(
-        "--weights", dest="which", choices=("student", "teacher", "average"), help="whose (default: the run's own)"
-    )
+    _words.add_again(parser)
+    _words.add_weights(parser, dest="which")
     parser.add_argument("--out", metavar="FOLDER", help="for judge.json, .md, .tex, .png (default: runs/judge-SUITE)")
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there (default: RUN/features)")
     parser.add_argument(

@@ -34,7 +34,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         help="of the images, evenly spread where there are more (default: 8)",
     )  # fmt: skip
     parser.add_argument("--seed", type=_words.number, default=0, metavar="N", help="of the masks (default: 0)")
-    parser.add_argument("--weights", choices=("student", "teacher", "average"), help="whose (default: the run's own)")
+    _words.add_weights(parser)
 
 
 def run(options: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,10 +24,9 @@ _RECIPE = "linear_mae_vit_base_in1k"
 def words(parser: argparse.ArgumentParser) -> None:
     """A run or checkpoint, the evaluators, the data."""
     parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or weights to import")
-    parser.add_argument(
-        "overrides", nargs="*", default=[], metavar="key=value",
-        help="other data (data.train, test, classes, fraction, size), machine.workers, or options of an evaluator",
-    )  # fmt: skip
+    _words.add_key_values(
+        parser, "other data (data.train, test, classes, fraction, size), machine.workers, or options of an evaluator"
+    )
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
         help="what to measure, once for each: linear, knn, few_shot (these three by default), logistic, centroid, "
@@ -37,8 +35,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--protocol", choices=(PAPER,), help="train MAE's linear probe instead: 90 epochs of crops")
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")
-    parser.add_argument("--weights", choices=("student", "teacher", "average"), help="whose (default: the run's own)")
-    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+    _words.add_weights(parser)
+    _words.add_step(parser)
     parser.add_argument(
         "--classes", default="by_name", metavar="HOW",
         help="which training class a test class is: by_name (default), by_index (test classes are called by numbers), "
@@ -82,7 +80,7 @@ def _paper(options: argparse.Namespace) -> None:
     name = "-".join([PAPER, f"{found.step:08d}", *([options.weights] if options.weights else [])])
     protocol = follow_up(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
     train(protocol, folder / name)
-    if os.environ.get("RANK", "0") == "0" and (folder / name / VALIDATION).is_file():
+    if _words.is_first_process() and (folder / name / VALIDATION).is_file():
         finetune.show(folder / name / VALIDATION, options.json)
 
 
