@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from mrp.config import ConfigError
 from mrp.files import unfinished
 
@@ -28,5 +30,12 @@ def new_folder(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rmdir()
         temporary.rename(folder)
+    except SafetensorError as error:
+        raise ConfigError(
+            f"{folder}: cannot be written: {error}; free some space, or choose another with --out"
+        ) from None
+    except OSError as error:
+        error.filename = error.filename or str(folder)
+        raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

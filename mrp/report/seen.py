@@ -81,9 +81,14 @@ def held_out(model: Model, count: int) -> list[Given]:
     return [Given(Path(sample.where(number)).name, sample.read(number)[0]) for number in range(len(sample))]
 
 
-def see(models: Sequence[tuple[str, Model]], given: Sequence[Given]) -> tuple[list[Seen], list[str], list[str]]:
-    """Returns what each model sees, the names of the images, and a line on each that one of the models cannot see."""
-    names, faults, crops = [], [], []
+def see(
+    models: Sequence[tuple[str, Model]], given: Sequence[Given], unread: Sequence[str] = ()
+) -> tuple[list[Seen], list[str], list[str]]:
+    """Returns what each model sees, the names of the images, and a line on each that one of the models cannot see.
+
+    The lines on those that could not be read come first.
+    """
+    names, faults, crops = [], [*unread], []
     for image in given:
         try:
             row = [View(model.run.data, train=False).decoded(image.data, [0])[0] for _, model in models]

@@ -49,16 +49,16 @@ def run(options: argparse.Namespace) -> None:
     named = list(zip(short_names([Path(path) for path in checkpoints]), models, strict=True))
     if images:
         chosen, total = seen.found(images, options.count)
-        given, faults = seen.read(chosen)
+        given, unread = seen.read(chosen)
         if total > len(chosen):
             print(f"{len(chosen)} of {total} images, evenly spread; --count shows more")
     else:
-        given, faults = seen.held_out(models[0], options.count), []
-    by_model, names, more = seen.see(named, given)
+        given, unread = seen.held_out(models[0], options.count), []
+    by_model, names, faults = seen.see(named, given, unread)
     order = sheets.Order(by_model, names, options.ratios, options.layer, options.seed)
     folder = Path(options.out) if options.out else probing.results_folder(checkpoints[0], models[0]) / "pictures"
     written, left_out = sheets.draw(order, options.what, folder)
-    for line in (*faults, *more, *left_out):
+    for line in (*faults, *left_out):
         print(line)
     if not written:
         raise ConfigError("there is nothing to draw: " + "; ".join(left_out))

@@ -11,10 +11,12 @@ from typing import Any
 import pytest
 import timm
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 import mrp
 from mrp.api import Model
+from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.exchange.export import export
 from mrp.interop import official_export, reading, untrusted
@@ -322,6 +324,26 @@ def test_what_cannot_be_represented_is_refused_with_the_reason(
         export(folder, to, out)
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["run"], "something was left behind"
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [SafetensorError("I/O error: No space left on device (os error 28)"), OSError(28, "No space left on device")],
+)
+def test_a_full_disk_is_one_line_that_names_the_folder(
+    fault: Exception, make: Make, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*arguments: object) -> str:
+        raise fault
+
+    folder = make("mae")
+    monkeypatch.setattr("mrp.interop.timm_export.write", write)
+    with pytest.raises(SystemExit):
+        main(["export", str(folder), "--to", "timm", "--out", str(folder.with_name("out"))])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"mrp: error: {folder.with_name('out')}: ")
+    assert "No space left on device" in line
+    assert [path.name for path in folder.parent.iterdir()] == ["run"]
 
 
 def test_nothing_is_overwritten(make: Make) -> None:

@@ -168,6 +168,10 @@ def test_bad_images_are_a_line_each(
     with pytest.raises(SystemExit):
         picture(run, photographs / "cut.jpg")
     assert "none of the images can be read: cut.jpg: damaged JPEG" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        picture(run, photographs / "gone.png")
+    line = f"none of the images can be read: {photographs / 'gone.png'}: cannot be read: No such file or directory"
+    assert line in capsys.readouterr().err
 
 
 def test_a_ratio_that_leaves_nothing_is_left_out(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
