@@ -68,10 +68,12 @@ class Session:
         With `long_evaluations` the processes wait for each other for days, since the first one alone trains heads.
         """
         refuse_launcher_settings(precision)
+        before = torch.are_deterministic_algorithms_enabled()
         if machine.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True)
         with contextlib.ExitStack() as stack:
+            stack.callback(torch.use_deterministic_algorithms, before)  # other runs choose for themselves
             wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
             accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)
             yield cls(accelerator, folder, stack, machine)

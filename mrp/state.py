@@ -140,7 +140,7 @@ class State:
         self._session.agree(checkpoint.step if checkpoint else 0, self._data)
         if checkpoint is None:
             return None
-        checkpoints.restore(checkpoint, self.module, self.optimizer)
+        _restore(checkpoint, self.module, self.optimizer, self._session)
         if self.average is not None:
             self.average.restore(_averaged(checkpoint))
         return checkpoint.step
@@ -159,11 +159,15 @@ def _load(
 ) -> None:
     """Loads the checkpoint, or the weights that the run starts with, if there are any."""
     if checkpoint is not None:
-        checkpoints.restore(checkpoint, module, optimizer)
-        if drop_foreign_state(optimizer):
-            session.say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
+        _restore(checkpoint, module, optimizer, session)
     elif run.init is not None:
         session.say(init.start(run.init, run.name, module))
+
+
+def _restore(checkpoint: Checkpoint, module: Step, optimizer: torch.optim.Optimizer, session: Session) -> None:
+    checkpoints.restore(checkpoint, module, optimizer)
+    if drop_foreign_state(optimizer):
+        session.say("the optimizer is of another kind than the checkpoint's, and starts without a memory")
 
 
 def _build_average(run: Run, module: Step, checkpoint: Checkpoint | None) -> Average | None:

@@ -12,7 +12,7 @@ from torch import nn
 from mrp.batch import Batch, Output
 from mrp.build import build_optimizer, build_step, measure_cost
 from mrp.check.outcome import Failed, Skipped
-from mrp.check.processes import agree, in_two, one_step
+from mrp.check.processes import agree, one_step, steps_in_two
 from mrp.check.tiny import COUNT, changed, gradients, tiny_batch
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.saver import save_now
@@ -238,7 +238,7 @@ def its_cost_is_counted(run: Run) -> None:
 def two_processes_are_one(run: Run) -> None:
     """Two processes give the loss, the gradient and the state of one."""
     with tempfile.TemporaryDirectory() as folder:
-        (theirs,) = in_two([run], Path(folder))
+        (theirs,) = steps_in_two([run], Path(folder))
     agree(one_step(run, tiny_batch(run)), theirs)
 
 

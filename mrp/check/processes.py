@@ -5,7 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,7 @@ from mrp.run import Run
 
 WORLD = 2
 _PATIENCE = 5.0  # seconds that the other process has once one has failed
+_LONGEST = timedelta(minutes=5)  # that one waits for the other in an exchange, which may never come to it
 
 
 class Stepped(NamedTuple):
@@ -74,12 +76,22 @@ def agree(one: Stepped, two: Stepped) -> None:
             raise Failed(f"on two processes {what}{odd[0]} is another", remedy)
 
 
-def in_two(runs: Sequence[Run], folder: Path) -> list[Stepped]:
+def steps_in_two(runs: Sequence[Run], folder: Path) -> list[Stepped]:
     """Returns the step of each run on two processes; `folder` is where they meet."""
+    values = [run.resolved() for run in runs]  # the sections of a file outside mrp cannot be sent, and its path can
+    return [Stepped(*each) for each in in_two(_steps, values, folder)]
+
+
+def _steps(rank: int, values: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]:
+    runs = [build(Run, Tree(each, {})) for each in values]
+    return [tuple(one_step(run, tiny_batch(run), rank)) for run in runs]
+
+
+def in_two(work: Callable[[int, Any], Any], given: Any, folder: Path) -> Any:
+    """Returns what a function returns on the first of two processes that speak to each other."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["mrp.check.processes"])
-    values = [run.resolved() for run in runs]  # the sections of a file outside mrp cannot be sent, and its path can
-    processes = [context.Process(target=_work, args=(rank, values, folder)) for rank in range(WORLD)]
+    processes = [context.Process(target=_joined, args=(rank, work, given, folder)) for rank in range(WORLD)]
     for process in processes:
         process.start()
     while any(process.is_alive() for process in processes):
@@ -92,16 +104,15 @@ def in_two(runs: Sequence[Run], folder: Path) -> list[Stepped]:
         fault = folder / f"fault-{rank}"
         if fault.is_file():
             raise Failed(f"a process of two ended with: {fault.read_text()}", "try it on one process first")
-    found: list[Stepped] = [Stepped(*each) for each in torch.load(folder / "found.pt", weights_only=True)]
-    return found
+    return torch.load(folder / "found.pt", weights_only=True)
 
 
-def _work(rank: int, values: Sequence[dict[str, Any]], folder: Path) -> None:
+def _joined(rank: int, work: Callable[[int, Any], Any], given: Any, folder: Path) -> None:
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
+    meeting = f"file://{folder}/meeting"
+    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=_LONGEST)
     try:
-        runs = [build(Run, Tree(each, {})) for each in values]
-        found = [tuple(one_step(run, tiny_batch(run), rank)) for run in runs]
+        found = work(rank, given)
     except Exception as error:
         traceback.print_exc()
         (folder / f"fault-{rank}").write_text(f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")

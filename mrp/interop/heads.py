@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Collection
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mrp.methodkit import Objective, Standardise
 from mrp.objectives import classify
+
+
+def tensors_of(head: nn.Linear | None) -> dict[str, Tensor]:
+    """Returns a head's tensors under the names that they have in an objective; none where there is no head."""
+    return {} if head is None else {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
 
 
 def linear_head(objective: Objective, missing: Collection[str] = ()) -> nn.Linear | None:

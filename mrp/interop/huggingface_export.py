@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mrp.config import ConfigError
 from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_tensors
-from mrp.interop.heads import linear_head
+from mrp.interop.heads import linear_head, tensors_of
 from mrp.interop.huggingface import NAMES, PREFIXES
 from mrp.interop.names import split_projections
 from mrp.interop.traits import EVA, Traits, refuse
@@ -52,7 +52,7 @@ def write(
             raise ConfigError(f"objective.pool: mean of normalised tokens is what {SIDE} has no model for")
         name = name.replace("Model", "ForImageClassification")
         values |= _labels(classes if len(classes) == head.out_features else (), head.out_features)
-        state |= {f"head.{key}": tensor for key, tensor in head.state_dict().items()}
+        state |= tensors_of(head)
     prefix = "" if name.endswith("Model") else PREFIXES[model_type]
     save_tensors(folder / WEIGHTS, _renamed(state, prefix, key_bias=model_type != "data2vec-vision"))
     save_json(

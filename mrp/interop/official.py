@@ -103,6 +103,19 @@ _IGNORED = {
     "ijepa": r"predictor\.predictor_pos_embed",
     "maskfeat": r"target_generator\..*",
 }
+_SIGNS = {  # a name of a weight, and the method that it tells; the first that is there counts
+    "predictor.predictor_embed.weight": "ijepa",
+    "wfm.linear.weight": "crossmae",
+    "backbone.layers.0.ln1.weight": "maskfeat",
+    "encoder.cls_token": "simmim",
+    "lm_head.weight": "data2vec",
+    "head.weight": "classify",
+    "decoder_embed.weight": "mae",
+    "fc.weight": "mae",
+    "fc_norm.weight": "classify",  # the norm of pooled tokens, before a head that was taken off
+    "cls_token": "mae",
+    "patch_embed.proj.weight": "mae",
+}
 _MODELS = ("model", "module", "state_dict")  # where a file keeps the weights (module: DeepSpeed), if not at its top
 _TEACHERS = ("teacher", "model_ema", "_ema", "target_encoder")
 _PARTS = ("encoder", "predictor")  # what I-JEPA keeps apart
@@ -172,24 +185,8 @@ def recognise(names: Iterable[str]) -> str:
     names = set(names)
     if any(name.startswith(f"{_IMAGE}.") for name in names):
         return "data2vec2"
-    if "predictor.predictor_embed.weight" in names:
-        return "ijepa"
-    if "wfm.linear.weight" in names:
-        return "crossmae"
-    if "backbone.layers.0.ln1.weight" in names:
-        return "maskfeat"
-    if "encoder.cls_token" in names:
-        return "simmim"
-    if "lm_head.weight" in names:
-        return "data2vec"
-    if "head.weight" in names:
-        return "classify"
-    if names & {"decoder_embed.weight", "fc.weight"}:
-        return "mae"
-    if "fc_norm.weight" in names:  # the norm of pooled tokens, before a head that was taken off
-        return "classify"
-    if names & {"cls_token", "patch_embed.proj.weight"}:
-        return "mae"
+    if (sign := next((sign for sign in _SIGNS if sign in names), None)) is not None:
+        return _SIGNS[sign]
     if any(name.startswith("objective.backbone.") for name in names):
         raise ConfigError(
             "is the model.safetensors of a checkpoint of mrp without its folder, which says what the model is; give it "

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mrp.config import ConfigError
-from mrp.interop.heads import linear_head
+from mrp.interop.heads import linear_head, tensors_of
 from mrp.interop.names import split_projections
 from mrp.interop.official import INDEX, TABLE, TABLES
 from mrp.interop.traits import EVA, Traits, refuse
@@ -51,9 +51,7 @@ def renamed(objective: Objective, missing: Collection[str] = ()) -> dict[str, Te
     """Returns an objective's weights under official names; a probe's standardisation is folded into its head."""
     if type(objective) not in _METHODS:
         raise ConfigError("objective: no official names are known for its weights, so it cannot be exported to them")
-    state = objective.state_dict()
-    if (head := linear_head(objective, missing)) is not None:
-        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    state = objective.state_dict() | tensors_of(linear_head(objective, missing))
     left_out = ("teacher.", "standardise.")
     return _renamed(objective, {k: w for k, w in state.items() if k not in missing and not k.startswith(left_out)})
 

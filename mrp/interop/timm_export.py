@@ -13,6 +13,7 @@ from torch import nn
 
 from mrp.config import ConfigError
 from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_tensors
+from mrp.interop.heads import tensors_of
 from mrp.interop.names import NameTable, split_projections
 from mrp.interop.official import CLASSIFY
 from mrp.interop.timm import EPS
@@ -74,9 +75,7 @@ def build(vit: Backbone, head: nn.Linear | None = None) -> tuple[Any, str, dict[
         return _build_eva(vit, head)
     traits = Traits.of(vit)
     _refuse(vit, traits)
-    state = {BACKBONE + name: tensor for name, tensor in vit.state_dict().items()}
-    if head is not None:
-        state |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
+    state = {BACKBONE + name: tensor for name, tensor in vit.state_dict().items()} | tensors_of(head)
     arguments: dict[str, Any] = {
         "img_size": tuple(count * side for count, side in zip(grid(vit), traits.patch, strict=True)),
         "patch_size": traits.patch,
@@ -111,8 +110,7 @@ def _build_eva(vit: Eva, head: nn.Linear | None) -> tuple[Any, str, dict[str, An
     }
     model: Any = create_model(vit.name, **arguments)
     refuse({f"backbone.norm_eps: {norm_eps(vit)}": norm_eps(vit) != norm_eps(model)}, _SIDE)
-    of_head = {} if head is None else {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    return _filled(model, vit.state_dict() | of_head), vit.name, arguments
+    return _filled(model, vit.state_dict() | tensors_of(head)), vit.name, arguments
 
 
 def _filled(model: nn.Module, state: dict[str, Any]) -> nn.Module:

@@ -41,6 +41,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         for rank in range(processes):
             environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
             children.append(subprocess.Popen([sys.executable, "-m", "mrp", *arguments], env=environment))
+        for number in signals_received:  # while some were not started yet; the others take it for an echo
+            _send(children, number)
         return _wait(children, signals_received)
     finally:
         _end_all(children)

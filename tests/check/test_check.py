@@ -140,14 +140,25 @@ def test_two_processes_that_differ_are_found(tmp_path: Path) -> None:
          "it cannot be sent to a worker"),
         (sources.a_misspelt_option_is_one_line, "class Config(Node):",
          "class Config(Node):\n    model_config = {'extra': 'allow'}", "an option that it does not have is accepted"),
+        (augmentations.images_keep_their_form, "(image.dtype)", "(torch.int32)", "becomes torch.int32 of"),
+        (augmentations.images_keep_their_form, "return ", "return 0 / 0 * ", "ZeroDivisionError"),
+        (augmentations.all_follows_from_the_key, "next(draws(key))", "torch.rand(())", "under key 1 an image is"),
+        (augmentations.the_image_stays, "return ", "image[0] = 0\n        return ", "it changes the image"),
+        (augmentations.it_is_sent_to_workers, "    def __call__", "    def __reduce__(self):\n"
+         "        return object.__reduce__(self)\n\n    def __call__", "it cannot be sent to a worker"),
+        (augmentations.a_misspelt_option_is_one_line, "class Config(Change):",
+         "class Config(Change):\n    model_config = {'extra': 'allow'}", "an option that it does not have is accepted"),
     ],
 )  # fmt: skip
-def test_a_fault_of_a_source_is_found(tmp_path: Path, check, old: str, new: str, fault: str) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "stripes.py"
-    path.write_text(STRIPES)
-    assert tried(check, path, SOURCES.read({"name": str(path)})).status == "ok"
-    path.write_text(broken(STRIPES, old, new))
-    found = tried(check, path, SOURCES.read({"name": str(path)}))
+def test_a_fault_of_a_source_or_an_augmentation_is_found(  # type: ignore[no-untyped-def]
+    tmp_path: Path, check, old: str, new: str, fault: str
+) -> None:
+    parts, text = (SOURCES, STRIPES) if check in sources.CHECKS else (AUGMENTATIONS, DIMMER)
+    path = tmp_path / "mine.py"
+    path.write_text(text)
+    assert tried(check, path, parts.read({"name": str(path)})).status == "ok"
+    path.write_text(broken(text, old, new))
+    found = tried(check, path, parts.read({"name": str(path)}))
     assert found.status == "failed"
     assert fault in found.detail
 
@@ -162,29 +173,6 @@ def test_sources_of_mrp_do_what_they_must(name: str) -> None:
 def test_augmentations_of_mrp_do_what_they_must(name: str) -> None:
     for each in augmentations.CHECKS:
         each(cast(Augment, AUGMENTATIONS.read(name)))
-
-
-@pytest.mark.parametrize(
-    ("check", "old", "new", "fault"),
-    [
-        (augmentations.images_keep_their_form, "(image.dtype)", "(torch.int32)", "becomes torch.int32 of"),
-        (augmentations.images_keep_their_form, "return ", "return 0 / 0 * ", "ZeroDivisionError"),
-        (augmentations.all_follows_from_the_key, "next(draws(key))", "torch.rand(())", "under key 1 an image is"),
-        (augmentations.the_image_stays, "return ", "image[0] = 0\n        return ", "it changes the image"),
-        (augmentations.it_is_sent_to_workers, "    def __call__", "    def __reduce__(self):\n"
-         "        return object.__reduce__(self)\n\n    def __call__", "it cannot be sent to a worker"),
-        (augmentations.a_misspelt_option_is_one_line, "class Config(Change):",
-         "class Config(Change):\n    model_config = {'extra': 'allow'}", "an option that it does not have is accepted"),
-    ],
-)  # fmt: skip
-def test_a_fault_of_an_augmentation_is_found(tmp_path: Path, check, old: str, new: str, fault: str) -> None:  # type: ignore[no-untyped-def]
-    path = tmp_path / "mine.py"
-    path.write_text(DIMMER)
-    assert tried(check, path, AUGMENTATIONS.read({"name": str(path)})).status == "ok"
-    path.write_text(broken(DIMMER, old, new))
-    found = tried(check, path, AUGMENTATIONS.read({"name": str(path)}))
-    assert found.status == "failed"
-    assert fault in found.detail
 
 
 @pytest.mark.parametrize("name", ["adamw", "lars", "muon", "sgd"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -77,16 +76,6 @@ def test_an_error_is_raised_here_and_the_next_order_is_obeyed(tmp_path: Path, ow
     order(own, 2)
     own.finished(wait=True)
     assert written(tmp_path, 2) == b"hello"
-
-
-def test_a_full_disk_is_what_the_system_calls_it(tmp_path: Path, own: Writer) -> None:
-    order(own, 1)
-    own.finished(wait=True)
-    resource.prlimit(pid(own), resource.RLIMIT_FSIZE, (100, 100))
-    order(own, 2, bytes(1000))
-    with pytest.raises(WriteError, match=r"^File too large$"):
-        own.finished(wait=True)
-    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["latest", "step-00000001"]
 
 
 def test_a_writer_that_is_killed_is_missed_and_replaced(tmp_path: Path, own: Writer) -> None:

@@ -217,6 +217,17 @@ def test_rollback_takes_the_weights_before_and_steps_over_the_data(
     assert found.state()["data"]["consumed"] == 12 * 32
 
 
+def test_rollback_to_a_checkpoint_of_another_optimizer_leaves_its_memory_out(place: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert stopped(words(place, run, "gradient: [4]", "optim={name: lars, lr: 0.1}")) == 3
+    other = ["optim={name: adamw, lr: 1e-3}", "resume.allow=[optim]", "guard.policy=rollback"]
+    main(words(place, run, "gradient: [4]", *other, *KEEP))
+    found = checkpoints.newest(run)
+    assert found is not None
+    assert found.step == 12
+    assert {name.rpartition("/")[2] for name in found.optimizer()} == {"step", "exp_avg", "exp_avg_sq"}
+
+
 def test_what_is_due_after_a_step_that_is_left_out_is_done_also_if_it_is_the_last(place: Path, tmp_path: Path) -> None:
     diagnose = "diagnose={every: 4 steps, images: 32}"
     main(words(place, tmp_path / "run", "gradient: [3, 11]", "guard.policy=skip", diagnose, *KEEP))

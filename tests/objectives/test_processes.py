@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrp.build import build_step, measure_cost
-from mrp.check.processes import WORLD, Stepped, agree, averaged, close, one_step, share
+from mrp.check.processes import WORLD, Stepped, agree, averaged, close, in_two, one_step, share
 from mrp.methodkit import gram_penalty
 from mrp.run import Run
 from tests.objectives.test_every_objective import NAMES, gradients, make_batch, make_run
@@ -59,12 +57,8 @@ def penalty_gradient(penalty: Any, rank: int) -> Tensor:
     return averaged(matrix.grad)
 
 
-def work(rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
-    found: dict[str, Any] = {}
-    for name in NAMES:
-        found[name] = tuple(one_step(make(name), make_batch(make(name)), rank))
+def work(rank: int, names: list[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {name: tuple(one_step(make(name), make_batch(make(name)), rank)) for name in names}
     for name in COMPILED:
         run = make(name)
         step = build_step(run)
@@ -79,24 +73,12 @@ def work(rank: int, folder: Path) -> None:
     found["flops"] = measure_cost(make("u-mae")).forward_flops
     found["ours"] = penalty_gradient(lambda features: gram_penalty(features[None]), rank)
     found["released"] = penalty_gradient(released_penalty, rank)
-    if rank == 0:
-        torch.save(found, folder / "found.pt")
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return found
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    folder = tmp_path_factory.mktemp("two")
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mrp.run", "mrp.train"])
-    processes = [context.Process(target=work, args=(rank, folder)) for rank in range(WORLD)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    found: dict[str, Any] = torch.load(folder / "found.pt")
+    found: dict[str, Any] = in_two(work, NAMES, tmp_path_factory.mktemp("two"))
     return found
 
 

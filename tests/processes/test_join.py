@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from datetime import timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,6 +14,8 @@ import torch
 from mrp.checkpoint.writer import wait_for_others
 from mrp.cli import main
 from mrp.processes import join
+from mrp.run import Machine
+from mrp.session import Session
 
 
 def timeout_of(monkeypatch: pytest.MonkeyPatch, joining: Any) -> timedelta:
@@ -55,3 +58,10 @@ def test_a_command_that_ends_well_parts_from_the_others(monkeypatch: pytest.Monk
         monkeypatch.setenv("RANK", "0")
     main(["recipes"])
     assert parted == [True] * several
+
+
+def test_a_run_leaves_torch_as_deterministic_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    with Session.open(tmp_path, Machine(deterministic=True), "fp32"):
+        assert torch.are_deterministic_algorithms_enabled()
+    assert not torch.are_deterministic_algorithms_enabled()

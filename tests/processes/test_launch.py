@@ -145,6 +145,28 @@ def test_signals_reach_every_rank(start: Start, tmp_path: Path) -> None:
     assert log(tmp_path, 0)[:2] == log(tmp_path, 1)[:2] == ["SIGUSR1", "SIGTERM"]
 
 
+def test_a_signal_while_the_ranks_start_reaches_every_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Rank] = []
+
+    class Rank:
+        def __init__(self, command: list[str], env: dict[str, str]) -> None:
+            self.heard, self.polls = list[int](), 0
+            started.append(self)
+            if env["RANK"] == "0":
+                os.kill(os.getpid(), signal.SIGUSR1)  # this one is not yet among those that are told
+
+        def poll(self) -> int | None:
+            self.polls += 1
+            return 5 if self.heard else 9 if self.polls > 100 else None
+
+        def send_signal(self, number: int) -> None:
+            self.heard.append(number)
+
+    monkeypatch.setattr(launch_module.subprocess, "Popen", Rank)
+    assert launch_module.launch(2, ["pretrain", "x"]) == 5
+    assert [rank.heard[:1] for rank in started] == [[signal.SIGUSR1]] * 2
+
+
 def test_a_keyboard_interrupt_ends_all(start: Start, tmp_path: Path) -> None:
     act = "def told(*_):\n    signal.signal(signal.SIGINT, signal.SIG_IGN)\n    sys.exit(130)\n"
     launcher = start(f"{act}signal.signal(signal.SIGINT, told)\nnote('ready')\nrest()")
