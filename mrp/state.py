@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,6 @@ from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.checkpoint.config import Config as CheckpointSection
 from mrp.checkpoint.saver import Saver
 from mrp.config import Stopped
-from mrp.data.mixtures import Mixed
-from mrp.data.order import Order
 from mrp.data.quarantine import Quarantine
 from mrp.folder import CONFIG, IDENTITY, placed
 from mrp.interop import init
@@ -30,7 +27,6 @@ from mrp.plan import Job
 from mrp.processes.unused import refuse_unused_parameters
 from mrp.processes.wrapping import wrap
 from mrp.run import Run
-from mrp.schedules import Length
 from mrp.session import Session
 from mrp.step import Step
 
@@ -50,11 +46,8 @@ class State:
     saver: Saver
     asked_to_end: bool  # whether some process was asked to end the run while the state was built
     evaluation_pending: bool  # whether the evaluation of this step was interrupted, and is to be repeated
-    _folder: Path
+    _job: Job
     _session: Session
-    _order: Order | Mixed
-    _data: str  # the identity of the data
-    _length: Length
 
     @classmethod
     def build(cls, job: Job, session: Session) -> State:
@@ -93,24 +86,28 @@ class State:
             ),
             asked_to_end=asked,
             evaluation_pending=session.from_main(bool(lines) and INTERRUPTED in lines[-1]),
-            _folder=folder, _session=session, _order=job.order, _data=job.source.identity, _length=job.plan.length,
+            _job=job, _session=session,
         )  # fmt: skip
 
     def save(self, wait: bool = False) -> None:
         """Saves a checkpoint of this step; `wait` until it is on the disk."""
         self.quarantine.add(gather_object(self.quarantine.state()))
         if self._session.main:
-            self.quarantine.write(self._folder)
-        data = self._order.state(self.step) | {"manifest": self._data, "quarantine": self.quarantine.state()}
+            self.quarantine.write(self._session.folder)
+        data = {"manifest": self._job.source.identity, "quarantine": self.quarantine.state()}
         groups = {GROUP: self.average.tensors()} if self.average else {}
-        state = {"data": data, "guard": self.incidents.state(), "length": asdict(self._length)}
+        state = {
+            "data": self._job.order.state(self.step) | data,
+            "guard": self.incidents.state(),
+            "length": asdict(self._job.plan.length),
+        }
         self.saver.save(self.step, self.module, self.optimizer, state, groups, wait=wait)
         if wait:
             self._session.accelerator.wait_for_everyone()
 
-    def scheduled(self, job: Job) -> dict[str, float]:
+    def scheduled(self) -> dict[str, float]:
         """Returns what the numbers that change over the run were in the last step, for the metrics."""
-        decay = job.run.optim.weight_decay_at(self.step - 1, self._length)
+        decay = self._job.run.optim.weight_decay_at(self.step - 1, self._job.plan.length)
         numbers = {} if decay is None else {"optim/weight_decay": decay}
         return numbers | {f"objective/{each.option}": each.now for each in self.module.scheduled()}
 
@@ -137,7 +134,7 @@ class State:
         self.saver.finish()
         self._session.accelerator.wait_for_everyone()
         checkpoint = self._session.newest_checkpoint()
-        self._session.agree(checkpoint.step if checkpoint else 0, self._data)
+        self._session.agree(checkpoint.step if checkpoint else 0, self._job.source.identity)
         if checkpoint is None:
             return None
         _restore(checkpoint, self.module, self.optimizer, self._session)

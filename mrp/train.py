@@ -141,7 +141,7 @@ def finish_step(state: State, done: Update, job: Job, session: Session, evaluato
         values = measure(done, session) | {
             "lr": get_lr(state.optimizer),
             "epoch": state.step / job.plan.steps_per_epoch,
-            **state.scheduled(job),
+            **state.scheduled(),
         }
         values |= {"images_per_second": session.journal.rate(state.step), **state.saver.measured()}
     conclude(state, values, job, session, evaluators, saving, leaving=news.asked and not last)
