@@ -14,7 +14,7 @@ from mrp.data.loader import EvalLoader
 from mrp.evaluate.answers import best_classes
 from mrp.evaluate.contract import Pause, Setting
 from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, in_order
+from mrp.evaluate.gathering import Columns, gathered, in_order
 
 LOSS, CORRECT, CORRECT5, ANSWER = "loss", "correct", "correct5", "answer"  # what is kept of each image
 _LARGEST_BATCH = 256
@@ -63,7 +63,7 @@ def _answered(model: nn.Module, setting: Setting, batches: Iterable[Batch], paus
         return tuple(values.values())
 
     with evaluating(model):
-        columns = in_order(batches, count, processes, pause, "batches of test images", of_batch)
+        columns = in_order(gathered(batches, count, processes, pause, "batches of test images", of_batch))
     return dict(zip(names, columns, strict=True))
 
 

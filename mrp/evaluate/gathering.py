@@ -36,14 +36,7 @@ def gathered(
         done += len(batch.keys)
 
 
-def in_order(
-    batches: Iterable[Batch], count: int, processes: Accelerator, pause: Callable[[], None], what: str,
-    of_batch: Callable[[Batch], Columns], here: bool = True,
-) -> Columns:  # fmt: skip
-    """Returns the columns of all rows in the order of the source; none where the process is not `here`."""
-    whole, size = list[Tensor](), count + processes.num_processes
-    for start, columns in gathered(batches, count, processes, pause, what, of_batch, here):
-        whole = whole or [column.new_zeros(size, *column.shape[1:]) for column in columns]
-        for one, column in zip(whole, columns, strict=True):
-            one[start : start + len(column)] = column
-    return tuple(one[:count] for one in whole)
+def in_order(parts: Iterable[tuple[int, Columns]]) -> Columns:
+    """Returns whole columns in the order of the source, from parts and their places."""
+    ordered = [columns for _, columns in sorted(parts, key=lambda part: part[0])]
+    return tuple(torch.cat(column) for column in zip(*ordered, strict=True))

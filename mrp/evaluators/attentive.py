@@ -28,7 +28,7 @@ from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, in_order
+from mrp.evaluate.gathering import Columns, gathered, in_order
 from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
@@ -237,7 +237,7 @@ class Evaluator(Probe[Learned]):
 
         loader, processes = self.setting.loader(source, _BATCH), self.setting.processes
         with evaluating(model):
-            (found,) = in_order(loader, len(source), processes, pause, f"batches of {what}", of_batch)
+            (found,) = in_order(gathered(loader, len(source), processes, pause, f"batches of {what}", of_batch))
         return found
 
     def _tokens(self, model: nn.Module, readout: Readout, images: Batch) -> Tensor:

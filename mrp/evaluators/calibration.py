@@ -18,7 +18,7 @@ from mrp.evaluate.calibrating import Scores
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, in_order
+from mrp.evaluate.gathering import Columns, gathered, in_order
 from mrp.evaluate.measured import Number, share_of, told
 from mrp.evaluate.probe import Probe, linear_head
 from mrp.evaluate.readout import Readout, objective_of
@@ -96,10 +96,10 @@ class Evaluator(Probe[Learned]):
         loader, here = setting.loader(test, min(setting.batch, share, _LARGEST_BATCH)), processes.is_main_process
         with evaluating(model):
             said = partial(_said, model)
-            columns = in_order(loader, len(test), processes, pause, "batches of test images", said, here)
+            parts = [*gathered(loader, len(test), processes, pause, "batches of test images", said, here)]
         if not here:
             return Result()
-        logits, labels, keys = columns
+        logits, labels, keys = in_order(parts)
         scores = Scores(logits.double(), setting.class_numbers[labels])
         first = torch.from_numpy((fold(_HALF, keys.numpy()) & 1).astype(bool))
         if not 0 < int(first.sum()) < len(first):

@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 import torch
 
 from mrp.data.config import Config
-from mrp.data.source import Source
+from mrp.data.open import open_source
+from mrp.data.source import Arrays, Source
 from mrp.evaluate.contract import Setting, Training
 from mrp.evaluate.tables import Tables
 
@@ -32,6 +33,13 @@ class Alone:
 
     def gather(self, tensors: Any) -> Any:
         return tensors
+
+
+def some(split: Any, count: int) -> Arrays:
+    """Returns the first digits of a split."""
+    source = open_source("digits", split)
+    assert isinstance(source, Arrays)
+    return Arrays(split, source.images[:count], source.labels[:count], source.classes)
 
 
 def together(world: int, measure: Callable[[Any], T]) -> T:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from mrp.build import build_step
 from mrp.data.open import open_source
 from mrp.data.order import keys
 from mrp.data.subset import evenly_spaced
@@ -62,11 +61,6 @@ def test_it_starts_as_the_mean_of_the_tokens() -> None:
     module(tokens)
     normalised = torch.nn.functional.layer_norm(tokens.view(2, 5, 64), (64,))
     torch.testing.assert_close(seen[0], normalised.mean(1) + module.values.bias)
-
-
-@pytest.fixture(scope="module")
-def step() -> Step:
-    return build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])).eval()
 
 
 def computed(folder: Path, **options: object) -> tuple[attentive.Evaluator, Setting]:

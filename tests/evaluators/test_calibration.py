@@ -11,7 +11,6 @@ import torch
 
 from mrp.build import build_step
 from mrp.config import ConfigError
-from mrp.data.open import open_source
 from mrp.data.source import Arrays
 from mrp.evaluate import calibrating, sweep
 from mrp.evaluate.calibrating import Scores
@@ -22,15 +21,9 @@ from mrp.evaluators.linear import Config as LinearConfig
 from mrp.evaluators.linear import Evaluator as Linear
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import setting, together
+from tests.evaluators.settings import setting, some, together
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"]
-
-
-def some(split: Any, count: int) -> Arrays:
-    source = open_source("digits", split)
-    assert isinstance(source, Arrays)
-    return Arrays(split, source.images[:count], source.labels[:count], source.classes)
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrp.build import build_step
-from mrp.data.open import open_source
 from mrp.data.order import keys
-from mrp.data.source import Arrays
 from mrp.evaluate import sweep
 from mrp.evaluate.contract import Setting, never
 from mrp.evaluate.heads import Schedule
@@ -22,20 +19,9 @@ from mrp.evaluators.linear import Config as LinearConfig
 from mrp.evaluators.linear import Evaluator as Linear
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import Alone, setting, some
 
 DATA = load("demo").data
-
-
-def some(split: Any, count: int) -> Arrays:
-    source = open_source("digits", split)
-    assert isinstance(source, Arrays)
-    return Arrays(split, source.images[:count], source.labels[:count], source.classes)
-
-
-@pytest.fixture(scope="module")
-def step() -> Step:
-    return build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])).eval()
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from mrp.batch import Batch
-from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.config import Crop
@@ -23,11 +22,6 @@ from mrp.evaluators.geometry import Config, Evaluator
 from mrp.run import load
 from mrp.step import Step
 from tests.evaluators.settings import Alone, setting
-
-
-@pytest.fixture(scope="module")
-def step() -> Step:
-    return build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])).eval()
 
 
 def test_the_numbers_are_those_of_evenly_spaced_images_and_their_crops(step: Step) -> None:

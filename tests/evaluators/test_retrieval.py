@@ -15,9 +15,7 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import cosine_similarity
 
-from mrp.build import build_step
 from mrp.config import ConfigError
-from mrp.data.open import open_source
 from mrp.data.source import Arrays, Source
 from mrp.data.subset import Subset
 from mrp.evaluate.contract import Setting, never
@@ -27,20 +25,9 @@ from mrp.evaluate.table import Table
 from mrp.evaluators import copy, retrieval
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import setting
+from tests.evaluators.settings import setting, some
 
 DATA = load("demo").data
-
-
-@pytest.fixture(scope="module")
-def step() -> Step:
-    return build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])).eval()
-
-
-def some(split: Any, count: int) -> Arrays:
-    source = open_source("digits", split)
-    assert isinstance(source, Arrays)
-    return Arrays(split, source.images[:count], source.labels[:count], source.classes)
 
 
 @pytest.fixture(scope="module")

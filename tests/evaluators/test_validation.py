@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrp.build import build_step, check_classes, open_source, open_validation
+from mrp.build import build_step, check_classes, open_validation
 from mrp.config import ConfigError
 from mrp.data.source import Arrays
 from mrp.evaluate import answering
@@ -19,15 +19,9 @@ from mrp.evaluate.contract import never
 from mrp.evaluators.validation import Counts, Evaluator
 from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
-from tests.evaluators.settings import setting, together
+from tests.evaluators.settings import setting, some, together
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "objective.head_std=1"]
-
-
-def some(count: int) -> Arrays:
-    source = open_source(load("demo"), "test")
-    assert isinstance(source, Arrays)
-    return Arrays("some", source.images[:count], source.labels[:count], source.classes)
 
 
 def make(run: Run, source: Arrays) -> Evaluator:
@@ -42,7 +36,7 @@ def run() -> Run:
 @pytest.mark.parametrize("count", [1, 17, 37])
 @pytest.mark.parametrize("world", [1, 2, 3])
 def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) -> None:
-    step, source = build_step(run).eval(), some(count)
+    step, source = build_step(run).eval(), some("test", count)
     images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
     with torch.no_grad():
         logits = step.objective.predict(step.prepare(images))[1]
@@ -62,7 +56,7 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
 
 
 def test_what_was_answered_is_counted(run: Run) -> None:
-    step, source = build_step(run).eval(), some(37)
+    step, source = build_step(run).eval(), some("test", 37)
     counts = make(run, source).count(step, never)
     images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
     with torch.no_grad():
@@ -78,7 +72,7 @@ def test_what_was_answered_is_counted(run: Run) -> None:
 
 def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> None:
     """Images of three classes, of which the other seven are no possible answers, nor among the first five."""
-    step, source = build_step(run).eval(), some(200)
+    step, source = build_step(run).eval(), some("test", 200)
     chosen = np.isin(source.labels, (2, 5, 7))
     three = Arrays("three", source.images[chosen], source.labels[chosen].clip(0, 7), source.classes)
     three.labels = np.searchsorted([2, 5, 7], three.labels)
@@ -101,7 +95,7 @@ def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> Non
 def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
     step = build_step(run).train()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
-    make(run, some(9)).count(step, never)
+    make(run, some("test", 9)).count(step, never)
     assert step.objective.backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
 
@@ -115,14 +109,14 @@ def test_it_can_be_left_between_batches(run: Run) -> None:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        make(run, some(37)).measure(step, 1, between)
+        make(run, some("test", 37)).measure(step, 1, between)
     assert len(calls) == 2
     assert step.training
 
 
 def test_a_method_without_answers_is_judged_by_its_loss() -> None:
     chosen = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
-    counts = make(chosen, some(9)).count(build_step(chosen), never)
+    counts = make(chosen, some("test", 9)).count(build_step(chosen), never)
     assert counts.means.keys() == {"loss"}
     assert counts.confusion is None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,6 @@ from torch import Tensor
 from mrp import cli
 from mrp.config import ConfigError
 from mrp.data.open import open_source
-from mrp.lab.estimate import Estimate
 from mrp.lab.multiview import compare as multiview
 from mrp.lab.multiview import diversity, grid, network, plots, render
 from mrp.lab.multiview.constants import Constants, read
@@ -199,10 +197,6 @@ def test_what_a_kernel_holds() -> None:
     assert features.at_most_one.tolist() == [0.75, 1.0]
     assert features.kernels_per_feature.tolist() == [0.75, 0.0]
     assert held(constants, kernels[None], cosine=0.1).captured.tolist() == [0.75]
-
-
-def test_the_interval_is_students() -> None:
-    assert Estimate.over_seeds(torch.tensor([1.0, 2.0, 3.0])) == Estimate(2.0, 4.303 / math.sqrt(3))
 
 
 @pytest.mark.parametrize(

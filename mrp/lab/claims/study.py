@@ -40,12 +40,7 @@ def probe_gain(results: Results, first: str, second: str) -> Numbers:
 def tuning_gain(results: Results, first: str, second: str) -> Numbers:
     """Returns the gain after fine-tuning, from what `tools/judge_study.py` has left in the runs' folders."""
     epochs, seeds = results.study(first, second)
-    pairs = []
-    for before, after in seeds:
-        for path in sorted(before.glob("judged-*/tuned-*.json"))[-1:]:
-            other = after / path.relative_to(before)
-            if other.exists():
-                pairs.append((read(path), read(other)))
+    pairs = [pair for before, after in seeds for pair in _tuned(before, after)]
     return _with_length({"gain, fine-tuned": _gain(pairs, epochs)}, epochs) if pairs else {}
 
 
@@ -54,15 +49,16 @@ def scratch_gain(results: Results, methods: Sequence[str]) -> Numbers:
     gains = {}
     for method in methods:
         epochs, seeds = results.study(method)
-        pairs = []
-        for (run,) in seeds:
-            for path in sorted(run.glob("judged-*/tuned-*.json"))[-1:]:
-                scratch = run / "untrained" / path.relative_to(run)
-                if scratch.exists():
-                    pairs.append((read(scratch), read(path)))
+        pairs = [(scratch, tuned) for (run,) in seeds for tuned, scratch in _tuned(run, run / "untrained")]
         if pairs:
             gains[f"gain of {method}"] = _gain(pairs, epochs)
     return gains
+
+
+def _tuned(one: Path, other: Path) -> list[tuple[Accuracy, Accuracy]]:
+    """Returns the last fine-tuning of one folder and the same of the other, where both are there."""
+    last = sorted(one.glob("judged-*/tuned-*.json"))[-1:]
+    return [(read(path), read(found)) for path in last if (found := other / path.relative_to(one)).exists()]
 
 
 def recipe_gain(results: Results, first: str, second: str) -> Numbers:
