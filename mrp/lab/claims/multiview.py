@@ -112,10 +112,7 @@ def vit(data: Data, images: str, at_least: dict[str, int]) -> Numbers:
         kinds = {"single-view": tests} | ({test: [test] for test in tests} if len(tests) > 1 else {})
         for kind, of in kinds.items():
             title, end = kind.replace("test_", "only the "), "" if optimizer == "adamw" else f", {optimizer.upper()}"
-            columns = {
-                start: [sum(seed["accuracy"][test] for test in of) / len(of) for seed in seeds]
-                for start, seeds in starts.items()
-            }
+            columns = {start: _means(seeds, "accuracy", of) for start, seeds in starts.items()}
             numbers |= _against_scratch(columns, title, f"{images} images", end)
             if of == ["test_photograph"] and ALONE in columns:
                 learnable = over_seeds(columns[ALONE], f"{images} images")
@@ -134,12 +131,15 @@ def vit_maps(data: Data, images: str, at_least: dict[str, int]) -> Numbers:
             "noise covered": ["covered, noise"],
         }
         for title, of in measures.items():
-            columns = {
-                start: [sum(seed["maps"][f"{kind}{name}"] for name in of) / len(of) for seed in seeds]
-                for start, seeds in data["found"]["adamw"].items()
-            }
+            names, starts = [f"{kind}{name}" for name in of], data["found"]["adamw"]
+            columns = {start: _means(seeds, "maps", names) for start, seeds in starts.items()}
             numbers |= _against_scratch(columns, f"{kind}{title}", f"{images} images", "")
     return numbers
+
+
+def _means(seeds: list[Data], part: str, names: list[str]) -> list[float]:
+    """Returns the mean over some names of a part of what was found, for each seed."""
+    return [sum(seed[part][name] for name in names) / len(names) for seed in seeds]
 
 
 def _against_scratch(columns: dict[str, list[float]], title: str, over: str, end: str) -> Numbers:
