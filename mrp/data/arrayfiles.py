@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
+from mrp.data.source import one_line
 
 _MEMORY = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")  # bytes of this machine
 
@@ -124,7 +125,7 @@ def _of_hdf5(path: Path) -> dict[str, Any]:
     except OSError as error:
         if not path.is_file():
             raise
-        raise ConfigError(f"{path}: is no HDF5 file, or a damaged one ({' '.join(str(error).split())})") from None
+        raise ConfigError(f"{path}: is no HDF5 file, or a damaged one ({one_line(error)})") from None
     found: dict[str, Any] = {}
 
     def note(name: str, item: Any) -> None:  # links to other files are not visited

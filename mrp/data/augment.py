@@ -13,18 +13,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.data import colour, order
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.config import Augment, Change, Config, Crop, Size
 from mrp.data.decode import decode, decode_box
+from mrp.data.order import Words
 from mrp.data.source import Partial, RawImage
 from mrp.data.turbojpeg import Box
 
 RANGES = {torch.uint8: 0xFF, torch.uint16: 0xFFFF}  # the largest number of each kind that has one
 _ATTEMPTS = 10
-DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
+_DRAWS = order.fold(0x63726F70, np.arange(1 + 4 * _ATTEMPTS))  # apart from other uses of the same key
 _CHAIN, _OWN = 0x636861696E, 0x6F776E  # likewise
 
 
@@ -43,6 +45,8 @@ class Images(NamedTuple):
 
 class Augmentation(ABC):
     """A change of images that training sees, behind the crop. All that is random in it follows from the key."""
+
+    config: Any  # the options of its kind
 
     def __init__(self, config: Augment, images: Images) -> None:
         self.config, self.images = config, images
@@ -139,9 +143,13 @@ def _around(boxes: list[Box]) -> Box:
 
 def uniforms(key: int) -> list[float]:
     """Returns the numbers in [0, 1) that belong to a key: one for the flip, then four for each attempt at a crop."""
-    words = order.mix(DRAWS ^ np.uint64(key))
-    numbers: list[float] = ((words >> np.uint64(11)) * 2.0**-53).tolist()
+    numbers: list[float] = uniforms_of(np.uint64(key)).tolist()
     return numbers
+
+
+def uniforms_of(keys: np.uint64 | Words) -> NDArray[np.float64]:
+    """Returns the same for one key or for a column of keys."""
+    return (order.mix(_DRAWS ^ keys) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def draws(key: int) -> Iterator[float]:

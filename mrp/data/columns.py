@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError
 from mrp.data import tree
-from mrp.data.source import DecodeError
+from mrp.data.source import DecodeError, one_line
 
 PARQUET, ARROW = ".parquet", ".arrow"
 _STATE, _SPLITS = "state.json", "dataset_dict.json"  # that `save_to_disk` writes
@@ -94,11 +94,11 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         yield pyarrow
     except pyarrow.ArrowException as error:
-        raise DecodeError(f"damaged: {' '.join(str(error).split())[:200]}") from None
+        raise DecodeError(f"damaged: {one_line(error)}") from None
     except OSError as error:
         if error.errno is not None:
             raise
-        raise DecodeError(f"damaged: {' '.join(str(error).split())[:200]}") from None
+        raise DecodeError(f"damaged: {one_line(error)}") from None
 
 
 def parts(path: Path, column: str) -> tuple[Any, list[Part]]:

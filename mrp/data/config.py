@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, ValidationInfo, field_validator
 
 from mrp.config import Node
 from mrp.data.augmentations import AUGMENTATIONS
@@ -19,6 +20,27 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OTHER_MEAN, _OTHER_STD = 0.5, 0.25
 HIGHEST_MAGNITUDE = 10.0
 _KEPT = 224 / 256  # the custom of ImageNet
+
+
+def _positive(sides: int | Size) -> int | Size:
+    if np.min(sides) < 1:
+        raise ValueError(f"{sides} was given; allowed: numbers from 1")
+    return sides
+
+
+Sides = Annotated[int | tuple[int, int], AfterValidator(_positive)]  # one for both, or height and width
+
+
+def two(what: str, most: float = math.inf) -> AfterValidator:
+    """Returns the check of an option of two numbers, the lower one first, which are both above 0."""
+
+    def check(value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= most:
+            limit = "" if most == math.inf else f" <= {most:g}"
+            raise ValueError(f"{list(value)} was given; allowed: two {what}, 0 < low <= high{limit}")
+        return value
+
+    return AfterValidator(check)
 
 
 class CacheConfig(Node):
@@ -69,8 +91,8 @@ class Crop(Frame):
     """A random crop resized to `size`; evaluation sees the centre of the image, resized too unless it has that size."""
 
     name: Literal["crop"] = "crop"
-    scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width over height
+    scale: Annotated[tuple[float, float], two("shares of the area", 1)] = (0.2, 1.0)  # share of the image's area
+    ratio: Annotated[tuple[float, float], two("ratios of width to height")] = (3 / 4, 4 / 3)  # width over height
     flip: bool = True  # mirror every second image, at random
     jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
     rand: RandAugment | None = None
@@ -92,20 +114,6 @@ class Crop(Frame):
     def kept(self, size: Size) -> float:
         """Returns the share of the resized image's shorter side that evaluation keeps for images of this size."""
         return 1.0 if self.whole_from is not None and min(size) >= self.whole_from else _KEPT
-
-    @field_validator("scale")
-    @classmethod
-    def _check_scale(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1] <= 1:
-            raise ValueError(f"{list(value)} was given; allowed: two shares of the area, 0 < low <= high <= 1")
-        return value
-
-    @field_validator("ratio")
-    @classmethod
-    def _check_ratio(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"{list(value)} was given; allowed: two ratios of width to height, 0 < low <= high")
-        return value
 
 
 class Resize(Frame):
@@ -162,7 +170,7 @@ class Config(Node):
     test: Annotated[SourceName | None, _SourceKeys] = None
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
-    size: int | tuple[int, int]  # height and width
+    size: Sides  # height and width
     channels: int | tuple[str, ...] = 3  # colours per pixel: how many, or their names, by which a source finds them
     # Of pixels in [0, 1], one number or one per channel; by default ImageNet's for 3 channels, 0.5 otherwise.
     mean: tuple[float, ...] = Field((), json_schema_extra=_NUMBER)
@@ -211,13 +219,6 @@ class Config(Node):
         if _count(value) < 1 or (isinstance(value, tuple) and len(set(value)) < len(value)):
             given = list(value) if isinstance(value, tuple) else value
             raise ValueError(f"{given} was given; allowed: a number from 1, or a list of different names")
-        return value
-
-    @field_validator("size")
-    @classmethod
-    def _check_positive(cls, value: int | Size) -> int | Size:
-        if np.min(value) < 1:
-            raise ValueError(f"{value} was given; allowed: numbers from 1")
         return value
 
     @field_validator("train")

@@ -24,7 +24,7 @@ from torch import Tensor
 from mrp.data import jpeg, turbojpeg
 from mrp.data.config import Size
 from mrp.data.source import DecodeError as DecodeError
-from mrp.data.source import Partial, Pixels, RawImage
+from mrp.data.source import Partial, Pixels, RawImage, one_line
 from mrp.data.source import UnfitError as UnfitError
 from mrp.data.turbojpeg import Box
 
@@ -122,7 +122,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             known = f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}"
             raise DecodeError(known if data else "a file without content") from None
         except Exception as error:  # on damaged files Pillow raises almost anything
-            raise DecodeError(f"damaged image: {_one_line(error)}") from None
+            raise DecodeError(f"damaged image: {one_line(error)}") from None
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, str]:
@@ -133,7 +133,7 @@ def _jpeg_header(data: bytes) -> tuple[int, int, str]:
         width, height, components = jpeg.frame(data)
         space = "CMYK" if components == 4 else "YCbCr"
     except ValueError as error:
-        raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
+        raise DecodeError(f"damaged JPEG: {one_line(error)}") from None
     return width, height, space
 
 
@@ -196,7 +196,7 @@ def _decode_jpeg(data: bytes, channels: int, space: str) -> Pixels:
     try:
         array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, wanted, strict=True)
     except ValueError as error:
-        raise DecodeError(f"damaged JPEG: {_one_line(error)}") from None
+        raise DecodeError(f"damaged JPEG: {one_line(error)}") from None
     if not jpeg.is_whole(data):
         raise DecodeError("damaged JPEG: it ends before its last scan")
     if space in _INKS:  # by Adobe's custom the inks of a JPEG are stored inverted
@@ -278,7 +278,3 @@ def check_size(width: int, height: int) -> None:
         )
     if max(width, height) > _MOST_ASPECT * min(width, height):
         raise DecodeError(f"{width} x {height} pixels: one side is over {_MOST_ASPECT} times the other; crop the image")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

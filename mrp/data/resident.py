@@ -18,8 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.batch import Batch
-from mrp.data import order as arithmetic
-from mrp.data.augment import DRAWS, interpolate
+from mrp.data.augment import interpolate, uniforms_of
 from mrp.data.batches import TrainingPlan
 from mrp.data.config import Config, Crop, Size
 from mrp.data.held import Held
@@ -79,7 +78,7 @@ def there(array: NDArray[np.generic], device: torch.device) -> Tensor:
 def seen(images: Tensor, samples: Ints, keys: Ints, config: Config) -> Tensor:
     """Returns some of the images (N H W C) as training sees them under their keys (B C H W)."""
     height, width = images.shape[1:3]
-    draws = uniforms(keys)
+    draws = uniforms_of(keys.astype(np.uint64)[:, None])
     parts, at_once = list[Tensor](), max(1, _AT_ONCE // math.prod(images.shape[1:]))
     if isinstance(config.augment, Crop):
         boxes = crop_boxes((height, width), config.augment, draws[:, 1:])
@@ -91,12 +90,6 @@ def seen(images: Tensor, samples: Ints, keys: Ints, config: Config) -> Tensor:
         mirrored = there(draws[:, 0] < 0.5, images.device)
         out = torch.where(mirrored[:, None, None, None], out.flip(2), out)
     return out.permute(0, 3, 1, 2)
-
-
-def uniforms(keys: Ints) -> NDArray[np.float64]:
-    """Returns the numbers in [0, 1) that belong to each key, as `augment.uniforms` does for one."""
-    words = arithmetic.mix(DRAWS ^ keys.astype(np.uint64)[:, None])
-    return (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def crop_boxes(size: Size, crop: Crop, draws: NDArray[np.float64]) -> Ints:

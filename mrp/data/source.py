@@ -42,6 +42,11 @@ class UnfitError(ConfigError):
     """A sound image that does not fit the configuration, and is therefore not replaced by another."""
 
 
+def one_line(error: object) -> str:
+    """Returns what an error of a library says, in one line of a bounded length."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 def as_pixels(array: NDArray[Any]) -> Pixels:
     """Returns an array (H W C) with numbers of a kind that images have.
 
@@ -85,7 +90,7 @@ class Source(ABC):
     @cached_property
     def identity(self) -> str:
         """A sha256 of what the data are, wherever they are stored: a run that goes on must find the same one."""
-        raise ConfigError(f"{self._file()}: its Source has no identity; give it a sha256 of what its data are")
+        raise ConfigError(f"{_file(type(self))}: its Source has no identity; give it a sha256 of what its data are")
 
     @cached_property
     def content(self) -> str:
@@ -96,17 +101,13 @@ class Source(ABC):
     def labels(self) -> NDArray[Any]:
         """The label of every sample."""
         if self.classes:
-            raise ConfigError(f"{self._file()}: its Source has classes and no labels; give it both, or neither")
+            raise ConfigError(f"{_file(type(self))}: its Source has classes and no labels; give it both, or neither")
         return np.broadcast_to(np.int64(-1), len(self))
 
     @cached_property
     def shard_sizes(self) -> Ints:
         """How many samples each shard holds; empty where any two samples can be read together equally well."""
         return np.empty(0, np.int64)
-
-    def _file(self) -> str:
-        """Returns the file of the class, for a message to its author."""
-        return sys.modules[type(self).__module__].__file__ or type(self).__module__
 
     def where(self, index: int) -> str:
         """Returns what to call a sample in a message."""

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.data.source import DecodeError, as_pixels
+from mrp.data.source import DecodeError, as_pixels, one_line
 
 _CHANNEL_AXES = "CSQI"  # tifffile's letters: channels, samples of a pixel, pages that nothing is said of
 _OPEN = 16  # files of a process
@@ -52,7 +52,7 @@ class Tiff:
         except (OSError, DecodeError):
             raise
         except Exception as error:  # on damaged files tifffile raises almost anything
-            raise DecodeError(f"no TIFF, or a damaged one: {_one_line(error)}") from None
+            raise DecodeError(f"no TIFF, or a damaged one: {one_line(error)}") from None
         self.size = axes.get("Y", 0), axes.get("X", 0)
         self._others = [axis for axis, length in axes.items() if axis not in "YX" and length > 1]
         if len(self._others) > 1 or not set(self._others) <= set(_CHANNEL_AXES) or 0 in self.size:
@@ -88,7 +88,7 @@ class Tiff:
         except Exception as error:
             missing = "imagecodecs" in str(error)
             remedy = "it needs a decoder: pip install imagecodecs" if missing else "damaged"
-            raise DecodeError(f"{remedy} ({_one_line(error)})") from None
+            raise DecodeError(f"{remedy} ({one_line(error)})") from None
 
     def _read(self, window: Window) -> NDArray[Any]:
         top, left, height, width = window
@@ -183,7 +183,3 @@ def _check_pages(file: Any) -> None:
         tags = int.from_bytes(handle.read(tiff.tagnosize), _ORDER[tiff.byteorder])
         handle.seek(offset + tiff.tagnosize + tags * tiff.tagsize)
         offset = int.from_bytes(handle.read(tiff.offsetsize), _ORDER[tiff.byteorder])
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

@@ -13,9 +13,8 @@ from torchvision.transforms.v2 import CenterCrop, Compose
 from torchvision.transforms.v2 import Resize as TorchvisionResize
 from torchvision.transforms.v2.functional import resized_crop
 
-from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View, crop_box, resize, uniforms
-from mrp.data.config import Config, Crop, Resize
+from mrp.data.config import Config, Crop
 
 BICUBIC = InterpolationMode.BICUBIC
 
@@ -135,35 +134,3 @@ def test_the_same_key_gives_the_same_pixels(key: int) -> None:
 def test_the_draws_of_this_version_stay() -> None:
     """A change here changes every run's crops."""
     assert crop_box((375, 500), Crop(), uniforms(12345)[1:]) == (77, 62, 207, 213)
-
-
-def config(**values: Any) -> Config:
-    data = {"train": "digits", "size": 8, **values}
-    return build(Config, Tree(data, dict.fromkeys(data, "x.yaml")))
-
-
-def test_a_bare_name_means_the_usual_options() -> None:
-    assert config(augment="crop").augment == Crop() == config().augment
-    assert config(augment="resize").augment == Resize()
-    assert config(augment={"name": "crop", "scale": [0.67, 1]}).augment == Crop(scale=(0.67, 1.0))
-    again = config(augment={"name": "resize", "flip": True})
-    assert Config.model_validate(again.model_dump()) == again
-
-
-@pytest.mark.parametrize(
-    ("augment", "message"),
-    [
-        ("crp", "x.yaml: augment: unknown augmentation 'crp'; did you mean 'crop'?; known: blur, crop, flip, "),
-        ({"scale": [0.5, 1]}, "x.yaml: augment: a section with a name is needed, such as {name: crop}; known: "),
-        ({"name": "crop", "scale": [0, 1]}, "x.yaml: augment.scale: [0.0, 1.0] was given; allowed: two shares of the "
-         "area, 0 < low <= high <= 1"),
-        ({"name": "crop", "ratio": [2, 1]}, "x.yaml: augment.ratio: [2.0, 1.0] was given; allowed: two ratios of width "
-         "to height, 0 < low <= high"),
-        ({"name": "resize", "scale": [0.5, 1]}, "x.yaml: augment.scale: unknown key"),
-        ({"name": "crop", "flop": True}, "x.yaml: augment.flop: unknown key; did you mean 'flip'"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named(augment: Any, message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(augment=augment)
-    assert str(error.value).startswith(message)

@@ -14,11 +14,11 @@ from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
 from mrp.data.decode import decode
-from mrp.data.loader import EvalLoader, Loader
 from mrp.data.open import open_data
 from mrp.data.order import Order
 from mrp.data.source import DecodeError, Partial, Source
 from mrp.data.storage.cache import Cache
+from tests.data.conftest import evaluated, loaded
 from tests.data.test_own_source import STRIPES
 
 PIXELS = np.random.default_rng(0).integers(1, 256, (6, 8, 8, 3), np.uint8)
@@ -40,10 +40,7 @@ def arrays(folder: Path, name: str = "cells", channels: Any = ("er", "rna", "dap
 
 
 def batches(config: Config, **more: Any) -> list[Batch]:
-    loader = Loader(
-        opened(config), Order(6, 6, 0), View(config, train=True), group=6, micro_batch=6, rank=0, world=1, workers=0,
-        pin_memory=False, **more,
-    )  # fmt: skip
+    loader = loaded(opened(config), View(config, train=True), Order(6, 6, 0), **more)
     return [batch for step in loader.steps(0, 1) for batch in step]
 
 
@@ -89,18 +86,12 @@ def test_sources_with_other_channels_are_mixed(tmp_path: Path, capsys: pytest.Ca
 def test_a_batch_says_which_channels_its_images_have(tmp_path: Path) -> None:
     config = data(arrays(tmp_path, present="present"), channels=["dapi", "er", "rna"], views=2)
     source = opened(config)
-    loader = Loader(
-        source, Order(6, 6, 0), View(config, train=True), group=12, micro_batch=12, rank=0, world=1, workers=0,
-        pin_memory=False,
-    )  # fmt: skip
-    ((batch,),) = loader.steps(0, 1)
+    ((batch,),) = loaded(source, View(config, train=True), Order(6, 6, 0)).steps(0, 1)
     samples = Order(6, 6, 0).slots(0).samples
     assert batch.present is not None
     np.testing.assert_array_equal(batch.present, np.tile(PRESENT[samples][:, [2, 0, 1]], (2, 1)))
-    evaluated = list(
-        EvalLoader(source, View(config, train=False), batch=4, rank=0, world=1, workers=0, pin_memory=False)
-    )
-    present = np.concatenate([each.present[each.valid] for each in evaluated])  # type: ignore[index]
+    batches = evaluated(source, View(config, train=False), 4)
+    present = np.concatenate([each.present[each.valid] for each in batches])  # type: ignore[index]
     np.testing.assert_array_equal(present, PRESENT[:, [2, 0, 1]])
 
 
@@ -142,21 +133,6 @@ def test_a_sample_without_any_wanted_channel_is_refused(tmp_path: Path) -> None:
         source.read(4)
     with pytest.raises(ConfigError, match=r"cells\.npz: images: image 4: has none of the channels er, rna; mend it"):
         batches(data(arrays(tmp_path, present="present"), channels=["er", "rna"]))
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"channels": ["a", "b", "a"]}, r"channels: \['a', 'b', 'a'\] was given; allowed: a number from 1"),
-        ({"channels": []}, r"channels: \[\] was given"),
-        ({"channels": 0}, "channels: 0 was given"),
-        ({"channels": ["a", "b"], "mean": [0.5] * 3}, "3 numbers were given; allowed: one, or one for each of the 2"),
-        ({"channels": list("abcde"), "augment": {"name": "crop", "jitter": 0.1}}, "jitter and rand are for 1 or 3"),
-    ],
-)  # fmt: skip
-def test_channels_that_cannot_be(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        data("digits", **values)
 
 
 def test_what_arrays_say_of_channels_has_to_fit(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """CIFAR in its true binary layout, whole and damaged."""
 
-import io
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.data.source import Source
+from tests.data.conftest import tar
 
 NAMES_10 = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 NAMES_100 = [f"kind_{number:02}" for number in range(100)]
@@ -46,15 +46,8 @@ def files_100() -> dict[str, bytes]:
 
 
 def archive(path: Path, folder: str, files: Mapping[str, bytes]) -> Path:
-    with tarfile.open(path, "w:gz", compresslevel=1) as tar:
-        top = tarfile.TarInfo(folder)
-        top.type = tarfile.DIRTYPE
-        tar.addfile(top)
-        for name, content in files.items():
-            member = tarfile.TarInfo(f"{folder}/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return path
+    members = {f"{folder}/": b""} | {f"{folder}/{name}": content for name, content in files.items()}
+    return tar(path, members, "w:gz", compresslevel=1)
 
 
 @pytest.fixture(scope="module")
@@ -187,22 +180,16 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 
 def test_a_link_in_place_of_a_member_is_not_followed(tmp_path: Path) -> None:
     path = tmp_path / "links.tar.gz"
-    with tarfile.open(path, "w:gz") as tar:
+    with tarfile.open(path, "w:gz") as out:
         link = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
-        tar.addfile(link)
+        out.addfile(link)
     with pytest.raises(ConfigError, match=r"test_batch\.bin"):
         open_source(str(path), "test")
 
 
 def test_an_archive_that_begins_with_its_folder_is_read(tmp_path: Path) -> None:
     """As `tar c .` makes it: its first member has no name but a point."""
-    with tarfile.open(tmp_path / "a.tar.gz", "w:gz", compresslevel=1) as tar:
-        top = tarfile.TarInfo("./")
-        top.type = tarfile.DIRTYPE
-        tar.addfile(top)
-        for name, content in files_10().items():
-            member = tarfile.TarInfo(f"./cifar-10-batches-bin/{name}")
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
+    members = {"./": b""} | {f"./cifar-10-batches-bin/{name}": content for name, content in files_10().items()}
+    tar(tmp_path / "a.tar.gz", members, "w:gz", compresslevel=1)
     assert len(open_source(str(tmp_path / "a.tar.gz"), "test")) == 10_000

@@ -11,9 +11,8 @@ import io
 import json
 import os
 import pickle
+import shutil
 import struct
-import subprocess
-import sys
 import tarfile
 import tempfile
 import time
@@ -33,7 +32,6 @@ from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
 from mrp.data.decode import DecodeError, decode
 from mrp.data.index import RECORD, writing
-from mrp.data.loader import EvalLoader, Loader
 from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixtures import order
 from mrp.data.open import open_source
@@ -49,21 +47,11 @@ from mrp.data.storage.http import HttpStore
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import StorageError
 from mrp.data.subset import select
-from tests.data.conftest import SkippingClock, jpeg, make
+from tests.data.conftest import SkippingClock, encoded, evaluated, jpeg, loaded, make, photographs_with, python, tar
 from tests.servers import serving
-from tests.waiting import LONG
 
 Open = Callable[..., Shards]
 DOCUMENT = Path(__file__).parents[2] / "docs" / "damage.md"
-
-
-def tar(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as out:
-        for name, content in members:
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            out.addfile(info, io.BytesIO(content))
-    return path
 
 
 def whole(count: int = 4) -> list[tuple[str, bytes]]:
@@ -191,11 +179,7 @@ def test_a_sparse_member_is_refused(tmp_path: Path, version: str) -> None:
 
 def test_an_extended_header_for_all_members_may_not_say_what_they_are(tmp_path: Path) -> None:
     for said, sound in ({"comment": "x"}, True), ({"size": "1"}, False), ({"path": "x"}, False):
-        with tarfile.open(tmp_path / "a.tar", "w", format=tarfile.PAX_FORMAT, pax_headers=said) as out:
-            for name, content in whole():
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                out.addfile(info, io.BytesIO(content))
+        tar(tmp_path / "a.tar", whole(), format=tarfile.PAX_FORMAT, pax_headers=said)
         if sound:
             assert len(scan.scan(tmp_path / "a.tar").records) == 4
         else:
@@ -312,22 +296,15 @@ def test_an_address_is_never_a_command(place: str, tmp_path: Path, monkeypatch: 
 
 def shards_of(tmp_path: Path, odd: bytes, ending: str = "jpg") -> Path:
     """Eleven good images and an odd one, as sample 5."""
-    folder = tmp_path / "images"
-    folder.mkdir()
-    for number in range(12):
-        name = f"{number:02}.{ending}" if number == 5 else f"{number:02}.jpg"
-        (folder / name).write_bytes(odd if number == 5 else jpeg(number))
-    make(folder, tmp_path / "shards", seed=None, shard_size=6)
+    make(photographs_with(tmp_path / "images", {5: odd}, ending), tmp_path / "shards", seed=None, shard_size=6)
     return tmp_path / "shards"
 
 
 def train(place: Path, quarantine: Quarantine, workers: int = 0, steps: tuple[int, int] = (0, 2)) -> torch.Tensor:
     config = Config(train=str(place), size=16)
     source = open_source(str(place), "train")
-    loader = Loader(
-        source, order(source, config, 6, 0), View(config, True), group=6, micro_batch=6, rank=0, world=1,
-        workers=workers, pin_memory=False, quarantine=quarantine,
-    )  # fmt: skip
+    options = {"workers": workers, "quarantine": quarantine}
+    loader = loaded(source, View(config, True), order(source, config, 6, 0), **options)
     images = torch.cat([batch.images for batches in loader.steps(*steps) for batch in batches])
     loader.close()
     return images
@@ -380,25 +357,20 @@ def test_evaluation_replaces_nothing(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"sample 5 \(byte \d+\): a file without content; mend it under the same name and run again"
     ):
-        list(EvalLoader(source, view, batch=4, rank=0, world=1, workers=0, pin_memory=False))
+        list(evaluated(source, view, 4))
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_an_image_that_would_exhaust_the_memory_is_refused_before_it_is_decoded(tmp_path: Path, kind: str) -> None:
     """17 kB, and evaluation would enlarge the side of one pixel to 256, the other to 16,768,000."""
-    out = io.BytesIO()
-    Image.new("RGB", (65500, 1)).save(out, kind)
-    place = shards_of(tmp_path, out.getvalue())
+    place = shards_of(tmp_path, encoded(Image.new("RGB", (65500, 1)), kind))
     quarantine = Quarantine()
     assert train(place, quarantine).any(dim=(1, 2, 3)).all()
     (bad,) = quarantine.state()
     assert bad.fault == "65500 x 1 pixels: one side is over 100 times the other; crop the image"
-    loader = EvalLoader(
-        open_source(str(place), "test"), View(Config(train=str(place), size=224), False), batch=4, rank=0, world=1,
-        workers=0, pin_memory=False,
-    )  # fmt: skip
+    view = View(Config(train=str(place), size=224), False)
     with pytest.raises(ConfigError, match=r"sample 5 \(byte \d+\): 65500 x 1 pixels: one side is over 100 times"):
-        list(loader)
+        list(evaluated(open_source(str(place), "test"), view, 4))
 
 
 def test_memory_that_is_lacking_is_one_line(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,11 +385,10 @@ def test_memory_that_is_lacking_is_one_line(made: Path, monkeypatch: pytest.Monk
             train(made, Quarantine())
 
 
-def test_a_shard_without_any_image_stops(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    for number in range(6):
-        (tmp_path / "images" / f"{number}.jpg").write_bytes(b"")
-    make(tmp_path / "images", tmp_path / "shards")
+@pytest.mark.parametrize("size", [1, 12])
+def test_a_shard_without_any_image_stops(tmp_path: Path, size: int) -> None:
+    none = photographs_with(tmp_path / "images", dict.fromkeys(range(12), b""))
+    make(none, tmp_path / "shards", seed=None, shard_size=size)
     with pytest.raises(ConfigError, match="no sample of its shard is an image"):
         train(tmp_path / "shards", Quarantine())
 
@@ -425,21 +396,19 @@ def test_a_shard_without_any_image_stops(tmp_path: Path) -> None:
 TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # by 90 degrees
 
 
-def encoded(mode: str, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
+def noise(mode: str, kind: str, **options: object) -> bytes:
     values = np.random.default_rng(0).integers(0, 256, (24, 20, 3), np.uint8)
-    Image.fromarray(values).convert(mode).save(out, kind, **options)
-    return out.getvalue()
+    return encoded(Image.fromarray(values).convert(mode), kind, **options)
 
 
 @pytest.mark.parametrize(
     ("odd", "ending", "note"),
     [
-        (encoded("CMYK", "JPEG"), "jpg", "recovered: CMYK"),
-        (encoded("CMYK", "JPEG").replace(b"Adobe\0\x64\0\0\0\0\0", b"Adobe\0\x64\0\0\0\0\2"), "jpg", "recovered: CMYK"),
-        (encoded("L", "JPEG"), "jpg", "grey"),
-        (encoded("RGB", "PNG"), "jpg", "recovered: png named jpg"),
-        (encoded("RGB", "JPEG", exif=TURNED), "jpg", ""),
+        (noise("CMYK", "JPEG"), "jpg", "recovered: CMYK"),
+        (noise("CMYK", "JPEG").replace(b"Adobe\0\x64\0\0\0\0\0", b"Adobe\0\x64\0\0\0\0\2"), "jpg", "recovered: CMYK"),
+        (noise("L", "JPEG"), "jpg", "grey"),
+        (noise("RGB", "PNG"), "jpg", "recovered: png named jpg"),
+        (noise("RGB", "JPEG", exif=TURNED), "jpg", ""),
     ],
     ids=["CMYK", "YCCK", "grey", "PNG named JPEG", "EXIF-rotated"],
 )  # fmt: skip
@@ -516,13 +485,6 @@ def test_a_tiff_whose_range_cannot_be_known_is_refused(tmp_path: Path, odd: byte
 # Shards that change after they were indexed.
 
 
-def copied(made: Path, to: Path) -> Path:
-    to.mkdir()
-    for path in made.iterdir():
-        (to / path.name).write_bytes(path.read_bytes())
-    return to
-
-
 def flip(path: Path, place: int) -> None:
     content = bytearray(path.read_bytes())
     content[place] ^= 1
@@ -530,7 +492,7 @@ def flip(path: Path, place: int) -> None:
 
 
 def test_a_flipped_data_byte_is_a_fault_of_the_storage(made: Path, tmp_path: Path, opened: Open) -> None:
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     source = opened(place)
     record = source.index[3]
     flip(place / "shard-000000.tar", int(record["offset"]) + 10)
@@ -543,7 +505,7 @@ def test_a_flipped_data_byte_is_a_fault_of_the_storage(made: Path, tmp_path: Pat
 
 
 def test_a_shard_that_is_missing_or_short_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     os.truncate(place / "shard-000001.tar", 2048)
     source = opened(place)
     with pytest.raises(StorageError, match=r"shard-000001\.tar: has 2048 bytes and not \d+; put back the whole shard"):
@@ -566,7 +528,7 @@ def test_a_shard_that_is_missing_or_short_is_named(made: Path, tmp_path: Path, o
 def test_an_edited_manifest_is_refused(
     made: Path, tmp_path: Path, opened: Open, old: str, new: str, message: str
 ) -> None:
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     text = (place / "manifest.json").read_text()
     assert old in text
     (place / "manifest.json").write_text(text.replace(old, new, 1))
@@ -582,7 +544,7 @@ def test_a_manifest_sealed_around_a_bad_name_is_refused_too() -> None:
 
 
 def test_an_index_that_was_changed_is_refused(made: Path, tmp_path: Path, opened: Open) -> None:
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     flip(place / "index.bin", 40)
     with pytest.raises(ConfigError, match=r"index\.bin is damaged"):
         opened(place)
@@ -739,7 +701,7 @@ def test_a_record_that_points_outside_of_its_shard_is_named(
     made: Path, tmp_path: Path, opened: Open, field: str, value: int
 ) -> None:
     """Sealed by whoever made it, and wrong."""
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     reseal(place, field, value)
     source = opened(place)
     with pytest.raises(StorageError, match=r"index\.bin: sample 3 is not inside a shard .*; make the index anew"):
@@ -758,7 +720,7 @@ def reseal(place: Path, field: str, value: int) -> None:
 
 
 def test_a_label_outside_of_the_classes_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     reseal(place, "label", 3)
     wanted = r"sample 3 \(byte \d+\): has the label 3, and 3 classes have the labels 0 to 2"
     with pytest.raises(ConfigError, match=wanted):
@@ -840,15 +802,14 @@ def test_a_complete_cache_of_another_user_is_read_and_an_incomplete_one_is_one_l
         source = Shards(ShardsConfig(path=server.url), "train", Cache(CacheConfig(folder=str(folder))))
         first = source.read(0)[0]
         os.chmod(shared, 0o755)
-        command = [sys.executable, "-c", code, server.url, str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
+        done = python(code, server.url, folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [
             str(len(first)),
             f"{folder}: cannot be written: Permission denied; set machine.cache.folder to a disk with space",
         ]
         os.chmod(folder, 0o777)  # two users who may both write share it
-        done = subprocess.run(command, capture_output=True, text=True, timeout=LONG)
+        done = python(code, server.url, folder)
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines() == [str(len(first))]
 
@@ -870,7 +831,7 @@ def test_a_damaged_file_in_the_cache_is_fetched_again(made: Path, opened: Open) 
 
 
 def test_a_missing_shard_on_a_server_is_named(made: Path, tmp_path: Path, opened: Open) -> None:
-    place = copied(made, tmp_path / "copy")
+    place = Path(shutil.copytree(made, tmp_path / "copy"))
     (place / "shard-000003.tar").unlink()
     with serving(place) as server:
         source = opened(server.url)

@@ -15,18 +15,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mrp.data.decode import DecodeError, UnfitError, decode, header
+from tests.data.conftest import encoded
 
 HEIGHT, WIDTH = 40, 56
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
 RGB = np.stack([ROWS * 6, COLUMNS * 4, (ROWS + COLUMNS) * 2], -1).astype(np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
 DEEP = (ROWS * 1600 + COLUMNS).astype(np.uint16)
-
-
-def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, kind, **options)
-    return out.getvalue()
 
 
 def by_pillow(data: bytes, mode: str = "RGB") -> torch.Tensor:
@@ -43,7 +38,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> int:
 @pytest.mark.parametrize("kind", ["PNG", "BMP", "TIFF", "PPM"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_lossless_formats(kind: str, channels: int) -> None:
-    data = encoded(Image.fromarray(RGB), kind)
+    data = encoded(RGB, kind)
     image = decode(data, channels)
     assert image.dtype == torch.uint8
     assert distance(image, by_pillow(data, "RGB" if channels == 3 else "L")) == 0
@@ -51,13 +46,13 @@ def test_lossless_formats(kind: str, channels: int) -> None:
 
 @pytest.mark.parametrize(("kind", "options"), [("WEBP", {"lossless": True}), ("WEBP", {}), ("GIF", {})])
 def test_other_formats(kind: str, options: dict[str, object]) -> None:
-    data = encoded(Image.fromarray(RGB), kind, **options)
+    data = encoded(RGB, kind, **options)
     assert distance(decode(data, 3), by_pillow(data)) == 0
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}, {"quality": 30}])
 def test_jpeg(options: dict[str, object]) -> None:
-    data = encoded(Image.fromarray(RGB), "JPEG", **options)
+    data = encoded(RGB, "JPEG", **options)
     assert distance(decode(data, 3), by_pillow(data)) <= 2
     assert distance(decode(data, 1), by_pillow(data, "L")) <= 2
 
@@ -74,7 +69,7 @@ def test_colours_at_a_quarter_of_the_height() -> None:
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_grey_becomes_three_equal_channels(kind: str) -> None:
-    data = encoded(Image.fromarray(RGB[..., 0]), kind)
+    data = encoded(RGB[..., 0], kind)
     image = decode(data, 3)
     assert image.shape == (3, HEIGHT, WIDTH)
     assert (image == image[:1]).all()
@@ -108,7 +103,7 @@ def test_four_inks_stored_as_brightness_and_colour_are_pillows_pixels(inks: NDAr
 
 def test_alpha_is_dropped_unless_four_channels_are_wanted() -> None:
     alpha = np.concatenate([RGB, (COLUMNS[..., None] * 4).astype(np.uint8)], -1)
-    data = encoded(Image.fromarray(alpha), "PNG")
+    data = encoded(alpha, "PNG")
     assert distance(decode(data, 3), torch.from_numpy(RGB).permute(2, 0, 1)) == 0
     assert distance(decode(data, 4), torch.from_numpy(alpha).permute(2, 0, 1)) == 0
     grey = encoded(Image.fromarray(alpha).convert("LA"), "PNG")
@@ -129,7 +124,7 @@ def test_black_and_white() -> None:
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "PPM"])
 def test_sixteen_bits_stay(kind: str) -> None:
-    data = encoded(Image.fromarray(DEEP), kind)
+    data = encoded(DEEP, kind)
     image = decode(data, 1)
     assert image.dtype == torch.uint16
     assert distance(image, torch.from_numpy(DEEP)[None]) == 0
@@ -142,7 +137,7 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     options = {"quality": 95, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
-    data = encoded(Image.fromarray(RGB), kind, exif=exif, **options)
+    data = encoded(RGB, kind, exif=exif, **options)
     image = decode(data, 3)
     assert image.shape == ((3, HEIGHT, WIDTH) if orientation < 5 else (3, WIDTH, HEIGHT))
     assert distance(image, by_pillow(data)) <= 2
@@ -176,7 +171,7 @@ TURNED = {
 
 @pytest.mark.parametrize("how", TURNED)
 def test_a_jpeg_is_turned_as_pillow_turns_it(how: str) -> None:
-    data = encoded(Image.fromarray(RGB), "JPEG", quality=95, subsampling=0)
+    data = encoded(RGB, "JPEG", quality=95, subsampling=0)
     turned = data[:2] + TURNED[how] + data[2:]
     image = decode(turned, 3)
     assert distance(image, by_pillow(turned)) <= 2
@@ -185,7 +180,7 @@ def test_a_jpeg_is_turned_as_pillow_turns_it(how: str) -> None:
 
 @pytest.mark.parametrize("value", [0, 9])
 def test_an_orientation_that_is_none_does_not_turn(value: int) -> None:
-    data = encoded(Image.fromarray(RGB), "JPEG")
+    data = encoded(RGB, "JPEG")
     for wrong in (segment(exif(value)), segment(xmp(value))):
         assert distance(decode(data[:2] + wrong + data[2:], 3), by_pillow(data)) <= 2
 
@@ -193,7 +188,7 @@ def test_an_orientation_that_is_none_does_not_turn(value: int) -> None:
 def test_damaged_exif_does_not_matter() -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
-    data = encoded(Image.fromarray(RGB), "JPEG", exif=exif)
+    data = encoded(RGB, "JPEG", exif=exif)
     start = data.index(b"Exif\0\0") + 6
     for junk in (b"\xff" * 8, b"MM\0\x2a\0\0\xff\xff"):
         assert decode(data[:start] + junk + data[start + 8 :], 3).shape == (3, HEIGHT, WIDTH)
@@ -214,7 +209,7 @@ def damaged(data: bytes, how: str) -> bytes:
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 @pytest.mark.parametrize("how", ["empty", "head only", "half", "last bytes lacking", "zeros in the middle", "text"])
 def test_damage_is_an_error_of_one_line(kind: str, how: str) -> None:
-    data = encoded(Image.fromarray(NOISE), kind)
+    data = encoded(NOISE, kind)
     with pytest.raises(DecodeError) as error:
         decode(damaged(data, how), 3)
     assert "\n" not in str(error.value)
@@ -224,12 +219,12 @@ def test_damage_is_an_error_of_one_line(kind: str, how: str) -> None:
 @pytest.mark.parametrize("how", ["head only", "half"])
 def test_what_is_cut_short_is_an_error(kind: str, how: str) -> None:
     with pytest.raises(DecodeError):
-        decode(damaged(encoded(Image.fromarray(NOISE), kind), how), 3)
+        decode(damaged(encoded(NOISE, kind), how), 3)
 
 
 @pytest.mark.parametrize("options", [{"progressive": True}, {"quality": 95}])
 def test_a_progressive_scan_cut_short_is_an_error(options: dict[str, object]) -> None:
-    data = encoded(Image.fromarray(NOISE), "JPEG", **options)
+    data = encoded(NOISE, "JPEG", **options)
     for length in (len(data) // 2, len(data) * 9 // 10, len(data) - 2):
         with pytest.raises(DecodeError, match="damaged JPEG"):
             decode(data[:length], 3)
@@ -260,11 +255,11 @@ SAMPLES = {
     "JPEG": encoded(
         Image.fromarray(RGB), "JPEG", exif=b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0"
     ),
-    "PNG": encoded(Image.fromarray(RGB), "PNG"),
-    "TIFF": encoded(Image.fromarray(RGB), "TIFF"),
-    "WEBP": encoded(Image.fromarray(RGB), "WEBP"),
-    "BMP": encoded(Image.fromarray(RGB), "BMP"),
-    "GIF": encoded(Image.fromarray(RGB), "GIF"),
+    "PNG": encoded(RGB, "PNG"),
+    "TIFF": encoded(RGB, "TIFF"),
+    "WEBP": encoded(RGB, "WEBP"),
+    "BMP": encoded(RGB, "BMP"),
+    "GIF": encoded(RGB, "GIF"),
 }
 
 
@@ -295,12 +290,12 @@ def test_arrays_pass_when_the_channels_agree() -> None:
 
 def test_colour_is_not_four_channels() -> None:
     with pytest.raises(UnfitError, match="3 channels where 4 are wanted"):
-        decode(encoded(Image.fromarray(RGB), "JPEG"), 4)
+        decode(encoded(RGB, "JPEG"), 4)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_decompression_bomb_is_refused(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = encoded(Image.fromarray(RGB), kind)
+    data = encoded(RGB, kind)
     for limit in (HEIGHT * WIDTH - 1, HEIGHT * WIDTH // 3):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
         with pytest.raises(DecodeError, match="attack"):
@@ -314,7 +309,7 @@ def test_a_program_in_an_image_is_not_run() -> None:
 
 def test_no_warning_escapes() -> None:
     exif = struct.pack(">2sHIH", b"MM", 42, 8, 9)  # says nine entries and holds none
-    data = encoded(Image.fromarray(RGB), "PNG", exif=exif)
+    data = encoded(RGB, "PNG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         decode(data, 3)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import pickle
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,8 @@ from mrp.data.open import open_source
 from mrp.data.source import Partial, Source
 from mrp.data.sources import SOURCES
 from mrp.run import load
+from tests.data.conftest import SMALL, encoded
 from tests.data.test_own_source import STRIPES
-
-SMALL = ["batch=16", "length=2 steps", "optim.warmup=1 steps", "backbone.depth=1", "objective.decoder.depth=1",
-         "track.every=1"]  # fmt: skip
 
 
 def pixels(index: int, channels: int = 1) -> np.ndarray[Any, Any]:
@@ -61,12 +58,6 @@ def opened(data: Any) -> Source:
         return open_source(SOURCES.read(values["data.train"]), "train")
 
 
-def png(array: np.ndarray[Any, Any]) -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(array).save(out, "PNG")
-    return out.getvalue()
-
-
 @pytest.mark.parametrize(
     ("item", "wanted"),
     [
@@ -78,7 +69,7 @@ def png(array: np.ndarray[Any, Any]) -> bytes:
         (Image.fromarray(pixels(1, 3)), pixels(1, 3)),
         (Image.fromarray(pixels(1, 3)[..., 0].astype(np.uint16) * 257), pixels(1, 3)[..., :1].astype(np.uint16) * 257),
         (Image.fromarray(pixels(1, 4), "RGBA"), pixels(1, 4)[..., :3]),
-        (png(pixels(1, 3)), png(pixels(1, 3))),
+        (encoded(pixels(1, 3), "PNG"), encoded(pixels(1, 3), "PNG")),
         ({"image": pixels(1), "label": 3}, pixels(1)),
         ((pixels(1), 3), pixels(1)),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -11,37 +10,25 @@ import pytest
 from scipy.io import savemat
 
 from mrp.config import ConfigError
+from mrp.data.decode import decode
 from mrp.data.open import open_source
+from mrp.data.shardtool.build import Options, Plan, build
 from mrp.data.shardtool.imagenet import DEVKIT, open_original
-from tests.data.conftest import jpeg, make
+from tests.data.conftest import jpeg, make, tar
 
 CLASSES = ["n03000000", "n01000000", "n02000000"]
 
 
-def pack(members: dict[str, bytes], mode: str = "w") -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=mode) as tar:  # type: ignore[call-overload]
-        for name, content in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(content)
-            tar.addfile(info, io.BytesIO(content))
-    return out.getvalue()
-
-
 def training(root: Path) -> Path:
-    inner = {
-        f"{name}.tar": pack({f"{name}_{n}.JPEG": jpeg(10 * label + n) for n in range(4)})
-        for label, name in enumerate(CLASSES)
-    }
-    path = root / "ILSVRC2012_img_train.tar"
-    path.write_bytes(pack(inner))
-    return path
+    inner = {}
+    for label, name in enumerate(CLASSES):
+        images = {f"{name}_{n}.JPEG": jpeg(10 * label + n) for n in range(4)}
+        inner[f"{name}.tar"] = tar(root / "inner.tar", images).read_bytes()
+    return tar(root / "ILSVRC2012_img_train.tar", inner)
 
 
 def validation(root: Path, truth: list[int]) -> Path:
-    members = {f"ILSVRC2012_val_{n + 1:08}.JPEG": jpeg(100 + n) for n in range(5)}
-    path = root / "ILSVRC2012_img_val.tar"
-    path.write_bytes(pack(members))
+    images = {f"ILSVRC2012_val_{n + 1:08}.JPEG": jpeg(100 + n) for n in range(5)}
     kind = np.dtype([("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
     rows = [(number, name, 0) for number, name in enumerate(CLASSES, 1)] + [(1001, "n00001740", 3)]
     meta = io.BytesIO()
@@ -50,8 +37,8 @@ def validation(root: Path, truth: list[int]) -> Path:
         "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": "\n".join(map(str, truth)).encode(),
         "ILSVRC2012_devkit_t12/data/meta.mat": meta.getvalue(),
     }
-    (root / DEVKIT).write_bytes(pack(files, "w:gz"))
-    return path
+    tar(root / DEVKIT, files, "w:gz")
+    return tar(root / "ILSVRC2012_img_val.tar", images)
 
 
 def test_the_tar_of_tars(tmp_path: Path) -> None:
@@ -74,8 +61,6 @@ def test_the_validation_tar_is_labelled_by_the_development_kit(tmp_path: Path) -
 
 
 def test_shards_of_an_archive_are_those_of_its_folder(tmp_path: Path) -> None:
-    from mrp.data.shardtool.build import Options, Plan, build
-
     source = open_original(str(training(tmp_path)), "train", None)
     build(Plan(source, Options(shard_size=5), tmp_path / "a"), 1, lambda done, total: None)
     for label, name in enumerate(CLASSES):
@@ -107,15 +92,12 @@ def test_what_is_damaged_or_missing_is_named(tmp_path: Path) -> None:
     (tmp_path / "flip.tar").write_bytes(damaged)
     with pytest.raises(ConfigError, match=r"flip\.tar: n01000000\.tar: the header at byte \d+ is damaged"):
         open_original(str(tmp_path / "flip.tar"), "train", None)
-    (tmp_path / "other.tar").write_bytes(pack({"a.txt": b"x"}))
+    tar(tmp_path / "other.tar", {"a.txt": b"x"})
     with pytest.raises(ConfigError, match=r"is neither ImageNet-1K's training tar .* use 'mrp shards index'"):
         open_original(str(tmp_path / "other.tar"), "train", None)
 
 
 def test_digits_and_other_arrays_are_kept_without_loss(tmp_path: Path) -> None:
-    from mrp.data.decode import decode
-    from mrp.data.shardtool.build import Options, Plan, build
-
     source = open_original("digits", "test", None)
     build(Plan(source, Options(seed=None), tmp_path / "a"), 1, lambda done, total: None)
     found = open_source(str(tmp_path / "a"), "test")

@@ -21,8 +21,7 @@ from mrp.data.shardtool.finish import FinishedShard, write_set
 from mrp.data.shardtool.index import index
 from mrp.data.shardtool.keys import Keys
 from mrp.data.storage.open import open_store
-from tests.data.conftest import jpeg
-from tests.data.test_damage import tar
+from tests.data.conftest import jpeg, tar
 
 
 @pytest.mark.parametrize("run", [1, 5, 1000])

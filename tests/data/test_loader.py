@@ -1,6 +1,5 @@
 """The same pixels for every number of ranks, workers and micro-batches; each sample once in evaluation; clean ends."""
 
-import io
 import multiprocessing
 import os
 import signal
@@ -19,15 +18,14 @@ from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.config import Config
-from mrp.data.loader import EvalLoader, Loader
+from mrp.data.loader import Loader
 from mrp.data.mixtures import order as sharded_order
 from mrp.data.open import open_source
 from mrp.data.order import Order, keys
-from mrp.data.shardtool.build import Options, Plan
-from mrp.data.shardtool.build import build as build_shards
 from mrp.data.source import Source
 from mrp.run import load
 from mrp.train import train
+from tests.data.conftest import evaluated, jpeg, loaded, make
 from tests.waiting import LONG
 
 BATCH = 24
@@ -50,9 +48,8 @@ def view(train: bool = True, **options: Any) -> View:
 
 
 def loader(source: Source, *, coupled: bool = False, seed: int = 3, **options: Any) -> Loader:
-    options = {"micro_batch": BATCH, "rank": 0, "world": 1, "workers": 0, "pin_memory": False} | options
-    group = options["micro_batch"] * options["world"] if coupled else BATCH
-    return Loader(source, Order(len(source), BATCH, seed), view(), group=group, **options)
+    group = options.get("micro_batch", BATCH) * options.get("world", 1) if coupled else BATCH
+    return loaded(source, view(), Order(len(source), BATCH, seed), group=group, **options)
 
 
 def joined(batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor]:
@@ -141,11 +138,8 @@ def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, worl
     order = Order(60, 8, 3)
     found = []
     for rank in range(world):
-        loaded = Loader(
-            source, order, view(views=3), group=24, micro_batch=micro_batch, rank=rank, world=world, workers=0,
-            pin_memory=False,
-        )  # fmt: skip
-        found += [(rank, batch) for batches in loaded.steps(2, 3) for batch in batches]
+        ranked = loaded(source, view(views=3), order, micro_batch=micro_batch, rank=rank, world=world)
+        found += [(rank, batch) for batches in ranked.steps(2, 3) for batch in batches]
     each = micro_batch // 3
     slots = order.slots(2)
     assert all(torch.equal(batch.places, batch.places[:each].repeat(3)) for _, batch in found)
@@ -157,8 +151,7 @@ def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, worl
         assert seen.tolist() == keys(3, slots.epochs, slots.samples, number).tolist()
         assert labels.tolist() == [source.read(sample)[1] for sample in slots.samples.tolist()]
         if number == 0:
-            one = Loader(source, order, view(), group=8, micro_batch=8, rank=0, world=1, workers=0, pin_memory=False)
-            assert torch.equal(images, next(one.steps(2, 3))[0].images)
+            assert torch.equal(images, next(loaded(source, view(), order).steps(2, 3))[0].images)
 
 
 def test_a_resumed_run_goes_on_where_it_was(folder: Path) -> None:
@@ -185,15 +178,11 @@ def test_without_classes_there_are_no_labels(tmp_path: Path) -> None:
         Image.new("RGB", (9, 9), (number, 0, 0)).save(tmp_path / f"{number}.png")
     source = open_source(str(tmp_path), "train")
     assert next(loader(source).steps(0, 1))[0].labels is None
-    batches = EvalLoader(source, view(False), batch=5, rank=0, world=1, workers=0, pin_memory=False)
-    assert all(batch.labels is None for batch in batches)
+    assert all(batch.labels is None for batch in evaluated(source, view(False), 5))
 
 
-def evaluated(source: Source, batch: int, world: int, workers: int = 0) -> list[list[Batch]]:
-    loaders = [
-        EvalLoader(source, view(False), batch=batch, rank=rank, world=world, workers=workers, pin_memory=False)
-        for rank in range(world)
-    ]
+def by_rank(source: Source, batch: int, world: int, workers: int = 0) -> list[list[Batch]]:
+    loaders = [evaluated(source, view(False), batch, rank=rank, world=world, workers=workers) for rank in range(world)]
     ranks = [list(loader) for loader in loaders]
     assert [len(rank) for rank in ranks] == [len(loader) for loader in loaders]
     return ranks
@@ -202,7 +191,7 @@ def evaluated(source: Source, batch: int, world: int, workers: int = 0) -> list[
 @pytest.mark.parametrize(("batch", "world"), [(60, 1), (7, 1), (16, 2), (7, 4), (1, 7), (100, 3), (5, 64)])
 def test_evaluation_sees_each_sample_once(folder: Path, batch: int, world: int) -> None:
     source = open_source(str(folder), "test")
-    ranks = evaluated(source, batch, world)
+    ranks = by_rank(source, batch, world)
     assert len({len(rank) for rank in ranks}) == 1
     batches = [one for rank in ranks for one in rank]
     assert {one.images.shape for one in batches} == {(batch, 3, 12, 12)}
@@ -211,13 +200,13 @@ def test_evaluation_sees_each_sample_once(folder: Path, batch: int, world: int) 
     assert seen[valid].tolist() == keys(0, 0, np.arange(60)).tolist()
     assert labels[valid].tolist() == [source.read(sample)[1] for sample in range(60)]
     assert not images[~valid].any()
-    whole = evaluated(source, 60, 1)[0][0].images
+    whole = by_rank(source, 60, 1)[0][0].images
     assert torch.equal(images[valid], whole)
 
 
 def test_evaluation_in_workers_is_the_same_and_they_end(folder: Path) -> None:
     source = open_source(str(folder), "test")
-    for left, right in zip(evaluated(source, 16, 1)[0], evaluated(source, 16, 1, workers=2)[0], strict=True):
+    for left, right in zip(by_rank(source, 16, 1)[0], by_rank(source, 16, 1, workers=2)[0], strict=True):
         assert torch.equal(left.images, right.images)
     assert not multiprocessing.active_children()
 
@@ -226,17 +215,15 @@ def test_images_of_sixteen_bits_raise_their_neighbours(tmp_path: Path) -> None:
     Image.fromarray(np.full((12, 12), 200, np.uint8)).save(tmp_path / "0.png")
     Image.fromarray(np.full((12, 12), 54321, np.uint16)).save(tmp_path / "1.png")
     source = open_source(str(tmp_path), "test")
-    batch, *_ = EvalLoader(source, view(False, channels=1), batch=3, rank=0, world=1, workers=0, pin_memory=False)
+    batch, *_ = evaluated(source, view(False, channels=1), 3)
     assert batch.images.dtype == torch.uint16
     assert batch.images[:, 0, 0, 0].tolist() == [200 * 257, 54321, 0]
 
 
 @pytest.mark.parametrize("workers", [0, 1])
 def test_an_unreadable_image_is_named_in_one_line(tmp_path: Path, workers: int) -> None:
-    out = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 30, 3), np.uint8)).save(out, "JPEG")
     for number in range(BATCH):
-        (tmp_path / f"{number:02}.jpg").write_bytes(out.getvalue()[: -100 if number == 17 else None])
+        (tmp_path / f"{number:02}.jpg").write_bytes(jpeg(0, (30, 30))[: -100 if number == 17 else None])
     source = open_source(str(tmp_path), "train")
     with pytest.raises(ConfigError) as error:
         list(loader(source, workers=workers).steps(0, 1))
@@ -257,23 +244,6 @@ def test_a_vanished_image_is_named(tmp_path: Path) -> None:
         match=r"7\.png: cannot be read: No such file or directory; mend it under the same name and run again",
     ):
         next(loader(source).steps(0, 1))
-
-
-def test_too_few_channels_are_named() -> None:
-    source = open_source("digits", "train")
-    batches = Loader(
-        source,
-        Order(len(source), 8, 0),
-        view(channels=4),
-        group=8,
-        micro_batch=8,
-        rank=0,
-        world=1,
-        workers=0,
-        pin_memory=False,
-    )
-    with pytest.raises(ConfigError, match=r"digits \(train\): image \d+: 1 channels where 4 are wanted"):
-        next(batches.steps(0, 1))
 
 
 ORPHANS = """
@@ -359,7 +329,7 @@ def test_a_script_without_its_guard_is_named(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def shards(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("loader") / "shards"
-    build_shards(Plan(open_source(str(folder), "train"), Options(shard_size=9), out), 1, lambda done, total: None)
+    make(folder, out, shard_size=9)
     return out
 
 
@@ -372,8 +342,8 @@ def test_processes_and_workers_may_change_in_mid_epoch(shards: Path) -> None:
     assert run.steps_per_epoch == 2
 
     def span(world: int, workers: int, start: int, stop: int) -> list[tuple[Tensor, Tensor, Tensor]]:
-        options = {"group": BATCH, "micro_batch": BATCH // world, "world": world, "pin_memory": False}
-        loaders = [Loader(source, run, view(), rank=rank, workers=workers, **options) for rank in range(world)]
+        options = {"micro_batch": BATCH // world, "world": world, "workers": workers}
+        loaders = [loaded(source, view(), run, rank=rank, **options) for rank in range(world)]
         ranks = [list(one.steps(start, stop)) for one in loaders]
         for one in loaders:
             one.close()

@@ -18,7 +18,7 @@ from mrp.config import ConfigError
 from mrp.data.subset import select
 from mrp.exchange import card
 from mrp.run import load
-from tests.data.conftest import jpeg
+from tests.data.conftest import SMALL, jpeg
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "own-parts.md"
 
@@ -50,8 +50,7 @@ class Source(source.Source):
         image = np.broadcast_to(row[:, None] if index % 2 else row, (8, 8))
         return np.ascontiguousarray(image[..., None]), index % 2
 '''
-SMALL = ["demo", "data.test=null", "batch=16", "length=2 steps", "optim.warmup=1 steps", "backbone.depth=1",
-         "objective.decoder.depth=1", "track.every=1"]  # fmt: skip
+WORDS = ["demo", "data.test=null", *SMALL]
 
 
 @pytest.fixture
@@ -64,7 +63,7 @@ def stripes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_a_run_trains_on_it_and_goes_on_from_another_folder(
     stripes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main(["pretrain", *SMALL, f"data.train={{name: {stripes}, count: 48}}", "machine.workers=1", "--folder", "run"])
+    main(["pretrain", *WORDS, f"data.train={{name: {stripes}, count: 48}}", "machine.workers=1", "--folder", "run"])
     written = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert written["data"]["train"] == {"name": str(tmp_path / "stripes.py"), "count": 48}
     monkeypatch.chdir("/")
@@ -167,7 +166,7 @@ def test_a_run_on_a_section_with_a_relative_path_goes_on_from_another_folder(
         path.write_bytes(jpeg(number))
     monkeypatch.chdir(tmp_path)
     words = ["data.train={name: folder, path: images}", "data.channels=3", "machine.workers=0", "--folder", "run"]
-    main(["pretrain", *SMALL, "batch=8", *words])
+    main(["pretrain", *WORDS, "batch=8", *words])
     monkeypatch.chdir("/")
     assert len(open_source(load(tmp_path / "run" / "config.yaml"), "train")) == 16
 

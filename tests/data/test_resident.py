@@ -15,16 +15,16 @@ from PIL import Image
 from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data import resident
-from mrp.data.augment import View, crop_box, interpolate, uniforms
+from mrp.data.augment import View, crop_box, interpolate, uniforms, uniforms_of
 from mrp.data.config import Config, Crop
 from mrp.data.held import Held, Holding, held_size
-from mrp.data.loader import Loader
 from mrp.data.mixtures import order as sharded_order
 from mrp.data.open import open_source
 from mrp.data.order import Order, keys
 from mrp.data.quarantine import Quarantine
 from mrp.data.resident import ResidentLoader
 from mrp.data.source import Arrays, Source
+from tests.data.conftest import loaded
 
 CROPS = [
     {"name": "crop", "scale": [0.08, 1.0]},
@@ -66,7 +66,7 @@ def both(source: Source, data: Config, start: int = 0, stop: int = 4, **options:
     for share in shares:
         order = options.get("order") or Order(len(source), 24 // data.views, 3)
         ours = ResidentLoader(hold(source, data), order, data, group=24, **share)
-        theirs = Loader(source, order, View(data, True), group=24, workers=0, pin_memory=False, **share)
+        theirs = loaded(source, View(data, True), order, **share)
         assert_same(list(ours.steps(start, stop)), list(theirs.steps(start, stop)))
 
 
@@ -85,7 +85,7 @@ def test_batches_on_a_gpu_are_those_of_the_loader() -> None:
     held = hold(source, data).to(torch.device("cuda"))
     share: dict[str, Any] = {"group": 24, "micro_batch": 12, "rank": 0, "world": 1}
     ours = ResidentLoader(held, Order(60, 12, 3), data, **share)
-    theirs = Loader(source, Order(60, 12, 3), View(data, True), **share, workers=0, pin_memory=False)
+    theirs = loaded(source, View(data, True), Order(60, 12, 3), **share)
     assert_same([[batch.to("cpu") for batch in step] for step in ours.steps(0, 4)], list(theirs.steps(0, 4)))
 
 
@@ -126,7 +126,7 @@ def test_workers_decode_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("crop", CROPS)
 def test_draws_and_boxes_are_equal_for_many_keys(crop: Any) -> None:
     parsed, many = Crop(**crop), keys(7, 2, np.arange(3000))
-    draws = resident.uniforms(many)
+    draws = uniforms_of(many.astype(np.uint64)[:, None])
     assert draws.tolist() == [uniforms(key) for key in many.tolist()]
     boxes = resident.crop_boxes((32, 40), parsed, draws[:, 1:])
     assert boxes.tolist() == [list(crop_box((32, 40), parsed, row)) for row in draws[:, 1:].tolist()]
@@ -164,10 +164,7 @@ def test_what_is_no_image_is_replaced_and_noted_as_in_training() -> None:
     source = Spoilt("noise", good.images, good.labels, good.classes)  # type: ignore[attr-defined]
     noted, met = Quarantine(), Quarantine()
     ours = ResidentLoader(hold(source, data, noted), Order(60, 24, 3), data, group=24, micro_batch=24, rank=0, world=1)
-    theirs = Loader(
-        source, Order(60, 24, 3), View(data, True), group=24, micro_batch=24, rank=0, world=1, workers=0,
-        pin_memory=False, quarantine=met,
-    )  # fmt: skip
+    theirs = loaded(source, View(data, True), Order(60, 24, 3), quarantine=met)
     assert_same(list(ours.steps(0, 6)), list(theirs.steps(0, 6)))
     assert noted.state() == met.state()
     assert [bad.sample for bad in noted.state()] == [3, 4, 59]

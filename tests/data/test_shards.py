@@ -30,7 +30,6 @@ from mrp.data.augment import View, resize
 from mrp.data.config import CacheConfig, Config
 from mrp.data.decode import decode
 from mrp.data.index import RECORD, Index
-from mrp.data.loader import Loader
 from mrp.data.manifest import Manifest, Shard, parse
 from mrp.data.open import open_source
 from mrp.data.order import Order
@@ -43,7 +42,7 @@ from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
 from mrp.data.storage.descriptors import OpenFiles, _allowed
 from mrp.data.storage.open import open_store
-from tests.data.conftest import jpeg, make
+from tests.data.conftest import encoded, jpeg, loaded, make, python
 from tests.servers import serving
 from tests.waiting import LONG
 
@@ -182,16 +181,11 @@ def raw(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / f"{number}.jpg").write_bytes(jpeg(number, (60, 90) if number % 2 else (95, 40)))
     (folder / "4-small.jpg").write_bytes(jpeg(4, (30, 90)))
     Image.open(io.BytesIO(jpeg(5, (60, 60)))).convert("L").save(folder / "5-grey.png")
-    (folder / "6-deep.png").write_bytes(_deep())
+    deep = np.arange(50 * 60, dtype=np.uint16).reshape(50, 60) * 20
+    (folder / "6-deep.png").write_bytes(encoded(deep, "PNG"))
     (folder / "7-damaged.jpg").write_bytes(jpeg(7)[:-40])
     make(folder, folder.parent / "raw", seed=None, raw=36)
     return folder
-
-
-def _deep() -> bytes:
-    out = io.BytesIO()
-    Image.fromarray(np.arange(50 * 60, dtype=np.uint16).reshape(50, 60) * 20).save(out, "PNG")
-    return out.getvalue()
 
 
 def test_raw_shards_hold_the_pixels_at_one_shorter_side(raw: Path) -> None:
@@ -224,11 +218,7 @@ def test_training_and_evaluation_take_raw_shards(raw: Path) -> None:
         crops = View(config, train=True).decoded(stored, keys)
         for crop, key in zip(crops, keys, strict=True):
             assert torch.equal(crop, View(config, train=True)(whole, key))
-    loader = Loader(
-        shards, Order(8, 8, 0), View(config, train=True), group=8, micro_batch=8, rank=0, world=1, workers=0,
-        pin_memory=False,
-    )  # fmt: skip
-    (step,) = loader.steps(0, 1)
+    (step,) = loaded(shards, View(config, train=True), Order(8, 8, 0)).steps(0, 1)
     assert step[0].images.shape == (8, 3, 32, 32)
 
 
@@ -307,9 +297,7 @@ def test_a_hundred_million_records_leave_no_trace_in_memory(tmp_path: Path) -> N
     """The sparse index is 3.2 GB; a process that has looked up 200,000 records has grown by next to nothing."""
     with (tmp_path / "index.bin").open("wb") as file:
         file.truncate(100_000_000 * RECORD.itemsize)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    command = [sys.executable, "-c", SCAN, str(tmp_path / "index.bin")]
-    after, before = map(int, subprocess.run(command, env=environment, capture_output=True, check=True).stdout.split())
+    after, before = map(int, python(SCAN, tmp_path / "index.bin").stdout.split())
     assert after < 200_000
     assert after - before < 20_000
     assert len(Index(tmp_path / "index.bin", 100_000_000)) == 100_000_000

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mrp.config import ConfigError, Tree, build
-from mrp.data.config import Config
+from mrp.config import ConfigError
 from mrp.data.mixtures import Mixture
 from mrp.data.open import open_source
 from mrp.data.source import Source
@@ -171,41 +170,6 @@ def test_sources_travel_to_workers(kind: str, tmp_path: Path) -> None:
     assert again.identity == source.identity
     assert again.where(0) == source.where(0)
     np.testing.assert_array_equal(again.read(0)[0], source.read(0)[0])
-
-
-def config(**values: Any) -> Config:
-    data = {"train": "digits", "size": 8, **values}
-    return build(Config, Tree(data, dict.fromkeys(data, "x.yaml")))
-
-
-def test_the_section_fills_in_what_follows_from_the_channels() -> None:
-    colour = config(size=[224, 192])
-    assert colour.shape == (224, 192)
-    assert (colour.mean, colour.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    grey = config(channels=1)
-    assert (grey.shape, grey.mean, grey.std) == ((8, 8), (0.5,), (0.25,))
-    assert config(channels=5, mean=0.4, std=[1]).mean == (0.4,) * 5
-    assert Config.model_validate(colour.model_dump()) == colour
-
-
-@pytest.mark.parametrize(
-    ("values", "wanted"),
-    [
-        ({"mean": [0.5, 0.5]}, "x.yaml: mean: 2 numbers were given; allowed: one, or one for each of the 3 channels"),
-        ({"channels": 2, "std": [1, 2, 3]}, "x.yaml: std: 3 numbers were given; allowed: one, or one for each of the 2 "
-         "channels"),
-        ({"std": 0}, "x.yaml: std: [0.0] was given; allowed: numbers above 0"),
-        ({"size": 0}, "x.yaml: size: 0 was given; allowed: numbers from 1"),
-        ({"size": [8, -1]}, "x.yaml: size: (8, -1) was given; allowed: numbers from 1"),
-        ({"channels": 0}, "x.yaml: channels: 0 was given; allowed: a number from 1"),
-        ({"tail": "dorp"}, "x.yaml: tail: 'dorp' was given"),
-        ({"sizes": 8}, "x.yaml: sizes: unknown key; did you mean 'size'"),
-    ],
-)  # fmt: skip
-def test_mistakes_in_the_section_are_named(values: dict[str, Any], wanted: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(**values)
-    assert str(error.value).startswith(wanted)
 
 
 def test_the_content_of_a_folder_changes_with_its_files_and_its_identity_with_their_names(tmp_path: Path) -> None:

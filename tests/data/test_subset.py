@@ -14,13 +14,13 @@ from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
 from mrp.data.lanes import Lanes
-from mrp.data.loader import Loader
 from mrp.data.mixtures import Mixed, Mixture, order
 from mrp.data.open import open_data
 from mrp.data.order import Order, fold
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
 from mrp.data.subset import class_list
+from tests.data.conftest import loaded
 
 NUMBERS = {1: [93, 110, 73, 109, 2, 115, 52, 116], 2: [40, 109, 31, 102, 97, 113, 48, 115]}
 
@@ -130,8 +130,8 @@ def test_a_mixture_is_loaded_alike_by_one_process_and_two(made: Path) -> None:
     assert [len(shards) for shards in found.shards(0, np.arange(16))] == [2, 2, 2, 2]
 
     def keys(world: int) -> list[list[int]]:
-        options = {"group": 16, "micro_batch": 16 // world, "world": world, "workers": 0, "pin_memory": False}
-        ranks = [Loader(source, found, View(data, True), rank=rank, **options).steps(0, 3) for rank in range(world)]
+        options = {"micro_batch": 16 // world, "world": world}
+        ranks = [loaded(source, View(data, True), found, rank=rank, **options).steps(0, 3) for rank in range(world)]
         return [[key for (part,) in parts for key in part.keys.tolist()] for parts in zip(*ranks, strict=True)]
 
     assert keys(1) == keys(2) == [found.slots(step).keys.tolist() for step in range(3)]
@@ -181,23 +181,6 @@ def test_weights_and_lanes_that_cannot_be(made: Path) -> None:
     values = {"train": str(made), "lanes": 3}
     with pytest.raises(ConfigError, match=r"data\.lanes: 3 does not divide the 16 samples of a batch"):
         order(opened(**values), config(**values), 16, 0)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"train": []}, "x.yaml: train: nothing was given"),
-        ({"train": [{"source": "a", "weight": 0}]}, "x.yaml: train.0.weight: 0 was given"),
-        ({"train": [{"source": "a", "wight": 1}]}, "x.yaml: train.0.wight: unknown key"),
-        ({"train": "a", "fraction": 0}, "x.yaml: fraction: 0 was given"),
-        ({"train": "a", "fraction": 2}, "x.yaml: fraction: 2 was given"),
-        ({"train": "a", "lanes": 0}, "x.yaml: lanes: 0 was given"),
-    ],
-)  # fmt: skip
-def test_mistakes_are_named(values: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError) as error:
-        config(**values)
-    assert str(error.value).startswith(message)
 
 
 def test_folders_keep_the_order_they_had(photographs: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from mrp.data.open import open_source
 from mrp.data.source import DecodeError, Partial, Source
 from mrp.data.sources import SOURCES
 from mrp.data.tifffiles import Tiff, Window
+from tests.data.conftest import python
 
 tifffile = pytest.importorskip("tifffile", reason="an extra: pip install 'mrp-vit[tiff]'")
 
@@ -251,7 +251,7 @@ def test_pages_in_a_circle_are_damage(tmp_path: Path, pages: int) -> None:
     content[end : end + 4] = last.offset.to_bytes(4, "little")
     path.write_bytes(content)
     command = f"from mrp.data.tifffiles import Tiff; from pathlib import Path; Tiff(Path({str(path)!r}))"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=False)
+    done = python(command)
     assert "DecodeError: damaged: its pages follow each other in a circle" in done.stderr
 
 
@@ -260,7 +260,7 @@ def test_names_of_channels_are_looked_for_in_one_pass(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, CELLS[0, :8, :8], description=text, metadata=None)
     command = f"from mrp.data.tifffiles import Tiff; from pathlib import Path; print(Tiff(Path({str(path)!r})).names)"
-    done = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=60, check=True)
+    done = python(command)
     assert done.stdout.strip() == "('dapi',)"
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +26,7 @@ from mrp.data.open import open_source
 from mrp.data.order import Order
 from mrp.data.source import Source
 from mrp.data.turbojpeg import Box
+from tests.data.conftest import encoded
 
 HEIGHT, WIDTH = 101, 147
 ROWS, COLUMNS = np.mgrid[:HEIGHT, :WIDTH]
@@ -34,10 +35,8 @@ PHOTO = (np.stack([ROWS * 2, COLUMNS, ROWS + COLUMNS // 2], -1) + NOISE).clip(0,
 BOXES = ((0, 0, 40, 30), (17, 33, 50, 61), (60, 90, 41, 57), (50, 0, 1, WIDTH), (0, 70, HEIGHT, 1), (100, 146, 1, 1))
 
 
-def saved(image: Image.Image, **options: object) -> bytes:
-    out = io.BytesIO()
-    image.save(out, "JPEG", **{"quality": 88, **options})
-    return out.getvalue()
+def saved(image: Any, **options: object) -> bytes:
+    return encoded(image, "JPEG", **{"quality": 88, **options})
 
 
 def subsampled(how: str) -> bytes:
@@ -48,18 +47,18 @@ def subsampled(how: str) -> bytes:
 def turned(orientation: int) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    return saved(Image.fromarray(PHOTO), exif=exif)
+    return saved(PHOTO, exif=exif)
 
 
 FILES = {
     **{how: subsampled(how) for how in ("444", "422", "420", "440", "411")},
-    "grey": saved(Image.fromarray(PHOTO[..., 0])),
-    "progressive": saved(Image.fromarray(PHOTO), progressive=True),
-    "restart markers": saved(Image.fromarray(PHOTO), restart_marker_blocks=3),
-    "restart markers by rows": saved(Image.fromarray(PHOTO), restart_marker_rows=1, optimize=True),
+    "grey": saved(PHOTO[..., 0]),
+    "progressive": saved(PHOTO, progressive=True),
+    "restart markers": saved(PHOTO, restart_marker_blocks=3),
+    "restart markers by rows": saved(PHOTO, restart_marker_rows=1, optimize=True),
     "turned": turned(6),
     "CMYK": saved(Image.fromarray(PHOTO).convert("CMYK")),
-    "one MCU": saved(Image.fromarray(PHOTO[:9, :7])),
+    "one MCU": saved(PHOTO[:9, :7]),
     "trailing bytes": subsampled("420") + b"more",
 }
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
-from pydantic import field_validator
 from torch import Tensor
 
 from mrp.data import augment
-from mrp.data.augment import Images, as_before, draws
-from mrp.data.config import Change
+from mrp.data.augment import as_before, draws
+from mrp.data.config import Change, two
 
 _REACH = 3  # standard deviations beyond which weights are left out
 
@@ -21,26 +20,19 @@ class Config(Change):
     """Blurs images of any kind by a Gaussian; beyond the edge the pixels at the edge go on."""
 
     name: Literal["blur"] = "blur"
-    deviation: tuple[float, float] = (0.1, 2.0)  # of the Gaussian in pixels, drawn evenly
-
-    @field_validator("deviation")
-    @classmethod
-    def _check_deviation(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"{list(value)} was given; allowed: two deviations in pixels, 0 < low <= high")
-        return value
+    # Of the Gaussian in pixels, drawn evenly.
+    deviation: Annotated[tuple[float, float], two("deviations in pixels")] = (0.1, 2.0)
 
 
 class Augmentation(augment.Augmentation):
     """Averages along the rows, then along the columns."""
 
-    def __init__(self, config: Config, images: Images) -> None:
-        super().__init__(config, images)
-        self._low, self._high = config.deviation
+    config: Config
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the blurred image."""
-        deviation = self._low + (self._high - self._low) * next(draws(key))
+        low, high = self.config.deviation
+        deviation = low + (high - low) * next(draws(key))
         reach = max(1, math.ceil(_REACH * deviation))
         weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / deviation) ** 2)
         weights = weights / weights.sum()

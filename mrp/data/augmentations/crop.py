@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from mrp.data import augment
-from mrp.data.augment import Images, crop_box, uniforms
+from mrp.data.augment import crop_box, uniforms
 from mrp.data.colour import jitter, randaugment
 from mrp.data.config import Crop as Config
 from mrp.data.config import Size
@@ -19,18 +19,16 @@ from mrp.data.turbojpeg import Box
 class Augmentation(augment.Framing):
     """Mirrored by the first number of the key; where the crop lies is decided by the others."""
 
-    def __init__(self, config: Config, images: Images) -> None:
-        super().__init__(config, images)
-        self._crop = config
+    config: Config
 
     def box(self, size: Size, key: int) -> Box:
         """Returns a random box."""
-        return crop_box(size, self._crop, uniforms(key)[1:])
+        return crop_box(size, self.config, uniforms(key)[1:])
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the crop, mirrored or not, in its colours."""
-        image = image.flip(2) if self._crop.flip and uniforms(key)[0] < 0.5 else image
-        return colour(image, self._crop, key, self.images.fill)
+        image = image.flip(2) if self.config.flip and uniforms(key)[0] < 0.5 else image
+        return colour(image, self.config, key, self.images.fill)
 
 
 def colour(image: Tensor, crop: Config, key: int, fill: tuple[int, ...]) -> Tensor:

@@ -8,7 +8,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mrp.data import augment
-from mrp.data.augment import Images
 from mrp.data.config import Change
 
 
@@ -28,10 +27,8 @@ class Config(Change):
 class Augmentation(augment.Augmentation):
     """Exchanges the two ends of one axis."""
 
-    def __init__(self, config: Config, images: Images) -> None:
-        super().__init__(config, images)
-        self._axis = {"vertical": 1, "horizontal": 2}[config.axis]
+    config: Config
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the mirrored image."""
-        return image.flip(self._axis)
+        return image.flip({"vertical": 1, "horizontal": 2}[self.config.axis])

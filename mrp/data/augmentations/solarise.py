@@ -9,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mrp.data import augment
-from mrp.data.augment import RANGES, Images
+from mrp.data.augment import RANGES
 from mrp.data.config import Change
 from mrp.data.decode import UnfitError
 
@@ -24,13 +24,11 @@ class Config(Change):
 class Augmentation(augment.Augmentation):
     """Takes bright numbers from the largest one."""
 
-    def __init__(self, config: Config, images: Images) -> None:
-        super().__init__(config, images)
-        self._threshold = config.threshold
+    config: Config
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the image with its bright pixels inverted."""
         if image.dtype not in RANGES:
             raise UnfitError("solarise is for images of 8 or 16 bits, whose largest number is known; leave it out")
         largest, numbers = RANGES[image.dtype], image.int()
-        return torch.where(numbers >= self._threshold * largest, largest - numbers, numbers).to(image.dtype)
+        return torch.where(numbers >= self.config.threshold * largest, largest - numbers, numbers).to(image.dtype)

@@ -47,14 +47,15 @@ def _png(pixels: Pixels) -> bytes:
 
 def _raw(content: bytes | Pixels, channels: int, side: int) -> bytes:
     """Returns the pixels as a .npy, made smaller as evaluation does it where the shorter side exceeds `side`."""
-    image = _in_eight_bits(content, channels)
+    image = in_eight_bits(content, channels)
     size = image.shape[1], image.shape[2]
     out = io.BytesIO()
     np.save(out, _rows(resize(image, covering(size, (side, side))) if min(size) > side else image))
     return out.getvalue()
 
 
-def _in_eight_bits(content: bytes | Pixels, channels: int) -> Tensor:
+def in_eight_bits(content: bytes | Pixels, channels: int) -> Tensor:
+    """Returns the pixels of an image, those of 16 bits in 8."""
     image = decode(content, channels)
     return image if image.dtype == torch.uint8 else (image.int() // 257).to(torch.uint8)
 
@@ -65,7 +66,7 @@ def _rows(image: Tensor) -> Pixels:
 
 
 def _smaller(data: bytes, channels: int, side: int, quality: int) -> bytes:
-    image = _in_eight_bits(data, channels)
+    image = in_eight_bits(data, channels)
     height, width = image.shape[1:]
     scale = side / max(height, width)
     image = resize(image, (max(1, round(height * scale)), max(1, round(width * scale))))

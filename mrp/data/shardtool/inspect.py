@@ -8,16 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw
 
 from mrp.config import ConfigError
 from mrp.data.augment import centre
-from mrp.data.decode import DecodeError, decode
+from mrp.data.decode import DecodeError
 from mrp.data.index import INDEX, Index
 from mrp.data.manifest import MANIFEST, Manifest, ManifestError, Shard, parse
 from mrp.data.order import permute
 from mrp.data.shardtool.build import Progress
+from mrp.data.shardtool.encode import in_eight_bits
 from mrp.data.shardtool.statistics import SAMPLED, measure, moments
 from mrp.data.sources.shards import Source
 from mrp.data.storage.open import open_store
@@ -142,9 +142,7 @@ def contact_sheet(shards: Source, path: Path, count: int, seed: int) -> None:
 def _cell(shards: Source, number: int) -> tuple[Image.Image, int]:
     try:
         data, label = shards.read(number)
-        image = decode(data, 3)
+        image = in_eight_bits(data, 3)
     except (DecodeError, StorageError):
         return Image.new("RGB", (_CELL, _CELL), "red"), -1
-    if image.dtype == torch.uint16:
-        image = (image.int() // 257).to(torch.uint8)
     return Image.fromarray(centre(image, (_CELL, _CELL), kept=7 / 8).permute(1, 2, 0).contiguous().numpy()), label

@@ -17,7 +17,7 @@ from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
 from mrp.data.arrayfiles import arrays_in, check_pieces, whole
 from mrp.data.decode import check_size
-from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels, numbered
+from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels, numbered, one_line
 from mrp.data.storage.cache import Cache
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
@@ -136,7 +136,7 @@ class Source(source.Source):
         except (OSError, MemoryError):
             raise
         except Exception as error:  # whatever the library raises on a damaged file
-            raise DecodeError(f"damaged: {' '.join(str(error).split())}") from None
+            raise DecodeError(f"damaged: {one_line(error)}") from None
         image = image[..., None] if image.ndim == 2 else image.transpose(1, 2, 0) if self._axes == "nchw" else image
         return as_pixels(image)
 

@@ -18,7 +18,7 @@ from mrp import progress
 from mrp.config import ConfigError, Node
 from mrp.data import source
 from mrp.data.handed import OBJECTS
-from mrp.data.source import DecodeError, Partial, RawImage, UnfitError, as_pixels, numbered
+from mrp.data.source import DecodeError, Partial, RawImage, UnfitError, as_pixels, numbered, one_line
 from mrp.data.storage.cache import Cache
 
 _LOOKED_AT = 256  # images from which the identity follows, beside their number and the labels
@@ -124,7 +124,7 @@ class Source(source.Source):
             sent = self._sent or pickle.dumps(self._data)
         except Exception as error:  # an object may raise anything
             raise ConfigError(
-                f"{self._name}: cannot be sent to worker processes ({' '.join(str(error).split())}); let it open files "
+                f"{self._name}: cannot be sent to worker processes ({one_line(error)}); let it open files "
                 "when they are read, or set machine.workers=0"
             ) from None
         return self.__dict__ | {"_data": None, "_sent": sent}
@@ -134,7 +134,7 @@ class Source(source.Source):
             return pickle.loads(self._sent)  # noqa: S301 -- written by the training process
         except (AttributeError, ImportError) as error:
             raise ConfigError(
-                f"{self._name}: is not known in worker processes ({' '.join(str(error).split())}); define its class in "
+                f"{self._name}: is not known in worker processes ({one_line(error)}); define its class in "
                 "a file that is imported, or set machine.workers=0"
             ) from None
 

@@ -15,13 +15,13 @@ from mrp import progress
 from mrp.config import ConfigError, Node
 from mrp.data import source, tree
 from mrp.data.channels import check_known
+from mrp.data.config import Sides
 from mrp.data.source import DecodeError, Partial, Pixels, RawImage
 from mrp.data.storage.cache import Cache
 from mrp.data.tifffiles import OpenTiffs, Tiff, Window
 
 _ENDINGS = (".tif", ".tiff")
 _LOOKED_AT = 16  # files, for the names of channels
-_Sides = int | tuple[int, int]
 
 
 class Config(Node):
@@ -36,21 +36,14 @@ class Config(Node):
     # that the files' names hold, or some of the files themselves.
     channels: tuple[str, ...] = ()
     # Height and width of the windows that a file is cut into, each of which is a sample; by default a file is one.
-    window: int | tuple[int, int] | None = None
-    stride: int | tuple[int, int] | None = None  # from window to window; by default they lie side by side
+    window: Sides | None = None
+    stride: Sides | None = None  # from window to window; by default they lie side by side
 
     @field_validator("files")
     @classmethod
     def _check_files(cls, value: str | None) -> str | None:
         if value is not None and (value.count("{sample}"), value.count("{channel}")) != (1, 1):
             raise ValueError(f"'{value}' was given; allowed: a name that holds {{sample}} and {{channel}} once each")
-        return value
-
-    @field_validator("window", "stride")
-    @classmethod
-    def _check_positive(cls, value: int | tuple[int, int] | None) -> int | tuple[int, int] | None:
-        if value is not None and np.min(value) < 1:
-            raise ValueError(f"{value} was given; allowed: numbers from 1")
         return value
 
 
@@ -97,7 +90,7 @@ class Source(source.Source):
         except DecodeError as error:
             raise ConfigError(f"{self._names.path(file)}: {error}; mend or remove it") from None
 
-    def _cut(self, count: int, window: _Sides, stride: _Sides | None) -> NDArray[np.int64]:
+    def _cut(self, count: int, window: Sides, stride: Sides | None) -> NDArray[np.int64]:
         """Returns sample, top, left, height and width of every window."""
         sides, steps = _pair(window), _pair(stride or window)
         rows = []
@@ -184,7 +177,7 @@ def _sorted(
     return samples, channels, np.array(table, np.int64)
 
 
-def _pair(sides: _Sides) -> tuple[int, int]:
+def _pair(sides: Sides) -> tuple[int, int]:
     return (sides, sides) if isinstance(sides, int) else sides
 
 
