@@ -93,10 +93,8 @@ def _reading(path: Path) -> Iterator[Any]:
         raise ConfigError(f"{path}: is read by pyarrow; install it: pip install 'mrp-vit[parquet]'") from None
     try:
         yield pyarrow
-    except pyarrow.ArrowException as error:
-        raise DecodeError(f"damaged: {one_line(error)}") from None
-    except OSError as error:
-        if error.errno is not None:
+    except (pyarrow.ArrowException, OSError) as error:
+        if getattr(error, "errno", None) is not None:  # of the file system
             raise
         raise DecodeError(f"damaged: {one_line(error)}") from None
 

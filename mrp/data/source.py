@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -59,6 +60,15 @@ def as_pixels(array: NDArray[Any]) -> Pixels:
     if native.kind not in "iuf" or (native.kind in "iu" and native.itemsize > 4):
         raise DecodeError(f"pixels of {native}; save them as uint8, uint16 or float32")
     return array.astype(np.float32)
+
+
+def class_numbers(where: str, labels: Any, count: int) -> Any:
+    """Returns labels, of which no more than the shape is read yet, where there is one whole number per sample."""
+    if labels.dtype.kind not in "iu" or math.prod(labels.shape) != count:
+        raise ConfigError(
+            f"{where}: its labels are {labels.dtype} of shape {labels.shape}, and {count} class numbers are needed"
+        )
+    return labels
 
 
 def numbered(where: str, labels: NDArray[Any]) -> tuple[str, ...]:

@@ -47,6 +47,13 @@ class Restless(Squares):
         return np.random.default_rng().integers(0, 256, (8, 8), np.uint8)
 
 
+class Renamed(Squares):
+    """As with a `target_transform` of torchvision's."""
+
+    def __getitem__(self, index: int) -> Any:
+        return pixels(index), torch.tensor(1 - self.targets[index])
+
+
 class Held(Squares):
     def __init__(self) -> None:
         super().__init__()
@@ -133,6 +140,7 @@ def test_labels_classes_and_identity_are_the_objects() -> None:
         ([np.zeros((2, 3, 4, 5))], r"is a ndarray of shape \(2, 3, 4, 5\)"),
         ([np.zeros((2, 3), complex)], "pixels of complex128"),
         ([Partial(pixels(1, 3), np.array([True, False, True]))], r"lacks channels; let the object have an attribute"),
+        (Renamed(), r"Renamed-1: sample 0: comes with the label 1, and the object's list of labels says 0; let both"),
         (Restless(), r"Restless-1: sample 0: is another image each time; leave out what is random"),
     ],
 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from collections.abc import Mapping
 from functools import cached_property
@@ -17,7 +16,7 @@ from mrp.config import ConfigError, Node, nearest
 from mrp.data import source, tree
 from mrp.data.arrayfiles import arrays_in, check_pieces, whole
 from mrp.data.decode import check_size
-from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels, numbered, one_line
+from mrp.data.source import DecodeError, Partial, Pixels, RawImage, as_pixels, class_numbers, numbered, one_line
 from mrp.data.storage.cache import Cache
 
 _ENDINGS = (".npy", ".npz", ".h5", ".hdf5", ".zarr")
@@ -84,11 +83,7 @@ class Source(source.Source):
             self.classes = config.classes or numbered(self.path, self.labels)
 
     def _checked(self, labels: Any, classes: tuple[str, ...]) -> NDArray[np.int64]:
-        if labels.dtype.kind not in "iu" or math.prod(labels.shape) != len(self):
-            raise ConfigError(
-                f"{self.path}: its labels are {labels.dtype} of shape {labels.shape}, and {len(self)} class numbers "
-                "are needed"
-            )
+        labels = class_numbers(self.path, labels, len(self))
         labels = whole(f"{self.path}: its labels", labels).reshape(-1).astype(np.int64)
         if labels.min() < 0 or (classes and labels.max() >= len(classes)):
             raise ConfigError(

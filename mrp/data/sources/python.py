@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from mrp import progress
 from mrp.config import ConfigError, Node
 from mrp.data import source
 from mrp.data.handed import OBJECTS
-from mrp.data.source import DecodeError, Partial, RawImage, UnfitError, as_pixels, numbered, one_line
+from mrp.data.source import DecodeError, Partial, RawImage, UnfitError, as_pixels, class_numbers, numbered, one_line
 from mrp.data.storage.cache import Cache
 
 _LOOKED_AT = 256  # images from which the identity follows, beside their number and the labels
@@ -59,18 +58,23 @@ class Source(source.Source):
         labels = getattr(self._data, "labels", getattr(self._data, "targets", None))
         _, label = self._item(0)  # an object that gives no images is refused here
         if labels is not None:
-            self.labels = self._checked(labels)
+            self.labels = class_numbers(self._name, np.asarray(labels), self._length).reshape(-1).astype(np.int64)
             given = getattr(self._data, "classes", None)
             named = () if given is None else tuple(map(str, given))
             self.classes = named or numbered(self._name, self.labels)
+            self._compare(self.labels)
         elif label is not None:
             progress.say(f"{self._name}: has no attribute 'labels' or 'targets', so its labels are not used")
 
-    def _checked(self, labels: Any) -> NDArray[np.int64]:
-        array = np.asarray(labels)
-        if array.shape != (self._length,) or array.dtype.kind not in "iu":
-            raise ConfigError(f"{self._name}: its labels are not one whole number for each of {self._length} samples")
-        return array.astype(np.int64)
+    def _compare(self, labels: Any) -> None:
+        """Refuses a list of labels that some items contradict, as where the object changes labels on their way."""
+        for number in np.unique(np.linspace(0, self._length - 1, _TWICE, dtype=np.int64)).tolist():
+            said = np.asarray(self._item(number)[1])
+            if said.ndim == 0 and said.dtype.kind in "iu" and said != labels[number]:
+                raise ConfigError(
+                    f"{self.where(number)}: comes with the label {said}, and the object's list of labels says "
+                    f"{labels[number]}; let both say the same"
+                )
 
     def __len__(self) -> int:
         return self._length
