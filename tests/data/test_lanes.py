@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mrp.data.lanes import Lanes
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Ints, Order, share
+from tests.data.test_order import orders as whole_orders
 
 SAMPLES = [383, 397, 894, 144, 260, 543, 496, 553]
 
@@ -44,8 +45,12 @@ def test_an_epoch_shows_each_sample_once(order: Order) -> None:
     assert samples.max() < order.size
 
 
-@given(order=orders(), step=st.integers(0, 10**6), data=st.data())
-def test_a_place_holds_the_same_whoever_asks(order: Order, step: int, data: st.DataObject) -> None:
+PARTS = (Order(100, 24, 7, "continuous", None, 6), Order(70, 8, 7, "continuous", None, 2))
+EVERY = st.one_of(orders(), whole_orders(), st.just(Mixed(PARTS, 32, 7, 2, 8)))
+
+
+@given(order=EVERY, step=st.integers(0, 10**6), data=st.data())
+def test_a_place_holds_the_same_whoever_asks(order: Order | Mixed, step: int, data: st.DataObject) -> None:
     places = np.array(data.draw(st.lists(st.integers(0, order.batch - 1), min_size=1, max_size=20)))
     whole, part = order.slots(step), pickle.loads(pickle.dumps(order)).slots(step, places)
     for all_values, values in zip(whole, part, strict=True):

@@ -42,14 +42,6 @@ def test_continuous_goes_through_every_epoch_whole(order: Order) -> None:
         assert sorted(samples[epochs == epoch]) == list(range(order.size))
 
 
-@given(order=orders(), step=st.integers(0, 10**9), data=st.data())
-def test_a_place_holds_the_same_whoever_asks(order: Order, step: int, data: st.DataObject) -> None:
-    places = np.array(data.draw(st.lists(st.integers(0, order.batch - 1), min_size=1, max_size=20)))
-    whole, part = order.slots(step), order.slots(step, places)
-    for all_values, values in zip(whole, part, strict=True):
-        np.testing.assert_array_equal(all_values[places], values)
-
-
 @given(micro=st.integers(1, 4), world=st.integers(1, 4), accumulation=st.integers(1, 4), coupled=st.booleans())
 def test_ranks_share_the_batch(micro: int, world: int, accumulation: int, coupled: bool) -> None:
     batch = micro * world * accumulation

@@ -7,8 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
@@ -135,15 +133,6 @@ def test_a_mixture_is_loaded_alike_by_one_process_and_two(made: Path) -> None:
         return [[key for (part,) in parts for key in part.keys.tolist()] for parts in zip(*ranks, strict=True)]
 
     assert keys(1) == keys(2) == [found.slots(step).keys.tolist() for step in range(3)]
-
-
-@given(data=st.data(), step=st.integers(0, 10**6))
-def test_a_place_of_a_mixture_holds_the_same_whoever_asks(data: st.DataObject, step: int) -> None:
-    parts = (Order(100, 24, 7, "continuous", None, 6), Order(70, 8, 7, "continuous", None, 2))
-    mixed = Mixed(parts, 32, 7, 2, 8)
-    places = np.array(data.draw(st.lists(st.integers(0, 31), min_size=1, max_size=20)))
-    for every, some in zip(mixed.slots(step), mixed.slots(step, places), strict=True):
-        np.testing.assert_array_equal(every[places], some)
 
 
 @pytest.mark.parametrize("sharded", [False, True])
