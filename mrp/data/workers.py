@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from multiprocessing import current_process, parent_process
 from multiprocessing.context import ForkServerContext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -138,16 +139,27 @@ def received(batches: DataLoader[Any]) -> Iterator[Any]:
 
 def _cause(workers: Sequence[Any]) -> str:
     """Returns why a worker is likely to have died, and what to do."""
-    if any(worker.exitcode == _UNGUARDED for worker in workers):
-        script = getattr(sys.modules["__main__"], "__file__", None) or "the script"
+    if any(worker.exitcode == _UNGUARDED for worker in workers) or _has_no_guard():
         return (
-            f"{script}: starts its work whenever it is imported, and worker processes import it; put the work under "
-            'if __name__ == "__main__":'
+            f"{_script() or 'the script'}: starts its work whenever it is imported, and worker processes import it; "
+            'put the work under if __name__ == "__main__":'
         )
     return (
         "machine.workers: a worker process of the loader died, most often for lack of memory (or of /dev/shm, in a "
         "container); take fewer workers or a smaller micro-batch"
     )
+
+
+def _script() -> str | None:
+    """Returns the script that was started, which workers import first; None for a module (`python -m`)."""
+    main = sys.modules["__main__"]
+    return getattr(main, "__file__", None) if getattr(main, "__spec__", None) is None else None
+
+
+def _has_no_guard() -> bool:
+    """Returns whether the script never asks how it was started; a worker of it may end before it has a number."""
+    script = _script()
+    return script is not None and Path(script).is_file() and b"__name__" not in Path(script).read_bytes()
 
 
 def _from_a_dead_worker(error: Exception, workers: int) -> bool:

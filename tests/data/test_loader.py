@@ -85,15 +85,6 @@ def test_ranks_and_accumulation_change_nothing(folder: Path, world: int, micro_b
     assert same(whole, parts)
 
 
-def test_coupled_micro_steps_hold_the_same_samples_on_any_number_of_ranks(folder: Path) -> None:
-    source = open_source(str(folder), "train")
-    one = next(loader(source, coupled=True, micro_batch=12).steps(0, 1))
-    two = [next(loader(source, coupled=True, micro_batch=6, rank=rank, world=2).steps(0, 1)) for rank in (0, 1)]
-    assert len(one) == len(two[0]) == 2
-    for micro, *parts in zip(one, *two, strict=True):
-        assert torch.equal(micro.keys, torch.cat([part.keys for part in parts]))
-
-
 @pytest.mark.parametrize("coupled", [False, True])
 @pytest.mark.parametrize(("world", "micro_batch"), [(1, 8), (2, 6), (4, 2)])
 def test_an_image_has_its_place_in_the_global_batch(folder: Path, world: int, micro_batch: int, coupled: bool) -> None:
@@ -152,11 +143,6 @@ def test_views_are_crops_of_one_sample_with_keys_of_their_own(folder: Path, worl
         assert labels.tolist() == [source.read(sample)[1] for sample in slots.samples.tolist()]
         if number == 0:
             assert torch.equal(images, next(loaded(source, view(), order).steps(2, 3))[0].images)
-
-
-def test_a_resumed_run_goes_on_where_it_was(folder: Path) -> None:
-    source = open_source(str(folder), "train")
-    assert same(steps(source, 1, 0, 6)[4:], steps(source, 2, 4, 6, micro_batch=3))
 
 
 def test_a_batch_says_what_it_is(folder: Path) -> None:
@@ -318,10 +304,20 @@ def test_a_worker_that_dies_while_it_looks_whether_to_end_holds_no_lock(tmp_path
     assert ended.stdout.startswith("machine.workers: a worker process of the loader died")
 
 
-def test_a_script_without_its_guard_is_named(tmp_path: Path) -> None:
-    """Each worker imports the script, and so would train too."""
-    unguarded = DIES_WHILE_IT_LOOKS.replace('__name__ == "__main__"', "True")
-    ended = ran(tmp_path, unguarded)
+UNGUARDED = """
+from mrp.config import ConfigError
+from mrp.data.workers import Numbers, received, torch_loader
+try:
+    list(received(torch_loader([bytes(SIZE)], Numbers(range(1)), 1, False, persistent=False)))
+except ConfigError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("size", "more"), [(8, "# __name__"), (1 << 20, "")])
+def test_a_script_without_its_guard_is_named(tmp_path: Path, size: int, more: str) -> None:
+    """Each worker imports the script, and so would train too; one that takes large data ends while it is given them."""
+    ended = ran(tmp_path, UNGUARDED.replace("SIZE", str(size)) + more)
     assert ended.stdout.startswith(f"{tmp_path / 'run.py'}: starts its work whenever it is imported")
     assert (ended.stdout.count("\n"), ended.stderr) == (1, "")
 
