@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
+import gpu_faster
 import gpu_right
 import gpu_speed
 import torch
@@ -35,6 +36,7 @@ PARTS: dict[str, tuple[Part, int]] = {
     "faults": (gpu_right.faults, 120),
     "resume": (gpu_right.resume, 300),
     "fast": (gpu_speed.fast, 300),
+    "faster": (gpu_faster.faster, 540),
     "more": (gpu_speed.more, 600),
     "whole": (gpu_speed.whole, 300),
     "decoding": (gpu_speed.decoding, 120),

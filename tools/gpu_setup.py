@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from mrp.run import Run
 
 # Children are forked from a server that has imported everything and touched no GPU, so each starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "gpu_right", "gpu_speed"])
+CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "gpu_right", "gpu_speed", "gpu_faster"])
 _TINY_DECODER = {"width": 32, "depth": 1, "heads": 2}
 _TINY: dict[str, dict[str, Any]] = {
     "mae": {"decoder": _TINY_DECODER},
@@ -95,13 +96,15 @@ class Scale:
         tiny = ["precision=fp32", "objective.decoder={width: 32, depth: 1, heads: 2}"] if self.rehearsal else []
         return [f"data.size={self.side}", f"backbone={json.dumps(self.backbone(name))}", *tiny]
 
-    def backbone(self, name: str | None) -> dict[str, Any]:
+    def backbone(self, name: str | dict[str, Any] | None) -> dict[str, Any]:
         """Returns the options of a backbone."""
-        return {"name": None, "width": 32, "depth": 2, "heads": 2, "patch": 4} if self.rehearsal else {"name": name}
+        if self.rehearsal:
+            return {"name": None, "width": 32, "depth": 2, "heads": 2, "patch": 4}
+        return name if isinstance(name, dict) else {"name": name}
 
 
-def make_run(method: str, scale: Scale, backbone: str | None = None, **more: Any) -> Run:
-    """Returns a run of a method with its official recipe's options; without a backbone's name, on a shallow one."""
+def make_run(method: str, scale: Scale, backbone: str | dict[str, Any] | None = None, **more: Any) -> Run:
+    """Returns a run of a method with its official recipe's options; without a backbone, on a shallow one."""
     fewer = _TINY if scale.rehearsal else {} if backbone else _SHALLOW_OPTIONS
     values = {
         "objective": METHODS[method] | fewer.get(method, {}),
@@ -183,6 +186,7 @@ class Process:
 
 def _called(log: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     os.setsid()
+    threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)
@@ -192,6 +196,12 @@ def _called(log: Path, function: Callable[..., object], arguments: tuple[object,
     except Exception:
         traceback.print_exc()
         raise SystemExit(1) from None
+
+
+def _end_with(parent: Any) -> None:
+    """Ends this process and its own when the one that started it has ended, so that nothing stays on the GPU."""
+    parent.join()
+    os.killpg(0, signal.SIGKILL)
 
 
 def mrp(words: list[str], log: Path) -> Process:

@@ -10,7 +10,8 @@ from pathlib import Path
 
 TOOL = Path(__file__).parents[2] / "tools" / "gpu.py"
 PARTS = {
-    "agree", "graphs", "kernels", "syncs", "faults", "resume", "fast", "more", "whole", "decoding", "certify", "learn",
+    "agree", "graphs", "kernels", "syncs", "faults", "resume", "fast", "faster", "more", "whole", "decoding",
+    "certify", "learn",
 }  # fmt: skip
 WRONG = '{"what": "an older result", "value": "x", "passed": false, "numbers": {}}\n'
 

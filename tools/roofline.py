@@ -1,0 +1,223 @@
+"""Where the time of a training step must go: FLOPs and bytes of each part of MAE and SimMIM against an H100's limits.
+
+    python tools/roofline.py                                    # ViT-B and ViT-L at 224, batch 256
+    python tools/roofline.py --backbone vit_huge_patch14_224 --batch 128
+
+Nothing is measured. FLOPs are exact (they add up to those that `mrp` counts); bytes are what the kernels of a compiled
+step have to read and write at the least, if each chain of elementwise operations is one kernel. What a GPU does beyond
+that is what a profile (tools/gpu.py, part `faster`) shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from gpu_setup import Scale, make_run
+
+from mrp.build import build_step
+from mrp.models.vit import num_heads
+from mrp.run import Run
+
+# The data sheet of the H100 SXM: dense bf16 products, twice as many in float8, and its memory.
+FLOPS, BANDWIDTH = 989e12, 3.35e12
+# The share of these limits that kernels reach. These are assumptions, until a profile gives better ones.
+REACH = {"product": 0.65, "convolution": 0.2, "attention": 0.4, "memory": 0.85}
+_HALF, _SINGLE = 2, 4  # bytes
+
+
+@dataclass(frozen=True)
+class Part:
+    """FLOPs and bytes of a part of a step, over the whole batch, forward and backward."""
+
+    name: str
+    kind: str  # a key of REACH
+    flops: float
+    bytes: float
+    rate: float = FLOPS
+
+    @property
+    def least(self) -> float:
+        """Returns the seconds below which no kernel can be."""
+        return max(self.flops / self.rate, self.bytes / BANDWIDTH)
+
+    @property
+    def expected(self) -> float:
+        """Returns the seconds at the shares of the limits that are assumed."""
+        reach = REACH[self.kind]
+        return max(self.flops / self.rate / reach, self.bytes / BANDWIDTH / REACH["memory"])
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A stack of transformer blocks as it is met in a step."""
+
+    name: str
+    rows: int  # sequences: the batch times the masks per image
+    tokens: int  # per sequence
+    width: int
+    depth: int
+    heads: int
+    biased: bool = False  # attention adds a relative bias, which is learned
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes that decide what a step costs."""
+
+    encoder: Blocks
+    decoder: Blocks | None
+    patches: int
+    visible: int  # patches that enter the encoder
+    outputs: int  # numbers per patch
+    parameters: int  # trained ones
+
+    @classmethod
+    def of(cls, run: Run) -> Shape:
+        """Returns those of a run of MAE or SimMIM."""
+        with torch.device("meta"):
+            step = build_step(run)
+        objective: Any = step.objective
+        vit, patches = objective.backbone, objective.backbone.patch_embed.num_patches
+        rows, visible = run.batch * objective.num_masks, getattr(objective, "num_visible", patches)
+        heads, biased = num_heads(vit), hasattr(vit, "rel_pos_bias")
+        encoder = Blocks(
+            "encoder", rows, vit.num_prefix_tokens + visible, vit.embed_dim, len(vit.blocks), heads, biased
+        )
+        decoder = getattr(objective, "decoder", None)
+        if decoder is not None:
+            width, tokens = decoder.embed.out_features, decoder.positions.shape[1]
+            decoder = Blocks("decoder", rows, tokens, width, len(decoder.blocks), decoder.blocks[0].attn.num_heads)
+        numbers = vit.patch_embed.proj.weight[0].numel()
+        trained = sum(p.numel() for p in step.parameters() if p.requires_grad)
+        return cls(encoder, decoder, patches, visible, numbers, trained)
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a step is computed: the product's way, and what tools/gpu_candidates.py has in its place."""
+
+    visible: bool = False  # only visible patches are embedded, by a linear layer
+    linear: bool = False  # patches are embedded by a linear layer, not by a convolution
+    hidden: bool = False  # the last block of the decoder and the head work for hidden patches only
+    epilogue: bool = False  # GELU is part of the products around it
+    residual: int = _SINGLE  # bytes per number of the residual stream
+    fp8: bool = False  # the products of the blocks take float8
+    flex: bool = False  # the gradient of a relative bias is never written per sample
+
+
+def parts(shape: Shape, ways: Ways = Ways()) -> Iterator[Part]:
+    """Yields every part of a step."""
+    encoder, decoder = shape.encoder, shape.decoder
+    rows, patches = encoder.rows, shape.patches
+    # uint8 is read; float32 pixels are written, read for the embedding (bf16), for statistics, targets and their mean;
+    # the loss reads predictions and targets forward and backward, and writes a gradient.
+    yield Part("pixels, targets, loss", "memory", 0, 45 * rows * patches * shape.outputs)
+    embedded = rows * (shape.visible if ways.visible else patches)
+    kind = "product" if ways.visible or ways.linear else "convolution"
+    yield _product("patch embedding", embedded, shape.outputs, encoder.width, passes=2, kind=kind)
+    # The output is made float32 and gathered; backward its gradient is scattered into zeros and made bf16.
+    moved = 8 if ways.visible else 19
+    yield Part("embedding: casts, gather, scatter", "memory", 0, moved * embedded * encoder.width)
+    yield from _blocks(encoder, ways)
+    if decoder is None:
+        yield _product("head", rows * patches, encoder.width, shape.outputs)
+    else:
+        yield _product("decoder: embedding", rows * encoder.tokens, encoder.width, decoder.width)
+        yield Part("decoder: mask tokens, positions", "memory", 0, 12 * rows * decoder.tokens * decoder.width)
+        predicted = patches - shape.visible if ways.hidden else decoder.tokens
+        yield from _blocks(decoder, ways, last=predicted)
+        yield _product("decoder: head", rows * predicted, decoder.width, shape.outputs)
+    # Weights are made bf16, their gradients float32; the norm reads gradients; AdamW reads four numbers, writes three.
+    yield Part("weights to bf16 and back", "memory", 0, 12 * shape.parameters)
+    yield Part("gradient norm and AdamW", "memory", 0, (4 + 28) * shape.parameters)
+
+
+def _product(
+    name: str, rows: int, inputs: int, outputs: int, passes: int = 3, fp8: bool = False, kind: str = "product"
+) -> Part:
+    """Returns a linear layer: its output, and the gradients of its weight and (in three passes) of its input."""
+    numbers = passes * (rows * inputs + inputs * outputs + rows * outputs)
+    flops = 2 * passes * rows * inputs * outputs
+    return Part(name, kind, flops, _HALF * numbers, 2 * FLOPS if fp8 else FLOPS)
+
+
+def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Part]:
+    """Yields the parts of a stack; `last` is how many tokens go through the last block if not all."""
+    depth, width, name = blocks.depth, blocks.width, blocks.name
+    whole = blocks.rows * blocks.tokens
+    fewer = whole if last is None else blocks.rows * last
+    rows = (depth - 1) * whole + fewer  # through queries, projection and MLP, over all blocks
+    linear = [
+        _product("", depth * whole, width, 2 * width, fp8=ways.fp8),
+        _product("", rows, width, 2 * width, fp8=ways.fp8),  # queries and projection
+        _product("", rows, width, 8 * width, fp8=ways.fp8),  # both of the MLP
+    ]
+    yield Part(
+        f"{name}: linear layers", "product", sum(p.flops for p in linear), sum(p.bytes for p in linear), linear[0].rate
+    )
+    pairs = (rows * blocks.tokens) * width
+    yield Part(f"{name}: attention", "attention", 14 * pairs, _HALF * 12 * rows * width)
+    if blocks.biased and not ways.flex:  # the gradient of every sample's bias is written, and read to be added up
+        pairs = blocks.rows * blocks.heads * blocks.tokens**2
+        yield Part(f"{name}: gradient of the bias", "memory", 0, 2 * _HALF * depth * pairs)
+    yield Part(f"{name}: norms, residuals", "memory", 0, 2 * _residual(ways.residual) * rows * width)
+    yield Part(f"{name}: GELU", "memory", 0, (16 if ways.epilogue else 40) * rows * width)
+    yield Part(f"{name}: gradients of biases", "memory", 0, _HALF * 9 * rows * width)
+    if ways.fp8:  # of 7 inputs and 9 gradients: read in bf16, written in float8 as they are and transposed
+        yield Part(f"{name}: quantising", "memory", 0, 4 * (7 + 9) * rows * width)
+
+
+def _residual(size: int) -> int:
+    """Returns the bytes per number of a branch's sum and norm.
+
+    Forward the stream and the branch are read, the stream and the norm written; backward the stream and two gradients
+    are read, and one is written, and written again in bf16 unless it is so already.
+    """
+    return (2 * size + 2 * _HALF) + (3 * size + _HALF + (_HALF if size != _HALF else 0))
+
+
+def expected(shape: Shape, ways: Ways = Ways()) -> float:
+    """Returns the seconds of a step at the assumed shares of the limits."""
+    return sum(part.expected for part in parts(shape, ways))
+
+
+def table(run: Run) -> str:
+    """Returns the parts of a run's step as a table."""
+    found = list(parts(Shape.of(run)))
+    least, likely = sum(part.least for part in found), sum(part.expected for part in found)
+    lines = [
+        "| part | TFLOP | GB | ms at the limits | bound by | ms expected | share |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for part in found:
+        bound = "products" if part.flops / part.rate > part.bytes / BANDWIDTH else "memory"
+        lines.append(
+            f"| {part.name} | {part.flops / 1e12:.2f} | {part.bytes / 1e9:.2f} | {1e3 * part.least:.2f} | {bound} "
+            f"| {1e3 * part.expected:.2f} | {part.expected / likely:.1%} |"
+        )
+    flops, moved = sum(part.flops for part in found), sum(part.bytes for part in found)
+    lines.append(
+        f"| all | {flops / 1e12:.2f} | {moved / 1e9:.2f} | {1e3 * least:.2f} | | {1e3 * likely:.2f} | 100.0% |"
+    )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Prints a table per backbone."""
+    words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    words.add_argument("--backbone", nargs="+", default=["vit_base_patch16_224", "vit_large_patch16_224"])
+    words.add_argument("--method", choices=("mae", "simmim"), default="mae")
+    words.add_argument("--batch", type=int, default=256)
+    options = words.parse_args()
+    for name in options.backbone:
+        run = make_run(options.method, Scale(False, Path()), name, batch=options.batch, precision="bf16")
+        print(f"{options.method}, {name}, batch {options.batch}:\n\n{table(run)}\n")
+
+
+if __name__ == "__main__":
+    main()
