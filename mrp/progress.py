@@ -27,6 +27,16 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def duration(seconds: float) -> str:
+    """Returns a time in its two largest units."""
+    seconds = max(0, round(seconds))
+    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if seconds >= size:
+            rest = seconds % size // smaller
+            return f"{seconds // size} {unit}" + (f" {rest} {small}" if rest and seconds < 20 * size else "")
+    return f"{seconds} s"
+
+
 def tell(text: str) -> None:
     """Prints a line of a training's log on standard output; where it is quiet, warnings alone, on standard error."""
     if text.startswith("warning"):

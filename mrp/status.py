@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mrp import progress
 from mrp.checkpoint.sealed import numbered
 from mrp.config import Duration
 from mrp.ending import FAILED, FINISHED, PREEMPTED, STOPPED
@@ -89,8 +90,8 @@ def _alive(beat: dict[str, Any], began: list[float]) -> tuple[str, str]:
     except (KeyError, TypeError, ValueError):
         return RUNNING, ""
     if phase == WAITS and idle > _LONG:
-        return WAITING, f"for {duration(idle)}"
-    return RUNNING, phase if idle < _LONG else f"{phase} for {duration(idle)}"
+        return WAITING, f"for {progress.duration(idle)}"
+    return RUNNING, phase if idle < _LONG else f"{phase} for {progress.duration(idle)}"
 
 
 def _ended(
@@ -105,23 +106,13 @@ def _ended(
     if isinstance(end, dict) and end.get("state") in STATES:
         return end["state"], str(end.get("why", ""))
     if holder is not None and holder.host != Holder.here().host:
-        ago = "" if seen is None else f", last sign of life {duration(time.time() - seen)} ago"
+        ago = "" if seen is None else f", last sign of life {progress.duration(time.time() - seen)} ago"
         return UNKNOWN, f"on {holder.host}{ago}"
     if steps and step >= steps:
         return FINISHED, ""
     if holder is None:
         return ENDED, "under a version of mrp that leaves no word"
     return DIED, "killed, out of memory or without power: it left no word"
-
-
-def duration(seconds: float) -> str:
-    """Returns a time in its two largest units."""
-    seconds = max(0, round(seconds))
-    for size, unit, smaller, small in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if seconds >= size:
-            rest = seconds % size // smaller
-            return f"{seconds // size} {unit}" + (f" {rest} {small}" if rest and seconds < 20 * size else "")
-    return f"{seconds} s"
 
 
 def _steps(starts: list[dict[str, Any]], identity: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:

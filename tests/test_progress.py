@@ -115,3 +115,10 @@ def test_a_quiet_run_prints_its_result_alone(tmp_path: Path, capsys: Captured) -
     assert 0 < found["trained"]["knn"]["accuracy"] <= 1
     main(["compare", str(tmp_path / "run"), "--json", "--out", str(tmp_path / "table.md")])
     assert json.loads(capsys.readouterr().out).keys() >= {"title"}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.6, "1 min"), (3600, "1 h"), (5000, "1 h 23 min"), (90_000, "1 d 1 h")]
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert progress.duration(seconds) == text

@@ -232,13 +232,6 @@ def test_runs_are_found_in_folders_of_folders(tmp_path: Path) -> None:
     assert list(status.find(tmp_path / "a")) == [tmp_path / "a", tmp_path / "a" / "paper-00000004"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0, "0 s"), (59.6, "1 min"), (3600, "1 h"), (5000, "1 h 23 min"), (90_000, "1 d 1 h")]
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert status.duration(seconds) == text
-
-
 def test_the_size_of_a_folder(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er").mkdir(parents=True)
     for path in (tmp_path / "one", tmp_path / "deep" / "er" / "two"):

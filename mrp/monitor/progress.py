@@ -84,15 +84,9 @@ class Progress:
         elif not self._quiet and (time.monotonic() - self._shown > _EVERY or step == self._total):
             self._shown = time.monotonic()
             left = (self._total - step) * self._batch / max(rate, 1e-9)
-            progress.tell(f"step {step}/{self._total}  {text}  {_duration(left)} left")
+            progress.tell(f"step {step}/{self._total}  {text}  {progress.duration(left)} left")
 
     def close(self) -> None:
         """Leaves the terminal as it was."""
         if self._bar is not None:
             self._bar.stop()
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}"

@@ -16,7 +16,8 @@ from typing import Any
 from mrp.config import ConfigError, compose, nearest
 from mrp.evaluate import measures, results
 from mrp.folder import CONFIG, flat
-from mrp.status import Status, duration, find, size_of, status_of
+from mrp.progress import duration
+from mrp.status import Status, find, size_of, status_of
 
 _BEST = "best"
 _CONTENT, _NO_OPTIONS = "data.content", ("history", "order_version")

@@ -14,12 +14,13 @@ from mrp.ending import FAILED
 from mrp.evaluate import results
 from mrp.folder import CONFIG
 from mrp.interop import hub, runs
+from mrp.progress import duration
 from mrp.report import about, compare, gallery, render, story
 from mrp.report.document import Markup, facts, tag
 from mrp.report.gallery import Drawn
 from mrp.report.history import History
 from mrp.report.page import Page
-from mrp.status import DIED, Status, duration, status_of
+from mrp.status import DIED, Status, status_of
 
 
 @dataclass(frozen=True)

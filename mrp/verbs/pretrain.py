@@ -6,6 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
+from mrp import progress
 from mrp.verbs import _words
 
 HELP = "train a recipe; the same command again continues where it stopped"
@@ -37,7 +38,6 @@ def summary(folder: Path, seconds: float) -> str:
     losses = [line["loss"] for line in lines if "loss" in line]  # a last step that was left out has none
     loss = f"loss {losses[-1]:.4f}" if losses else "no loss logged"
     step = f" at step {lines[-1]['step']:,}" if lines else ""  # whoever cleared the folder may have removed them
-    took = f"{seconds:.0f} s" if seconds < 600 else f"{seconds / 60:.0f} min"
     commands = {
         f"mrp probe {folder}": "measure its features",
         f"mrp report {folder}": "show what happened as a page",
@@ -46,7 +46,7 @@ def summary(folder: Path, seconds: float) -> str:
     width = max(map(len, commands))
     return "\n".join(
         [
-            f"{folder}: complete{step}, {loss}; this command took {took}",
+            f"{folder}: complete{step}, {loss}; this command took {progress.duration(seconds)}",
             "next:",
             *(f"  {command:<{width}}  # {purpose}" for command, purpose in commands.items()),
         ]
