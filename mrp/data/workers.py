@@ -19,6 +19,7 @@ from mrp.config import ConfigError
 from mrp.data.worker_signals import ignore_requests, start_fork_server
 
 _AHEAD = 2  # batches that each worker prepares before they are asked for
+_SETTLES = 0.2  # seconds in which the exit code of a worker that is silent may still come
 _UNGUARDED = 86  # the exit code of a worker whose import of the user's script starts the work anew
 
 
@@ -139,6 +140,8 @@ def received(batches: DataLoader[Any]) -> Iterator[Any]:
 
 def _cause(workers: Sequence[Any]) -> str:
     """Returns why a worker is likely to have died, and what to do."""
+    for worker in workers:
+        worker.join(_SETTLES)
     if any(worker.exitcode == _UNGUARDED for worker in workers) or _has_no_guard():
         return (
             f"{_script() or 'the script'}: starts its work whenever it is imported, and worker processes import it; "
