@@ -119,7 +119,10 @@ class Setting:
             raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to measure accuracy on")
         for name, source in (("train", self.train), ("test", self.test)):
             if not source.classes:
-                raise ConfigError(f"{self.folder}: data.{name} has no labels, so accuracy cannot be measured")
+                raise ConfigError(
+                    f"{self.folder}: data.{name} has no labels, so accuracy cannot be measured; class folders give "
+                    "labels, and the evaluator geometry needs none"
+                )
         if unknown := int((np.asarray(self.test.labels) < 0).sum()):
             raise ConfigError(
                 f"{self.folder}: data.test: {unknown:,} of its {len(self.test):,} images have no label, so accuracy "
