@@ -53,10 +53,11 @@ def check_pieces(where: str, array: Any) -> None:
     _check_fits(f"{where}: is unpacked in pieces of", math.prod(piece) * np.dtype(array.dtype).itemsize)
 
 
-def whole(where: str, array: Any) -> NDArray[Any]:
-    """Returns all of an array; one that the memory cannot hold, as 64 bits per number, is refused unread."""
-    _check_fits(f"{where}: takes", math.prod(array.shape) * max(8, np.dtype(array.dtype).itemsize))
-    return np.asarray(array[:])
+def whole(where: str, array: Any, kind: type) -> NDArray[Any]:
+    """Returns all of an array as numbers of this kind; one that the memory cannot hold is refused unread."""
+    size = max(np.dtype(array.dtype).itemsize, np.dtype(kind).itemsize)
+    _check_fits(f"{where}: takes", math.prod(array.shape) * size)
+    return np.asarray(array[:]).astype(kind)
 
 
 def _check_fits(what: str, size: int) -> None:

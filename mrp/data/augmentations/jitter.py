@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -10,7 +9,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mrp.data import augment
-from mrp.data.augment import RANGES, Images, as_before, draws
+from mrp.data.augment import RANGES, as_before, draws
 from mrp.data.config import Change, Size
 from mrp.data.decode import LUMA, UnfitError
 
@@ -38,23 +37,17 @@ class Config(Change):
 class Augmentation(augment.Augmentation):
     """Changes each in turn; after each, numbers of 8 and 16 bits are brought back into their range."""
 
-    def __init__(self, config: Config, images: Images) -> None:
-        super().__init__(config, images)
-        changes: list[tuple[Callable[[Tensor, float], Tensor], float]] = [
-            (_brightness, config.brightness), (_contrast, config.contrast), (_saturation, config.saturation),
-            (_hue, config.hue),
-        ]  # fmt: skip
-        self._changes = [(change, most) for change, most in changes if most]
-        self._hue = bool(config.hue)
+    config: Config
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the image in other colours."""
         largest = RANGES.get(image.dtype)
-        if largest is None and self._hue:
+        if largest is None and self.config.hue:
             raise UnfitError("hue is for images of 8 or 16 bits; set jitter's hue to 0")
         numbers = draws(key)
         pixels = image.float() / (largest or 1)
-        for change, most in sorted(self._changes, key=lambda _: next(numbers)):
+        changes = [(change, most) for name, change in _CHANGES.items() if (most := getattr(self.config, name))]
+        for change, most in sorted(changes, key=lambda _: next(numbers)):
             pixels = change(pixels, most * (2 * next(numbers) - 1))
             pixels = pixels if largest is None else pixels.clamp_(0, 1)
         return as_before(pixels * (largest or 1), image.dtype)
@@ -96,3 +89,6 @@ def _hue(pixels: Tensor, share: float) -> Tensor:
         torch.minimum(turns, torch.sub(4, turns, out=room), out=turns).clamp_(0, 1).mul_(chroma)
         torch.sub(value, turns, out=turns)
     return moved
+
+
+_CHANGES = {"brightness": _brightness, "contrast": _contrast, "saturation": _saturation, "hue": _hue}

@@ -84,7 +84,7 @@ class Source(source.Source):
 
     def _checked(self, labels: Any, classes: tuple[str, ...]) -> NDArray[np.int64]:
         labels = class_numbers(self.path, labels, len(self))
-        labels = whole(f"{self.path}: its labels", labels).reshape(-1).astype(np.int64)
+        labels = whole(f"{self.path}: its labels", labels, np.int64).reshape(-1)
         if labels.min() < 0 or (classes and labels.max() >= len(classes)):
             raise ConfigError(
                 f"{self.path}: its labels go from {labels.min()} to {labels.max()}; they count from 0, and 'classes' "
@@ -95,7 +95,7 @@ class Source(source.Source):
     def _checked_present(self, given: Any) -> NDArray[np.bool_]:
         shape = (len(self), self._num_channels)
         if given.shape == shape and given.dtype.kind in "biu":
-            present = whole(f"{self.path}: its array of present channels", given).astype(bool)
+            present = whole(f"{self.path}: its array of present channels", given, np.bool_)
             if present.any(1).all():
                 return present
         raise ConfigError(
