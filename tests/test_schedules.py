@@ -21,6 +21,7 @@ from mrp.optim.groups import set_weight_decay
 from mrp.plan import plan_run
 from mrp.run import load
 from mrp.schedules import Length, Schedule, Span
+from tests.forked import launch
 from tests.objectives.test_every_objective import make_batch, make_run
 
 HUNDRED = Length(100, 10.0, 64)
@@ -236,10 +237,8 @@ def test_a_run_logs_its_schedules_and_a_resumed_one_goes_on_exactly(tmp_path: Pa
 
 @pytest.mark.slow
 def test_two_processes_follow_the_same_schedules(tmp_path: Path) -> None:
-    from mrp.processes.launch import launch
-
     mrp.pretrain(*SCHEDULED, folder=tmp_path / "one")
-    assert launch(2, ["pretrain", *SCHEDULED, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
+    assert launch(2, ["pretrain", *SCHEDULED, "--folder", str(tmp_path / "two")]) == 0
     one, two = numbers(tmp_path / "one"), numbers(tmp_path / "two")
     for step, line in one.items():
         for name in ("lr", "optim/weight_decay", "objective/teacher.decay", "objective/uniformity.weight"):

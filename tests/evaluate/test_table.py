@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +21,7 @@ from mrp.evaluate.table import Table, Writer
 from mrp.evaluate.tables import Tables
 from mrp.processes.join import Accelerator, join_for_evaluation
 from mrp.run import load
+from tests.forked import together
 
 SAMPLES = 37  # divided by neither 2 nor 3, nor by the batch
 RUN = load("demo", ["backbone.depth=3", "backbone.width=24", "backbone.heads=2", "objective.decoder.depth=1"])
@@ -178,20 +177,11 @@ def test_a_process_that_is_done_earlier_removes_nothing_of_the_first_one(tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
-def test_several_processes_make_the_same_table(tmp_path: Path, world: int) -> None:
+def test_several_processes_make_the_same_table(tmp_path: Path, world: int, monkeypatch: pytest.MonkeyPatch) -> None:
     one = made(tmp_path / "one", join_for_evaluation())
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1", "WORLD_SIZE": str(world),
-        "LOCAL_WORLD_SIZE": str(world), "CUDA_VISIBLE_DEVICES": "",
-    }  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, __file__, str(tmp_path), str(world)],
-            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in range(world)
-    ]
-    assert [rank.wait(timeout=600) for rank in ranks] == [0] * world
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    ended = together(world, on_several_processes, tmp_path, world)
+    assert [each.returncode for each in ended] == [0] * world, ended
     several = made(tmp_path / "several", join_for_evaluation())  # read, not made: what the processes have left is whole
     assert one is not None
     assert several is not None
@@ -210,7 +200,3 @@ def on_several_processes(folder: Path, world: int) -> None:
     found = made(folder / "several", processes)
     assert (found is not None) == (rank == 0)
     torch.distributed.destroy_process_group()
-
-
-if __name__ == "__main__":
-    on_several_processes(Path(sys.argv[1]), int(sys.argv[2]))

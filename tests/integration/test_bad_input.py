@@ -21,6 +21,7 @@ from mrp.cli import main
 from mrp.data.order import Order
 from mrp.monitor import metrics
 from mrp.run import load
+from tests.forked import mrp
 from tests.waiting import LONG
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -518,17 +519,13 @@ def test_an_objective_by_its_path_is_trained_and_resumed(
     assert line == "the command line: objective.target: -1 was given; allowed: greater than or equal to 0"
 
 
-# As a user starts it
-
-
-def start(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "mrp", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONG)
+# In processes of its own
 
 
 def test_one_process_as_a_user_starts_it(place: Path) -> None:
-    done = start(place, "pretrain", *SMALL, "data.train=void")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mrp", "pretrain", *SMALL, "data.train=void"]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, timeout=LONG)
     assert done.returncode == 2
     assert done.stderr == (
         "mrp: error: void: holds no images; files that count end in "
@@ -553,7 +550,7 @@ def test_two_processes_end_with_one_line(place: Path, images: Path, finished: Pa
         "first": (["seed=1", "--folder", str(finished)], f"{finished}: this run was made with seed = 0, not 1; "),
         "second": ([f"data.train={images}", "data.test=null"], f"{bad}: damaged image"),
     }[case]
-    done = start(place, "pretrain", *SMALL, *words, "--processes", "2")
+    done = mrp(["pretrain", *SMALL, *words, "--processes", "2"], place)
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"mrp: error: {expected}"), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr

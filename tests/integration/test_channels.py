@@ -13,7 +13,7 @@ import pytest
 
 from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
-from mrp.processes.launch import launch
+from tests.forked import launch
 from tests.waiting import LONG
 
 tifffile = pytest.importorskip("tifffile", reason="an extra: pip install 'mrp-vit[tiff]'")
@@ -98,7 +98,7 @@ def test_killed_and_resumed_it_ends_bit_equal(plate: Path, undisturbed: Path, tm
 @pytest.mark.slow
 def test_two_processes_train_as_one(plate: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "two"
-    assert launch(2, [*recipe(plate), "--folder", str(folder), "--processes", "2"]) == 0
+    assert launch(2, [*recipe(plate), "--folder", str(folder)]) == 0
     np.testing.assert_allclose(curve(folder), curve(undisturbed), rtol=1e-5)
 
 

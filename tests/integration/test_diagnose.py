@@ -19,8 +19,8 @@ from mrp.evaluate.config import Diagnose
 from mrp.evaluate.contract import never
 from mrp.evaluators.diagnose import Evaluator
 from mrp.processes.join import join
-from mrp.processes.launch import launch
 from tests.evaluators.settings import setting
+from tests.forked import launch
 
 RECIPE = [
     "demo", "length=60 steps", "optim.warmup=4 steps", "optim.lr=3e-3", "batch=64", "backbone.depth=2",
@@ -96,7 +96,7 @@ def test_they_are_what_the_geometry_of_the_features_says(healthy: Path) -> None:
 def test_two_processes_measure_the_same(healthy: Path, tmp_path: Path) -> None:
     """The same weights, as a step at a learning rate of zero leaves them: two trainings differ by rounding."""
     still = ["length=1 steps", "optim.warmup=1 steps", f"init={healthy}"]
-    assert launch(2, ["pretrain", *RECIPE, *still, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
+    assert launch(2, ["pretrain", *RECIPE, *still, "--folder", str(tmp_path / "two")]) == 0
     (ours,) = lines(tmp_path / "two")
     theirs = of_the_features(healthy)
     # A half's own variance is not the whole's; an image between two classes may fall to either by a last bit.

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mrp.cli import main
-from mrp.processes.launch import launch
+from tests.forked import launch
 
 STEPS = 20
 METHOD = '''
@@ -73,7 +73,7 @@ def test_the_number_of_processes_may_change_at_any_step(tmp_path: Path, monkeypa
     assert ended.value.code == 0
     for processes, event in ((2, "8"), (4, "12")):
         monkeypatch.setenv("MRP_EVENT", event)
-        assert launch(processes, [*several, "--processes", str(processes)]) == 0
+        assert launch(processes, several) == 0
     monkeypatch.delenv("MRP_EVENT")
     main(several)
     assert seen(tmp_path / "several.jsonl") == seen(tmp_path / "alone.jsonl")

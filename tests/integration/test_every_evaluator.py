@@ -11,8 +11,8 @@ import pytest
 
 from mrp.cli import main
 from mrp.evaluate import results
-from mrp.processes.launch import launch
 from tests.evaluators.miniature import as_depth, as_mask, write
+from tests.forked import launch
 
 SMALL = [
     "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1", "backbone.width=24", "backbone.heads=2",
@@ -81,7 +81,7 @@ def test_after_training_they_measure_what_they_measured_inside(run: Path, option
 @pytest.mark.slow
 def test_two_processes_measure_what_one_measures(run: Path, words: list[str], options: Options, tmp_path: Path) -> None:
     """After one step at a learning rate of zero both have the weights that they started with."""
-    assert launch(2, ["pretrain", *words, "--folder", str(tmp_path / "two"), "--processes", "2"]) == 0
+    assert launch(2, ["pretrain", *words, "--folder", str(tmp_path / "two")]) == 0
     one, two = measured(run, options), measured(tmp_path / "two", options)
     assert one.keys() == two.keys()
     for name, value in one.items():

@@ -12,7 +12,7 @@ import pytest
 from mrp.build import follow_up
 from mrp.checkpoint import checkpoints
 from mrp.cli import main
-from mrp.processes.launch import launch
+from tests.forked import launch
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2"]
 FINETUNE = [
@@ -88,11 +88,7 @@ def test_one_two_and_three_processes_count_the_same(pretrained: Path, tmp_path: 
     found = []
     for number in (1, 2, 3):
         folder = tmp_path / str(number)
-        more = ["--folder", str(folder), "--processes", str(number)]
-        if number == 1:
-            main([*words, *more])
-        else:
-            assert launch(number, [*words, *more]) == 0
+        assert launch(number, [*words, "--folder", str(folder)]) == 0
         found.append(json.loads((folder / "validation.json").read_text())["student"])
     images = found[0]["images"]
     assert images % 2

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import distributed
 
 from mrp.checkpoint import checkpoints
 from mrp.run import load
 from mrp.train import train
+from tests.forked import together
 
 SMALL = [
     "batch=16", "length=4 steps", "optim.warmup=1 steps", "checkpoint.every=2 steps", "backbone.depth=2",
@@ -42,50 +40,32 @@ RECIPES = {
     "muon": ["demo", DECODER, "backbone.mlp_ratio=3.0625", MUON],  # fc1 has 49 rows, which are 25 and 24
 }
 RESUMED = ("accumulated, clipped, averaged", "data2vec", "muon")
-JOBS = """
-import json, shutil, sys
-from pathlib import Path
-from torch import distributed
-from mrp.run import load
-from mrp.train import train
-for words, folder, start in json.loads(sys.argv[1]):
-    if start and distributed.get_rank() == 0:
-        shutil.copytree(start, folder)
-        shutil.rmtree(Path(folder, "checkpoints", "step-00000004"))
-    if start:
-        distributed.barrier()
-    train(load(words[0], words[1:]), Path(folder))
-"""
 
 
-def two_processes(jobs: list[tuple[list[str], str, str | None]]) -> None:
-    """Run all of these, one after another, in the same two processes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", JOBS, json.dumps(jobs)]
-    ranks = [subprocess.Popen(command, env=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    try:
-        assert [rank.wait(600) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.wait()
+def work(jobs: list[tuple[list[str], Path, Path | None]]) -> None:
+    """Does all of these, one after another, in the same two processes."""
+    for words, folder, start in jobs:
+        if start and distributed.get_rank() == 0:
+            shutil.copytree(start, folder)
+            shutil.rmtree(folder / "checkpoints" / "step-00000004")
+        if start:
+            distributed.barrier()
+        train(load(words[0], words[1:]), folder)
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Each recipe whole, sharded, and sharded from the middle of the whole one."""
     place = tmp_path_factory.mktemp("fsdp")
-    jobs: list[tuple[list[str], str, str | None]] = []
+    jobs: list[tuple[list[str], Path, Path | None]] = []
     for name, recipe in RECIPES.items():
         words = [recipe[0], *SMALL, *recipe[1:]]
-        jobs.append((words, f"{place / name}/whole", None))
-        jobs.append(([*words, "machine.shard=full"], f"{place / name}/sharded", None))
+        jobs.append((words, place / name / "whole", None))
+        jobs.append(([*words, "machine.shard=full"], place / name / "sharded", None))
         if name in RESUMED:
-            jobs.append(([*words, "machine.shard=full"], f"{place / name}/resumed", f"{place / name}/whole"))
-    two_processes(jobs)
+            jobs.append(([*words, "machine.shard=full"], place / name / "resumed", place / name / "whole"))
+    ended = together(2, work, jobs)
+    assert [rank.returncode for rank in ended] == [0, 0], ended
     return place
 
 

@@ -10,7 +10,7 @@ import torch
 
 from mrp.checkpoint import checkpoints
 from mrp.cli import main
-from mrp.processes.launch import launch
+from tests.forked import launch
 
 BAD_STEP = 5
 METHOD = '''
@@ -66,7 +66,7 @@ def test_the_run_stops_with_the_weights_before_it(
             main(bad)
         code = stopped.value.code
     else:
-        code = launch(2, [*bad, "--processes", "2"])
+        code = launch(2, bad)
     assert code == 3
     (line,) = [line for line in capfd.readouterr().err.splitlines() if line.startswith("mrp: stopped")]
     assert f"step {BAD_STEP + 1} is not finite" in line

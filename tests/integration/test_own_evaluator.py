@@ -13,8 +13,8 @@ from mrp.cli import main
 from mrp.config import ConfigError, dump
 from mrp.evaluate import results
 from mrp.evaluators import read_options
-from mrp.processes.launch import launch
 from mrp.run import load
+from tests.forked import launch
 
 EVALUATOR = '''
 """The share of test images whose features lie within a radius of their mean."""
@@ -156,7 +156,7 @@ def test_two_processes_measure_what_one_measures(shard: str, tmp_path: Path) -> 
     evaluate = "evaluate={knn: {every: 1 steps}, few_shot: {every: 1 steps}}"
     words = [*SMALL, "length=1 steps", "optim.warmup=1 steps", evaluate]
     main(["pretrain", *words, "--folder", str(tmp_path / "one")])
-    two = ["pretrain", *words, f"machine.shard={shard}", "--folder", str(tmp_path / "two"), "--processes", "2"]
+    two = ["pretrain", *words, f"machine.shard={shard}", "--folder", str(tmp_path / "two")]
     assert launch(2, two) == 0
     one, both = lines(tmp_path / "one")[1], lines(tmp_path / "two")[1]
     measured = [n for n in one if n.startswith(("knn/", "few_shot/")) and not n.endswith("/seconds")]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from mrp.build import open_source
 from mrp.cli import main
 from mrp.data.source import Arrays
 from mrp.evaluate import results, sweep
+from tests import forked
 
 SMALL = [
     "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
@@ -161,15 +159,13 @@ def test_runs_are_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.slow
-def test_three_processes_count_what_one_counts(run: Path, tmp_path: Path) -> None:
+def test_three_processes_count_what_one_counts(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """1,437 and 360 images: neither is a multiple of three times the batch."""
     words = ["probe", str(run), "--evaluator", "knn", "--weights", "student"]
     main([*words, "--cache", str(tmp_path / "one")])
     one = read(run)["knn"]
-    done = subprocess.run(
-        [sys.executable, "-m", "mrp", *words, "--processes", "3", "--cache", str(tmp_path / "three")],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}, capture_output=True, text=True,
-    )  # fmt: skip
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    done = forked.mrp([*words, "--processes", "3", "--cache", str(tmp_path / "three")])
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("written to") == 1
     three = read(run)["knn"]

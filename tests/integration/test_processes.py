@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +19,7 @@ from mrp.data.open import open_source
 from mrp.data.order import Order
 from mrp.processes.launch import launch
 from mrp.run import load
-from tests.waiting import LONG
+from tests.forked import together
 
 RECIPE = [
     "demo", "batch=64", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=32",
@@ -84,24 +81,15 @@ def test_two_processes_train_as_one(one_process: Path, tmp_path: Path, more: lis
     np.testing.assert_allclose(curve(folder), curve(one_process), rtol=1e-5)
 
 
-def test_processes_that_see_different_checkpoints_do_not_start(
-    one_process: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_processes_that_see_different_checkpoints_do_not_start(one_process: Path, tmp_path: Path) -> None:
     """As on machines whose disks are not shared: here each rank is given a folder of its own."""
-    code = (
-        "import os, sys; from mrp.cli import main; rank = os.environ['RANK'];"
-        f"main(['pretrain', *{RECIPE!r}, 'length=24 steps', '--folder', {str(tmp_path)!r} + '/' + rank])"
-    )
     main(["pretrain", *RECIPE, "length=24 steps", "checkpoint.every=12 steps", "--folder", str(tmp_path / "0")])
     (last,) = (tmp_path / "0" / "checkpoints").glob("step-00000024")
     shutil.rmtree(last)
-    capfd.readouterr()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "LOCAL_WORLD_SIZE": "2"}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", code], env=common | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"
-    ]
-    assert [rank.wait(LONG) for rank in ranks] == [2, 2]
-    assert "the processes see different checkpoints (steps 0, 12)" in capfd.readouterr().err
+    ended = together(2, train_in_a_folder_of_its_own, tmp_path)
+    assert [rank.returncode for rank in ended] == [2, 2], ended
+    assert any("the processes see different checkpoints (steps 0, 12)" in rank.stderr for rank in ended)
+
+
+def train_in_a_folder_of_its_own(place: Path) -> None:
+    main(["pretrain", *RECIPE, "length=24 steps", "--folder", str(place / os.environ["RANK"])])

@@ -17,7 +17,7 @@ from PIL import Image
 from mrp.checkpoint import checkpoints
 from mrp.data.open import open_source
 from mrp.data.shardtool.build import Options, Plan, build
-from mrp.processes.launch import launch
+from tests.forked import launch
 from tests.servers import serving
 
 STEPS = 12
@@ -46,7 +46,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run(folder: Path, place: str, cache: Path, *more: str, processes: int = 2) -> Path:
     words = [*RECIPE, f"data.train={place}", f"machine.cache.folder={cache}", *more, "--folder", str(folder)]
-    assert launch(processes, [*words, "--processes", str(processes)]) == 0
+    assert launch(processes, words) == 0
     return folder
 
 

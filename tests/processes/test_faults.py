@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
 import pytest
 
+from mrp.cli import main
 from mrp.config import ConfigError, Preempted, Stopped
 from mrp.processes import faults
-from tests.waiting import LONG
+from tests.forked import together
 
 LOST = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:3423")
 METHOD = """
@@ -75,24 +72,13 @@ def test_an_end_that_all_agree_on_is_not_taken_for_a_lost_connection(tmp_path: P
 
 def test_a_process_without_memory_ends_both_with_one_line(tmp_path: Path) -> None:
     (tmp_path / "hungry.py").write_text(METHOD)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    common |= {"LOCAL_WORLD_SIZE": "2", "OMP_NUM_THREADS": "1"}
-    command = [
-        sys.executable, "-m", "mrp", "pretrain", "demo", "objective.name=./hungry.py", "objective.decoder.depth=1",
+    words = [
+        "pretrain", "demo", "objective.name=./hungry.py", "objective.decoder.depth=1",
         "backbone.depth=1", "backbone.width=32", "machine.workers=0", "machine.micro_batch=16", "length=20 steps",
         "optim.warmup=0 steps", "--folder", str(tmp_path / "run"),
     ]  # fmt: skip
-    ranks = [
-        subprocess.Popen(
-            command, env=common | {"RANK": rank, "LOCAL_RANK": rank}, cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        )
-        for rank in "01"
-    ]
-    errors = [process.communicate(timeout=LONG)[1].splitlines() for process in ranks]
-    assert [process.returncode for process in ranks] == [2, 2], errors
-    for lines in errors:
+    ended = together(2, main, words, cwd=tmp_path)
+    assert [process.returncode for process in ended] == [2, 2], ended
+    for lines in (process.stderr.splitlines() for process in ended):
         assert any(line.startswith("mrp: error: machine.micro_batch: 16 images at once need more") for line in lines)
         assert not any("Traceback" in line for line in lines)

@@ -1,0 +1,141 @@
+"""`mrp` in processes of their own that start at once: each is forked from a server that has imported all of it.
+
+A new interpreter works for six seconds to import torch, timm and their friends. What such a start adds to that is tried
+where a user starts it: `test_one_process_as_a_user_starts_it`, `test_two_processes_train_as_one`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from multiprocessing import forkserver
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from mrp.cli import main
+from mrp.processes import launch as launcher
+from tests.waiting import LONG
+
+# A server of its own, which runs no threads: the loader's ignores signals, and has imported less.
+SERVER = forkserver.ForkServer()
+SERVER.set_forkserver_preload(["mrp.train", "mrp.api", "mrp.check.processes", "sklearn.datasets"])
+
+
+class Started:
+    """A function in a process of its own, whose output goes to files."""
+
+    def __init__(
+        self,
+        target: Callable[..., object],
+        *words: object,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
+        self._place = tempfile.TemporaryDirectory(prefix="mrp-forked-")
+        self._out, self._err = (Path(self._place.name, name) for name in ("out", "err"))
+        given = (self._out, self._err, cwd or Path.cwd(), dict(os.environ | (env or {})), target, words)
+        self.process: BaseProcess = multiprocessing.get_context("forkserver").Process(target=_work, args=given)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(forkserver, "connect_to_new_process", SERVER.connect_to_new_process)
+            self.process.start()
+
+    def end(self) -> subprocess.CompletedProcess[str]:
+        """Waits for its end, and returns its exit code and what it has printed."""
+        try:
+            self.process.join(2 * LONG)
+            assert self.process.exitcode is not None, f"waited in vain: {self._err.read_text()}"
+            code = self.process.exitcode
+            return subprocess.CompletedProcess((), code, self._out.read_text(), self._err.read_text())
+        finally:
+            self.process.terminate()
+            self.process.join(30)
+            self.process.kill()
+            self._place.cleanup()
+
+
+def mrp(words: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command line of mrp, also one with `--processes`, and prints here what it prints."""
+    done = Started(main, words, cwd=cwd).end()
+    sys.stdout.write(done.stdout)
+    sys.stderr.write(done.stderr)
+    return done
+
+
+def launch(processes: int, words: Sequence[str]) -> int:
+    """Runs a command line of mrp in so many processes, and returns the exit code of their launcher."""
+    return mrp([*words, "--processes", str(processes)]).returncode
+
+
+def together(
+    world: int, target: Callable[..., object], *words: object, cwd: Path | None = None
+) -> list[subprocess.CompletedProcess[str]]:
+    """Calls a function in as many processes, which know of each other as those do that `torchrun` starts."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+    started = [
+        Started(target, *words, cwd=cwd, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(world)
+    ]
+    return [each.end() for each in started]
+
+
+def _work(out: Path, err: Path, cwd: Path, env: dict[str, str], target: Callable[..., object], words: Any) -> None:
+    os.chdir(cwd)
+    for path, number in ((out, 1), (err, 2)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(file, number)
+        os.close(file)
+    launcher.subprocess = SimpleNamespace(Popen=_Rank, TimeoutExpired=subprocess.TimeoutExpired)  # type: ignore
+    _become(env)
+    target(*words)
+
+
+class _Rank:
+    """To the launcher what `subprocess.Popen` is, but forked from it."""
+
+    def __init__(self, command: list[str], env: dict[str, str]) -> None:
+        assert command[:3] == [sys.executable, "-m", "mrp"]
+        self._process = multiprocessing.get_context("fork").Process(target=_rank, args=(command[3:], env))
+        self._process.start()
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("mrp", timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self._process.pid or 0, number)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
+def _rank(words: list[str], env: dict[str, str]) -> None:
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _become(env)
+    main(words)
+
+
+def _become(env: dict[str, str]) -> None:
+    os.environ.clear()
+    os.environ.update(env)
