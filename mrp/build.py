@@ -31,6 +31,8 @@ from mrp.run import Run, find_recipe, load
 from mrp.schedules import main_value, schedules
 from mrp.step import Prepare, Step
 
+_COSTS: dict[str, Cost] = {}  # counting takes up to seconds, and a start asks several times
+
 
 def build_step(run: Run) -> Step:
     """Returns the model with its initial weights, which the seed alone decides."""
@@ -68,11 +70,14 @@ def _build_prepare(run: Run) -> Prepare:
 
 
 def measure_cost(run: Run) -> Cost:
-    """Returns parameters, FLOPs and memory, counted on shapes; torch's generator stays as it is."""
-    with torch.device("meta"), torch.random.fork_rng(devices=[]):
-        step = build_step(run)
-    cost = measure(step, run.data.num_channels, run.data.shape, run.data.views)
-    return replace(cost, moments=_moments(run.optim, step))
+    """Returns parameters, FLOPs and memory, counted on shapes, once per process; torch's generator stays as it is."""
+    key = repr((run.identity(data=""), run.machine.checkpointing))  # all that build_step and an optimizer read
+    if key not in _COSTS:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            step = build_step(run)
+        cost = measure(step, run.data.num_channels, run.data.shape, run.data.views)
+        _COSTS[key] = replace(cost, moments=_moments(run.optim, step))
+    return _COSTS[key]
 
 
 def _moments(section: OptimizerSection, module: nn.Module) -> float:

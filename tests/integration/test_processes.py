@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ from mrp.data.open import open_source
 from mrp.data.order import Order
 from mrp.processes.launch import launch
 from mrp.run import load
-from tests.forked import together
+from tests import forked
 
 RECIPE = [
     "demo", "batch=64", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=32",
@@ -64,19 +65,25 @@ def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def as_a_user(processes: int, words: list[str]) -> int:
+    return launch(processes, [*words, "--processes", str(processes)])
+
+
 def curve(folder: Path) -> np.ndarray:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return np.array([[line["step"], line["loss"], line["gradient_norm"]] for line in lines])
 
 
 @pytest.mark.parametrize(
-    "more",
-    [[], ["machine.micro_batch=8", "machine.resident=yes"]],
+    ("launch", "more"),
+    [(as_a_user, []), (forked.launch, ["machine.micro_batch=8", "machine.resident=yes"])],
     ids=["whole", "accumulated and images held in memory"],
 )
-def test_two_processes_train_as_one(one_process: Path, tmp_path: Path, more: list[str]) -> None:
+def test_two_processes_train_as_one(
+    one_process: Path, tmp_path: Path, launch: Callable[[int, list[str]], int], more: list[str]
+) -> None:
     folder = tmp_path / "two"
-    assert launch(2, ["pretrain", *RECIPE, *more, "--folder", str(folder), "--processes", "2"]) == 0
+    assert launch(2, ["pretrain", *RECIPE, *more, "--folder", str(folder)]) == 0
     # Not the weights: a key's bias has no gradient but rounding, which Adam makes as large as any other.
     np.testing.assert_allclose(curve(folder), curve(one_process), rtol=1e-5)
 
@@ -86,7 +93,7 @@ def test_processes_that_see_different_checkpoints_do_not_start(one_process: Path
     main(["pretrain", *RECIPE, "length=24 steps", "checkpoint.every=12 steps", "--folder", str(tmp_path / "0")])
     (last,) = (tmp_path / "0" / "checkpoints").glob("step-00000024")
     shutil.rmtree(last)
-    ended = together(2, train_in_a_folder_of_its_own, tmp_path)
+    ended = forked.together(2, train_in_a_folder_of_its_own, tmp_path)
     assert [rank.returncode for rank in ended] == [2, 2], ended
     assert any("the processes see different checkpoints (steps 0, 12)" in rank.stderr for rank in ended)
 

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
+from mrp import build
 from mrp.batch import Batch
 from mrp.build import build_optimizer, build_step, measure_cost
 from mrp.config import ConfigError
@@ -24,6 +25,20 @@ SHAPES = [
     ["data.size=[12, 8]", "backbone.patch=[4, 2]", "data.channels=3", "data.mean=0.5", "data.std=0.5"],
     ["objective.mask_ratio=0.5", "backbone.depth=3", "objective.decoder.depth=0"],
 ]
+
+
+CURIOUS = """
+from typing import Literal
+from mrp.objectives import mae
+
+class Config(mae.Config):
+    name: Literal["curious"] = "curious"
+
+class Objective(mae.Objective):
+    def forward(self, batch):
+        assert float(batch.images.sum()) != 3
+        return super().forward(batch)
+"""
 
 
 def linear(rows: int, inputs: int, outputs: int) -> int:
@@ -68,6 +83,21 @@ def test_parameters_are_counted_as_they_are_trained() -> None:
     cost = measure_cost(run)
     assert cost.parameters == sum(parameter.numel() for parameter in step.parameters())
     assert cost.trainable == cost.parameters - 17 * 96, "the positions of 16 patches and the class token stay fixed"
+
+
+def test_a_cost_is_counted_once_and_anew_for_what_changes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, counted = tmp_path / "curious.py", []
+    monkeypatch.setattr(build, "measure", lambda *words: counted.append(words) or Cost(1, 1, 1, 1, len(counted)))
+
+    def count(seed: int, *words: str) -> int:
+        return measure_cost(load("demo", [f"seed={seed}", *words])).activation_bytes
+
+    assert [count(2**40), count(2**40), count(2**40, "diagnose.every=null")] == [1, 1, 1]
+    assert count(2**40, "machine.checkpointing=true") == 2
+    assert count(2**40, "precision=bf16") == 3
+    for number, text in enumerate(("", "# another\n")):
+        method.write_text(text + CURIOUS)
+        assert [count(2**40, f"objective.name={method}")] * 2 == [4 + number] * 2
 
 
 def batch(run: Run, images: int) -> Batch:
@@ -149,12 +179,7 @@ def test_the_memory_of_the_host_is_shared_by_its_processes() -> None:
 
 def test_a_method_that_asks_for_numbers_is_told_to_name_its_micro_batch(tmp_path: Path) -> None:
     method = tmp_path / "curious.py"
-    method.write_text(
-        "from typing import Literal\nfrom mrp.objectives import mae\n"
-        "class Config(mae.Config):\n    name: Literal['curious'] = 'curious'\n"
-        "class Objective(mae.Objective):\n    def forward(self, batch):\n"
-        "        assert float(batch.images.sum()) != 3\n        return super().forward(batch)\n"
-    )
+    method.write_text(CURIOUS)
     run = load("demo", [f"objective.name={method}"])
     with pytest.raises(ConfigError, match=r"objective: its forward pass needs numbers .* give machine.micro_batch a"):
         plan_run(run, 10, 1, 2**30)
