@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -18,6 +19,7 @@ from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.config import Augment
 from mrp.data.sources import SOURCES
 from mrp.trackers import TRACKERS
+from tests import forked
 from tests.data.test_augmentations import DIMMER
 from tests.data.test_own_source import STRIPES
 from tests.integration.test_outside_parts import OPTIMIZER, TRACKER
@@ -230,7 +232,9 @@ def test_our_trackers(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_an_evaluator(tmp_path: Path) -> None:
+def test_an_evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forking = SimpleNamespace(run=lambda command, **_: forked.mrp(command[3:]))
+    monkeypatch.setattr(evaluators, "subprocess", forking)
     (tmp_path / "near.py").write_text(EVALUATOR)
     trial = evaluators.Trial(str(tmp_path / "near.py"), {"radius": 2.0}, tmp_path)
     for each in evaluators.CHECKS:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -322,16 +320,18 @@ def test_words_that_are_not_known_are_one_line(words: str) -> None:
 @pytest.mark.parametrize(
     ("offline", "message"),
     [
-        ("1", "the hub is not reached (offline); fetch the folder and give its path"),
-        ("0", "cannot be fetched: [Errno 111] Connection refused; give a folder or a file instead"),
+        (True, "the hub is not reached (offline); fetch the folder and give its path"),
+        (False, "cannot be fetched: [Errno 111] Connection refused; give a folder or a file instead"),
     ],
 )
-def test_a_hub_that_is_not_reached_is_one_line(offline: str, message: str) -> None:
-    code = "import sys; from mrp.cli import main; main(['import', 'hf:owner/name', '--out', 'nowhere'])"
-    environment = os.environ | {"HF_HUB_OFFLINE": offline}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2
-    assert done.stderr == f"mrp: error: hf:owner/name: {message}\n"
+def test_a_hub_that_is_not_reached_is_one_line(
+    offline: bool, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["import", "hf:owner/name", "--out", "nowhere"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"mrp: error: hf:owner/name: {message}\n"
     with pytest.raises(ConfigError, match="is no name of a model"):
         hub.fetch("hf:a/b/c")
 

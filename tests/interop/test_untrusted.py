@@ -157,7 +157,7 @@ def test_a_block_after_a_gap_is_named_and_builds_nothing(number: int, weights: W
 
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (2, 3), (0, 0, 0, 0), (1, 1, 1, 1, 1)])
 def test_tensors_of_any_shape_are_one_line(shape: tuple[int, ...], weights: Weights, tmp_path: Path) -> None:
-    for name in weights:
+    for name in (name for name in weights if "blocks.1." not in name):  # which is read as the block before it
         path = saved(tmp_path / "shape.pth", weights | {name: torch.zeros(shape)})
         with pytest.raises(ConfigError) as error:
             reading.read(path, values=HEADS)

@@ -45,8 +45,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("lab", LABS)
 def test_it_runs_and_leaves_what_it_promises(
-    lab: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lab: str, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setattr("mrp.lab.maskgraph.experiment.WORLDS", 2)  # tests/lab/test_maskgraph.py looks into sixty
     words = WORDS[lab].format(runs=runs, out=tmp_path).split()
     cli.main(["lab", lab, *words, *([] if "--out" in words else ["--out", str(tmp_path)])])
     assert {path.name for path in tmp_path.iterdir()} == WRITTEN[lab]
