@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +49,9 @@ def pytest_configure(config: pytest.Config) -> None:
         if name in LAUNCHER or name.startswith(LAUNCHERS) or name.lower().endswith("_proxy"):
             del os.environ[name]
     os.environ.update(OFFLINE | {name.upper(): OFFLINE[name] for name in OFFLINE if name.endswith("_proxy")})
-    caches = tempfile.TemporaryDirectory(prefix="mrp-tests-")
-    config.add_cleanup(caches.cleanup)
-    os.environ.update(HF_HOME=caches.name, TORCH_HOME=caches.name)
+    caches = tempfile.mkdtemp(prefix="mrp-tests-")  # not TemporaryDirectory, which a forked process would remove
+    config.add_cleanup(partial(shutil.rmtree, caches, ignore_errors=True))
+    os.environ.update(HF_HOME=caches, TORCH_HOME=caches)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
 from multiprocessing.process import BaseProcess
@@ -60,6 +61,20 @@ class Started:
             self.process.terminate()
             self.process.join(30)
             self.process.kill()
+            self._place.cleanup()
+
+    def kill_when(self, condition: Callable[[], bool], later: float = 0.0) -> None:
+        """Kills it so many seconds after something holds, which has to be before it ends by itself."""
+        deadline = time.monotonic() + LONG
+        try:
+            while self.process.is_alive() and not condition():
+                assert time.monotonic() < deadline, "waited in vain"
+                time.sleep(0.001)
+            time.sleep(later)
+            assert self.process.is_alive(), f"it ended before it could be killed: {self._err.read_text()}"
+        finally:
+            self.process.kill()
+            self.process.join()
             self._place.cleanup()
 
 

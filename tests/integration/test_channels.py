@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
-import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +12,12 @@ import pytest
 
 from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
-from tests.forked import launch
-from tests.waiting import LONG
+from tests.forked import Started, launch
 
 tifffile = pytest.importorskip("tifffile", reason="an extra: pip install 'mrp-vit[tiff]'")
 
 CHANNELS = ("dapi", "er", "rna", "agp", "mito")
 STEPS = 24
-# Children are forked from a server that has imported torch already and runs no threads.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api"])
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +44,8 @@ def recipe(plate: Path) -> list[str]:
     ]  # fmt: skip
 
 
-def start(plate: Path, folder: Path, *more: str) -> multiprocessing.process.BaseProcess:
-    process = CONTEXT.Process(target=main, args=([*recipe(plate), *more, "--folder", str(folder)],))
-    process.start()
-    return process
+def reached(folder: Path, step: int) -> bool:
+    return max(sealed.numbered(folder / "checkpoints"), default=0) >= step
 
 
 def curve(folder: Path) -> list[tuple[int, float, float]]:
@@ -79,17 +72,9 @@ def undisturbed(plate: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_killed_and_resumed_it_ends_bit_equal(plate: Path, undisturbed: Path, tmp_path: Path) -> None:
     folder, generator, target = tmp_path / "run", random.Random(3), 0
     for kills in range(3):
-        process = start(plate, folder, *(["machine.workers=1"] if kills % 2 else []))
-        try:
-            target += generator.randrange(2, 6)
-            end = time.monotonic() + LONG
-            while process.is_alive() and max(sealed.numbered(folder / "checkpoints"), default=0) < target:
-                assert time.monotonic() < end
-                time.sleep(0.001)
-            assert process.is_alive(), "the run ended before it could be killed"
-        finally:
-            process.kill()
-            process.join()
+        workers = ["machine.workers=1"] if kills % 2 else []
+        target += generator.randrange(2, 6)
+        Started(main, [*recipe(plate), *workers, "--folder", str(folder)]).kill_when(partial(reached, folder, target))
     main([*recipe(plate), "--folder", str(folder)])
     assert weights(folder) == weights(undisturbed)
     assert curve(folder) == curve(undisturbed)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
-import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
+from tests.forked import Started
 
 STEPS = 60
 # Saves at every other step, so that a kill often falls into one; a flip, so that the keys decide the pixels.
@@ -21,26 +21,23 @@ RECIPE = [
     "track.every=1",
 ]  # fmt: skip
 
-# Children are forked from a server that has imported torch already and runs no threads.
-CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "sklearn.datasets"])
 
-
-def start(folder: Path, *more: str) -> multiprocessing.process.BaseProcess:
-    process = CONTEXT.Process(target=main, args=([*RECIPE, *more, "--folder", str(folder)],))
-    process.start()
-    return process
+def start(folder: Path, *more: str) -> Started:
+    return Started(main, [*RECIPE, *more, "--folder", str(folder)])
 
 
 def finish(folder: Path, *more: str) -> None:
-    process = start(folder, *more)
-    process.join()
-    assert process.exitcode == 0
+    ended = start(folder, *more).end()
+    assert ended.returncode == 0, ended
 
 
 def newest(folder: Path) -> int:
     """The step of the last checkpoint, whose content is not read: asking must not slow the run down."""
     return max(sealed.numbered(folder / "checkpoints"), default=0)
+
+
+def reached(folder: Path, step: int) -> bool:
+    return newest(folder) >= step
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -69,15 +66,10 @@ def test_killed_six_times_it_ends_bit_equal(undisturbed: Path, tmp_path: Path) -
     kills = 0
     while kills < 6:
         # In turn with images that are held in memory, as `auto` has it here, and read anew by workers.
-        process = start(folder, *(["machine.workers=2", "machine.resident=no"] if kills % 2 else []))
+        run = start(folder, *(["machine.workers=2", "machine.resident=no"] if kills % 2 else []))
         # Wait until it has come a little further than last time, then strike at a random moment.
         target = newest(folder) + generator.randrange(2, 7)
-        while process.is_alive() and newest(folder) < target:
-            time.sleep(0.001)
-        time.sleep(generator.random() * 0.03)
-        assert process.is_alive(), "the run ended before it could be killed six times"
-        process.kill()
-        process.join()
+        run.kill_when(partial(reached, folder, target), later=generator.random() * 0.03)
         kills += 1
     finish(folder)
     assert content(folder) == content(undisturbed)
