@@ -95,7 +95,7 @@ def test_a_cost_is_counted_once_and_anew_for_what_changes_it(tmp_path: Path, mon
     assert [count(2**40), count(2**40), count(2**40, "diagnose.every=null")] == [1, 1, 1]
     assert count(2**40, "machine.checkpointing=true") == 2
     assert count(2**40, "precision=bf16") == 3
-    for number, text in enumerate(("", "# another\n")):
+    for number, text in enumerate(("", "CHANGED = True\n")):
         method.write_text(text + CURIOUS)
         assert [count(2**40, f"objective.name={method}")] * 2 == [4 + number] * 2
 
