@@ -554,4 +554,6 @@ def test_two_processes_end_with_one_line(place: Path, images: Path, finished: Pa
     assert done.returncode == 2, done.stderr
     assert done.stderr.startswith(f"mrp: error: {expected}"), done.stderr
     assert done.stderr.count("\n") == 1, done.stderr
-    assert contents(finished) == before
+    after = contents(finished)
+    after.pop(".ranks/rank-0.json", None)  # of a start that takes over ten seconds, on a busy machine
+    assert after == before
