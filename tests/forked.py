@@ -32,6 +32,9 @@ SERVER = forkserver.ForkServer()
 SERVER.set_forkserver_preload(["mrp.train", "mrp.api", "mrp.check.processes", "sklearn.datasets"])
 
 
+LIMIT = 800.0  # seconds; pytest itself ends a test after 900
+
+
 class Started:
     """A function in a process of its own, whose output goes to files."""
 
@@ -53,7 +56,7 @@ class Started:
     def end(self) -> subprocess.CompletedProcess[str]:
         """Waits for its end, and returns its exit code and what it has printed."""
         try:
-            self.process.join(2 * LONG)
+            self.process.join(LIMIT)
             assert self.process.exitcode is not None, f"waited in vain: {self._err.read_text()}"
             code = self.process.exitcode
             return subprocess.CompletedProcess((), code, self._out.read_text(), self._err.read_text())
