@@ -59,7 +59,10 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Do what was asked."""
+    """Does what was asked."""
+    place = getattr(options, "shards", "")
+    if place and "://" not in place and not Path(place).expanduser().exists():
+        raise ConfigError(f"{place}: there is no such folder; give one that 'mrp shards build' has made")
     {"build": _build, "index": _index, "verify": _verify, "stats": _stats, "show": _show}[options.action](options)
 
 

@@ -116,6 +116,8 @@ def test_mistakes_are_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
     assert "--quality: 101 was given" in error(capsys, "build", folder, tmp_path / "out", "--quality", 101)
     assert "holds no manifest.json" in error(capsys, "verify", folder)
     assert "holds no manifest.json, so it is no set of shards" in error(capsys, "stats", folder)
+    for action in ("verify", "stats", "show"):
+        assert f"{tmp_path / 'none'}: there is no such folder" in error(capsys, action, tmp_path / "none")
     assert "neither a folder nor a pattern" in error(capsys, "index", tmp_path / "none")
     assert "holds no shards" in error(capsys, "index", folder)
     assert "commands are not run" in error(capsys, "index", "pipe:cat x")
