@@ -59,13 +59,9 @@ class Pictures:
     """What was computed of one checkpoint, by name, and why something was not."""
 
     step: int
-    arrays: dict[str, NDArray[Any]]
+    arrays: dict[str, NDArray[Any]]  # images are B H W 3
     without: dict[str, str]  # what there is no picture of: the reason, in a sentence
     classes: tuple[str, ...] = ()
-
-    def pixels(self, name: str) -> Pixels | None:
-        """Returns images (B H W 3)."""
-        return self.arrays.get(name)
 
 
 def held_out(run: Run, count: int) -> HeldOut:

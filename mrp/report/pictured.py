@@ -42,7 +42,7 @@ def spectrum(pictures: Sequence[Pictures]) -> Chart:
 
 def reconstructions(pictures: Sequence[Pictures], side: int, normalised: bool) -> Iterator[Markup]:
     """Yields held-out images, and how each checkpoint completes them; `normalised`: whether patches are its targets."""
-    drawn = [one for one in pictures if one.pixels("painted") is not None]
+    drawn = [one for one in pictures if "painted" in one.arrays]
     newest = drawn[-1]
     yield tag("h2", "Reconstructions of the same held-out images")
     yield tag("p", (
@@ -77,7 +77,7 @@ def attention(newest: Pictures, side: int) -> Iterator[Markup]:
 
 def colours(pictures: Sequence[Pictures], side: int) -> Iterator[Markup]:
     """Yields one column per checkpoint."""
-    drawn = [one for one in pictures if one.pixels("colours") is not None]
+    drawn = [one for one in pictures if "colours" in one.arrays]
     yield tag("h2", "Patch features as colours")
     yield tag("p", (
         "The first three principal components of the patches' features as red, green and blue: patches of one colour "

@@ -138,14 +138,14 @@ def _pictures(told: Told, side: int, missing: list[Markup]) -> Iterator[Markup]:
         "colours": "Patch features", "embedding": "Embedding and neighbours",
     }  # fmt: skip
     missing.extend(join([f"{titles[name]}: {reason}."]) for name, reason in newest.without.items())
-    if (images := newest.pixels("input")) is not None and max(images.shape[1:3]) > side:
+    if (images := newest.arrays.get("input")) is not None and max(images.shape[1:3]) > side:
         yield tag("p", f"Images are shown at {side} pixels, so that the page stays small.", class_="note")
-    if newest.pixels("predicted") is not None:
+    if "predicted" in newest.arrays:
         normalised = told.history.section("objective").get("target") == "pixels_norm"
         yield from pictured.reconstructions(pictures, side, normalised)
-    if newest.pixels("attention") is not None:
+    if "attention" in newest.arrays:
         yield from pictured.attention(newest, side)
-    if newest.pixels("colours") is not None:
+    if "colours" in newest.arrays:
         yield from pictured.colours(pictures, side)
     if "plane" in newest.arrays:
         yield from pictured.embedding(newest, side)

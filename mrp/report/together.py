@@ -88,7 +88,7 @@ def _curves(told: Sequence[Told]) -> Iterator[Markup]:
 def _reconstructions(told: Sequence[Told], side: int) -> Iterator[Markup]:
     """Yields the newest checkpoints' reconstructions of the same images, where all were given the same."""
     newest = [(one.history.name, one.pictures.pictures[-1]) for one in told[:SERIES] if one.pictures.pictures]
-    drawn = [(name, one.arrays) for name, one in newest if one.pixels("painted") is not None]
+    drawn = [(name, one.arrays) for name, one in newest if "painted" in one.arrays]
     if len(drawn) < 2:
         return
     inputs = drawn[0][1]["input"]

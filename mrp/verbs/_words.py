@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import sys
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mrp.arguments import count as count
@@ -105,6 +106,16 @@ def print_table(table: Table) -> None:
 def width() -> int:
     """Returns how many columns may be printed into."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDE
+
+
+def percent(result: Mapping[str, Any] | None, digits: int = 1) -> str:
+    """Returns an accuracy with its interval, where it has one, in words."""
+    while isinstance(inside := (result or {}).get("accuracy"), Mapping):
+        result = inside
+    if result is None:
+        return ""
+    value, *bounds = (f"{100 * result[key]:.{digits}f}" for key in ("accuracy", "low", "high") if key in result)
+    return f"{value} % ({' to '.join(bounds)})" if bounds else f"{value} %"
 
 
 def print_page(page: Page, as_json: bool, written: object = None) -> None:

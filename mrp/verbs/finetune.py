@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from mrp.verbs import _words
 
@@ -44,7 +43,7 @@ def show(path: Path, as_json: bool = False) -> None:
     table = Table("weights", "images", "top-1", "top-5", "loss")
     for weights in ("student", "average"):
         if row := results.get(weights):
-            shares = (_percent(row.get(key)) for key in ("accuracy", "accuracy5"))
+            shares = (_words.percent(row.get(key), digits=2) for key in ("accuracy", "accuracy5"))
             table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
     _words.print_table(table)
     classes = [entry for entry in results["student"].get("classes", ()) if entry["accuracy"] is not None]
@@ -52,9 +51,3 @@ def show(path: Path, as_json: bool = False) -> None:
     if worst:
         print("worst classes: " + ", ".join(f"{entry['name']} {100 * entry['accuracy']:.1f} %" for entry in worst))
     print(f"the accuracy and the confusions of every class: {path}")
-
-
-def _percent(result: dict[str, Any] | None) -> str:
-    if result is None:
-        return ""
-    return f"{100 * result['accuracy']:.2f} % ({100 * result['low']:.2f} to {100 * result['high']:.2f})"

@@ -110,7 +110,7 @@ def _accuracies(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Ta
     columns = [names.get(name, name) for name in shown]
     table = Table("features", *columns, title=f"{title}: accuracy on held-out images", title_justify="left")
     for backbone, result in results.items():
-        table.add_row(backbone, *(_percent(result[name]) for name in shown))
+        table.add_row(backbone, *(_words.percent(result[name]) for name in shown))
     return table
 
 
@@ -133,7 +133,7 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
         elif "few_shot" in result:
             for one in result["few_shot"]:
                 table.add_row(
-                    "few-shot", f"{one['shots']} per class", f"{_percent(one)}, over {len(one['draws'])} draws"
+                    "few-shot", f"{one['shots']} per class", f"{_words.percent(one)}, over {len(one['draws'])} draws"
                 )
         elif MEASURES in result:
             table.add_row(name, "on the test set", "  ".join(map(_shown, result[MEASURES].items())))
@@ -152,11 +152,3 @@ def _listed(accuracies: dict[str, float]) -> str:
 def _shown(measure: tuple[str, dict[str, Any]]) -> str:
     name, told = measure
     return f"{name}: {100 * told['value']:.1f} %" if told["share"] else f"{name}: {told['value']:.4g}"
-
-
-def _percent(result: dict[str, Any]) -> str:
-    accuracy = result["accuracy"]
-    if isinstance(accuracy, dict):
-        result, accuracy = accuracy, accuracy["accuracy"]
-    bounds = f" ({100 * result['low']:.1f} to {100 * result['high']:.1f})" if "low" in result else ""
-    return f"{100 * accuracy:.1f} %{bounds}"
