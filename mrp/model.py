@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +86,7 @@ class Model:
     @property
     def objective(self) -> Objective:
         """The training method, with all of its parts."""
-        return cast(Objective, self.module.objective)
+        return self.module.objective
 
     @property
     def backbone(self) -> Backbone:

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output, in_units
 from mrp.data.order import fold
+from mrp.methodkit import Objective, Scheduled
 from mrp.prepare.config import Precision
 from mrp.prepare.mixing import DropChannels, Erase, Mix
 from mrp.schedules import Length
 
 
-class Objective(Protocol):
-    """What a step needs of a training method."""
-
-    backbone: Any
-    judged: Literal["student", "teacher"]
-    paints: bool
-
-    @property
-    def encoder(self) -> Any:
-        """Returns the backbone that is judged."""
-
-    def __call__(self, batch: Batch) -> Output:
-        """Returns the loss of a micro-batch."""
-
-    def features(self, batch: Batch) -> Tensor:
-        """Returns one vector per image."""
-
-    def before_step(self, step: int, length: Length) -> None:
-        """Is called before every step."""
-
-    def scheduled(self) -> Sequence[Any]:
-        """Returns the numbers that change over the run."""
-
-    def after_step(self, step: int, updated: Tensor) -> None:
-        """Is called after every call of the optimizer."""
-
-
 class Reads(Protocol):
     """What reads features from a method, such as those of several layers."""
 
-    def __call__(self, objective: Any, batch: Batch) -> Tensor:
+    def __call__(self, objective: Objective, batch: Batch) -> Tensor:
         """Returns one row per image."""
 
 
@@ -128,7 +101,7 @@ class Step(nn.Module):
         """Gives the numbers that change over the run their values in a step."""
         self.objective.before_step(step, length)
 
-    def scheduled(self) -> Sequence[Any]:
+    def scheduled(self) -> list[Scheduled]:
         """Returns the numbers that change over the run."""
         return self.objective.scheduled()
 

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.methodkit import Objective
 from mrp.step import Prepare, Step
 
 
-class Probe(nn.Module):
+class Probe(Objective):
     """An objective that only looks."""
 
     def __init__(self) -> None:
-        super().__init__()
+        nn.Module.__init__(self)  # without a backbone
         self.linear = nn.Linear(4, 2)
         self.seen: Tensor | None = None
         self.told: list[tuple[int, bool]] = []
@@ -28,8 +29,8 @@ class Probe(nn.Module):
     def features(self, batch: Batch) -> Tensor:
         return self.linear(batch.images.flatten(1))
 
-    def after_step(self, step: int, moved: Tensor) -> None:
-        self.told.append((step, bool(moved)))
+    def after_step(self, step: int, updated: Tensor) -> None:
+        self.told.append((step, bool(updated)))
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import timm
@@ -26,14 +27,18 @@ _OVERFIT = 150  # steps
 _KEYS = "draw all randomness from batch.keys alone (mrp.models.masking.fold)"
 
 
-def train(step: Step, optimizer: torch.optim.Optimizer, run: Run, steps: range) -> None:
-    """Makes some steps of training."""
+def train(
+    step: Step, optimizer: torch.optim.Optimizer, run: Run, steps: range, always: Batch | None = None
+) -> Iterator[float]:
+    """Makes some steps of training, each on other images or `always` on the same, and yields their losses."""
     for number in steps:
         torch.manual_seed(number)
-        step(tiny_batch(run, first=COUNT * number, step=number)).loss.backward()
+        loss = step(always or tiny_batch(run, first=COUNT * number, step=number)).loss
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         step.after_step(number, torch.tensor(True))
+        yield float(loss.detach())
 
 
 def every_parameter_learns(run: Run) -> None:
@@ -104,16 +109,11 @@ def it_overfits(run: Run) -> None:
     """Eight images are learned by heart: the loss falls to a half."""
     step = build_step(run)
     optimizer = build_optimizer(adamw.Config(lr=3e-3, weight_decay=0.0), step)
-    batch, losses = tiny_batch(run), []
-    for number in range(_OVERFIT):
-        set_lr(optimizer, lambda scale: 3e-3 * scale)
-        output = step(batch)
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        step.after_step(number, torch.tensor(True))
-        losses.append(float(output.loss.detach()))
-        if losses[-1] < 0.5 * losses[0]:
+    set_lr(optimizer, lambda scale: 3e-3 * scale)
+    losses = list[float]()
+    for loss in train(step, optimizer, run, range(_OVERFIT), tiny_batch(run)):
+        losses.append(loss)
+        if loss < 0.5 * losses[0]:
             return
     raise Failed(
         f"in {_OVERFIT} steps the loss went from {losses[0]:.3g} to {losses[-1]:.3g}",
@@ -183,8 +183,8 @@ def a_resumed_run_is_the_same(run: Run) -> None:
     run = changed(run, backbone={"drop_path": 0.2, "attention_dropout": 0.1})
     straight, before, after = (build_step(run) for _ in range(3))
     optimizers = [build_optimizer(run.optim, step) for step in (straight, before, after)]
-    train(straight, optimizers[0], run, range(5))
-    train(before, optimizers[1], run, range(3))
+    for step, optimizer, steps in ((straight, optimizers[0], range(5)), (before, optimizers[1], range(3))):
+        list(train(step, optimizer, run, steps))
     with tempfile.TemporaryDirectory() as folder:
         save_now(Path(folder), 3, before, optimizers[1], {}, keep=1)
         found = checkpoints.newest(Path(folder))
@@ -193,7 +193,7 @@ def a_resumed_run_is_the_same(run: Run) -> None:
             for parameter in after.parameters():
                 parameter.fill_(torch.nan)
         checkpoints.restore(found, after, optimizers[2])
-    train(after, optimizers[2], run, range(3, 5))
+    list(train(after, optimizers[2], run, range(3, 5)))
     ours, theirs = after.state_dict(), straight.state_dict()
     odd = [key for key in theirs if key not in ours or not torch.equal(ours[key], theirs[key])]
     if odd:
@@ -206,7 +206,7 @@ def a_resumed_run_is_the_same(run: Run) -> None:
 def nothing_moves_while_held_back(run: Run) -> None:
     """Nothing moves in a step that the optimizer skipped."""
     step = build_step(run)
-    train(step, build_optimizer(run.optim, step), run, range(1))
+    list(train(step, build_optimizer(run.optim, step), run, range(1)))
     before = {key: tensor.clone() for key, tensor in step.state_dict().items()}
     step(tiny_batch(run)).loss.backward()
     step.after_step(1, torch.tensor(False))

@@ -30,17 +30,11 @@ def it_obeys_the_guard(run: Run) -> None:
 
 def the_loss_falls(run: Run) -> None:
     """Every parameter moves, and the loss of one batch falls."""
-    step, batch = build_step(run), tiny_batch(run)
+    step = build_step(run)
     optimizer = build_optimizer(run.optim, step)
     before = {name: parameter.detach().clone() for name, parameter in step.named_parameters()}
-    losses = []
-    for _ in range(_STEPS):
-        set_lr(optimizer, lambda scale: run.optim.peak_lr(run.batch) * scale)
-        loss = step(batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        losses.append(float(loss.detach()))
+    set_lr(optimizer, lambda scale: run.optim.peak_lr(run.batch) * scale)
+    losses = list(objectives.train(step, optimizer, run, range(_STEPS), tiny_batch(run)))
     still = [name for name, p in step.named_parameters() if p.requires_grad and torch.equal(p, before[name])]
     if still:
         raise Failed(f"{still[0]} never moves", "go through every group of param_groups")
