@@ -93,7 +93,8 @@ class Step(nn.Module):
         batch = self.prepare.change(batch) if self.training and not features else self.prepare.fill(batch)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
-                return self.objective(batch)
+                output: Output = self.objective(batch)
+                return output
             read = features(self.objective, batch) if callable(features) else self.objective.features(batch)
             return Output(loss=images.new_zeros(()), features=read.float())
 

@@ -23,7 +23,7 @@ from mrp.run import Run
 
 WORLD = 2
 _PATIENCE = 5.0  # seconds that the other process has once one has failed
-_LONGEST = timedelta(minutes=5)  # that one waits for the other in an exchange, which may never come to it
+_LONGEST = timedelta(minutes=15)  # that one waits for the other in an exchange, which may never come to it
 
 
 class Stepped(NamedTuple):
