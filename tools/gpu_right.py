@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import json
 import re
 import time
-from collections.abc import Callable, Iterator
+import traceback
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_step import Case, run_case
-from gpu_setup import Process, Row, Scale, make_batch, make_run, mrp, photographs
+import torch._inductor.config
+from gpu_setup import Row, Scale, make_batch, make_run, mrp, photographs
 from torch import Tensor, nn
 from torch._dynamo.utils import counters
 
@@ -53,21 +54,35 @@ class Objective(mae.Objective):
 def agree(scale: Scale) -> Iterator[Row]:
     """Compares every method compiled and eager on the device with itself on a CPU."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # true float32 on the device
-    for method in scale.methods("mae", "simmim"):
-        single, half = make_run(method, scale, precision="fp32"), make_run(method, scale, precision="bf16")
-        batch = make_batch(single, 8)
-        cpu = _gradient(build_step(single), batch)
-        device = _gradient(build_step(single).to(scale.device), batch.to(scale.device))
-        compiled = _gradient(_compiled(build_step(single), scale), batch.to(scale.device))
-        halved = _gradient(build_step(half).to(scale.device), batch.to(scale.device))
-        halved_compiled = _gradient(_compiled(build_step(half), scale), batch.to(scale.device))
-        yield _compared(f"{method}: fp32, device against CPU", device, cpu, _SINGLE)
-        yield _compared(f"{method}: fp32, compiled against CPU", compiled, cpu, _SINGLE)
-        yield _compared(f"{method}: bf16, compiled against eager", halved_compiled, halved, _HALF)
-        masks = [_mask(build_step(single).to(place), batch.to(place)) for place in ("cpu", scale.device)]
-        if masks[0] is not None and masks[1] is not None:
-            same = torch.equal(masks[0], masks[1])
-            yield Row(f"{method}: masks, device against CPU", f"{int(masks[0].sum())} hidden patches", same)
+    torch._inductor.config.compile_threads = 1  # the methods are compiled beside each other
+    return _each(scale.methods("mae", "simmim"), _agreement, scale)
+
+
+def _each(methods: list[str], check: Callable[[str, Scale], Iterable[Row]], scale: Scale) -> Iterator[Row]:
+    """Yields the results of every method together; one that fails does not keep the others from being tried."""
+    for method in methods:
+        try:
+            yield from [*check(method, scale)]
+        except Exception as error:
+            traceback.print_exc()
+            yield Row(f"{method}: {check.__name__.strip('_')}", " ".join(str(error).split())[:300], False)
+
+
+def _agreement(method: str, scale: Scale) -> Iterator[Row]:
+    single, half = make_run(method, scale, precision="fp32"), make_run(method, scale, precision="bf16")
+    batch = make_batch(single, 8)
+    cpu = _gradient(build_step(single), batch)
+    device = _gradient(build_step(single).to(scale.device), batch.to(scale.device))
+    compiled = _gradient(_compiled(build_step(single), scale), batch.to(scale.device))
+    halved = _gradient(build_step(half).to(scale.device), batch.to(scale.device))
+    halved_compiled = _gradient(_compiled(build_step(half), scale), batch.to(scale.device))
+    yield _compared(f"{method}: fp32, device against CPU", device, cpu, _SINGLE)
+    yield _compared(f"{method}: fp32, compiled against CPU", compiled, cpu, _SINGLE)
+    yield _compared(f"{method}: bf16, compiled against eager", halved_compiled, halved, _HALF)
+    masks = [_mask(build_step(single).to(place), batch.to(place)) for place in ("cpu", scale.device)]
+    if masks[0] is not None and masks[1] is not None:
+        same = torch.equal(masks[0], masks[1])
+        yield Row(f"{method}: masks, device against CPU", f"{int(masks[0].sum())} hidden patches", same)
 
 
 def _compiled(step: nn.Module, scale: Scale, backend: str | None = None) -> nn.Module:
@@ -102,17 +117,20 @@ def _compared(
 
 def graphs(scale: Scale) -> Iterator[Row]:
     """Counts graph breaks, and graphs that are compiled anew when training, evaluation and features take turns."""
-    for method in scale.methods("mae"):
-        run = make_run(method, scale)
-        counters.clear()
-        step = _compiled(build_step(run), scale, "eager")  # graphs are counted, and need not become kernels
-        _take_turns(step, run, scale)
-        first = counters["stats"]["unique_graphs"]
-        _take_turns(step, run, scale)
-        more = counters["stats"]["unique_graphs"] - first
-        breaks = sum(counters["graph_break"].values())
-        value = f"{first} graphs at first, {more} more the second time, {breaks} breaks"
-        yield Row(f"{method}: graphs", value, more == 0 and breaks == 0, {"graphs": first, "more": more})
+    return _each(scale.methods("mae"), _graphs, scale)
+
+
+def _graphs(method: str, scale: Scale) -> Iterator[Row]:
+    run = make_run(method, scale)
+    counters.clear()
+    step = _compiled(build_step(run), scale, "eager")  # graphs are counted, and need not become kernels
+    _take_turns(step, run, scale)
+    first = counters["stats"]["unique_graphs"]
+    _take_turns(step, run, scale)
+    more = counters["stats"]["unique_graphs"] - first
+    breaks = sum(counters["graph_break"].values())
+    value = f"{first} graphs at first, {more} more the second time, {breaks} breaks"
+    yield Row(f"{method}: graphs", value, more == 0 and breaks == 0, {"graphs": first, "more": more})
 
 
 def _take_turns(step: nn.Module, run: Any, scale: Scale) -> None:
@@ -132,21 +150,23 @@ def syncs(scale: Scale) -> Iterator[Row]:
     watched: list[int] = []
     train.update = _watched(train.update, watched, scale)
     train.finish_step = _watched(train.finish_step, watched, scale)
+    train.open_loader = _watched_loader(train.open_loader, scale)  # type: ignore[attr-defined]
     words = {"train": str(photographs(scale, 64)), "size": scale.side}
-    for method in ("mae", "simmim", "data2vec2")[: scale.of(3, 1)]:
+    methods = (("mae", "no"), ("simmim", "yes"), ("data2vec2", "no"))  # and whether images are held on the device
+    for method, held in methods[: scale.of(3, 2)]:
         run = make_run(
             method, scale, data=words, batch=8, length="25 steps", track={"name": "none", "every": _LOG_EVERY},
-            machine={"workers": scale.of(4, 0)},
+            machine={"workers": scale.of(4, 0), "resident": held},
             average={"decay": 0.99}, checkpoint={"every": "1000 steps"},
         )  # fmt: skip
         watched.clear()
+        what = f"{method}: the host waits only at log points{', images held' if held == 'yes' else ''}"
         try:
             train.train(run, scale.folder / f"syncs-{method}-{time.time_ns()}")
-            yield Row(
-                f"{method}: the host waits only at log points", f"{len(watched)} calls watched", len(watched) > 20
-            )
+            yield Row(what, f"{len(watched)} calls watched", len(watched) > 20)
         except RuntimeError as error:
-            yield Row(f"{method}: the host waits only at log points", " ".join(str(error).split())[:300], False)
+            traceback.print_exc()
+            yield Row(what, " ".join(str(error).split())[:300], False)
 
 
 def _watched(function: Callable[..., Any], watched: list[int], scale: Scale) -> Callable[..., Any]:
@@ -156,15 +176,40 @@ def _watched(function: Callable[..., Any], watched: list[int], scale: Scale) -> 
         quiet = number > _COMPILED and number % _LOG_EVERY != 0 and number != 25
         if quiet:
             watched.append(number)
-        if quiet and not scale.rehearsal:
-            torch.cuda.set_sync_debug_mode("error")
-        try:
+        with _no_waiting(quiet and not scale.rehearsal):
             return function(state, *arguments)
-        finally:
-            if not scale.rehearsal:
-                torch.cuda.set_sync_debug_mode("default")
 
     return call
+
+
+def _watched_loader(function: Callable[..., Any], scale: Scale) -> Callable[..., Any]:
+    def call(*arguments: Any) -> Any:
+        loader = function(*arguments)
+        steps = loader.steps
+
+        def watched(start: int, stop: int) -> Iterator[Any]:
+            made = steps(start, stop)
+            for number in range(start, stop):
+                with _no_waiting(number > _COMPILED and not scale.rehearsal):
+                    batches = next(made)
+                yield batches
+
+        loader.steps = watched
+        return loader
+
+    return call
+
+
+@contextlib.contextmanager
+def _no_waiting(refused: bool) -> Iterator[None]:
+    """Lets CUDA raise an error inside the block where the host would wait for the device."""
+    if refused:
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        if refused:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def kernels(scale: Scale) -> Iterator[Row]:
@@ -186,49 +231,45 @@ def kernels(scale: Scale) -> Iterator[Row]:
 
 
 def resume(scale: Scale) -> Iterator[Row]:
-    """Kills a deterministic run, lets it go on, and compares it bit for bit; then measures what that costs."""
+    """Kills a deterministic run, lets it go on, and compares it bit for bit with one that was left alone."""
     whole, killed = (scale.folder / f"{name}-{time.time_ns()}" for name in ("whole", "killed"))
     more = ["machine.deterministic=true", "length=100 steps", "checkpoint.every=10 steps"]
-    ended = mrp(_words(scale, whole, *more), scale.folder / "whole.log").wait(150)
+    undisturbed = mrp(_words(scale, whole, *more), scale.folder / "whole.log")
     process = mrp(_words(scale, killed, *more), scale.folder / "killed.log")
     while process.alive() and not checkpoints.listed(killed):
         time.sleep(0.01)
     process.kill()
     process.wait(10)
     at = max((checkpoint.step for checkpoint in checkpoints.listed(killed)), default=0)
-    again = mrp(_words(scale, killed, *more), scale.folder / "again.log").wait(150)
+    again = mrp(_words(scale, killed, *more), scale.folder / "again.log").wait(scale.seconds(150))
+    ended = undisturbed.wait(scale.seconds(150))
     if ended.code != 0 or again.code != 0:
         yield Row("killed and resumed", (ended.text + again.text)[-300:], False)
         return
     last = [checkpoints.numbered(folder, 100).path(name).read_bytes()
             for folder in (whole, killed) for name in ("model", "optimizer")]  # fmt: skip
     yield Row("killed and resumed, bit for bit", f"killed at step {at} of 100", last[:2] == last[2:] and 0 < at < 100)
-    seconds = {}
-    for deterministic in (False, True):
-        case = Case("mae", 1, "vit_base_patch16_224", 224, 256, "bf16", "yes", 4.0, deterministic=deterministic)
-        if scale.rehearsal:
-            case = Case("mae", 1, "vit_tiny_patch16_224", 32, 2, "fp32", "no", 0, deterministic=deterministic)
-        times = sorted(isolated(case, scale)["times"])
-        seconds[deterministic] = times[len(times) // 2]
-    cost = 100 * (seconds[True] / seconds[False] - 1)
-    yield Row("cost of machine.deterministic", f"{cost:.1f} %", None, {"percent": cost})
 
 
 def faults(scale: Scale) -> Iterator[Row]:
     """Checks that a NaN stops a run before the weights, and that a lack of memory is one line."""
     (scale.folder / "broken.py").write_text(_BROKEN)
-    for fault, code, line in (
+    cases = (
         ("nan", 3, r"^mrp: stopped: .*step 5 is not finite"),
         ("memory", 2, r"^mrp: error: machine\.micro_batch: 8 images at once need more memory"),
-    ):
-        folder = scale.folder / f"{fault}-{time.time_ns()}"
+    )
+    folders = {fault: scale.folder / f"{fault}-{time.time_ns()}" for fault, *_ in cases}
+    started = {}
+    for fault, folder in folders.items():
         objective = f"objective={{name: {scale.folder}/broken.py, fault: {fault}, decoder: {{width: 32, depth: 1}}}}"
         words = _words(scale, folder, objective, "length=8 steps", "machine.compile=no")  # nothing is optimised away
-        ended = mrp(words, scale.folder / f"{fault}.log").wait(90)
+        started[fault] = mrp(words, scale.folder / f"{fault}.log")
+    for fault, code, line in cases:
+        ended = started[fault].wait(scale.seconds(150))
         found = re.search(line, ended.text, re.MULTILINE)
         passed = ended.code == code and found is not None and "Traceback" not in ended.text
         if fault == "nan":
-            passed = passed and [checkpoint.step for checkpoint in checkpoints.listed(folder)] == [4]
+            passed = passed and [checkpoint.step for checkpoint in checkpoints.listed(folders[fault])] == [4]
         yield Row(f"{fault}: exit code {ended.code}", found[0][:200] if found else ended.text[-300:], passed)
 
 
@@ -239,18 +280,3 @@ def _words(scale: Scale, folder: Path, *more: str) -> list[str]:
         "batch=8", "optim.warmup=0 steps", f"machine.workers={scale.of(4, 0)}", "validation.every=null",
         "diagnose.every=null", *more, "--folder", str(folder),
     ]  # fmt: skip
-
-
-def isolated(case: Case, scale: Scale, limit: float = 300) -> dict[str, Any]:
-    """Measures a case in a process of its own."""
-    out = scale.folder / "case.json"
-    out.unlink(missing_ok=True)
-    ended = Process(scale.folder / "case.log", _write_case, case, out).wait(limit)
-    if not out.exists():
-        return {"times": [float("nan")], "error": ended.text.strip()[-300:] or "over its time"}
-    result: dict[str, Any] = json.loads(out.read_text())
-    return result
-
-
-def _write_case(case: Case, out: Path) -> None:
-    out.write_text(json.dumps(run_case(case)))

@@ -9,10 +9,11 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from multiprocessing import forkserver
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import simplejpeg  # type: ignore[import-untyped]
@@ -23,6 +24,7 @@ from mrp.batch import Batch
 from mrp.config import Tree, build
 from mrp.run import Run
 
+T = TypeVar("T")
 # Children are forked from a server that has imported everything and touched no GPU, so each starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["mrp.train", "mrp.api", "gpu_right", "gpu_speed", "gpu_faster"])
@@ -67,6 +69,8 @@ class Scale:
     rehearsal: bool
     folder: Path  # for runs and photographs
     cifar: Path | None = None  # CIFAR-10, where it is at hand
+    share: tuple[int, int] = (0, 1)  # which process of a part this is, of how many that divide its work
+    known: frozenset[str] = frozenset()  # results that an earlier call has found
 
     @property
     def device(self) -> torch.device:
@@ -84,12 +88,25 @@ class Scale:
         return 16 if self.rehearsal else 224
 
     def methods(self, *tiny: str) -> list[str]:
-        """Returns all methods; in a rehearsal only those that are named."""
-        return list(tiny) if self.rehearsal else list(METHODS)
+        """Returns the methods that are left to this process; in a rehearsal only of those that are named."""
+        return [name for name in self.left(tiny if self.rehearsal else METHODS) if not self.knows(f"{name}: ")]
+
+    def left(self, items: Iterable[T]) -> list[T]:
+        """Returns this process's share of the items."""
+        number, count = self.share
+        return [*items][number::count]
+
+    def knows(self, what: str) -> bool:
+        """Returns whether an earlier call has found a result that begins in this way."""
+        return any(known.startswith(what) for known in self.known)
 
     def of(self, large: int, tiny: int) -> int:
         """Returns the first number on a GPU, the second in a rehearsal."""
         return tiny if self.rehearsal else large
+
+    def seconds(self, most: float) -> float:
+        """Returns a limit of time; a rehearsal on a busy machine may take twenty times as long."""
+        return most * self.of(1, 20)
 
     def words(self, name: str) -> list[str]:
         """Returns what makes a recipe of MAE use this backbone; in a rehearsal everything is tiny."""
@@ -126,16 +143,18 @@ def make_batch(run: Run, count: int, step: int = 0) -> Batch:
 def photographs(scale: Scale, count: int) -> Path:
     """Writes JPEG files of smooth noise, as large as ImageNet's, into folders of two classes; returns the folder."""
     folder = scale.folder / f"photographs-{count}"
-    if (folder / "complete").exists():
+    if folder.exists():
         return folder
     width, height = (32, 24) if scale.rehearsal else (500, 375)
     generator = np.random.default_rng(0)
     contents = [_photograph(generator, height, width) for _ in range(min(count, 256))]
+    unfinished = folder.with_name(f"{folder.name}-{os.getpid()}")  # another part may be writing the same
     for index in range(count):
-        path = folder / f"class{index % 2}" / f"{index:06d}.jpg"
+        path = unfinished / f"class{index % 2}" / f"{index:06d}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(contents[index % len(contents)])
-    (folder / "complete").touch()
+    with contextlib.suppress(OSError):
+        unfinished.rename(folder)
     return folder
 
 
@@ -187,6 +206,8 @@ class Process:
 def _called(log: Path, function: Callable[..., object], arguments: tuple[object, ...]) -> None:
     os.setsid()
     threading.Thread(target=_end_with, args=(multiprocessing.parent_process(),), daemon=True).start()
+    # What this process starts comes from the server that it was forked from; Python would start a second one for it.
+    forkserver._forkserver.ensure_running = lambda: None  # type: ignore[method-assign]
     log.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(descriptor, 1)

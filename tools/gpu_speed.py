@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -16,9 +17,8 @@ from typing import Any
 import numpy as np
 import reproduce
 import torch
-from bench_step import Case, peak_rate
-from gpu_right import isolated
-from gpu_setup import Row, Scale, mrp, photographs
+from bench_step import Case, peak_rate, run_case
+from gpu_setup import Process, Row, Scale, mrp, photographs
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from mrp.data.augment import View
@@ -30,12 +30,30 @@ from mrp.data.order import Order
 from mrp.data.quarantine import Quarantine
 from mrp.data.resident import ResidentLoader
 from mrp.data.source import Arrays
+from mrp.files import write_atomically
+
+
+def warm(scale: Scale) -> Iterator[Row]:
+    """Compiles the graphs that later parts need, while the GPU has little to do: those parts find them on the disk."""
+    cases = [_compiled("mae", "base", 256), _compiled("mae", "base", 512), _compiled("mae", "large", 256)]
+    cases = [*cases, replace(cases[0], deterministic=True)]  # in this order two processes share them out evenly
+    for case in scale.left([_tiny(cases[0], "yes")] if scale.rehearsal else cases):
+        result = isolated(replace(case, seconds=0.0), scale)
+        value = result["error"] if "error" in result else _first_step(result)
+        yield Row(_name(case), value)
 
 
 def fast(scale: Scale) -> Iterator[Row]:
-    """Measures the step of MAE, compiled, and once eager with nothing fused."""
-    plain = Case("mae", 1, _backbone("base"), 224, 256, "bf16", "no", 4.0, fused=False)
-    yield from _measured(scale, [_compiled("mae", "base", 256), _compiled("mae", "large", 256), plain])
+    """Measures the step of MAE compiled, deterministic, and eager with nothing fused."""
+    case = _compiled("mae", "base", 256)
+    steady, plain = replace(case, deterministic=True), replace(case, compile="no", fused=False)
+    milliseconds = {}
+    for row in _measured(scale, [case, _compiled("mae", "large", 256), steady, plain]):
+        milliseconds[row.what] = row.numbers.get("milliseconds", float("nan"))
+        yield row
+    if _name(case) in milliseconds and _name(steady) in milliseconds:
+        cost = 100 * (milliseconds[_name(steady)] / milliseconds[_name(case)] - 1)
+        yield Row("cost of machine.deterministic", f"{cost:.1f} %", None, {"percent": cost})
 
 
 def more(scale: Scale) -> Iterator[Row]:
@@ -55,21 +73,49 @@ def _compiled(method: str, size: str, batch: int) -> Case:
     return Case(method, 1, _backbone(size), 224, batch, "bf16", "yes", 4.0)
 
 
+def _tiny(case: Case, compile: str) -> Case:
+    return replace(
+        case, backbone="test_vit", size=32, batch=2, precision="fp32", seconds=0.0, compile=compile,
+        backend="eager",
+    )  # fmt: skip
+
+
+def _name(case: Case) -> str:
+    how = "compiled" if case.compile == "yes" else "eager" if case.fused else "eager, nothing fused"
+    how = f"{how}, deterministic" if case.deterministic else how
+    return f"{case.method} {case.backbone}, batch {case.batch}, {case.precision}, {how}"
+
+
 def _measured(scale: Scale, cases: list[Case]) -> Iterator[Row]:
     peak = peak_rate(scale.of(8192, 256))
     yield Row("peak of a matrix product", f"{peak / 1e12:.3g} TFLOP/s", None, {"tflops": peak / 1e12})
-    if scale.rehearsal:
-        tiny = replace(cases[-1], backbone=_backbone("tiny"), size=32, batch=2, precision="fp32", seconds=0.0)
-        cases = [replace(tiny, backend="eager")]
-    for case in cases:
-        yield _row(case, isolated(case, scale), peak)
+    for case in [_tiny(cases[-1], "no")] if scale.rehearsal else cases:
+        if not scale.knows(_name(case)):
+            yield _row(case, isolated(case, scale), peak)
+
+
+def isolated(case: Case, scale: Scale) -> dict[str, Any]:
+    """Measures a case in a process of its own."""
+    out = scale.folder / f"case-{os.getpid()}.json"
+    out.unlink(missing_ok=True)
+    ended = Process(out.with_suffix(".log"), _write_case, case, out).wait(scale.seconds(300))
+    if not out.exists():
+        return {"times": [float("nan")], "error": ended.text.strip()[-300:] or "over its time"}
+    result: dict[str, Any] = json.loads(out.read_text())
+    return result
+
+
+def _write_case(case: Case, out: Path) -> None:
+    write_atomically(out, json.dumps(run_case(case)))
+
+
+def _first_step(result: dict[str, Any]) -> str:
+    return f"first step {result['first']:.0f} s ({'warm' if result['warm'] else 'cold'})"
 
 
 def _row(case: Case, result: dict[str, Any], peak: float) -> Row:
-    how = "compiled" if case.compile == "yes" else "eager" if case.fused else "eager, nothing fused"
-    what = f"{case.method} {case.backbone}, batch {case.batch}, {case.precision}, {how}"
     if "error" in result:
-        return Row(what, result["error"], False)
+        return Row(_name(case), result["error"], False)
     seconds = statistics.median(result["times"])
     rate = result["flops"] * case.batch / seconds
     numbers = {
@@ -80,9 +126,9 @@ def _row(case: Case, result: dict[str, Any], peak: float) -> Row:
     value = (
         f"{numbers['images_per_second']:.0f} images/s, {numbers['milliseconds']:.1f} ms, {numbers['tflops']:.3g} "
         f"TFLOP/s ({numbers['percent_of_peak']:.0f} % of peak), {numbers['gib']:.1f} GiB (estimated "
-        f"{numbers['gib_estimated']:.1f}), first step {numbers['seconds_of_first_step']:.0f} s"
+        f"{numbers['gib_estimated']:.1f}), {_first_step(result)}"
     )
-    return Row(what, value, None, numbers)
+    return Row(_name(case), value, None, numbers)
 
 
 def whole(scale: Scale) -> Iterator[Row]:
@@ -96,12 +142,12 @@ def whole(scale: Scale) -> Iterator[Row]:
     words = [
         "pretrain", "mae_vit_base_in1k", f"data.train={shards}", "data.test=null",
         *scale.words(_backbone("base")), f"batch={batch}", f"length={scale.of(120, 6)} steps", "optim.warmup=0 steps",
-        f"machine.workers={scale.of(15, 1)}", f"track.every={scale.of(10, 1)}", "validation.every=null",
+        f"machine.workers={scale.of(15, 0)}", f"track.every={scale.of(10, 1)}", "validation.every=null",
         "diagnose.every=null", "checkpoint.every=1000 steps", "--folder", str(run),
     ]  # fmt: skip
     usage = _Usage(scale)
     process = mrp(words, scale.folder / "run.log")
-    ended = process.wait(300)
+    ended = process.wait(scale.seconds(300))
     percent = usage.stop()
     if ended.code != 0:
         yield Row("a whole run", ended.text[-300:], False)
@@ -116,7 +162,7 @@ def whole(scale: Scale) -> Iterator[Row]:
         yield Row("GPU in use, all of the run", f"{percent:.0f} %", None, {"percent": percent})
     begin = time.perf_counter()
     words = ["features", str(run), "--split", "train", "--out", str(scale.folder / "features.npy")]
-    ended = mrp(words, scale.folder / "features.log").wait(120)
+    ended = mrp(words, scale.folder / "features.log").wait(scale.seconds(120))
     features = images / (time.perf_counter() - begin)
     passed = None if ended.code == 0 else False
     value = f"{features:.0f} images/s, the start included" if ended.code == 0 else ended.text[-300:]
@@ -183,7 +229,7 @@ def certify(scale: Scale) -> Iterator[Row]:
         f"batch={scale.of(256, 8)}", f"machine.workers={scale.of(15, 0)}", "--steps", str(steps), "--folder",
         str(folder), *(word for name in ("eager bf16", "compiled bf16")[:ways] for word in ("--way", name)),
     ]  # fmt: skip
-    ended = mrp(words, scale.folder / "certify.log").wait(600)
+    ended = mrp(words, scale.folder / "certify.log").wait(scale.seconds(600))
     if not (folder / "certify.json").exists():
         yield Row("certify", ended.text[-300:], False)
         return
@@ -230,7 +276,7 @@ def _shards(scale: Scale, images: int) -> Path | Row:
     if not (shards / "complete").exists():
         shutil.rmtree(shards, ignore_errors=True)
         words = ["shards", "build", str(photographs(scale, images)), str(shards)]
-        ended = mrp([*words, "--workers", str(scale.of(15, 1))], scale.folder / "shards.log").wait(120)
+        ended = mrp([*words, "--workers", str(scale.of(15, 1))], scale.folder / "shards.log").wait(scale.seconds(120))
         if ended.code != 0:
             return Row("shards", ended.text[-300:], False)
         (shards / "complete").touch()

@@ -6,14 +6,18 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
+
+from tests.waiting import until
 
 TOOL = Path(__file__).parents[2] / "tools" / "gpu.py"
 PARTS = {
-    "agree", "graphs", "kernels", "syncs", "faults", "resume", "fast", "faster", "more", "whole", "decoding",
+    "agree", "graphs", "kernels", "syncs", "faults", "resume", "warm", "fast", "faster", "more", "whole", "decoding",
     "certify", "learn",
 }  # fmt: skip
-WRONG = '{"what": "an older result", "value": "x", "passed": false, "numbers": {}}\n'
+ROW = '{"what": "an older result", "value": "x", "passed": %s, "numbers": {}}\n'
+WRONG, RIGHT = ROW % "false", ROW % "true"
 
 
 def programme(out: Path, *words: str) -> tuple[int, str]:
@@ -33,13 +37,59 @@ def test_every_part_runs_and_all_is_right(tmp_path: Path) -> None:
     assert table.count("| right |") >= 13
     assert "wrong" not in table
 
-    before = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
-    with (tmp_path / "kernels.jsonl").open("w") as file:
-        file.write(WRONG)  # not done: it is run once more, and the others are not
-    assert programme(tmp_path)[0] == 0
-    after = {path: path.read_bytes() for path in tmp_path.glob("*.jsonl")}
-    assert [path.stem for path in after if after[path] != before[path]] in ([], ["kernels"])
-    assert "an older result" not in (tmp_path / "table.md").read_text()
+    with tarfile.open(tmp_path / "gpu.tar.gz") as archive:
+        assert {"table.md", "agree.jsonl", "agree.log", "work/run.log"} <= set(archive.getnames())
+        assert archive.extractfile("table.md").read().decode() == table  # type: ignore[union-attr]
+
+
+def test_what_was_found_is_kept_and_the_rest_is_done_once_more(tmp_path: Path) -> None:
+    done = dict.fromkeys(PARTS - {"kernels", "graphs"}, f'{RIGHT}{{"done": true, "seconds": 1}}\n')
+    half = {
+        "kernels": RIGHT.replace("older", "early") + WRONG,
+        "graphs": RIGHT.replace("an older result", "mae: graphs"),
+    }
+    for name, lines in {**done, **half}.items():
+        (tmp_path / f"{name}.jsonl").write_text(lines)
+    code, said = programme(tmp_path)
+    assert code == 0, said
+    assert {name: (tmp_path / f"{name}.jsonl").read_text() for name in done} == done
+    table = (tmp_path / "table.md").read_text()
+    assert "| kernels | an early result | x | right |" in table
+    assert "| kernels | an older result |" not in table, "what was wrong is tried again"
+    assert "| kernels | mae: attention |" in table
+    assert table.count("| graphs |") == table.count("| graphs | mae: graphs | x | right |") == 1, "not done again"
+
+
+NESTED = """
+import os, pathlib, sys, time
+from gpu_setup import CONTEXT, Process
+
+CONTEXT.set_forkserver_preload(["gpu_setup"])
+folder = pathlib.Path(sys.argv[1])
+
+def inner():
+    (folder / "new").write_text(str(os.getpid()))
+    (folder / "new").rename(folder / "inner")
+    time.sleep(600)
+
+def outer():
+    Process(folder / "inner.log", inner).wait(600)
+
+if __name__ == "__main__":
+    process = Process(folder / "outer.log", outer)
+    while process.alive() and not (folder / "inner").exists():
+        time.sleep(0.01)
+    process.wait(0)
+"""
+
+
+def test_a_part_that_is_ended_takes_with_it_what_it_has_started(tmp_path: Path) -> None:
+    """Or that would go on beside what is measured next."""
+    (tmp_path / "nested.py").write_text(NESTED)
+    environment = os.environ | {"PYTHONPATH": f"{TOOL.parent}:{TOOL.parents[1]}"}
+    subprocess.run([sys.executable, str(tmp_path / "nested.py"), str(tmp_path)], env=environment, check=True)
+    inner = int((tmp_path / "inner").read_text())
+    until(lambda: not Path(f"/proc/{inner}/cmdline").exists() or not Path(f"/proc/{inner}/cmdline").read_bytes())
 
 
 def test_what_is_wrong_decides_the_exit_code(tmp_path: Path) -> None:
@@ -52,5 +102,6 @@ def test_what_is_wrong_decides_the_exit_code(tmp_path: Path) -> None:
 def test_a_call_ends_with_its_time(tmp_path: Path) -> None:
     code, said = programme(tmp_path, "--seconds", "5")
     assert code == 0
-    assert said.count("not begun, for the 5 s are over; the same command goes on") == len(PARTS)
+    assert f"; the same command goes on: python {TOOL} --rehearse --seconds 7200 --out {tmp_path} --seconds 5" in said
+    assert set(said.split("not done: ")[1].split(";")[0].split(", ")) == PARTS
     assert not list(tmp_path.glob("*.jsonl"))
