@@ -22,6 +22,7 @@ from mrp.data.order import Order
 from mrp.monitor import metrics
 from mrp.run import load
 from tests.forked import mrp
+from tests.trained import pretrained
 from tests.waiting import LONG
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -58,9 +59,7 @@ def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A whole run that nothing happened to; only looked at."""
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
-    return folder
+    return pretrained(tmp_path_factory.mktemp("undisturbed") / "run", *SMALL)
 
 
 @pytest.fixture

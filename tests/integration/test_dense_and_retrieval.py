@@ -15,17 +15,14 @@ from mrp.cli import main
 from mrp.evaluate import dense, results
 from mrp.evaluators import segmentation
 from tests.evaluators.miniature import PIXELS, as_depth, as_mask, blocks
+from tests.trained import NARROW, pretrained
 
-SMALL = [
-    "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
-]  # fmt: skip
+SMALL = [*NARROW, "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("suites") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
+    folder = pretrained(tmp_path_factory.mktemp("suites") / "run", *SMALL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(segmentation, "_STEPS", 20)
         patch.setattr(segmentation, "_EPOCHS", 1)

@@ -21,6 +21,7 @@ from mrp.evaluators.diagnose import Evaluator
 from mrp.processes.join import join
 from tests.evaluators.settings import setting
 from tests.forked import launch
+from tests.trained import pretrained
 
 RECIPE = [
     "demo", "length=60 steps", "optim.warmup=4 steps", "optim.lr=3e-3", "batch=64", "backbone.depth=2",
@@ -58,9 +59,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def healthy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("healthy")
-    main(["pretrain", *RECIPE, "--folder", str(folder)])
-    return folder
+    return pretrained(tmp_path_factory.mktemp("healthy"), *RECIPE)
 
 
 def of_the_features(folder: Path) -> dict[str, float]:

@@ -27,6 +27,7 @@ from mrp.report import compare
 from mrp.report.page import Page
 from mrp.run import load as load_run
 from mrp.suites.corruptions import ALEXNET_ERRORS
+from tests.trained import pretrained
 
 SMALL = [
     "supervised_tiny_digits", "length=40 steps", "optim.warmup=5 steps", "backbone.width=192", "backbone.depth=1",
@@ -38,9 +39,7 @@ KEPT = (2, 5, 7)  # the classes of the test sets that have only some
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("trained") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
-    return folder
+    return pretrained(tmp_path_factory.mktemp("trained") / "run", *SMALL)
 
 
 @pytest.fixture

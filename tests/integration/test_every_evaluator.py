@@ -13,11 +13,9 @@ from mrp.cli import main
 from mrp.evaluate import results
 from tests.evaluators.miniature import as_depth, as_mask, write
 from tests.forked import launch
+from tests.trained import NARROW
 
-SMALL = [
-    "demo", "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
-]  # fmt: skip
+SMALL = [*NARROW, "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1"]
 Options = dict[str, dict[str, Any]]
 
 

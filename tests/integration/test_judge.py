@@ -29,11 +29,9 @@ from mrp.evaluators import attentive
 from mrp.judging import judge
 from mrp.processes.signals import Interrupted
 from mrp.run import load as load_run
+from tests.trained import NARROW
 
-SMALL = [
-    "demo", "length=6 steps", "optim.warmup=1 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
-]  # fmt: skip
+SMALL = [*NARROW, "length=6 steps", "optim.warmup=1 steps", "backbone.depth=2"]
 SUITE = """\
 # Digits as folders, and digits with other classes.
 places: {images: folders of digits}

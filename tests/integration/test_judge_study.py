@@ -10,24 +10,20 @@ from typing import Any
 
 import pytest
 
-from mrp.cli import main
 from mrp.config import parse
 from mrp.evaluate import sweep
 from mrp.folder import CONFIG
+from tests.trained import NARROW, pretrained
 from tools import judge_study
 
-SMALL = [
-    "demo", "length=4 steps", "optim.warmup=1 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "seed=3",
-]  # fmt: skip
+SMALL = [*NARROW, "length=4 steps", "optim.warmup=1 steps", "backbone.depth=2", "seed=3"]
 BUDGET = ["--fraction", "0.3", "--tune", "2", "--paper-epochs", "3"]
 ACCURACY = r"\d+\.\d \(\d+\.\d to \d+\.\d\)"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("judged") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
+    folder = pretrained(tmp_path_factory.mktemp("judged") / "run", *SMALL)
     (folder / "result.json").write_text('{"minutes": 12.34}')  # as small_study leaves it
     with pytest.MonkeyPatch.context() as patch:  # fewer heads
         patch.setattr(

@@ -18,6 +18,7 @@ from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.interop import official
+from tests.trained import pretrained
 
 SMALL = [
     "demo", "batch=16", "length=2 steps", "optim.warmup=0 steps", "backbone.depth=1", "backbone.width=16",
@@ -57,9 +58,7 @@ def payloads(mark: Path) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run."""
-    folder = tmp_path_factory.mktemp("honest") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
-    return folder
+    return pretrained(tmp_path_factory.mktemp("honest") / "run", *SMALL)
 
 
 @pytest.fixture

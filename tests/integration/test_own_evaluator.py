@@ -15,6 +15,7 @@ from mrp.evaluate import results
 from mrp.evaluators import read_options
 from mrp.run import load
 from tests.forked import launch
+from tests.trained import NARROW
 
 EVALUATOR = '''
 """The share of test images whose features lie within a radius of their mean."""
@@ -43,10 +44,7 @@ class Evaluator(contract.Evaluator):
         near = (rows - rows.mean(0)).norm(dim=1) < self.config.radius
         return contract.Result({"share": float(near.float().mean())}, {"images": len(rows), "share": float(near.sum())})
 '''
-SMALL = [
-    "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0", "track.every=5", "average.decay=0.5",
-]  # fmt: skip
+SMALL = [*NARROW, "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "track.every=5", "average.decay=0.5"]
 
 
 def lines(folder: Path) -> dict[int, dict[str, Any]]:

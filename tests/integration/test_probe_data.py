@@ -20,19 +20,15 @@ from mrp.config import ConfigError
 from mrp.evaluate import results
 from mrp.evaluate.classes import class_numbers
 from mrp.run import load
+from tests.trained import NARROW, pretrained
 
-SMALL = [
-    "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
-]  # fmt: skip
+SMALL = [*NARROW, "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2"]
 KNN = ["--evaluator", "knn"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("probed") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
-    return folder
+    return pretrained(tmp_path_factory.mktemp("probed") / "run", *SMALL)
 
 
 @pytest.fixture

@@ -17,17 +17,14 @@ from mrp.cli import main
 from mrp.data.source import Arrays
 from mrp.evaluate import results, sweep
 from tests import forked
+from tests.trained import NARROW, pretrained
 
-SMALL = [
-    "demo", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=24", "backbone.heads=2",
-    "objective.decoder.depth=1", "diagnose.every=null", "machine.workers=0",
-]  # fmt: skip
+SMALL = [*NARROW, "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2"]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("probed") / "run"
-    main(["pretrain", *SMALL, "--folder", str(folder)])
+    folder = pretrained(tmp_path_factory.mktemp("probed") / "run", *SMALL)
     with pytest.MonkeyPatch.context() as patch:  # fewer heads, or the tests of the order would train hundreds for it
         patch.setattr(sweep, "LRS", (1e-2, 1e-1))
         patch.setattr(sweep, "DECAYS", (0.0,))

@@ -21,6 +21,7 @@ from mrp.data.order import Order
 from mrp.processes.launch import launch
 from mrp.run import load
 from tests import forked
+from tests.trained import pretrained
 
 RECIPE = [
     "demo", "batch=64", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=32",
@@ -60,9 +61,7 @@ def test_two_ranks_of_32_see_what_one_of_64_sees() -> None:
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("one")
-    main(["pretrain", *RECIPE, "--folder", str(folder)])
-    return folder
+    return pretrained(tmp_path_factory.mktemp("one"), *RECIPE)
 
 
 def as_a_user(processes: int, words: list[str]) -> int:
