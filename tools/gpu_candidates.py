@@ -270,7 +270,6 @@ class Candidate:
     further: tuple[float, float] = (1e-3, 2e-3)  # from float32 than 1.5 times the product: loss, gradient
     starts: bool = False  # the time of the first step is of interest too: the product's is compiled anew beside it
     seconds: int = 180  # until it is compiled
-    on_cpu: bool = True
 
 
 def _by(**ways: Any) -> Callable[[Shape], float]:
@@ -341,6 +340,6 @@ CANDIDATES = {
         "SimMIM embeds patches by a linear layer", _by(linear=True), _become(_LinearPatches), SIMMIM
     ),
     "flex": Candidate(
-        "SimMIM's relative bias by FlexAttention", _by(flex=True), _become(_Flex, where="blocks."), SIMMIM, on_cpu=False
+        "SimMIM's relative bias by FlexAttention", _by(flex=True), _become(_Flex, where="blocks."), SIMMIM
     ),
 }  # fmt: skip

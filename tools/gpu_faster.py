@@ -38,6 +38,7 @@ from mrp.step import Step
 from mrp.tensors import move_towards
 
 _AT_ONCE = 5  # processes that compile at the same time: each needs up to 12 GiB for the product's step in float32
+_REHEARSED = ("visible", "residual", "linear")  # tests/test_gpu_faster.py tries the others on a CPU
 _ROUNDS = 10  # of both in turns: Student's interval then has nine degrees of freedom
 _WORTH = 0.005  # the share of the time below which a gain is not worth code
 _LOOSER = 1.5  # how much farther from float32 than the product's step any candidate's may be
@@ -57,8 +58,8 @@ def faster(scale: Scale) -> Iterator[Row]:
     """Foretells and measures every candidate, the kernels of attention and the moving average; stores a profile."""
     for name, candidate in CANDIDATES.items():
         yield _foretold(name, candidate)
-    names = [name for name, candidate in CANDIDATES.items() if candidate.on_cpu or not scale.rehearsal]
-    first, *rest = (names[start : start + _AT_ONCE] for start in range(0, len(names), _AT_ONCE))
+    names, at_once = list(_REHEARSED if scale.rehearsal else CANDIDATES), scale.of(_AT_ONCE, 2)
+    first, *rest = (names[start : start + at_once] for start in range(0, len(names), at_once))
     yield from _tried(first, scale)
     for rows in (_profile, _attention, _average):
         yield from _apart(rows, scale)
@@ -216,14 +217,15 @@ def _tried(names: list[str], scale: Scale) -> Iterator[Row]:
                 process = Process(out.with_suffix(".log"), _try, name, scale, out, ready, turn)
                 children[name] = process, ready, turn
         for name, (process, ready, _) in children.items():
-            while not ready.wait(0.2) and process.alive() and time.perf_counter() - began < CANDIDATES[name].seconds:
+            limit = scale.of(CANDIDATES[name].seconds, 3600)
+            while not ready.wait(0.2) and process.alive() and time.perf_counter() - began < limit:
                 pass
         for name, out in outs.items():
             said = ""
             if name in children:
                 process, ready, turn = children[name]
                 turn.set()
-                said = process.wait(60 if ready.is_set() else 0).text
+                said = process.wait(scale.of(60, 3600) if ready.is_set() else 0).text
             if out.exists():
                 yield Row(**json.loads(out.read_text()))
             else:  # that a candidate cannot be computed on this GPU is a result; in a rehearsal it is a fault
@@ -272,13 +274,13 @@ def _try(name: str, scale: Scale, out: Path, ready: Any, turn: Any) -> None:
     out.write_text(json.dumps(asdict(Row(f"{name}, measured", value, right, numbers))))
 
 
-def _apart(rows: Callable[[Scale], Iterator[Row]], scale: Scale, limit: float = 150) -> Iterator[Row]:
+def _apart(rows: Callable[[Scale], Iterator[Row]], scale: Scale) -> Iterator[Row]:
     """Yields what a function yields in a process of its own, or has in an earlier call; a failure is a row."""
     name = rows.__name__.strip("_")
     out = scale.folder / f"faster-{name}.jsonl"
     said = ""
     if not out.exists():
-        said = Process(out.with_suffix(".log"), _write, rows, scale, out).wait(limit).text
+        said = Process(out.with_suffix(".log"), _write, rows, scale, out).wait(scale.of(150, 3600)).text
     path = out if out.exists() else _unfinished(out)
     for line in path.read_text().splitlines() if path.exists() else ():
         yield Row(**json.loads(line))
