@@ -68,12 +68,13 @@ class Session:
         With `long_evaluations` the processes wait for each other for days, since the first one alone trains heads.
         """
         refuse_launcher_settings(precision)
-        before = torch.are_deterministic_algorithms_enabled()
-        if machine.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            torch.use_deterministic_algorithms(True)
         with contextlib.ExitStack() as stack:
-            stack.callback(torch.use_deterministic_algorithms, before)  # other runs choose for themselves
+            if machine.deterministic:
+                os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+                before = torch.are_deterministic_algorithms_enabled()  # as others have chosen
+                warns = torch.is_deterministic_algorithms_warn_only_enabled()
+                stack.callback(torch.use_deterministic_algorithms, before, warn_only=warns)
+                torch.use_deterministic_algorithms(True)
             wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
             accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)
             yield cls(accelerator, folder, stack, machine)

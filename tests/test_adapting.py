@@ -330,10 +330,11 @@ def test_an_empty_word_is_not_the_present_folder(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_channel_that_no_image_has_is_taken_to_zero(tmp_path: Path, make: Make) -> None:
-    """A published encoder says no mean, so the images do: that of a channel which none of them has is no number."""
+@pytest.mark.parametrize("black", [False, True])
+def test_a_channel_that_no_image_has_is_taken_to_zero(tmp_path: Path, make: Make, black: bool) -> None:
+    """A published encoder says no mean, so the images do; of a channel without content the deviation would be none."""
     pixels, present = np.random.default_rng(0).integers(0, 256, (IMAGES, 8, 8, 2), np.uint8), np.ones((IMAGES, 2), bool)
-    present[:, 1] = False
+    (pixels if black else present)[..., 1] = 0
     np.save(tmp_path / "cells.npy", pixels)
     np.save(tmp_path / "present.npy", present)
     run = make("mae", data={"train": str(tmp_path / "cells.npy"), "test": None, "channels": 2})

@@ -43,6 +43,7 @@ from tests.objectives.test_every_objective import NAMES, SHAPES, make_run
 
 GPU = torch.device("cuda:0")
 _COPIES = {torch.ops.aten._to_copy.default: 0, torch.ops.aten.copy_.default: 1}  # and which argument is the source
+_INDEXED = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default)
 
 
 class Waits(RuntimeError):
@@ -69,6 +70,10 @@ class NoWaiting(TorchDispatchMode):
             pinned = any(one is source for one in self._pinned)
             if out.device != source.device and not (asynchronous and pinned):
                 raise Waits(f"a copy of {tuple(source.shape)} from {source.device} to {out.device}")
+        elif func in _INDEXED and args[0].device == GPU:
+            for index in pytree.tree_leaves(args[1]):
+                if isinstance(index, Tensor) and index.device != GPU:  # torch would copy it by itself
+                    raise Waits(f"an index of {tuple(index.shape)} on {index.device}")
         return out
 
 
@@ -202,6 +207,10 @@ def _by_attribute(objective: mae.Objective, images: Tensor) -> Tensor:
     return cast(Tensor, objective.table)
 
 
+def _by_index(objective: mae.Objective, images: Tensor) -> Tensor:
+    return images[torch.arange(len(images))]
+
+
 def _by_tensor(objective: mae.Objective, images: Tensor) -> Tensor:
     return torch.tensor([1.0, 2.0, 3.0], device=images.device).view(1, 3, 1, 1)
 
@@ -219,6 +228,7 @@ def _by_content(objective: mae.Objective, images: Tensor) -> Tensor:
     [
         (_by_range, RuntimeError, "same device"),
         (_by_attribute, RuntimeError, "same device"),
+        (_by_index, Waits, "index of \\(8,\\) on cpu"),
         (_by_tensor, Waits, "from cpu to cuda:0"),
         (_by_value, DataDependentOutputException, "_local_scalar_dense"),
         (_by_content, DataDependentOutputException, "_local_scalar_dense"),

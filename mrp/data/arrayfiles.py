@@ -57,7 +57,7 @@ def whole(where: str, array: Any, kind: type) -> NDArray[Any]:
     """Returns all of an array as numbers of this kind; one that the memory cannot hold is refused unread."""
     size = max(np.dtype(array.dtype).itemsize, np.dtype(kind).itemsize)
     _check_fits(f"{where}: takes", math.prod(array.shape) * size)
-    return np.asarray(array[:]).astype(kind)
+    return np.asarray(array[...]).astype(kind)
 
 
 def _check_fits(what: str, size: int) -> None:

@@ -52,8 +52,9 @@ class Survey:
                         found.shapes[number] = look.shape[1:]
                         present = data.present if isinstance(data, Partial) else 1
                         sums += sums_of(look) * present if number % every == 0 else 0
-        # A channel that no image has is filled with its mean, and so is zero after normalisation, whatever that is.
-        found.mean, found.std = moments(np.where(sums[0], sums, [[1.0], [0.0], [1.0]]))
+        # A channel that no image has, or that is the same in all, is zero after normalisation, whatever divides it.
+        found.mean, std = moments(np.where(sums[0], sums, [[1.0], [0.0], [1.0]]))
+        found.std = tuple(one or 1.0 for one in std)
         return found
 
     def held_out(self, share: float) -> Ints:

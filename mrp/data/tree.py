@@ -16,7 +16,7 @@ from mrp.config import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
-_MOST_WAYS = 100  # in which links may lead to one folder
+_MOST_WAYS = 100  # in which links behind other links may lead to one folder
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -81,11 +81,11 @@ def _below(
                     end = Path(os.path.realpath(entry.path))
                     if any(place.is_relative_to(end) for place in way):
                         continue
-                    inside, ways[end] = (*way, end), ways[end] + 1
+                    inside, ways[end] = (*way, end), ways[end] + (len(way) > 1)
                     if ways[end] > _MOST_WAYS:
                         raise ConfigError(
-                            f"{entry.path}: is a link, and links lead to {end} in over {_MOST_WAYS} ways; remove "
-                            "those between folders of the tree"
+                            f"{entry.path}: is a link, and links behind links lead to {end} in over {_MOST_WAYS} ways; "
+                            "remove those between folders of the tree"
                         )
                 yield from _below(Path(entry.path), f"{prefix}{entry.name}/", extensions, inside, ways)
             elif entry.name.lower().endswith(extensions):

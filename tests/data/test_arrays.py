@@ -71,6 +71,17 @@ def test_each_format_does_what_a_source_must(tmp_path: Path, name: str) -> None:
         each(SOURCES.read({"name": "arrays", "path": str(path)}))
 
 
+@pytest.mark.parametrize("name", ["npz", "h5"])
+def test_the_label_of_one_image_may_be_a_number(tmp_path: Path, name: str) -> None:
+    if name == "npz":
+        np.savez(tmp_path / "one.npz", images=IMAGES[:1], labels=2)
+    else:
+        h5py = pytest.importorskip("h5py", reason="an extra: pip install 'mrp-vit[arrays]'")
+        with h5py.File(tmp_path / "one.h5", "w") as file:
+            file["images"], file["labels"] = IMAGES[:1], 2
+    assert opened(tmp_path / f"one.{name}").read(0)[1] == 2
+
+
 @pytest.mark.parametrize("changed", ["pixel", "label", "name"])
 def test_other_values_are_another_identity(tmp_path: Path, changed: str) -> None:
     images, labels, names = IMAGES.copy(), LABELS.copy(), ("a", "b", "c")

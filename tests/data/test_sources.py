@@ -87,7 +87,15 @@ def test_links_between_siblings_end(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         for other in "abcdefgh":
             (tmp_path / name / other).symlink_to(tmp_path / other)
-    assert "is a link, and links lead to" in message(tmp_path)
+    assert "is a link, and links behind links lead to" in message(tmp_path)
+
+
+def test_many_folders_may_link_to_one(tmp_path: Path) -> None:
+    picture(tmp_path / "shared" / "1.png")
+    for number in range(101):
+        (tmp_path / "root" / f"{number}").mkdir(parents=True)
+        (tmp_path / "root" / f"{number}" / "shared").symlink_to(tmp_path / "shared")
+    assert len(open_source(str(tmp_path / "root"), "train")) == 101
 
 
 def test_identity_is_that_of_the_names(tmp_path: Path) -> None:

@@ -60,8 +60,18 @@ def test_a_command_that_ends_well_parts_from_the_others(monkeypatch: pytest.Monk
     assert parted == [True] * several
 
 
-def test_a_run_leaves_torch_as_deterministic_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize("warns", [True, False])
+def test_a_run_leaves_torch_as_deterministic_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, deterministic: bool, warns: bool
+) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    with Session.open(tmp_path, Machine(deterministic=True), "fp32"):
-        assert torch.are_deterministic_algorithms_enabled()
-    assert not torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(warns, warn_only=warns)
+    try:
+        with Session.open(tmp_path, Machine(deterministic=deterministic), "fp32"):
+            assert torch.are_deterministic_algorithms_enabled() == (deterministic or warns)
+            assert torch.is_deterministic_algorithms_warn_only_enabled() == (warns and not deterministic)
+        assert torch.are_deterministic_algorithms_enabled() == warns
+        assert torch.is_deterministic_algorithms_warn_only_enabled() == warns
+    finally:
+        torch.use_deterministic_algorithms(False)
