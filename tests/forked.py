@@ -103,11 +103,15 @@ def together(
         port = free.getsockname()[1]
     common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     common |= {"WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-    started = [
-        Started(target, *words, cwd=cwd, env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(world)
-    ]
-    return [each.end() for each in started]
+    started = list[Started]()
+    try:
+        for rank in range(world):
+            own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            started.append(Started(target, *words, cwd=cwd, env=common | own))
+        return [each.end() for each in started]
+    finally:
+        for each in started:  # one that waits for another that has failed would keep pytest from its end
+            each.process.kill()
 
 
 def _work(out: Path, err: Path, cwd: Path, env: dict[str, str], target: Callable[..., object], words: Any) -> None:

@@ -220,6 +220,9 @@ def _tried(names: list[str], scale: Scale) -> Iterator[Row]:
             limit = scale.of(CANDIDATES[name].seconds, 3600)
             while not ready.wait(0.2) and process.alive() and time.perf_counter() - began < limit:
                 pass
+        for process, ready, _ in children.values():
+            if not ready.is_set():
+                process.kill()  # else it would still compile while the others are measured
         for name, out in outs.items():
             said = ""
             if name in children:
