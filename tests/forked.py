@@ -47,6 +47,7 @@ class Started:
     ) -> None:
         self._place = tempfile.TemporaryDirectory(prefix="mrp-forked-")
         self._out, self._err = (Path(self._place.name, name) for name in ("out", "err"))
+        self._err.touch()  # it is read where the process has not even begun
         given = (self._out, self._err, cwd or Path.cwd(), dict(os.environ | (env or {})), target, words)
         self.process: BaseProcess = multiprocessing.get_context("forkserver").Process(target=_work, args=given)
         with pytest.MonkeyPatch.context() as patch:
@@ -63,8 +64,13 @@ class Started:
         finally:
             self.process.terminate()
             self.process.join(30)
-            self.process.kill()
-            self._place.cleanup()
+            self.stop()
+
+    def stop(self) -> None:
+        """Ends it at once, and removes its files."""
+        self.process.kill()
+        self.process.join()
+        self._place.cleanup()
 
     def kill_when(self, condition: Callable[[], bool], later: float = 0.0) -> None:
         """Kills it so many seconds after something holds, which has to be before it ends by itself."""
@@ -76,9 +82,7 @@ class Started:
             time.sleep(later)
             assert self.process.is_alive(), f"it ended before it could be killed: {self._err.read_text()}"
         finally:
-            self.process.kill()
-            self.process.join()
-            self._place.cleanup()
+            self.stop()
 
 
 def mrp(words: Sequence[str], cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -111,7 +115,7 @@ def together(
         return [each.end() for each in started]
     finally:
         for each in started:  # one that waits for another that has failed would keep pytest from its end
-            each.process.kill()
+            each.stop()
 
 
 def _work(out: Path, err: Path, cwd: Path, env: dict[str, str], target: Callable[..., object], words: Any) -> None:
