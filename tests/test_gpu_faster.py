@@ -20,7 +20,7 @@ from mrp.build import measure_cost
 from mrp.step import Step
 
 TINY = Scale(True, Path())
-EXACT = ["visible", "hidden", "flash", "cudnn", "efficient", "linear"]
+EXACT = ["visible", "hidden", "flash", "cudnn", "efficient", "linear", "region"]
 
 
 def gaps(name: str | Candidate, precision: str) -> tuple[tuple[float, float], tuple[float, float]]:

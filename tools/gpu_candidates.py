@@ -176,14 +176,14 @@ class _Efficient(_Flash):
 
 class _EncoderRegion(EncoderBlock):
     @torch.compiler.nested_compile_region
-    def forward(self, *arguments: Any) -> Any:
-        return super().forward(*arguments)
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        return super().forward(*arguments, **options)
 
 
 class _DecoderRegion(Block):
     @torch.compiler.nested_compile_region
-    def forward(self, *arguments: Any) -> Any:
-        return super().forward(*arguments)
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        return super().forward(*arguments, **options)
 
 
 Change = Callable[[Step], None]
