@@ -126,7 +126,8 @@ class Trainer:
         self._updates += 1
 
     def _backward(self) -> Tensor:
-        torch.compiler.cudagraph_mark_step_begin()
+        if self.device.type == "cuda":  # on a CPU its import alone takes seconds
+            torch.compiler.cudagraph_mark_step_begin()
         loss: Tensor = self.step(self.batch).loss
         loss.backward()
         return loss.detach()

@@ -29,6 +29,14 @@ _ENOUGH_WORK = 32e12
 # FLOPs of a micro-batch below which one thread computes on a CPU: two of them gain a third where the cores are free,
 # and lose two thirds of the speed where half of them are not (docs/measurements/2026-11-27-threads.md).
 _WORTH_THREADS = 8e9
+_aten = torch.ops.aten
+# The count runs on a CPU, for whose attention torch 2.11 has no formula: it is that of a GPU's.
+_FORMULAS = {
+    _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
+    _aten._scaled_dot_product_flash_attention_for_cpu_backward: flop_registry[
+        _aten._scaled_dot_product_flash_attention_backward
+    ],
+} | flop_registry
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +165,7 @@ class _Flops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        formula = flop_registry.get(getattr(func, "_overloadpacket", func))
+        formula = _FORMULAS.get(getattr(func, "_overloadpacket", func))
         if formula is not None:
             self.total += formula(*args, **kwargs, out_val=out)
         return out
