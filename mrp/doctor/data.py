@@ -165,9 +165,8 @@ def statistics(case: Case, sums: Sums) -> Finding:
     sums = np.where(sums[0], sums, [np.ones_like(mean), mean, mean**2 + std**2])
     mean, std = map(np.array, moments(sums))
     shift, spread = (mean - data.mean) / data.std, std / data.std
-    words = (
-        f"{key}=[{','.join(f'{value:.3g}' for value in values)}]" for key, values in (("mean", mean), ("std", std))
-    )
+    meant = ("mean", mean), ("std", np.where(std > 0, std, data.std))  # a channel of one value has no deviation
+    words = (f"{key}=[{','.join(f'{value:.3g}' for value in values)}]" for key, values in meant)
     measured = " ".join(f"data.{word}" for word in words)
     if max(data.mean) > 1 >= max(mean):
         return error(

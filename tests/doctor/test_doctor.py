@@ -58,6 +58,16 @@ def noise(folder: Path, numbers: range) -> Path:
     return folder
 
 
+def test_what_is_said_of_images_of_one_value_can_be_set(tmp_path: Path) -> None:
+    for number in range(8):
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), 51, np.uint8)).save(path)
+    found = problems(case("demo", f"data.train={tmp_path}", "data.test=null", *GREY))
+    (said,) = [finding.remedy for finding in found if finding.about == "mean and std"]
+    assert said.endswith("set data.mean=[0.2] data.std=[0.289]")
+
+
 @pytest.mark.parametrize("recipe", sorted(path.stem for path in recipes().glob("*_digits.yaml")))
 def test_a_sound_recipe_on_digits_is_met_with_silence(recipe: str) -> None:
     assert not problems(case(recipe, "backbone.depth=6"))
