@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import re
 import statistics
 import time
@@ -153,9 +154,12 @@ def perturbed(step: Step) -> Step:
 
 
 def apart(one: tuple[float, Tensor], other: tuple[float, Tensor]) -> tuple[float, float]:
-    """Returns how far two losses and two gradients are from each other, relative to the second."""
+    """Returns how far two losses and two gradients are from each other, relative to the second.
+
+    A candidate that gives no gradient to some parameters is infinitely far.
+    """
     if len(one[1]) != len(other[1]):
-        raise ValueError(f"gradients of {len(one[1]):,} and of {len(other[1]):,} parameters")
+        return math.inf, math.inf
     loss = abs(one[0] - other[0]) / abs(other[0])
     return loss, float((one[1] - other[1]).norm() / other[1].norm())
 
