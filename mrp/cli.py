@@ -7,6 +7,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -56,8 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"mrp: stopped{'; the same command goes on from the last checkpoint' if trains else ''}", STOPPED)
     except Stopped as error:
         _leave(f"mrp: stopped: {error}", INCIDENT)
-    except RuntimeError:
-        _wait_if("RANK" in os.environ)
+    except Exception as fault:
+        _wait_if("RANK" in os.environ and isinstance(fault, RuntimeError))
+        if arguments is None and _is_held_up():
+            traceback.print_exc()
+            _end(1)
         raise
     if arguments is None:  # this is the whole program
         _end(0)
@@ -68,10 +72,14 @@ def _end(code: int) -> NoReturn:
 
     wandb has such a hook. A run that is to be requeued would miss its time, and one that is complete would seem to run.
     """
-    if any(thread.name.startswith("tracker ") for thread in threading.enumerate()):
+    if _is_held_up():
         sys.stdout.flush()
         os._exit(code)
     sys.exit(code)
+
+
+def _is_held_up() -> bool:
+    return any(thread.name.startswith("tracker ") for thread in threading.enumerate())
 
 
 def _part_from_the_others() -> None:

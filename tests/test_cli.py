@@ -245,7 +245,9 @@ def test_no_option_of_ours_could_be_taken_for_one_of_torchruns() -> None:
         assert not [option for option in theirs if option.startswith(name)]
 
 
-@pytest.mark.parametrize(("ends", "code"), [("pass", 0), ("raise ConfigError('batch: 3 was given')", 2)])
+@pytest.mark.parametrize(
+    ("ends", "code"), [("pass", 0), ("raise ConfigError('batch: 3 was given')", 2), ("raise TypeError('a bug')", 1)]
+)
 def test_a_tracker_that_hangs_does_not_keep_the_program_from_its_end(ends: str, code: int, tmp_path: Path) -> None:
     hanging = """
 import atexit, threading
