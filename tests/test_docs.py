@@ -207,6 +207,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("docs")
     for number in range(48):
         image(root / "data" / "folder" / f"n0000000{number % 4}" / f"{number}.png", number)
+        image(root / "data" / "val" / f"n0000000{number % 4}" / f"{number}.png", 48 + number)
     main(
         [
             "shards",
@@ -279,7 +280,8 @@ class Reader:
     def given(self, text: str) -> str:
         """The text with miniature data in the place of the reader's."""
         data = self.place / "data"
-        text = DATA.sub(lambda found: str(data / ("shards" if "shards" in found[0] else "folder")), text)
+        kinds = ("shards", "val")
+        text = DATA.sub(lambda found: str(data / next((kind for kind in kinds if kind in found[0]), "folder")), text)
         return re.sub(r"\b30000\b", "2", text)  # the only step at which a run in miniature has a checkpoint
 
     def execute(self, words: list[str]) -> None:

@@ -63,7 +63,7 @@ def test_runs_are_compared_on_the_same_images(
 class _Still(nn.Module):
     """A block that does nothing."""
 
-    def forward(self, tokens: Tensor, *more: Any) -> Tensor:
+    def forward(self, tokens: Tensor, **options: Any) -> Tensor:
         return tokens
 
 

@@ -75,7 +75,7 @@ def test_components_are_those_of_the_features() -> None:
 class Blocks(nn.Module):
     """Blocks that do nothing."""
 
-    def forward(self, tokens: Tensor, *more: Any) -> Any:
+    def forward(self, tokens: Tensor, **options: Any) -> Any:
         return tokens
 
 
