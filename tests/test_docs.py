@@ -279,10 +279,13 @@ class Reader:
 
     def given(self, text: str) -> str:
         """The text with miniature data in the place of the reader's."""
-        data = self.place / "data"
-        kinds = ("shards", "val")
-        text = DATA.sub(lambda found: str(data / next((kind for kind in kinds if kind in found[0]), "folder")), text)
+        text = DATA.sub(self._miniature, text)
         return re.sub(r"\b30000\b", "2", text)  # the only step at which a run in miniature has a checkpoint
+
+    def _miniature(self, found: re.Match[str]) -> str:
+        """Images to test on are others than those to train on."""
+        kind = "shards" if "shards" in found[0] else "val" if "/val" in found[0] else "folder"
+        return str(self.place / "data" / kind)
 
     def execute(self, words: list[str]) -> None:
         """Executes a command of mrp."""
