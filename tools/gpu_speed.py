@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -259,7 +260,8 @@ def learn(scale: Scale) -> Iterator[Row]:
     rate = batch * batches / (time.perf_counter() - begin)
     value = f"{rate:,.0f} crops/s of 32 pixels, pixels {'equal to' if equal else 'other than'} the loader's"
     yield Row("images held on the device", value, equal, {"images_per_second": rate})
-    data = scale.cifar or (Path("digits") if scale.rehearsal else None)
+    rehearsed = scale.rehearsal and importlib.util.find_spec("sklearn")  # digits are scikit-learn's
+    data = scale.cifar or (Path("digits") if rehearsed else None)
     if data is None:
         yield Row("speedrun of U-MAE", "left out: --cifar names no data")
         return
