@@ -37,8 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         verbs.find(options.verb).run(options)
         sys.stdout.flush()
         _part_from_the_others()
-    except BrokenPipeError:  # the reader of the output has closed it, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        if not progress.drop_closed_outputs():  # as `head` closes it, once it has read enough
+            raise
     except ConfigError as error:
         _wait_if(isinstance(error, FaultElsewhere))
         _leave(f"mrp: error: {error}", USER_ERROR)
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"mrp: error: {where}{error.strerror}; mend it and run the same command again", USER_ERROR)
     except Preempted as ended:
         if os.environ.get("RANK", "0") == "0":
-            print(f"mrp: {ended}", flush=True)
+            progress.put(f"mrp: {ended}", sys.stdout)
         _part_from_the_others()
         _end(ended.code)
     except KeyboardInterrupt:
@@ -92,9 +93,10 @@ def _part_from_the_others() -> None:
 
 def _leave(message: str, code: int) -> None:
     """Ends the process with one line on stderr, which the first process alone prints where several have the fault."""
+    progress.drop_closed_outputs()
     sys.stdout.flush()
     _wait_if(os.environ.get("RANK", "0") != "0")
-    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    progress.put(" ".join(message.split()), sys.stderr)
     if "RANK" in os.environ:
         os._exit(code)  # at once: closing the connections to processes that wait for this one would take minutes
     _end(code)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import sys
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def silence(quiet: bool) -> None:
 def say(text: str) -> None:
     """Prints a remark of the first process on standard error; see `tell` for those of a training."""
     if not _quiet and _is_first():
-        print(text, file=sys.stderr, flush=True)
+        put(text, sys.stderr)
 
 
 def duration(seconds: float) -> str:
@@ -40,9 +41,34 @@ def duration(seconds: float) -> str:
 def tell(text: str) -> None:
     """Prints a line of a training's log on standard output; where it is quiet, warnings alone, on standard error."""
     if text.startswith("warning"):
-        print(text, file=sys.stderr if _quiet else sys.stdout, flush=True)
+        put(text, sys.stderr if _quiet else sys.stdout)
     elif not _quiet:
-        print(text, flush=True)
+        put(text, sys.stdout)
+
+
+def put(text: str, file: TextIO) -> None:
+    """Prints a line; where that cannot be done, the work that the line tells of goes on without it."""
+    try:
+        print(text, file=file, flush=True)
+    except OSError:
+        drop_closed_outputs()
+
+
+def drop_closed_outputs() -> bool:
+    """Sends to nowhere what nobody can read any more: a terminal was closed, or the reader of a pipe has ended.
+
+    Otherwise the next line that anything prints would raise an error there. Returns whether there was such an output.
+    """
+    outputs = select.poll()
+    for number in (1, 2):
+        outputs.register(number, 0)  # errors and hang-ups are told without being asked for
+    closed = [number for number, event in outputs.poll(0) if event & (select.POLLHUP | select.POLLERR)]
+    if closed:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        for number in closed:
+            os.dup2(nowhere, number)
+        os.close(nowhere)
+    return bool(closed)
 
 
 def _is_first() -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from mrp import progress, verbs
 from mrp.cli import main
+from tests import forked
 
 Captured = pytest.CaptureFixture[str]
 
@@ -122,3 +123,24 @@ def test_a_quiet_run_prints_its_result_alone(tmp_path: Path, capsys: Captured) -
 )
 def test_durations(seconds: float, text: str) -> None:
     assert progress.duration(seconds) == text
+
+
+def test_what_cannot_be_printed_ends_nothing(tmp_path: Path) -> None:
+    done = forked.Started(_to_a_reader_that_ends, tmp_path / "done").end()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "done").exists()
+
+
+def _to_a_reader_that_ends(done: Path) -> None:
+    reader, writer = os.pipe()
+    os.dup2(writer, 1)
+    os.close(writer)
+    assert not progress.drop_closed_outputs()
+    progress.tell("read")
+    os.close(reader)
+    progress.tell("not read")
+    print("nor this, which is not ours", flush=True)
+    with open("/dev/full", "w") as full:
+        progress.put("no room for it", full)
+        os.dup2(1, full.fileno())
+    done.touch()

@@ -349,7 +349,7 @@ def signals(out: Path) -> Iterator[Result]:
         "evaluation": {"evaluating": True},
         "a save": {"steps": STEPS // 4, "saving": True},
     }
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, None):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP, None):
         name = signal.Signals(number).name if number else "STOP file"
         result = Result(f"{name} at start, in training, evaluation, a save", note="exit code 0, then bit-equal")
         for phase, reached in phases.items():

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mrp import progress
 from mrp.checkpoint import sealed
 from mrp.checkpoint.writer import WriteError, wait_for_others
 from mrp.config import ConfigError
@@ -92,7 +93,7 @@ def newest(run: Path, mend: bool = False) -> Checkpoint | None:
                 break  # the run, which goes on meanwhile, has dropped it: look again
             damaged.append(fault)
             aside = f"it is now called {sealed.set_aside(checkpoint.folder).name}; " if mend else ""
-            print(f"mrp: warning: {fault}; {aside}the checkpoint before it is taken", file=sys.stderr, flush=True)
+            progress.put(f"mrp: warning: {fault}; {aside}the checkpoint before it is taken", sys.stderr)
         else:
             before = sorted(path.name for path in (run / FOLDER).glob(f"{sealed.PREFIX}*{sealed.BAD}*"))
             if damaged or before:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import current_process, forkserver, parent_process, resource_tracker
 
-_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def ignore_requests() -> None:
@@ -24,9 +24,10 @@ def ignore_requests() -> None:
 def start_fork_server(preload: Sequence[str]) -> None:
     """Starts the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
     forkserver.set_forkserver_preload([__name__, *preload])
-    resource_tracker.ensure_running()  # it would unblock what the caller has blocked
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
     try:
+        resource_tracker.ensure_running()  # it ignores SIGTERM and SIGINT, and has the others blocked from here
+        signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)  # again: that has unblocked two of them
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

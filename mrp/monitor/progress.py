@@ -89,4 +89,5 @@ class Progress:
     def close(self) -> None:
         """Leaves the terminal as it was."""
         if self._bar is not None:
+            progress.drop_closed_outputs()  # it prints a last time
             self._bar.stop()

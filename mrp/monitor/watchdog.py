@@ -96,9 +96,7 @@ class Watchdog:
                 progress.tell(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
         if self._end is not None and idle > self._end:
             stands = f"process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended (machine.give_up)"
-            print(
-                f"mrp: error: {stands}; the same command goes on from the last checkpoint", file=sys.stderr, flush=True
-            )
+            progress.put(f"mrp: error: {stands}; the same command goes on from the last checkpoint", sys.stderr)
             ending.note(self._folder, ending.FAILED, stands)
             os._exit(STALLED)
 

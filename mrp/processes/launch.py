@@ -11,13 +11,13 @@ import sys
 import time
 from collections.abc import Sequence
 
+from mrp import progress
 from mrp.processes.container import usable_cores
-from mrp.processes.signals import LAUNCHER
+from mrp.processes.signals import LAUNCHER, heard
 
 _GRACE = 10.0  # seconds between asking the other processes to end and ending them
 _AGAIN = 1.5  # seconds after which a process is asked again, which ends it at once: it cannot go on alone
 _LAST_CHECKPOINT = 60.0  # seconds that the others have once one process has ended, where all were asked to end
-_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         signals_received.append(number)
         _send(children, number)
 
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    before = {number: signal.signal(number, forward) for number in heard()}
     try:
         for rank in range(processes):
             environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -65,7 +65,7 @@ def _wait(children: list[subprocess.Popen[bytes]], signals_received: Sequence[in
             for rank, code in enumerate(codes):
                 if code and code < 0:
                     name = signal.Signals(-code).name
-                    print(f"mrp: error: process {rank} was ended by {name}", file=sys.stderr, flush=True)
+                    progress.put(f"mrp: error: process {rank} was ended by {name}", sys.stderr)
             return failed[0] if failed[0] > 0 else 128 - failed[0]
         if None not in codes:
             return 0

@@ -1,4 +1,4 @@
-"""Requests to end a run: by a signal, by a file named STOP, or because the launcher has gone.
+"""Requests to end a run: by a signal, by a file named STOP, or because the launcher or the terminal has gone.
 
 A thread waits for them, since the main thread may be busy in a kernel or a collective. It notes the first request,
 which the loop obeys at the end of a step, on all processes at once. A second request ends the process immediately.
@@ -18,12 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import NoReturn
 
-from mrp import ending
+from mrp import ending, progress
 
 STOP = "STOP"
 LAUNCHER = "MRP_LAUNCHER"  # the number of the process of `mrp --processes` that started this one
 LAUNCHER_GONE = "the end of the launcher"
-_NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 _INTERVAL = 0.5  # seconds between two checks for the file and for the launcher
 _ECHO = 1.0  # seconds: a signal that follows so soon is the same request, sent to the launcher and to this process
 _ORPHAN = 60.0  # seconds that a process without its launcher has for its checkpoint, once it makes steps
@@ -52,11 +52,12 @@ class Signals:
         if self._main:
             os.set_blocking(self._writer, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _only_into_the_pipe) for number in _NUMBERS}
+            self._before = {number: signal.signal(number, _only_into_the_pipe) for number in heard()}
         self._thread.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        progress.drop_closed_outputs()
         if self._main:
             signal.set_wakeup_fd(self._wakeup)
             for number, handler in self._before.items():
@@ -89,6 +90,7 @@ class Signals:
                     return
                 if number in _NUMBERS:
                     self._receive(signal.Signals(number))
+            progress.drop_closed_outputs()
             if self._stop is not None and self.asked is None and self._stop.exists():
                 self._note(self._file)
             if self._parent and os.getppid() != self._parent:
@@ -101,6 +103,8 @@ class Signals:
     def _receive(self, number: signal.Signals) -> None:
         if self.asked is None:
             self._note(number.name)
+        elif number == signal.SIGHUP:
+            pass  # nobody insists: a shell and the system both tell of a terminal that is closed, perhaps seconds apart
         elif time.monotonic() - self._began > _ECHO and (not self._obeyed or number == signal.SIGINT):
             with contextlib.suppress(OSError, ValueError):
                 sys.stdout.flush()
@@ -116,6 +120,11 @@ class Signals:
             self._began = time.monotonic()
             self.asked = asked
             self._say(f"{asked}: ends at the next step, with a checkpoint; a second signal ends at once")
+
+
+def heard() -> list[signal.Signals]:
+    """Returns the signals that ask a run to end: all but SIGHUP where `nohup` has made this process outlive it."""
+    return [one for one in _NUMBERS if one != signal.SIGHUP or signal.getsignal(one) != signal.SIG_IGN]
 
 
 def _only_into_the_pipe(number: int, frame: object) -> None:

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from mrp import progress
 from mrp.config import ConfigError
 from mrp.environment import code_version
 from mrp.trackers import Section
@@ -50,9 +51,9 @@ class Tracker:
             try:
                 self._run = start(mode=None if config.mode == "auto" else config.mode)
             except wandb.errors.CommError as error:
-                print(
+                progress.put(
                     f"warning: track: wandb is not reached ({_line(error)}); 'wandb sync' will send what it keeps in "
-                    f"{folder / 'wandb'}", file=sys.stderr, flush=True,
+                    f"{folder / 'wandb'}", sys.stderr,
                 )  # fmt: skip
                 self._run = start(mode="offline")
         except wandb.Error as error:

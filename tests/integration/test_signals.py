@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -21,11 +22,15 @@ from mrp.cli import main
 from mrp.data.held import Holding
 from mrp.processes import signals
 from mrp.status import status_of
+from tests.forked import Started
 from tests.waiting import until
 
 STEPS = 12
 METHOD = '''
-"""MAE that is asked to end where MRP_EVENT says: PHASE STEP SIGNAL SECONDS-UNTIL-THE-SECOND."""
+"""MAE that is asked to end where MRP_EVENT says: PHASE STEP SIGNAL SECONDS-UNTIL-THE-SECOND.
+
+With HANGUP FILE in place of the signal it makes the file, and waits until it is asked to end, or the file is gone.
+"""
 import gc, os, time
 from typing import Literal
 from mrp.objectives import mae
@@ -50,13 +55,15 @@ def happen(phase, step):
         return
     if not os.environ.get("MRP_AGAIN"):
         del os.environ["MRP_EVENT"]
-    if words[2] == "STOP":
+    if words[2] in ("STOP", "HANGUP"):
         open(words[3], "w").close()
     else:
         os.kill(os.getpid(), int(words[2]))
     while not any(type(one) is Signals and one.asked for one in gc.get_objects()):
+        if words[2] == "HANGUP" and not os.path.exists(words[3]):
+            return
         time.sleep(0.01)
-    if len(words) > 3 and words[2] != "STOP":
+    if len(words) > 3 and words[2].isdigit():
         time.sleep(float(words[3]))
         os.kill(os.getpid(), int(words[2]))
         time.sleep(60)
@@ -168,6 +175,53 @@ def test_it_saves_and_goes_on(
     assert {line["step"] for line in values} == set(range(1, STEPS + 1))
     kept = {line["step"]: line["features/rank_me"] for line in lines(undisturbed) if "features/rank_me" in line}
     assert {at: line["features/rank_me"] for at, line in whole.items()} == kept
+
+
+def on_terminal(terminal: str, outlives: bool, command: list[str]) -> None:
+    """Runs a command line in the foreground of a terminal; with `outlives` as `nohup` starts it."""
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if outlives else signal.SIG_DFL)
+    opened = os.open(terminal, os.O_RDWR)  # the first one that the leader of a session opens becomes its own
+    for number in (0, 1, 2):
+        os.dup2(opened, number)
+    os.close(opened)
+    main(command)
+
+
+@pytest.mark.parametrize(
+    ("processes", "outlives", "state"), [(1, False, "preempted"), (2, False, "preempted"), (1, True, "finished")]
+)
+def test_a_terminal_that_is_closed_ends_it_in_order_and_never_by_what_it_prints(
+    processes: int, outlives: bool, state: str, method: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    folder, here = tmp_path / "run", tmp_path / "here"
+    command = words(method, folder, "machine.requeue_code=75", f"machine.micro_batch={64 // processes}")
+    master, slave = os.openpty()
+    event = {"MRP_EVENT": f"training 4 HANGUP {here}"}
+    many = ["--processes", str(processes)] if processes > 1 else []
+    run = Started(on_terminal, os.ttyname(slave), outlives, command + many, env=event)
+    try:
+        while not here.exists():
+            assert run.process.is_alive()
+            if select.select([master], [], [], 0.01)[0]:
+                os.read(master, 2**16)  # a terminal takes a few thousand characters that nobody reads, and then no more
+    finally:
+        os.close(slave)
+        os.close(master)
+    if outlives:
+        here.unlink()
+    done = run.end()
+    assert done.returncode == (0 if outlives else 75)
+    status = status_of(folder)
+    assert (status.state, status.why) == (state, "" if outlives else "SIGHUP")
+    steps = STEPS if outlives else 5
+    assert [line["step"] for line in lines(folder)] == [*range(1, steps + 1)]
+    found = checkpoints.newest(folder)
+    assert found is not None
+    assert found.step == steps
+    if processes == 1:
+        main(command)
+        assert content(folder) == content(undisturbed)
 
 
 def test_a_second_signal_ends_it_at_once_and_harms_nothing(method: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import pytest
 from mrp.processes import launch as launch_module
 from tests.waiting import LONG, until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Stands in for Python in `python -m mrp WORDS`: says who it is, then does what the test wants of its rank.
 RANK = """#!{python}
@@ -175,12 +175,12 @@ def test_a_keyboard_interrupt_ends_all(start: Start, tmp_path: Path) -> None:
     assert end(launcher, tmp_path) == 130
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_who_was_asked_to_end_is_not_ended_because_another_was_faster(
     start: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     act = "def told(*_):\n    if rank == '1':\n        time.sleep(1)\n        note('saved')\n    sys.exit(75)\n"
-    act += "for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):\n    signal.signal(number, told)\n"
+    act += "for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, 1):\n    signal.signal(number, told)\n"
     launcher = start(act + "note('ready')\nrest()")
     until(lambda: log(tmp_path, 0) and log(tmp_path, 1))
     launcher.send_signal(number)

@@ -24,7 +24,7 @@ def codes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP])
 def test_the_first_is_noted_its_echo_is_not_and_a_second_ends(
     number: signal.Signals, codes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -40,12 +40,28 @@ def test_the_first_is_noted_its_echo_is_not_and_a_second_ends(
         assert heard.asked == number.name
         assert not codes
         monkeypatch.setattr(signals, "_ECHO", 0.0)
-        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), signal.SIGHUP)  # a terminal that closes tells it more than once
+        time.sleep(0.1)
+        assert not codes
+        again = signal.SIGTERM if number == signal.SIGHUP else number
+        os.kill(os.getpid(), again)
         until(lambda: codes)
-    assert codes[0] == 128 + number
+    assert codes[0] == 128 + again
     assert len(said) == 1
     assert said[0].startswith(f"{number.name}: ")
     assert signal.getsignal(number) is before
+
+
+def test_what_nohup_has_started_does_not_hear_that_the_terminal_is_closed() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Signals(None, lambda _: None) as heard:
+            os.kill(os.getpid(), signal.SIGHUP)
+            time.sleep(0.1)
+            assert heard.asked is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_file_ends_it_once(tmp_path: Path, codes: list[int]) -> None:

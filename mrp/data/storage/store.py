@@ -18,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
 
+from mrp import progress
 from mrp.config import ConfigError
 
 T = TypeVar("T")
@@ -115,7 +116,7 @@ def _say(what: str, until: float) -> None:
 def say(what: str) -> None:
     """Says it on stderr, once on each machine."""
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        print(f"mrp: {what}", file=sys.stderr, flush=True)
+        progress.put(f"mrp: {what}", sys.stderr)
 
 
 class LocalStore(Store):
