@@ -50,6 +50,7 @@ def describe(
             return f"{where}: {fault.get('ctx', {}).get('error', fault['msg'])}"
     same_path = [other for other in faults if _real_path(other["loc"], values) == path]
     allowed = " or ".join(dict.fromkeys(_allowed(other["msg"]) for other in same_path))
+    allowed += " or null" if _may_be_null(cls, path, values) else ""
     given = fault["input"]
     return f"{where}: {_show(given)} was given; allowed: {allowed}{_hint(dotted, given, allowed)}"
 
@@ -125,7 +126,20 @@ def _origin(dotted: str, origins: Mapping[str, str]) -> str:
 
 
 def _keys(cls: type[BaseModel], path: Path, values: Any) -> list[str]:
-    """Returns the keys of the section at `path`; where its type depends on values, the field says how to choose."""
+    """Returns the keys of the section at `path`."""
+    section = _section_at(cls, path, values)
+    return [info.alias or name for name, info in section.model_fields.items()] if section is not None else []
+
+
+def _may_be_null(cls: type[BaseModel], path: Path, values: Any) -> bool:
+    """Returns whether the option at `path` may be null, which pydantic does not say."""
+    section = _section_at(cls, path[:-1], values) if path else None
+    info = section.model_fields.get(str(path[-1])) if section is not None else None
+    return info is not None and types.NoneType in get_args(info.annotation)
+
+
+def _section_at(cls: type[BaseModel], path: Path, values: Any) -> Any:
+    """Returns the type of the section at `path`; where it depends on values, the field says how to choose."""
     section: Any = cls
     several: Any = None  # of a list or mapping of sections, what each is, or what chooses it
     for part in path:
@@ -142,7 +156,7 @@ def _keys(cls: type[BaseModel], path: Path, values: Any) -> list[str]:
         section = None if listed else choose(values) if callable(choose) else section_in(info.annotation)
         kind, parts = get_origin(info.annotation), get_args(info.annotation)
         several = choose if listed else section_in(parts[kind is dict]) if kind in (dict, list, tuple) else None
-    return [info.alias or name for name, info in section.model_fields.items()] if section is not None else []
+    return section
 
 
 def _part(values: Any, part: int | str) -> Any:

@@ -65,8 +65,11 @@ class Subset(Derived):
         return self.source.where(self._in_source(index))
 
     def replacement(self, index: int) -> int | None:
-        """Returns the next sample that was chosen in the same shard, or its first; of all where it is alone there."""
-        if not len(self.shard_sizes):
+        """Returns the next sample that was chosen in the same shard, or its first; of all where it is alone there.
+
+        None where the whole source replaces none.
+        """
+        if self.source.replacement(self._in_source(index)) is None:
             return None
         shard = int(np.searchsorted(self._shard_ends, index, side="right"))
         if index + 1 < self._shard_ends[shard] or self.shard_sizes[shard] == 1:

@@ -14,7 +14,7 @@ from mrp.build import check_classes, open_validation
 from mrp.data.decode import DecodeError, decode
 from mrp.data.shardtool.statistics import Sums, moments, sums_of
 from mrp.data.source import Partial, Source
-from mrp.data.subset import fixed_sample
+from mrp.data.subset import Subset, fixed_sample
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, warning
 
@@ -74,13 +74,14 @@ def labels(case: Case) -> Iterator[Finding]:
 
 def shards(case: Case) -> Iterator[Finding]:
     """Compares the number of shards with those who read them."""
-    count, lanes = len(case.source.shard_sizes), case.run.data.lanes
-    if not count:
+    source, lanes = case.source, case.run.data.lanes
+    count = len(source.shard_sizes)
+    if not count or (isinstance(source, Subset) and not len(source.source.shard_sizes)):  # a part of a folder
         return
     readers = max(lanes, case.processes)
     found = f"{count} shards, {lanes} lanes, {case.processes} processes"
     if count < readers:
-        fewer = max(1, len(case.source) // (2 * readers))
+        fewer = max(1, len(source) // (2 * readers))
         yield warning(
             "shards",
             f"{found}: too few, so that several of them read the same shard at a time, and a node has to fetch what "

@@ -114,7 +114,7 @@ def between_seeds(first: Sequence[float], second: Sequence[float]) -> Difference
     if total == 0:
         return Difference(value, value, value)
     spread = sum(share**2 / (len(values) - 1) for share, values in zip(shares, (first, second), strict=True))
-    half = _quantile(total**2 / spread) * math.sqrt(total)
+    half = student_95(total**2 / spread) * math.sqrt(total)
     return Difference(value, value - half, value + half)
 
 
@@ -163,11 +163,11 @@ def _per_class(marked: Bools, classes: Classes | None) -> NDArray[np.float64]:
 
 def _student(values: Sequence[float]) -> Difference:
     mean = float(np.mean(values))
-    half = _quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = student_95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Difference(mean, mean - half, mean + half)
 
 
-def _quantile(freedom: float) -> float:
+def student_95(freedom: float) -> float:
     """Returns the two-sided 95 % quantile of Student's t."""
     from scipy.special import stdtrit
 

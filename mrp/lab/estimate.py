@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from mrp.evaluate.interval import Z_95
-
-STUDENT_95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # two-sided, 1 to 9 degrees of freedom
+from mrp.evaluate.statistics import student_95
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +26,7 @@ class Estimate:
     @classmethod
     def over_seeds(cls, values: Tensor) -> Estimate:
         """Returns the mean of one value per seed, with Student's interval, because there are few seeds."""
-        freedom = len(values) - 1
-        return _mean(values, STUDENT_95[freedom - 1] if freedom <= len(STUDENT_95) else 1.96 + 2.5 / freedom)
+        return _mean(values, student_95(len(values) - 1))
 
     @property
     def low(self) -> float:

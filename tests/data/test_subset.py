@@ -10,6 +10,7 @@ import pytest
 
 from mrp.config import ConfigError, Tree, build
 from mrp.data.augment import View
+from mrp.data.batches import Batches, EvaluationPlan
 from mrp.data.config import CacheConfig, Config
 from mrp.data.lanes import Lanes
 from mrp.data.mixtures import Mixed, Mixture, order
@@ -17,7 +18,8 @@ from mrp.data.open import open_data
 from mrp.data.order import Order, fold
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
-from mrp.data.subset import class_list
+from mrp.data.subset import Subset, class_list
+from mrp.data.workers import WorkerError
 from tests.data.conftest import loaded
 
 NUMBERS = {1: [93, 110, 73, 109, 2, 115, 52, 116], 2: [40, 109, 31, 102, 97, 113, 48, 115]}
@@ -74,6 +76,20 @@ def test_a_fraction_is_the_same_of_each_class_and_lies_in_the_larger_one(made: P
     contents = [{part.read(n) for n in range(len(part))} for part in parts.values()]
     assert contents[0] < contents[1] < contents[2] < contents[3]
     assert len(opened("test", train=str(made), test=str(made), fraction=0.1)) == 60, "all are tested on"
+
+
+def test_of_a_part_of_a_folder_no_image_is_replaced_as_of_the_whole(tmp_path: Path) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"no image")
+    whole, part = opened(train=str(tmp_path)), opened(train=str(tmp_path), fraction=0.5)
+    assert isinstance(part, Subset)
+    assert [source.replacement(0) for source in (whole, part)] == [None, None]
+    batches = Batches(part, View(config(train=str(tmp_path)), train=True), EvaluationPlan(0, 2, 2), part.replacement)
+    found = batches[0]
+    assert isinstance(found, WorkerError)
+    assert "/a/" in str(found)
+    assert "mend it under the same name" in str(found)
 
 
 def test_what_is_chosen_must_be_there(made: Path, tmp_path: Path) -> None:

@@ -261,6 +261,8 @@ def test_too_few_shards_for_the_processes_are_found(tmp_path: Path) -> None:
     (found,) = problems(case("demo", *words, processes=4))
     assert (found.level, found.about) == ("warning", "shards")
     assert "--shard-size 8" in found.remedy
+    part = [*words[:-2], f"data.train={tmp_path / 'images'}", "data.test=null", "data.fraction=0.5"]
+    assert not problems(case("demo", *part, processes=4)), "a part of a folder has no shards"
 
 
 def test_a_forecast_is_for_this_machine_and_for_a_named_gpu() -> None:

@@ -161,3 +161,6 @@ def test_only_squared_errors_are_taken(tmp_path: Path) -> None:
 def test_verdicts() -> None:
     assert [Estimate(value, 0.1).verdict for value in (0.2, 0.05, -0.2)] == ["holds", "not told apart", "fails"]
     assert Estimate.over_images(torch.tensor([1.0, 3.0])).error == pytest.approx(1.96, abs=1e-3)
+    for seeds, quantile in ((2, 12.7062), (10, 2.2622), (11, 2.2281), (31, 2.0423)):  # tables of Student's t
+        values = torch.arange(seeds).double()
+        assert Estimate.over_seeds(values).error == pytest.approx(quantile * float(values.std()) / seeds**0.5, rel=1e-4)
