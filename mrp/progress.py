@@ -23,8 +23,8 @@ def silence(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a remark of the first process on standard error; see `tell` for those of a training."""
-    if not _quiet and _is_first():
+    """Prints a remark of the first process on standard error, where it is quiet a warning alone; `tell` is a run's."""
+    if (not _quiet or text.startswith("warning")) and _is_first():
         put(text, sys.stderr)
 
 

@@ -70,7 +70,8 @@ def test_remarks_go_to_standard_error_and_quiet_leaves_warnings(capsys: Captured
         progress.say("3 images are left out")
         progress.tell("step 3 of 10")
         progress.tell("warning: the loss is a spike")
-        assert capsys.readouterr() == ("", "warning: the loss is a spike\n")
+        progress.say("warning: 3 images are copies")
+        assert capsys.readouterr() == ("", "warning: the loss is a spike\nwarning: 3 images are copies\n")
     finally:
         progress.silence(False)
 

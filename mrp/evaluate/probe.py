@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from torch import nn
 
-from mrp.evaluate import sweep
+from mrp.evaluate import copies, sweep
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
 from mrp.evaluate.labelled import chosen_images
@@ -70,7 +70,10 @@ class Probe(Evaluator, Generic[D]):
         test = sealed.open(learned or NothingToChoose("the first process has chosen"))
         if learned is None or train is None or test is None:
             return Result()
-        return self.count(learned, train, test, readout)
+        result = self.count(learned, train, test, readout)
+        if most is None and (count := self._copies(tables[0], test, readout)):
+            result.details[copies.COPIES] = count
+        return result
 
     def _joined(self, tables: Sequence[Table | None], readout: Readout) -> Table | None:
         """Returns the training images as they are learned from, on the first process."""
@@ -78,6 +81,16 @@ class Probe(Evaluator, Generic[D]):
         if not here:
             return None
         return self.labelled(here[0] if len(here) == 1 else under_views(here, readout.blocks))
+
+    def _copies(self, train: Table | None, test: Table, readout: Readout) -> int:
+        """Returns how many test images are training images too, looked for once for all evaluators of both."""
+        source, asked = self.setting.train, self.setting.labelled()
+
+        def look() -> int:
+            assert train is not None
+            return copies.told(copies.find(train, test, readout.blocks[0]), source, asked)
+
+        return self.setting.tables.shared((copies.find, source.content, asked.content), look)
 
     def _learned(self, train: Table, readout: Readout) -> D:
         """Learns once for all test sets that are counted in one block of tables."""

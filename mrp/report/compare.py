@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrp.config import ConfigError, compose
-from mrp.evaluate import measures, results
+from mrp.evaluate import copies, measures, results
 from mrp.evaluate.interval import wilson
 from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Record
@@ -52,6 +52,7 @@ class Point:
     data: Named
     cell: Cell
     weights: str = "student"
+    copies: int = 0  # of test images that are among the training images
 
     @property
     def measure(self) -> Measure:
@@ -102,7 +103,8 @@ class Measured:
             for measure in measures.of(record):
                 if measure.better:
                     cell = cell_of(measure, outcomes, record.data.get("score") == measures.MEAN_PER_CLASS)
-                    yield Point(name, record.step, self.folder, data, cell, record.weights)
+                    count = record.result.get(copies.COPIES, 0)
+                    yield Point(name, record.step, self.folder, data, cell, record.weights, count)
 
         for (group, *_), records in corruptions.items():
             record = next(iter(records.values()))
@@ -178,7 +180,9 @@ def page_of(paths: Sequence[Path]) -> Page:
     columns += [Column(name, title, better) for _, name, title, better in places]
     cells = {(row, titles.index(title)): Cell(text) for row, cost in costs.items() for title, text in cost.items()}
     cells |= {(row, len(titles) + places.index(place)): point.cell for (row, place), point in found.items()}
-    page = Page("accuracy on held-out images", named, tuple(columns), cells)
+    copied = {labels[point.data]: point.copies for point in points if point.copies}
+    notes = tuple(copies.note(label, count) for label, count in copied.items())
+    page = Page("accuracy on held-out images", named, tuple(columns), cells, notes)
     weights = {point.run: point.weights for point in points}
     alike = about.same_but_seed([(name, folder, (step, weights[name])) for (name, step, folder) in ordered])
     return page.with_seeds(alike)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrp.config import ConfigError
-from mrp.evaluate import measures, results
+from mrp.evaluate import copies, measures, results
 from mrp.evaluate.results import UNTRAINED
 from mrp.judging import Judged
 from mrp.report import corrupted
@@ -43,7 +43,7 @@ def page_of(plan: Plan, judged: Sequence[Judged], of_answers: bool = False) -> P
     title = "classifiers" if of_answers else f"suite {plan.suite}" + ("" if of_classifiers else ", frozen features")
     page = Page(
         title, rows, tuple(columns.values()), {(row, order[key]): cell for (row, key), cell in cells.items()},
-        (*_of_test_sets(plan), *_of_weights(rows, judged), *_not_given(plan)),
+        (*_of_test_sets(plan), *_of_copies(judged), *_of_weights(rows, judged), *_not_given(plan)),
     )  # fmt: skip
     runs = [
         (row.name, one.folder, (row.step, one.subject.weights, one.subject.backbone))
@@ -93,6 +93,15 @@ def _of_test_sets(plan: Plan) -> list[str]:
     if not limited:
         return []
     return [f"Answers are among all classes; on {', '.join(sorted(limited))} among the classes of the test set alone."]
+
+
+def _of_copies(judged: Sequence[Judged]) -> list[str]:
+    """Returns of which test sets images are among the training images."""
+    found = {
+        task.label: count
+        for one in judged for task, record in one.records.items() if (count := record.result.get(copies.COPIES))
+    }  # fmt: skip
+    return [copies.note(label, count) for label, count in found.items()]
 
 
 def _of_weights(rows: Sequence[Row], judged: Sequence[Judged]) -> list[str]:

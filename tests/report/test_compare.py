@@ -93,6 +93,14 @@ def test_data_of_other_content_are_other_columns(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_copies_of_training_images_are_told_below_the_table(tmp_path: Path) -> None:
+    first = run(tmp_path / "one", 0, right=7)
+    result = {"accuracy": 0.5, "low": 0.4, "high": 0.6, "in_training": 1234}
+    results.add(first, [Record("linear", {}, results.TRAINED, 10, "student", DIGITS, result)])
+    (told,) = compare.page_of([first]).notes
+    assert "1,234 of the test images are training images too; what is measured on them is no result" in told
+
+
 def test_validation_on_other_data_of_the_same_name_is_another_column(tmp_path: Path) -> None:
     def validated(name: str, disk: str, accuracy: float) -> Path:
         folder = tmp_path / name
