@@ -50,8 +50,8 @@ def told(copies: Copies, train: Source, test: Source) -> int:
     if count:
         warning = (
             f"warning: {count:,} of {len(test):,} test images are training images too, such as "
-            f"{test.where(int(copies.test[0]))} (also {train.where(int(copies.train[0]))}); what is measured on them is "
-            "no result: take them out of data.train"
+            f"{test.where(int(copies.test[0]))} (also {train.where(int(copies.train[0]))}); what is measured on them "
+            "is no result: take them out of data.train"
         )
         if warning not in _said:
             _said.add(warning)

@@ -33,6 +33,7 @@ class Measure:
     share: bool = True  # whether it is a share, which is shown in percent
     better: str = "higher"  # "higher", "lower", or "" where neither is
     draws: tuple[float, ...] = ()  # the values of draws of training images, whose mean this is
+    groups: tuple[float, ...] = ()  # beside draws: what their mean comes to for groups of test images
     counted: bool = False  # whether it is the share of the record's right answers
 
 
@@ -83,8 +84,10 @@ def _few_shot(name: str, title: str, options: Mapping[str, Any], every: list[dic
     for one in every:
         label = f"{one['shots']} image{'s' if one['shots'] > 1 else ''} per class{_options(options)}"
         label = label if title.startswith(name) else f"{title}: {label}"
-        draws = tuple(one.get("draws", ()))
-        yield Measure(f"{name}/{one['shots']}", label, one["accuracy"], one["low"], one["high"], draws=draws)
+        draws, groups = tuple(one.get("draws", ())), tuple(one.get("groups", ()))
+        yield Measure(
+            f"{name}/{one['shots']}", label, one["accuracy"], one["low"], one["high"], draws=draws, groups=groups
+        )
 
 
 def _declared(name: str, title: str, key: str, values: Mapping[str, Any]) -> Measure:

@@ -102,6 +102,24 @@ def over_draws(first: Sequence[float], second: Sequence[float], value: float) ->
     return Difference(value, value - half, value + half)
 
 
+def over_draws_and_images(
+    first: tuple[Sequence[float], Sequence[float]], second: tuple[Sequence[float], Sequence[float]], value: float
+) -> Difference:
+    """Returns a difference with an interval that speaks of other draws of training images and of other test images.
+
+    Both have come to numbers for the same draws, as means over the test images, and for the same groups of test images
+    (`pseudo_values`), as means over the draws. The two variances are added, with Welch's degrees of freedom.
+    """
+    return _welch(value, *([a - b for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)))
+
+
+def of_draws_and_images(right: Bools) -> Interval:
+    """Returns the share of right answers (draws, test images), with such an interval."""
+    draws, images = right.mean(1), right.mean(0)
+    found = _welch(float(right.mean()), draws, images if len(images) > 1 else images.repeat(2))
+    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+
+
 def over_seeds(values: Sequence[float]) -> Interval:
     """Returns the mean over seeds, with Student's interval."""
     return Interval(*_student(values))
@@ -109,13 +127,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
 
 def between_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
     """Returns the difference of two means over seeds, with Welch's interval."""
-    shares = [float(np.var(values, ddof=1)) / len(values) for values in (first, second)]
-    value, total = float(np.mean(first) - np.mean(second)), sum(shares)
-    if total == 0:
-        return Difference(value, value, value)
-    spread = sum(share**2 / (len(values) - 1) for share, values in zip(shares, (first, second), strict=True))
-    half = student_95(total**2 / spread) * math.sqrt(total)
-    return Difference(value, value - half, value + half)
+    return _welch(float(np.mean(first) - np.mean(second)), first, second)
 
 
 def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
@@ -151,6 +163,17 @@ def unpaired(first: Interval, second: Interval) -> Difference:
     below = math.hypot(first.accuracy - first.low, second.high - second.accuracy)
     above = math.hypot(first.high - first.accuracy, second.accuracy - second.low)
     return Difference(value, value - below, value + above)
+
+
+def _welch(value: float, *samples: Sequence[float] | Scores) -> Difference:
+    """Returns a value with the interval of a sum or difference of the means of independent samples."""
+    shares = [float(np.var(values, ddof=1)) / len(values) for values in samples]
+    total = sum(shares)
+    if total == 0:
+        return Difference(value, value, value)
+    spread = sum(share**2 / (len(values) - 1) for share, values in zip(shares, samples, strict=True))
+    half = student_95(total**2 / spread) * math.sqrt(total)
+    return Difference(value, value - half, value + half)
 
 
 def _per_class(marked: Bools, classes: Classes | None) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,12 +18,13 @@ from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import few
+from mrp.evaluate.statistics import of_draws_and_images, pseudo_values
 from mrp.evaluate.table import Table
 
 SHOTS = (1, 5, 10)
 DRAWS = 10
+_GROUPS = 10  # of test images
 _PENALTY = 1.0  # of the ridge, in units of the mean variance of a column times the number of images
-_QUANTILE = 2.262157  # two-sided 95 % of Student's t for ten draws
 
 
 class Config(Labelled):
@@ -46,6 +46,8 @@ class Evaluator(Probe[Learned]):
     Columns are standardised by the statistics of all training images, which needs no label. The penalty is fixed: with
     one image per class nothing is left to choose it on.
     """
+
+    version = 2  # the interval speaks of other test images too
 
     def labelled(self, train: Table) -> Table:
         """Returns all images: columns are standardised by all of them, whatever labels are used."""
@@ -81,7 +83,7 @@ class Evaluator(Probe[Learned]):
         summaries = []
         for shots, weights in learned.classifiers.items():
             right = self._right(learned, weights, test, block)
-            summaries.append(summary(shots, right.double().mean(1)))
+            summaries.append(summary(shots, right))
         values = {str(one["shots"]): one["accuracy"] for one in summaries}
         details = {"few_shot": summaries, "num_train": len(train), "num_test": len(test)}
         return Result(values, details)
@@ -113,9 +115,13 @@ def ridge(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.cat([weights, (base - centre @ weights)[None]]).float()
 
 
-def summary(shots: int, accuracies: Tensor) -> dict[str, Any]:
-    """Returns the mean accuracy over draws, the 95 % interval of that mean, and the accuracy of each draw."""
-    mean = float(accuracies.mean())
-    half = _QUANTILE * float(accuracies.std()) / math.sqrt(len(accuracies))
-    interval = {"accuracy": mean, "low": max(0.0, mean - half), "high": min(1.0, mean + half)}
-    return {"shots": shots, **interval, "draws": accuracies.tolist()}
+def summary(shots: int, right: Tensor) -> dict[str, Any]:
+    """Returns the mean accuracy of right answers (draws, test images) with its 95 % interval.
+
+    By the rest two models are compared: the accuracy of each draw, and the mean over draws for groups of test images.
+    """
+    answers = right.numpy()
+    of_image, count = answers.mean(0), min(_GROUPS, right.shape[1])
+    groups = pseudo_values(len(of_image), lambda rows: float(of_image[rows].mean()), count) if count > 1 else ()
+    interval = of_draws_and_images(answers)._asdict()
+    return {"shots": shots, **interval, "draws": answers.mean(1).tolist(), "groups": list(groups)}

@@ -141,10 +141,24 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
     if first.scores is not None and second.scores is not None and len(first.scores) == len(second.scores):
         return statistics.mean_difference(first.scores, second.scores)
     if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
-        value = first.measure.value - second.measure.value
-        return statistics.over_draws(first.measure.draws, second.measure.draws, value)
+        return _of_draws(first.measure, second.measure)
     mine, theirs = first.interval, second.interval
     return statistics.unpaired(mine, theirs) if mine and theirs else None
+
+
+def _of_draws(first: Measure, second: Measure) -> Difference | None:
+    """Returns the difference of two means over the same draws; None where these are equal and nothing else is known.
+
+    They are equal where a class has no more images than are drawn of it.
+    """
+    value = first.value - second.value
+    if first.groups and len(first.groups) == len(second.groups):
+        return statistics.over_draws_and_images(
+            (first.draws, first.groups), (second.draws, second.groups), value
+        )  # fmt: skip
+    if not (_differ(first.draws) or _differ(second.draws)):
+        return None
+    return statistics.over_draws(first.draws, second.draws, value)
 
 
 def _same_images(first: Cell, second: Cell) -> tuple[statistics.Bools, statistics.Bools] | None:
@@ -172,7 +186,7 @@ def _over_seeds(cells: Sequence[Cell]) -> Cell | None:
     mean = statistics.over_seeds(values)
     least, most = (0.0, 1.0) if found[0].share else (-math.inf, math.inf)
     low, high = (max(least, mean.low), min(most, mean.high)) if _differ(values) else (None, None)
-    measure = replace(found[0], value=mean.accuracy, low=low, high=high, draws=(), counted=False)
+    measure = replace(found[0], value=mean.accuracy, low=low, high=high, draws=(), groups=(), counted=False)
     return Cell("", measure, seeds=values)
 
 

@@ -84,6 +84,36 @@ def test_draws_and_seeds_agree_with_scipy() -> None:
     assert statistics.between_seeds([0.5, 0.5], [0.5, 0.5]) == (0, 0, 0)
 
 
+def test_intervals_over_draws_and_images_cover_what_other_draws_and_images_give() -> None:
+    """Two few-shot classifiers, 300 times: some images are hard for all draws, some draws are worse on all images."""
+    random = np.random.default_rng(0)
+    spread = {"draw": 0.15, "image": 1.5, "both": 0.8}  # of the evidence for the right class
+    true = [float(stats.norm.cdf(mean / math.hypot(*spread.values(), 0.7))) for mean in (0.5, 0.8)]
+
+    def groups(right: np.ndarray) -> tuple[float, ...]:
+        return statistics.pseudo_values(right.shape[1], lambda rows: float(right[:, rows].mean()))
+
+    alone, paired, of_draws = 0, 0, 0
+    for _ in range(300):
+        shared = spread["draw"] * random.normal(size=(10, 1)) + spread["image"] * random.normal(size=100)
+        first, second = (
+            mean + shared + 0.7 * random.normal(size=100) + spread["both"] * random.normal(size=(10, 100)) > 0
+            for mean in (0.5, 0.8)
+        )
+        one = statistics.of_draws_and_images(first)
+        assert one.accuracy == pytest.approx(first.mean())
+        alone += one.low <= true[0] <= one.high
+        value, draws = float(first.mean() - second.mean()), (first.mean(1), second.mean(1))
+        both = statistics.over_draws_and_images((draws[0], groups(first)), (draws[1], groups(second)), value)
+        assert both.value == value
+        paired += both.low <= true[0] - true[1] <= both.high
+        narrow = statistics.over_draws(*draws, value)
+        of_draws += narrow.low <= true[0] - true[1] <= narrow.high
+    assert 0.91 < alone / 300 < 0.985
+    assert 0.91 < paired / 300 < 0.985
+    assert of_draws / 300 < 0.85, "the draws alone say nothing of other images"
+
+
 def test_where_only_intervals_are_known() -> None:
     """Newcombe (1998), method 10, first example: 56/70 and 48/80 differ by 0.0524 to 0.3339."""
     found = statistics.unpaired(wilson(56, 70), wilson(48, 80))

@@ -53,8 +53,19 @@ def test_more_images_help_and_draws_are_pinned() -> None:
     assert measured(train, test) == result
 
 
-def test_the_interval_is_students() -> None:
-    accuracies = torch.tensor([0.5, 0.6] * 5, dtype=torch.float64)
-    found = few_shot.summary(1, accuracies)
-    assert found["accuracy"] == pytest.approx(0.55)
-    assert found["high"] - found["accuracy"] == pytest.approx(2.262157 * 0.0527046 / 10**0.5, rel=1e-4)
+def test_equal_draws_leave_the_interval_of_the_test_images() -> None:
+    """Of four images per class the draws of 5 and of 10 are all images, each time."""
+    one, five, ten = measured(table(12, 1), table(90, 2)).details["few_shot"]
+    assert len(set(one["draws"])) > 1
+    for summary in (five, ten):
+        assert len(set(summary["draws"])) == 1
+        half = 1.96 * (summary["accuracy"] * (1 - summary["accuracy"]) / 90) ** 0.5
+        assert summary["high"] - summary["accuracy"] == pytest.approx(half, rel=0.05)
+        assert len(summary["groups"]) == 10
+        assert np.mean(summary["groups"]) == pytest.approx(summary["accuracy"])
+
+
+def test_a_single_test_image_has_no_groups() -> None:
+    found = few_shot.summary(1, torch.tensor([[True], [False]] * 5))
+    assert (found["accuracy"], found["groups"]) == (0.5, [])
+    assert found["low"] < 0.5 < found["high"]

@@ -57,6 +57,17 @@ def test_intervals_alone_tell_where_they_are_far_apart() -> None:
     assert not page(unknown, known(0.1, 0.1, 0.1)).is_best(0, 0)
 
 
+def test_equal_draws_mark_a_value_only_where_images_tell() -> None:
+    """Where a class has no more images than are drawn of it, all draws are the same and have no spread."""
+
+    def few(value: float, *groups: float) -> Cell:
+        return Cell("", Measure("few_shot/10", "10", value, value, value, draws=(value,) * 10, groups=groups))
+
+    assert not page(few(0.9), few(0.8)).is_best(0, 0), "as earlier versions kept it"
+    assert not page(few(0.9, 0.7, 1.1), few(0.8, 0.9, 0.7)).is_best(0, 0)
+    assert page(few(0.9, 0.891, 0.909), few(0.8, 0.79, 0.81)).is_best(0, 0)
+
+
 def test_differences_are_worked_out_by_hand() -> None:
     """Eight and one images that one alone gets right, of 100: McNemar's p is 20/512."""
     first, second = [1] * 80 + [1] * 8 + [0] + [0] * 11, [1] * 80 + [0] * 8 + [1] + [0] * 11
