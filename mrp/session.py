@@ -19,6 +19,7 @@ from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, Preempted
 from mrp.folder import claim
+from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
 from mrp.monitor.watchdog import Watchdog
 from mrp.prepare.config import Precision
@@ -135,7 +136,9 @@ class Session:
             self.enter(lock)
             self.enter(ending.noted(self.folder, lambda: self.signals.asked))
             faults.forget(self.folder)
+            watchdog.forget(self.folder)
         self.accelerator.wait_for_everyone()
+        self._watchdog.claimed = True
         self.enter(faults.shared(self.folder, self.processes))
 
     def from_main(self, value: Any) -> Any:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mrp import progress
-from mrp.checkpoint.sealed import numbered
+from mrp.checkpoint.sealed import MANIFEST, numbered
 from mrp.config import Duration
 from mrp.ending import FAILED, FINISHED, PREEMPTED, STOPPED
 from mrp.files import mapping_in
@@ -172,6 +172,8 @@ def find(root: Path, deep: int = 6) -> Iterator[Path]:
     What a run's folder holds is not searched, apart from the runs that start from it (`paper-...`).
     """
     if (root / IDENTITY).is_file():
+        if (root / MANIFEST).is_file():
+            return  # a checkpoint, which somebody has copied out of its run
         yield root
         deep = 1
     elif deep == 0:

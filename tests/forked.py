@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import select
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from multiprocessing import forkserver
@@ -51,8 +53,12 @@ class Started:
         given = (self._out, self._err, cwd or Path.cwd(), dict(os.environ | (env or {})), target, words)
         self.process: BaseProcess = multiprocessing.get_context("forkserver").Process(target=_work, args=given)
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(forkserver, "connect_to_new_process", SERVER.connect_to_new_process)
-            self.process.start()
+            patch.setattr(forkserver, "connect_to_new_process", _connect)
+            try:
+                self.process.start()
+            except BaseException:
+                self._place.cleanup()
+                raise
 
     def end(self) -> subprocess.CompletedProcess[str]:
         """Waits for its end, and returns its exit code and what it has printed."""
@@ -118,7 +124,26 @@ def together(
             each.stop()
 
 
+def _connect(descriptors: Sequence[int]) -> tuple[int, int]:
+    """Has the server fork a process, which has to answer in time: `start` would wait for it without end."""
+    answer, orders = SERVER.connect_to_new_process(descriptors)
+    if not select.select([answer], [], [], LONG)[0]:
+        os.close(answer)
+        os.close(orders)
+        raise AssertionError("waited in vain for the fork server")
+    return answer, orders
+
+
+def _end_with_pytest() -> None:
+    """Ends this process where pytest has ended without it, as it does by its own limit of time."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 def _work(out: Path, err: Path, cwd: Path, env: dict[str, str], target: Callable[..., object], words: Any) -> None:
+    threading.Thread(target=_end_with_pytest, daemon=True).start()
     os.chdir(cwd)
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -16,6 +16,7 @@ import pytest
 
 import mrp
 from mrp import ending, status
+from mrp.checkpoint.sealed import MANIFEST
 from mrp.config import ConfigError, Preempted, Stopped
 from mrp.folder import ENVIRONMENT, IDENTITY, claim
 from mrp.locking import LOCK
@@ -229,6 +230,8 @@ def test_runs_are_found_in_folders_of_folders(tmp_path: Path) -> None:
     (tmp_path / "b" / "link").symlink_to(tmp_path)
     (tmp_path / "b" / ".hidden").mkdir()
     assert [str(path.relative_to(tmp_path)) for path in status.find(tmp_path)] == ["a", "a/paper-00000004", "b/seed-1"]
+    (tmp_path / "b" / "seed-1" / MANIFEST).touch()  # a checkpoint on its own, which names its run too
+    assert [path.name for path in status.find(tmp_path)] == ["a", "paper-00000004"]
     assert list(status.find(tmp_path / "a")) == [tmp_path / "a", tmp_path / "a" / "paper-00000004"]
 
 

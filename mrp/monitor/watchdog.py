@@ -16,7 +16,6 @@ from types import TracebackType
 
 from mrp import ending, progress
 from mrp.files import step_name, write_atomically
-from mrp.folder import IDENTITY
 
 RANKS, STALLS = ".ranks", "stalls"
 STALLED = 4  # the exit code of a process that has been given up
@@ -59,6 +58,7 @@ class Watchdog:
         self._limit, self._end = limit, end
         self._now = (PHASES[0], 0, time.monotonic())
         self._reported: float | None = None  # the beginning of the stall that has been reported
+        self.claimed = False  # whether the folder is this run's by now; until then nothing is written there
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -100,14 +100,9 @@ class Watchdog:
             ending.note(self._folder, ending.FAILED, stands)
             os._exit(STALLED)
 
-    @property
-    def _claimed(self) -> bool:
-        """Returns whether the run has claimed its folder; until then nothing else may be written there."""
-        return (self._folder / IDENTITY).exists()
-
     def _write(self, heartbeat: Heartbeat) -> None:
         """Writes a heartbeat where that is possible: a full disk must not end the watch."""
-        if not self._claimed:
+        if not self.claimed:
             return
         path = self._folder / RANKS / f"rank-{self._rank}.json"
         with contextlib.suppress(OSError):
@@ -129,7 +124,7 @@ class Watchdog:
 
     def _dump(self, step: int) -> Path | str:
         """Writes the stacks of all threads; returns where."""
-        if not self._claimed:
+        if not self.claimed:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             return "the error output"
         folder = self._folder / STALLS
@@ -144,6 +139,13 @@ class Watchdog:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             return "the error output"
         return folder
+
+
+def forget(folder: Path) -> None:
+    """Removes the heartbeats of an earlier start, whose processes would seem to be silent ones of this start."""
+    for heartbeat in (folder / RANKS).glob("rank-*.json"):
+        with contextlib.suppress(OSError):
+            heartbeat.unlink()
 
 
 def explain(heartbeats: list[Heartbeat], world: int, limit: float, now: float) -> list[str]:

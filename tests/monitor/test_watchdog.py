@@ -48,10 +48,11 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    (tmp_path / IDENTITY).touch()
-    return tmp_path
+def watch(run: Path, rank: int, world: int, limit: float | None, end: float | None) -> Watchdog:
+    """The watchdog of a process whose run has claimed its folder."""
+    watched = Watchdog(run, rank, world, limit, end)
+    watched.claimed = True
+    return watched
 
 
 def beat(rank: int, phase: str, step: int, since: float = 90.0, alive: float = 100.0) -> Heartbeat:
@@ -82,40 +83,40 @@ def test_the_silent_and_the_never_heard_of_are_told_apart() -> None:
 
 
 def test_a_stall_is_told_once_by_one_process_and_all_dump_their_stacks(
-    run: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = Watchdog(run, 0, 2, 0.1, None), Watchdog(run, 1, 2, 0.1, None)
+    first, second = watch(tmp_path, 0, 2, 0.1, None), watch(tmp_path, 1, 2, 0.1, None)
     first.at("computes", 5)
     second.at("waits for a batch", 5)
     with first, second:
         for _ in range(12):
-            clock.pass_to(run, 0.03, range(2))
+            clock.pass_to(tmp_path, 0.03, range(2))
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
     assert said[0].startswith("warning: no progress for ")
     assert "process 0 waits for process 1; stacks in " in said[0]
-    stacks = [(run / STALLS / f"step-00000005-rank-{rank}.txt").read_text() for rank in (0, 1)]
+    stacks = [(tmp_path / STALLS / f"step-00000005-rank-{rank}.txt").read_text() for rank in (0, 1)]
     assert all(text.count("most recent call first") >= 3 for text in stacks), "of both watchdogs and what stands still"
     assert "test_a_stall_is_told_once" in stacks[0], "the stack of the thread that stands still"
-    assert {path.name for path in (run / RANKS).iterdir()} == {"rank-0.json", "rank-1.json"}
+    assert {path.name for path in (tmp_path / RANKS).iterdir()} == {"rank-0.json", "rank-1.json"}
 
 
-def test_who_comes_on_is_left_in_peace(run: Path, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    with Watchdog(run, 0, 1, 0.1, 0.2) as watched:
+def test_who_comes_on_is_left_in_peace(tmp_path: Path, clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with watch(tmp_path, 0, 1, 0.1, 0.2) as watched:
         for step in range(20):
             watched.at("computes", step)
-            until(lambda step=step: noted(run, 0, "step") == step)
-            clock.pass_to(run, 0.09, range(1))
+            until(lambda step=step: noted(tmp_path, 0, "step") == step)
+            clock.pass_to(tmp_path, 0.09, range(1))
     assert not capsys.readouterr().out
-    assert not (run / STALLS).exists()
+    assert not (tmp_path / STALLS).exists()
 
 
 def test_after_the_longer_limit_the_process_is_given_up(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes: list[int] = []
     monkeypatch.setattr(watchdog.os, "_exit", codes.append)
-    watched = Watchdog(run, 0, 1, 0.1, 0.3)
+    watched = watch(tmp_path, 0, 1, 0.1, 0.3)
     watched.at("saves", 7)
     with watched:
         until(lambda: codes)
@@ -131,10 +132,10 @@ def test_without_a_limit_nothing_is_watched_and_without_a_run_nothing_is_written
     assert not list(tmp_path.iterdir())
 
 
-def test_who_is_to_be_given_up_early_is_looked_at_often_enough(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_to_be_given_up_early_is_looked_at_often_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     codes: list[int] = []
     monkeypatch.setattr("os._exit", codes.append)
-    with Watchdog(run, 0, 1, limit=3600, end=0.05):
+    with watch(tmp_path, 0, 1, limit=3600, end=0.05):
         until(lambda: codes)
     assert set(codes) == {STALLED}
 
@@ -142,13 +143,21 @@ def test_who_is_to_be_given_up_early_is_looked_at_often_enough(run: Path, monkey
 def test_a_stall_before_the_folder_is_claimed_leaves_nothing_in_its_way(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / IDENTITY).touch()  # of another process, which trains the same run there
     said = ""
     with Watchdog(tmp_path, 0, 1, limit=0.05, end=None):
         while "no progress" not in said:
             said += capfd.readouterr().out
             time.sleep(0.01)
     assert "stacks in the error output" in said
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [IDENTITY]
+
+
+def test_who_has_not_reported_yet_is_not_taken_for_who_had_its_place_before(tmp_path: Path) -> None:
+    watch(tmp_path, 1, 2, 600.0, None)._check(600.0)
+    assert noted(tmp_path, 1, "phase") == "opens the data"
+    watchdog.forget(tmp_path)
+    assert not watch(tmp_path, 0, 2, 600.0, None)._heartbeats()
 
 
 def test_a_clock_that_is_set_anew_ends_no_healthy_process(
