@@ -149,7 +149,7 @@ def _section_at(cls: type[BaseModel], path: Path, values: Any) -> Any:
             continue
         info = section.model_fields.get(str(part)) if section is not None else None
         if info is None:
-            return []
+            return None
         extra = info.json_schema_extra
         choose = extra.get("choose") if isinstance(extra, dict) else None
         listed = callable(choose) and isinstance(values, list | tuple)  # its sections are chosen one by one
