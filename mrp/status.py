@@ -73,12 +73,20 @@ def status_of(folder: Path) -> Status:
     rate = _last(lines, "images_per_second")
     left = None
     if held and steps and rate and isinstance(batch := identity.get("batch"), int):
-        left = max(0, steps - step) * batch / rate
+        left = max(0, steps - step) * (batch / rate + _evaluating(lines))
     return Status(
         folder=folder, state=state, why=why, step=step, steps=steps, loss=_last(lines, "loss"), images_per_second=rate,
         seconds_left=left, best=_bests(folder, lines), began=min(began, default=None), seen=seen,
         starts=len(starts), identity=identity,
     )  # fmt: skip
+
+
+def _evaluating(lines: list[dict[str, Any]]) -> float:
+    """Returns the seconds per step that evaluators have taken, which the rate leaves out."""
+    counted = lines[1:]  # what the first line took belongs to the steps before it
+    took = [value for line in counted for name, value in line.items() if name.endswith("/seconds")]
+    steps = lines[-1]["step"] - lines[0]["step"] if lines else 0
+    return sum(value for value in took if isinstance(value, int | float)) / steps if steps > 0 else 0.0
 
 
 def _alive(beat: dict[str, Any], began: list[float]) -> tuple[str, str]:

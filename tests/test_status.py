@@ -196,6 +196,13 @@ def test_damaged_files_count_as_not_known(text: str, tmp_path: Path) -> None:
     assert status_of(tmp_path).state in ("never started", "ended")
 
 
+def test_the_time_left_holds_evaluations_which_the_rate_leaves_out() -> None:
+    lines = [{"step": 0, "knn/seconds": 50.0}, {"step": 5, "knn/seconds": 6.0}, {"step": 10, "loader/waiting": 0.5}]
+    lines.append({"step": 20, "knn/seconds": 6.0, "linear/average/seconds": 28.0})
+    assert status._evaluating(lines) == pytest.approx(2.0)
+    assert status._evaluating(lines[:1]) == status._evaluating([]) == 0.0
+
+
 def test_the_best_values_are_kept_apart(tmp_path: Path) -> None:
     metrics = Metrics(Config(), tmp_path, {}, 0)
     for step, (accuracy, loss) in enumerate([(0.3, 2.0), (0.5, 1.5), (0.4, 1.0)], start=1):

@@ -22,10 +22,13 @@ class Progress:
     def __init__(self, total: int, start: int, batch: int, quiet: bool) -> None:
         self._total, self._batch, self._quiet = total, batch, quiet
         self._began = self._shown = time.monotonic()
-        # Steps and when they ended. The first one is left out of the rate: it holds compilation and the loader's start.
-        self._points: deque[tuple[int, float]] = deque(maxlen=_WINDOW)
-        self._waited = 0.0
+        # Steps, when they ended, and how long evaluating and saving after log points had taken by then. The first step
+        # is left out of the rate: it holds compilation and the loader's start.
+        self._points: deque[tuple[int, float, float]] = deque(maxlen=_WINDOW)
+        self._waited = self._apart = 0.0
         self._counted_from: float | None = None  # None after a log point: evaluating and saving is no part of the steps
+        self._logged: float | None = None  # when that was
+        self._whole_rate: float | None = None  # with evaluating and saving, by which the time left goes
         self._bar: Any = None
         if not quiet and progress.on_terminal():
             from rich.console import Console
@@ -41,7 +44,7 @@ class Progress:
         """Notes when the first step has ended; later calls do nothing."""
         if not self._points:
             now = time.monotonic()
-            self._points.append((step, now))
+            self._points.append((step, now, self._apart))
             if now - self._began > _SLOW_START and not self._quiet:
                 progress.tell(f"first step after {now - self._began:.0f} s")
 
@@ -52,6 +55,7 @@ class Progress:
             asked = time.monotonic()
             if self._counted_from is None:
                 self._counted_from = asked
+                self._apart += 0.0 if self._logged is None else asked - self._logged
             try:
                 batch = next(source)
             except StopIteration:
@@ -63,18 +67,22 @@ class Progress:
         """Returns the share of the steps' time since the last call in which the loader was waited for."""
         passed = 0.0 if self._counted_from is None else time.monotonic() - self._counted_from
         share = self._waited / max(passed, 1e-9)
-        self._waited, self._counted_from = 0.0, None
+        self._waited, self._counted_from, self._logged = 0.0, None, time.monotonic()
         return share
 
     def rate(self, step: int) -> float:
-        """Returns images per second over the last log points; after the first step alone, since the start."""
+        """Returns images per second over the last log points; after the first step alone, since the start.
+
+        What was evaluated and saved after a log point is no part of the time.
+        """
         now = time.monotonic()
-        first, at = self._points[0] if self._points else (step, now)
+        first, at, apart = self._points[0] if self._points else (step, now, self._apart)
         if step == first:
             return self._batch / max(now - self._began, 1e-9)
-        rate = (step - first) * self._batch / max(now - at, 1e-9)
-        self._points.append((step, now))
-        return rate
+        images = (step - first) * self._batch
+        self._whole_rate = images / max(now - at, 1e-9)
+        self._points.append((step, now, self._apart))
+        return images / max(now - at - (self._apart - apart), 1e-9)
 
     def show(self, step: int, loss: float, rate: float) -> None:
         """Shows the step, the rate and the loss."""
@@ -83,7 +91,7 @@ class Progress:
             self._bar.update(self._task, completed=step, text=text)
         elif not self._quiet and (time.monotonic() - self._shown > _EVERY or step == self._total):
             self._shown = time.monotonic()
-            left = (self._total - step) * self._batch / max(rate, 1e-9)
+            left = (self._total - step) * self._batch / max(self._whole_rate or rate, 1e-9)
             progress.tell(f"step {step}/{self._total}  {text}  {progress.duration(left)} left")
 
     def close(self) -> None:

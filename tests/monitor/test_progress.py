@@ -65,6 +65,22 @@ def test_the_rate_is_that_of_the_last_log_points(clock: Clock) -> None:
     assert rate == pytest.approx(10)
 
 
+def test_the_rate_is_that_of_the_steps_and_the_time_left_holds_evaluations(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shown = Progress(total=40, start=0, batch=8, quiet=False)
+    for step in shown.taken(range(1, 22)):
+        clock.now += 2
+        shown.finished(step)
+        if step % 5 == 0:
+            shown.waiting()
+            rate = shown.rate(step)
+            assert rate == pytest.approx(4)
+            shown.show(step, 0.5, rate)
+            clock.now += 90  # evaluates
+    assert capsys.readouterr().out.splitlines()[-1] == "step 20/40  4 images/s  loss 0.5000  5 min 24 s left"
+
+
 def test_a_slow_first_step_is_told_of(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
     shown = Progress(total=100, start=0, batch=8, quiet=False)
     clock.now += 42
