@@ -13,7 +13,7 @@ from mrp import cli
 from mrp.config import ConfigError
 from mrp.lab.claims import multiview, page, study, theory
 from mrp.lab.claims.claim import Claim, Prediction, Verdict
-from mrp.lab.claims.number import Number, difference, over_seeds
+from mrp.lab.claims.number import Number, difference, over_images, over_seeds
 from mrp.lab.claims.results import Results
 from mrp.lab.multiview.constants import Constants
 from mrp.run import find_recipe
@@ -68,6 +68,10 @@ def test_every_value_interval_number_of_seeds_and_regime(mirrored: bool, ours: b
     assert sum(decided) == 4, "two values, with a narrow interval, at three or five seeds, in the regime"
 
 
+def test_seeds_that_share_their_test_images_do_not_make_these_more() -> None:
+    assert over_images([2.0, 4.0], [1.0, 2.0], "").half == 1.5
+
+
 @pytest.mark.parametrize("value", [0.2, 1.0])
 def test_an_exact_number_decides_alone_if_one_is_asked_for(value: float) -> None:
     exact = {"x": Number(value, 0.0, "exact")}
@@ -112,7 +116,7 @@ def test_intervals() -> None:
     two = over_seeds([1.0, 2.0], "here")
     assert (two.value, two.half, two.over) == (1.5, None, "2 seeds, here, 1 and 2")
     three = over_seeds([1.0, 2.0, 3.0], "here")
-    assert three.half == pytest.approx(4.303 / 3**0.5)
+    assert three.half == pytest.approx(4.302653 / 3**0.5)
     assert difference(Number(1.0, 3.0, ""), Number(3.0, 4.0, ""), "both") == Number(-2.0, 5.0, "both")
 
 

@@ -45,10 +45,13 @@ def over_seeds(values: Sequence[float], conditions: str) -> Number:
 
 
 def over_images(values: Sequence[float], halves: Sequence[float], conditions: str) -> Number:
-    """Returns the mean over few seeds, with the interval over the images that each seed was measured on."""
+    """Returns the mean over few seeds, with the interval over the images, which are the same ones for each seed.
+
+    So what is uncertain of one seed for these images is uncertain of the others, and does not shrink with their number.
+    """
     seeds = len(values)
     over = f"{seeds} seed{'s' if seeds > 1 else ''}, {conditions}"
-    return Number(sum(values) / seeds, math.hypot(*halves) / seeds, over, seeds)
+    return Number(sum(values) / seeds, sum(halves) / seeds, over, seeds)
 
 
 def difference(first: Number, second: Number, over: str) -> Number:
