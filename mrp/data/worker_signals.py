@@ -23,7 +23,7 @@ def ignore_requests() -> None:
 
 def start_fork_server(preload: Sequence[str]) -> None:
     """Starts the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
-    forkserver.set_forkserver_preload([__name__, *preload])
+    forkserver.set_forkserver_preload([__name__, *preload, "mrp.data.worker_memory"])
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
     try:
         resource_tracker.ensure_running()  # it ignores SIGTERM and SIGINT, and has the others blocked from here
@@ -33,11 +33,11 @@ def start_fork_server(preload: Sequence[str]) -> None:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _is_fork_server() -> bool:
+def is_fork_server() -> bool:
     """Returns whether this is the server itself, not a process that it has forked, which has the same arguments."""
     inheriting = getattr(current_process(), "_inheriting", False)  # set while a forked process starts
     return "multiprocessing.forkserver" in " ".join(sys.orig_argv) and parent_process() is None and not inheriting
 
 
-if _is_fork_server():
+if is_fork_server():
     ignore_requests()
