@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from mrp import imports
+
 if TYPE_CHECKING:
     from mrp.api import Model as Model
     from mrp.api import finetune as finetune
@@ -35,7 +37,9 @@ def __getattr__(name: str) -> Any:
     """Imports a public name when it is first asked for, so that `import mrp` does not load torch."""
     if name not in _MODULES:
         raise AttributeError(f"module 'mrp' has no attribute '{name}'")
-    return getattr(import_module(_MODULES[name]), name)
+    with imports.undisturbed():
+        module = import_module(_MODULES[name])
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

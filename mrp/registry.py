@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mrp import outside
+from mrp import imports, outside
 from mrp.config import ConfigError, Node, nearest
 
 
@@ -42,7 +42,9 @@ class Registry:
             return self._checked(outside.load(Path(name).absolute(), self.kind), name)
         if name in self._own():
             file = f"{name}_" if keyword.iskeyword(name) else name  # `import` is a verb, but cannot name a module
-            return self._checked(importlib.import_module(f"{self.package}.{file}"), name)
+            with imports.undisturbed():
+                module = importlib.import_module(f"{self.package}.{file}")
+            return self._checked(module, name)
         for point in entry_points(group=self.package, name=name):
             return self._checked(point.load(), name)
         names = self.names()

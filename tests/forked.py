@@ -31,7 +31,9 @@ from tests.waiting import LONG
 
 # A server of its own, which runs no threads: the loader's ignores signals, and has imported less.
 SERVER = forkserver.ForkServer()
-SERVER.set_forkserver_preload(["mrp.train", "mrp.api", "mrp.check.processes", "sklearn.datasets", "mrp.data.worker_memory"])
+SERVER.set_forkserver_preload(
+    ["mrp.train", "mrp.api", "mrp.check.processes", "sklearn.datasets", "mrp.data.worker_memory"]
+)
 
 
 LIMIT = 800.0  # seconds; pytest itself ends a test after 900

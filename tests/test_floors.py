@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FLOORS = (
     "config",
     "schedules",
+    "imports",
     "outside",
     "registry",
     "schema",

@@ -30,6 +30,7 @@ _ENOUGH_WORK = 32e12
 # and lose two thirds of the speed where half of them are not (docs/measurements/2026-11-27-threads.md).
 _WORTH_THREADS = 8e9
 _aten = torch.ops.aten
+_ASKS_WHERE = torch.ops.prim.device.default  # two of three calls that a count sees: answered without a way through torch
 # The count runs on a CPU, for whose attention torch 2.11 has no formula: it is that of a GPU's.
 _FORMULAS = {
     _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
@@ -163,6 +164,8 @@ class _Flops(TorchDispatchMode):
     total = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is _ASKS_WHERE:
+            return args[0].fake_device
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         formula = _FORMULAS.get(getattr(func, "_overloadpacket", func))

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrp import progress
+from mrp import imports, progress
 from mrp.verbs import _words, doctor
 
 if TYPE_CHECKING:
@@ -55,7 +55,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Plans, examines, trains and judges; the same command goes on wherever it was interrupted."""
-    from mrp.adapting import AFTER, PLAN, plan
+    with imports.undisturbed():
+        from mrp.adapting import AFTER, PLAN, plan
     from mrp.checkpoint.checkpoints import any_left
     from mrp.config import ConfigError, parse
     from mrp.report import verdict

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from mrp import progress
+from mrp import imports, progress
 from mrp.verbs import _words
 
 HELP = "train a recipe eager and compiled, in fp32 and bf16, and say whether the losses stay together"
@@ -35,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
     """Trains in every way, prints and draws the gaps; the exit code is 1 where one leaves the seeds' spread."""
     from rich.table import Table
 
-    from mrp.certify import FILE, certify
+    with imports.undisturbed():
+        from mrp.certify import FILE, certify
     from mrp.report.plots import gap_curves
 
     folder = Path(options.folder or f"runs/certify-{Path(options.recipe).stem}")

@@ -7,6 +7,7 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = "try whether a file of your own (method, source, augmentation, evaluator, optimizer, tracker) does what it must"
@@ -26,7 +27,8 @@ def run(options: argparse.Namespace) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from mrp.check.files import check
+    with imports.undisturbed():
+        from mrp.check.files import check
     from mrp.config import ConfigError
 
     table = Table("part", "check", "", "why, and what to do", title=options.file, title_justify="left")

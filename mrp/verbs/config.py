@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrp import imports
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
@@ -51,8 +52,10 @@ def run(options: argparse.Namespace) -> None:
 def derived(run: Run, processes: int) -> dict[str, str]:
     """Returns the numbers that a recipe leaves to be computed, as text: what the doctor judges."""
     from mrp.config import ConfigError
-    from mrp.doctor import data, recipe
-    from mrp.doctor.case import Case
+
+    with imports.undisturbed():
+        from mrp.doctor import data, recipe
+        from mrp.doctor.case import Case
 
     case = Case(run, processes, Path())
     for part in ("source", "test"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 
+from mrp import imports
 from mrp.verbs import _words, probe, report
 
 HELP = "pretrain, probe and draw a small run on data that comes with scikit-learn"
@@ -18,7 +19,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Pretrains, probes and draws a run on data that needs no download, and says where everything is."""
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     folder = api.pretrain("demo", folder=options.folder)
     probe.show(folder)

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrp import imports
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
@@ -81,7 +82,9 @@ def _counted(count: int, what: str) -> str:
 
 def _case(options: argparse.Namespace) -> Case:
     from mrp.config import ConfigError, compose, nearest
-    from mrp.doctor.case import Case, Terms
+
+    with imports.undisturbed():
+        from mrp.doctor.case import Case, Terms
     from mrp.doctor.forecast import GPUS
     from mrp.run import find_recipe, load, run_folder
 

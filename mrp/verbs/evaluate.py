@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = "measure classifiers on one or several test sets, as they are: top-1, top-5, mean per class, ReaL, corruptions"
@@ -40,7 +41,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measures what is missing, prints the table, and writes it if asked to."""
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     given = [*options.weights, *options.overrides]
     overrides = [word for word in given if "=" in word and not Path(word).exists()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = "write a folder that others load with their own call: timm, transformers, the official code, ONNX, torch.export"
@@ -28,7 +29,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the folder, and says how far its answers are from mrp's."""
-    from mrp.exchange.export import export
+    with imports.undisturbed():
+        from mrp.exchange.export import export
 
     out = Path(options.out or Path("exports") / f"{Path(options.run).stem}-{options.to}")
     difference = export(options.run, options.to, out, options.weights, options.step, options.whole)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = "write the features of a run's images to a file, with their names and labels"
@@ -27,7 +28,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the file."""
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     count, width = api.features(
         options.run, Path(options.out), options.split, options.layer, options.pooling, options.weights, options.step,

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = "fine-tune pretrained weights with a recipe of classification, and measure the accuracy of each class"
@@ -23,7 +24,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Trains a recipe that starts from other weights, and prints how good it is in the end."""
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
     from mrp.evaluators.validation import VALIDATION
 
     folder = api.finetune(options.recipe, *options.overrides, folder=options.folder)

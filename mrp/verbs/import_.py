@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = (
@@ -28,7 +29,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Reads the weights, writes the folder, and says what was found."""
-    from mrp.exchange.importing import import_weights
+    with imports.undisturbed():
+        from mrp.exchange.importing import import_weights
 
     out = Path(options.out or Path("runs") / _default_name(options.source))
     weights = import_weights(options.source, out, options.method, options.overrides, options.weights)

@@ -6,6 +6,7 @@ import argparse
 import re
 from pathlib import Path
 
+from mrp import imports
 from mrp.verbs import _words
 
 HELP = "judge weights by a suite: several evaluators on several data sets, with paired tests, as one table"
@@ -37,7 +38,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Measures what is missing, prints the table and writes it in every form."""
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     given = [*options.weights, *options.overrides]
     pairs = [word for word in given if re.match(r"[\w.]+=", word) and not Path(word).exists()]

@@ -6,7 +6,7 @@ import argparse
 import time
 from pathlib import Path
 
-from mrp import progress
+from mrp import imports, progress
 from mrp.verbs import _words
 
 HELP = "train a recipe; the same command again continues where it stopped"
@@ -23,7 +23,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Trains a recipe into its folder, and says what came out and what can be done with it."""
     begin = time.monotonic()
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     folder = api.pretrain(options.recipe, *options.overrides, folder=options.folder)
     if _words.is_first_process():

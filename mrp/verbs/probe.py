@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrp import imports
 from mrp.verbs import _words, finetune
 
 if TYPE_CHECKING:
@@ -52,7 +53,8 @@ def run(options: argparse.Namespace) -> None:
     overrides = _words.data_words(options)
     if options.protocol == PAPER:
         return _paper(options)
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     probed = api.probe(
         options.run, *overrides, evaluators=options.evaluators or api.EVALUATORS, weights=options.weights,
@@ -86,7 +88,8 @@ def _paper(options: argparse.Namespace) -> None:
 
 def show(folder: Path) -> None:
     """Measure a run beside its untrained backbone, and print the tables."""
-    from mrp import api
+    with imports.undisturbed():
+        from mrp import api
 
     _print(str(folder), api.probe(folder, baseline=True))
 

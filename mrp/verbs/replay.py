@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+from mrp import imports
+
 HELP = "repeat a step that was not finite, alone, and name the module in which the fault arose"
 EXAMPLE = "mrp replay runs/mae/incidents/step-00012345"
 _NOT_REPEATED = 1
@@ -18,7 +20,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints where the fault arose; the exit code is 1 where the step is finite this time."""
-    from mrp.replay import replay
+    with imports.undisturbed():
+        from mrp.replay import replay
 
     result = replay(options.incident)
     for line in result.lines:

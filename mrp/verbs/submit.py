@@ -7,6 +7,7 @@ import hashlib
 import sys
 from typing import TYPE_CHECKING
 
+from mrp import imports
 from mrp.verbs import _words
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ def words(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Checks the recipe and its data, then submits the job or prints its script."""
-    from mrp.build import open_source
+    with imports.undisturbed():
+        from mrp.build import open_source
     from mrp.config import ConfigError, dump
     from mrp.processes import slurm
     from mrp.run import load, run_folder

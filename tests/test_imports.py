@@ -1,0 +1,59 @@
+"""While modules are imported, Python does not search for garbage; afterwards it does again, if it did before."""
+
+from __future__ import annotations
+
+import gc
+from types import SimpleNamespace
+
+import pytest
+
+import mrp
+from mrp.imports import undisturbed
+from mrp.objectives import OBJECTIVES
+
+
+def test_whoever_does_without_searches_still_does_afterwards() -> None:
+    with pytest.raises(ImportError), undisturbed():
+        raise ImportError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with undisturbed():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def test_what_was_imported_counts_as_old_but_not_as_set_aside() -> None:
+    gc.unfreeze()  # what the tests have imported
+    try:
+        with undisturbed():
+            new = [[number] for number in range(1000)]
+        old = {id(one) for one in gc.get_objects(generation=2)}
+        assert all(id(one) in old for one in new)
+    finally:
+        gc.freeze()
+
+
+def test_what_someone_has_set_aside_stays_there() -> None:
+    gc.freeze()
+    before = gc.get_freeze_count()
+    with undisturbed():
+        pass
+    assert gc.get_freeze_count() == before
+
+
+def test_methods_and_the_python_interface_are_imported_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = list[bool]()
+
+    def imported(name: str) -> SimpleNamespace:
+        searched.append(gc.isenabled())
+        return SimpleNamespace(Config=0, Objective=0, load=0)
+
+    monkeypatch.setattr("mrp.import_module", imported)
+    monkeypatch.setattr("mrp.registry.importlib", SimpleNamespace(import_module=imported))
+    monkeypatch.setattr("mrp.registry.Registry._own", lambda _: ["mae"])
+    _ = mrp.load
+    OBJECTIVES.find("mae")
+    assert searched == [False, False]
