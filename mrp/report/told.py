@@ -184,9 +184,13 @@ def _best(told: Told) -> list[str]:
                 sign = 1 if column.better == "higher" else -1
                 cell, row = max(cells, key=lambda one: sign * (one[0].measure.value if one[0].measure else 0.0))
                 step = page.rows[row].step
-                found.append(
-                    f"{column.title} {render.text_of(cell)} on {column.data}" + (f", step {step:,}" if step else "")
-                )
+                chosen = ""
+                if len(cells) > 1:  # its interval does not know of the choice
+                    last, at = max(cells, key=lambda one: (page.rows[one[1]].step or 0, one[1]))
+                    when = f" of step {page.rows[at].step:,}" if page.rows[at].step else ""
+                    chosen = f" (the best of {len(cells)} by these images; the last{when}: {render.text_of(last)})"
+                where = f", step {step:,}" if step else ""
+                found.append(f"{column.title} {render.text_of(cell)} on {column.data}{where}{chosen}")
     if not found:
         found = [story.accuracy(one) for one in told.history.accuracies()]
     return found[:4]

@@ -14,7 +14,7 @@ from mrp.build import measure_cost
 from mrp.config import ConfigError, dump
 from mrp.evaluate import results
 from mrp.evaluate.results import Outcomes, Record
-from mrp.report import compare, render
+from mrp.report import compare, render, told
 from mrp.report.page import Page
 from mrp.run import load
 
@@ -127,6 +127,16 @@ def test_several_steps_are_rows(tmp_path: Path) -> None:
     assert [row.name for row in page.rows] == ["first, step 5", "first, step 10"]
     assert texts(page)["first, step 5", ": images seen"] == "500"
     render.write(page, tmp_path / "steps.png")
+
+
+def test_a_report_says_what_was_chosen_by_the_images_that_it_is_measured_on(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 0, right=60)
+    assert "best of" not in "".join(map(str, told.summary(told.Told.of(folder))))
+    early = Record("knn", {}, results.TRAINED, 5, "student", DIGITS, {"accuracy": 0.7, "low": 0.6, "high": 0.8})
+    results.add(folder, [early])
+    text = "".join(map(str, told.summary(told.Told.of(folder))))
+    assert "kNN (k = 20) 70.0 % (60.0 to 80.0) on digits" in text
+    assert ", step 5 (the best of 2 by these images; the last of step 10: 60.0 % (" in text
 
 
 def test_the_same_run_twice(tmp_path: Path) -> None:
