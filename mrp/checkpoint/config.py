@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
-_LOWEST = ("loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass")  # ends of names
+_LOWEST = (  # ends of names
+    "loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass", "loss_over_variance", "uniformity", "alignment",
+)  # fmt: skip
 
 
 class Best(Node):
@@ -16,7 +18,8 @@ class Best(Node):
 
     short: ClassVar[type | None] = str
     name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
-    # null: lowest for a name that ends in loss, error, rmse, nll, brier or ece, else highest.
+    # null: lowest for a name that ends in loss, error, rmse, nll, brier, ece, loss_over_variance, uniformity or
+    # alignment, else highest.
     direction: Literal["highest", "lowest"] | None = None
 
     @model_validator(mode="before")

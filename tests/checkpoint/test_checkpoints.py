@@ -17,6 +17,7 @@ from torch import nn
 
 from mrp.checkpoint import sealed
 from mrp.checkpoint.checkpoints import Checkpoint, at, latest, listed, newest, numbered, restore
+from mrp.checkpoint.config import Best
 from mrp.checkpoint.config import Config as CheckpointConfig
 from mrp.checkpoint.saver import Saver, save_now
 from mrp.config import ConfigError
@@ -470,6 +471,14 @@ def test_when_one_is_due() -> None:
     assert [step for step in range(1, 25) if checkpoints.due(step)] == [4, 6, 8, 12, 16, 18, 20, 24]
     never = Saver(Path("nowhere"), CheckpointConfig(), every=5, main=False)
     assert [step for step in range(1, 16) if never.due(step)] == [5, 10, 15]
+
+
+@pytest.mark.parametrize(
+    "name", ["features/loss_over_variance", "features/uniformity", "geometry/log_uniformity", "geometry/alignment"]
+)
+def test_a_collapsed_model_has_the_worst_of_these(name: str) -> None:
+    assert Best(name=name).better(0.1, 1.0)
+    assert not Best(name=name).better(1.0, 0.1)
 
 
 @pytest.mark.parametrize(
