@@ -30,7 +30,7 @@ _ENOUGH_WORK = 32e12
 # and lose two thirds of the speed where half of them are not (docs/measurements/2026-11-27-threads.md).
 _WORTH_THREADS = 8e9
 _aten = torch.ops.aten
-_ASKS_WHERE = torch.ops.prim.device.default  # two of three calls that a count sees: answered without a way through torch
+_ASKS_WHERE = torch.ops.prim.device.default  # two of three calls that a count sees: answered at once
 # The count runs on a CPU, for whose attention torch 2.11 has no formula: it is that of a GPU's.
 _FORMULAS = {
     _aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[_aten._scaled_dot_product_flash_attention],
