@@ -38,7 +38,7 @@ demo: setup ## Pretrain, probe and draw a small run on a CPU
 	@$(BIN)/mrp demo
 
 test: setup ## Run the tests, in two processes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --max-worker-restart 0 --durations=10 $(ARGS)
+	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=10 $(ARGS)
 
 lint: setup ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -70,8 +71,13 @@ def pytest_unconfigure() -> None:
     gc.unfreeze()  # or a library reports at the end what was never given back
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of the GPU skip themselves where there is none."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests of the GPU skip themselves where there is none; where processes share the files, the long ones begin."""
+    if hasattr(config, "workerinput"):
+        length = Counter[Path]()  # about, in quick tests
+        for item in items:
+            length[item.path] += 50 if item.get_closest_marker("slow") else 1
+        items.sort(key=lambda item: (-length[item.path], item.path))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
