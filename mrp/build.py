@@ -13,7 +13,7 @@ from torch import nn
 
 from mrp.config import ConfigError, compose, nearest
 from mrp.data.open import open_data
-from mrp.data.source import Source
+from mrp.data.source import Source, listed
 from mrp.data.storage.cache import Cache
 from mrp.evaluators import EVALUATORS, short_name
 from mrp.folder import CONFIG
@@ -163,16 +163,20 @@ def check_best(run: Run) -> None:
 
 
 def open_validation(run: Run, train: Source) -> Source | None:
-    """Returns the data that the run is validated on while it trains, if it is; its classes are those of training."""
+    """Returns the data that the run is validated on while it trains, if it is; training has all their classes."""
     if run.validation.every is None:
         return None
     if run.data.test is None:
         raise ConfigError("validation.every: data.test is not set, so there is nothing to validate on; set it")
     source = open_source(run, "test")
-    if getattr(run.objective, "classes", None) is not None and source.classes != train.classes:
-        odd = next((name for name in source.classes if name not in train.classes), None)
-        what = f"has a class '{odd}' that data.train has not" if odd else f"has {len(source.classes)} of the classes"
-        raise ConfigError(f"data.test: {what} ({len(train.classes)} in training); take data with the same classes")
+    if getattr(run.objective, "classes", None) is not None:
+        if not source.classes:
+            raise ConfigError("data.test: has no labels, so accuracy cannot be measured; take data with class folders")
+        if odd := next((name for name in source.classes if name not in train.classes), None):
+            raise ConfigError(
+                f"data.test: has a class '{odd}' that data.train has not, which has the classes "
+                f"{listed(train.classes)}; take data with the same classes"
+            )
     return source
 
 

@@ -15,7 +15,7 @@ from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.checkpoint.config import Config as CheckpointSection
 from mrp.checkpoint.saver import Saver
 from mrp.config import Stopped
-from mrp.data.quarantine import Quarantine
+from mrp.data.quarantine import FILE, Quarantine
 from mrp.folder import CONFIG, IDENTITY, placed
 from mrp.interop import init
 from mrp.monitor.guard import Guard
@@ -92,8 +92,11 @@ class State:
     def save(self, wait: bool = False) -> None:
         """Saves a checkpoint of this step; `wait` until it is on the disk."""
         self.quarantine.add(gather_object(self.quarantine.state()))
-        if self._session.main:
-            self.quarantine.write(self._session.folder)
+        if self._session.main and self.quarantine.write(self._session.folder):
+            self._session.say(
+                f"warning: {len(self.quarantine)} samples are no images, and others are shown in their place; "
+                f"{self._session.folder / FILE} names them"
+            )
         data = {"manifest": self._job.source.identity, "quarantine": self.quarantine.state()}
         groups = {GROUP: self.average.tensors()} if self.average else {}
         state = {

@@ -19,6 +19,7 @@ from mrp.build import open_source
 from mrp.config import Stopped
 from mrp.data.balance import balance_warning
 from mrp.data.mixtures import Mixed
+from mrp.data.source import listed
 from mrp.data.workers import prepare_workers
 from mrp.evaluate.contract import Result, Setting, Training
 from mrp.evaluate.schedule import Evaluators
@@ -234,6 +235,10 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
     if isinstance(order, Mixed):
         shares = zip(order.shares, order.sizes, strict=True)
         lines += [f"shares of the sources: {', '.join(f'{share:.2%} of {size:,} images' for share, size in shares)}"]
+    if job.source.classes:
+        lines += [f"classes of data.train: {listed(job.source.classes)}"]
+    if job.source.left_out:
+        lines += [f"{job.source.left_out}; rename those that are images"]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
     if balance:

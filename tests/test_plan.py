@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 from mrp.build import measure_cost
 from mrp.data import mixtures
@@ -97,6 +98,25 @@ def test_the_start_says_where_there_are_more_workers_than_cores(
     assert "machine.workers: 4 decoding processes on 3 cores; auto takes 2" in said
     for words in ("machine.workers=3", "machine.workers=auto"):
         assert "workers" not in announcement(job(tmp_path, words), state, session, None)  # type: ignore[arg-type]
+
+
+def test_the_start_names_the_classes_and_what_is_left_out(tmp_path: Path) -> None:
+    """Folders of masks beside folders of images, or files without an ending, are not seen in the number of images."""
+    state, session = SimpleNamespace(step=0), SimpleNamespace(device="cpu", processes=1, folder=tmp_path)
+    for number in range(4):
+        path = tmp_path / "data" / ("images", "masks")[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (8, 8)).save(path)
+    words = [f"data.train={tmp_path / 'data'}", "data.test=null", "batch=2"]
+    said = announcement(job(tmp_path, *words), state, session, None)  # type: ignore[arg-type]
+    assert "\nclasses of data.train: 2 (images, masks)\n" in said
+    assert "left out" not in said
+    path.rename(path.with_suffix(""))
+    said = announcement(job(tmp_path, *words), state, session, None)  # type: ignore[arg-type]
+    assert (
+        f"{tmp_path / 'data'}: files left out as no images, by the endings of their names: 1 without one; rename"
+        in said
+    )
 
 
 def test_the_start_says_where_the_learning_rate_would_fall_after_the_end(tmp_path: Path) -> None:

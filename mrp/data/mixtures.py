@@ -32,6 +32,7 @@ class Mixture(Derived):
         self.sources, self.weights = tuple(sources), tuple(weights)
         self.checked = all(source.checked for source in sources)
         self.partial = any(source.partial for source in sources)
+        self.left_out = "; ".join(source.left_out for source in sources if source.left_out)
         same = len({source.classes for source in sources}) == 1
         self.classes = sources[0].classes if same else ()  # labels that mean different things are not kept
         self._ends = np.cumsum([len(source) for source in sources])

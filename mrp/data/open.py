@@ -65,4 +65,7 @@ def _recognise(text: str, split: Split) -> Node:
         except ValidationError:  # it has options that must be given
             raise ConfigError(f"data.{split}: '{text}' needs options; write {{name: {text}, path: PATH}}") from None
     named = f"; 'digits' comes with mrp{nearest(text, ['digits'])}" if os.sep not in text else ""
-    raise ConfigError(f"data.{split}: '{text}' does not exist; give a folder of images or an archive of CIFAR{named}")
+    start = "" if os.path.isabs(os.path.expanduser(text)) else f" (a relative path starts at {os.getcwd()})"
+    raise ConfigError(
+        f"data.{split}: '{text}' does not exist; give a folder of images or an archive of CIFAR{start}{named}"
+    )

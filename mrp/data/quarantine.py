@@ -52,13 +52,15 @@ class Quarantine:
         """Returns all of them, in the order of the samples."""
         return sorted(self._bad.values())
 
-    def write(self, folder: Path) -> None:
-        """Writes one line per sample in the run's folder; those already there, of any process, are kept."""
+    def write(self, folder: Path) -> int:
+        """Writes one line per sample in the run's folder, and returns how many are new; older lines stay."""
         path = folder / FILE
         if not self._bad:
-            return
+            return 0
         with path.open("a+", encoding="utf-8") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             there = {json.loads(line)["sample"] for line in file}
-            file.writelines(json.dumps(bad._asdict()) + "\n" for bad in self.state() if bad.sample not in there)
+            new = [bad for bad in self.state() if bad.sample not in there]
+            file.writelines(json.dumps(bad._asdict()) + "\n" for bad in new)
+        return len(new)

@@ -22,7 +22,14 @@ from mrp.data.order import Ints
 
 Pixels = NDArray[np.uint8 | np.uint16 | np.float32]  # H W C
 _WHOLE = (np.dtype(np.uint8), np.dtype(np.uint16))
+_LISTED, _LONG_NAME = 6, 30  # classes whose names are shown, and letters of each
 _MOST_CLASSES = 1 << 20  # without names
+
+
+def listed(classes: tuple[str, ...]) -> str:
+    """Returns the number of classes and what the first of them are called."""
+    names = ", ".join(name if len(name) <= _LONG_NAME else f"{name[:_LONG_NAME]}..." for name in classes[:_LISTED])
+    return f"{len(classes):,} ({names}{', ...' if len(classes) > _LISTED else ''})"
 
 
 class Partial(NamedTuple):
@@ -85,6 +92,7 @@ class Source(ABC):
     classes: tuple[str, ...] = ()  # what the labels are called; empty where there are none
     checked: bool = False  # whether `read` compares each image's bytes with a checksum
     channels: tuple[str, ...] = ()  # what the channels of its pixels are called; empty where they have no names
+    left_out: str = ""  # which files beside the images it does not take for images, in words
     partial: bool = False  # whether samples may lack channels: then `read` gives a `Partial` of each that does
 
     @abstractmethod

@@ -29,7 +29,7 @@ class Subset(Derived):
         self, source: Source, chosen: Ints, labels: NDArray[Any] | None = None, classes: tuple[str, ...] | None = None
     ) -> None:
         self.source, self.chosen, self.checked = source, chosen, source.checked
-        self.channels, self.partial = source.channels, source.partial
+        self.channels, self.partial, self.left_out = source.channels, source.partial, source.left_out
         self.labels = np.asarray(np.asarray(source.labels)[chosen] if labels is None else labels, np.int32)
         self.classes = source.classes if classes is None else classes
 

@@ -16,6 +16,7 @@ from mrp.config import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
+_MOST_ENDINGS = 5  # that are listed
 _MOST_WAYS = 100  # in which links behind other links may lead to one folder
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
@@ -51,24 +52,44 @@ class Names:
         return os.path.join(self.root, os.fsdecode(self._text[start : int(self._ends[index])]))
 
 
-def tree(root: Path, extensions: tuple[str, ...] = EXTENSIONS) -> list[File]:
-    """Returns the files below a folder whose names end so, in the order of their names, of which there is one."""
-    found = sorted(files(root, "", extensions), key=lambda file: os.fsencode(file.name))
+def tree(root: Path, extensions: tuple[str, ...] = EXTENSIONS, others: Counter[str] | None = None) -> list[File]:
+    """Returns the files below a folder whose names end so, in the order of their names, of which there is one.
+
+    In `others` the endings of all other files are counted.
+    """
+    found = sorted(files(root, "", extensions, others), key=lambda file: os.fsencode(file.name))
     if not found:
         raise ConfigError(f"{root}: holds no images; files that count end in {', '.join(extensions)}")
     return found
 
 
-def files(folder: Path, prefix: str, extensions: tuple[str, ...] = EXTENSIONS) -> Iterator[File]:
+def left_out(root: Path, others: Counter[str]) -> str:
+    """Returns in words which files of a folder are not taken for images; nothing where there are none."""
+    if not others:
+        return ""
+    listed = ", ".join(f"{count:,} {ending or 'without one'}" for ending, count in others.most_common(_MOST_ENDINGS))
+    more = ", ..." if len(others) > _MOST_ENDINGS else ""
+    return f"{root}: files left out as no images, by the endings of their names: {listed}{more}"
+
+
+def files(
+    folder: Path, prefix: str, extensions: tuple[str, ...] = EXTENSIONS, others: Counter[str] | None = None
+) -> Iterator[File]:
     """Yields every image in a tree; hidden files, and links to a folder that the way there went through, are left out.
 
     Links between sibling folders can lead to one folder in very many ways, which is refused.
     """
-    return _below(folder, prefix, extensions, (Path(os.path.realpath(folder)),), Counter())
+    others = Counter[str]() if others is None else others
+    return _below(folder, prefix, extensions, (Path(os.path.realpath(folder)),), Counter(), others)
 
 
 def _below(
-    folder: Path, prefix: str, extensions: tuple[str, ...], way: tuple[Path, ...], ways: Counter[Path]
+    folder: Path,
+    prefix: str,
+    extensions: tuple[str, ...],
+    way: tuple[Path, ...],
+    ways: Counter[Path],
+    others: Counter[str],
 ) -> Iterator[File]:
     """Yields what is below a folder; `way` is where each link on the way here stood and led, without links."""
     with os.scandir(folder) as entries:
@@ -87,9 +108,11 @@ def _below(
                             f"{entry.path}: is a link, and links behind links lead to {end} in over {_MOST_WAYS} ways; "
                             "remove those between folders of the tree"
                         )
-                yield from _below(Path(entry.path), f"{prefix}{entry.name}/", extensions, inside, ways)
+                yield from _below(Path(entry.path), f"{prefix}{entry.name}/", extensions, inside, ways, others)
             elif entry.name.lower().endswith(extensions):
                 yield File.at(Path(entry.path), prefix + entry.name)  # a broken link is an error now, not amid a run
+            else:
+                others[os.path.splitext(entry.name)[1].lower()] += 1
 
 
 def identity(names: Iterable[str]) -> str:
@@ -114,6 +137,13 @@ def classes(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[
     found = () if flat else tuple(sorted(set(tops), key=os.fsencode))
     if found and {name.lower() for name in found} <= _SPLITS:
         raise ConfigError(f"{root}: its folders ({', '.join(found)}) are splits, not classes; give {root / found[0]}")
+    for split in (top for top in found if top.lower() in _SPLITS):
+        inside = {name.split("/")[1] for name in names if name.startswith(f"{split}/") and name.count("/") > 1}
+        if same := sorted(inside & set(found)):
+            raise ConfigError(
+                f"{root / split}: holds a folder '{same[0]}', as {root} does, so it is a split and no class; move it "
+                f"out of {root}"
+            )
     numbers = {name: number for number, name in enumerate(found)}
     return found, np.array([numbers.get(top, -1) for top in tops], np.int32)
 

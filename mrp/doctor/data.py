@@ -13,7 +13,7 @@ import numpy as np
 from mrp.build import check_classes, open_validation
 from mrp.data.decode import DecodeError, decode
 from mrp.data.shardtool.statistics import Sums, moments, sums_of
-from mrp.data.source import Partial, Source
+from mrp.data.source import Partial, Source, listed
 from mrp.data.subset import Subset, fixed_sample
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, warning
@@ -27,8 +27,10 @@ _COMMON = 0.01  # of the test images, which are in the training data by more tha
 
 
 def images(case: Case) -> Iterator[Finding]:
-    """Counts the training images."""
+    """Counts the training images, and the files beside them that are not taken for images."""
     yield ok("images", f"{len(case.source):,}")
+    if case.source.left_out:
+        yield warning("other files", case.source.left_out, "rename those that are images")
 
 
 def test_data(case: Case) -> Iterator[Finding]:
@@ -50,7 +52,7 @@ def classes(case: Case) -> Iterator[Finding]:
     open_validation(case.run, case.source)
     if case.source.classes:
         wanted = getattr(case.run.objective, "classes", None) is not None
-        yield ok("classes", f"{len(case.source.classes):,}{', as the recipe has them' if wanted else ''}")
+        yield ok("classes", f"{listed(case.source.classes)}{', as many as the recipe has' if wanted else ''}")
 
 
 def labels(case: Case) -> Iterator[Finding]:
@@ -149,7 +151,12 @@ def decoded(case: Case) -> Iterator[Finding]:
         yield say(
             "decoding",
             f"{len(sample.bad)} of {count} sampled images cannot be decoded, first {sample.bad[0]}",
-            "mend or remove them; up to data.damaged of them are replaced by others of their shard",
+            "mend or remove them; "
+            + (
+                "up to data.damaged of them are replaced by others of their shard"
+                if len(source.shard_sizes)
+                else "a run ends at the first one; on shards made of them ('mrp shards build') it goes on without it"
+            ),
         )
     else:
         yield ok("decoding", f"{count} sampled images of {len(source):,}, none damaged")

@@ -116,7 +116,10 @@ class Setting:
     def labelled_test(self) -> Source:
         """Returns the test data, after a check that its labels mean classes of training."""
         if self.test is None:
-            raise ConfigError(f"{self.folder}: data.test is not set, so there is nothing to measure accuracy on")
+            raise ConfigError(
+                f"{self.folder}: data.test is not set, so there is nothing to measure accuracy on; "
+                "give data.test=PATH, a folder with class folders (the evaluator geometry needs no labels)"
+            )
         for name, source in (("train", self.train), ("test", self.test)):
             if not source.classes:
                 raise ConfigError(

@@ -141,9 +141,13 @@ def latest(folder: Path, evaluator: str) -> dict[str, Any]:
     records = [record for record in read(folder) if (record.evaluator, record.backbone) == (evaluator, TRAINED)]
     if not records:
         raise ConfigError(f"{folder}: '{evaluator}' has not been measured yet; 'mrp probe {folder}' does it")
-    own = {True: 2, None: 1, False: 0}  # None: a file of format 1 does not say
-    order = [(own[record.data.get("own")], record.step, not record.options) for record in records]
+    order = [(nearness(record), record.step, not record.options) for record in records]
     return records[max(range(len(records)), key=lambda number: (*order[number], number))].result
+
+
+def nearness(record: Record) -> int:
+    """Returns how surely a record is about the run's own data: 2; 0 for other data; 1 for a file of format 1."""
+    return {True: 2, None: 1, False: 0}[record.data.get("own")]
 
 
 def _read(path: Path) -> list[Record]:

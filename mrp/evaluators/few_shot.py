@@ -81,9 +81,11 @@ class Evaluator(Probe[Learned]):
             counts = {"num_train": learned.labels, "num_test": len(test)}
             return Result({"accuracy": interval.accuracy}, interval._asdict() | counts, right=right)
         summaries = []
+        images = torch.bincount(train.labels)
         for shots, weights in learned.classifiers.items():
             right = self._right(learned, weights, test, block)
-            summaries.append(summary(shots, right))
+            scarce = int((images[images > 0] < shots).sum())  # classes of which all images were taken
+            summaries.append(summary(shots, right) | ({"scarce": scarce} if scarce else {}))
         values = {str(one["shots"]): one["accuracy"] for one in summaries}
         details = {"few_shot": summaries, "num_train": len(train), "num_test": len(test)}
         return Result(values, details)

@@ -36,11 +36,14 @@ class Row:
 
     @cached_property
     def measured(self) -> dict[str, tuple[float, int]]:
-        """What was measured, by name: what `mrp probe` found last of the trained weights, then the best in training."""
+        """What was measured, by name: what `mrp probe` found last of the trained weights, then the best in training.
+
+        What was found on the run's own data hides what was found on other data.
+        """
         found: dict[str, tuple[float, int]] = {}
         with contextlib.suppress(ConfigError):  # a damaged file of results is named by whoever reads it for them
             records = results.read(self.status.folder)
-            for record in sorted(records, key=lambda one: measures.rank(one.evaluator)):
+            for record in sorted(records, key=lambda one: (measures.rank(one.evaluator), results.nearness(one))):
                 if record.backbone == results.TRAINED and not record.source:
                     found |= {one.title: (one.value, record.step) for one in measures.of(record) if one.share}
         return found | self.status.best

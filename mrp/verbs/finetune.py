@@ -11,6 +11,7 @@ from mrp.verbs import _words
 
 HELP = "fine-tune pretrained weights with a recipe of classification, and measure the accuracy of each class"
 EXAMPLE = "mrp finetune finetune_tiny_digits init=runs/demo"
+_TOP = 5
 _WORST = 5  # classes that are named
 
 
@@ -37,19 +38,26 @@ def show(path: Path, as_json: bool = False) -> None:
     """Prints the last results on the test data: all as JSON, or a table and the classes with the lowest accuracy."""
     from rich.table import Table
 
+    from mrp.data.source import listed
+
     results = json.loads(path.read_text(encoding="utf-8"))
     if as_json:
         print(json.dumps(results, indent=1))
         return
     print(f"{path.parent}: on the test data after step {results['step']}")
-    table = Table("weights", "images", "top-1", "top-5", "loss")
+    every = results["student"].get("classes", ())
+    keys = ("accuracy", "accuracy5") if len(every) > _TOP else ("accuracy",)  # five answers of five are always right
+    titles = {"accuracy": "top-1", "accuracy5": f"top-{_TOP}"}
+    table = Table("weights", "images", *(titles[key] for key in keys), "loss")
     for weights in ("student", "average"):
         if row := results.get(weights):
-            shares = (_words.percent(row.get(key), digits=2) for key in ("accuracy", "accuracy5"))
+            shares = (_words.percent(row.get(key), digits=2) for key in keys)
             table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
     _words.print_table(table)
-    classes = [entry for entry in results["student"].get("classes", ()) if entry["accuracy"] is not None]
+    classes = [entry for entry in every if entry["accuracy"] is not None]
     worst = sorted(classes, key=lambda entry: entry["accuracy"])[:_WORST]
     if worst:
         print("worst classes: " + ", ".join(f"{entry['name']} {100 * entry['accuracy']:.1f} %" for entry in worst))
+    if none := tuple(entry["name"] for entry in every if entry["accuracy"] is None):
+        print(f"classes without a test image: {listed(none)}")
     print(f"the accuracy and the confusions of every class: {path}")

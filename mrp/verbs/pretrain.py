@@ -33,14 +33,17 @@ def run(options: argparse.Namespace) -> None:
 
 def summary(folder: Path, seconds: float) -> str:
     """Returns the last loss of a run, the time that this command took, and the commands that use the run."""
+    from mrp.config import compose
+    from mrp.folder import CONFIG
     from mrp.monitor.metrics import METRICS, read_lines
 
     lines = read_lines(folder / METRICS)
     losses = [line["loss"] for line in lines if "loss" in line]  # a last step that was left out has none
     loss = f"loss {losses[-1]:.4f}" if losses else "no loss logged"
     step = f" at step {lines[-1]['step']:,}" if lines else ""  # whoever cleared the folder may have removed them
+    tested = compose(folder / CONFIG).values["data"].get("test") is not None
     commands = {
-        f"mrp probe {folder}": "measure its features",
+        f"mrp probe {folder}{'' if tested else ' --evaluator geometry'}": "measure its features",
         f"mrp report {folder}": "show what happened as a page",
         f"mrp export {folder} --to timm": "write its weights for other code",
     }

@@ -97,10 +97,9 @@ def show(folder: Path) -> None:
 def _print(title: str, probed: Probed) -> None:
     if not probed.results:  # another process has them
         return
-    _words.print_table(_accuracies(title, probed.results))
-    details = _details(probed.results["trained"])
-    if details.row_count:
-        _words.print_table(details)
+    tables = [_accuracies(title, probed.results), _numbers(title, probed.results), _details(probed.results["trained"])]
+    for table in (table for table in tables if table.row_count):
+        _words.print_table(table)
     print(f"written to {probed.path}")
 
 
@@ -112,8 +111,21 @@ def _accuracies(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Ta
     shown = [name for name, result in results["trained"].items() if "accuracy" in result]
     columns = [names.get(name, name) for name in shown]
     table = Table("features", *columns, title=f"{title}: accuracy on held-out images", title_justify="left")
-    for backbone, result in results.items():
+    for backbone, result in results.items() if shown else ():
         table.add_row(backbone, *(_words.percent(result[name]) for name in shown))
+    return table
+
+
+def _numbers(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Table:
+    """Returns one row per number that is no accuracy of the first table, and one column per backbone."""
+    from rich.table import Table
+
+    from mrp.evaluate.measures import MEASURES
+
+    table = Table("measured by", "number", *results, title=f"{title}: other numbers", title_justify="left")
+    for name, result in results["trained"].items():
+        for measure in result.get(MEASURES, ()):
+            table.add_row(name, measure, *(_shown(each[name][MEASURES][measure]) for each in results.values()))
     return table
 
 
@@ -135,12 +147,11 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
             table.add_row("kNN", "on the test set", _listed(accuracies))
         elif "few_shot" in result:
             for one in result["few_shot"]:
-                table.add_row(
-                    "few-shot", f"{one['shots']} per class", f"{_words.percent(one)}, over {len(one['draws'])} draws"
-                )
-        elif MEASURES in result:
-            table.add_row(name, "on the test set", "  ".join(map(_shown, result[MEASURES].items())))
-        elif "accuracy" not in result:
+                words = f"{_words.percent(one)}, over {len(one['draws'])} draws"
+                if "scarce" in one:
+                    words += f"; {one['scarce']} {'class has' if one['scarce'] == 1 else 'classes have'} fewer images"
+                table.add_row("few-shot", f"{one['shots']} per class", words)
+        elif "accuracy" not in result and MEASURES not in result:
             numbers = {key: value for key, value in result.items() if isinstance(value, float)}
             table.add_row(name, "", "  ".join(f"{key}: {value:.4g}" for key, value in numbers.items()))
         elif "num_train" in result:
@@ -152,6 +163,8 @@ def _listed(accuracies: dict[str, float]) -> str:
     return "  ".join(f"{name}: {100 * accuracy:.1f}" for name, accuracy in accuracies.items())
 
 
-def _shown(measure: tuple[str, dict[str, Any]]) -> str:
-    name, told = measure
-    return f"{name}: {100 * told['value']:.1f} %" if told["share"] else f"{name}: {told['value']:.4g}"
+def _shown(measure: dict[str, Any]) -> str:
+    """Returns a number with its interval, where it has one."""
+    bounds = [measure[key] for key in ("value", "low", "high") if measure.get(key) is not None]
+    value, *interval = (f"{100 * bound:.1f}" if measure["share"] else f"{bound:.4g}" for bound in bounds)
+    return value + " %" * bool(measure["share"]) + (f" ({' to '.join(interval)})" if interval else "")

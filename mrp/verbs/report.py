@@ -54,6 +54,8 @@ def draw(paths: Sequence[Path], out: Path | None = None, again: int | None = Non
         out = Subject.of(paths[0]).out if len(paths) == 1 else Path(NAME)
     elif not out.absolute().parent.is_dir():
         raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist; make it, or give another")
+    elif out.is_dir():
+        raise ConfigError(f"--out: {out} is a folder; give a file, such as {out / NAME}")
     text = single.write(paths[0], again) if len(paths) == 1 else together.write(paths, again)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, text)

@@ -30,9 +30,11 @@ def words(parser: argparse.ArgumentParser) -> None:
     build.add_argument("out", help="the folder for the shards")
     build.add_argument("--split", choices=("train", "test"), default="train", help="of an archive that holds both")
     build.add_argument(
-        "--shard-size", type=positive, default=1000, metavar="N", help="samples per shard; default: 1000"
+        "--shard-size", type=positive, default=1000, metavar="N", help="samples per shard (default: 1000)"
     )
-    build.add_argument("--seed", type=int, default=0, help="of the order in which samples are written (default: 0)")
+    build.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="of the order in which samples are written (default: 0)"
+    )
     build.add_argument("--keep-order", action="store_true", help="write samples in the order of the source")
     build.add_argument("--classes", metavar="FILE", help="only these, one name per line; 'imagenet100' comes with mrp")
     build.add_argument("--max-side", type=positive, metavar="N", help="encode images anew whose longer side is longer")
@@ -40,7 +42,9 @@ def words(parser: argparse.ArgumentParser) -> None:
         "--raw", type=positive, metavar="SIDE", help="store pixels and not files, with a shorter side of at most SIDE"
     )
     build.add_argument("--quality", type=positive, default=90, metavar="Q", help="of images encoded anew (default: 90)")
-    build.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes")
+    build.add_argument(
+        "--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: one per core)"
+    )
     build.add_argument("--devkit", metavar="FILE", help="ImageNet's development kit, which labels the validation tar")
     index = verbs.add_parser("index", help="make manifest and index for webdataset shards made by others")
     index.add_argument("source", help="a folder or address; with a pattern such as train-{0000..0099}.tar if remote")
@@ -51,9 +55,9 @@ def words(parser: argparse.ArgumentParser) -> None:
     stats = verbs.add_parser("stats", help="counts, sizes, and the mean and standard deviation of the pixels")
     stats.add_argument("--all", action="store_true", help="measure all images and not 10,000")
     show = verbs.add_parser("show", help="draw a page of images")
-    show.add_argument("--out", default="contact_sheet.png", metavar="PNG", help="default: contact_sheet.png")
+    show.add_argument("--out", default="contact_sheet.png", metavar="PNG", help="the page (default: contact_sheet.png)")
     show.add_argument("--count", type=positive, default=48, metavar="N", help="images (default: 48)")
-    show.add_argument("--seed", type=int, default=0, help="of the choice")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
     for verb in (verify, stats, show):
         verb.add_argument("shards", help="a folder of shards")
 
@@ -81,6 +85,8 @@ def _build(options: argparse.Namespace) -> None:
     plan = Plan(select(source, options.source, options.classes, None), made, Path(options.out))
     if (lacking := shortfall(source)) is not None:
         print(f"warning: {lacking}", file=sys.stderr)
+    if source.left_out:
+        print(f"warning: {source.left_out}; rename those that are images", file=sys.stderr)
     if complete(plan) is not None:
         print(f"{options.out}: is complete, from this source and with these options; nothing was done")
     with Bar("shards") as bar:

@@ -14,7 +14,7 @@ from mrp.config import ConfigError
 from mrp.data.mixtures import Mixture
 from mrp.data.open import open_source
 from mrp.data.source import Source
-from mrp.data.subset import Subset
+from mrp.data.subset import Subset, select
 
 
 def picture(path: Path, value: int = 0) -> None:
@@ -131,6 +131,35 @@ def test_a_folder_of_splits_is_not_a_folder_of_classes(tmp_path: Path) -> None:
     )
 
 
+def test_a_split_among_the_classes_is_not_a_class(tmp_path: Path) -> None:
+    """Test images that lie beside the classes would be trained on, and be a class of their own."""
+    for name in ("cat/1.png", "dog/1.png", "Val/cat/2.png"):
+        picture(tmp_path / name)
+    assert message(tmp_path) == (
+        f"{tmp_path / 'Val'}: holds a folder 'cat', as {tmp_path} does, so it is a split and no class; move it out of "
+        f"{tmp_path}"
+    )
+    (tmp_path / "Val/cat").rename(tmp_path / "Val/express")
+    assert open_source(str(tmp_path), "train").classes == ("Val", "cat", "dog")  # trains, say
+
+
+def test_files_that_are_not_taken_for_images_are_counted(tmp_path: Path) -> None:
+    for name in ("1.png", "2.PNG"):
+        picture(tmp_path / name)
+    assert open_source(str(tmp_path), "train").left_out == ""
+    (tmp_path / "1.png").with_name("scan").write_bytes((tmp_path / "1.png").read_bytes())
+    one = open_source(str(tmp_path), "train")
+    assert one.left_out == f"{tmp_path}: files left out as no images, by the endings of their names: 1 without one"
+    for name in ("labels.csv", "another scan", "a.dcm", "b.DCM", "c.dcm", ".DS_Store"):
+        (tmp_path / name).touch()
+    several = open_source(str(tmp_path), "train")
+    assert several.left_out == (
+        f"{tmp_path}: files left out as no images, by the endings of their names: 3 .dcm, 2 without one, 1 .csv"
+    )
+    assert several.identity == one.identity
+    assert select(several, "data.train", None, 0.5).left_out == several.left_out
+
+
 def test_a_broken_link_is_named(tmp_path: Path) -> None:
     (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
     assert message(tmp_path).startswith(f"{tmp_path / 'gone.png'}: cannot be read: No such file")
@@ -139,7 +168,8 @@ def test_a_broken_link_is_named(tmp_path: Path) -> None:
 def test_what_does_not_exist(tmp_path: Path) -> None:
     assert message("digit").endswith("'digits' comes with mrp; did you mean 'digits'?")
     assert message("imagenet") == (
-        "data.train: 'imagenet' does not exist; give a folder of images or an archive of CIFAR; 'digits' comes with mrp"
+        "data.train: 'imagenet' does not exist; give a folder of images or an archive of CIFAR "
+        f"(a relative path starts at {Path.cwd()}); 'digits' comes with mrp"
     )
     assert message(tmp_path / "gone", "test") == (
         f"data.test: '{tmp_path / 'gone'}' does not exist; give a folder of images or an archive of CIFAR"

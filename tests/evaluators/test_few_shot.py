@@ -56,6 +56,7 @@ def test_more_images_help_and_draws_are_pinned() -> None:
 def test_equal_draws_leave_the_interval_of_the_test_images() -> None:
     """Of four images per class the draws of 5 and of 10 are all images, each time."""
     one, five, ten = measured(table(12, 1), table(90, 2)).details["few_shot"]
+    assert [summary.get("scarce") for summary in (one, five, ten)] == [None, 3, 3]
     assert len(set(one["draws"])) > 1
     for summary in (five, ten):
         assert len(set(summary["draws"])) == 1

@@ -143,6 +143,16 @@ def test_what_was_probed_comes_first(tmp_path: Path) -> None:
     assert listing(tmp_path).rows[0].value("best") == "knn/accuracy 50.0 %"
 
 
+def test_other_data_do_not_stand_in_the_place_of_the_runs_own(tmp_path: Path) -> None:
+    """Runs would be sorted by accuracies on different test images."""
+    made(tmp_path / "a", 10, 0.5)
+    for content, own, accuracy in (("mine", True, 0.55), ("other", False, 0.6)):
+        result = {"accuracy": accuracy, "low": 0.5, "high": 0.7}
+        data = {"content": content, "own": own}
+        results.add(tmp_path / "a", [Record("linear", {}, "trained", 10, "student", data, result)])
+    assert listing(tmp_path).rows[0].value("linear probe") == 0.55
+
+
 def test_the_verb_prints_a_table_and_json(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["runs", str(tree), "--columns", "run,knn/accuracy"])
     printed = capsys.readouterr()

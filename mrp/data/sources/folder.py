@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Literal
 
@@ -33,7 +34,9 @@ class Source(source.Source):
     def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
         """Look through the whole tree once; the samples are in the order of their names."""
         root = Path(config.path).expanduser()
-        found = tree.tree(root)
+        others = Counter[str]()
+        found = tree.tree(root, others=others)
+        self.left_out = tree.left_out(root, others)
         names = [file.name for file in found]
         self.classes, self.labels = tree.classes(root, names)
         tree.refuse_empty_classes(root, self.classes)
