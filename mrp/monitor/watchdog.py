@@ -25,6 +25,7 @@ PHASES = (
     "opens the data", "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
+_LAST_WORDS = 5.0  # seconds that a process which is given up has for saying why: its disks may be what stands still
 _BEAT = 10.0  # seconds between two heartbeats of the first process, by which others see whether a run is alive
 
 
@@ -47,20 +48,23 @@ class Heartbeat:
 
 
 class Watchdog:
-    """The loop reports each phase, which costs an assignment; a thread does the rest.
+    """The loop reports each phase, which costs an assignment; threads do the rest.
 
-    After `limit` seconds without a new phase the thread says who waits for whom and dumps all stacks; after `end`
-    seconds it ends the process. Without a limit nothing is watched.
+    After `limit` seconds without a new phase one says who waits for whom and dumps all stacks; after `end` seconds
+    another ends the process. That one touches no disk, since one that hangs would hold it too. Without a limit nothing
+    is watched.
     """
 
     def __init__(self, folder: Path, rank: int, world: int, limit: float | None, end: float | None) -> None:
         self._folder, self._rank, self._world = folder, rank, world
-        self._limit, self._end = limit, end
+        self._limit = limit
         self._now = (PHASES[0], 0, time.monotonic())
         self._reported: float | None = None  # the beginning of the stall that has been reported
         self.claimed = False  # whether the folder is this run's by now; until then nothing is written there
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._threads = [threading.Thread(target=self._watch, name="watchdog", daemon=True)]
+        if end is not None:
+            self._threads += [threading.Thread(target=self._watch_end, args=(end,), name="give up", daemon=True)]
 
     def at(self, phase: str, step: int) -> None:
         """Notes that this process enters a phase; entering the same phase again counts as progress too."""
@@ -68,22 +72,28 @@ class Watchdog:
 
     def __enter__(self) -> Watchdog:
         if self._limit is not None:
-            self._thread.start()
+            for thread in self._threads:
+                thread.start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         self._closed.set()
         if self._limit is not None:
-            self._thread.join()
+            for thread in self._threads:
+                thread.join()
 
     def _watch(self) -> None:
         assert self._limit is not None
-        interval = min(self._limit, self._end or self._limit) / _PER_LIMIT
+        interval = self._limit / _PER_LIMIT
         while not self._closed.wait(interval if self._rank else min(interval, _BEAT)):
             self._check(self._limit)
 
+    def _watch_end(self, end: float) -> None:
+        while not self._closed.wait(end / _PER_LIMIT):
+            self._check_end(end)
+
     def _check(self, limit: float) -> None:
-        """Writes a heartbeat; after `limit` reports who waits for whom, and after `end` ends the process."""
+        """Writes a heartbeat; after `limit` reports who waits for whom."""
         phase, step, since = self._now
         idle = time.monotonic() - since  # not by the wall clock, which may be set while a healthy run goes on
         now = time.time()
@@ -94,11 +104,21 @@ class Watchdog:
             lines = explain(self._heartbeats(), self._world, limit, now)
             if self._is_first_alive(limit):
                 progress.tell(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
-        if self._end is not None and idle > self._end:
+
+    def _check_end(self, end: float) -> None:
+        """Ends the process if it has stood still for longer than that."""
+        phase, step, since = self._now
+        idle = time.monotonic() - since
+        if idle > end:
             stands = f"process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended (machine.give_up)"
-            progress.put(f"mrp: error: {stands}; the same command goes on from the last checkpoint", sys.stderr)
-            ending.note(self._folder, ending.FAILED, stands)
+            words = threading.Thread(target=self._last_words, args=(stands,), name="last words", daemon=True)
+            words.start()
+            words.join(_LAST_WORDS)
             os._exit(STALLED)
+
+    def _last_words(self, stands: str) -> None:
+        progress.put(f"mrp: error: {stands}; the same command goes on from the last checkpoint", sys.stderr)
+        ending.note(self._folder, ending.FAILED, stands)
 
     def _write(self, heartbeat: Heartbeat) -> None:
         """Writes a heartbeat where that is possible: a full disk must not end the watch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,23 @@ def test_after_the_longer_limit_the_process_is_given_up(
     assert "process 0 saves (step 7) since" in capsys.readouterr().err
 
 
+def test_a_disk_that_hangs_does_not_keep_a_process_from_being_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    answers = threading.Event()
+    for module, name in ((watchdog, "write_atomically"), (watchdog.ending, "note")):
+        monkeypatch.setattr(module, name, lambda *_: answers.wait())
+    monkeypatch.setattr(watchdog, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(watchdog.os, "_exit", codes.append)
+    with watch(tmp_path, 0, 1, 0.05, 0.2):
+        try:
+            until(lambda: codes)
+        finally:
+            answers.set()
+    assert codes[0] == STALLED
+
+
 def test_without_a_limit_nothing_is_watched_and_without_a_run_nothing_is_written(tmp_path: Path) -> None:
     with Watchdog(tmp_path, 0, 1, None, None) as watched:
         watched.at("computes", 1)
@@ -168,5 +186,6 @@ def test_a_clock_that_is_set_anew_ends_no_healthy_process(
     with Watchdog(tmp_path, 0, 1, 20.0, 30.0) as guard:
         monkeypatch.setattr(time, "time", lambda: 4e9)
         guard._check(20.0)
+        guard._check_end(30.0)
     assert not ended
     assert "no progress" not in capsys.readouterr().out
