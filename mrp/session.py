@@ -17,7 +17,7 @@ from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_lis
 from mrp import ending, progress
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
-from mrp.config import ConfigError, Preempted
+from mrp.config import ConfigError, Preempted, Stopped
 from mrp.folder import claim
 from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
@@ -140,6 +140,19 @@ class Session:
         self.accelerator.wait_for_everyone()
         self._watchdog.claimed = True
         self.enter(faults.shared(self.folder, self.processes))
+        self.enter(self._left_together())
+
+    @contextlib.contextmanager
+    def _left_together(self) -> Iterator[None]:
+        """Has all processes wait where they end alike: a launcher ends the others as soon as one has ended.
+
+        The first may still be writing the last checkpoint then.
+        """
+        try:
+            yield
+        except (Stopped, Preempted):
+            self.accelerator.wait_for_everyone()
+            raise
 
     def from_main(self, value: Any) -> Any:
         """Returns the main process's value on every process."""

@@ -13,10 +13,9 @@ from collections.abc import Sequence
 
 from mrp import progress
 from mrp.processes.container import usable_cores
-from mrp.processes.signals import LAUNCHER, heard
+from mrp.processes.signals import ALONE, LAUNCHER, heard
 
-_GRACE = 10.0  # seconds between asking the other processes to end and ending them
-_AGAIN = 1.5  # seconds after which a process is asked again, which ends it at once: it cannot go on alone
+_GRACE = 10.0  # seconds between telling the other processes that one has died and ending them
 _LAST_CHECKPOINT = 60.0  # seconds that the others have once one process has ended, where all were asked to end
 
 
@@ -79,13 +78,12 @@ def _send(children: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def _end_all(children: list[subprocess.Popen[bytes]]) -> None:
-    _send(children, signal.SIGTERM)
+    _send(children, ALONE)
     deadline = time.monotonic() + _GRACE
     for child in children:
-        while child.poll() is None and time.monotonic() < deadline:
+        if child.poll() is None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                child.wait(_AGAIN)
-            _send([child], signal.SIGTERM)
+                child.wait(max(0.0, deadline - time.monotonic()))
         if child.poll() is None:
             child.kill()
             child.wait()

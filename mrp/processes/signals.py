@@ -24,6 +24,7 @@ STOP = "STOP"
 LAUNCHER = "MRP_LAUNCHER"  # the number of the process of `mrp --processes` that started this one
 LAUNCHER_GONE = "the end of the launcher"
 _NUMBERS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+ALONE = signal.SIGUSR2  # what our launcher sends where another process has died, without which none can go on
 _INTERVAL = 0.5  # seconds between two checks for the file and for the launcher
 _ECHO = 1.0  # seconds: a signal that follows so soon is the same request, sent to the launcher and to this process
 _ORPHAN = 60.0  # seconds that a process without its launcher has for its checkpoint, once it makes steps
@@ -52,7 +53,8 @@ class Signals:
         if self._main:
             os.set_blocking(self._writer, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
-            self._before = {number: signal.signal(number, _only_into_the_pipe) for number in heard()}
+            numbers = [*heard(), *([ALONE] if self._parent else [])]
+            self._before = {number: signal.signal(number, _only_into_the_pipe) for number in numbers}
         self._thread.start()
         return self
 
@@ -88,7 +90,7 @@ class Signals:
             for number in os.read(self._reader, 64) if ready else b"":
                 if number == 0:
                     return
-                if number in _NUMBERS:
+                if number in (*_NUMBERS, ALONE):
                     self._receive(signal.Signals(number))
             progress.drop_closed_outputs()
             if self._stop is not None and self.asked is None and self._stop.exists():
@@ -101,7 +103,12 @@ class Signals:
                     self._end_at_once(signal.SIGTERM, f"ended {_ORPHAN:.0f} s after {LAUNCHER_GONE}")
 
     def _receive(self, number: signal.Signals) -> None:
-        if self.asked is None:
+        if number == ALONE:
+            if not self._obeyed and self.asked is None:
+                self._end_at_once(number, "another process of this run has died", ending.FAILED)
+            elif not self._obeyed:
+                self._end_at_once(number, f"{self.asked}, then another process died")
+        elif self.asked is None:
             self._note(number.name)
         elif number == signal.SIGHUP:
             pass  # nobody insists: a shell and the system both tell of a terminal that is closed, perhaps seconds apart
@@ -110,9 +117,10 @@ class Signals:
                 sys.stdout.flush()
             self._end_at_once(number, f"{self.asked}, then {number.name}: ended at once")
 
-    def _end_at_once(self, number: signal.Signals, why: str) -> NoReturn:
+    def _end_at_once(self, number: signal.Signals, why: str, state: str | None = None) -> NoReturn:
         if self._stop is not None and not self._obeyed:
-            ending.note(self._stop.parent, ending.kind_of_request(self.asked), f"{why}, without a checkpoint")
+            state = state or ending.kind_of_request(self.asked)
+            ending.note(self._stop.parent, state, f"{why}, without a checkpoint")
         os._exit(128 + number)  # a half-written checkpoint does not have its final name yet
 
     def _note(self, asked: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from mrp.cli import main
 from mrp.config import ConfigError, Preempted, Stopped
 from mrp.processes import faults
+from mrp.processes.join import leave
+from mrp.run import Machine
+from mrp.session import Session
 from tests.forked import together
 
 LOST = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:3423")
@@ -82,3 +86,27 @@ def test_a_process_without_memory_ends_both_with_one_line(tmp_path: Path) -> Non
     for lines in (process.stderr.splitlines() for process in ended):
         assert any(line.startswith("mrp: error: machine.micro_batch: 16 images at once need more") for line in lines)
         assert not any("Traceback" in line for line in lines)
+
+
+def test_who_stops_with_the_others_stays_until_the_first_has_written(tmp_path: Path) -> None:
+    for done in together(2, stop, tmp_path / "run", tmp_path / "written"):
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def stop(folder: Path, written: Path) -> None:
+    """What a process does whose loss is not finite, where the first one takes a while to save what led to it."""
+
+    class Slow:
+        def close(self) -> None:
+            time.sleep(1)
+            written.touch()
+
+    try:
+        with Session.open(folder, Machine(), "fp32") as session:
+            session.lock({}, {}, {}, (), 1, None)
+            if session.main:
+                session.closing(Slow())
+            raise Stopped("the loss is not finite")
+    except Stopped:
+        assert written.exists()
+    leave()

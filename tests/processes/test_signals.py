@@ -95,6 +95,27 @@ def test_a_rank_that_is_left_alone_ends_in_order_and_then_at_once(
     assert codes[0] == 128 + signal.SIGTERM
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_rank_whose_launcher_tells_that_another_has_died_ends_at_once_and_says_so(
+    asked: bool, tmp_path: Path, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[tuple[str, str]] = []
+    monkeypatch.setattr(signals.ending, "note", lambda folder, state, why: noted.append((state, why)))
+    monkeypatch.setenv(LAUNCHER, str(os.getppid()))
+    with Signals(tmp_path, lambda _: None) as heard:
+        if asked:
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: heard.asked)
+        os.kill(os.getpid(), signal.SIGUSR2)
+        until(lambda: codes)
+    assert codes == [128 + signal.SIGUSR2]
+    words = {
+        False: ("failed", "another process of this run has died, without a checkpoint"),
+        True: ("preempted", "SIGTERM, then another process died, without a checkpoint"),
+    }
+    assert noted == [words[asked]]
+
+
 def test_a_rank_that_is_left_alone_before_its_first_step_ends_at_once(
     codes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
