@@ -120,7 +120,7 @@ def _ended(
         return FINISHED, ""
     if holder is None:
         return ENDED, "under a version of mrp that leaves no word"
-    return DIED, "killed, out of memory or without power: it left no word"
+    return DIED, "killed, out of memory or disk space, or without power: it left no word"
 
 
 def _steps(starts: list[dict[str, Any]], identity: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
