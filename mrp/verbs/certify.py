@@ -37,7 +37,6 @@ def run(options: argparse.Namespace) -> None:
 
     with imports.undisturbed():
         from mrp.certify import FILE, certify
-    from mrp.report.plots import gap_curves
 
     folder = Path(options.folder or f"runs/certify-{Path(options.recipe).stem}")
     gaps, size = certify(
@@ -55,6 +54,8 @@ def run(options: argparse.Namespace) -> None:
     _words.print_table(table)
     if options.of_each == 1 and not options.ways:
         progress.tell("DDP and FSDP2 were not tried; --processes 2 tries them")
+    from mrp.report.plots import gap_curves  # here, since the result above must not need matplotlib
+
     picture = folder / "certify.png"
     gap_curves(gaps, size, picture)
     print(f"written to {folder / FILE} and {picture}")
