@@ -310,10 +310,10 @@ CANDIDATES = {
     "residual": Candidate(
         "the residual stream in bf16", _by(residual=2), _residual, further=(2e-3, 1e-2)
     ),
-    "flash": Candidate("attention by flash alone", _of_attention(0), _become(_Flash, old=Attention)),
-    "cudnn": Candidate("attention by cuDNN alone", _of_attention(-0.3), _become(_Cudnn, old=Attention)),
+    "flash": Candidate("attention by flash alone", _of_attention(0.4), _become(_Flash, old=Attention)),
+    "cudnn": Candidate("attention by cuDNN alone", _of_attention(0), _become(_Cudnn, old=Attention)),
     "efficient": Candidate(
-        "attention by the efficient kernel alone", _of_attention(0.5), _become(_Efficient, old=Attention)
+        "attention by the efficient kernel alone", _of_attention(1), _become(_Efficient, old=Attention)
     ),
     "fp8": Candidate(
         "the products of the blocks in float8", _by(fp8=True), _become(_Float8Linear, where="blocks."),

@@ -4,8 +4,8 @@
     python tools/roofline.py --backbone vit_huge_patch14_224 --batch 128
 
 Nothing is measured. FLOPs are exact (they add up to those that `mrp` counts); bytes are what the kernels of a compiled
-step have to read and write at the least, if each chain of elementwise operations is one kernel. What a GPU does beyond
-that is what a profile (tools/gpu.py, part `faster`) shows.
+step have to read and write if each chain of elementwise operations is one kernel, except where the compiler is known
+to move more. tools/gpu_kernels.py counts all that it moves, and a profile (tools/gpu.py, part `faster`) shows the time.
 """
 
 from __future__ import annotations
@@ -28,6 +28,10 @@ FLOPS, BANDWIDTH = 989e12, 3.35e12
 # The share of these limits that kernels reach. These are assumptions, until a profile gives better ones.
 REACH = {"product": 0.65, "convolution": 0.2, "attention": 0.4, "memory": 0.85}
 _HALF, _SINGLE = 2, 4  # bytes
+# Bytes per number of a branch's sum and norm, forward and backward, by the bytes per number of the residual stream, as
+# tools/gpu_kernels.py counts them for MAE with a ViT-B on torch 2.11. In float32, 28 would do: but sums are computed
+# again from several branches, norms are written in float32 too, and a gradient is read once more to be made bf16.
+_RESIDUAL = {_HALF: 18, _SINGLE: 38}
 
 
 @dataclass(frozen=True)
@@ -165,20 +169,12 @@ def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Par
     if blocks.biased and not ways.flex:  # the gradient of every sample's bias is written, and read to be added up
         pairs = blocks.rows * blocks.heads * blocks.tokens**2
         yield Part(f"{name}: gradient of the bias", "memory", 0, 2 * _HALF * depth * pairs)
-    yield Part(f"{name}: norms, residuals", "memory", 0, 2 * _residual(ways.residual) * rows * width)
+    yield Part(f"{name}: gradients of queries, keys and values joined", "memory", 0, _HALF * 6 * rows * width)
+    yield Part(f"{name}: norms, residuals", "memory", 0, 2 * _RESIDUAL[ways.residual] * rows * width)
     yield Part(f"{name}: GELU", "memory", 0, (16 if ways.epilogue else 40) * rows * width)
     yield Part(f"{name}: gradients of biases", "memory", 0, _HALF * 9 * rows * width)
     if ways.fp8:  # of 7 inputs and 9 gradients: read in bf16, written in float8 as they are and transposed
         yield Part(f"{name}: quantising", "memory", 0, 4 * (7 + 9) * rows * width)
-
-
-def _residual(size: int) -> int:
-    """Returns the bytes per number of a branch's sum and norm.
-
-    Forward the stream and the branch are read, the stream and the norm written; backward the stream and two gradients
-    are read, and one is written, and written again in bf16 unless it is so already.
-    """
-    return (2 * size + 2 * _HALF) + (3 * size + _HALF + (_HALF if size != _HALF else 0))
 
 
 def expected(shape: Shape, ways: Ways = Ways()) -> float:
