@@ -172,3 +172,10 @@ def test_another_optimizer_by_its_name_alone_keeps_what_both_have(capsys: pytest
     assert capsys.readouterr().err.splitlines() == ["mrp: optim: lars does not take over the recipe's betas"]
     with pytest.raises(ConfigError, match=r"optim.lr: this key is required"):  # a whole section stands for itself
         demo("optim={name: muon}")
+
+
+@pytest.mark.parametrize("word", ["init=~/runs/mae", "init={from: ~/runs/mae, weights: student}"])
+def test_weights_may_lie_in_the_home_folder(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/mine")
+    with pytest.raises(ConfigError, match="init: /home/mine/runs/mae: there is no such file or folder"):
+        load("demo", [word])

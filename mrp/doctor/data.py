@@ -155,7 +155,7 @@ def decoded(case: Case) -> Iterator[Finding]:
             + (
                 "up to data.damaged of them are replaced by others of their shard"
                 if len(source.shard_sizes)
-                else "a run ends at the first one; on shards made of them ('mrp shards build') it goes on without it"
+                else "a run ends at the first one; on shards of a folder ('mrp shards build') it goes on without it"
             ),
         )
     else:

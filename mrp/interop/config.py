@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from mrp.config import Node
 
@@ -37,6 +38,11 @@ class Config(Node):
         if isinstance(value, Mapping) and "name" in value and "from" not in value:  # `init=PATH init.weights=teacher`
             return {"from": value["name"]} | {key: other for key, other in value.items() if key != "name"}
         return value
+
+    @field_validator("source")
+    @classmethod
+    def _at_home(cls, value: str) -> str:
+        return os.path.expanduser(value)  # shells leave a ~ behind `from:`, and some behind `init=`
 
     def identity(self) -> dict[str, Any]:
         """Returns what decides the results: the content of the weights, wherever they are stored."""
