@@ -110,7 +110,7 @@ def kept(run: Run, images: int) -> int:
     step = build_step(run)
     step(batch(run, images)).loss.backward()  # what is allocated once and for all
     step.zero_grad()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as found:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as found:
         output = step(batch(run, images))
     assert output.loss.requires_grad
     return sum(event.self_cpu_memory_usage for event in found.events() or ())
