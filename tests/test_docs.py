@@ -293,15 +293,19 @@ class Reader:
         self.make_runs([run for word in words if word not in outputs for run in re.findall(r"runs/[\w-]+", word)])
         if words[1] == "runs":
             self.make_runs(["runs/mae"])
-        words = self.shrunk([self.given(word) for word in words])
+        own = any(re.match(r"data\.train=(?!.*(in1k|cifar|CIFAR))", word) for word in words)
+        words = self.shrunk([self.given(word) for word in words], own)
         try:
             main(words[1:])
         except SystemExit as end:
             if end.code:
                 pytest.fail(f"{shlex.join(words)}: exit code {end.code}")
 
-    def shrunk(self, words: list[str]) -> list[str]:
-        """The command with a small model, few steps and miniature data, where it trains."""
+    def shrunk(self, words: list[str], own: bool) -> list[str]:
+        """The command with a small model, few steps and miniature data, where it trains.
+
+        With data of one's own the command itself says how many classes there are.
+        """
         if words[1] not in ("pretrain", "finetune", "config"):
             return words
         goes_on = any(word.startswith("init=") for word in words)
@@ -311,7 +315,7 @@ class Reader:
             small.append(DECODER)
         if run.mix.together is not None:
             small.append("mix.together=null")
-        if getattr(run.objective, "classes", None) is not None and run.data.train != "digits":
+        if getattr(run.objective, "classes", None) is not None and run.data.train != "digits" and not own:
             small.append("objective.classes=4")  # of the miniature folder
         for split in ("train", "test"):
             given = getattr(run.data, split)
