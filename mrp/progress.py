@@ -49,7 +49,11 @@ def tell(text: str) -> None:
 def put(text: str, file: TextIO) -> None:
     """Prints a line; where that cannot be done, the work that the line tells of goes on without it."""
     try:
-        print(text, file=file, flush=True)
+        try:
+            print(text, file=file, flush=True)
+        except UnicodeEncodeError:  # a name of a file or a class that this terminal cannot show
+            encoding = file.encoding or "ascii"
+            print(text.encode(encoding, "backslashreplace").decode(encoding), file=file, flush=True)
     except OSError:
         drop_closed_outputs()
 
@@ -60,8 +64,9 @@ def drop_closed_outputs() -> bool:
     Otherwise the next line that anything prints would raise an error there. Returns whether there was such an output.
     """
     outputs = select.poll()
-    for number in (1, 2):
-        outputs.register(number, 0)  # errors and hang-ups are told without being asked for
+    for stream in (sys.__stdout__, sys.__stderr__):
+        if stream is not None and not stream.closed:  # else its number may be that of somebody's connection by now
+            outputs.register(stream.fileno(), select.POLLOUT)  # macOS tells nothing where nothing is asked
     closed = [number for number, event in outputs.poll(0) if event & (select.POLLHUP | select.POLLERR)]
     if closed:
         nowhere = os.open(os.devnull, os.O_WRONLY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -42,7 +43,7 @@ class Status:
     steps: int | None = None  # of the whole run
     loss: float | None = None
     images_per_second: float | None = None
-    seconds_left: float | None = None  # of a run that goes on, without evaluations
+    seconds_left: float | None = None  # of a run that goes on, with its evaluations as far as known
     best: dict[str, tuple[float, int]] = field(default_factory=dict)  # what evaluators measured: value and step
     began: float | None = None  # the first start, as seconds of the epoch
     seen: float | None = None  # the last sign of life
@@ -83,10 +84,18 @@ def status_of(folder: Path) -> Status:
 
 def _evaluating(lines: list[dict[str, Any]]) -> float:
     """Returns the seconds per step that evaluators have taken, which the rate leaves out."""
-    counted = lines[1:]  # what the first line took belongs to the steps before it
-    took = [value for line in counted for name, value in line.items() if name.endswith("/seconds")]
-    steps = lines[-1]["step"] - lines[0]["step"] if lines else 0
-    return sum(value for value in took if isinstance(value, int | float)) / steps if steps > 0 else 0.0
+    taken: dict[str, list[tuple[int, float]]] = defaultdict(list)
+    for line in lines:
+        for name, value in line.items():
+            if name.endswith("/seconds") and isinstance(value, int | float):
+                taken[name].append((line["step"], value))
+    found = 0.0
+    for (first, took), *later in taken.values():
+        if later:  # what the first one took belongs to the steps before it
+            found += sum(seconds for _, seconds in later) / max(1, later[-1][0] - first)
+        elif first:
+            found += took / first  # as if it was the first of all: the lines do not go back to the start
+    return found
 
 
 def _alive(beat: dict[str, Any], began: list[float]) -> tuple[str, str]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,26 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.delenv("RANK", raising=False)
+
+
+def test_a_name_that_a_terminal_cannot_show_is_spelt_out() -> None:
+    for encoding, shown in (("utf-8", b"class caf\\udce9"), ("ascii", b"class caf\\udce9")):
+        written = io.BytesIO()
+        terminal = io.TextIOWrapper(written, encoding)
+        progress.put("class caf\udce9", terminal)
+        assert written.getvalue().strip() == shown
+
+
+def test_a_connection_that_has_the_number_of_a_missing_output_is_let_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as closed:
+        monkeypatch.setattr(sys, "__stdout__", None)  # as Python has it where an output was closed before it began
+        monkeypatch.setattr(sys, "__stderr__", closed)
+        assert progress.drop_closed_outputs()  # this one is an output, and nobody reads it
+        assert not progress.drop_closed_outputs()
+        monkeypatch.setattr(sys, "__stderr__", None)
+        assert not progress.drop_closed_outputs()
 
 
 def test_without_a_terminal_nothing_is_shown(capsys: Captured) -> None:

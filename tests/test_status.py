@@ -200,6 +200,9 @@ def test_the_time_left_holds_evaluations_which_the_rate_leaves_out() -> None:
     lines = [{"step": 0, "knn/seconds": 50.0}, {"step": 5, "knn/seconds": 6.0}, {"step": 10, "loader/waiting": 0.5}]
     lines.append({"step": 20, "knn/seconds": 6.0, "linear/average/seconds": 28.0})
     assert status._evaluating(lines) == pytest.approx(2.0)
+    # What comes rarely is not taken for something that comes with each of the last lines.
+    rare = [{"step": 995, "loss": 1.0}, {"step": 1000, "linear/seconds": 3600.0}]
+    assert status._evaluating(rare) == pytest.approx(3.6)
     assert status._evaluating(lines[:1]) == status._evaluating([]) == 0.0
 
 

@@ -8,9 +8,8 @@ from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
-_LOWEST = (  # ends of names
-    "loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass", "loss_over_variance", "uniformity", "alignment",
-)  # fmt: skip
+_LOWEST = ("loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass")  # ends of names
+_LOWEST_AS_WHOLE = ("loss_over_variance", "uniformity", "log_uniformity", "alignment")  # without their evaluator
 
 
 class Best(Node):
@@ -18,8 +17,8 @@ class Best(Node):
 
     short: ClassVar[type | None] = str
     name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
-    # null: lowest for a name that ends in loss, error, rmse, nll, brier, ece, loss_over_variance, uniformity or
-    # alignment, else highest.
+    # null: lowest for a name that ends in loss, error, rmse, nll, brier or ece, and for loss_over_variance, uniformity,
+    # log_uniformity and alignment; else highest.
     direction: Literal["highest", "lowest"] | None = None
 
     @model_validator(mode="before")
@@ -29,7 +28,9 @@ class Best(Node):
 
     def better(self, new: float, old: float | None) -> bool:
         """Returns whether the new value beats the old one; NaN beats nothing."""
-        lowest = self.direction == "lowest" or (self.direction is None and self.name.endswith(_LOWEST))
+        lowest = self.direction == "lowest"
+        if self.direction is None:
+            lowest = self.name.endswith(_LOWEST) or self.name.rpartition("/")[2] in _LOWEST_AS_WHOLE
         return new == new and (old is None or (new < old if lowest else new > old))
 
 

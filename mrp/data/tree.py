@@ -16,7 +16,8 @@ from mrp.config import ConfigError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".gif")
 
-_MOST_ENDINGS = 5  # that are listed
+_MOST_ENDINGS, _MOST_KINDS = 5, 100  # that are listed, and that are counted one by one
+_OF_OTHER_KINDS = "of other kinds"  # numbers may stand in the place of an ending
 _MOST_WAYS = 100  # in which links behind other links may lead to one folder
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
@@ -112,7 +113,8 @@ def _below(
             elif entry.name.lower().endswith(extensions):
                 yield File.at(Path(entry.path), prefix + entry.name)  # a broken link is an error now, not amid a run
             else:
-                others[os.path.splitext(entry.name)[1].lower()] += 1
+                ending = os.path.splitext(entry.name)[1].lower()
+                others[ending if ending in others or len(others) < _MOST_KINDS else _OF_OTHER_KINDS] += 1
 
 
 def identity(names: Iterable[str]) -> str:
@@ -142,7 +144,7 @@ def classes(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[
         if same := sorted(inside & set(found)):
             raise ConfigError(
                 f"{root / split}: holds a folder '{same[0]}', as {root} does, so it is a split and no class; move it "
-                f"out of {root}"
+                f"out of {root} (a run that was begun on it has learned wrong classes, and starts anew)"
             )
     numbers = {name: number for number, name in enumerate(found)}
     return found, np.array([numbers.get(top, -1) for top in tops], np.int32)

@@ -154,7 +154,7 @@ def decoded(case: Case) -> Iterator[Finding]:
             "mend or remove them; "
             + (
                 "up to data.damaged of them are replaced by others of their shard"
-                if len(source.shard_sizes)
+                if source.replacement(0) is not None
                 else "a run ends at the first one; on shards of a folder ('mrp shards build') it goes on without it"
             ),
         )

@@ -89,7 +89,7 @@ class Watchdog:
             self._check(self._limit)
 
     def _watch_end(self, end: float) -> None:
-        while not self._closed.wait(end / _PER_LIMIT):
+        while not self._closed.wait(min(self._limit or end, end) / _PER_LIMIT):
             self._check_end(end)
 
     def _check(self, limit: float) -> None:

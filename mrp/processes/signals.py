@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from mrp import ending, progress
 
@@ -44,6 +44,7 @@ class Signals:
         self._file = f"{ending.BY_FILE} {self._stop}"
         self._say = say
         self._began, self._obeyed = 0.0, False
+        self._before: dict[signal.Signals, Any] = {}  # the handlers of the signals that are heard here
         self._parent = int(os.environ.get(LAUNCHER, "0"))
         self._main = threading.current_thread() is threading.main_thread()  # Python allows signal handlers there alone
         self._reader, self._writer = os.pipe()
@@ -54,7 +55,7 @@ class Signals:
             os.set_blocking(self._writer, False)
             self._wakeup = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
             numbers = [*heard(), *([ALONE] if self._parent else [])]
-            self._before = {number: signal.signal(number, _only_into_the_pipe) for number in numbers}
+            self._before |= {number: signal.signal(number, _only_into_the_pipe) for number in numbers}
         self._thread.start()
         return self
 
@@ -90,7 +91,7 @@ class Signals:
             for number in os.read(self._reader, 64) if ready else b"":
                 if number == 0:
                     return
-                if number in (*_NUMBERS, ALONE):
+                if number in self._before:  # the pipe gets every signal that has some handler in Python
                     self._receive(signal.Signals(number))
             progress.drop_closed_outputs()
             if self._stop is not None and self.asked is None and self._stop.exists():

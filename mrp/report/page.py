@@ -156,6 +156,8 @@ def _of_draws(first: Measure, second: Measure) -> Difference | None:
         return statistics.over_draws_and_images(
             (first.draws, first.groups), (second.draws, second.groups), value
         )  # fmt: skip
+    if first.groups or second.groups:
+        return None  # the other one was measured before its groups were kept; draws alone say too little
     if not (_differ(first.draws) or _differ(second.draws)):
         return None
     return statistics.over_draws(first.draws, second.draws, value)

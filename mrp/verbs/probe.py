@@ -125,7 +125,8 @@ def _numbers(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Table
     table = Table("measured by", "number", *results, title=f"{title}: other numbers", title_justify="left")
     for name, result in results["trained"].items():
         for measure in result.get(MEASURES, ()):
-            table.add_row(name, measure, *(_shown(each[name][MEASURES][measure]) for each in results.values()))
+            found = [each.get(name, {}).get(MEASURES, {}).get(measure) for each in results.values()]
+            table.add_row(name, measure, *("-" if one is None else _shown(one) for one in found))
     return table
 
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrp import progress
 from mrp.config import ConfigError
 from mrp.progress import Bar
 from mrp.verbs._words import count as positive
@@ -84,9 +85,9 @@ def _build(options: argparse.Namespace) -> None:
     made = Options(options.shard_size, seed, options.max_side, options.quality, options.raw)
     plan = Plan(select(source, options.source, options.classes, None), made, Path(options.out))
     if (lacking := shortfall(source)) is not None:
-        print(f"warning: {lacking}", file=sys.stderr)
+        progress.put(f"warning: {lacking}", sys.stderr)
     if source.left_out:
-        print(f"warning: {source.left_out}; rename those that are images", file=sys.stderr)
+        progress.put(f"warning: {source.left_out}; rename those that are images", sys.stderr)
     if complete(plan) is not None:
         print(f"{options.out}: is complete, from this source and with these options; nothing was done")
     with Bar("shards") as bar:

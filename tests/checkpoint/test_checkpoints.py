@@ -479,6 +479,7 @@ def test_when_one_is_due() -> None:
 def test_a_collapsed_model_has_the_worst_of_these(name: str) -> None:
     assert Best(name=name).better(0.1, 1.0)
     assert not Best(name=name).better(1.0, 0.1)
+    assert Best(name=f"mine/text_{name.rpartition('/')[2]}").better(1.0, 0.1)  # of an evaluator of one's own
 
 
 @pytest.mark.parametrize(

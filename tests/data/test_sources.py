@@ -143,6 +143,13 @@ def test_a_split_among_the_classes_is_not_a_class(tmp_path: Path) -> None:
     assert open_source(str(tmp_path), "train").classes == ("Val", "cat", "dog")  # trains, say
 
 
+def test_numbers_in_the_place_of_endings_are_counted_together(tmp_path: Path) -> None:
+    picture(tmp_path / "1.png")
+    for number in range(103):
+        (tmp_path / f"frame.{number}").touch()
+    assert open_source(str(tmp_path), "train").left_out.partition("names: ")[2].startswith("3 of other kinds, 1 .")
+
+
 def test_files_that_are_not_taken_for_images_are_counted(tmp_path: Path) -> None:
     for name in ("1.png", "2.PNG"):
         picture(tmp_path / name)

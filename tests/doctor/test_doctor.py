@@ -263,6 +263,10 @@ def test_too_few_shards_for_the_processes_are_found(tmp_path: Path) -> None:
     assert "--shard-size 8" in found.remedy
     part = [*words[:-2], f"data.train={tmp_path / 'images'}", "data.test=null", "data.fraction=0.5"]
     assert not problems(case("demo", *part, processes=4)), "a part of a folder has no shards"
+    for path in (tmp_path / "images").rglob("*.png"):
+        path.write_bytes(b"no image")
+    (broken,) = problems(case("demo", *part, processes=4))
+    assert "a run ends at the first one" in broken.remedy
 
 
 def test_a_forecast_is_for_this_machine_and_for_a_named_gpu() -> None:

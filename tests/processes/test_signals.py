@@ -52,6 +52,20 @@ def test_the_first_is_noted_its_echo_is_not_and_a_second_ends(
     assert signal.getsignal(number) is before
 
 
+def test_a_signal_that_another_library_handles_is_left_to_it(codes: list[int]) -> None:
+    handled: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: handled.append(number))
+    try:
+        with Signals(None, lambda _: None) as heard:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            time.sleep(0.1)
+            assert heard.asked is None
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert handled == [signal.SIGUSR2]
+    assert not codes
+
+
 def test_what_nohup_has_started_does_not_hear_that_the_terminal_is_closed() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -66,6 +66,8 @@ def test_equal_draws_mark_a_value_only_where_images_tell() -> None:
     assert not page(few(0.9), few(0.8)).is_best(0, 0), "as earlier versions kept it"
     assert not page(few(0.9, 0.7, 1.1), few(0.8, 0.9, 0.7)).is_best(0, 0)
     assert page(few(0.9, 0.891, 0.909), few(0.8, 0.79, 0.81)).is_best(0, 0)
+    earlier = Cell("", Measure("few_shot/10", "10", 0.8, 0.7, 0.9, draws=(0.79, 0.81) * 5))
+    assert not page(few(0.9, 0.891, 0.909), earlier).is_best(0, 0), "one of both says nothing of other images"
 
 
 def test_differences_are_worked_out_by_hand() -> None:
