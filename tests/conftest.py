@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import shutil
 import socket
@@ -54,21 +53,6 @@ def pytest_configure(config: pytest.Config) -> None:
     caches = tempfile.mkdtemp(prefix="mrp-tests-")  # not TemporaryDirectory, which a forked process would remove
     config.add_cleanup(partial(shutil.rmtree, caches, ignore_errors=True))
     os.environ.update(HF_HOME=caches, TORCH_HOME=caches)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """Python does not look for garbage in what the tests import: half a second each time, and there is none."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.freeze()
-        gc.enable()
-
-
-def pytest_unconfigure() -> None:
-    gc.unfreeze()  # or a library reports at the end what was never given back
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
