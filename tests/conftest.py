@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import hypothesis
 import pytest
 
+from mrp import progress
+
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
 
@@ -76,6 +78,12 @@ def one_thread() -> None:
     import torch
 
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def loud() -> None:
+    """A command with --quiet in an earlier test keeps nothing from being said in this one."""
+    progress.silence(False)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -26,22 +26,21 @@ def test_whoever_does_without_searches_still_does_afterwards() -> None:
 
 
 def test_what_was_imported_counts_as_old_but_not_as_set_aside() -> None:
-    gc.unfreeze()  # what the tests have imported
-    try:
-        with undisturbed():
-            new = [[number] for number in range(1000)]
-        old = {id(one) for one in gc.get_objects(generation=2)}
-        assert all(id(one) in old for one in new)
-    finally:
-        gc.freeze()
+    with undisturbed():
+        new = [[number] for number in range(1000)]
+    old = {id(one) for one in gc.get_objects(generation=2)}
+    assert all(id(one) in old for one in new)
 
 
 def test_what_someone_has_set_aside_stays_there() -> None:
     gc.freeze()
-    before = gc.get_freeze_count()
-    with undisturbed():
-        pass
-    assert gc.get_freeze_count() == before
+    try:
+        before = gc.get_freeze_count()
+        with undisturbed():
+            pass
+        assert gc.get_freeze_count() == before
+    finally:
+        gc.unfreeze()
 
 
 def test_methods_and_the_python_interface_are_imported_so(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -137,7 +137,7 @@ def test_a_split_among_the_classes_is_not_a_class(tmp_path: Path) -> None:
         picture(tmp_path / name)
     assert message(tmp_path) == (
         f"{tmp_path / 'Val'}: holds a folder 'cat', as {tmp_path} does, so it is a split and no class; move it out of "
-        f"{tmp_path}"
+        f"{tmp_path} (a run that was begun on it has learned wrong classes, and starts anew)"
     )
     (tmp_path / "Val/cat").rename(tmp_path / "Val/express")
     assert open_source(str(tmp_path), "train").classes == ("Val", "cat", "dog")  # trains, say
