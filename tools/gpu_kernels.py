@@ -22,7 +22,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,15 +104,14 @@ class Graph:
         return sum(kernel.bytes for kernel in self.kernels)
 
 
-def graphs(step: Any, batch: Any, options: dict[str, Any]) -> Iterator[Graph]:
-    """Compiles the forward and the backward pass of a step as for an H100, and yields both."""
+def graphs(step: Any, batch: Any, options: dict[str, Any]) -> list[Graph]:
+    """Compiles the forward and the backward pass of a step as for an H100, and returns both."""
     from torch._inductor import compile_fx, config
     from torch._inductor.graph import GraphLowering
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     made, schedules = list[Graph](), list[list[Kernel]]()
     _be_an_h100()
-
     codegen = GraphLowering.codegen
 
     def watched(graph: GraphLowering) -> Any:
@@ -144,7 +142,7 @@ def graphs(step: Any, batch: Any, options: dict[str, Any]) -> Iterator[Graph]:
         there = _moved(step, batch)
         step.compile(dynamic=False, backend=lambda module, inputs: compile_fx.compile_fx(module, inputs, inner))
         step(there).loss.backward()
-    yield from made
+    return made
 
 
 def attention(step: Any, batch: Any) -> dict[str, int]:
@@ -209,6 +207,8 @@ def _be_an_h100() -> None:
         (torch.accelerator, "is_available", lambda: False),
         (torch.cuda, "_lazy_init", lambda: None),
         (torch.cuda, "get_device_properties", lambda device=None: known),
+        (torch.cuda, "get_rng_state", lambda device=None: torch.get_rng_state()),
+        (torch.cuda, "set_rng_state", lambda state, device=None: None),
         (fake, "init_gpu_context", lambda device: None),
         (fake.FakeTensorMode, "avoid_device_init", property(lambda mode: True)),
         (interface, "get_device_properties", staticmethod(lambda device=None: known)),
@@ -277,7 +277,7 @@ def main() -> None:
     step, candidate = build_step(run), CANDIDATES[options.candidate] if options.candidate else None
     if candidate is not None:
         candidate.change(step)
-    made = [*graphs(step, make_batch(run, options.batch), dict(candidate.options) if candidate else {})]
+    made = graphs(step, make_batch(run, options.batch), dict(candidate.options) if candidate else {})
     print(table(made))
     for graph in made if options.out else ():
         options.out.mkdir(parents=True, exist_ok=True)
