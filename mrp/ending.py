@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from mrp.locking import Holder
 FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
 BY_FILE = "the file"  # how a request that is a file begins
 _MOST = 500  # characters of a reason
+_LAST_WORDS = 5.0  # seconds
 
 
 @contextlib.contextmanager
@@ -40,6 +42,13 @@ def note(folder: Path, state: str, why: str = "") -> None:
         starts[-1]["end"] = {"time": now(), "state": state, "why": " ".join(why.split())[:_MOST]}
         with contextlib.suppress(OSError):
             write_atomically(folder / ENVIRONMENT, json.dumps({"starts": starts}, indent=1))
+
+
+def within_seconds(write: Callable[[], None]) -> None:
+    """Writes the last words of a process that then ends; after some seconds without them: its disk may stand still."""
+    words = threading.Thread(target=write, name="last words", daemon=True)
+    words.start()
+    words.join(_LAST_WORDS)
 
 
 def kind_of_request(asked: str | None) -> str:

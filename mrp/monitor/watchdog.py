@@ -25,7 +25,6 @@ PHASES = (
     "opens the data", "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
-_LAST_WORDS = 5.0  # seconds that a process which is given up has for saying why: its disks may be what stands still
 _BEAT = 10.0  # seconds between two heartbeats of the first process, by which others see whether a run is alive
 
 
@@ -111,9 +110,7 @@ class Watchdog:
         idle = time.monotonic() - since
         if idle > end:
             stands = f"process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended (machine.give_up)"
-            words = threading.Thread(target=self._last_words, args=(stands,), name="last words", daemon=True)
-            words.start()
-            words.join(_LAST_WORDS)
+            ending.within_seconds(lambda: self._last_words(stands))
             os._exit(STALLED)
 
     def _last_words(self, stands: str) -> None:

@@ -48,6 +48,7 @@ class Signals:
         self._parent = int(os.environ.get(LAUNCHER, "0"))
         self._main = threading.current_thread() is threading.main_thread()  # Python allows signal handlers there alone
         self._reader, self._writer = os.pipe()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="signals", daemon=True)
 
     def __enter__(self) -> Signals:
@@ -57,10 +58,13 @@ class Signals:
             numbers = [*heard(), *([ALONE] if self._parent else [])]
             self._before |= {number: signal.signal(number, _only_into_the_pipe) for number in numbers}
         self._thread.start()
+        if self._stop is not None:
+            threading.Thread(target=self._look, args=(self._stop,), name="stop file", daemon=True).start()
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
         progress.drop_closed_outputs()
+        self._closed.set()
         if self._main:
             signal.set_wakeup_fd(self._wakeup)
             for number, handler in self._before.items():
@@ -94,14 +98,18 @@ class Signals:
                 if number in self._before:  # the pipe gets every signal that has some handler in Python
                     self._receive(signal.Signals(number))
             progress.drop_closed_outputs()
-            if self._stop is not None and self.asked is None and self._stop.exists():
-                self._note(self._file)
             if self._parent and os.getppid() != self._parent:
                 if not self.training:
                     self._end_at_once(signal.SIGTERM, f"{LAUNCHER_GONE}, before the first step")
                 self._note(LAUNCHER_GONE)
                 if time.monotonic() - self._began > _ORPHAN:
                     self._end_at_once(signal.SIGTERM, f"ended {_ORPHAN:.0f} s after {LAUNCHER_GONE}")
+
+    def _look(self, stop: Path) -> None:
+        """Looks for the file, in a thread of its own: where the disk hangs, signals are still heard."""
+        while not self._closed.wait(_INTERVAL):
+            if self.asked is None and stop.exists():
+                self._note(self._file)
 
     def _receive(self, number: signal.Signals) -> None:
         if number == ALONE:
@@ -118,10 +126,11 @@ class Signals:
                 sys.stdout.flush()
             self._end_at_once(number, f"{self.asked}, then {number.name}: ended at once")
 
-    def _end_at_once(self, number: signal.Signals, why: str, state: str | None = None) -> NoReturn:
+    def _end_at_once(self, number: signal.Signals, why: str, how: str | None = None) -> NoReturn:
         if self._stop is not None and not self._obeyed:
-            state = state or ending.kind_of_request(self.asked)
-            ending.note(self._stop.parent, state, f"{why}, without a checkpoint")
+            state = how or ending.kind_of_request(self.asked)
+            folder, words = self._stop.parent, f"{why}, without a checkpoint"
+            ending.within_seconds(lambda: ending.note(folder, state, words))
         os._exit(128 + number)  # a half-written checkpoint does not have its final name yet
 
     def _note(self, asked: str) -> None:

@@ -132,7 +132,7 @@ def test_a_disk_that_hangs_does_not_keep_a_process_from_being_given_up(
     answers = threading.Event()
     for module, name in ((watchdog, "write_atomically"), (watchdog.ending, "note")):
         monkeypatch.setattr(module, name, lambda *_: answers.wait())
-    monkeypatch.setattr(watchdog, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(watchdog.ending, "_LAST_WORDS", 0.01)
     monkeypatch.setattr(watchdog.os, "_exit", codes.append)
     with watch(tmp_path, 0, 1, 0.05, 0.2):
         try:

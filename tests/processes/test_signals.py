@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from mrp import ending
 from mrp.processes import signals
 from mrp.processes.signals import LAUNCHER, STOP, Signals
 from tests.waiting import until
@@ -88,6 +90,30 @@ def test_a_file_ends_it_once(tmp_path: Path, codes: list[int]) -> None:
         heard.obeyed()
     assert not (tmp_path / STOP).exists()
     assert not codes
+
+
+def test_while_the_disk_hangs_signals_are_heard_and_obeyed(
+    tmp_path: Path, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    back = threading.Event()
+
+    class Hangs(type(tmp_path)):  # type: ignore[misc]
+        def exists(self) -> bool:
+            return not back.wait()
+
+    monkeypatch.setattr(signals, "_ECHO", 0.0)
+    monkeypatch.setattr(ending, "_LAST_WORDS", 0.01)
+    monkeypatch.setattr(ending, "note", lambda *_: back.wait())
+    with Signals(Hangs(tmp_path), lambda _: None) as heard:
+        try:
+            time.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: heard.asked)
+            os.kill(os.getpid(), signal.SIGTERM)
+            until(lambda: codes)
+        finally:
+            back.set()
+    assert codes == [128 + signal.SIGTERM]
 
 
 def test_a_rank_that_is_left_alone_ends_in_order_and_then_at_once(
