@@ -186,7 +186,9 @@ def statistics(case: Case, sums: Sums) -> Finding:
             about,
             f"normalised by the recipe's numbers the sampled pixels have mean {_list(shift)} and deviation "
             f"{_list(spread)}, where 0 and 1 are meant",
-            f"if these are the data that the recipe is for, set {measured}",
+            f"if these are the data that the recipe is for, set {measured}"
+            if case.run.init is None
+            else f"leave it if the weights of init were trained so; else set {measured}",
         )
     return ok(about, f"the sampled pixels have mean {_list(shift)} and deviation {_list(spread)} after normalisation")
 

@@ -162,8 +162,22 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     return (
         f"starts with the {config.weights} weights of {config.source} ({weights.method}, step {weights.step}): "
         f"{', '.join(_part_names(taken))}; new: {', '.join(new) or 'nothing'}; "
-        f"not taken: {', '.join(unused) or 'nothing'}"
+        f"not taken: {', '.join(unused) or 'nothing'}{_other_units(weights, step.get_submodule('prepare'))}"
     )
+
+
+def _other_units(weights: ModelWeights, prepare: nn.Module) -> str:
+    """Returns words if the weights were trained on pixels that were normalised by other numbers, else none."""
+    now = torch.stack([prepare.get_buffer(name).flatten().cpu() for name in ("mean", "std")])
+    before = torch.tensor([weights.mean, weights.std])
+    if before.shape != now.shape or torch.allclose(before, now, rtol=0.05, atol=0.02):
+        return ""
+    new, old = (f"mean {_shown(mean)} and std {_shown(std)}" for mean, std in (now, before))
+    return f"; pixels are normalised by {new}, those of the weights were by {old}"
+
+
+def _shown(numbers: Tensor) -> str:
+    return ", ".join(f"{number:.3g}" for number in numbers.tolist())
 
 
 def _resampled(weights: ModelWeights, backbone: Any, resample: bool) -> dict[str, Tensor]:

@@ -126,6 +126,17 @@ def test_the_average_is_another_origin(pretrained: Path) -> None:
     assert run.identity("x") != student.identity("x")
 
 
+def test_pixels_in_other_units_than_those_of_the_weights_are_named(pretrained: Path) -> None:
+    same, other = (
+        started(load("demo", [*TINY, "backbone=null", f"init={pretrained}", *words]))[1]
+        for words in ([], ["data.mean=0.5", "data.std=0.25"])
+    )
+    assert "normalised" not in same
+    assert other.endswith(
+        "; pixels are normalised by mean 0.5 and std 0.25, those of the weights were by mean 0.3 and std 0.375"
+    )
+
+
 def test_another_size_has_to_be_asked_for(pretrained: Path) -> None:
     words = ["backbone=null", "data.size=12", f"init={pretrained}"]
     with pytest.raises(
