@@ -20,7 +20,7 @@ from mrp.folder import CONFIG, IDENTITY, placed
 from mrp.interop import init
 from mrp.monitor.guard import Guard
 from mrp.monitor.incident import Incidents
-from mrp.monitor.metrics import INTERRUPTED, METRICS, read_lines
+from mrp.monitor.metrics import INTERRUPTED, METRICS, from_the_end
 from mrp.optim.average import GROUP, Average
 from mrp.optim.groups import drop_foreign_state
 from mrp.plan import Job
@@ -65,7 +65,8 @@ class State:
         same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
         texts = (CONFIG, IDENTITY) if session.main else ()
         about = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
-        lines = [line for line in read_lines(folder / METRICS) if line["step"] == step]
+        lines = from_the_end(folder / METRICS) if session.main else ()
+        last = next((line for _, line in lines if line["step"] <= step), {})
         return cls(
             step=step,
             module=module,
@@ -85,7 +86,7 @@ class State:
                 )
             ),
             asked_to_end=asked,
-            evaluation_pending=session.from_main(bool(lines) and INTERRUPTED in lines[-1]),
+            evaluation_pending=session.from_main(last.get("step") == step and INTERRUPTED in last),
             _job=job, _session=session,
         )  # fmt: skip
 

@@ -19,7 +19,7 @@ from mrp.evaluate.config import Diagnose as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.evaluating import evaluating
 from mrp.files import step_name
-from mrp.monitor.metrics import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, each_line
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
@@ -54,7 +54,7 @@ class Evaluator(contract.Evaluator):
         """Has the alarm check what a resumed run has measured so far, and stops a run that has collapsed before."""
         folder, faults = self._setting.folder, []
         if self._setting.processes.is_main_process:
-            checked = [(line["step"], alarm.check(line["step"], line)) for line in read_lines(folder / METRICS)]
+            checked = ((line["step"], alarm.check(line["step"], line)) for line in each_line(folder / METRICS))
             faults = [f"step {step}: {fault}" for step, fault in checked if fault]
         first = [next(iter(faults), None)]
         broadcast_object_list(first)  # the others may have read the file before the first process cut it

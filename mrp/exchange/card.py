@@ -15,7 +15,7 @@ from mrp.folder import ENVIRONMENT, flat
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head
 from mrp.model import NO_DATA, Model
-from mrp.monitor.metrics import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, from_the_end
 from mrp.objectives import classify
 from mrp.run import NOT_IN_IDENTITY
 
@@ -135,9 +135,8 @@ def _recipe(model: Model) -> str:
 def _metrics(model: Model) -> str:
     """Returns the last line of the metrics until this step, and the accuracies of probes and validation, as a table."""
     values: dict[str, float] = {}
-    lines = [line for line in read_lines(model.folder / METRICS) if line["step"] <= model.step]
-    if lines:
-        values |= {name: value for name, value in lines[-1].items() if isinstance(value, int | float)}
+    last = next((one for _, one in from_the_end(model.folder / METRICS) if one["step"] <= model.step), {})
+    values |= {name: value for name, value in last.items() if isinstance(value, int | float)}
     measured = dict[str, Any]()
     for record in results.read(model.folder):
         if record.step <= model.step and record.data.get("own", True):

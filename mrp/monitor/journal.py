@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mrp.monitor.metrics import METRICS, Metrics, read_lines
+from mrp.monitor.metrics import METRICS, Metrics, from_the_end
 from mrp.monitor.progress import Progress
 from mrp.monitor.shown import HURRIED, LAST
 from mrp.monitor.spikes import Spikes
@@ -34,7 +34,7 @@ class Journal:
         self._every, self._say, self._asked = track.every, say, asked
         self._metrics = Metrics(track, folder, resolved, start, say) if main else None
         self._progress = Progress(steps, start, batch, quiet=not main)
-        self._spikes = Spikes(read_lines(folder / METRICS)) if main else None
+        self._spikes = Spikes(line for _, line in from_the_end(folder / METRICS)) if main else None
 
     def due(self, step: int) -> bool:
         """Returns whether numbers are logged after this step."""

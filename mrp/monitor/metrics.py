@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mrp.config import ConfigError
-from mrp.files import replacing, write_atomically
+from mrp.files import replacing
 from mrp.monitor.bests import BESTS, Bests
 from mrp.monitor.shown import HURRIED, LAST, Shown
 from mrp.trackers import Section, parts
@@ -20,6 +21,7 @@ from mrp.trackers import Section, parts
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"  # a folder
 INTERRUPTED = "interrupted"  # marks a line whose evaluation was not finished, and is repeated on resume
+_AT_ONCE = 2**16  # bytes that are read at once from the end
 
 
 class Metrics:
@@ -46,7 +48,7 @@ class Metrics:
             raise
         with _writing(self.path):
             cut(self.path, resumed_at)
-            self._bests = Bests(folder / BESTS, read_lines(self.path))
+            self._bests = Bests(folder / BESTS, each_line(self.path))
             self._file = self.path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: dict[str, float]) -> None:
@@ -87,7 +89,34 @@ class Metrics:
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Returns the lines of a metrics file, if there is one, without a line that was torn by a kill."""
-    return _sound(path.read_text(encoding="utf-8", errors="replace") if path.exists() else "")
+    return [{sys.intern(name): value for name, value in line.items()} for line in each_line(path)]
+
+
+def each_line(path: Path) -> Iterator[dict[str, Any]]:
+    """Yields the same lines one by one: a run of a million steps has more than should be in memory at once."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        for content in file:
+            if (line := _sound(content)) is not None:
+                yield line
+
+
+def from_the_end(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields the lines from the last one back, each with where in the file it ends; no more is read than is asked for.
+
+    What a kill has torn is passed over.
+    """
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        start = end = file.seek(0, os.SEEK_END)
+        rest = b""
+        while start:
+            size = min(start, _AT_ONCE)
+            start = file.seek(start - size)
+            contents = (file.read(size) + rest).splitlines(keepends=True)
+            rest = contents.pop(0) if start else b""  # it may have begun before
+            for content in reversed(contents):
+                if (line := _sound(content)) is not None:
+                    yield end, line
+                end -= len(content)
 
 
 def last_lines(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
@@ -95,28 +124,29 @@ def last_lines(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - most))
-            return _sound(file.read(most).decode("utf-8", errors="replace"))
+            found = map(_sound, file.read(most).splitlines())
+            return [line for line in found if line is not None]
     except OSError:  # it is not there yet, or cannot be read: other runs are listed beside this one
         return []
 
 
-def _sound(content: str) -> list[dict[str, Any]]:
-    lines = []
-    for text in content.splitlines():
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(values, dict) and isinstance(values.get("step"), int):
-            lines.append(values)
-    return lines
+def _sound(content: bytes) -> dict[str, Any] | None:
+    try:
+        values = json.loads(content.decode("utf-8", errors="replace"))
+    except json.JSONDecodeError:
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
 
 
 def cut(path: Path, step: int) -> None:
-    """Drops the lines after `step`, and those torn by a kill, in one atomic replacement."""
+    """Drops the lines after `step` and those torn by a kill: the file ends behind the last line up to that step."""
     if path.exists():
-        kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
-        write_atomically(path, "".join(kept))
+        end = next((end for end, line in from_the_end(path) if line["step"] <= step), 0)
+        with path.open("r+b") as file:
+            file.truncate(end)
+            file.seek(max(0, end - 1))
+            if file.read(1) not in (b"\n", b""):  # the kill came before its last byte
+                file.write(b"\n")
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import math
 import statistics
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from itertools import islice
 from typing import Any
 
 _WINDOW = 100  # log points that the loss is compared with
@@ -18,9 +19,9 @@ class Spikes:
     """Compares each logged loss with the median of those before it, in units of their median deviation."""
 
     def __init__(self, lines: Iterable[Mapping[str, Any]] = ()) -> None:
-        self._before: deque[float] = deque(maxlen=_WINDOW)
-        for line in lines:  # those of a resumed run until now
-            self._deviations(float(line.get("loss", math.nan)))
+        """`lines` are those of a resumed run, from the last one back; no more are taken than are needed."""
+        losses = (float(line.get("loss", math.nan)) for line in lines)
+        self._before = deque(reversed([*islice(filter(math.isfinite, losses), _WINDOW)]), _WINDOW)
 
     def check(self, step: int, values: Mapping[str, float], say: Callable[[str], object]) -> dict[str, float]:
         """Returns one more number for the metrics where the loss is a spike, and warns of it."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from functools import cache
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from mrp.build import measure_cost
 from mrp.config import ConfigError, compose
 from mrp.folder import CONFIG
-from mrp.monitor.metrics import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, each_line
 from mrp.run import NOT_IN_IDENTITY, Run, load
 
 
@@ -23,17 +23,17 @@ class Cost(NamedTuple):
     hours: float | None
 
 
-@cache
-def cost(folder: Path, step: int) -> Cost | None:
-    """Returns the cost of a run until a step; None where the folder is not a run's."""
+def costs(folder: Path, steps: Collection[int]) -> dict[int, Cost]:
+    """Returns the cost of a run until each of some steps; none where the folder is not a run's."""
     if not (folder / CONFIG).is_file():
-        return None
+        return {}
     try:
         run = load(folder / CONFIG)
         flops = _flops(run)
     except ConfigError:  # a file of the run's own that is gone
-        return None
-    return Cost(step * run.batch, float(step * run.batch) * flops, _hours(folder, step, run.batch))
+        return {}
+    hours = _hours(folder, steps, run.batch)
+    return {step: Cost(step * run.batch, float(step * run.batch) * flops, hours.get(step)) for step in steps}
 
 
 def _flops(run: Run) -> int:
@@ -41,15 +41,20 @@ def _flops(run: Run) -> int:
     return measure_cost(run).training_flops
 
 
-def _hours(folder: Path, step: int, batch: int) -> float | None:
-    """Returns the time that the steps took at the speed that was logged, without evaluations and pauses."""
-    seconds, before, speed = 0.0, 0, 0.0
-    for line in read_lines(folder / METRICS):
+def _hours(folder: Path, steps: Collection[int], batch: int) -> dict[int, float]:
+    """Returns the time until each step at the speed that was logged, without evaluations and pauses.
+
+    The log is gone through once for all steps: of a long run it is long, and so may the list of steps be.
+    """
+    at, seconds, speeds = [0], [0.0], [0.0]
+    for line in each_line(folder / METRICS):
         logged = line.get("images_per_second")
-        if isinstance(logged, int | float) and logged > 0 and before < line["step"] <= step:
-            seconds += (line["step"] - before) * batch / logged
-            before, speed = line["step"], logged
-    return (seconds + (step - before) * batch / speed) / 3600 if speed else None
+        if isinstance(logged, int | float) and logged > 0 and line["step"] > at[-1]:
+            seconds.append(seconds[-1] + (line["step"] - at[-1]) * batch / logged)
+            at.append(line["step"])
+            speeds.append(logged)
+    before = {step: bisect_right(at, step) - 1 for step in steps}
+    return {step: (seconds[i] + (step - at[i]) * batch / speeds[i]) / 3600 for step, i in before.items() if i > 0}
 
 
 def same_but_seed(runs: Sequence[tuple[str, Path, object]]) -> dict[str, list[int]]:
@@ -59,10 +64,11 @@ def same_but_seed(runs: Sequence[tuple[str, Path, object]]) -> dict[str, list[in
     """
     alike: dict[str, list[int]] = {}
     seeds: dict[str, set[object]] = {}
+    files = {folder / CONFIG for _, folder, _ in runs}
+    configured = {file.parent: compose(file).values for file in files if file.is_file()}
     for number, (_, folder, other) in enumerate(runs):
-        if not (folder / CONFIG).is_file():
+        if (values := configured.get(folder)) is None:
             continue
-        values = compose(folder / CONFIG).values
         kept = {key: value for key, value in values.items() if key not in {*NOT_IN_IDENTITY, "seed"}}
         key = json.dumps([kept, str(other)], sort_keys=True, default=str)
         if values.get("seed") not in seeds.setdefault(key, set()):

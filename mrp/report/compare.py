@@ -18,7 +18,7 @@ from mrp.evaluate.results import Record
 from mrp.evaluators.validation import VALIDATION
 from mrp.folder import CONFIG, recorded
 from mrp.interop import runs
-from mrp.monitor.metrics import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, each_line
 from mrp.report import about, corrupted
 from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
@@ -126,11 +126,12 @@ class Measured:
         """Yields the accuracy on the test data while the run trained; the last file says on how many images."""
         path = self.folder / VALIDATION
         images = int(_student(path)["images"]) if path.is_file() else 0
-        for line in read_lines(self.folder / METRICS) if images else ():
+        data = self._own_data() if images else None
+        for line in each_line(self.folder / METRICS) if data is not None else ():
             if isinstance(line.get(_ACCURACY), float | int):
                 interval = wilson(round(float(line[_ACCURACY]) * images), images)
                 measure = Measure("validation", "test accuracy in training", *interval)
-                yield Point(self.name, int(line["step"]), self.folder, self._own_data(), Cell("", measure))
+                yield Point(self.name, int(line["step"]), self.folder, data, Cell("", measure))
 
     def _own_data(self) -> Named:
         """Returns the run's own data; its evaluators have recorded what their content was.
@@ -174,7 +175,9 @@ def page_of(paths: Sequence[Path]) -> Page:
     }  # of several measurements of the same the last one counts
     data = list(dict.fromkeys(labels[point.data] for point in points))
     places = sorted(dict.fromkeys(place for _, place in found), key=lambda place: (data.index(place[1]), place[0]))
-    costs = {row: _costs(folder, step) for (_, step, folder), row in rows.items()}
+    steps = {folder: [step for _, step, own in ordered if own == folder] for _, _, folder in ordered}
+    known = {folder: about.costs(folder, own) for folder, own in steps.items()}
+    costs = {row: _costs(step, known[folder].get(step)) for (_, step, folder), row in rows.items()}
     titles = list(dict.fromkeys(title for cost in costs.values() for title in cost))
     columns = [Column("", title, "") for title in titles]
     columns += [Column(name, title, better) for _, name, title, better in places]
@@ -205,9 +208,8 @@ def _data_labels(points: Sequence[Point]) -> dict[Named, str]:
     return {data: f"{name} #{data.content[:6]}" if several[name] > 1 else name for data, name in called.items()}
 
 
-def _costs(folder: Path, step: int) -> dict[str, str]:
+def _costs(step: int, cost: about.Cost | None) -> dict[str, str]:
     """Returns what a row says beside its results."""
-    cost = about.cost(folder, step)
     known = {"step": f"{step:,}"}
     if cost is not None and step:
         known |= {"images seen": f"{cost.images:,}", "training FLOPs": f"{cost.flops:.2g}"}

@@ -11,7 +11,7 @@ from mrp.config import ConfigError
 from mrp.evaluate import measures, results
 from mrp.evaluate.schedule import SECONDS
 from mrp.evaluate.statistics import Difference, spearman
-from mrp.monitor.metrics import METRICS, read_lines
+from mrp.monitor.metrics import METRICS, each_line
 from mrp.report.compare import Measured
 from mrp.report.page import short_names
 
@@ -62,7 +62,7 @@ Value = tuple[bool, str, int, float]  # whether it is a number without labels, w
 
 def _in_training(measured: Measured) -> Iterator[Value]:
     """Yields what evaluators have measured of the weights that were trained, while they were."""
-    for line in read_lines(measured.folder / METRICS) if not measured.source else ():
+    for line in each_line(measured.folder / METRICS) if not measured.source else ():
         for name, value in line.items():
             evaluator, _, what = name.partition("/")
             if isinstance(value, float | int) and math.isfinite(value):

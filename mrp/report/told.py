@@ -158,7 +158,8 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
             f"{last.get('device')}, {count} {'process' if count == 1 else 'processes'}; {versions} ({code})",
         )
         yield "command", tag("code", shlex.join(["mrp", *map(str, last.get("command") or [])]))
-    if history.step and (cost := about.cost(told.subject.folder, history.step)) is not None:
+    cost = about.costs(told.subject.folder, [history.step]).get(history.step) if history.step else None
+    if cost is not None:
         hours = "" if cost.hours is None else f"{duration(3600 * cost.hours)} of training, "
         yield "cost", f"{hours}{cost.images:,} images, {cost.flops:.2g} FLOPs"
     if (verdict := told.verdict) is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import chain
 from pathlib import Path
 
 from mrp import imports, progress
@@ -35,12 +36,13 @@ def summary(folder: Path, seconds: float) -> str:
     """Returns the last loss of a run, the time that this command took, and the commands that use the run."""
     from mrp.config import compose
     from mrp.folder import CONFIG
-    from mrp.monitor.metrics import METRICS, read_lines
+    from mrp.monitor.metrics import METRICS, from_the_end
 
-    lines = read_lines(folder / METRICS)
-    losses = [line["loss"] for line in lines if "loss" in line]  # a last step that was left out has none
-    loss = f"loss {losses[-1]:.4f}" if losses else "no loss logged"
-    step = f" at step {lines[-1]['step']:,}" if lines else ""  # whoever cleared the folder may have removed them
+    lines = (line for _, line in from_the_end(folder / METRICS))
+    last = next(lines, {})  # whoever cleared the folder may have removed them
+    step = f" at step {last['step']:,}" if last else ""
+    losses = (line["loss"] for line in chain([last], lines) if "loss" in line)  # a last step that was left out has none
+    loss = f"loss {float(found):.4f}" if (found := next(losses, None)) is not None else "no loss logged"
     tested = compose(folder / CONFIG).values["data"].get("test") is not None
     commands = {
         f"mrp probe {folder}{'' if tested else ' --evaluator geometry'}": "measure its features",

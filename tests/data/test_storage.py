@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -104,3 +106,28 @@ def test_a_connection_that_comes_after_the_deadline_is_ended_too() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, connections._connect(server.getsockname(), 5) as opened:
         assert opened.recv(1) == b""
     connections.close()
+
+
+class Letters(store.Store):
+    """A store whose files hold 100 times their name."""
+
+    def where(self, name: str) -> str:
+        return name
+
+    def size(self, name: str) -> int:
+        return 100
+
+    def read(self, name: str, start: int, stop: int) -> bytes:
+        return (100 * name.encode())[start:stop]
+
+
+def test_a_full_cache_makes_room_and_keeps_its_locks(tmp_path: Path) -> None:
+    """A lock that was removed while it is held is no lock: the next process makes another of its name."""
+    cache = Cache(CacheConfig(folder=str(tmp_path)))
+    cache.limit = 250
+    for name in "abcab":
+        cache.get(Letters(), name, hashlib.sha256(100 * name.encode()).hexdigest(), 100)
+        time.sleep(0.01)  # so that the times of last use differ
+    kept = [path.read_bytes()[:1] for path in sorted(tmp_path.iterdir()) if len(path.name) == 64]
+    assert sorted(kept) == [b"a", b"b"]
+    assert len(list(tmp_path.glob(".*.lock"))) == 4  # of three files, and of making room

@@ -24,9 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from mrp.config import ConfigError
 from mrp.environment import code_version
+from mrp.monitor import metrics
 from mrp.monitor import shown as shown_module
 from mrp.monitor.journal import Journal
-from mrp.monitor.metrics import METRICS, Metrics, cut
+from mrp.monitor.metrics import METRICS, Metrics, cut, read_lines
+from mrp.monitor.spikes import Spikes
 from mrp.run import load
 from mrp.trackers import TRACKERS, Section, none, parts, tensorboard
 from mrp.trackers import wandb as wandb_tracker
@@ -83,12 +85,42 @@ def test_wherever_the_file_is_torn(tmp_path_factory: pytest.TempPathFactory, tor
 @pytest.mark.parametrize(
     "noise", [b"\x00" * 40 + b"\n", b"\xff\xfe\n", b"[1]\n", b"7\n", b'{"loss": 1}\n', b'{"step": "x"}\n', b"\n"]
 )
-def test_what_is_no_line_of_ours_is_dropped(tmp_path: Path, noise: bytes) -> None:
+def test_what_is_no_line_of_ours_is_passed_over_and_dropped_at_the_end(tmp_path: Path, noise: bytes) -> None:
     path = tmp_path / METRICS
-    path.write_bytes(b'{"step": 1}\n' + noise + b'{"step": 2}\n')
+    path.write_bytes(b'{"step": 1}\n' + noise + b'{"step": 2}\n' + noise)
+    assert [line["step"] for line in read_lines(path)] == [1, 2]
     cut(path, 2)
-    assert path.read_bytes() == b'{"step": 1}\n{"step": 2}\n'
+    assert path.read_bytes() == b'{"step": 1}\n' + noise + b'{"step": 2}\n'
+    cut(path, 1)
+    assert path.read_bytes() == b'{"step": 1}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+@given(at_once=st.integers(1, 60), lengths=st.lists(st.integers(0, 40), max_size=6), torn=st.integers(0, 9))
+def test_lines_are_read_from_the_end_too(
+    tmp_path_factory: pytest.TempPathFactory, at_once: int, lengths: list[int], torn: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "backwards.jsonl"
+    lines = [json.dumps({"step": step, "text": "x" * length}) + "\n" for step, length in enumerate(lengths)]
+    path.write_text("".join(lines) + '{"step": 9,'[:torn])
+    ends = np.cumsum([len(line) for line in lines], dtype=int).tolist()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(metrics, "_AT_ONCE", at_once)
+        assert list(metrics.from_the_end(path)) == [*zip(ends, read_lines(path), strict=True)][::-1]
+
+
+def test_a_long_run_goes_on_without_its_log_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / METRICS
+    path.write_text("".join(f'{{"step": {step}, "loss": 0.5}}\n' for step in range(1, 5001)))
+    read: list[bytes] = []
+    sound = metrics._sound
+    monkeypatch.setattr(metrics, "_sound", lambda content: (read.append(content), sound(content))[1])
+    monkeypatch.setattr(metrics, "_AT_ONCE", 1000)
+    cut(path, 4990)
+    Spikes(line for _, line in metrics.from_the_end(path))
+    assert len(read) < 200
+    read.clear()
+    assert next(metrics.each_line(path))["step"] == len(read) == 1  # one at a time
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from mrp.monitor.spikes import Spikes
 
 def heard(losses: list[float], before: list[float] | None = None) -> dict[int, float]:
     said: list[str] = []
-    spikes = Spikes([{"step": 0, "loss": loss} for loss in before or []])
+    spikes = Spikes({"step": 0, "loss": loss} for loss in reversed(before or []))
     found = {step: spikes.check(step, {"loss": loss}, said.append) for step, loss in enumerate(losses)}
     named = {step: values["spike"] for step, values in found.items() if values}
     assert [int(line.split("step ")[1].split()[0]) for line in said] == list(named)
@@ -41,6 +41,12 @@ def test_a_flat_curve_does_not_make_a_spike_of_a_ripple() -> None:
 def test_nothing_is_unusual_at_the_start_and_a_resumed_run_knows_its_past() -> None:
     assert not heard([1.0, 100.0])
     assert set(heard([100.0], before=falling(50))) == {0}
+
+
+def test_a_resumed_run_goes_through_no_more_of_its_past_than_it_needs() -> None:
+    past = iter([{"loss": 1.0}] * 1000)
+    Spikes(past)
+    assert len([*past]) == 900
 
 
 def test_what_is_not_finite_is_the_guards_affair() -> None:

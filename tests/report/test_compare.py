@@ -119,6 +119,23 @@ def test_validation_on_other_data_of_the_same_name_is_another_column(tmp_path: P
     assert sorted(key for key in page.cells if key[1] in columns) == [(0, columns[0]), (1, columns[0]), (2, columns[1])]
 
 
+def test_many_validations_read_the_log_and_the_recipe_no_more_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run(tmp_path / "first", 0, 90)
+    lines = [{"step": step, "images_per_second": 100.0, "validation/accuracy": 0.5} for step in range(1, 31)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    (folder / "validation.json").write_text(json.dumps({"student": {"images": 1000}}))
+    read: list[Path] = []
+    opened = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *how, **more: (read.append(path), opened(path, *how, **more))[1])
+    page = compare.page_of([folder])
+    assert len(page.rows) == 30
+    assert texts(page)["first, step 30", ": hours"] == f"{30 / 3600:.2g}"
+    assert [path.name for path in read].count("metrics.jsonl") == 2
+    assert [path.name for path in read].count("config.yaml") < 10
+
+
 def test_several_steps_are_rows(tmp_path: Path) -> None:
     folder = run(tmp_path / "first", 0, 90)
     early = Record("knn", {}, results.TRAINED, 5, "student", DIGITS, {"accuracy": 0.5, "low": 0.4, "high": 0.6})

@@ -17,7 +17,7 @@ from mrp.data.manifest import is_sha256
 from mrp.data.storage.store import PIECE, StorageError, Store, UnreachableError, say
 from mrp.files import UNFINISHED, replacing, unfinished
 
-_INDEX = ".index"  # the ending of files that are never removed
+_INDEX, _LOCK = ".index", ".lock"  # the endings of files that are never removed
 
 
 class Cache:
@@ -84,7 +84,7 @@ class Cache:
 
     @contextlib.contextmanager
     def _lock(self, name: str, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
-        descriptor = _open_lock(self.folder / f".{name}.lock")
+        descriptor = _open_lock(self.folder / f".{name}{_LOCK}")
         try:
             fcntl.flock(descriptor, operation)
             yield
@@ -99,8 +99,9 @@ class Cache:
             for _, freed, path in files:
                 if used + size <= self.limit:
                     break
-                if path.suffix not in (_INDEX, UNFINISHED):  # runs look samples up in an index to their end
-                    path.unlink()  # whoever has it open goes on reading it
+                # Runs look samples up in an index to their end, and a lock that is removed while it is held is none.
+                if path.suffix not in (_INDEX, UNFINISHED, _LOCK):
+                    path.unlink(missing_ok=True)  # whoever has it open goes on reading it
                     used -= freed
             if used + size > self.limit:
                 raise ConfigError(
