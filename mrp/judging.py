@@ -26,7 +26,7 @@ from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import EVALUATORS, make
 from mrp.interop.config import WeightsName
 from mrp.model import Model, class_names, load
-from mrp.probing import Subject, changed, changed_run, described, results_folder, sections, setting_of
+from mrp.probing import Subject, changed, changed_run, described, results_folder, sections, setting_of, tables_of
 from mrp.processes.join import Accelerator
 from mrp.suites import Data, Plan, Task, read
 from mrp.suites.given import plan_of
@@ -232,10 +232,9 @@ class _Judging:
             task: self._about(task, section, opened.data, settings[task.test][1]) for task, section in tasks.items()
         }
         model, shared = next(iter(settings.values()))
-        model.module.to(shared.processes.device)
         kept = {} if self.again else {record.key: record for record in results.read(self.folder) if self._whole(record)}
         missing = _first_says([about[task].key not in kept for task in tasks], shared.processes)
-        with shared.tables.of(weights_digest(model.module)):
+        with tables_of(model.module, [setting for _, setting in settings.values()]):
             for task in (task for task, is_missing in zip(tasks, missing, strict=True) if is_missing):
                 record = self._record(task, tasks[task], about[task], *settings[task.test])
                 if shared.processes.is_main_process:

@@ -10,10 +10,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
+from mrp import progress
 from mrp.config import ConfigError
 
 LOCK = ".lock"  # names the process that holds it
 _MEANWHILE = 0.5  # seconds in which a process that only looks whether a run is alive lets go of its lock
+_LOST = 120.0  # seconds in which a file server takes a lock back from a machine that is gone; NFS does in 90
 
 
 def take(folder: Path) -> TextIO:
@@ -26,8 +28,13 @@ def take(folder: Path) -> TextIO:
             f"{folder}: cannot be written: {error.strerror}; choose another with --folder FOLDER"
         ) from None
     try:
-        deadline = time.monotonic() + _MEANWHILE
-        while not _taken(lock, fcntl.LOCK_EX) and time.monotonic() < deadline:
+        holder, begin, said = Holder.of(folder), time.monotonic(), False
+        elsewhere = holder is not None and holder.host != Holder.here().host
+        while not _taken(lock, fcntl.LOCK_EX) and time.monotonic() - begin < (_LOST if elsewhere else _MEANWHILE):
+            if elsewhere and not said and time.monotonic() - begin > _MEANWHILE:
+                assert holder is not None
+                progress.tell(f"{folder}: {holder.host} holds its lock; waiting up to {_LOST:.0f} s, as it may be lost")
+                said = True
             time.sleep(_MEANWHILE / 10)
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -55,6 +62,7 @@ def sign(lock: TextIO) -> None:
     lock.truncate(0)
     lock.write(json.dumps(Holder.here()._asdict()))
     lock.flush()
+    os.fsync(lock.fileno())  # or other machines would see it only once the disk's client writes it
 
 
 class Holder(NamedTuple):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -229,6 +230,11 @@ class Job:
     def steps(self) -> int:
         """Returns the number of updates of the whole run."""
         return self.plan.steps
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Returns what decides the results of the run: its configuration, and the content of its data."""
+        return self.run.identity(self.source.identity, self.order.version)
 
     def threads(self, device: torch.device) -> int | None:
         """Returns the threads that torch trains with; None leaves their number to torch."""

@@ -31,7 +31,7 @@ from mrp.model import Model, load
 from mrp.models.vit import grid, resampled
 from mrp.plan import threads
 from mrp.processes.halves import is_bf16_slow
-from mrp.processes.join import join_for_evaluation
+from mrp.processes.join import from_all, from_first, join_for_evaluation
 from mrp.processes.threads import limited
 from mrp.progress import say
 from mrp.run import Run
@@ -153,9 +153,28 @@ def plain(result: Result) -> dict[str, Any]:
 
 
 def _measure(module: Step, evaluators: Mapping[str, Section], setting: Setting, step: int) -> dict[str, Result]:
-    module.to(setting.processes.device)
-    with setting.tables.of(weights_digest(module)):
+    with tables_of(module, [setting]):
         return {name: make(name, section, setting).measure(module, step, never) for name, section in evaluators.items()}
+
+
+def tables_of(module: Step, settings: Sequence[Setting]) -> AbstractContextManager[None]:
+    """Moves a model to the device; returns the block in which feature tables are those of its weights.
+
+    Refuses weights or data that another process has read differently: each opens them by itself, perhaps while a run
+    goes on saving, or from a disk of its own. One table would mix features of both.
+    """
+    setting = settings[0]
+    module.to(setting.processes.device)
+    digest = weights_digest(module)
+    sources = [source for each in settings for source in (each.train, each.test) if source is not None]
+    seen = from_all((digest, [source.identity for source in sources]))
+    if any(weights != digest for weights, _ in seen):
+        raise ConfigError(
+            "the processes have read different weights; if a run goes on saving there, name a checkpoint with --step"
+        )
+    if any(data != seen[0][1] for _, data in seen):
+        raise ConfigError("the processes see different data; copy one and the same set to every machine")
+    return setting.tables.of(digest)
 
 
 def features(
@@ -179,9 +198,9 @@ def features(
     source = setting.train if split == "train" else setting.test
     if source is None:
         raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
-    module = model.module.to(setting.processes.device)
+    module = model.module
     readout = Readout.of(module, layer, pooling) if layer or pooling else Readout.own(module)
-    with computing(model.run, setting), setting.tables.of(weights_digest(module)):
+    with computing(model.run, setting), tables_of(module, [setting]):
         table = setting.features(source, module, readout, never)
     if table is None:
         return 0, 0
@@ -247,8 +266,12 @@ def setting_of(
     model: Model, folder: Path, cache: str | Path | None = None, classes: str = BY_NAME,
     opened: tuple[Source, Source] | None = None,
 ) -> Setting:  # fmt: skip
-    """Returns the setting in which a model is measured after its training; `opened` are its data, if open already."""
+    """Returns the setting in which a model is measured after its training; `opened` are its data, if open already.
+
+    All processes compute in the first one's precision, which may follow from a measurement of its processor.
+    """
     run, processes = model.run, join_for_evaluation()
+    model.module.precision = from_first(run.precision)
     train, test = opened or (open_source(run, "train"), open_source(run, "test") if run.data.test else None)
     return Setting(
         data=run.data,
@@ -259,7 +282,7 @@ def setting_of(
         workers=run.machine.workers_among(processes.num_processes),
         folder=folder,
         tables=Tables(Path(cache) if cache else folder / CACHE),
-        precision=run.precision,
+        precision=model.module.precision,
         classes=classes,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,20 +13,20 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, broadcast_object_list
+from accelerate.utils import DistributedDataParallelKwargs
 
 from mrp import ending, progress
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, Preempted, Stopped
-from mrp.folder import claim
+from mrp.folder import claim, flat
 from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
 from mrp.monitor.watchdog import Watchdog
 from mrp.prepare.config import Precision
 from mrp.processes import faults
 from mrp.processes.cost import device_memory
-from mrp.processes.join import EVALUATION, join
+from mrp.processes.join import EVALUATION, from_all, from_first, join
 from mrp.processes.signals import Interrupted, Signals
 from mrp.processes.transfer import Transfer
 from mrp.run import Machine
@@ -40,6 +41,7 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
+LATE = 75.0  # seconds after which a network disk shows a new folder to every machine; NFS does after 60
 
 
 class Session:
@@ -156,9 +158,7 @@ class Session:
 
     def from_main(self, value: Any) -> Any:
         """Returns the main process's value on every process."""
-        values = [value]
-        broadcast_object_list(values)
-        return values[0]
+        return from_first(value)
 
     def least_memory(self) -> int:
         """Returns the bytes that the process with the least memory may use, since all take the same micro-batch."""
@@ -168,29 +168,49 @@ class Session:
     def newest_checkpoint(self) -> Checkpoint | None:
         """Returns the checkpoint to go on from: the main process checks every file and decides for all."""
         newest = checkpoints.latest(self.folder, self.say) if self.main else None
-        step = self.from_main(newest.step if newest else 0)
-        by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints.listed(self.folder)}
-        return by_step.get(step, max(by_step.values(), default=None))
+        step, deadline = self.from_main(newest.step if newest else 0), time.monotonic() + LATE
+        while True:
+            by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints.listed(self.folder)}
+            if not step or step in by_step or time.monotonic() > deadline:
+                return by_step.get(step, max(by_step.values(), default=None))
+            time.sleep(0.5)  # saved by another machine a moment ago
 
-    def agree(self, step: int, data: str) -> bool:
-        """Refuses to start where the processes see different checkpoints or data, as they do on disks of their own.
+    def agree(self, checkpoint: Checkpoint | None, identity: Mapping[str, Any]) -> bool:
+        """Refuses to start where the processes would not train the same run from the same checkpoint.
 
+        Each has read files by itself: on disks of their own, or where a file was written meanwhile, these may differ.
         Returns whether any of them was asked to end in the meantime.
         """
-        asked = self.signals.asked is not None
-        local = torch.tensor([[step, int(data[:15], 16), int(asked)]], device=self.device)
-        steps, contents, all_asked = self.accelerator.gather(local).T.tolist()
-        if len(set(steps)) > 1:
+        step, seal = (checkpoint.step, checkpoint.seal()) if checkpoint else (0, "")
+        local = step, flat(identity) | {f"checkpoints (other files of step {step})": seal}
+        seen, all_asked = zip(*from_all((local, self.signals.asked is not None)), strict=True)
+        steps = sorted({step for step, _ in seen})
+        if len(steps) > 1:
             raise ConfigError(
-                f"{self.folder}: the processes see different checkpoints (steps "
-                f"{', '.join(map(str, sorted(set(steps))))}); the run's folder must lie on a disk that all machines "
-                "share, under the same name"
+                f"{self.folder}: the processes see different checkpoints (steps {', '.join(map(str, steps))}); the "
+                "run's folder must lie on a disk that all machines share, under the same name"
             )
-        if len(set(contents)) > 1:
-            raise ConfigError(
-                f"{self.folder}: the processes see different data; copy one and the same set to every machine"
-            )
+        self._refuse_differences([values for _, values in seen])
         return any(all_asked)
+
+    def agree_on(self, name: str, value: str | None) -> None:
+        """Refuses to go on where the processes have read something different under the same name."""
+        self._refuse_differences(from_all({name: value}))
+
+    def _refuse_differences(self, seen: Sequence[Mapping[str, Any]]) -> None:
+        for rank, values in enumerate(seen):
+            differing = [key for key in {**seen[0], **values} if values.get(key) != seen[0].get(key)]
+            if differing and differing[0].startswith("data."):
+                raise ConfigError(
+                    f"{self.folder}: the processes see different data ({differing[0]}); copy one and the same set to "
+                    "every machine"
+                )
+            if differing:
+                raise ConfigError(
+                    f"{self.folder}: the processes see different {', '.join(differing)}, the first one and process "
+                    f"{rank}; all machines must see the same files. Where one has just been written, a minute may do: "
+                    "run the same command again"
+                )
 
     def pause(self, step: int) -> Callable[[], None]:
         """Returns what an evaluation calls between batches: it raises `Interrupted` if any process was asked to end."""

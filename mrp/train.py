@@ -64,9 +64,8 @@ def train(run: Run, folder: Path) -> None:
     with Session.open(folder, run.machine, run.precision, long_evaluations=bool(run.evaluate)) as session:
         job = plan_job(run, folder, session.processes, session.least_memory())
         session.enter(threads.limited(job.threads(session.device)))
-        identity = job.run.identity(job.source.identity, job.order.version)
         balance = balance_warning(job.source, job.order)
-        session.lock(job.run.resolved(), identity, default_identity(job.run), run.resume.allow, job.steps, balance)
+        session.lock(job.run.resolved(), job.identity, default_identity(job.run), run.resume.allow, job.steps, balance)
         if session.main and hasattr(run.objective, "classes"):
             write_atomically(folder / CLASSES, json.dumps(job.source.classes, indent=0))
         session.enter(
@@ -214,6 +213,7 @@ def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
     run, plan, test = job.run, job.plan, job.validation
     if run.evaluations and run.data.test and test is None:
         test = open_source(run, "test")
+    session.agree_on("data.test", None if test is None else test.identity)
     setting = Setting(
         data=run.data, train=job.source, test=test, processes=session.accelerator, batch=plan.micro_batch,
         workers=run.machine.workers_among(session.processes), folder=session.folder,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mrp import probing
 from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.open import open_source
@@ -15,7 +17,7 @@ from mrp.data.source import Arrays
 from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import knn, linear
 from mrp.model import Model
-from mrp.probing import Subject, changed, described
+from mrp.probing import Subject, changed, described, tables_of
 from mrp.run import load
 from tests.evaluators.settings import setting
 
@@ -91,3 +93,23 @@ def test_test_images_without_a_label_are_an_error_and_no_mistakes_of_the_model()
     some = Arrays("some", test.images, labels, test.classes)  # type: ignore[attr-defined]
     with pytest.raises(ConfigError, match=r"data\.test: 1 of its 360 images have no label"):
         setting(load("demo").data, train, some).labelled()
+
+
+@pytest.mark.parametrize(
+    ("differing", "said"), [("weights", "different weights; .* --step"), ("data", "different data")]
+)
+def test_features_of_processes_that_have_read_something_else_are_not_mixed(
+    monkeypatch: pytest.MonkeyPatch, differing: str, said: str
+) -> None:
+    """As where a run goes on saving: each process of a probe takes the newest checkpoint that it sees."""
+    digits = open_source("digits", "test")
+    at = setting(load("demo").data, digits, digits)
+    module = build_step(load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"]))
+
+    def with_another(value: tuple[str, list[str]]) -> list[Any]:
+        weights, data = value
+        return [value, ("other", data) if differing == "weights" else (weights, ["other", *data[1:]])]
+
+    monkeypatch.setattr(probing, "from_all", with_another)
+    with pytest.raises(ConfigError, match=said):
+        tables_of(module, [at])

@@ -64,6 +64,13 @@ class Checkpoint(NamedTuple):
         except (OSError, ValueError) as error:
             raise ConfigError(_unreadable(path, error)) from None
 
+    def seal(self) -> str:
+        """Returns its manifest, which holds the hash of every file."""
+        try:
+            return (self.folder / sealed.MANIFEST).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(_unreadable(self.folder / sealed.MANIFEST, error)) from None
+
     def fault(self) -> str | None:
         """Returns what is wrong with its files, by their size and sha256; all of them are read."""
         return sealed.fault(self.folder, _NEEDED)

@@ -12,6 +12,7 @@ from mrp.batch import Batch
 from mrp.processes.join import Accelerator
 
 Columns = tuple[Tensor, ...]  # one row per image each
+_AT_ONCE = 1 << 28  # bytes that each process receives from all, where rows are not larger: patch tokens are many
 
 
 def gathered(
@@ -28,12 +29,15 @@ def gathered(
         pause()
         batch = batch.to(processes.device, non_blocking=True)
         valid = torch.ones_like(batch.keys, dtype=torch.bool) if batch.valid is None else batch.valid
-        columns = processes.gather((*of_batch(batch), valid))
-        if here:
-            ranks = zip(*(column.cpu().chunk(world) for column in columns), strict=True)
-            for rank, (*parts, real) in enumerate(ranks):
-                yield rank * share + done, tuple(part[real] for part in parts)
-        done += len(batch.keys)
+        columns = (*of_batch(batch), valid)
+        row = sum(column[:1].nbytes for column in columns)
+        for some in zip(*(column.split(max(1, _AT_ONCE // (row * world))) for column in columns), strict=True):
+            everywhere = processes.gather(some)
+            if here:
+                ranks = zip(*(column.cpu().chunk(world) for column in everywhere), strict=True)
+                for rank, (*parts, real) in enumerate(ranks):
+                    yield rank * share + done, tuple(part[real] for part in parts)
+            done += len(some[-1])
 
 
 def in_order(parts: Iterable[tuple[int, Columns]]) -> Columns:

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator as Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast_object_list, gather_object
 
+from mrp import progress
 from mrp.config import ConfigError
 
 # How long a process waits for the others in one exchange before torch ends it. In training it waits while another one
@@ -22,15 +23,13 @@ def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
     """Joins the other processes that the launcher started; without a launcher this process is alone."""
     # Left to itself, accelerate takes the ranks of a machine without an accelerator for as many separate runs.
     cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
-    local = int(os.environ.get("LOCAL_RANK", "0"))
-    if not cpu and local >= torch.accelerator.device_count():
-        raise ConfigError(
-            f"--processes: process {local + 1} finds no device of its own: this machine has "
-            f"{torch.accelerator.device_count()}; start one process per device"
-        )
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if not cpu:
+        _check_devices(started, torch.accelerator.device_count())
+    if started == 1:
+        _warn_of_single_tasks()
     handlers = (*handlers, InitProcessGroupKwargs(timeout=timeout or _TRAINING))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
-    started = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != started:
         raise ConfigError(
             f"WORLD_SIZE: the launcher started {started} processes, but accelerate found {accelerator.num_processes}; "
@@ -39,9 +38,48 @@ def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
     return accelerator
 
 
+def _check_devices(started: int, devices: int) -> None:
+    """Refuses to start where a process would share a device with another one, or take none."""
+    if started > 1 and "LOCAL_RANK" not in os.environ:  # accelerate would train on the processor, and say nothing
+        raise ConfigError(
+            "LOCAL_RANK: is not set beside WORLD_SIZE, so no process knows its device; set it to the number of the "
+            "process on its machine (under srun: LOCAL_RANK=$SLURM_LOCALID)"
+        )
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    bound = devices == 1 and "SLURM_LOCALID" in os.environ and "CUDA_VISIBLE_DEVICES" in os.environ  # to one per task
+    if local >= devices and not bound:
+        raise ConfigError(
+            f"--processes: process {local + 1} finds no device of its own: this machine has {devices}; start one "
+            "process per device"
+        )
+
+
+def _warn_of_single_tasks() -> None:
+    """Says that tasks which srun has started together do not know of each other."""
+    tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+    if tasks > 1 and os.environ.get("SLURM_PROCID") == "0":
+        progress.tell(
+            f"warning: srun has started {tasks} tasks, each of which is alone, since RANK and WORLD_SIZE are not set; "
+            "'mrp submit RECIPE --dry-run' shows what to set"
+        )
+
+
 def join_for_evaluation() -> Accelerator:
     """Joins the processes that read features together, which wait as long as the first one trains heads."""
     return join(timeout=EVALUATION)
+
+
+def from_first(value: Any) -> Any:
+    """Returns the first process's value on every process."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+def from_all(value: Any) -> list[Any]:
+    """Returns the values of all processes, in their order, on every process."""
+    values: list[Any] = gather_object([value])
+    return values
 
 
 def leave() -> None:

@@ -42,7 +42,7 @@ trap 'ended=yes' TERM  # the whole job is ended: cancelled, preempted, or over i
 trap : USR1  # the notice is for the processes, which save and end; this shell outlives it
 
 # A process that has ended leaves the others five minutes: for a last checkpoint, or to notice that it has failed.
-srun --ntasks={world} --ntasks-per-node={per_node} --cpus-per-task={cpus} \\
+srun --ntasks={world} --ntasks-per-node={per_node} --cpus-per-task={cpus} --distribution=block \\
   --kill-on-bad-exit=0 --wait=300 --unbuffered \\
   bash -c 'export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID; exec "$@"' rank \\
   {command}

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from mrp import session
 from mrp.build import build_step
+from mrp.checkpoint import sealed
 from mrp.cli import main
 from mrp.data.augment import View
 from mrp.data.loader import Loader
@@ -98,4 +100,61 @@ def test_processes_that_see_different_checkpoints_do_not_start(one_process: Path
 
 
 def train_in_a_folder_of_its_own(place: Path) -> None:
+    session.LATE = 0.0
     main(["pretrain", *RECIPE, "length=24 steps", "--folder", str(place / os.environ["RANK"])])
+
+
+@pytest.fixture(scope="module")
+def saved_twice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("twice") / "run"
+    main(["pretrain", *RECIPE, "length=4 steps", "checkpoint.every=2 steps", "--folder", str(folder)])
+    return folder
+
+
+def test_processes_that_see_other_weights_to_start_with_do_not_start(saved_twice: Path, tmp_path: Path) -> None:
+    """As where a run goes on saving while others start from it: every process takes the newest that it sees."""
+    words = [
+        "pretrain",
+        *RECIPE,
+        "length=2 steps",
+        f"init={saved_twice}",
+        "backbone=null",
+        "--folder",
+        str(tmp_path / "r"),
+    ]
+    ended = forked.together(2, see_the_newest_checkpoint_late, saved_twice, words)
+    assert [rank.returncode for rank in ended] == [2, 2], ended
+    assert any("the processes see different init.content" in rank.stderr for rank in ended), ended
+
+
+def test_a_checkpoint_that_another_machine_sees_late_is_waited_for(
+    saved_twice: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = object.__new__(session.Session)
+    other.folder, other.main = saved_twice, False
+    monkeypatch.setattr(other, "from_main", lambda value: 4, raising=False)
+    numbered, looks = sealed.numbered, [0]
+
+    def late(parent: Path) -> dict[int, Path]:
+        looks[0] += 1
+        return {step: folder for step, folder in numbered(parent).items() if step < 4 or looks[0] > 2}
+
+    monkeypatch.setattr(sealed, "numbered", late)
+    found = other.newest_checkpoint()
+    assert found is not None
+    assert found.step == 4
+
+
+def see_the_newest_checkpoint_late(run: Path, words: list[str]) -> None:
+    """Trains where the second process does not see the newest checkpoint of a run."""
+    numbered = sealed.numbered
+
+    def late(parent: Path) -> dict[int, Path]:
+        found = numbered(parent)
+        if parent == run / "checkpoints":
+            del found[max(found)]
+        return found
+
+    if os.environ["RANK"] == "1":
+        sealed.numbered = late
+    main(words)

@@ -13,6 +13,7 @@ import torch
 
 from mrp.checkpoint.writer import wait_for_others
 from mrp.cli import main
+from mrp.config import ConfigError
 from mrp.processes import join
 from mrp.run import Machine
 from mrp.session import Session
@@ -75,3 +76,43 @@ def test_a_run_leaves_torch_as_deterministic_as_it_was(
         assert torch.is_deterministic_algorithms_warn_only_enabled() == warns
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture
+def one_device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """A machine on which a process sees one device; nothing is joined."""
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(join, "Accelerator", lambda **_: SimpleNamespace(num_processes=2))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    return monkeypatch
+
+
+def test_processes_that_do_not_know_their_device_do_not_train_on_the_processor(one_device: pytest.MonkeyPatch) -> None:
+    one_device.delenv("LOCAL_RANK", raising=False)
+    with pytest.raises(ConfigError, match=r"^LOCAL_RANK: is not set.*LOCAL_RANK=\$SLURM_LOCALID"):
+        join.join()
+
+
+@pytest.mark.parametrize("bound", [True, False])
+def test_tasks_that_slurm_has_bound_to_a_device_each_take_it(one_device: pytest.MonkeyPatch, bound: bool) -> None:
+    one_device.setenv("LOCAL_RANK", "1")
+    if bound:
+        one_device.setenv("SLURM_LOCALID", "1")
+        one_device.setenv("CUDA_VISIBLE_DEVICES", "0")
+        join.join()
+        return
+    with pytest.raises(ConfigError, match="process 2 finds no device of its own: this machine has 1"):
+        join.join()
+
+
+def test_tasks_of_srun_that_do_not_know_of_each_other_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "8")
+    for task in "01":
+        monkeypatch.setenv("SLURM_PROCID", task)
+        join.join()
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("warning: srun has started 8 tasks, each of which is alone")
