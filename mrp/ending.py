@@ -15,6 +15,7 @@ from mrp.folder import ENVIRONMENT, now, starts_of
 from mrp.locking import Holder
 
 FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
+STALLED = 4  # the exit code of a process that the watchdog has given up
 BY_FILE = "the file"  # how a request that is a file begins
 _MOST = 500  # characters of a reason
 _LAST_WORDS = 5.0  # seconds

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import replace
 
+import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
@@ -12,12 +13,13 @@ from torch import Tensor, nn
 from mrp.batch import Batch, Output
 from mrp.config import Stopped
 from mrp.data.order import keys
-from mrp.data.subset import fixed_sample
+from mrp.data.subset import Subset, fixed_sample
 from mrp.evaluate import contract, geometry, neighbours
 from mrp.evaluate.alarm import Alarm, save_evidence
 from mrp.evaluate.config import Diagnose as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import Columns, gathered, in_order
 from mrp.files import step_name
 from mrp.monitor.metrics import METRICS, each_line
 
@@ -41,7 +43,9 @@ class Evaluator(contract.Evaluator):
         world = setting.processes.num_processes
         share = max(1, min(config.images, len(source)) // world)
         batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
-        sample = fixed_sample(source, share * world)
+        self._count = share * world
+        chosen = fixed_sample(source, min(self._count, len(source))).chosen
+        sample = Subset(source, np.resize(chosen, self._count))  # again from the first, if processes are more
         self._labelled = bool(source.classes)
         self._loader = setting.loader(sample, batch, sample.next_in_source)
         self._alarm = None
@@ -87,16 +91,21 @@ class Evaluator(contract.Evaluator):
         return Result(values, alarm=alarm, stop=self._config.action == "stop")
 
     def _measure(self, model: nn.Module, pause: Pause) -> tuple[dict[str, float], Tensor]:
-        """Returns the numbers, and the features of whole images that they were computed from."""
-        processes, rows, scalars = self._setting.processes, [], []
+        """Returns the numbers, and the features of whole images that they were computed from.
+
+        Rows are in the order of the sample, whatever the number of processes: neighbours are looked for by halves.
+        """
+        processes, scalars = self._setting.processes, list[Tensor]()
+
+        def of_batch(batch: Batch) -> Columns:
+            rows, metrics = _rows(model, batch)
+            scalars.append(metrics)
+            return rows
+
         with evaluating(model):
-            for batch in self._loader:
-                pause()
-                local, metrics = _rows(model, batch.to(processes.device))
-                rows.append([processes.gather(tensor).cpu() for tensor in local])
-                scalars.append(processes.reduce(metrics, "mean").cpu())
-        whole, first, second, labels = (torch.cat(column) for column in zip(*rows, strict=True))
-        loss, reconstruction, variance = torch.stack(scalars).mean(0).tolist()
+            parts = gathered(self._loader, self._count, processes, pause, "batches of diagnostics", of_batch)
+            whole, first, second, labels = in_order(parts)
+        loss, reconstruction, variance = processes.reduce(torch.stack(scalars).mean(0), "mean").tolist()
         values = {
             "rank_me": geometry.rank_me(whole),
             "participation_ratio": geometry.participation_ratio(whole),
@@ -114,7 +123,7 @@ class Evaluator(contract.Evaluator):
         return values, whole
 
 
-def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:
+def _rows(model: nn.Module, batch: Batch) -> tuple[Columns, Tensor]:
     """Returns features of the whole images and under two masks each, labels; loss, reconstruction, target variance."""
     first: Output = model(batch)
     other_keys = torch.from_numpy(keys(1, 0, batch.keys.cpu().numpy())).to(batch.keys.device)
@@ -126,7 +135,7 @@ def _rows(model: nn.Module, batch: Batch) -> tuple[list[Tensor], Tensor]:
     reconstruction = first.metrics.get("reconstruction", first.loss)  # without uniformity's penalty and the like
     variance = first.metrics.get("target_variance", torch.zeros_like(first.loss))
     metrics = torch.stack([value.float() for value in (first.loss, reconstruction, variance)])
-    return [whole.features.float(), *(features.float() for features in masked), labels], metrics
+    return (whole.features.float(), *(features.float() for features in masked), labels), metrics
 
 
 def _accuracy_of_neighbours(features: Tensor, labels: Tensor) -> float:

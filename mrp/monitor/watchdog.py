@@ -18,13 +18,13 @@ from mrp import ending, progress
 from mrp.files import step_name, write_atomically
 
 RANKS, STALLS = ".ranks", "stalls"
-STALLED = 4  # the exit code of a process that has been given up
 WAITS = "waits for a batch"
 # In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
     "opens the data", "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
+_LOOK = 1.0  # seconds between two looks for a process to give up: all of them end before they miss each other
 _BEAT = 10.0  # seconds between two heartbeats of the first process, by which others see whether a run is alive
 
 
@@ -88,7 +88,7 @@ class Watchdog:
             self._check(self._limit)
 
     def _watch_end(self, end: float) -> None:
-        while not self._closed.wait(min(self._limit or end, end) / _PER_LIMIT):
+        while not self._closed.wait(min(_LOOK, end / _PER_LIMIT)):
             self._check_end(end)
 
     def _check(self, limit: float) -> None:
@@ -111,7 +111,7 @@ class Watchdog:
         if idle > end:
             stands = f"process {self._rank} {phase} (step {step}) since {idle:.0f} s and is ended (machine.give_up)"
             ending.within_seconds(lambda: self._last_words(stands))
-            os._exit(STALLED)
+            os._exit(ending.STALLED)
 
     def _last_words(self, stands: str) -> None:
         progress.put(f"mrp: error: {stands}; the same command goes on from the last checkpoint", sys.stderr)

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
+from mrp.build import build_step
 from mrp.config import Stopped
 from mrp.data.open import open_source
 from mrp.evaluate.config import Diagnose
-from mrp.evaluate.contract import Training
+from mrp.evaluate.contract import Training, never
 from mrp.evaluators.diagnose import Evaluator
 from mrp.monitor.metrics import METRICS
 from mrp.run import load
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import Alone, setting, some, together
 
 
 def test_only_the_first_process_judges_the_lines_that_are_there(tmp_path: Path) -> None:
@@ -28,3 +31,28 @@ def test_only_the_first_process_judges_the_lines_that_are_there(tmp_path: Path) 
     with pytest.raises(Stopped, match="the features had collapsed at step 20: features/rank_me"):
         Evaluator(section, setting(data, source, source, Alone(), folder=tmp_path, training=training))
     Evaluator(section, setting(data, source, source, Alone(1), folder=tmp_path, training=training))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_features_and_neighbours_do_not_depend_on_the_number_of_processes(world: int) -> None:
+    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
+    module, source = build_step(run).eval(), open_source("digits", "test")
+
+    def measure(processes: Any) -> tuple[dict[str, float], torch.Tensor]:
+        at = setting(run.data, source, source, processes)
+        return Evaluator(Diagnose.model_validate({"images": 264}), at)._measure(module, never)
+
+    one, several = measure(Alone()), together(world, measure)
+    assert torch.allclose(one[1], several[1], atol=1e-5)
+    assert one[0]["knn"] == several[0]["knn"]
+
+
+def test_more_processes_than_images() -> None:
+    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
+    module, source = build_step(run).eval(), some("test", 3)
+
+    def measure(processes: Any) -> dict[str, float]:
+        at = setting(run.data, source, source, processes)
+        return Evaluator(Diagnose.model_validate({"images": 8}), at)._measure(module, never)[0]
+
+    assert together(5, measure)["rank_me"] > 1

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mrp.ending import STALLED
 from mrp.folder import IDENTITY
 from mrp.monitor import watchdog
-from mrp.monitor.watchdog import RANKS, STALLED, STALLS, Heartbeat, Watchdog, explain
+from mrp.monitor.watchdog import RANKS, STALLS, Heartbeat, Watchdog, explain
 from tests.waiting import until
 
 
