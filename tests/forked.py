@@ -26,7 +26,9 @@ from typing import Any
 import pytest
 
 from mrp.cli import main
+from mrp.data.worker_signals import REQUESTS
 from mrp.processes import launch as launcher
+from mrp.processes.signals import heard
 from tests.waiting import LONG
 
 # A server of its own, which runs no threads: the loader's ignores signals, and has imported less.
@@ -71,7 +73,7 @@ class Started:
             return subprocess.CompletedProcess((), code, self._out.read_text(), self._err.read_text())
         finally:
             self.process.terminate()
-            self.process.join(30)
+            self.process.join(5)  # a launcher ends its processes
             self.stop()
 
     def stop(self) -> None:
@@ -146,6 +148,7 @@ def _end_with_pytest() -> None:
 
 def _work(out: Path, err: Path, cwd: Path, env: dict[str, str], target: Callable[..., object], words: Any) -> None:
     threading.Thread(target=_end_with_pytest, daemon=True).start()
+    _hear_signals(REQUESTS)  # which the server ignores, as the loader's does
     os.chdir(cwd)
     for path, number in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -182,12 +185,15 @@ class _Rank:
 
 
 def _rank(words: list[str], env: dict[str, str]) -> None:
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _hear_signals(heard())
     _become(env)
     main(words)
+
+
+def _hear_signals(numbers: Sequence[int]) -> None:
+    """Gives a process the answers to signals that Python gives to a new one."""
+    for number in numbers:
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
 def _become(env: dict[str, str]) -> None:

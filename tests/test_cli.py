@@ -15,6 +15,7 @@ from mrp import cli, verbs
 from mrp.config import ConfigError, Preempted, Stopped
 from mrp.processes import launch
 from mrp.run import load
+from tests.waiting import LONG
 
 ROOT = Path(__file__).resolve().parent.parent
 HEAVY = ("torch", "torchvision", "numpy", "timm", "accelerate", "matplotlib", "sklearn", "rich", "mrp.run")
@@ -279,7 +280,7 @@ mrp.cli.main()
     (tmp_path / "hanging.py").write_text(hanging)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     ended = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=LONG
     )
     assert ended.returncode == code, ended.stderr
     assert "did not come to an end" in ended.stdout
@@ -304,6 +305,6 @@ def test_a_tracker_that_hangs_does_not_keep_a_stopped_run_from_its_exit_code(mon
             cli.main(["recipes"])
     finally:
         hold.set()
-        hanging.join(60)
+        hanging.join(LONG)
     with pytest.raises(SystemExit, match=r"^85$"):
         cli.main(["recipes"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.waiting import until
+from tests.waiting import LONG, until
 
 
 def test_when_one_of_several_is_waited_for_in_vain_the_others_end_too(
@@ -21,7 +21,7 @@ def test_when_one_of_several_is_waited_for_in_vain_the_others_end_too(
     with pytest.raises(AssertionError, match="waited in vain"):
         forked.together(2, time.sleep, 120)
     for left in set(multiprocessing.active_children()) - before:
-        left.join(20)
+        left.join(LONG)
         assert left.exitcode is not None
 
 

@@ -11,23 +11,23 @@ import sys
 from collections.abc import Sequence
 from multiprocessing import current_process, forkserver, parent_process, resource_tracker
 
-_REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
+REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
 def ignore_requests() -> None:
     """Ignores requests to end: the training process decides when this process ends."""
-    for number in _REQUESTS:
+    for number in REQUESTS:
         signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _REQUESTS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
 
 
 def start_fork_server(preload: Sequence[str]) -> None:
     """Starts the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
     forkserver.set_forkserver_preload([__name__, *preload, "mrp.data.worker_memory"])
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
         resource_tracker.ensure_running()  # it ignores SIGTERM and SIGINT, and has the others blocked from here
-        signal.pthread_sigmask(signal.SIG_BLOCK, _REQUESTS)  # again: that has unblocked two of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # again: that has unblocked two of them
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,10 +88,8 @@ def test_what_lasts_is_one_line(bucket: Server, clock: SkippingClock, fault: str
 def test_an_answer_that_never_ends_is_ended_at_the_deadline(bucket: Server, fault: str) -> None:
     store = CloudStore("s3://data/in", 0.5)
     bucket.always = fault
-    began = time.monotonic()
     with pytest.raises(StorageError, match=r"still after 0\.5 seconds"):
         store.read("index.bin", 0, 32)
-    assert time.monotonic() - began < 20  # without an end, the test would hang
     bucket.always = ""
     assert len(CloudStore("s3://data/in", 30).read("index.bin", 0, 32)) == 32
 

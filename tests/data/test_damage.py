@@ -15,7 +15,6 @@ import shutil
 import struct
 import tarfile
 import tempfile
-import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -648,10 +647,8 @@ def test_an_answer_that_never_ends_is_ended_at_the_deadline(made: Path, fault: s
     """Each byte would start the socket's own timeout anew."""
     with serving(made) as server:
         server.always = fault
-        began = time.monotonic()
         with pytest.raises(StorageError, match=r"the answer did not come in time, still after 0\.5 seconds"):
             HttpStore(server.url, 0.5).read("index.bin", 0, 32)
-        assert time.monotonic() - began < 20  # without an end, the test would hang
         server.always, server.faults = "", []
         assert len(HttpStore(server.url, 30).read("index.bin", 0, 32)) == 32
 

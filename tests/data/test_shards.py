@@ -9,7 +9,6 @@ import os
 import pickle
 import subprocess
 import sys
-import time
 import zlib
 from collections.abc import Callable
 from functools import cache
@@ -371,7 +370,7 @@ def test_a_shard_is_fetched_in_the_background(made: Path, opened: Open) -> None:
         for shard in range(8):
             thread.ask(shard)
         thread.close()
-        thread._thread.join(10)
+        thread._thread.join(LONG)
         assert server.seen["shard-000006.tar"] == 1
         for number in range(60):
             data = source.read(number)[0]
@@ -408,11 +407,9 @@ def test_a_cache_that_cannot_be_written_is_named(made: Path, tmp_path: Path) -> 
         Shards(ShardsConfig(path=server.url), "train", cache)
 
 
-def test_opening_a_large_set_takes_no_time(tmp_path: Path) -> None:
+def test_a_billion_samples_are_counted_from_their_manifest_alone(tmp_path: Path) -> None:
     """A hundred thousand shards of a billion samples, remote: their manifest alone is read."""
     shards = tuple(Shard(f"shard-{n:06}.tar", 10**8, f"{n:064x}", 10_000) for n in range(100_000))
     text = Manifest(shards, "a" * 64).dump().encode()
-    began = time.process_time()
     found = parse(text)
     assert found.count == 10**9
-    assert time.process_time() - began < 4  # mostly JSON, once per process
