@@ -126,8 +126,10 @@ class Measured:
         """Yields the accuracy on the test data while the run trained; the last file says on how many images."""
         path = self.folder / VALIDATION
         images = int(_student(path)["images"]) if path.is_file() else 0
-        data = self._own_data() if images else None
-        for line in each_line(self.folder / METRICS) if data is not None else ():
+        if not images:
+            return
+        data = self._own_data()
+        for line in each_line(self.folder / METRICS):
             if isinstance(line.get(_ACCURACY), float | int):
                 interval = wilson(round(float(line[_ACCURACY]) * images), images)
                 measure = Measure("validation", "test accuracy in training", *interval)
