@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
-_LOWEST = ("loss", "error", "rmse", "nll", "brier", "ece", "ece_equal_mass")  # ends of names
+_LOWEST = ("loss", "error", "rmse", "abs_rel", "nll", "brier", "ece", "ece_equal_mass")  # ends of names
 _LOWEST_AS_WHOLE = ("loss_over_variance", "uniformity", "log_uniformity", "alignment")  # without their evaluator
 
 
@@ -17,8 +17,8 @@ class Best(Node):
 
     short: ClassVar[type | None] = str
     name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
-    # null: lowest for a name that ends in loss, error, rmse, nll, brier or ece, and for loss_over_variance, uniformity,
-    # log_uniformity and alignment; else highest.
+    # null: lowest for a name that ends in loss, error, rmse, abs_rel, nll, brier or ece, and for loss_over_variance,
+    # uniformity, log_uniformity and alignment; else highest.
     direction: Literal["highest", "lowest"] | None = None
 
     @model_validator(mode="before")

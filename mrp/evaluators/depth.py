@@ -1,4 +1,4 @@
-"""Depth by a linear map from frozen patch tokens, solved in closed form: root mean square error, delta1."""
+"""Depth by a linear map from frozen patch tokens, solved in closed form: two errors, and the share of right pixels."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Evaluator(Dense[Tensor]):
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
         """Returns all that it measures."""
-        return "rmse", "delta1"
+        return "rmse", "abs_rel", "delta1"
 
     def targets(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> NDArray[np.float64]:
         """Returns the mean depth of each patch."""
@@ -81,11 +81,13 @@ class Evaluator(Dense[Tensor]):
         measured = measured[~np.isnan(measured).any(1)]
         if not len(measured):
             raise ConfigError("depth.test: no pixel lies within depth.range; look at it and at depth.scale")
-        error, right = (
+        error, relative, right = (
             (float(column.mean()), *bootstrap(column, lambda sums: sums[:, 0] / len(measured)))
-            for column in (measured[:, :1], measured[:, 1:])
+            for column in np.hsplit(measured, 3)
         )
-        values, details = told({"rmse": Number(*error, share=False, better="lower"), "delta1": Number(*right)})
+        numbers = {"rmse": Number(*error, share=False, better="lower")}
+        numbers |= {"abs_rel": Number(*relative, share=False, better="lower"), "delta1": Number(*right)}
+        values, details = told(numbers)
         details |= {"penalty": learned.setting, **learned.details(), "num_test": len(table)}
         return Result(values, details | {"without": len(table) - len(measured)})
 
@@ -95,7 +97,7 @@ class Evaluator(Dense[Tensor]):
     def _measured(
         self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], weight: Tensor
     ) -> NDArray[np.float64]:  # fmt: skip
-        """Returns error and share of right pixels of each image; NaN where no pixel of it counts."""
+        """Returns both errors and the share of right pixels of each image; NaN where no pixel of it counts."""
         measured = []
         for part in chunks(rows):
             answers = (tokens.rows(part).double() @ weight[:-1] + weight[-1]).unflatten(1, tokens.grid)
@@ -108,9 +110,9 @@ class Evaluator(Dense[Tensor]):
                 )
                 truth = truth[counts]
                 ratio = torch.maximum(found / truth, truth / found)
-                measured.append(
-                    [float((found - truth).square().mean().sqrt()), float((ratio < _DELTA).double().mean())]
-                )
+                difference = found - truth
+                error, relative = difference.square().mean().sqrt(), (difference.abs() / truth).mean()
+                measured.append([float(error), float(relative), float((ratio < _DELTA).double().mean())])
         return np.array(measured)
 
 

@@ -261,12 +261,14 @@ def test_depth_is_learned_and_measured_per_image(
     monkeypatch.setattr(depth, "enlarged", watched)
     result = evaluator.measure(step, 0, never)
     truths = 1.0 + blocks(8, 2)
-    errors, right = [], []
+    errors, relative, right = [], [], []
     for found, truth in zip(np.clip(seen[-8:], 0.001, 10), truths, strict=True):
         found, truth = found[1:], truth[1:]  # the first row was not measured
         errors.append(np.sqrt(np.mean((found - truth) ** 2)))
+        relative.append(np.mean(np.abs(found - truth) / truth))
         right.append(np.mean(np.maximum(found / truth, truth / found) < 1.25))
     assert result.values["rmse"] == pytest.approx(np.mean(errors), abs=1e-9)
+    assert result.values["abs_rel"] == pytest.approx(np.mean(relative), abs=1e-9)
     assert result.values["delta1"] == pytest.approx(np.mean(right), abs=1e-9)
     assert result.values["rmse"] < 0.6 * truths.std()
     assert result.details["measures"]["rmse"]["better"] == "lower"
