@@ -17,6 +17,7 @@ from mrp.config import ConfigError, compose, nearest
 from mrp.evaluate import measures, results
 from mrp.folder import CONFIG, flat
 from mrp.progress import duration
+from mrp.report.page import without_hashes
 from mrp.status import Status, find, size_of, status_of
 
 _BEST = "best"
@@ -138,7 +139,7 @@ def text(key: str, value: Any, row: Row) -> str:
     if key in row.measured and _is_share(key, row):
         return f"{100 * value:.1f} %"
     if isinstance(value, bool) or not isinstance(value, int | float):
-        return value if isinstance(value, str) else json.dumps(value)
+        return without_hashes(value if isinstance(value, str) else json.dumps(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -209,3 +210,8 @@ def short_names(paths: Sequence[Path]) -> list[str]:
         raise ConfigError("the same run is given twice; give each once")
     count = next(n for n in range(1, max(map(len, parts)) + 1) if len({p[-n:] for p in parts}) == len(parts))
     return ["/".join(one[-count:]) for one in parts]
+
+
+def without_hashes(text: str) -> str:
+    """Returns a text in which the first twelve digits stand for a hash of 64, which would widen every table."""
+    return re.sub(r"\b([0-9a-f]{12})[0-9a-f]{52}\b", r"\1...", text)

@@ -11,7 +11,7 @@ import numpy as np
 from mrp.folder import flat
 from mrp.report import charts, compare, curves
 from mrp.report.document import Markup, facts, join, page, table, tag
-from mrp.report.page import short_names
+from mrp.report.page import short_names, without_hashes
 from mrp.report.pictured import strip, strips
 from mrp.report.series import SERIES
 from mrp.report.single import fitted, results_table
@@ -134,4 +134,4 @@ def _differ(values: Sequence[Any]) -> bool:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else without_hashes(str(value))

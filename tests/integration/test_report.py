@@ -175,6 +175,7 @@ def test_two_runs_on_one_page(made: Path) -> None:
     assert "objective.name" in options
     assert "validation.every (free)" in options
     assert not {"seed", "batch", "backbone.width"} & set(options)  # the same in both
+    assert re.search(r"<td>[0-9a-f]{12}\.\.\.</td>", differences)  # init.content
 
 
 def test_a_page_too_large_has_smaller_pictures_and_says_so(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

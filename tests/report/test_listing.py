@@ -19,6 +19,7 @@ from mrp.evaluate import results
 from mrp.evaluate.results import Record
 from mrp.folder import claim
 from mrp.monitor.metrics import METRICS, Metrics
+from mrp.report import listing as listing_module
 from mrp.report.listing import Listing, listing
 from mrp.trackers.none import Config
 
@@ -62,6 +63,7 @@ def test_every_run_is_listed_with_its_state(tree: Path) -> None:
     assert cells["best"] == "knn/accuracy 70.0 %"
     assert cells["optim.lr"] == "0.2"
     assert cells["data.train"] == "/data/abd"
+    assert listing_module.text("init.content", "0a" * 32, found.rows[3]) == "0a0a0a0a0a0a..."
 
 
 def test_only_differences_among_the_listed_runs_are_columns(tree: Path) -> None:
