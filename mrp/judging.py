@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from mrp.apart import apart
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
 from mrp.data.source import Named, Source
@@ -45,6 +46,7 @@ class Judged:
     notes: tuple[str, ...] = ()  # what was left out, and what its classes are called by
 
 
+@apart()
 def judge(
     paths: Sequence[str | Path],
     suite: str | Path,
@@ -70,6 +72,7 @@ def judge(
     return plan, carry_out(plan, paths, weights, untrained, again, sections(words), cache, head, pause, say)
 
 
+@apart()
 def evaluate(
     paths: Sequence[str | Path],
     tests: Sequence[str] = (),

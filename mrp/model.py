@@ -9,9 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mrp.apart import apart
 from mrp.batch import Batch, Output
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
@@ -110,6 +112,7 @@ class Model:
         prediction = self.reconstruction(self.batch(images, seed))
         return prediction.mask, self.module.prepare.undo(prediction.images)
 
+    @apart()
     @torch.no_grad()
     def reconstruction(self, batch: Batch, mask_ratio: float | None = None) -> Reconstruction:
         """Returns what the method predicts of normalised images, with another share of the patches hidden if asked."""
@@ -133,6 +136,8 @@ class Model:
         return batch.with_images(self.module.prepare(batch.images))
 
     def _raw(self, images: Tensor, seed: int = 0) -> Batch:
+        if not isinstance(images, Tensor):
+            raise TypeError(f"images are a {type(images).__name__}, where a tensor is expected; see torch.from_numpy")
         expected = (self.run.data.num_channels, *self.run.data.shape)
         if images.shape[1:] != expected:
             raise ValueError(
@@ -140,13 +145,13 @@ class Model:
             )
         _check_range(images)
         device = self.module.prepare.mean.device
-        numbers = torch.arange(len(images)).numpy()
-        return Batch(images.to(device), torch.from_numpy(keys(seed, 0, numbers)).to(device))
+        numbers = keys(seed, 0, np.arange(len(images)))
+        return Batch(images.to(device), torch.from_numpy(numbers).to(device))
 
 
 def _check_range(images: Tensor) -> None:
     """Refuses images on another scale than they are taken to be on: their features would be wrong without a sign."""
-    if images.dtype in (torch.uint8, torch.uint16):
+    if images.dtype in (torch.uint8, torch.uint16) or not images.numel():
         return
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; convert them to torch.uint8 (0 to 255), or to floats in [0, 1]")
@@ -156,6 +161,7 @@ def _check_range(images: Tensor) -> None:
         raise ValueError(f"images are floats from {low:.3g} to {high:.3g}, where [0, 1] is expected; {remedy}")
 
 
+@apart()
 def load(
     path: str | Path, weights: WeightsName | None = None, step: int | None = None, **sections: Mapping[str, Any]
 ) -> Model:
@@ -167,7 +173,7 @@ def load(
     """
     if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):
         read = reading.read(path, weights or "student", step, sections)
-        run = run_of(read)
+        run = run_of(read, sections.get("data"))
         return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])
     if sections:
         raise ConfigError(f"{path}: a run says itself what its weights are; leave out {', '.join(sections)}")
@@ -203,6 +209,7 @@ def class_names(model: Model) -> tuple[str, ...]:
     return names if len(names) == count and all(isinstance(name, str) for name in names) else ()
 
 
+@apart()
 def untrained(folder: str | Path) -> Model:
     """Returns the model of a run with its initial weights: what trained weights are compared with."""
     run = read(Path(folder))

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mrp import outside
+from mrp.apart import apart
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build, overridden
 from mrp.data.source import Source
@@ -55,6 +56,7 @@ class Probed:
     results: dict[str, dict[str, dict[str, Any]]]
 
 
+@apart()
 def probe(
     path: str | Path,
     evaluators: Sequence[str] = EVALUATORS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -42,6 +43,7 @@ class Closable(Protocol):
 
 C = TypeVar("C", bound=Closable)
 LATE = 75.0  # seconds after which a network disk shows a new folder to every machine; NFS does after 60
+_TRAINING = threading.Lock()  # held by the session that this process is in
 
 
 class Session:
@@ -71,7 +73,10 @@ class Session:
         With `long_evaluations` the processes wait for each other for days, since the first one alone trains heads.
         """
         refuse_launcher_settings(precision)
+        if not _TRAINING.acquire(blocking=False):  # two would draw from one generator: neither could be repeated
+            raise ConfigError(f"{folder}: this process trains another run already; train each in a process of its own")
         with contextlib.ExitStack() as stack:
+            stack.callback(_TRAINING.release)
             if machine.deterministic:
                 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
                 before = torch.are_deterministic_algorithms_enabled()  # as others have chosen

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mrp.apart import apart
 from mrp.batch import Batch, Output
 from mrp.build import open_source
 from mrp.config import Stopped
@@ -57,6 +58,7 @@ class Update:
     gradient_norm: Tensor
 
 
+@apart()
 def train(run: Run, folder: Path) -> None:
     """Trains a run to its end, from its newest checkpoint if it has one."""
     if run.machine.workers:

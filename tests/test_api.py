@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import pickle
 import runpy
 import shutil
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +66,52 @@ def test_images_in_every_format_that_is_taken_give_the_same(make: Make) -> None:
     pixels = (images() * 255).to(torch.uint8)
     for same in (pixels.float() / 255, pixels.double() / 255, (pixels.to(torch.int32) * 257).to(torch.uint16)):
         assert torch.allclose(model.features(same), model.features(pixels), atol=1e-5)
+
+
+def test_no_images_have_no_features_and_what_is_no_tensor_is_named(make: Make) -> None:  # noqa: F811
+    model = mrp.load(make("mae"))
+    assert model.features(images(0)).shape == (0, 32)
+    with pytest.raises(TypeError, match=r"images are a ndarray, where a tensor is expected; see torch.from_numpy"):
+        model.features(images().numpy())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("method", ["mae", "simmim", "data2vec2"])
+def test_a_model_can_be_pickled(method: str, make: Make) -> None:  # noqa: F811
+    model = mrp.load(make(method))
+    again: mrp.Model = pickle.loads(pickle.dumps(model))
+    assert torch.equal(again.features(images()), model.features(images()))
+
+
+def test_a_model_is_the_same_whatever_the_caller_has_set_in_torch(make: Make) -> None:  # noqa: F811
+    folder, pixels = make("mae"), images()
+    expected = mrp.load(folder).features(pixels), mrp.load(folder).reconstruct(pixels)[1]
+    with foreign_settings():
+        torch.manual_seed(3)
+        model = mrp.load(folder)
+        drawn = torch.rand(2, device="cpu")
+        found = model.features(pixels), model.reconstruct(pixels)[1]
+    assert all(torch.equal(*pair) for pair in zip(found, expected, strict=True))
+    assert model.backbone.cls_token.dtype == torch.float32
+    assert not model.backbone.cls_token.is_inference()
+    with foreign_settings():
+        torch.manual_seed(3)
+        assert torch.equal(drawn, torch.rand(2, device="cpu"))
+
+
+@contextlib.contextmanager
+def foreign_settings() -> Iterator[None]:
+    """What a notebook may have set for its own work, and all that mrp must neither obey nor change."""
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"), torch.inference_mode(), torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            yield
+            assert torch.get_default_dtype() == torch.float64
+            assert torch.get_default_device().type == "meta"
+            assert torch.is_inference_mode_enabled()
+            assert torch.is_autocast_enabled("cpu")
+            assert not torch.is_grad_enabled()
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_a_model_is_shown_in_one_line(make: Make) -> None:  # noqa: F811
@@ -168,6 +218,25 @@ def test_pretrain_does_what_its_command_does(
             mrp.pretrain("demo", folder=tmp_path / "other", **overrides)
         assert str(caught.value) == command_error(capsys, "pretrain", "demo", *words)
     assert not (tmp_path / "other").exists()
+
+
+def test_a_training_is_the_same_whatever_the_caller_has_set_in_torch(pretrained: Path, tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    with foreign_settings():
+        torch.manual_seed(3)
+        mrp.pretrain("demo", folder=tmp_path / "run", **SMALL)
+        drawn = torch.rand(2, dtype=torch.float32, device="cpu")
+    assert left_by(tmp_path / "run") == left_by(pretrained)
+    assert torch.equal(drawn, expected)
+
+
+def test_a_second_training_in_the_same_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = threading.Lock()
+    monkeypatch.setattr("mrp.session._TRAINING", locked)
+    with locked, pytest.raises(ConfigError, match="trains another run already; train each in a process of its own"):
+        mrp.pretrain("demo", folder=tmp_path / "run", **SMALL)
+    assert not (tmp_path / "run").exists()
 
 
 def test_finetune_does_what_its_command_does(

@@ -34,6 +34,7 @@ FLOORS = (
     "arguments",
     "batch",
     "tensors",
+    "apart",
     "models",
     "methodkit",
     "objectives",

@@ -119,6 +119,8 @@ _SIGNS = {  # a name of a weight, and the method that it tells; the first that i
 _MODELS = ("model", "module", "state_dict")  # where a file keeps the weights (module: DeepSpeed), if not at its top
 _TEACHERS = ("teacher", "model_ema", "_ema", "target_encoder")
 _PARTS = ("encoder", "predictor")  # what I-JEPA keeps apart
+_WRAPPERS = re.compile(r"^((module|_orig_mod|_forward_module)\.)+")  # of torch's DistributedDataParallel, and the like
+_FIRST = "patch_embed.proj.weight"
 _BEIT_STATISTICS = {"mean": (0.5,) * 3, "std": (0.5,) * 3}  # what data2vec is fine-tuned with
 
 
@@ -144,6 +146,8 @@ def load(path: Path, is_eva: bool | None = None) -> ForeignWeights:
         return ForeignWeights(path, method, eva.renamed(model), backbone={}, objective={}, data={})
     if is_eva is None:
         eva.refuse_unnamed(model)
+    if method == "mae" and "decoder_embed.weight" not in model:
+        model = _of_dinov2(model)
     tensors = rename(method, model)
     if method == "crossmae":  # its encoder has no last norm; ours keeps it as it is drawn
         width = tensors[f"{BACKBONE}patch_embed.proj.bias"].shape
@@ -165,7 +169,30 @@ def load(path: Path, is_eva: bool | None = None) -> ForeignWeights:
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     tensors = untrusted.state_dict(content, path)
-    return {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    return _without_prefix({_WRAPPERS.sub("", name): tensor for name, tensor in tensors.items()})
+
+
+def _without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the weights of an encoder that was a part of another model, such as `backbone.`, and saved alone."""
+    prefix = min(_encoders(tensors), default="")
+    if not all(name.startswith(prefix) for name in tensors) or "encoder.mask_token" in tensors:  # SimMIM's
+        return tensors
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+
+
+def _encoders(names: Iterable[str]) -> set[str]:
+    """Returns what comes before timm's names of a Vision Transformer."""
+    return {name.removesuffix(_FIRST) for name in names if name.endswith(_FIRST)}
+
+
+def _of_dinov2(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns the encoder of an official DINOv2 under timm's names; its registers have no positions."""
+    renamed = {name: tensor for name, tensor in weights.items() if name != "mask_token"}
+    if (registers := renamed.pop("register_tokens", None)) is not None:
+        positions = renamed["pos_embed"]
+        renamed["reg_token"] = registers
+        renamed["pos_embed"] = torch.cat([positions[:, :1], torch.zeros_like(registers), positions[:, 1:]], dim=1)
+    return renamed
 
 
 def _settings_of_mae(saved: Any) -> dict[str, Any]:
@@ -192,10 +219,13 @@ def recognise(names: Iterable[str]) -> str:
             "is the model.safetensors of a checkpoint of mrp without its folder, which says what the model is; give it "
             "where it was written, or copy the whole folder of the checkpoint"
         )
-    raise ConfigError(
-        "holds no model that is known here; MAE, U-MAE, CrossMAE, SimMIM, MaskFeat, I-JEPA, data2vec and ViT "
-        "checkpoints are"
-    )
+    known = "MAE, U-MAE, CrossMAE, SimMIM, MaskFeat, I-JEPA, data2vec and ViT checkpoints are"
+    if prefixes := sorted(_encoders(names)):
+        raise ConfigError(
+            f"holds more than a model that is known here ({known}); save the weights of one encoder alone: those "
+            f"whose names begin with {' or '.join(map(repr, prefixes))}"
+        )
+    raise ConfigError(f"holds no model that is known here; {known}")
 
 
 def rename(method: str, weights: Mapping[str, Tensor], image_blocks: int | None = None) -> dict[str, Tensor]:

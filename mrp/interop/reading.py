@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.nn import functional
 
-from mrp.config import ConfigError, nearest
+from mrp.config import ConfigError, Tree, build, nearest
 from mrp.files import sha256_of
 from mrp.interop import eva, hub, huggingface, official, runs, shape, timm, untrusted
 from mrp.interop.config import WeightsName
@@ -112,7 +112,7 @@ def _complete(
         digest=sha256_of(foreign.file),
         method=method,
         objective=merged(shape.of_objective(method, tensors, options), options),
-        backbone=vit.Config.model_validate(fits.backbone),
+        backbone=build(vit.Config, Tree(fits.backbone, {"": f"{source}: backbone"})),
         size=fits.size,
         channels=fits.channels,
         tensors=tensors,

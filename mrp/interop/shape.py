@@ -16,7 +16,8 @@ from mrp.models.positions import sincos
 
 Values = dict[str, Any]
 DEEPEST = 512  # blocks: more are no model, and building them would take memory
-_HEADS = {192: 3, 384: 6, 512: 16, 768: 12, 1024: 16, 1280: 16}  # of official models and decoders, by width
+_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}  # of official models, by width
+_DECODER_HEADS = {512: 16}  # of MAE's decoder; an encoder of this width may have 8
 _TABLE = "rel_pos_bias.relative_position_bias_table"
 _LAYER_SCALE = 0.1  # the initial value of a new model; the weights in the file replace it
 
@@ -37,6 +38,8 @@ def of_backbone(tensors: Mapping[str, Tensor], given: Mapping[str, Any], size: A
         if name not in encoder:
             raise ConfigError(f"has no '{name}', so it is no Vision Transformer that is known here")
     width, channels, *patch = encoder["patch_embed.proj.weight"].shape
+    if len(patch) != 2:
+        raise ConfigError("'patch_embed.proj.weight' is no convolution of an image's patches (width C height width)")
     prefix = int("cls_token" in encoder) + (encoder["reg_token"].shape[1] if "reg_token" in encoder else 0)
     rows, columns = _grid(encoder, prefix, patch, size)
     positions, padding = encoder.get("pos_embed"), 0
@@ -79,7 +82,9 @@ def depth(encoder: Mapping[str, Tensor]) -> int:
 def _grid(encoder: Mapping[str, Tensor], prefix: int, patch: list[int], size: Any) -> tuple[int, int]:
     """Returns rows and columns of patches: from the size where it is given, or a square that the positions fit."""
     if size is not None:
-        height, width = (size, size) if isinstance(size, int) else size
+        height, width = sides = (size, size) if isinstance(size, int) else tuple(size)
+        if any(side % length for side, length in zip(sides, patch, strict=True)):
+            raise ConfigError(f"data.size: {size} is no multiple of the patch {patch[0]}x{patch[1]}; give another size")
         return height // patch[0], width // patch[1]
     if "pos_embed" in encoder:
         number = encoder["pos_embed"].shape[1]
@@ -150,7 +155,7 @@ def _crossmae(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values
 
 
 def _decoder(tensors: Mapping[str, Tensor], given: Mapping[str, Any], width: int) -> Values:
-    heads = (given.get("decoder") or {}).get("heads") or _HEADS.get(width)
+    heads = (given.get("decoder") or {}).get("heads") or (_HEADS | _DECODER_HEADS).get(width)
     if heads is None:
         raise ConfigError("the weights do not tell the decoder's number of heads; add objective.decoder.heads=N")
     return {"width": width, "depth": _count(tensors, r"decoder\.blocks\.(\d+)"), "heads": heads}

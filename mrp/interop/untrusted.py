@@ -119,6 +119,12 @@ def state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     """Returns the named tensors of a model in a file's content, after checking that they are what they look like."""
     if not isinstance(content, dict) or not content or not all(isinstance(name, str) for name in content):
         raise ConfigError(f"{path}: holds no weights by name; is it a checkpoint of an official implementation?")
+    for name, part in content.items():
+        if isinstance(part, dict) and any(isinstance(tensor, Tensor) for tensor in part.values()):
+            raise ConfigError(
+                f"{path}: holds weights under '{name}', which is no name known here; if they are the ones, save them "
+                f"alone, with torch.save(content['{name}'], PATH)"
+            )
     for name, tensor in content.items():
         if not isinstance(tensor, Tensor):
             raise ConfigError(f"{path}: holds no weights by name: '{name}' is no tensor; save its weights alone")

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Tree, build
 from mrp.interop.config import WeightsName
 from mrp.models import vit
 from mrp.objectives import OBJECTIVES
@@ -76,7 +76,8 @@ class ModelWeights:
         module = OBJECTIVES.find(self.method)
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             backbone = vit.build(self.backbone, self.size, self.channels)
-            objective = module.Objective(module.Config.model_validate(self.objective), backbone)
+            options = build(module.Config, Tree(self.objective, {"": f"{self.source}: objective"}))
+            objective = module.Objective(options, backbone)
         return {name: tensor.shape for name, tensor in objective.state_dict().items()}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -125,9 +126,8 @@ class PixelMasked(Masked):
         self.unit = mask_unit(config.mask_unit, self.patch, grid(backbone))
         self.num_units = self.num_patches // (self.unit[0] * self.unit[1])
         what = "patches" if self.num_units == self.num_patches else "units"
-        self.visible = ScheduledCount(
-            config.mask_ratio, "mask_ratio", lambda ratio: count_visible(self.num_units, ratio, what)
-        )
+        count = partial(count_visible, self.num_units, what=what)  # no lambda, which cannot be pickled
+        self.visible = ScheduledCount(config.mask_ratio, "mask_ratio", count)
 
     @property
     def num_visible(self) -> int:

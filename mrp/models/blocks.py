@@ -86,9 +86,15 @@ class KeyedBlock(nn.Module):
 class Block(KeyedBlock, timm.Block):
     """timm's block, norms at the beginning of its branches; it may have a relative position bias of its own."""
 
+    # The backbone's bias, which `encode` computes once for all blocks and timm's own forward does not know. It stands
+    # in a tuple because a module would be a part of every block, and be saved with each.
+    shared_bias: tuple[nn.Module | None] = (None,)
+
     def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
         # The bias is computed in here because sharded parameters (FSDP2) exist only while their block runs.
         bias: Any = getattr(self, "rel_pos_bias", None)
+        if bias is None and attn_mask is None:
+            bias = self.shared_bias[0]
         return self.ls1(self.attn(self._entering(x), attn_mask=attn_mask if bias is None else bias(places)))
 
     def _entering(self, x: Tensor) -> Any:

@@ -104,6 +104,8 @@ def _equip(vit: Backbone, config: Config) -> None:
     if config.relative_bias == "shared":
         vit.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, num_heads(vit))
     for block in blocks:
+        if config.relative_bias == "shared":
+            block.shared_bias = (vit.rel_pos_bias,)
         if config.relative_bias == "per_block":
             block.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, block.attn.num_heads)
         if config.qkv_bias == "query_value":

@@ -216,6 +216,66 @@ def test_an_encoder_alone_goes_into_the_method_that_is_asked_for(make: Make) -> 
         shutil.rmtree(path.with_name("imported"))
 
 
+@pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "backbone.", "encoder.", "module.base_encoder."])
+def test_an_encoder_that_was_a_part_of_something_is_read(prefix: str, tmp_path: Path) -> None:
+    theirs = moved(timm.create_model("vit_base_patch16_224", **SMALL, num_classes=0)).state_dict()
+    torch.save({"state_dict": {prefix + name: tensor for name, tensor in theirs.items()}}, tmp_path / "part.pth")
+    model = mrp.load(tmp_path / "part.pth", backbone={"heads": 4})
+    assert torch.equal(model.backbone.blocks[1].mlp.fc2.weight, theirs["blocks.1.mlp.fc2.weight"])
+
+
+@pytest.mark.parametrize("registers", [0, 2])
+def test_official_dinov2(registers: int, tmp_path: Path) -> None:
+    from timm.models.vision_transformer import checkpoint_filter_fn
+
+    theirs: Any = timm.create_model(
+        "vit_base_patch16_224", **SMALL, num_classes=0, init_values=0.1, reg_tokens=registers, no_embed_class=True
+    )
+    theirs = moved(theirs) if registers else moved(timm.create_model("vit_base_patch16_224", **SMALL, num_classes=0))
+    official = theirs.state_dict() | {"mask_token": torch.zeros(1, 32)}
+    if registers:
+        official["register_tokens"] = official.pop("reg_token")
+        official["pos_embed"] = torch.cat([torch.ones(1, 1, 32), official["pos_embed"]], dim=1)
+    torch.save(official, tmp_path / "dinov2.pth")
+    theirs.load_state_dict(checkpoint_filter_fn(dict(official), theirs))
+    model = mrp.load(tmp_path / "dinov2.pth", backbone={"heads": 4})
+    with torch.no_grad():
+        assert close(encoded(model, images()), theirs.forward_features(images()))
+
+
+def test_several_encoders_are_named(tmp_path: Path) -> None:
+    theirs = timm.create_model("vit_base_patch16_224", **SMALL, num_classes=0).state_dict()
+    both = {f"{part}.{name}": tensor.clone() for part in ("base", "momentum") for name, tensor in theirs.items()}
+    torch.save(both, tmp_path / "both.pth")
+    with pytest.raises(ConfigError, match=r"one encoder alone: those whose names begin with 'base.' or 'momentum.'$"):
+        mrp.load(tmp_path / "both.pth")
+    torch.save({"epoch": 3, "student": theirs}, tmp_path / "below.pth")
+    with pytest.raises(ConfigError, match=r"weights under 'student'.*torch.save\(content\['student'\], PATH\)$"):
+        mrp.load(tmp_path / "below.pth")
+
+
+def test_the_heads_of_a_width_that_models_do_not_agree_on_are_asked_for(tmp_path: Path) -> None:
+    wide = {**SMALL, "embed_dim": 512, "num_heads": 8, "depth": 1}  # as timm's vit_medium; MAE's decoder has 16
+    torch.save(timm.create_model("vit_base_patch16_224", **wide, num_classes=0).state_dict(), tmp_path / "medium.pth")
+    with pytest.raises(ConfigError, match="do not tell the number of heads"):
+        mrp.load(tmp_path / "medium.pth")
+
+
+def test_what_the_caller_says_of_images_is_heard(tmp_path: Path) -> None:
+    path, heads = tmp_path / "weights.pth", {"heads": 4}
+    torch.save(timm.create_model("vit_base_patch16_224", **SMALL, num_classes=0).state_dict(), path)
+    model = mrp.load(path, backbone=heads, data={"mean": 0.5, "std": 0.25})
+    assert torch.equal(model.batch(images()).images, (images() - 0.5) / 0.25)
+    for section, message in (
+        ({"data": {"means": 0.5}}, "data.means: unknown key; did you mean 'mean'"),
+        ({"data": {"size": 15}}, "data.size: 15 is no multiple of the patch 4x4"),
+        ({"backbone": {"heads": 5}}, r"weights.pth: backbone: width 32 is not a multiple of heads 5; change one"),
+        ({"objective": {"ratio": 1}}, r"weights.pth: objective: ratio: unknown key"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            mrp.load(path, **{"backbone": heads, **section})  # type: ignore[arg-type]
+
+
 def test_what_was_imported_is_exported_probed_and_continued(make: Make, tmp_path: Path) -> None:
     shutil.copytree(CASES / "vit_cls", tmp_path / "official")
     model = brought(tmp_path / "official" / "checkpoint.pth", "backbone.heads=4")

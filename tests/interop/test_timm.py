@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -49,6 +50,10 @@ def test_it_computes_the_same(options: dict[str, Any]) -> None:
     with torch.no_grad():
         ours = vit.pool(model, vit.encode(model, vit.embed(model, images)).tokens)
         assert torch.allclose(theirs(images), ours, atol=1e-5)
+        assert torch.allclose(model(images), ours, atol=1e-5)  # by timm's own functions, which mrp does not call
+        last = model.forward_intermediates(images, norm=True, output_fmt="NLC", intermediates_only=True)[-1]
+        assert torch.allclose(last, model.forward_features(images)[:, model.num_prefix_tokens :], atol=1e-5)
+        assert torch.equal(copy.deepcopy(model)(images), model(images))
 
 
 @pytest.mark.parametrize("bias", ["none", "shared"])
