@@ -244,3 +244,16 @@ def test_two_processes_follow_the_same_schedules(tmp_path: Path) -> None:
         for name in ("lr", "optim/weight_decay", "objective/teacher.decay", "objective/uniformity.weight"):
             assert two[step][name] == line[name]
         assert two[step]["loss"] == pytest.approx(line["loss"], rel=1e-4)
+
+
+def test_capis_recipe_goes_through_the_first_four_fifths_of_half_a_cosine() -> None:
+    run, length = load("capi_vit_large_in22k"), Length(500_000, 800.0, 16384)
+    decay: Any = run.objective.teacher.decay  # type: ignore[attr-defined]
+    run.optim.lr.check("optim.lr", length)  # type: ignore[union-attr]
+    decay.check("teacher.decay", length)
+    for step in (50_000, 200_000, 500_000):
+        left = 0.5 * (1 + math.cos(math.pi * 0.8 * (step - 50_000) / 450_000))
+        assert run.optim.lr_at(step, length) == pytest.approx(1e-3 * left)
+        assert decay.at(step, length) == pytest.approx(1 - 1e-3 * left)
+    assert run.optim.lr_at(25_000, length) == pytest.approx(5e-4)
+    assert decay.at(25_000, length) == pytest.approx(0.9995)

@@ -38,7 +38,8 @@ class Config(Node):
     relative_bias: Literal["none", "shared", "per_block"] = "none"
     qkv_bias: Literal["all", "query_value"] = "all"  # which of query, key and value have a bias
     norm_eps: float | None = Field(None, gt=0)  # null: the name's, or 1e-6
-    init: Literal["xavier", "truncated"] = "xavier"  # initial weights as MAE's, or as BEiT's
+    # Initial weights: as MAE's (xavier), BEiT's (truncated), I-JEPA's (normal), or data2vec 2's (bert).
+    init: Literal["xavier", "truncated", "normal", "bert"] = "xavier"
     norm: Literal["pre", "post"] = "pre"  # post: data2vec 2's blocks, with a norm before the first and none at the end
 
     @model_validator(mode="before")

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp.config import ConfigError, Node
+from mrp.models.initial import initialise, initialise_normal
 from mrp.models.masking import scatter_tokens
 from mrp.models.positions import sincos
-from mrp.models.vit import initialise, initialise_truncated
 
 
 class TransformerConfig(Node):
@@ -130,7 +130,7 @@ class CrossAttention(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=norm_eps)
         self.head = nn.Linear(config.width, outputs)
         initialise(self)
-        nn.init.normal_(self.map_weights, std=num_maps**-0.5)
+        nn.init.xavier_uniform_(self.map_weights)
 
     def memories(self, maps: list[Tensor]) -> Tensor:
         """Returns the weighted sum of the feature maps that each block reads."""
@@ -207,7 +207,7 @@ class Predictor(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=norm_eps)
         self.head = nn.Linear(config.width, width)
-        initialise_truncated(self)
+        initialise_normal(self)
 
     def forward(self, tokens: Tensor, places: Tensor, targets: Tensor) -> Tensor:
         """Returns a prediction of each target's patches from the encoder's tokens of the patches at `places`.
@@ -251,8 +251,7 @@ class Convolution(nn.Module):
             nn.Conv2d(before, after, config.kernel, padding=config.kernel // 2, groups=config.groups)
             for before, after in pairwise(widths)
         )
-        self.head = nn.Linear(config.width, width)
-        initialise(self)
+        self.head = nn.Linear(config.width, width)  # starts as torch draws it, and so do the convolutions
 
     def forward(self, tokens: Tensor, places: Tensor, background: Tensor) -> Tensor:
         """Returns the prediction of every patch; `background` stands in for the tokens of the hidden ones."""

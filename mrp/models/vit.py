@@ -20,6 +20,7 @@ from mrp.models.blocks import Block, KeyedBlock, PostNormBlock, QueryValueLinear
 from mrp.models.config import Config as Config
 from mrp.models.eva import Eva as Eva
 from mrp.models.eva import adopted
+from mrp.models.initial import INITIAL
 from mrp.models.named import Named, look_up
 from mrp.models.positions import RelativeBias, resample_table, sincos
 
@@ -45,7 +46,7 @@ def build(config: Config, image_size: tuple[int, int], channels: int) -> Backbon
             f"the nearest that is: {fitting[0]}x{fitting[1]}"
         )
     _equip(vit, config)
-    (initialise if config.init == "xavier" else initialise_truncated)(vit)
+    INITIAL[config.init](vit)
     if config.positions == "sincos":
         assert vit.pos_embed is not None
         with torch.no_grad():
@@ -110,34 +111,6 @@ def _equip(vit: Backbone, config: Config) -> None:
             block.rel_pos_bias = RelativeBias(grid(vit), vit.num_prefix_tokens, block.attn.num_heads)
         if config.qkv_bias == "query_value":
             block.attn.qkv = QueryValueLinear(vit.embed_dim, block.attn.qkv.out_features)
-
-
-def initialise(module: nn.Module) -> None:
-    """Draws MAE's initial weights: Xavier-uniform matrices (the patch embedding too), zero biases, N(0, .02) tokens."""
-    for name, child in module.named_modules():
-        if isinstance(child, nn.Linear):
-            nn.init.xavier_uniform_(child.weight)
-            if child.bias is not None:
-                nn.init.zeros_(child.bias)
-        elif name.endswith("patch_embed.proj"):
-            assert isinstance(child, nn.Conv2d)
-            nn.init.xavier_uniform_(child.weight.view(child.weight.shape[0], -1))
-    for name, parameter in module.named_parameters():
-        if name.rpartition(".")[2] in {"cls_token", "reg_token", "mask_token", "pos_embed"}:
-            nn.init.normal_(parameter, std=0.02)
-
-
-def initialise_truncated(network: nn.Module) -> None:
-    """Draws BEiT's initial weights, from which SimMIM and data2vec start: N(0, .02), smaller where a block adds."""
-    initialise(network)
-    for module in network.modules():
-        if isinstance(module, nn.Linear | nn.Conv2d):
-            nn.init.trunc_normal_(module.weight, std=0.02)
-    blocks: Any = network.blocks
-    with torch.no_grad():
-        for layer, block in enumerate(blocks, start=1):
-            for added in (block.attn.proj, block.mlp.fc2):
-                added.weight.div_((2 * layer) ** 0.5)
 
 
 def grid(vit: Backbone) -> tuple[int, int]:

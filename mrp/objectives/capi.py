@@ -120,7 +120,7 @@ class ClusterHead(nn.Module):
         super().__init__()
         self.directions = nn.Parameter(torch.empty(clusters, width))
         self.lengths = nn.Parameter(torch.ones(clusters))
-        nn.init.trunc_normal_(self.directions, std=0.02)
+        nn.init.normal_(self.directions, std=0.02)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Returns the scores, in float32."""

@@ -51,7 +51,7 @@ class Objective(kit.Objective):
         self._freeze()
         self.standardise = kit.Standardise(backbone.embed_dim) if config.frozen else nn.Identity()
         self.head = nn.Linear(backbone.embed_dim, config.classes)
-        nn.init.trunc_normal_(self.head.weight, std=config.head_std)
+        nn.init.normal_(self.head.weight, std=config.head_std)
         nn.init.zeros_(self.head.bias)
 
     def _freeze(self) -> None:

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
+from mrp.models.initial import draw_truncated, initialise_truncated
 from mrp.models.masking import gather_tokens, visible_places
-from mrp.models.vit import Backbone, initialise
+from mrp.models.vit import Backbone
 
 
 class Config(kit.MaskedConfig):
@@ -34,13 +35,15 @@ class Config(kit.MaskedConfig):
 class Objective(kit.BlockMasked):
     """Self-distillation: the student predicts the teacher's features of hidden patches from the rest of the image."""
 
+    undecayed = frozenset({"cls_token", "pos_embed"})
+
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(config, backbone)
         self.config = config
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
         self.head = nn.Linear(backbone.embed_dim, backbone.embed_dim)
-        nn.init.normal_(self.mask_token, std=0.02)
-        initialise(self.head)
+        draw_truncated(self.mask_token)
+        initialise_truncated(self.head)
         self.teacher = kit.Teacher(config.teacher, backbone, config.layers, "output")
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:

@@ -31,7 +31,7 @@ Range = Annotated[tuple[float, float], AfterValidator(_rising)]
 
 
 class Config(kit.MaskedConfig):
-    """Options of I-JEPA; the official backbone has no class token and `init: truncated`."""
+    """Options of I-JEPA; the official backbone has no class token and `init: normal`."""
 
     small: ClassVar[dict[str, Any]] = {"targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}}
     name: Literal["ijepa"] = "ijepa"

@@ -14,11 +14,12 @@ from torch.nn import functional
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.models.vit import Backbone, initialise
+from mrp.models.initial import initialise_normal
+from mrp.models.vit import Backbone
 
 
 class Config(kit.MaskedConfig):
-    """Options of MaskFeat for images; the official backbone has `positions: learned` and `init: truncated`."""
+    """Options of MaskFeat for images; the official backbone has `positions: learned` and `init: normal`."""
 
     small: ClassVar[dict[str, Any]] = {"smallest_block": 2, "cell": 2}
     name: Literal["maskfeat"] = "maskfeat"
@@ -50,7 +51,7 @@ class Objective(kit.BlockMasked):
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
         self.head = nn.Linear(backbone.embed_dim, embedding.proj.in_channels * config.bins * self.num_cells)
         nn.init.normal_(self.mask_token, std=0.02)
-        initialise(self.head)
+        initialise_normal(self.head)
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
         """Returns the mean squared error at the hidden patches; `mask` replaces the masks that the keys give."""

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from mrp import methodkit as kit
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
+from mrp.models.initial import draw_truncated
 from mrp.models.masking import unit_mask
-from mrp.models.vit import Backbone, grid, initialise
+from mrp.models.vit import Backbone, grid
 from mrp.schedules import ProperShare
 
 
@@ -32,6 +33,7 @@ class Objective(kit.Masked):
     """Masked image modelling: the encoder sees all patches, the hidden ones as a mask token, and a linear head."""
 
     paints = True
+    undecayed = frozenset({"cls_token", "pos_embed"})
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
@@ -42,9 +44,9 @@ class Objective(kit.Masked):
         self.num_units: int = embedding.num_patches // (self.unit[0] * self.unit[1])
         self.hidden = kit.ScheduledCount(config.mask_ratio, "mask_ratio", self._count_hidden)
         self.mask_token = nn.Parameter(torch.empty(1, 1, backbone.embed_dim))
+        # The head starts as torch draws it, as in the released code.
         self.head = nn.Linear(backbone.embed_dim, self.patch[0] * self.patch[1] * self.channels)
-        nn.init.normal_(self.mask_token, std=0.02)
-        initialise(self.head)
+        draw_truncated(self.mask_token)
 
     def forward(self, batch: Batch, mask: Tensor | None = None) -> Output:
         """Returns the mean absolute error of the hidden pixels; `mask` replaces the masks that the keys give."""

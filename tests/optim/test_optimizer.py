@@ -25,6 +25,21 @@ def test_one_dimensional_parameters_do_not_decay_and_frozen_ones_are_left_out() 
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.05, 0.0)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "spared"),
+    [
+        ("simmim_tiny_digits", {"backbone.cls_token"}),
+        ("data2vec_tiny_digits", {"backbone.cls_token"}),
+        ("maskfeat_tiny_digits", {"mask_token"}),
+        ("demo", set()),
+    ],
+)
+def test_tokens_decay_but_for_those_that_the_released_code_spares(recipe: str, spared: set[str]) -> None:
+    objective = build_step(load(recipe)).objective
+    plain = groups(objective, 0.05)[1]
+    assert {name for name in plain["param_names"] if objective.get_parameter(name).ndim > 1} == spared
+
+
 def test_the_learning_rate_scales_with_the_batch_only_when_the_recipe_says_so() -> None:
     assert adamw.Config(lr=1.5e-4, per=256).peak_lr(4096) == pytest.approx(2.4e-3)
     assert adamw.Config(lr=1.5e-4).peak_lr(4096) == 1.5e-4
