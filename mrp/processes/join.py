@@ -45,9 +45,10 @@ def _check_devices(started: int, devices: int) -> None:
             "LOCAL_RANK: is not set beside WORLD_SIZE, so no process knows its device; set it to the number of the "
             "process on its machine (under srun: LOCAL_RANK=$SLURM_LOCALID)"
         )
+    if devices == 1 and "SLURM_LOCALID" in os.environ and "CUDA_VISIBLE_DEVICES" in os.environ:  # one for each task
+        os.environ["LOCAL_RANK"] = "0"  # which accelerate takes for the number of a device
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    bound = devices == 1 and "SLURM_LOCALID" in os.environ and "CUDA_VISIBLE_DEVICES" in os.environ  # to one per task
-    if local >= devices and not bound:
+    if local >= devices:
         raise ConfigError(
             f"--processes: process {local + 1} finds no device of its own: this machine has {devices}; start one "
             "process per device"

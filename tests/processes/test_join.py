@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,6 +102,7 @@ def test_tasks_that_slurm_has_bound_to_a_device_each_take_it(one_device: pytest.
         one_device.setenv("SLURM_LOCALID", "1")
         one_device.setenv("CUDA_VISIBLE_DEVICES", "0")
         join.join()
+        assert os.environ["LOCAL_RANK"] == "0", "the number of the one device that the process sees"
         return
     with pytest.raises(ConfigError, match="process 2 finds no device of its own: this machine has 1"):
         join.join()
