@@ -236,6 +236,13 @@ class Job:
         """Returns what decides the results of the run: its configuration, and the content of its data."""
         return self.run.identity(self.source.identity, self.order.version)
 
+    @property
+    def common(self) -> dict[str, Any]:
+        """Returns what must be the same on all processes: the identity, and when they wait for each other."""
+        resolved = self.run.resolved()
+        sections = {name: resolved.get(name) for name in ("validation", "diagnose", "evaluate", "checkpoint", "track")}
+        return self.identity | sections | {"machine": {"shard": self.run.machine.shard}}
+
     def threads(self, device: torch.device) -> int | None:
         """Returns the threads that torch trains with; None leaves their number to torch."""
         return threads(self.run, self.plan.micro_batch, device)

@@ -180,14 +180,14 @@ class Session:
                 return by_step.get(step, max(by_step.values(), default=None))
             time.sleep(0.5)  # saved by another machine a moment ago
 
-    def agree(self, checkpoint: Checkpoint | None, identity: Mapping[str, Any]) -> bool:
+    def agree(self, checkpoint: Checkpoint | None, common: Mapping[str, Any]) -> bool:
         """Refuses to start where the processes would not train the same run from the same checkpoint.
 
         Each has read files by itself: on disks of their own, or where a file was written meanwhile, these may differ.
         Returns whether any of them was asked to end in the meantime.
         """
         step, seal = (checkpoint.step, checkpoint.seal()) if checkpoint else (0, "")
-        local = step, flat(identity) | {f"checkpoints (other files of step {step})": seal}
+        local = step, flat(common) | {f"checkpoints (other files of step {step})": seal}
         seen, all_asked = zip(*from_all((local, self.signals.asked is not None)), strict=True)
         steps = sorted({step for step, _ in seen})
         if len(steps) > 1:

@@ -57,7 +57,7 @@ class State:
         module, model, optimizer = _build_model(run, session)
         checkpoint = session.newest_checkpoint()
         step = checkpoint.step if checkpoint else 0
-        asked = session.agree(checkpoint, job.identity)
+        asked = session.agree(checkpoint, job.common)
         _load(checkpoint, run, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: dict[str, Any] = checkpoint.state() if checkpoint else {}
@@ -138,7 +138,7 @@ class State:
         self.saver.finish()
         self._session.accelerator.wait_for_everyone()
         checkpoint = self._session.newest_checkpoint()
-        self._session.agree(checkpoint, self._job.identity)
+        self._session.agree(checkpoint, self._job.common)
         if checkpoint is None:
             return None
         _restore(checkpoint, self.module, self.optimizer, self._session)

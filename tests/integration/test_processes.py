@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from mrp import session
 from mrp.build import build_step
 from mrp.checkpoint import sealed
 from mrp.cli import main
+from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.open import open_source
@@ -143,6 +145,34 @@ def test_a_checkpoint_that_another_machine_sees_late_is_waited_for(
     found = other.newest_checkpoint()
     assert found is not None
     assert found.step == 4
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({}, None),
+        ({"length": "9 steps"}, "the processes see different length, the first one and process 1;"),
+        (
+            {"diagnose": {"every": "7 steps"}},
+            "the processes see different diagnose.every, the first one and process 1;",
+        ),
+        ({"data": {"content": "b"}}, r"the processes see different data \(data.content\); copy one and the same set"),
+    ],
+)
+def test_processes_that_have_read_another_recipe_do_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, object], said: str | None
+) -> None:
+    """One that evaluates at another step would wait for the others, and they for it."""
+    common: dict[str, object] = {"length": "4 steps", "diagnose": {"every": "2 steps"}, "data": {"content": "a"}}
+    seen = [((0, session.flat(one)), False) for one in (common, common | change)]
+    monkeypatch.setattr(session, "from_all", lambda value: seen)
+    here = object.__new__(session.Session)
+    here.folder, here.signals = tmp_path, SimpleNamespace(asked=None)  # type: ignore[assignment]
+    if said is None:
+        assert here.agree(None, common) is False
+        return
+    with pytest.raises(ConfigError, match=said):
+        here.agree(None, common)
 
 
 def see_the_newest_checkpoint_late(run: Path, words: list[str]) -> None:
