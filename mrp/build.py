@@ -172,7 +172,8 @@ def open_validation(run: Run, train: Source) -> Source | None:
     if getattr(run.objective, "classes", None) is not None:
         if not source.classes:
             raise ConfigError("data.test: has no labels, so accuracy cannot be measured; take data with class folders")
-        if odd := next((name for name in source.classes if name not in train.classes), None):
+        known = set(train.classes)
+        if odd := next((name for name in source.classes if name not in known), None):
             raise ConfigError(
                 f"data.test: has a class '{odd}' that data.train has not, which has the classes "
                 f"{listed(train.classes)}; take data with the same classes"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -112,10 +113,15 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, lis
 
 
 def _warnings(changed: Mapping[str, list[Any]]) -> list[str]:
-    before, now = changed.get("packages.torch", ["", ""])
-    if str(before).split(".")[:2] == str(now).split(".")[:2]:
-        return []
-    return [f"warning: torch was {before} at the last start and is {now}: rounding may differ"]
+    lines = []
+    before, now = map(str, changed.get("packages.torch", ["", ""]))
+    if before.split(".")[:2] != now.split(".")[:2]:
+        lines += [f"warning: torch was {before} at the last start and is {now}: rounding may differ"]
+    codes = changed.get("code", [None])
+    if all(codes):
+        before, now = (re.sub(r"^([0-9a-f]{12})[0-9a-f]+", r"\1", str(code)) for code in codes)
+        lines += [f"warning: mrp's code was {before} at the last start and is {now}: what it computes may differ"]
+    return lines
 
 
 def now() -> str:

@@ -282,6 +282,17 @@ def test_each_start_is_kept_with_what_had_changed(tmp_path: Path, monkeypatch: p
     assert said == ["warning: torch was 2.15.1 at the last start and is 2.16.0: rounding may differ"]
 
 
+def test_another_code_is_said_when_a_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    for code in ("0" * 40, "0" * 40, f"{'1' * 40}+changes", "0.2.0"):
+        monkeypatch.setattr(folders, "environment", lambda code=code: {"code": code})
+        claim(tmp_path, CONFIGURATION, WHO, say=said.append).close()
+    assert said == [
+        f"warning: mrp's code was {before} at the last start and is {now}: what it computes may differ"
+        for before, now in (("0" * 12, f"{'1' * 12}+changes"), (f"{'1' * 12}+changes", "0.2.0"))
+    ]
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"starts": 3}', '{"starts": [3]}'])
 def test_a_damaged_record_of_starts_stops_nobody(tmp_path: Path, text: str) -> None:
     claim(tmp_path, CONFIGURATION, WHO).close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -144,7 +145,7 @@ def class_list(spec: str) -> tuple[str, ...]:
     if ours and hashlib.sha256(content).hexdigest() != _LISTS[known]:
         raise ConfigError(f"{path}: the list was changed since it was published; install mrp again")
     names = tuple(name for line in content.decode("utf-8", "replace").split("\n") if (name := line.strip()))
-    twice = {name for name in names if names.count(name) > 1}
+    twice = {name for name, count in Counter(names).items() if count > 1}
     if not names or twice:
         raise ConfigError(f"{path}: {f'{min(twice)!r} stands twice' if twice else 'holds no names'}; one name per line")
     return names
@@ -152,13 +153,14 @@ def class_list(spec: str) -> tuple[str, ...]:
 
 def _relabel(source: Source, where: str, names: tuple[str, ...], labels: NDArray[Any]) -> NDArray[np.int32]:
     """Returns the position of each label's class among the names; -1 for the others."""
-    missing = [name for name in names if name not in source.classes]
+    places = {name: place for place, name in enumerate(source.classes)}
+    missing = [name for name in names if name not in places]
     if missing:
         raise ConfigError(f"{where}: there is no class '{missing[0]}'{nearest(missing[0], source.classes)}")
     if len(labels) and not -1 <= labels.min() <= labels.max() < len(source.classes):
         raise ConfigError(f"{where}: there is a label outside of the {len(source.classes)} classes; mend the data")
     numbers = np.full(len(source.classes) + 1, -1, np.int32)  # the last stands for no label
-    numbers[[source.classes.index(name) for name in names]] = np.arange(len(names))
+    numbers[[places[name] for name in names]] = np.arange(len(names))
     relabelled: NDArray[np.int32] = numbers[labels]
     return relabelled
 

@@ -29,8 +29,8 @@ class Guard:
         self._optimizer = optimizer
         self._sum_processes = sum_processes
         self._no, self._yes = torch.zeros((), device=device), torch.ones((), device=device)
-        self._nothing = torch.tensor([-1.0, 0.0], device=device)  # the first step that was not finite; asked to end
-        self._copy = torch.full((2,), -1.0, pin_memory=device.type == "cuda")
+        self._nothing = torch.tensor([-1, 0], device=device)  # the first step that was not finite; asked to end
+        self._copy = torch.full((2,), -1, pin_memory=device.type == "cuda")
         self._copied = torch.cuda.Event() if device.type == "cuda" else None
         self.clear()
 
@@ -47,7 +47,7 @@ class Guard:
         bad_anywhere, asked_anywhere = self._sum_processes(local).clamp(max=1.0)
         flag = torch.maximum(self._flag, bad_anywhere)
         incident = torch.where(flag > self._flag, step, self._state[0])
-        self._state = torch.stack([incident, torch.maximum(self._state[1], asked_anywhere)])
+        self._state = torch.stack([incident, torch.maximum(self._state[1], asked_anywhere.long())])
         self._flag = flag
         self._optimizer.found_inf = flag  # type: ignore[attr-defined]
         return flag == 0
@@ -61,4 +61,4 @@ class Guard:
             incident, asked = self._copy.tolist()
             self._copy.copy_(self._state, non_blocking=True)
             self._copied.record()
-        return News(int(incident) if incident >= 0 else None, asked > 0)
+        return News(incident if incident >= 0 else None, asked > 0)

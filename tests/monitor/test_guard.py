@@ -56,6 +56,12 @@ def test_an_infinite_loss_counts_although_its_gradient_is_finite() -> None:
     assert guard.news().incident == 0
 
 
+def test_the_step_is_named_exactly_where_a_float_would_not_do() -> None:
+    guard = Guard(build_optimizer(adamw.Config(lr=0.1), nn.Linear(2, 2)), torch.device("cpu"), lambda flag: flag)
+    guard.check(2**24 + 1, torch.tensor(float("nan")), torch.tensor(1.0))
+    assert guard.news(now=True).incident == 2**24 + 1
+
+
 def test_one_bad_rank_holds_back_all() -> None:
     optimizer = build_optimizer(adamw.Config(lr=0.1), nn.Linear(2, 2))
     guard = Guard(
