@@ -30,7 +30,7 @@ class File(NamedTuple):
     changed: int  # when, in nanoseconds
 
     @classmethod
-    def at(cls, path: Path, name: str) -> File:
+    def at(cls, path: Path | os.DirEntry[str], name: str) -> File:
         """Returns what is known of a file that is to be called by this name."""
         status = path.stat()
         return cls(name, status.st_size, status.st_mtime_ns)
@@ -111,7 +111,7 @@ def _below(
                         )
                 yield from _below(Path(entry.path), f"{prefix}{entry.name}/", extensions, inside, ways, others)
             elif entry.name.lower().endswith(extensions):
-                yield File.at(Path(entry.path), prefix + entry.name)  # a broken link is an error now, not amid a run
+                yield File.at(entry, prefix + entry.name)  # a broken link is an error now, not amid a run
             else:
                 ending = os.path.splitext(entry.name)[1].lower()
                 others[ending if ending in others or len(others) < _MOST_KINDS else _OF_OTHER_KINDS] += 1

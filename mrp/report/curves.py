@@ -188,4 +188,7 @@ def _repeats(metric: Metric, history: History) -> bool:
     """Returns whether the reconstruction error is the loss itself, which is drawn already."""
     if "reconstruction" not in metric.keys:
         return False
-    return all(line.get("reconstruction") in (None, line.get("loss")) for line in history.lines)
+    error, loss = history.curve("reconstruction"), history.curve("loss")
+    if error is None or loss is None:
+        return error is None
+    return np.array_equal(error.y, loss.y[np.isin(loss.x, error.x)], equal_nan=True)

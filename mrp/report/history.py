@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,10 +18,10 @@ from mrp.files import mapping_in
 from mrp.folder import CONFIG, ENVIRONMENT
 from mrp.monitor.incident import FILE as INCIDENT
 from mrp.monitor.incident import INCIDENTS
-from mrp.monitor.metrics import INTERRUPTED, METRICS, read_lines
-from mrp.report.series import Marks, Series
+from mrp.monitor.metrics import INTERRUPTED, METRICS, each_line
+from mrp.report.series import Floats, Marks, Series
 
-_ACCURACY = "accuracy"
+_ACCURACY, _SECONDS = "accuracy", "/seconds"  # how the names of metrics end
 
 
 @dataclass(frozen=True)
@@ -31,9 +32,19 @@ class History:
     folder: Path
 
     @cached_property
-    def lines(self) -> list[dict[str, Any]]:
-        """The log points, in the order of steps."""
-        return read_lines(self.folder / METRICS)
+    def columns(self) -> dict[str, tuple[Floats, Floats]]:
+        """The log points: of each metric the steps at which it was logged, and its values.
+
+        What is not finite stands in the file as text. A run of a million steps has too many lines to keep them all.
+        """
+        found: dict[str, tuple[array[float], array[float]]] = {}
+        for line in each_line(self.folder / METRICS):
+            for key, value in line.items():
+                if _is_number(value):
+                    steps, values = found.get(key) or found.setdefault(key, (array("d"), array("d")))
+                    steps.append(line["step"])
+                    values.append(float(value))
+        return {key: (np.array(steps), np.array(values)) for key, (steps, values) in found.items()}
 
     @cached_property
     def values(self) -> dict[str, Any]:
@@ -73,40 +84,39 @@ class History:
     @property
     def step(self) -> int:
         """The last log point."""
-        return int(self.lines[-1]["step"]) if self.lines else 0
+        return int(self.columns["step"][0][-1]) if self.columns else 0
 
     def curve(self, key: str, name: str = "") -> Series | None:
-        """Returns a metric over steps; None where it was never logged. What is not finite stands there as text."""
-        points = [(line["step"], float(line[key])) for line in self.lines if _is_number(line.get(key))]
-        return Series.of(name or key, *zip(*points, strict=True)) if points else None
+        """Returns a metric over steps; None where it was never logged."""
+        return Series(name or key, *self.columns[key]) if key in self.columns else None
 
     @cached_property
     def marks(self) -> Marks:
         """What happened at which step."""
-        evaluated = [
-            line["step"] for line in self.lines
-            if any(name.endswith("/seconds") and not name.startswith("checkpoint") for name in line)
-            and INTERRUPTED not in line
-        ]  # fmt: skip
+        evaluated = set[float]().union(*(self._steps_of(key) for key in self.columns if key.endswith(_SECONDS)))
         resumes = {step for start in self.starts[1:] if isinstance(step := start.get("step"), int)}
         return Marks(
             resumes=sorted(resumes - {0}),
             incidents=[one["step"] for one in self.incidents],
-            spikes=[line["step"] for line in self.lines if "spike" in line],
-            evaluations=evaluated,
+            spikes=[int(step) for step in self._steps_of("spike")],
+            evaluations=sorted(int(step) for step in evaluated.difference(self._steps_of(INTERRUPTED))),
         )
+
+    def _steps_of(self, key: str) -> list[float]:
+        steps: list[float] = self.columns[key][0].tolist() if key in self.columns else []
+        return steps
 
     def accuracies(self) -> Iterator[Series]:
         """Yields the accuracy that each evaluator measured while the run trained.
 
         On how many images they were counted, and so their intervals, is known from the last result on.
         """
-        keys = dict.fromkeys(name for line in self.lines for name in line if name.endswith(f"/{_ACCURACY}"))
-        for key in keys:
+        for key in self.columns:
+            if not key.endswith(f"/{_ACCURACY}"):
+                continue
             evaluator, *weights, _ = key.split("/")
-            series = self.curve(key, " ".join([evaluator, *(f"({one})" for one in weights)]))
-            if series is not None:
-                yield _with_intervals(series, self._counted(evaluator, weights[0] if weights else ""))
+            series = Series(" ".join([evaluator, *(f"({one})" for one in weights)]), *self.columns[key])
+            yield _with_intervals(series, self._counted(evaluator, weights[0] if weights else ""))
 
     def _counted(self, evaluator: str, weights: str) -> int:
         file = VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"

@@ -63,7 +63,7 @@ def _results(told: Sequence[Told]) -> Iterator[Markup]:
 
 
 def _curves(told: Sequence[Told]) -> Iterator[Markup]:
-    histories = [one.history for one in told if one.history.lines]
+    histories = [one.history for one in told if one.history.columns]
     if not histories:
         return
     if len(histories) > SERIES:

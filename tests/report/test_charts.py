@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrp.report import curves
 from mrp.report.charts import draw, scatter
 from mrp.report.frame import HEIGHT, WIDTH
 from mrp.report.history import History
@@ -37,6 +38,14 @@ def test_smoothing_is_a_centred_mean(count: int) -> None:
     reach = -(-count // 40)
     expected = [values[max(0, i - reach) : i + reach + 1].mean() for i in range(count)]
     np.testing.assert_allclose(smoothed(values), expected)
+
+
+def test_a_huge_value_spoils_its_window_alone() -> None:
+    values = np.ones(2_000_000)  # with a sum per window this would take minutes
+    values[1000] = 1e30
+    smooth = smoothed(values)
+    assert smooth[0] > 1e20
+    assert (smooth[200_000:] == 1).all()
 
 
 def test_bins_keep_every_extreme_and_every_value_once() -> None:
@@ -129,6 +138,24 @@ def test_what_happened_after_the_last_value_is_inside_the_picture() -> None:
     at += [float(one.attrib["d"][1:].split()[0]) for one in figure.iter("path") if one.get("class") == "incident"]
     assert len(at) == 3
     assert max(at) < WIDTH
+
+
+def test_what_the_log_of_a_run_says(tmp_path: Path) -> None:
+    lines = [
+        {"step": 10, "loss": 2.0, "reconstruction": 2.0},
+        {"step": 20, "loss": "nan", "reconstruction": "nan", "knn/accuracy": 0.5, "knn/seconds": 1.0},
+        {"step": 30, "loss": 1.0, "spike": 9.0, "interrupted": 1.0, "knn/seconds": 1.0, "note": "by hand"},
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    history = History("run", tmp_path)
+    loss = history.curve("loss")
+    assert loss is not None
+    np.testing.assert_array_equal(loss.x, [10, 20, 30])
+    np.testing.assert_array_equal(loss.y, [2.0, math.nan, 1.0])
+    assert (history.step, history.marks.spikes, history.marks.evaluations) == (30, [30], [20])
+    assert [one.name for one in history.accuracies()] == ["knn"]
+    assert history.curve("note") is None
+    assert not any("Reconstruction" in chart.title for chart in curves.of_one(curves.TRAINING, history))
 
 
 def test_a_damaged_record_of_a_start_is_no_mark(tmp_path: Path) -> None:
