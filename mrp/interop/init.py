@@ -108,6 +108,8 @@ def _agreed(stated: Mapping[str, Any], backbone: vit.Config, source: str) -> dic
                 raise _disagreement(key, value, f"{differing} {sizes[differing]}", source)
         elif key not in values or key in (*_OF_TRAINING, "init") or (key, values[key], value) in _CONVERSIONS:
             values[key] = value  # an unknown key: the check of the whole tree knows which there are
+        elif key == "layer_scale" and values[key] is not None:
+            values[key] = value  # where it began; the weights say where it is
         elif vit.Config.model_validate(values | {key: value}) != vit.Config.model_validate(values):
             raise _disagreement(key, value, str(values[key]), source)
     return values

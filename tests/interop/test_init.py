@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,13 @@ from mrp.build import build_optimizer, build_step
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint import layout as tensors
 from mrp.checkpoint.saver import save_now
-from mrp.config import ConfigError, dump
+from mrp.config import ConfigError, compose, dump
 from mrp.folder import CONFIG
 from mrp.interop import init
 from mrp.models import vit
 from mrp.optim import average
 from mrp.processes import wrapping
-from mrp.run import Run, load
+from mrp.run import Run, load, recipes
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2", "objective.decoder.width=16"]
 OFFICIAL = Path(__file__).parent.parent / "reference" / "cases"
@@ -89,6 +90,24 @@ def test_what_the_checkpoint_says_too_may_be_stated(pretrained: Path) -> None:
     run = load("demo", [*TINY, f"init={pretrained}"])
     assert run.backbone == load("demo", TINY).backbone
     assert load("demo", [*TINY, f"init={pretrained}", "backbone.positions=learned"]).backbone.positions == "learned"
+
+
+def test_a_recipe_fits_the_run_that_its_head_names() -> None:
+    found = {}
+    for path in [*recipes().glob("finetune_*_in1k.yaml"), *recipes().glob("linear_*_in1k.yaml")]:
+        (name,) = re.findall(r" init=runs/(\w+)", path.read_text())
+        found[path.stem] = init._agreed(compose(path).values["backbone"], load(name).backbone, name)
+    assert found["finetune_simmim_vit_base_in1k"]["relative_bias"] == "per_block"
+    assert len(found) > 10
+
+
+def test_the_number_at_which_a_layer_scale_begins_need_not_agree() -> None:
+    theirs = vit.Config(
+        width=16, depth=2, heads=2, patch=2, layer_scale=0.1
+    )  # as read from a file, which does not tell
+    assert init._agreed({"layer_scale": 1e-4}, theirs, "weights")["layer_scale"] == 1e-4
+    with pytest.raises(ConfigError, match=r"layer_scale: 0\.0001 is stated, but the weights of weights have None"):
+        init._agreed({"layer_scale": 1e-4}, theirs.model_copy(update={"layer_scale": None}), "weights")
 
 
 def test_the_same_method_goes_on_with_all_of_its_parts(tmp_path: Path) -> None:
