@@ -134,6 +134,8 @@ class Session:
     ) -> None:  # fmt: skip
         """Claims the run's folder, on the main process; the others wait until that is done."""
         if self.main:
+            if (other := watchdog.writer_elsewhere(self.folder, self.say)) is not None:
+                raise ConfigError(f"{self.folder}: {other} is writing this run; wait for it, or use --folder FOLDER")
             saved = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
             lock = claim(
                 self.folder, config, identity, allow, defaults=defaults, begun=checkpoints.any_left(self.folder),

@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import shutil
+import socket
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ class Writer:
         self.folder = folder
         self.described = described
         self.widths: dict[str, int] = described["columns"]
-        self.unfinished = folder.with_name(f"{UNFINISHED}{folder.name}-{os.getpid()}")
+        self.unfinished = folder.with_name(f"{UNFINISHED}{folder.name}{here()}{os.getpid()}")
         self.unfinished.mkdir()
         self._lock = os.open(self.unfinished, os.O_RDONLY)
         fcntl.flock(self._lock, fcntl.LOCK_EX)  # released by the system when this process ends, however it ends
@@ -155,6 +156,8 @@ class Writer:
             np.save(self.unfinished / "keys.npy", self._keys)
             files = {path.name: _checksum(path) for path in sorted(self.unfinished.iterdir())}
             (self.unfinished / META).write_text(json.dumps({"made_from": self.described, "files": files}, indent=1))
+            if self.described.get("weights") and (theirs := open_table(self.folder)) is not None:
+                return theirs  # another process has made it meanwhile, and may be reading it
             shutil.rmtree(self.folder, ignore_errors=True)  # a damaged table, or it would have been used
             self.unfinished.rename(self.folder)
         finally:
@@ -171,6 +174,11 @@ class Writer:
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
+
+
+def here() -> str:
+    """Returns what tells unfinished tables of this machine from those of others, whose locks it cannot see."""
+    return f"-{socket.gethostname()}-"
 
 
 def under_views(tables: Sequence[Table], names: Iterable[str]) -> Table:

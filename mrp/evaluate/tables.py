@@ -7,8 +7,9 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,12 +22,14 @@ from mrp.config import ConfigError
 from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.gathering import Columns, gathered
 from mrp.evaluate.readout import Readout, backbone_of, objective_of
-from mrp.evaluate.table import UNFINISHED, Table, Writer, open_table
+from mrp.evaluate.table import UNFINISHED, Table, Writer, here, open_table
 from mrp.models.vit import num_heads
 from mrp.processes.join import Accelerator
 
 VERSION = 3  # raise it whenever the same description could stand for other numbers
 _WHILE_TRAINING = "while-training"  # the folder of the tables that are removed after the evaluation
+
+_LONG_AGO = 7 * 86400.0  # seconds after which no other machine is still writing a table
 
 T = TypeVar("T")
 
@@ -118,7 +121,9 @@ class Tables:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._wrote = True
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
-            _remove_if_abandoned(leftover)
+            with suppress(FileNotFoundError):  # it has got its name meanwhile
+                if here() in leftover.name or time.time() - leftover.stat().st_mtime > _LONG_AGO:
+                    _remove_if_abandoned(leftover)
         return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)
 
 
@@ -173,7 +178,7 @@ def _rows(model: nn.Module, readout: Readout, batch: Batch) -> Columns:
 
 
 def _remove_if_abandoned(folder: Path) -> None:
-    """Removes what a killed process has left; a process that lives holds a lock on its folder."""
+    """Removes what a killed process has left; a process that lives holds a lock, which other machines do not see."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -10,12 +10,14 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 
 from mrp import ending, progress
-from mrp.files import step_name, write_atomically
+from mrp.files import mapping_in, step_name, write_atomically
+from mrp.folder import starts_of
 
 RANKS, STALLS = ".ranks", "stalls"
 WAITS = "waits for a batch"
@@ -24,6 +26,7 @@ PHASES = (
     "opens the data", "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
+_UNSEEN = 75.0  # seconds after which another machine sees a heartbeat at the latest: NFS shows it after 60
 _LOOK = 1.0  # seconds between two looks for a process to give up: all of them end before they miss each other
 _BEAT = 10.0  # seconds between two heartbeats of the first process, by which others see whether a run is alive
 
@@ -156,6 +159,30 @@ class Watchdog:
             faulthandler.dump_traceback(sys.stderr, all_threads=True)
             return "the error output"
         return folder
+
+
+def writer_elsewhere(folder: Path, say: Callable[[str], object]) -> str | None:
+    """Returns which process on another machine writes this run, by its heartbeat, or None.
+
+    Not every network disk carries locks from one machine to another. Where the last start has left no word of its end,
+    and its heartbeat is fresh, the next one is waited for: clocks of two machines may differ, but one that is gone does
+    not write again.
+    """
+    path = folder / RANKS / "rank-0.json"
+    last, starts = mapping_in(path), starts_of(folder)
+    if last.get("host") in (None, socket.gethostname()) or not starts or "end" in starts[-1]:
+        return None
+    with contextlib.suppress(OSError):
+        if time.time() - path.stat().st_mtime > 2 * _UNSEEN:
+            return None
+    say(f"{folder}: the last start, on {last['host']}, left no word of its end; looking whether it still goes on")
+    deadline = time.monotonic() + _UNSEEN
+    while time.monotonic() < deadline:
+        time.sleep(min(_LOOK, _UNSEEN))
+        beat = mapping_in(path)
+        if beat and beat.get("alive") != last.get("alive"):
+            return f"process {beat.get('pid')} on {beat.get('host')}"
+    return None
 
 
 def forget(folder: Path) -> None:

@@ -17,7 +17,7 @@ from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
 from mrp.evaluate.contract import never
 from mrp.evaluate.readout import Readout, backbone_of
-from mrp.evaluate.table import Table, Writer
+from mrp.evaluate.table import Table, Writer, here
 from mrp.evaluate.tables import Tables
 from mrp.processes.join import Accelerator, join_for_evaluation
 from mrp.run import load
@@ -96,17 +96,35 @@ def test_something_else_gets_another_place(tmp_path: Path) -> None:
 
 
 def test_the_unfinished_is_removed_unless_it_is_being_written(tmp_path: Path) -> None:
-    abandoned = tmp_path / ".unfinished-abc-1"
-    abandoned.mkdir()
+    abandoned, old = tmp_path / f".unfinished-abc{here()}1", tmp_path / ".unfinished-abc-1"
+    elsewhere = tmp_path / ".unfinished-abc-othernode-1"  # whose lock is not seen here
+    for folder in (abandoned, old, elsewhere):
+        folder.mkdir()
+    os.utime(old, (0, 0))
     described = {"columns": {"1.mean": 2}, "count": 3}
     alive = Writer(tmp_path / "def", described)
     tables = Tables(tmp_path)
     with tables.of("some"):
         tables._writer("ghi", described).discard()
     assert not abandoned.exists()
+    assert not old.exists()
     assert alive.unfinished.is_dir()
     alive.discard()
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [elsewhere]
+
+
+def test_a_table_that_another_process_reads_by_now_is_not_replaced(tmp_path: Path) -> None:
+    described = {"columns": {"1.mean": 2}, "count": 2, "weights": "w"}
+    both = [Writer(tmp_path / "a", described)]
+    both[0].unfinished = both[0].unfinished.rename(both[0].unfinished.with_name(".unfinished-a-othernode-1"))
+    both.append(Writer(tmp_path / "a", described))
+    for writer in both:
+        writer.put(0, torch.ones(2, 2), torch.zeros(2, dtype=torch.int64), torch.arange(2))
+    both[0].finish()
+    before = (tmp_path / "a").stat().st_ino
+    assert both[1].finish().images == 2
+    assert (tmp_path / "a").stat().st_ino == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_what_cannot_be_is_not_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from pathlib import Path
@@ -10,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mrp.ending import STALLED
-from mrp.folder import IDENTITY
+from mrp.folder import ENVIRONMENT, IDENTITY
 from mrp.monitor import watchdog
-from mrp.monitor.watchdog import RANKS, STALLS, Heartbeat, Watchdog, explain
+from mrp.monitor.watchdog import RANKS, STALLS, Heartbeat, Watchdog, explain, writer_elsewhere
 from tests.waiting import until
 
 
@@ -190,3 +191,35 @@ def test_a_clock_that_is_set_anew_ends_no_healthy_process(
         guard._check_end(30.0)
     assert not ended
     assert "no progress" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("host", "start", "beats", "found"),
+    [
+        ("other", {}, True, "process 1 on other"),
+        ("other", {}, False, None),
+        ("other", {"end": {"state": "preempted"}}, True, None),
+        (socket.gethostname(), {}, True, None),
+    ],
+    ids=["goes on", "is gone", "has ended", "is this machine, whose lock tells"],
+)
+def test_a_run_that_another_machine_writes_is_known_by_its_heartbeat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, start: dict[str, object], beats: bool, found: str | None
+) -> None:
+    """Its lock may be seen on its own machine alone."""
+    (tmp_path / ENVIRONMENT).write_text(json.dumps({"starts": [start]}))
+    (tmp_path / RANKS).mkdir()
+    beat = tmp_path / RANKS / "rank-0.json"
+    beat.write_text(json.dumps({"host": host, "pid": 1, "alive": 5.0}))
+    monkeypatch.setattr(watchdog, "_UNSEEN", 0.2)
+
+    now = [0.0]
+
+    def sleep(_: float) -> None:
+        now[0] += 0.15
+        if beats:
+            beat.write_text(json.dumps({"host": host, "pid": 1, "alive": 15.0}))
+
+    monkeypatch.setattr(watchdog.time, "sleep", sleep)
+    monkeypatch.setattr(watchdog.time, "monotonic", lambda: now[0])
+    assert writer_elsewhere(tmp_path, print) == found
