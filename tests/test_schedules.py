@@ -257,3 +257,14 @@ def test_capis_recipe_goes_through_the_first_four_fifths_of_half_a_cosine() -> N
         assert decay.at(step, length) == pytest.approx(1 - 1e-3 * left)
     assert run.optim.lr_at(25_000, length) == pytest.approx(5e-4)
     assert decay.at(25_000, length) == pytest.approx(0.9995)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.65**12])
+def test_every_layer_of_data2vec_2s_fine_tuning_begins_and_ends_at_the_same_rate(scale: float) -> None:
+    optim, length = load("finetune_data2vec2_vit_base_in1k").optim, Length(250_200, 2502.0, 512)
+    peak, floor = 1e-3 * scale, 1e-6
+    for step in (0, 8_000):
+        assert optim.lr_at(step, length, scale=scale) == pytest.approx(floor + (peak - floor) * step / 16_000)
+    for step in (16_000, 100_000, 250_200):
+        left = 0.5 * (1 + math.cos(math.pi * (step - 16_000) / 234_200))
+        assert optim.lr_at(step, length, scale=scale) == pytest.approx(floor + (peak - floor) * left)
