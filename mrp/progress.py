@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import select
 import sys
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
@@ -13,6 +13,7 @@ T = TypeVar("T")
 
 _hidden = 0  # how many blocks ask for silence now, such as a training run, which has a line of its own
 _quiet = False  # whether results, warnings and errors are all that is wanted
+_beat: Callable[[], object] | None = None  # is called for each item of long work
 _shown: Any = None  # the display of the outermost bar; a terminal takes one at a time
 
 
@@ -97,12 +98,25 @@ def hidden() -> Iterator[None]:
         _hidden -= 1
 
 
+@contextmanager
+def beating(beat: Callable[[], object]) -> Iterator[None]:
+    """Calls `beat` for each item of long work in this block; what it raises ends the work."""
+    global _beat
+    before, _beat = _beat, beat
+    try:
+        yield
+    finally:
+        _beat = before
+
+
 def over(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Yields the items, and shows how many there have been of all; `total` where the items do not know it."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     with Bar(what) as bar:
         bar(0, total)
         for done, item in enumerate(items, start=1):
+            if _beat is not None:
+                _beat()
             yield item
             bar(done, total)
 

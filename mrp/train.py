@@ -221,7 +221,7 @@ def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
         workers=run.machine.workers_among(session.processes), folder=session.folder,
         tables=Tables(session.folder / "features"), precision=run.precision,
         training=Training(plan.steps, plan.warmup, plan.steps_per_epoch, run.batch),
-        paints=state.module.objective.paints,
+        paints=state.module.objective.paints, beat=lambda: session.beat("evaluates", state.step),
     )  # fmt: skip
     return scheduled(run.evaluations, setting, state.average)
 

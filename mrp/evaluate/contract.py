@@ -9,16 +9,18 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mrp import progress
 from mrp.config import ConfigError, Duration
 from mrp.data.augment import View
 from mrp.data.config import Config as Data
@@ -33,7 +35,9 @@ from mrp.evaluate.table import Table
 from mrp.evaluate.tables import Tables
 from mrp.evaluate.views import Changed
 from mrp.processes.join import Accelerator
+from mrp.processes.signals import Interrupted
 
+T = TypeVar("T")
 Pause = Callable[[], None]  # called by all processes between batches; raises where the evaluation is to be left
 
 
@@ -88,6 +92,8 @@ class Setting:
     limited: bool = False  # whether a classifier may answer with classes of the test data alone
     training: Training | None = None  # None where the model is measured after its training
     paints: bool | None = None  # whether the method predicts pixels; None where only the model will tell
+    # Tells that a process which works alone goes on, and raises Interrupted where it was asked to end.
+    beat: Callable[[], object] = lambda: None
 
     @property
     def test_or_train(self) -> Source:
@@ -106,6 +112,18 @@ class Setting:
             workers=min(self.workers, batches), pin_memory=self.processes.device.type == "cuda",
             replacement=replacement,
         )  # fmt: skip
+
+    def alone(self, train: Table | None, work: Callable[[Table], T], pause: Pause) -> T | None:
+        """Returns what the process that has the training images makes of them; None on the others, which wait for it.
+
+        Heads for ImageNet take many minutes, and a run that is told to end has two: the process leaves its work then.
+        """
+        found = None
+        if train is not None:
+            with suppress(Interrupted), progress.beating(self.beat):
+                found = work(train)
+        pause()  # raises on all processes where one was asked to end
+        return found
 
     def labelled(self) -> Source:
         """Returns the test data, after a check that there are training data and that both splits have labels."""

@@ -138,7 +138,7 @@ class Dense(Evaluator, Generic[H]):
             return self.setting.features(source, model, readout, pause, view=Whole(self.setting.data))
 
         table = read(train)
-        learned = None if table is None else self.learn(table, train, readout, shape)
+        learned = self.setting.alone(table, lambda one: self.learn(one, train, readout, shape), pause)
         sealed = Sealed(lambda: read(test))
         seen = sealed.open(learned or NothingToChoose("the first process has chosen"))
         if learned is None or seen is None:

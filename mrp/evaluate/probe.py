@@ -65,7 +65,7 @@ class Probe(Evaluator, Generic[D]):
             for view in (None, *self.views())
         ]
         train = self._joined(tables, readout)
-        learned = None if train is None else self._learned(train, readout)
+        learned = self.setting.alone(train, lambda table: self._learned(table, readout), pause)
         sealed = self.setting.test_features(model, readout, pause, most)
         test = sealed.open(learned or NothingToChoose("the first process has chosen"))
         if learned is None or train is None or test is None:

@@ -129,7 +129,8 @@ class Evaluator(Probe[Learned]):
         per_epoch = len(rows) // batch
         epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
         optimizer = torch.optim.AdamW(head.parameters(), lr, weight_decay=_DECAY)
-        for number, chosen in enumerate(minibatches(rows, batch, per_epoch, epochs, seed=0)):
+        batches = minibatches(rows, batch, per_epoch, epochs, seed=0)
+        for number, chosen in enumerate(progress.over(batches, "steps of an attentive head", per_epoch * epochs)):
             optimizer.param_groups[0]["lr"] = lr * warmup_cosine(number, per_epoch * epochs, _WARMUP)
             labels = table.labels[torch.from_numpy(chosen)].to(self.device)
             loss = functional.cross_entropy(head(table.rows(readout.blocks, chosen).to(self.device)), labels)

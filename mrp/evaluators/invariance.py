@@ -60,8 +60,7 @@ class Evaluator(contract.Evaluator):
         if self._probes:
             readout = Readout.last(model)
             train = setting.features(setting.train, model, readout, pause)
-            if train is not None:
-                head = linear_head(setting, train, readout, Heads())
+            head = setting.alone(train, lambda table: linear_head(setting, table, readout, Heads()), pause)
         patch = tuple(backbone_of(model).patch_embed.patch_size)
 
         def read() -> dict[str, Table | None]:

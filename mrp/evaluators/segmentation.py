@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from mrp import progress
 from mrp.config import ConfigError
 from mrp.evaluate import pairs as files
 from mrp.evaluate.batches import minibatches
@@ -127,7 +128,8 @@ def _train(
     batch = min(len(rows), _BATCH)
     per_epoch = len(rows) // batch
     epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
-    for number, chosen in enumerate(minibatches(rows, batch, per_epoch, epochs, seed=0)):
+    batches = minibatches(rows, batch, per_epoch, epochs, seed=0)
+    for number, chosen in enumerate(progress.over(batches, "steps of heads", per_epoch * epochs)):
         inputs = tokens.rows(chosen).flatten(0, 1)
         points = labels[torch.from_numpy(chosen)].flatten(0, 1).long().to(tokens.device)
         known = points >= 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +15,8 @@ from mrp.data.subset import evenly_spaced
 from mrp.evaluate import sweep
 from mrp.evaluate.contract import Result, Setting, never
 from mrp.evaluate.heads import Schedule
-from mrp.evaluators import linear, logistic
+from mrp.evaluators import attentive, invariance, linear, logistic
+from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
 from mrp.step import Step
 from tests.evaluators.settings import setting
@@ -82,3 +85,24 @@ def test_a_choice_is_shared_only_where_the_options_are_the_same(
         ):  # fmt: skip
             evaluator.measure(step, 0, never)
     assert len(made) == 3
+
+
+@pytest.mark.parametrize("kind", [linear, attentive, invariance])
+def test_who_trains_heads_alone_leaves_them_when_the_run_is_told_to_end(kind: Any, at: Setting, step: Step) -> None:
+    """The others wait at the pause meanwhile, and learn there that they have to leave."""
+    beats, asked = [0], [False]
+
+    def beat() -> None:
+        beats[0] += 1
+        if beats[0] == 3:
+            asked[0] = True
+            raise Interrupted
+
+    def pause() -> None:
+        if asked[0]:
+            raise Interrupted
+
+    evaluator = kind.Evaluator(kind.Config(), replace(at, beat=beat))
+    with at.tables.of("weights"), pytest.raises(Interrupted):
+        evaluator.measure(step, 0, pause)
+    assert beats == [3]
