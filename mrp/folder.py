@@ -160,11 +160,19 @@ class _Claim(NamedTuple):
     def _compare(self, old: Mapping[str, Any]) -> None:
         for key in _differing(old, self.new):
             if not any(f"{key}.".startswith(f"{allowed}.") for allowed in self.allow):
+                other = _other(key, old.get(key), self.new.get(key))
                 raise ConfigError(
-                    f"{self.folder}: this run was made with {key} = {old.get(key)!r}, not {self.new.get(key)!r}; "
-                    f"restore that value, start another run with --folder FOLDER, or go on with the change: "
-                    f"resume.allow=[{key}]"
+                    f"{self.folder}: this run was made with {other}, start another run with --folder FOLDER, or go on "
+                    f"with the change: resume.allow=[{key}]"
                 )
+
+
+def _other(key: str, before: Any, now: Any) -> str:
+    """Returns what a run was made with in place of what it is asked for, and how to get that back."""
+    if key != "data.content":
+        return f"{key} = {before!r}, not {now!r}; restore that value"
+    ids = f"{key} {str(before)[:12]}, not {str(now)[:12]}"
+    return f"other training data ({ids}): samples were added, removed, renamed or changed since; bring those back"
 
 
 def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

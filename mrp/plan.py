@@ -6,6 +6,7 @@ takes at once. What cannot be divided is refused here, in one line, before anyth
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -246,6 +247,18 @@ class Job:
     def threads(self, device: torch.device) -> int | None:
         """Returns the threads that torch trains with; None leaves their number to torch."""
         return threads(self.run, self.plan.micro_batch, device)
+
+    def jump(self, step: int, before: Length) -> str | None:
+        """Returns how the learning rate jumps at a step until which the run had another length; None if it does not."""
+        plan, optim = self.plan, self.run.optim
+        lengths = before, plan.length
+        was, goes_on = (optim.lr_at(min(step, each.steps), each, plan.warmup, plan.drops) for each in lengths)
+        if math.isclose(was, goes_on, rel_tol=0.01):
+            return None
+        return (
+            f"warning: the run was {before.steps:,} steps long and is {plan.steps:,}: at step {step:,} the learning "
+            f"rate was {was:.3g} and goes on at {goes_on:.3g}"
+        )
 
     def micro_batch_that_fits(self, used: int) -> int:
         """Returns the images at once for which memory would have sufficed, where so many bytes were in use."""

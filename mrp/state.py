@@ -27,6 +27,7 @@ from mrp.plan import Job
 from mrp.processes.unused import refuse_unused_parameters
 from mrp.processes.wrapping import wrap
 from mrp.run import Run
+from mrp.schedules import Length
 from mrp.session import Session
 from mrp.step import Step
 
@@ -61,6 +62,8 @@ class State:
         _load(checkpoint, run, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: dict[str, Any] = checkpoint.state() if checkpoint else {}
+        if "length" in kept and (jump := job.jump(step, Length(**kept["length"]))) is not None:
+            session.say(jump)
         data = kept.get("data", {})
         same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
         texts = (CONFIG, IDENTITY) if session.main else ()

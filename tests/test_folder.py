@@ -62,7 +62,10 @@ def test_the_same_run_may_claim_it_again(tmp_path: Path) -> None:
         ({"optim": {"lr": 0.2, "betas": [0.8, 0.95]}}, "optim.lr = 0.1, not 0.2"),  # the first that differs
         ({"optim": {"lr": 0.1, "betas": [0.8, 0.95]}}, "optim.betas = [0.9, 0.95], not [0.8, 0.95]"),
         ({"optim": {"lr": 0.1}}, "optim.betas = [0.9, 0.95], not None"),
-        ({"data": {"content": "abd"}}, "data.content = 'abc', not 'abd'"),
+        (
+            {"data": {"content": "abd"}},
+            "other training data (data.content abc, not abd): samples were added, removed, renamed or changed since",
+        ),
         ({"more": 1}, "more = None, not 1"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,15 @@ def test_the_start_says_where_there_are_more_workers_than_cores(
     assert "machine.workers: 4 decoding processes on 3 cores; auto takes 2" in said
     for words in ("machine.workers=3", "machine.workers=auto"):
         assert "workers" not in announcement(job(tmp_path, words), state, session, None)  # type: ignore[arg-type]
+
+
+def test_a_run_of_another_length_says_how_the_learning_rate_jumps(tmp_path: Path) -> None:
+    longer = job(tmp_path, "length=200 steps", "optim.warmup=10 steps", "optim.lr=1.0", "optim.per=null")
+    assert longer.jump(100, longer.plan.length) is None
+    assert longer.jump(5, replace(longer.plan.length, steps=100)) is None  # both in the warm-up
+    assert longer.jump(100, replace(longer.plan.length, steps=100)) == (
+        "warning: the run was 100 steps long and is 200: at step 100 the learning rate was 0 and goes on at 0.541"
+    )
 
 
 def test_the_start_names_the_classes_and_what_is_left_out(tmp_path: Path) -> None:

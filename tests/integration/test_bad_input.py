@@ -334,7 +334,7 @@ def test_what_does_not_change_results_may_change(finished: Path, capsys: pytest.
 def test_a_run_on_other_data(finished: Path, images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(finished)
     line = fault(capsys, "pretrain", *SMALL, f"data.train={images}", "--folder", finished)
-    assert line.startswith(f"{finished}: this run was made with data.content = ")
+    assert line.startswith(f"{finished}: this run was made with other training data (data.content ")
     assert contents(finished) == before
 
 
