@@ -18,7 +18,7 @@ from torch import Tensor
 
 from mrp.data import colour, order
 from mrp.data.augmentations import AUGMENTATIONS
-from mrp.data.config import Augment, Change, Config, Crop, Size
+from mrp.data.config import Augment, Change, Config, Crop, Interpolation, Size
 from mrp.data.decode import decode, decode_box
 from mrp.data.order import Words
 from mrp.data.source import Partial, RawImage
@@ -85,6 +85,7 @@ class View:
         self.train = train
         self._kept = config.frame.kept(config.shape)
         self._mean = np.array(config.mean)
+        self._how: Interpolation = getattr(config.frame, "interpolation", "bicubic")  # of crops
         if train:
             images = Images(config.shape, config.num_channels, config.mean)
             self._frame, *self._changes = (_built(augment, images) for augment in config.chain)
@@ -125,7 +126,7 @@ class View:
     def _changed(self, image: Tensor, box: Box, key: int) -> Tensor:
         """Returns what is in a box of the image as training sees it."""
         top, left, height, width = box
-        image = self._frame(resize(image[:, top : top + height, left : left + width], self.size), key)
+        image = self._frame(resize(image[:, top : top + height, left : left + width], self.size, self._how), key)
         if self._changes:
             words = (order.fold(_CHAIN, key, np.arange(2 * len(self._changes))) >> np.uint64(1)).reshape(2, -1)
             done = words[0] * 2.0**-63 < self._chances
@@ -181,19 +182,19 @@ def crop_box(size: Size, crop: Crop, draws: list[float]) -> Box:
     return (height - h) // 2, (width - w) // 2, h, w
 
 
-def resize(image: Tensor, size: Size) -> Tensor:
-    """Returns the image (C H W) at exactly this size, antialiased and bicubic; unchanged if it has that size."""
+def resize(image: Tensor, size: Size, how: Interpolation = "bicubic") -> Tensor:
+    """Returns the image (C H W) at exactly this size, antialiased; unchanged if it has that size."""
     if image.shape[1:] == size:
         return image
     if image.dtype == torch.uint16:
-        return as_before(interpolate(image[None].float(), size)[0], image.dtype)
-    return interpolate(image[None], size)[0]
+        return as_before(interpolate(image[None].float(), size, how)[0], image.dtype)
+    return interpolate(image[None], size, how)[0]
 
 
-def interpolate(images: Tensor, size: Size) -> Tensor:
-    """Returns images (B C H W) at another size, antialiased and bicubic."""
+def interpolate(images: Tensor, size: Size, how: Interpolation = "bicubic") -> Tensor:
+    """Returns images (B C H W) at another size, antialiased."""
     pixels = images.contiguous(memory_format=torch.channels_last)  # torch's fast path, also after a crop
-    return F.interpolate(pixels, size=size, mode="bicubic", antialias=True)
+    return F.interpolate(pixels, size=size, mode=how, antialias=True)
 
 
 def covering(size: Size, area: Size) -> Size:

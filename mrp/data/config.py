@@ -73,6 +73,9 @@ class Augment(Node):
         return None
 
 
+Interpolation = Literal["bicubic", "bilinear"]
+
+
 class Frame(Augment):
     """The first of a chain, which makes all images one size: training sees a part of them, evaluation a central one."""
 
@@ -94,6 +97,7 @@ class Crop(Frame):
     scale: Annotated[tuple[float, float], two("shares of the area", 1)] = (0.2, 1.0)  # share of the image's area
     ratio: Annotated[tuple[float, float], two("ratios of width to height")] = (3 / 4, 4 / 3)  # width over height
     flip: bool = True  # mirror every second image, at random
+    interpolation: Interpolation = "bicubic"  # by which a crop is resized; evaluation is always bicubic
     jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
     rand: RandAugment | None = None
     # From this size on (the shorter side of `size`), evaluation sees the whole shorter side of an image, and below it

@@ -43,8 +43,11 @@ def held_size(source: Source, config: Config) -> Size:
         raise ConfigError("samples of data.train may lack channels, which is not known on the device")
     if type(augment) is Resize:
         return config.shape
-    if type(augment) is not Crop or augment.jitter or augment.rand is not None:
-        raise ConfigError("of data.augment, only resize, and crop without jitter and rand, are known on the device")
+    coloured = type(augment) is Crop and (augment.jitter or augment.rand is not None)
+    if type(augment) is not Crop or coloured or augment.interpolation != "bicubic":
+        raise ConfigError(
+            "of data.augment, only resize, and bicubic crop without jitter and rand, are known on the device"
+        )
     first = Batches(source, _Whole(config, None), EvaluationPlan(0, 1, 1), source.replacement)
     image = first.read(0, [0], []).views[0]
     return image.shape[1], image.shape[2]

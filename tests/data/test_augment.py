@@ -66,13 +66,16 @@ def test_draws_are_uniform_and_apart() -> None:
     assert len(np.unique(draws)) == draws.size
 
 
+@pytest.mark.parametrize("how", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [32, (48, 20)])
-def test_training_pixels_are_those_of_torchvision(size: Any) -> None:
-    image, train = photo(120, 90), view(True, size)
+def test_training_pixels_are_those_of_torchvision(size: Any, how: str) -> None:
+    image, train = photo(120, 90), view(True, size, augment={"name": "crop", "interpolation": how})
     flipped = 0
     for key in range(20):
         flip, *draws = uniforms(key)
-        wanted = resized_crop(image, *crop_box((120, 90), Crop(), draws), list(train.size), BICUBIC, antialias=True)
+        wanted = resized_crop(
+            image, *crop_box((120, 90), Crop(), draws), list(train.size), InterpolationMode(how), antialias=True
+        )
         flipped += flip < 0.5
         torch.testing.assert_close(train(image, key), wanted.flip(-1) if flip < 0.5 else wanted, rtol=0, atol=0)
     assert 3 < flipped < 17
@@ -82,7 +85,9 @@ def test_training_pixels_are_those_of_torchvision(size: Any) -> None:
 def test_evaluation_pixels_are_those_of_torchvision(height: int, width: int) -> None:
     image = photo(height, width)
     wanted = Compose([TorchvisionResize(64, BICUBIC, antialias=True), CenterCrop(56)])(image)
-    torch.testing.assert_close(view(False, 56)(image, 5), wanted, rtol=0, atol=0)
+    for how in ("bicubic", "bilinear"):  # which is for crops alone
+        seen = view(False, 56, augment={"name": "crop", "interpolation": how})(image, 5)
+        torch.testing.assert_close(seen, wanted, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [(32, 64), (64, 32)])

@@ -181,8 +181,10 @@ def test_what_cannot_be_held_is_refused_with_its_reason(tmp_path: Path, monkeypa
     refused = partial(pytest.raises, ConfigError)
     with refused(match=r"2\.png: 24 x 20 pixels, and the first image has 20 x 20: crops need one size"):
         hold(source, config())
-    with refused(match=r"only resize, and crop without jitter and rand"):
+    with refused(match=r"only resize, and bicubic crop without jitter and rand"):
         hold(source, config(augment={"name": "crop", "jitter": 0.4}))
+    with refused(match=r"only resize, and bicubic crop without jitter and rand"):
+        hold(source, config(augment={"name": "crop", "interpolation": "bilinear"}))
     Image.fromarray(np.zeros((20, 20), np.uint16)).save(tmp_path / "0.png")
     with refused(match=r"0\.png: not of 8 bits"):
         hold(source, config(channels=1))
