@@ -57,10 +57,21 @@ class Quarantine:
         path = folder / FILE
         if not self._bad:
             return 0
-        with path.open("a+", encoding="utf-8") as file:
+        with path.open("a+", encoding="utf-8", errors="replace") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
-            there = {json.loads(line)["sample"] for line in file}
+            content = file.read()
+            there = {_sample(line) for line in content.splitlines()}
             new = [bad for bad in self.state() if bad.sample not in there]
-            file.writelines(json.dumps(bad._asdict()) + "\n" for bad in new)
+            torn = "\n" if content and not content.endswith("\n") else ""
+            file.write(torn + "".join(json.dumps(bad._asdict()) + "\n" for bad in new))
         return len(new)
+
+
+def _sample(line: str) -> int | None:
+    """Returns which sample a line is about; None for one that a kill has torn."""
+    try:
+        sample: int = json.loads(line)["sample"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return sample

@@ -269,6 +269,15 @@ def test_over_the_limit_the_list_is_written_before_the_run_stops(tmp_path: Path)
     assert [json.loads(line)["sample"] for line in lines] == [0, 1, 2]
 
 
+def test_a_line_of_the_list_that_a_kill_has_torn_ends_no_later_run(tmp_path: Path) -> None:
+    quarantine, path = Quarantine(), tmp_path / "quarantine.jsonl"
+    quarantine.add(Bad(number, f"sample {number}", "no image") for number in range(2))
+    assert quarantine.write(tmp_path) == 2
+    path.write_bytes(path.read_bytes()[:-9])
+    assert [quarantine.write(tmp_path) for _ in range(2)] == [1, 0]
+    assert json.loads(path.read_text().splitlines()[-1])["sample"] == 1
+
+
 def test_a_run_over_the_limit_leaves_its_list(tmp_path: Path, capsys: Any) -> None:
     make(photographs_with(tmp_path / "images", {5: b""}), tmp_path / "shards", seed=None, shard_size=6)
     words = [f"data.train={tmp_path / 'shards'}", "data.test=null", "data.damaged=0", "batch=6", "length=2 steps"]
