@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -41,12 +42,18 @@ def build_step(run: Run) -> Step:
     backbone.set_grad_checkpointing(run.machine.checkpointing)
     objective: Objective = OBJECTIVES.find(run.name).Objective(run.objective, backbone)
     objective.name = Path(run.name).stem
-    _check_judged(objective)
+    _check_form(objective)
     return Step(_build_prepare(run), objective, run.precision)
 
 
-def _check_judged(objective: Objective) -> None:
-    """Refuses a method that has its teacher judged and has none."""
+def _check_form(objective: Objective) -> None:
+    """Refuses a method that has its teacher judged and has none, or that cannot be called before or after a step."""
+    for call in (objective.before_step, objective.after_step):
+        try:
+            inspect.signature(call).bind(0, None)
+        except TypeError as error:
+            form = f"{call.__name__}{inspect.signature(call)}"
+            raise ConfigError(f"objective.name: {objective.name}: {form}: {error}; see mrp.Objective") from None
     try:
         _ = objective.encoder
     except AttributeError:

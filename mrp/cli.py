@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mrp
-from mrp import progress, verbs
+from mrp import outside, progress, verbs
 from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped, nearest
 
 USER_ERROR = 2
@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"mrp: stopped: {error}", INCIDENT)
     except Exception as fault:
         _wait_if("RANK" in os.environ and isinstance(fault, RuntimeError))
+        if (where := outside.blamed(fault)) is not None:
+            _leave(f"mrp: error: {where}: {type(fault).__name__}: {fault}; mend the file", USER_ERROR)
         if arguments is None and _is_held_up():
             traceback.print_exc()
             _end(1)

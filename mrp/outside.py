@@ -21,6 +21,7 @@ from mrp.config.errors import ConfigError
 
 SUFFIX = ".py"
 KEPT = "code"  # the folder of a run that holds the copies
+_files = set[str]()  # the files that were loaded, and their neighbours
 
 
 def load(path: Path, kind: str) -> ModuleType:
@@ -30,6 +31,12 @@ def load(path: Path, kind: str) -> ModuleType:
     code = digest(path)
     # The name tells files of one name in two folders apart: what is sent to a worker process is found again by it.
     return _execute(path, f"mrp_{kind.replace(' ', '_')}_{path.stem}_{code[:8]}", code)
+
+
+def blamed(error: BaseException) -> str | None:
+    """Returns the file outside mrp and its line from which an error came; None where it came from none."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _files]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
 
 
 def digest(path: Path) -> str:
@@ -97,13 +104,12 @@ def _execute(path: Path, name: str, digest: str) -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    _files.update(map(str, _trees(path)))
     sys.path.insert(0, str(path.parent))
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename) in _trees(path)]
-        where = f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(path)
-        raise ConfigError(f"{where}: {type(error).__name__}: {error}; mend the file") from error
+        raise ConfigError(f"{blamed(error) or path}: {type(error).__name__}: {error}; mend the file") from error
     finally:
         sys.path.remove(str(path.parent))
         for neighbour in neighbours:  # they belong to this file alone: another may have neighbours of the same names

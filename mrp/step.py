@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output, in_units
+from mrp.config import ConfigError
 from mrp.data.order import fold
 from mrp.methodkit import Objective, Scheduled
 from mrp.prepare.config import Precision
@@ -94,6 +95,8 @@ class Step(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             if not features:
                 output: Output = self.objective(batch)
+                if not torch.compiler.is_compiling():  # before anything is compiled, a step is tried once as it is
+                    _check(output, len(batch.keys), self.objective.name)
                 return output
             read = features(self.objective, batch) if callable(features) else self.objective.features(batch)
             return Output(loss=images.new_zeros(()), features=read.float())
@@ -109,6 +112,30 @@ class Step(nn.Module):
     def after_step(self, step: int, updated: Tensor) -> None:
         """Tells the objective that the optimizer was called, and (on the device) whether it changed the weights."""
         self.objective.after_step(step, updated)
+
+
+def _check(output: Any, images: int, method: str) -> None:
+    """Refuses what no method may return: its numbers would fail far from their cause, or be counted wrongly."""
+    where = f"objective {method}: forward returns"
+    if not isinstance(output, Output):
+        raise ConfigError(f"{where} a {type(output).__name__}, where mrp.Output(loss=...) is expected")
+    metrics = {f"Output.metrics['{name}']": value for name, value in output.metrics.items()}
+    for what, value in {"Output.loss": output.loss, **metrics}.items():
+        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+            raise ConfigError(
+                f"{where} {_described(value)} as {what}; give a mean: a tensor of shape () and a type of floats"
+            )
+    for name, value in output.per_sample.items():
+        if not isinstance(value, Tensor) or value.shape != (images,):
+            raise ConfigError(f"{where} {_described(value)} as Output.per_sample['{name}']; give one number per image")
+    if output.features is not None and len(output.features) != images:
+        raise ConfigError(f"{where} {_described(output.features)} as Output.features; give one vector per image")
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)} and {value.dtype}"
+    return f"a {type(value).__name__}"
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

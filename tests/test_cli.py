@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mrp
-from mrp import cli, verbs
+from mrp import cli, outside, verbs
 from mrp.config import ConfigError, Preempted, Stopped
 from mrp.processes import launch
 from mrp.run import load
@@ -170,6 +170,15 @@ def test_a_bug_of_ours_keeps_its_traceback(error: Exception, monkeypatch: pytest
     failing(monkeypatch, error)
     with pytest.raises(type(error), match="a bug"):
         cli.main(["config", "demo"])
+
+
+def test_a_fault_of_the_user_s_file_is_one_line_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("def run(options):\n    raise ValueError('my own\\nfault')\n")
+    monkeypatch.setattr(verbs.find("config"), "run", outside.load(file, "verb").run)
+    assert line(capsys, 2, "config", "demo") == f"mrp: error: {file}, line 2: ValueError: my own fault; mend the file"
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
+from mrp.config import ConfigError
 from mrp.methodkit import Objective
 from mrp.step import Prepare, Step
 
@@ -31,6 +34,26 @@ class Probe(Objective):
 
     def after_step(self, step: int, updated: Tensor) -> None:
         self.told.append((step, bool(updated)))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (torch.ones(()), r"a Tensor, where mrp.Output\(loss=...\) is expected"),
+        (Output(torch.ones(3)), r"a tensor of shape \(3,\) and torch.float32 as Output.loss; give a mean"),
+        (Output(torch.ones(()), {"loss": 1.0}), r"a float as Output.metrics\['loss'\]; give a mean"),  # type: ignore[dict-item]
+        (Output(torch.ones(()), {"n": torch.tensor(1)}), r"torch.int64 as Output.metrics\['n'\]"),
+        (Output(torch.ones(()), per_sample={"loss": torch.ones(())}), r"shape \(\) .* as Output.per_sample\['loss'\]"),
+        (Output(torch.ones(()), features=torch.ones(2, 5)), r"shape \(2, 5\) .* as Output.features; give one vector"),
+    ],
+    ids=["no output", "a vector", "a number", "whole", "of no sample", "of other images"],
+)
+def test_what_no_method_may_return_is_named(returned: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = Probe()
+    monkeypatch.setattr(probe, "forward", lambda batch: returned)
+    step = Step(Prepare((0.5,), (0.25,)), probe, "fp32")
+    with pytest.raises(ConfigError, match=f"objective method: forward returns .*{message}"):
+        step(Batch(torch.zeros(3, 1, 2, 2), torch.arange(3)))
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from mrp import outside
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.processes.container import host_memory
@@ -116,6 +117,14 @@ def _count(step: nn.Module, channels: int, size: tuple[int, int], images: int) -
             f"objective: its forward pass needs numbers that are not known before it is run ({error.func}), so its "
             "memory cannot be foreseen; give machine.micro_batch a number"
         ) from None
+    except AssertionError as error:
+        if "FakeTensors" not in str(error):
+            raise
+        raise ConfigError(
+            f"{outside.blamed(error) or 'objective'}: uses a tensor that is neither a parameter nor a buffer of the "
+            "method, so it would be neither moved to a device nor saved; register it (nn.ModuleList, nn.Parameter, "
+            "register_buffer)"
+        ) from None
     return counts
 
 
@@ -153,7 +162,8 @@ class _Counting(nn.Module):
                 output = self.step(batch)
             forward = counter.total
             kept = sum(tensor.untyped_storage().nbytes() for tensor in saved.values())
-            output.loss.backward()
+            if output.loss.requires_grad:  # or else a later check says what is wrong
+                output.loss.backward()
         return forward, counter.total, kept
 
 

@@ -5,8 +5,10 @@ One process would train on without a word; several would end in a traceback, sin
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
@@ -26,6 +28,7 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
     keys = torch.arange(2 * views)
     batch = Batch(torch.zeros(len(keys), channels, *size), keys, labels=torch.zeros_like(keys), places=keys)
     loss = step(batch.to(next(step.parameters()).device)).loss
+    _refuse_foreign_weights(loss, set(map(id, step.parameters())))
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():
         for module, name, buffer, before in buffers:  # only now, since the backward pass may need a buffer as it was
@@ -33,6 +36,23 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
     if not loss.requires_grad:
         return list(trained)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
+
+
+def _refuse_foreign_weights(loss: Tensor, known: set[int]) -> None:
+    """Ends with one line if the loss depends on weights that no optimizer and no checkpoint would ever see."""
+    waiting, seen = [loss.grad_fn], set[Any]()
+    while waiting:
+        node: Any = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [earlier for earlier, _ in node.next_functions]
+        weight = getattr(node, "variable", None)
+        if weight is not None and id(weight) not in known:
+            raise ConfigError(
+                f"objective: the loss depends on a weight of shape {tuple(weight.shape)} that is no parameter of the "
+                "method, so it would be neither trained nor saved; keep modules in nn.ModuleList or nn.ModuleDict"
+            )
 
 
 def refuse_unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], views: int = 1) -> None:

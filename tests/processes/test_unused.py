@@ -11,6 +11,7 @@ from mrp.batch import Batch, Output
 from mrp.build import build_step, check_best, measure_cost
 from mrp.config import ConfigError
 from mrp.objectives import mae
+from mrp.processes.cost import measure
 from mrp.processes.unused import refuse_unused_parameters, unused_parameters
 from mrp.run import load
 from mrp.step import Step
@@ -89,3 +90,30 @@ def test_a_loss_without_gradient_uses_nothing(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(step.objective, "forward", forward)
     trained = [name for name, parameter in step.named_parameters() if parameter.requires_grad]
     assert unused_parameters(step, 3, (16, 16)) == trained
+
+
+def test_weights_that_no_checkpoint_would_hold_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A list of modules in place of an `nn.ModuleList`: it would never be trained."""
+    step, layers = build_step(make_run("mae")), [nn.Linear(2, 2)]
+    forward = step.objective.forward
+
+    def with_layers(batch: Batch) -> Output:
+        output = forward(batch)
+        output.loss = output.loss + layers[0](torch.ones(2)).sum()
+        return output
+
+    monkeypatch.setattr(step.objective, "forward", with_layers)
+    with pytest.raises(
+        ConfigError, match=r"a weight of shape \(2, 2\) that is no parameter of the method.*nn.ModuleList"
+    ):
+        unused_parameters(step, 3, (16, 16))
+    monkeypatch.setattr(mae.Objective, "forward", lambda objective, batch: with_layers(batch))
+    with pytest.raises(ConfigError, match=r"uses a tensor that is neither a parameter nor a buffer of the method"):
+        measure(build_step(make_run("mae")).to("meta"), 3, (16, 16))
+
+
+@pytest.mark.parametrize("name", ["before_step", "after_step"])
+def test_a_method_that_cannot_be_told_of_a_step_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mae.Objective, name, lambda objective, step: None)
+    with pytest.raises(ConfigError, match=r"objective.name: mae: .*too many positional arguments; see mrp.Objective"):
+        build_step(make_run("mae"))
