@@ -60,8 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"mrp: stopped: {error}", INCIDENT)
     except Exception as fault:
         _wait_if("RANK" in os.environ and isinstance(fault, RuntimeError))
-        if (where := outside.blamed(fault)) is not None:
-            _leave(f"mrp: error: {where}: {type(fault).__name__}: {fault}; mend the file", USER_ERROR)
+        if (line := outside.blamed(fault)) is not None:
+            _leave(f"mrp: error: {line}: {type(fault).__name__}: {fault}; mend the file", USER_ERROR)
         if arguments is None and _is_held_up():
             traceback.print_exc()
             _end(1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 import numpy as np
 import torch
@@ -21,10 +21,11 @@ from mrp.data.decode import DecodeError, UnfitError
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Ints, Order, keys
 from mrp.data.quarantine import Bad
-from mrp.data.source import Partial, Source
+from mrp.data.source import Partial, RawImage, Source
 from mrp.data.workers import WorkerError
 
 _KINDS = [torch.uint8, torch.uint16, torch.float32]  # of pixels, each of which holds those before it
+_TYPES = [np.dtype(kind) for kind in (np.uint8, np.uint16, np.float32)]  # the same
 _MOST_KNOWN = 1 << 24  # samples, of one byte of shared memory each; the largest sets are gone through about once
 
 
@@ -159,11 +160,10 @@ class Batches(Dataset[Result | WorkerError]):
             following = self.replacement(candidate) if candidate in self.known_bad else None
             if following is None:
                 try:
-                    data, label = self.source.read(candidate)
-                    self._check_label(candidate, label)
+                    data, label = self._checked(candidate, self.source.read(candidate))
                     images = self.view.decoded(data, keys_, sound=candidate in self.sound)
                     self.sound.add(candidate)
-                    return Seen(images, label, data.present if isinstance(data, Partial) else None)
+                    return Seen(_apart(images, data), label, data.present if isinstance(data, Partial) else None)
                 except UnfitError as error:
                     raise ConfigError(f"{self._where(candidate)}: {error}") from None
                 except DecodeError as error:
@@ -176,13 +176,31 @@ class Batches(Dataset[Result | WorkerError]):
             candidate = following
         raise ConfigError(f"{self._where(sample)}: no sample of its shard is an image; remove the shard")
 
-    def _check_label(self, sample: int, label: int) -> None:
-        classes = len(self.source.classes)
-        if classes and not 0 <= label < classes:
-            raise ConfigError(
-                f"{self._where(sample)}: has the label {label}, and {classes} classes have the labels 0 to "
-                f"{classes - 1}; mend the data, or name all classes"
+    def _checked(self, sample: int, read: Any) -> tuple[RawImage, int]:
+        """Returns an image and its label, after checking that a source of one's own gives what it must."""
+        if not isinstance(read, tuple) or len(read) != 2:
+            raise UnfitError(f"its source reads a {type(read).__name__}; give an image and its label: (image, label)")
+        data, label = read
+        pixels = data.pixels if isinstance(data, Partial) else data
+        if isinstance(pixels, np.ndarray):
+            if pixels.ndim != 3 or pixels.dtype not in _TYPES:
+                raise UnfitError(
+                    f"its source reads {pixels.dtype} of shape {pixels.shape}; give pixels (height, width, channels) "
+                    "of uint8, uint16 or float32"
+                )
+        elif not isinstance(pixels, bytes | bytearray | memoryview):
+            raise UnfitError(
+                f"its source reads a {type(pixels).__name__}; give the bytes of an image file, or pixels as an array"
             )
+        if classes := len(self.source.classes):
+            if not isinstance(label, SupportsIndex):
+                raise UnfitError(f"has the label {label!r}, a {type(label).__name__}; give the number of its class")
+            if not 0 <= label.__index__() < classes:
+                raise UnfitError(
+                    f"has the label {label}, and {classes} classes have the labels 0 to {classes - 1}; mend the data, "
+                    "or name all classes"
+                )
+        return data, label
 
     def _where(self, sample: int) -> str:
         """Returns what to call a sample, also when the file that holds its name cannot be read."""
@@ -190,6 +208,14 @@ class Batches(Dataset[Result | WorkerError]):
             return self.source.where(sample)
         except OSError:
             return f"sample {sample}"
+
+
+def _apart(images: list[Tensor], data: RawImage) -> list[Tensor]:
+    """Returns images that share no memory with the pixels that they come from: a source may read into one array."""
+    pixels = data.pixels if isinstance(data, Partial) else data
+    if not isinstance(pixels, np.ndarray):
+        return images
+    return [image.clone() if np.may_share_memory(image.numpy(), pixels) else image for image in images]
 
 
 def _no_replacement(sample: int) -> None:

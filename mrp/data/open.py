@@ -11,10 +11,11 @@ from mrp.config import ConfigError, Node, nearest
 from mrp.data.channels import choose
 from mrp.data.config import CacheConfig, Config
 from mrp.data.mixtures import Mixture
-from mrp.data.source import Source
+from mrp.data.source import Source, one_line
 from mrp.data.sources import RECOGNISED, SOURCES
 from mrp.data.storage.cache import Cache
 from mrp.data.subset import select
+from mrp.outside import SUFFIX
 
 Split = Literal["train", "test"]
 
@@ -51,7 +52,20 @@ def open_source(
         raise ConfigError(
             f"{error.filename or spec}: cannot be read: {error.strerror or error}; mend or remove it"
         ) from None
+    if (name := getattr(config, "name", "")).endswith(SUFFIX):
+        _check(source, name)
     return source
+
+
+def _check(source: Source, name: str) -> None:
+    """Refuses a source of one's own that cannot be what it says: a run would go on, or stop, for a wrong reason."""
+    if not isinstance(source.identity, str) or not source.identity:
+        raise ConfigError(f"{name}: its identity is {source.identity!r}; give a text, a sha256 of what its data are")
+    classes = source.classes
+    if len(set(classes)) < len(classes) or not all(isinstance(one, str) for one in classes):
+        raise ConfigError(f"{name}: its classes are {one_line(classes)}; give each a name of its own, as text")
+    if classes and "labels" in vars(source) and len(source.labels) != len(source):
+        raise ConfigError(f"{name}: it has {len(source.labels):,} labels for {len(source):,} images; give each one")
 
 
 def _recognise(text: str, split: Split) -> Node:

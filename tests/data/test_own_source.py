@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -15,7 +16,11 @@ import yaml
 from mrp.build import open_source
 from mrp.cli import main
 from mrp.config import ConfigError
+from mrp.data.augment import View
+from mrp.data.batches import Batches, EvaluationPlan, Result
+from mrp.data.source import Source
 from mrp.data.subset import select
+from mrp.data.workers import WorkerError
 from mrp.exchange import card
 from mrp.run import load
 from tests.data.conftest import SMALL, jpeg
@@ -132,6 +137,61 @@ def test_mistakes_are_one_line(stripes: str, section: str, wanted: str) -> None:
         load("demo", [f"data.train={section}"])
     assert wanted in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def seen_of(source: Source) -> Result | WorkerError:
+    """The first four samples as training sees them, without an augmentation."""
+    view = View(load("demo").data, train=True)
+    return Batches(source, view, EvaluationPlan(0, 4, 4), None)[0]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("image[..., 0], 1", "reads uint8 of shape (8, 8); give pixels (height, width, channels) of uint8, uint16 or"),
+        ("image / 255, 1", "reads float64 of shape (8, 8, 1); give pixels"),
+        ("image.tolist(), 1", "reads a list; give the bytes of an image file, or pixels as an array"),
+        ("image", "reads a ndarray; give an image and its label: (image, label)"),
+        ("image, '1'", "has the label '1', a str; give the number of its class"),
+        ("image, 1.5", "has the label 1.5, a float; give the number of its class"),
+        ("image, 2", "has the label 2, and 2 classes have the labels 0 to 1"),
+    ],
+)
+def test_what_no_source_may_read_is_named(stripes: str, given: str, message: str) -> None:
+    read = "return np.ascontiguousarray(image[..., None]), index % 2"
+    Path(stripes).write_text(STRIPES.replace(read, f"image = image[..., None]; return {given}"))
+    found = seen_of(open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train"))
+    assert isinstance(found, WorkerError)
+    assert found.message.startswith(f"{Path.cwd() / 'stripes.py'}: sample 0: ")
+    assert message in found.message
+
+
+def test_a_source_may_read_every_image_into_one_array(stripes: str) -> None:
+    own = open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
+    images = [cast(Any, own.read(number)[0]).copy() for number in range(4)]
+    again = "self.same[:] = image[..., None]; return self.same"
+    text = STRIPES.replace("return np.ascontiguousarray(image[..., None])", again)
+    text = text.replace("self.count = config.count", "self.count = config.count; self.same = np.zeros((8, 8, 1), 'u1')")
+    Path(stripes).write_text(text)
+    found = seen_of(open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train"))
+    assert isinstance(found, Result)
+    assert np.array_equal(found.batch.images.numpy(), np.stack(images).transpose(0, 3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    ("instead", "wanted"),
+    [
+        ("self.identity = None", "its identity is None; give a text, a sha256"),
+        ("self.identity = 'x'; self.labels = [0]", "it has 1 labels for 64 images"),
+        ("self.identity = 'x'; self.classes = (0, 1)", "its classes are (0, 1); give each a name of its own"),
+        ("self.identity = 'x'; self.classes = ('a', 'a')", "its classes are ('a', 'a'); give each a name"),
+    ],
+)
+def test_a_source_that_contradicts_itself_is_one_line(stripes: str, instead: str, wanted: str) -> None:
+    line = next(line for line in STRIPES.splitlines() if "self.identity" in line)
+    Path(stripes).write_text(STRIPES.replace(line.strip(), instead))
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
 
 
 def test_a_section_names_a_kind_that_comes_with_mrp(tmp_path: Path) -> None:
