@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +20,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from mrp import ending, progress
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
-from mrp.config import ConfigError, Preempted, Stopped
+from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
 from mrp.folder import claim, flat
 from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
@@ -42,6 +43,7 @@ class Closable(Protocol):
 
 
 C = TypeVar("C", bound=Closable)
+T = TypeVar("T")
 LATE = 75.0  # seconds after which a network disk shows a new folder to every machine; NFS does after 60
 _TRAINING = threading.Lock()  # held by the session that this process is in
 
@@ -133,7 +135,8 @@ class Session:
         allow: Sequence[str], steps: int, balance: str | None,
     ) -> None:  # fmt: skip
         """Claims the run's folder, on the main process; the others wait until that is done."""
-        if self.main:
+
+        def claimed() -> None:
             if (other := watchdog.writer_elsewhere(self.folder, self.say)) is not None:
                 raise ConfigError(f"{self.folder}: {other} is writing this run; wait for it, or use --folder FOLDER")
             saved = [checkpoint.step for checkpoint in checkpoints.listed(self.folder)]
@@ -146,7 +149,8 @@ class Session:
             self.enter(ending.noted(self.folder, lambda: self.signals.asked))
             faults.forget(self.folder)
             watchdog.forget(self.folder)
-        self.accelerator.wait_for_everyone()
+
+        self.together(claimed if self.main else lambda: None)
         self._watchdog.claimed = True
         self.enter(faults.shared(self.folder, self.processes))
         self.enter(self._left_together())
@@ -162,6 +166,23 @@ class Session:
         except (Stopped, Preempted):
             self.accelerator.wait_for_everyone()
             raise
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Returns what this process works out; where any process has a fault, all of them end with its line.
+
+        The others would wait for it in their next exchange, and report a lost connection, each with a traceback.
+        """
+        fault: ConfigError | OSError | None = None
+        try:
+            found = work()
+        except (ConfigError, OSError) as error:
+            fault = error
+        told = from_all(None if fault is None else f"process {self.rank} on {socket.gethostname()}: {fault}")
+        if fault is not None:
+            raise fault
+        for text in filter(None, told):
+            raise FaultElsewhere(text)
+        return found
 
     def from_main(self, value: Any) -> Any:
         """Returns the main process's value on every process."""

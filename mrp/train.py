@@ -64,7 +64,8 @@ def train(run: Run, folder: Path) -> None:
     if run.machine.workers:
         prepare_workers()  # they take seconds to import torch, in which the model is built
     with Session.open(folder, run.machine, run.precision, long_evaluations=bool(run.evaluate)) as session:
-        job = plan_job(run, folder, session.processes, session.least_memory())
+        memory_of_each = session.least_memory()
+        job = session.together(lambda: plan_job(run, folder, session.processes, memory_of_each))
         session.enter(threads.limited(job.threads(session.device)))
         balance = balance_warning(job.source, job.order)
         session.lock(job.run.resolved(), job.identity, default_identity(job.run), run.resume.allow, job.steps, balance)

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from mrp import session
 from mrp.cli import main
-from mrp.config import ConfigError, Preempted, Stopped
+from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
 from mrp.processes import faults
 from mrp.processes.join import leave
 from mrp.run import Machine
@@ -55,6 +56,33 @@ def test_the_fault_may_be_written_after_the_connection_is_lost(tmp_path: Path) -
     with pytest.raises(ConfigError, match=r"^late$"), faults.shared(tmp_path, 2):
         raise LOST
     timer.join()
+
+
+@pytest.mark.parametrize(
+    "fault", [ConfigError("no data here"), PermissionError(13, "Permission denied", "/data"), None]
+)
+def test_what_one_process_cannot_open_ends_all_before_they_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch, fault: Exception | None
+) -> None:
+    """Each would end with a traceback of a lost connection, and with NCCL by a signal."""
+    here, other = object.__new__(Session), object.__new__(Session)
+    here.rank, told = 7, list[object]()
+    monkeypatch.setattr(session, "from_all", lambda value: told.append(value) or [None, value])
+
+    def opened() -> str:
+        if fault is not None:
+            raise fault
+        return "data"
+
+    if fault is None:
+        assert here.together(opened) == "data"
+        return
+    with pytest.raises(type(fault)) as raised:
+        here.together(opened)
+    assert raised.value is fault
+    monkeypatch.setattr(session, "from_all", lambda value: [value, *told])
+    with pytest.raises(FaultElsewhere, match=r"^process 7 on .*: .*(no data here|Permission denied: '/data')$"):
+        other.together(lambda: "data")
 
 
 def test_what_nobody_explains_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
