@@ -94,7 +94,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 def each_line(path: Path) -> Iterator[dict[str, Any]]:
     """Yields the same lines one by one: a run of a million steps has more than should be in memory at once."""
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
         for content in file:
             if (line := _sound(content)) is not None:
                 yield line
@@ -105,7 +105,7 @@ def from_the_end(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
     What a kill has torn is passed over.
     """
-    with suppress(FileNotFoundError), path.open("rb") as file:
+    with suppress(FileNotFoundError, NotADirectoryError), path.open("rb") as file:
         start = end = file.seek(0, os.SEEK_END)
         rest = b""
         while start:

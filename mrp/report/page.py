@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from mrp.config import ConfigError
 from mrp.evaluate import statistics
 from mrp.evaluate.interval import Interval
@@ -167,7 +169,7 @@ def _of_draws(first: Measure, second: Measure) -> Difference | None:
 def _same_images(first: Cell, second: Cell) -> tuple[statistics.Bools, statistics.Bools] | None:
     """Returns both cells' right answers, where they are about the same images: a column is about one data set."""
     mine, theirs = first.outcomes, second.outcomes
-    if mine is None or theirs is None or mine.classes.tolist() != theirs.classes.tolist():
+    if mine is None or theirs is None or not np.array_equal(mine.classes, theirs.classes):
         return None
     return mine.right, theirs.right
 
