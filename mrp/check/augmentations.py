@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mrp.check.outcome import Failed, Skipped
 from mrp.config import ConfigError, Node, Tree, build
-from mrp.data.augment import View
+from mrp.data.augment import Images, View
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.config import Augment, Change, Config, Frame
 from mrp.data.decode import UnfitError
@@ -84,9 +84,10 @@ def all_follows_from_the_key(section: Augment) -> None:
 def the_image_stays(section: Augment) -> None:
     """The image that it is given is left as it is."""
     image, channels = _fitting(section)
-    before, view = image.clone(), viewed(section, channels)
+    before, kind = image.clone(), AUGMENTATIONS.find(getattr(section, "name"))  # noqa: B009
+    bare = kind.Augmentation(section, Images((_SIDE, _SIDE), channels, (0.5,) * channels))  # a view gives copies
     for key in _KEYS:
-        view(image[:, :_SIDE, :_SIDE], key)
+        bare(image[:, :_SIDE, :_SIDE], key)
     if not torch.equal(before, image):
         raise Failed("it changes the image that it is given", "return another tensor: the other views need this one")
 

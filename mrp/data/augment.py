@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mrp.config import ConfigError
 from mrp.data import colour, order
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.config import Augment, Change, Config, Crop, Interpolation, Size
@@ -23,6 +24,7 @@ from mrp.data.decode import decode, decode_box
 from mrp.data.order import Words
 from mrp.data.source import Partial, RawImage
 from mrp.data.turbojpeg import Box
+from mrp.outside import SUFFIX
 
 RANGES = {torch.uint8: 0xFF, torch.uint16: 0xFFFF}  # the largest number of each kind that has one
 _ATTEMPTS = 10
@@ -76,6 +78,24 @@ def _built(section: Mapping[str, Any] | Augment, images: Images) -> Any:
     return AUGMENTATIONS.find(getattr(config, "name")).Augmentation(config, images)  # noqa: B009
 
 
+class _Own:
+    """An augmentation in a file of one's own: it gets an image that it may change, and has to return one like it."""
+
+    def __init__(self, augmentation: Augmentation, name: str) -> None:
+        self._augmentation, self._name = augmentation, name
+
+    def __call__(self, image: Tensor, key: int) -> Tensor:
+        given, found = (image.dtype, tuple(image.shape)), self._augmentation(image.clone(), key)
+        kind, shape = getattr(found, "dtype", None), tuple(getattr(found, "shape", ()))
+        if not isinstance(found, Tensor) or (kind, shape) != given:
+            what = f"a tensor of {kind} and shape {shape}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
+            raise ConfigError(
+                f"{self._name}: returns {what} for an image of {given[0]} and shape {given[1]}; return a tensor like "
+                "it (mrp.data.augment.as_before gives it the same kind of numbers)"
+            )
+        return found
+
+
 class View:
     """Turns a decoded image into what training or evaluation sees of it, always of the same size."""
 
@@ -89,6 +109,8 @@ class View:
         if train:
             images = Images(config.shape, config.num_channels, config.mean)
             self._frame, *self._changes = (_built(augment, images) for augment in config.chain)
+            named = zip(self._changes, config.chain[1:], strict=True)
+            self._changes = [_Own(one, part.name) if part.name.endswith(SUFFIX) else one for one, part in named]
             self._chances = [augment.chance for augment in config.chain if isinstance(augment, Change)]
 
     def __call__(self, image: Tensor, key: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Evaluation mode, and back to the mode that each module was in before."""
+"""Evaluation in the midst of training: afterwards the model is as it was."""
 
 from __future__ import annotations
 
@@ -20,3 +20,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextmanager
+def left_as_it_was(model: nn.Module) -> Iterator[None]:
+    """Gives a training back what an evaluator may have changed: modes, gradients, and which weights are trained."""
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
+    gradients = torch.is_grad_enabled()
+    try:
+        yield
+    finally:
+        torch.set_grad_enabled(gradients)
+        for module, training in modes:
+            module.training = training
+        for parameter, is_trained in trained:
+            parameter.grad = None  # it would be added to that of the next step
+            if parameter.requires_grad != is_trained:
+                parameter.requires_grad_(is_trained)

@@ -142,7 +142,7 @@ def test_two_processes_that_differ_are_found(tmp_path: Path) -> None:
          "it cannot be sent to a worker"),
         (sources.a_misspelt_option_is_one_line, "class Config(Node):",
          "class Config(Node):\n    model_config = {'extra': 'allow'}", "an option that it does not have is accepted"),
-        (augmentations.images_keep_their_form, "(image.dtype)", "(torch.int32)", "becomes torch.int32 of"),
+        (augmentations.images_keep_their_form, "(image.dtype)", "(torch.int32)", "a tensor of torch.int32 and shape"),
         (augmentations.images_keep_their_form, "return ", "return 0 / 0 * ", "ZeroDivisionError"),
         (augmentations.all_follows_from_the_key, "next(draws(key))", "torch.rand(())", "under key 1 an image is"),
         (augmentations.the_image_stays, "return ", "image[0] = 0\n        return ", "it changes the image"),

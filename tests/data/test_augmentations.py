@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def test_a_crop_of_a_chain_decodes_no_more(monkeypatch: pytest.MonkeyPatch) -> N
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     assert all(torch.equal(one, chained(image, key)) for one, key in zip(found, (1, 2, 3), strict=True))
     monkeypatch.setattr(Crop, "box", lambda *_: (10, 10, 5, 5))
-    monkeypatch.setattr("mrp.data.augment.resize", lambda image, size: image)
+    monkeypatch.setattr("mrp.data.augment.resize", lambda image, *_: image)
     assert chained.decoded(pixels, [1])[0].shape == (3, 5, 5)
 
 
@@ -200,6 +201,29 @@ def test_files_of_ones_own_change_and_frame(own: Path) -> None:
     shares = [float(seen(image, key).float().mean() / whole.mean()) for key in range(50)]
     assert min(shares) < 0.1 < 0.9 < max(shares)
     assert torch.equal(pickle.loads(pickle.dumps(seen))(image, 1), seen(image, 1))
+
+
+def test_a_file_of_ones_own_may_change_its_image_and_no_other(own: Path) -> None:
+    (own / "dimmer.py").write_text(DIMMER.replace("return (", "image.mul_(0)\n        return ("))
+    image = picture()
+    before = image.clone()
+    assert not view("resize", "./dimmer.py")(image, 0).any()
+    assert torch.equal(image, before)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        ("image.float()", "returns a tensor of torch.float32 and shape (3, 16, 16) for an image of torch.uint8 and"),
+        ("image[:, :4]", "returns a tensor of torch.uint8 and shape (3, 4, 16) for"),
+        ("None", "returns a NoneType for"),
+        ("image.numpy()", "returns a ndarray for"),
+    ],
+)
+def test_an_augmentation_of_ones_own_keeps_the_form_of_an_image(own: Path, returned: str, message: str) -> None:
+    (own / "dimmer.py").write_text(DIMMER.replace("return (", f"return {returned}\n        return ("))
+    with pytest.raises(ConfigError, match=rf"dimmer.py: {re.escape(message)}"):
+        view("resize", "./dimmer.py")(picture(), 0)
 
 
 def test_a_run_goes_on_with_its_chain_and_with_no_other(own: Path) -> None:

@@ -10,9 +10,12 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import ANY
 
+import numpy as np
 import pytest
+import torch
 from torch import nn
 
+from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.evaluate import contract
 from mrp.evaluate.contract import Pause, Result, Training, never
@@ -116,3 +119,28 @@ def test_an_interruption_leaves_a_note_and_nothing_else(tmp_path: Path, model: n
     result = evaluators(tmp_path, Average(model)).measure(model, 10, pause)
     assert result == Result({INTERRUPTED: 1.0})
     assert not list(tmp_path.rglob("*.json"))
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"scale": 1.0}, "evaluator fixed: measure returns a dict; return contract.Result"),
+        (None, "evaluator fixed: measure returns a NoneType"),
+        (Result({"scale": "high"}), "evaluator fixed: its values are no numbers by name: could not convert string"),  # type: ignore[dict-item]
+    ],
+)
+def test_what_is_no_result_is_named(
+    found: Any, message: str, tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Fixed, "measure", lambda *given: found)
+    with pytest.raises(ConfigError, match=message):
+        evaluators(tmp_path).measure(model, 3, never)
+
+
+def test_numbers_of_numpy_and_torch_are_numbers(
+    tmp_path: Path, model: nn.Module, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: Any = Result({"one": np.float32(1), "two": torch.tensor(2.0), "three": 3})
+    monkeypatch.setattr(Fixed, "measure", lambda *given: found)
+    values = evaluators(tmp_path).measure(model, 3, never).values
+    assert json.loads(json.dumps(values)) == {"fixed/one": 1, "fixed/two": 2, "fixed/three": 3, "fixed/seconds": ANY}
