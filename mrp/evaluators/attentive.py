@@ -173,10 +173,11 @@ class Evaluator(Probe[Learned]):
             torch.optim.AdamW(head.parameters(), lr, weight_decay=_DECAY)
             for head, lr in zip(heads, (*lrs, *lrs), strict=True)
         ]
-        share = -(-min(len(source), _BATCH) // processes.num_processes)  # of a batch that each process takes
-        batch = share * processes.num_processes
+        world = processes.num_processes
+        share = max(1, min(len(source) // world, -(-_BATCH // world)))  # of a batch that each process takes
+        batch, tail = share * world, "drop" if world <= len(source) else "continuous"
         steps = max(_EPOCHS * (len(source) // batch), _STEPS)
-        in_order = order(source, self.setting.data.model_copy(update={"lanes": 1, "tail": "drop"}), batch, seed=0)
+        in_order = order(source, self.setting.data.model_copy(update={"lanes": 1, "tail": tail}), batch, seed=0)
         places = division(batch, batch, processes.process_index, processes.num_processes)
         loader = Loader(
             source, in_order, View(self.setting.data, train=False), group=batch, micro_batch=share,

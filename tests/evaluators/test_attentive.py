@@ -22,7 +22,7 @@ from mrp.evaluators import attentive
 from mrp.processes.signals import Interrupted
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import setting
+from tests.evaluators.settings import Alone, setting
 
 READOUT = Readout((1,), (TOKENS,), width=8, num_patches=16)
 
@@ -121,6 +121,21 @@ def learned_heads(
     with at.tables.of("weights"):
         learned = evaluator._learn_computed(step, Readout.tokens(step), never)
     return seen[0], learned.head.classify.weight.detach()
+
+
+@pytest.mark.parametrize(("images", "world"), [(100, 3), (12, 16)])
+def test_fewer_images_than_a_batch_of_all_processes(
+    images: int, world: int, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attentive, "_EPOCHS", 1)
+    monkeypatch.setattr(attentive, "_STEPS", 2)
+    monkeypatch.setattr(
+        attentive.Evaluator, "_answers", lambda _, heads, source, *more: torch.zeros(len(source), len(heads))
+    )
+    digits = evenly_spaced(open_source("digits", "train"), images)
+    at = setting(load("demo").data, digits, digits, Alone(world - 1, world), folder=tmp_path)
+    evaluator = attentive.Evaluator(attentive.Config(tokens="computed"), at)
+    assert evaluator._learn_computed(step, Readout.tokens(step), never).computed["images"] >= images
 
 
 def test_workers_end_where_it_is_interrupted(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
