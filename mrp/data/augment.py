@@ -109,8 +109,9 @@ class View:
         if train:
             images = Images(config.shape, config.num_channels, config.mean)
             self._frame, *self._changes = (_built(augment, images) for augment in config.chain)
-            named = zip(self._changes, config.chain[1:], strict=True)
-            self._changes = [_Own(one, part.name) if part.name.endswith(SUFFIX) else one for one, part in named]
+            names = [str(getattr(augment, "name")) for augment in config.chain[1:]]  # noqa: B009
+            named = zip(self._changes, names, strict=True)
+            self._changes = [_Own(one, name) if name.endswith(SUFFIX) else one for one, name in named]
             self._chances = [augment.chance for augment in config.chain if isinstance(augment, Change)]
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
