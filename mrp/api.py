@@ -101,7 +101,9 @@ def probe(
     (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
     """
     with handed_over(overrides) as values:
-        return probing.probe(path, evaluators, weights, step, baseline, [*words, *as_words(values)], cache, classes)
+        return probing.probe(
+            os.path.expanduser(path), evaluators, weights, step, baseline, [*words, *as_words(values)], cache, classes
+        )
 
 
 class Judged(NamedTuple):
@@ -128,9 +130,14 @@ def evaluate(
     and `head` names the classifier's classes, one per line. `data={"test": PATH}` is one more test set; without any it
     is the run's own. The page is written where `out` names a folder.
     """
-    paths = [paths] if isinstance(paths, str | Path) else paths
     plan, judged = judging.evaluate(
-        paths, tests, [*words, *as_words(overrides)], None if real is None else str(real), head, weights, again
+        _several(paths),
+        tests,
+        [*words, *as_words(overrides)],
+        None if real is None else str(real),
+        head,
+        weights,
+        again,
     )
     if os.environ.get("RANK", "0") != "0":
         return None
@@ -161,7 +168,7 @@ def judge(
     given = dict(word.split("=", 1) for word in words if "." not in word.partition("=")[0])
     given |= {name: str(place) for name, place in places.items()}
     plan, judged = judging.judge(
-        [paths] if isinstance(paths, str | Path) else paths, suite, given, weights, untrained, again,
+        _several(paths), suite, given, weights, untrained, again,
         [word for word in words if "." in word.partition("=")[0]], cache, head,
     )  # fmt: skip
     if os.environ.get("RANK", "0") != "0":
@@ -169,6 +176,10 @@ def judge(
     found = Judged(page_of(plan, judged), Path(out or Path("runs") / f"judge-{plan.suite}"))
     write_all(found.page, found.folder)
     return found
+
+
+def _several(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    return [os.path.expanduser(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
 
 
 def held_out(run: Run, count: int) -> Tensor:

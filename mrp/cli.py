@@ -122,6 +122,9 @@ def _read(words: list[str]) -> argparse.Namespace:
         rest = [word for word in rest if word.startswith("-")]
     if rest:
         top.error(f"mrp {options.verb} does not know {' '.join(rest)}")
+    for name, value in vars(options).items():
+        if isinstance(value, str) and value.startswith("~"):  # as a shell leaves it in --folder=~/runs
+            setattr(options, name, os.path.expanduser(value))
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -171,6 +172,7 @@ def load(
     one, else those that its method has judged: the student's, or its teacher's. They stand in the backbone then.
     `sections` say what other people's weights do not tell, such as `backbone={"name": "vit_small_patch16_dinov3"}`.
     """
+    path = os.path.expanduser(path)
     if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):
         read = reading.read(path, weights or "student", step, sections)
         run = run_of(read, sections.get("data"))

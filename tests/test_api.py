@@ -18,8 +18,9 @@ import pytest
 import torch
 
 import mrp
-from mrp.cli import main
+from mrp.cli import _read, main
 from mrp.config import ConfigError
+from mrp.run import run_folder
 from tests.interop.conftest import Make, images, make  # noqa: F401 -- the fixture
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -229,6 +230,17 @@ def test_a_training_is_the_same_whatever_the_caller_has_set_in_torch(pretrained:
         drawn = torch.rand(2, dtype=torch.float32, device="cpu")
     assert left_by(tmp_path / "run") == left_by(pretrained)
     assert torch.equal(drawn, expected)
+
+
+def test_a_tilde_is_the_home_folder(pretrained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells leave it in `--folder=~/runs` and Python everywhere: a run was written into a folder called `~`."""
+    monkeypatch.setenv("HOME", str(pretrained.parent))
+    assert mrp.load("~/run").folder == pretrained
+    assert run_folder("demo", "~/run") == pretrained
+    assert run_folder("demo") == Path("runs/demo")
+    assert _read(["pretrain", "demo", "--folder=~/run"]).folder == str(pretrained)
+    with pytest.raises(ConfigError, match=rf"{pretrained.parent}/other"):
+        mrp.probe("~/other")
 
 
 def test_a_second_training_in_the_same_process_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
