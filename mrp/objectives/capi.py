@@ -18,6 +18,8 @@ from mrp.models.masking import gather_tokens, rolled_block_mask, some_hidden, vi
 from mrp.models.vit import Backbone, grid, norm_eps
 from mrp.schedules import Schedule
 
+SHAPES = 1024  # as finely are the shapes of blocks drawn
+
 
 class Config(kit.MaskedConfig):
     """Options of CAPI; samples act on each other, since clusters are balanced over all of them."""
@@ -150,9 +152,12 @@ def balanced(scores: Tensor, iterations: int) -> Tensor:
 
 
 def _shapes(grid_size: tuple[int, int], area: int, narrowest: float) -> list[tuple[int, int]]:
-    """Returns the smallest blocks that hold so many patches, one per height."""
+    """Returns blocks that hold so many patches as often as they are drawn: the logarithm of their aspect is uniform."""
     rows, columns = grid_size
-    sides = [(height, math.ceil(area / height)) for height in range(1, rows + 1)]
-    fitting = [(height, width) for height, width in sides if width <= columns]
-    shaped = [(h, w) for h, w in fitting if narrowest <= h / w <= 1 / narrowest]
-    return shaped or fitting
+    low = max(math.log(narrowest), math.log(area / columns**2))  # of height over width: the wider ones do not fit
+    high = min(-math.log(narrowest), math.log(rows**2 / area))
+    if low > high:  # none of these aspects fits
+        low = high = math.log(rows / columns)
+    roots = [math.exp((low + (high - low) * (number + 0.5) / SHAPES) / 2) for number in range(SHAPES)]
+    sides = [(math.ceil(area**0.5 * root), math.ceil(area**0.5 / root)) for root in roots]
+    return [(min(height, rows), min(width, columns)) for height, width in sides]

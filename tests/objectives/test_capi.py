@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from mrp.build import build_step
 from mrp.config import ConfigError
-from mrp.objectives.capi import balanced
+from mrp.objectives.capi import _shapes, balanced
 from mrp.run import Run
 from tests.objectives.test_every_objective import VARIANTS, make_batch, make_run
 
@@ -38,6 +39,14 @@ def test_what_is_seen_is_one_block_that_goes_around_the_border() -> None:
     often = seen.float().mean(0)
     assert often.min() > 0.35
     assert often.max() < 0.65  # every place is seen about as often
+
+
+def test_long_blocks_are_as_rare_as_an_even_draw_of_the_logarithm_makes_them() -> None:
+    # 90 of 16 x 16 patches, a height being the square root of 90 times the aspect, rounded up.
+    heights = torch.tensor(_shapes((16, 16), 90, 0.5))[:, 0]
+    for height, bounds in ((7, (45, 49)), (8, (49, 64)), (14, (169, 180))):  # the squares between which it is drawn
+        share = math.log(bounds[1] / bounds[0]) / math.log(4)
+        assert (heights == height).float().mean().item() == pytest.approx(share, abs=2e-3)
 
 
 def test_the_loss_is_that_of_the_predicted_clusters_and_of_the_clustering() -> None:
