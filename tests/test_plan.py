@@ -105,8 +105,14 @@ def test_a_run_of_another_length_says_how_the_learning_rate_jumps(tmp_path: Path
     longer = job(tmp_path, "length=200 steps", "optim.warmup=10 steps", "optim.lr=1.0", "optim.per=null")
     assert longer.jump(100, longer.plan.length) is None
     assert longer.jump(5, replace(longer.plan.length, steps=100)) is None  # both in the warm-up
+    twice = replace(longer.plan.length, batch=32, steps_per_epoch=2 * longer.plan.steps_per_epoch)
+    assert longer.jump(100, twice) == (
+        "warning: the run had 200 steps of 32 and has 200 of 64: at step 100 epoch 2.227 of the data counts as epoch "
+        "4.454"
+    )
     assert longer.jump(100, replace(longer.plan.length, steps=100)) == (
-        "warning: the run was 100 steps long and is 200: at step 100 the learning rate was 0 and goes on at 0.541"
+        "warning: the run had 100 steps of 64 and has 200 of 64: at step 100 the learning rate was 0 and goes on at "
+        "0.541"
     )
 
 
