@@ -24,7 +24,7 @@ from mrp.models.vit import build as build_backbone
 from mrp.objectives import OBJECTIVES
 from mrp.optim.config import ADAMW_STATE
 from mrp.optim.config import Section as OptimizerSection
-from mrp.optim.groups import groups
+from mrp.optim.groups import groups, state_names
 from mrp.optimizers import OPTIMIZERS
 from mrp.prepare.mixing import DropChannels, Erase, Mix
 from mrp.processes.cost import Cost, measure, reported_names
@@ -103,7 +103,7 @@ def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim
     scheduled = {key: main_value(getattr(section, key)) for key, _ in schedules(section)}
     numbers = section.model_copy(update=scheduled)  # what an optimizer is built from; the loop sets those of each step
     if section.name.endswith(".py"):
-        _check_obeys_found_inf(kind, numbers)
+        _check_own(kind, numbers)
     layers = section.layer_decay, section.layer_decay_from == "embedding"
     if "weight_decay" not in scheduled:
         return kind(groups(module, main_value(section.weight_decay), *layers), numbers)
@@ -111,8 +111,8 @@ def build_optimizer(section: OptimizerSection, module: nn.Module) -> torch.optim
     return kind([part | {"decays": part["weight_decay"] > 0} for part in parts], numbers)
 
 
-def _check_obeys_found_inf(kind: Callable[..., torch.optim.Optimizer], section: OptimizerSection) -> None:
-    """Refuses an optimizer that would carry a gradient that is not finite into the weights."""
+def _check_own(kind: Callable[..., torch.optim.Optimizer], section: OptimizerSection) -> None:
+    """Refuses an optimizer that carries a gradient that is not finite into the weights, or loses its state."""
     weight = nn.Parameter(torch.ones(2, 2))
     weight.grad = torch.full_like(weight, torch.nan)
     optimizer = kind([{"params": [weight]}], section)
@@ -122,6 +122,15 @@ def _check_obeys_found_inf(kind: Callable[..., torch.optim.Optimizer], section: 
         raise ConfigError(
             f"optim.name: {section.name} changes the weights although its attribute found_inf is set, so a gradient "
             "that is not finite would reach them; see mrp/optimizers/lars.py for how to obey it"
+        )
+    weight.grad = torch.ones_like(weight)
+    optimizer.found_inf = torch.zeros(())  # type: ignore[attr-defined]
+    optimizer.step()
+    held, listed_names = sorted(optimizer.state[weight]), state_names(optimizer).get(weight)
+    if listed_names is not None and held != sorted(listed_names):
+        raise ConfigError(
+            f"optim.name: {section.name} keeps {', '.join(held) or 'nothing'} per weight, but its state_names are "
+            f"{', '.join(sorted(listed_names)) or 'none'}: a run that goes on would lose it; let them be {tuple(held)}"
         )
 
 

@@ -108,6 +108,16 @@ def test_an_optimizer_that_ignores_the_guard_is_refused(tmp_path: Path) -> None:
         mrp.pretrain(*SMALL, "optim.name=./mine.py", "optim.lr=0.1", folder="run")
 
 
+def test_an_optimizer_whose_state_a_resume_would_drop_is_refused(tmp_path: Path) -> None:
+    named = OPTIMIZER.replace("state_names = ()", "state_names = ('step',)")
+    counted = named.replace("change = group", "self.state[parameter]['seen'] = 1; change = group")
+    (tmp_path / "mine.py").write_text(counted)
+    with pytest.raises(
+        ConfigError, match=r"mine\.py keeps seen per weight, but its state_names are step: .* \('seen',\)"
+    ):
+        mrp.pretrain(*SMALL, "optim.name=./mine.py", "optim.lr=0.1", folder="run")
+
+
 def test_a_verb_of_an_installed_package(tmp_path: Path) -> None:
     info = tmp_path / "hello-1.0.dist-info"
     info.mkdir()
