@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 UNFINISHED = ".unfinished"  # the end of a file's name while it is being written
 STEP = "step-"  # the beginning of the name of what belongs to one step
@@ -45,6 +47,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         ):  # a full disk does not say which file it had no room for
             error.filename = str(path)
         raise
+
+
+def lock(file: int | IO[Any], kind: int) -> bool:
+    """Locks an open file as `fcntl.flock` does; returns False on a disk that has no locks, where all goes on unlocked.
+
+    Some parallel file systems are mounted so. What is written there is still replaced as a whole, never torn.
+    """
+    try:
+        fcntl.flock(file, kind)
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.ENOTSUP):
+            raise
+        return False
+    return True
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

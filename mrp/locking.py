@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple, TextIO
 
-from mrp import progress
+from mrp import files, progress
 from mrp.config import ConfigError
 
 LOCK = ".lock"  # names the process that holds it
@@ -36,7 +36,10 @@ def take(folder: Path) -> TextIO:
                 progress.tell(f"{folder}: {holder.host} holds its lock; waiting up to {_LOST:.0f} s, as it may be lost")
                 said = True
             time.sleep(_MEANWHILE / 10)
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not files.lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            progress.tell(
+                f"warning: {folder}: this disk has no locks; heartbeats alone tell whether another process writes here"
+            )
     except OSError as error:
         lock.close()
         if not isinstance(error, BlockingIOError):
@@ -51,7 +54,7 @@ def take(folder: Path) -> TextIO:
 
 def _taken(lock: TextIO, kind: int) -> bool:
     try:
-        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+        files.lock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
@@ -76,6 +79,19 @@ class Holder(NamedTuple):
         """Returns this process."""
         return cls(socket.gethostname(), os.getpid())
 
+    @property
+    def is_alive_here(self) -> bool:
+        """Returns whether a process of this number runs on this machine; it may be another one by now."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            pass  # somebody else's
+        return True
+
     @classmethod
     def of(cls, folder: Path) -> Holder | None:
         """Returns the one that the lock names; None where there is no lock, or one of a version that named nobody."""
@@ -85,10 +101,15 @@ class Holder(NamedTuple):
             return None
 
 
-def is_locked(folder: Path) -> bool:
-    """Returns whether a process writes this run now, as far as this machine sees locks; none outlives its process."""
+def is_locked(folder: Path) -> bool | None:
+    """Returns whether a process writes this run now, as far as this machine sees locks; none outlives its process.
+
+    Returns None where the disk has no locks.
+    """
     try:
         with (folder / LOCK).open(encoding="utf-8") as lock:
-            return not _taken(lock, fcntl.LOCK_SH)
+            return False if files.lock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB) else None
+    except BlockingIOError:
+        return True
     except OSError:  # there is none, or it may not be read
         return False

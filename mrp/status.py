@@ -64,7 +64,11 @@ class Status:
 def status_of(folder: Path) -> Status:
     """Returns the state of the run in a folder; whatever is missing or damaged there counts as not known."""
     held = is_locked(folder)  # first: a run that ends now has written its last word before it lets go
-    starts, lines, beat = starts_of(folder), last_lines(folder / METRICS), mapping_in(folder / RANKS / "rank-0.json")
+    starts = starts_of(folder)
+    if held is None:  # the disk has no locks
+        holder = Holder.of(folder)
+        held = holder is not None and holder.is_alive_here and bool(starts) and "end" not in starts[-1]
+    lines, beat = last_lines(folder / METRICS), mapping_in(folder / RANKS / "rank-0.json")
     identity, seen = mapping_in(folder / IDENTITY), _last_sign(folder)
     saved = max(numbered(folder / "checkpoints"), default=0)
     step = max([line["step"] for line in lines[-1:]] + [saved])

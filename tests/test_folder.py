@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -15,12 +16,14 @@ from typing import Any
 import pytest
 
 import mrp
+from mrp import ending
 from mrp import folder as folders
 from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.files import unfinished
 from mrp.folder import CONFIG, ENVIRONMENT, IDENTITY, claim, flat
 from mrp.run import default_identity, load, recipes
+from mrp.status import status_of
 
 CONFIGURATION: dict[str, Any] = {"batch": 8, "optim": {"lr": 0.1, "betas": [0.9, 0.95]}, "machine": {"workers": 2}}
 WHO: dict[str, Any] = {"batch": 8, "optim": {"lr": 0.1, "betas": (0.9, 0.95)}, "data": {"content": "abc"}}
@@ -147,6 +150,20 @@ def test_a_disk_that_knows_no_locks_is_named(tmp_path: Path, monkeypatch: pytest
 
     monkeypatch.setattr(fcntl, "flock", flock)
     assert "cannot be locked: No locks available" in refused(tmp_path, CONFIGURATION, WHO)
+
+
+def test_a_disk_without_locks_is_written_to_and_said_to_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with claim(tmp_path, CONFIGURATION, WHO):
+        assert "this disk has no locks" in capsys.readouterr().out
+        assert status_of(tmp_path).state == "running"
+        ending.note(tmp_path, ending.FINISHED)
+    assert status_of(tmp_path).state != "running"
 
 
 # A full disk

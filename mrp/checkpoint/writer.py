@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from mrp.checkpoint import sealed
+from mrp.files import lock
 
 _LOCK = ".writer"  # in the run's folder: held while a checkpoint is written
 _START = "import sys; sys.path.insert(0, {root!r}); from mrp.checkpoint.writer import serve; serve({memory}, {parent})"
@@ -135,7 +136,7 @@ def wait_for_others(run: Path, say: Callable[[str], None], limit: float = 600.0)
     with file:
         while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                lock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
                 waited = time.monotonic() - begin
@@ -181,8 +182,8 @@ def _write(memory: int, job: dict[str, Any]) -> dict[str, Any]:
     content = memoryview(mmap.mmap(memory, job["size"]))
     files = {name: [content[start : start + size]] for name, (start, size) in job["files"].items()}
     run.mkdir(parents=True, exist_ok=True)
-    with (run / _LOCK).open("ab") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (run / _LOCK).open("ab") as file:
+        lock(file, fcntl.LOCK_EX)
         size = sealed.write(run / "checkpoints", job["step"], files, keep)
     return {"size": size, "seconds": time.perf_counter() - begin}
 

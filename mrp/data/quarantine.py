@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mrp.config import ConfigError
+from mrp.files import lock
 
 FILE = "quarantine.jsonl"
 _LISTED = 5
@@ -58,7 +59,7 @@ class Quarantine:
         if not self._bad:
             return 0
         with path.open("a+", encoding="utf-8", errors="replace") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            lock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
             there = {_sample(line) for line in content.splitlines()}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
-from mrp.files import replacing, write_atomically
+from mrp.files import lock, replacing, write_atomically
 
 FILE = "probe.json"
 EARLIER = "probe-earlier.jsonl"  # records whose place others have taken with another result
@@ -72,8 +72,8 @@ def add(folder: Path, records: Iterable[Record]) -> Path:
     """Writes records beside those that a run has already."""
     path = folder / FILE
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with (folder / _LOCK).open("w") as file:
+        lock(file, fcntl.LOCK_EX)
         kept = {record.key: record for record in (_read(path) if path.exists() else [])}
         for record in records:
             earlier = kept.pop(record.key, None)

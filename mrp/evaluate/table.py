@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.files import lock
 
 META = "meta.json"
 UNFINISHED = ".unfinished-"  # the beginning of a folder's name while the table in it is being written
@@ -118,7 +119,7 @@ class Writer:
         self.unfinished = folder.with_name(f"{UNFINISHED}{folder.name}{here()}{os.getpid()}")
         self.unfinished.mkdir()
         self._lock = os.open(self.unfinished, os.O_RDONLY)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)  # released by the system when this process ends, however it ends
+        lock(self._lock, fcntl.LOCK_EX)  # released by the system when this process ends, however it ends
         self._files: dict[str, BinaryIO] = {}
         for name in self.widths:
             self._files[name] = open(self.unfinished / f"{name}.f16", "wb")  # noqa: SIM115 -- closed by `discard`

@@ -23,6 +23,7 @@ from mrp.evaluate.evaluating import evaluating
 from mrp.evaluate.gathering import Columns, gathered
 from mrp.evaluate.readout import Readout, backbone_of, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, here, open_table
+from mrp.files import lock
 from mrp.models.vit import num_heads
 from mrp.processes.join import Accelerator
 
@@ -181,8 +182,8 @@ def _remove_if_abandoned(folder: Path) -> None:
     """Removes what a killed process has left; a process that lives holds a lock, which other machines do not see."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        shutil.rmtree(folder, ignore_errors=True)
+        if lock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB):  # without locks nobody knows whether it is abandoned
+            shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:
         pass
     finally:

@@ -18,6 +18,7 @@ from types import TracebackType
 from mrp import ending, progress
 from mrp.files import mapping_in, step_name, write_atomically
 from mrp.folder import starts_of
+from mrp.locking import is_locked
 
 RANKS, STALLS = ".ranks", "stalls"
 WAITS = "waits for a batch"
@@ -162,15 +163,17 @@ class Watchdog:
 
 
 def writer_elsewhere(folder: Path, say: Callable[[str], object]) -> str | None:
-    """Returns which process on another machine writes this run, by its heartbeat, or None.
+    """Returns which process writes this run, by its heartbeat, where no lock can tell; or None.
 
-    Not every network disk carries locks from one machine to another. Where the last start has left no word of its end,
-    and its heartbeat is fresh, the next one is waited for: clocks of two machines may differ, but one that is gone does
-    not write again.
+    Not every network disk carries locks from one machine to another, and some have none. Where the last start has left
+    no word of its end, and its heartbeat is fresh, the next one is waited for: clocks of two machines may differ, but
+    one that is gone does not write again.
     """
     path = folder / RANKS / "rank-0.json"
     last, starts = mapping_in(path), starts_of(folder)
-    if last.get("host") in (None, socket.gethostname()) or not starts or "end" in starts[-1]:
+    if "host" not in last or not starts or "end" in starts[-1]:
+        return None
+    if last["host"] == socket.gethostname() and is_locked(folder) is not None:  # its lock tells
         return None
     with contextlib.suppress(OSError):
         if time.time() - path.stat().st_mtime > 2 * _UNSEEN:

@@ -194,19 +194,33 @@ def test_a_clock_that_is_set_anew_ends_no_healthy_process(
 
 
 @pytest.mark.parametrize(
-    ("host", "start", "beats", "found"),
+    ("host", "start", "beats", "locks", "found"),
     [
-        ("other", {}, True, "process 1 on other"),
-        ("other", {}, False, None),
-        ("other", {"end": {"state": "preempted"}}, True, None),
-        (socket.gethostname(), {}, True, None),
+        ("other", {}, True, True, "process 1 on other"),
+        ("other", {}, False, True, None),
+        ("other", {"end": {"state": "preempted"}}, True, True, None),
+        (socket.gethostname(), {}, True, True, None),
+        (socket.gethostname(), {}, True, False, f"process 1 on {socket.gethostname()}"),
     ],
-    ids=["goes on", "is gone", "has ended", "is this machine, whose lock tells"],
+    ids=[
+        "goes on",
+        "is gone",
+        "has ended",
+        "is this machine, whose lock tells",
+        "is this machine, on a disk without locks",
+    ],
 )
 def test_a_run_that_another_machine_writes_is_known_by_its_heartbeat(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, start: dict[str, object], beats: bool, found: str | None
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    host: str,
+    start: dict[str, object],
+    beats: bool,
+    locks: bool,
+    found: str | None,
 ) -> None:
     """Its lock may be seen on its own machine alone."""
+    monkeypatch.setattr(watchdog, "is_locked", lambda _: False if locks else None)
     (tmp_path / ENVIRONMENT).write_text(json.dumps({"starts": [start]}))
     (tmp_path / RANKS).mkdir()
     beat = tmp_path / RANKS / "rank-0.json"

@@ -15,7 +15,7 @@ from mrp.config import ConfigError
 from mrp.data.config import CacheConfig
 from mrp.data.manifest import is_sha256
 from mrp.data.storage.store import PIECE, StorageError, Store, UnreachableError, say
-from mrp.files import UNFINISHED, replacing, unfinished
+from mrp.files import UNFINISHED, lock, replacing, unfinished
 
 _INDEX, _LOCK = ".index", ".lock"  # the endings of files that are never removed
 
@@ -86,7 +86,7 @@ class Cache:
     def _lock(self, name: str, operation: int = fcntl.LOCK_EX) -> Iterator[None]:
         descriptor = _open_lock(self.folder / f".{name}{_LOCK}")
         try:
-            fcntl.flock(descriptor, operation)
+            lock(descriptor, operation)
             yield
         finally:
             os.close(descriptor)
