@@ -5,6 +5,7 @@ One process would train on without a word; several would end in a traceback, sin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -25,10 +26,18 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
         for module in step.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
+    unsaved = {name: (tensor, tensor._version) for name, tensor in _unsaved(step)}
     keys = torch.arange(2 * views)
     batch = Batch(torch.zeros(len(keys), channels, *size), keys, labels=torch.zeros_like(keys), places=keys)
     loss = step(batch.to(next(step.parameters()).device)).loss
     _refuse_foreign_weights(loss, set(map(id, step.parameters())))
+    for name, tensor in _unsaved(step):
+        before, version = unsaved.get(name, (tensor, tensor._version))
+        if tensor is not before or tensor._version != version:
+            raise ConfigError(
+                f"objective: {name} changes in forward and is in no checkpoint, so a run that goes on would lose it; "
+                f"make it a buffer: self.register_buffer('{name.rpartition('.')[2]}', ...)"
+            )
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():
         for module, name, buffer, before in buffers:  # only now, since the backward pass may need a buffer as it was
@@ -36,6 +45,12 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
     if not loss.requires_grad:
         return list(trained)
     return [name for name, gradient in zip(trained, gradients, strict=True) if gradient is None]
+
+
+def _unsaved(step: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yields the tensors that modules keep as plain attributes."""
+    for where, module in step.named_modules():
+        yield from ((f"{where}.{name}", tensor) for name, tensor in vars(module).items() if isinstance(tensor, Tensor))
 
 
 def _refuse_foreign_weights(loss: Tensor, known: set[int]) -> None:

@@ -112,6 +112,27 @@ def test_weights_that_no_checkpoint_would_hold_are_refused(monkeypatch: pytest.M
         measure(build_step(make_run("mae")).to("meta"), 3, (16, 16))
 
 
+@pytest.mark.parametrize("how", ["another", "in place"])
+def test_a_state_that_no_checkpoint_would_hold_is_refused(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = build_step(make_run("mae"))
+    method, forward = step.objective, step.objective.forward
+    method.centre = torch.zeros(1)
+
+    def follow(batch: Batch) -> Output:
+        output = forward(batch)
+        if how == "in place":
+            method.centre.add_(output.loss.detach())
+        else:
+            method.centre = method.centre + output.loss.detach()
+        return output
+
+    monkeypatch.setattr(method, "forward", follow)
+    with pytest.raises(
+        ConfigError, match=r"objective.centre changes in forward .* self.register_buffer\('centre', ...\)"
+    ):
+        unused_parameters(step, 3, (16, 16))
+
+
 @pytest.mark.parametrize("name", ["before_step", "after_step"])
 def test_a_method_that_cannot_be_told_of_a_step_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mae.Objective, name, lambda objective, step: None)
