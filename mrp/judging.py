@@ -21,7 +21,7 @@ from mrp.evaluate import measures, results
 from mrp.evaluate.answering import classes_told_apart
 from mrp.evaluate.classes import BY_NAME, of_test_sets
 from mrp.evaluate.config import Section
-from mrp.evaluate.contract import Pause, Setting, never
+from mrp.evaluate.contract import Pause, Setting, checked, never
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import EVALUATORS, make
@@ -261,7 +261,8 @@ class _Judging:
 
     def _record(self, task: Task, section: Section, about: Record, model: Model, setting: Setting) -> Record:
         try:
-            result = make(task.evaluator, section, setting).measure(model.module, self.subject.step, self.pause)
+            evaluator = make(task.evaluator, section, setting)
+            result = checked(evaluator.measure(model.module, self.subject.step, self.pause), task.evaluator)
             return self.subject.record(about, result, setting) if setting.processes.is_main_process else about
         except ConfigError as error:
             raise ConfigError(f"{task.evaluator} on {about.data['label']}: {error}") from None

@@ -19,12 +19,13 @@ from mrp.batch import Batch, Output
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
 from mrp.data.order import keys
+from mrp.evaluate.readout import backbone_of
 from mrp.folder import CLASSES, CONFIG
 from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
 from mrp.methodkit import Objective, Reconstruction, ScheduledCount
-from mrp.models.vit import Backbone
+from mrp.models.vit import Backbone, grid, resampled
 from mrp.optim.average import GROUP as AVERAGE
 from mrp.run import Run
 from mrp.run import load as load_run
@@ -193,6 +194,25 @@ def load(
     if "length" in state:
         module.before_step(max(0, checkpoint.step - 1), Length(**state["length"]))
     return Model(run, folder, checkpoint.step, module.eval(), chosen, state.get(_ORIGIN, {}))
+
+
+def resized(module: Step, run: Run) -> Step:
+    """Returns the same weights in a model for images of another size, with positions interpolated."""
+    resized = build_step(run).eval()
+    resized.objective.judged = module.objective.judged
+    old, new = backbone_of(module), backbone_of(resized)
+    weights = module.state_dict()
+    for prefix in ("objective.backbone.", "objective.teacher.backbone."):
+        held = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
+        weights |= {prefix + name: tensor for name, tensor in resampled(new, held, grid(old)).items()}
+    state = resized.state_dict()
+    trained = {name for name, parameter in resized.named_parameters() if parameter.requires_grad}
+    fitting = {name: tensor for name, tensor in weights.items() if tensor.shape == state[name].shape}
+    odd = sorted(trained - fitting.keys())
+    if odd:
+        raise ConfigError(f"data.size: '{odd[0]}' is for images of another size; leave data.size out")
+    resized.load_state_dict(state | fitting)
+    return resized
 
 
 def class_names(model: Model) -> tuple[str, ...]:

@@ -20,16 +20,15 @@ from mrp.data.source import Source
 from mrp.evaluate import feature_files, results, statistics
 from mrp.evaluate.classes import BY_NAME, content
 from mrp.evaluate.config import Section
-from mrp.evaluate.contract import Result, Setting, never
+from mrp.evaluate.contract import Result, Setting, checked, never
 from mrp.evaluate.measures import MEAN_PER_CLASS
-from mrp.evaluate.readout import Readout, backbone_of
+from mrp.evaluate.readout import Readout
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import Tables, model_digest, weights_digest
 from mrp.evaluators import make, read_options, short_name, version_of
 from mrp.interop import runs
 from mrp.interop.config import WeightsName
-from mrp.model import Model, load
-from mrp.models.vit import grid, resampled
+from mrp.model import Model, load, resized
 from mrp.plan import threads
 from mrp.processes.halves import is_bf16_slow
 from mrp.processes.join import from_all, from_first, join_for_evaluation
@@ -156,7 +155,10 @@ def plain(result: Result) -> dict[str, Any]:
 
 def _measure(module: Step, evaluators: Mapping[str, Section], setting: Setting, step: int) -> dict[str, Result]:
     with tables_of(module, [setting]):
-        return {name: make(name, section, setting).measure(module, step, never) for name, section in evaluators.items()}
+        return {
+            name: checked(make(name, section, setting).measure(module, step, never), short_name(name))
+            for name, section in evaluators.items()
+        }
 
 
 def tables_of(module: Step, settings: Sequence[Setting]) -> AbstractContextManager[None]:
@@ -226,7 +228,7 @@ def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
     run = changed_run(model, words)
     if (run.precision, model.run.precision) == ("fp32", "bf16"):
         say("features in float32: this processor only emulates bfloat16, which the configuration asks for")
-    module = model.module if run.data.shape == model.run.data.shape else _resized(model.module, run)
+    module = model.module if run.data.shape == model.run.data.shape else resized(model.module, run)
     module.precision = run.precision
     return replace(model, run=run, module=module)
 
@@ -243,25 +245,6 @@ def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
     if precision == "bf16" and not cuda and is_bf16_slow(torch.device("cpu")):
         precision = "fp32"
     return model.run.model_copy(update={**replaced, "precision": precision})
-
-
-def _resized(module: Step, run: Run) -> Step:
-    """Returns the same weights in a model for images of another size, with positions interpolated."""
-    resized = build_step(run).eval()
-    resized.objective.judged = module.objective.judged
-    old, new = backbone_of(module), backbone_of(resized)
-    weights = module.state_dict()
-    for prefix in ("objective.backbone.", "objective.teacher.backbone."):
-        held = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
-        weights |= {prefix + name: tensor for name, tensor in resampled(new, held, grid(old)).items()}
-    state = resized.state_dict()
-    trained = {name for name, parameter in resized.named_parameters() if parameter.requires_grad}
-    fitting = {name: tensor for name, tensor in weights.items() if tensor.shape == state[name].shape}
-    odd = sorted(trained - fitting.keys())
-    if odd:
-        raise ConfigError(f"data.size: '{odd[0]}' is for images of another size; leave data.size out")
-    resized.load_state_dict(state | fitting)
-    return resized
 
 
 def setting_of(

@@ -61,6 +61,18 @@ class Result:
         return cls({"accuracy": share.accuracy} | (values or {}), details, right=right)
 
 
+def checked(result: Any, name: str) -> Result:
+    """Returns a result whose values are numbers, which an evaluator of one's own may forget."""
+    if not isinstance(result, Result):
+        what = type(result).__name__
+        raise ConfigError(f"evaluator {name}: measure returns a {what}; return contract.Result(values=...)")
+    try:
+        numbers = {key: one if isinstance(one, int | float) else float(one) for key, one in result.values.items()}
+        return replace(result, values=numbers)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"evaluator {name}: its values are no numbers by name: {error}; mend them") from None
+
+
 @dataclass(frozen=True)
 class Training:
     """The run inside which an evaluator measures."""

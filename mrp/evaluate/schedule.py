@@ -6,14 +6,13 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
 from mrp import progress
-from mrp.config import ConfigError
-from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
+from mrp.evaluate.contract import Evaluator, Pause, Result, Setting, checked
 from mrp.evaluate.evaluating import left_as_it_was
 from mrp.evaluate.readout import objective_of
 from mrp.files import write_atomically
@@ -60,7 +59,7 @@ class Evaluators:
                             continue
                         begin = time.perf_counter()
                         with left_as_it_was(model):
-                            result = _checked(evaluator.measure(model, step, pause), scheduled.name)
+                            result = checked(evaluator.measure(model, step, pause), scheduled.name)
                         seconds = time.perf_counter() - begin
                         label = evaluator.label or scheduled.name
                         prefix = label if weights != "average" else f"{label}/{weights}"
@@ -92,18 +91,6 @@ class Evaluators:
                 path = self._setting.folder / file
                 path.parent.mkdir(exist_ok=True)
                 write_atomically(path, json.dumps(content))
-
-
-def _checked(result: Any, name: str) -> Result:
-    """Returns a result whose values are numbers, which an evaluator of one's own may forget."""
-    if not isinstance(result, Result):
-        what = type(result).__name__
-        raise ConfigError(f"evaluator {name}: measure returns a {what}; return contract.Result(values=...)")
-    try:
-        numbers = {key: one if isinstance(one, int | float) else float(one) for key, one in result.values.items()}
-        return replace(result, values=numbers)
-    except (AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"evaluator {name}: its values are no numbers by name: {error}; mend them") from None
 
 
 @contextmanager
