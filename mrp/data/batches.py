@@ -178,7 +178,7 @@ class Batches(Dataset[Result | WorkerError]):
 
     def _checked(self, sample: int, read: Any) -> tuple[RawImage, int]:
         """Returns an image and its label, after checking that a source of one's own gives what it must."""
-        if not isinstance(read, tuple) or len(read) != 2:
+        if not isinstance(read, tuple | list) or len(read) != 2:
             raise UnfitError(f"its source reads a {type(read).__name__}; give an image and its label: (image, label)")
         data, label = read
         pixels = data.pixels if isinstance(data, Partial) else data
