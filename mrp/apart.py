@@ -33,7 +33,7 @@ def apart() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _random_numbers_kept() -> Iterator[None]:
-    """Gives all of torch's generators back as they were.
+    """Gives torch's generators of the CPU and of CUDA back as they were.
 
     Those of GPUs that nobody has used yet get the seed that they would have begun with.
     """

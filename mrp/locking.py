@@ -38,7 +38,8 @@ def take(folder: Path) -> TextIO:
             time.sleep(_MEANWHILE / 10)
         if not files.lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
             progress.tell(
-                f"warning: {folder}: this disk has no locks; heartbeats alone tell whether another process writes here"
+                f"warning: {folder}: this disk has no locks; heartbeats alone (machine.watchdog) tell whether another "
+                "process writes here"
             )
     except OSError as error:
         lock.close()

@@ -34,9 +34,13 @@ def load(path: Path, kind: str) -> ModuleType:
 
 
 def blamed(error: BaseException) -> str | None:
-    """Returns the file outside mrp and its line from which an error came; None where it came from none."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in _files]
-    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else None
+    """Returns the file outside mrp and its line from which an error came; None where mrp itself was called last."""
+    ours = Path(__file__).parent
+    called = traceback.extract_tb(error.__traceback__)
+    frames = [frame for frame in called if frame.filename in _files or ours in Path(frame.filename).parents]
+    if not frames or frames[-1].filename not in _files:
+        return None
+    return f"{frames[-1].filename}, line {frames[-1].lineno}"
 
 
 def digest(path: Path) -> str:

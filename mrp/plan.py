@@ -241,7 +241,8 @@ class Job:
     def common(self) -> dict[str, Any]:
         """Returns what must be the same on all processes: the identity, and when they wait for each other."""
         resolved = self.run.resolved()
-        sections = {name: resolved.get(name) for name in ("validation", "diagnose", "evaluate", "checkpoint", "track")}
+        names = "validation", "diagnose", "evaluate", "checkpoint", "guard", "track"
+        sections = {name: resolved.get(name) for name in names}
         return self.identity | sections | {"machine": {"shard": self.run.machine.shard}}
 
     def threads(self, device: torch.device) -> int | None:

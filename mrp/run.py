@@ -205,7 +205,7 @@ def find_recipe(name: str) -> Path:
 
 def run_folder(recipe: str | Path, folder: str | Path | None = None) -> Path:
     """Returns the folder that a run is written into: the given one, or one that is named like the recipe."""
-    return Path(folder).expanduser() if folder else Path("runs") / Path(recipe).stem
+    return Path(os.path.expanduser(folder)) if folder else Path("runs") / Path(recipe).stem
 
 
 def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:

@@ -202,8 +202,8 @@ def schedules(section: Node, prefix: str = "") -> Iterator[tuple[str, Schedule]]
 
 def half_cosine(at: float, total: float, warmup: float, peak: float, floor: float = 0.0) -> float:
     """Returns a linear warm-up from zero, then half a cosine from the peak to the floor; in steps or in epochs."""
-    if at < warmup:
-        return peak * at / warmup
+    if at < warmup or total <= warmup:  # at the end of a run that does nothing but warm up
+        return peak * min(1.0, at / warmup)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * (at - warmup) / (total - warmup)))
 
 

@@ -151,7 +151,7 @@ class Session:
             watchdog.forget(self.folder)
 
         self.together(claimed if self.main else lambda: None)
-        self._watchdog.claimed = True
+        self._watchdog.claim()
         self.enter(faults.shared(self.folder, self.processes))
         self.enter(self._left_together())
 

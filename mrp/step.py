@@ -121,7 +121,7 @@ def _check(output: Any, images: int, method: str) -> None:
         raise ConfigError(f"{where} a {type(output).__name__}, where mrp.Output(loss=...) is expected")
     metrics = {f"Output.metrics['{name}']": value for name, value in output.metrics.items()}
     for what, value in {"Output.loss": output.loss, **metrics}.items():
-        if not isinstance(value, Tensor) or value.ndim or not value.is_floating_point():
+        if not isinstance(value, Tensor) or value.numel() != 1 or not value.is_floating_point():
             raise ConfigError(
                 f"{where} {_described(value)} as {what}; give a mean: a tensor of shape () and a type of floats"
             )

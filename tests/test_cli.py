@@ -181,6 +181,16 @@ def test_a_fault_of_the_user_s_file_is_one_line_that_names_it(
     assert line(capsys, 2, "config", "demo") == f"mrp: error: {file}, line 2: ValueError: my own fault; mend the file"
 
 
+def test_a_bug_of_ours_that_a_file_of_the_user_s_meets_keeps_its_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text("from mrp import registry\ndef run(options):\n    registry.Registry.find(None, 'mae')\n")
+    monkeypatch.setattr(verbs.find("config"), "run", outside.load(file, "verb").run)
+    with pytest.raises(AttributeError):
+        cli.main(["config", "demo"])
+
+
 @pytest.mark.parametrize("rank", ["0", "1"])
 def test_of_several_processes_the_first_speaks(
     rank: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mrp.check.outcome import Failed, Skipped
 from mrp.config import ConfigError, Node, Tree, build
-from mrp.data.augment import Images, View
+from mrp.data.augment import View
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.config import Augment, Change, Config, Frame
 from mrp.data.decode import UnfitError
@@ -81,17 +81,6 @@ def all_follows_from_the_key(section: Augment) -> None:
             )
 
 
-def the_image_stays(section: Augment) -> None:
-    """The image that it is given is left as it is."""
-    image, channels = _fitting(section)
-    before, kind = image.clone(), AUGMENTATIONS.find(getattr(section, "name"))  # noqa: B009
-    bare = kind.Augmentation(section, Images((_SIDE, _SIDE), channels, (0.5,) * channels))  # a view gives copies
-    for key in _KEYS:
-        bare(image[:, :_SIDE, :_SIDE], key)
-    if not torch.equal(before, image):
-        raise Failed("it changes the image that it is given", "return another tensor: the other views need this one")
-
-
 def evaluation_ignores_it(section: Augment) -> None:
     """Evaluation sees the same under every key."""
     image, channels = _fitting(section)
@@ -144,6 +133,6 @@ def _candidates() -> Iterator[tuple[Tensor, int]]:
 
 
 CHECKS = (
-    images_keep_their_form, all_follows_from_the_key, the_image_stays, evaluation_ignores_it, it_is_sent_to_workers,
+    images_keep_their_form, all_follows_from_the_key, evaluation_ignores_it, it_is_sent_to_workers,
     a_misspelt_option_is_one_line,
 )  # fmt: skip

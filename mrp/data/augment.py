@@ -24,7 +24,6 @@ from mrp.data.decode import decode, decode_box
 from mrp.data.order import Words
 from mrp.data.source import Partial, RawImage
 from mrp.data.turbojpeg import Box
-from mrp.outside import SUFFIX
 
 RANGES = {torch.uint8: 0xFF, torch.uint16: 0xFFFF}  # the largest number of each kind that has one
 _ATTEMPTS = 10
@@ -78,10 +77,16 @@ def _built(section: Mapping[str, Any] | Augment, images: Images) -> Any:
     return AUGMENTATIONS.find(getattr(config, "name")).Augmentation(config, images)  # noqa: B009
 
 
-class _Own:
-    """An augmentation in a file of one's own: it gets an image that it may change, and has to return one like it."""
+def _checked(section: Augment, images: Images) -> Any:
+    augmentation = _built(section, images)
+    ours = type(augmentation).__module__.startswith("mrp.")
+    return augmentation if ours else _Own(augmentation, str(getattr(section, "name")))  # noqa: B009
 
-    def __init__(self, augmentation: Augmentation, name: str) -> None:
+
+class _Own:
+    """An augmentation of one's own: it gets an image that it may change, and has to return one like it."""
+
+    def __init__(self, augmentation: Any, name: str) -> None:
         self._augmentation, self._name = augmentation, name
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
@@ -94,6 +99,11 @@ class _Own:
                 "it (mrp.data.augment.as_before gives it the same kind of numbers)"
             )
         return found
+
+    def box(self, size: Size, key: int) -> Box:
+        """Returns the box that the first of a chain chooses."""
+        box: Box = self._augmentation.box(size, key)
+        return box
 
 
 class View:
@@ -108,10 +118,7 @@ class View:
         self._how: Interpolation = getattr(config.frame, "interpolation", "bicubic")  # of crops
         if train:
             images = Images(config.shape, config.num_channels, config.mean)
-            self._frame, *self._changes = (_built(augment, images) for augment in config.chain)
-            names = [str(getattr(augment, "name")) for augment in config.chain[1:]]  # noqa: B009
-            named = zip(self._changes, names, strict=True)
-            self._changes = [_Own(one, name) if name.endswith(SUFFIX) else one for one, name in named]
+            self._frame, *self._changes = (_checked(augment, images) for augment in config.chain)
             self._chances = [augment.chance for augment in config.chain if isinstance(augment, Change)]
 
     def __call__(self, image: Tensor, key: int) -> Tensor:

@@ -7,9 +7,10 @@ serves as well, by its path.
 from __future__ import annotations
 
 import math
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -38,6 +39,7 @@ from mrp.processes.join import Accelerator
 from mrp.processes.signals import Interrupted
 
 T = TypeVar("T")
+_BEAT = 1.0  # seconds
 Pause = Callable[[], None]  # called by all processes between batches; raises where the evaluation is to be left
 
 
@@ -134,7 +136,8 @@ class Setting:
         if train is not None:
             with suppress(Interrupted), progress.beating(self.beat):
                 found = work(train)
-        pause()  # raises on all processes where one was asked to end
+        with nullcontext() if train is not None else _told_meanwhile(self.beat):
+            pause()  # raises on all processes where one was asked to end
         return found
 
     def labelled(self) -> Source:
@@ -236,3 +239,25 @@ class Evaluator(ABC):
 
 def never() -> None:
     """The pause of an evaluation that nothing interrupts."""
+
+
+@contextmanager
+def _told_meanwhile(beat: Callable[[], object]) -> Iterator[None]:
+    """Tells every second that this process goes on: it waits for one that works alone, whose own watch says how it is.
+
+    That one may work for longer than `machine.give_up`, which would end all that wait for it.
+    """
+    closed = threading.Event()
+
+    def tell() -> None:
+        while not closed.wait(_BEAT):
+            with suppress(Interrupted):
+                beat()
+
+    thread = threading.Thread(target=tell, name="waits for the first", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        closed.set()
+        thread.join()

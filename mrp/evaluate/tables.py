@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -91,9 +91,12 @@ class Tables:
         described = {"columns": readout.widths, **source}
         try:
             writer = self._writer(name, described) if processes.is_main_process else None
-            _write_all(writer, model, readout, batches, count, processes, pause)
-            if writer is not None:
-                self._opened.append((name, writer.finish()))
+            with ExitStack() as stack:
+                if writer is not None:
+                    stack.callback(writer.discard)  # also where an interrupt comes between two lines
+                _write_all(writer, model, readout, batches, count, processes, pause)
+                if writer is not None:
+                    self._opened.append((name, writer.finish()))
         except OSError as error:
             gib = 2 * count * sum(readout.widths.values()) / 2**30
             raise ConfigError(
@@ -123,7 +126,10 @@ class Tables:
         self._wrote = True
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             with suppress(FileNotFoundError):  # it has got its name meanwhile
-                if here() in leftover.name or time.time() - leftover.stat().st_mtime > _LONG_AGO:
+                if (
+                    leftover.name.rstrip("0123456789").endswith(here())
+                    or time.time() - leftover.stat().st_mtime > _LONG_AGO
+                ):
                     _remove_if_abandoned(leftover)
         return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)
 
@@ -158,17 +164,12 @@ def _write_all(
 ) -> None:  # fmt: skip
     """Takes every batch through the model, and writes its rows."""
     rows = partial(_rows, model, readout)
-    try:
-        with evaluating(model):
-            for start, columns in gathered(
-                batches, count, processes, pause, "batches of features", rows, here=writer is not None
-            ):
-                assert writer is not None
-                writer.put(start, *columns)
-    except BaseException:
-        if writer is not None:
-            writer.discard()
-        raise
+    with evaluating(model):
+        for start, columns in gathered(
+            batches, count, processes, pause, "batches of features", rows, here=writer is not None
+        ):
+            assert writer is not None
+            writer.put(start, *columns)
 
 
 def _rows(model: nn.Module, readout: Readout, batch: Batch) -> Columns:

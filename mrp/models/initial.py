@@ -41,7 +41,7 @@ def initialise_truncated(module: nn.Module) -> None:
 
 
 def initialise_bert(module: nn.Module) -> None:
-    """Draws data2vec 2's: N(0, .02) matrices, a Xavier-uniform patch embedding, N(0, 1) tokens."""
+    """Draws data2vec 2's: N(0, .02) matrices, a Xavier-uniform patch embedding (its bias is 0 here), N(0, 1) tokens."""
     initialise_normal(module)
     _draw_flat(module.get_submodule(_PATCHES))
     for parameter in _named(module, _TOKENS):

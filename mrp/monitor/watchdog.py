@@ -69,6 +69,12 @@ class Watchdog:
         if end is not None:
             self._threads += [threading.Thread(target=self._watch_end, args=(end,), name="give up", daemon=True)]
 
+    def claim(self) -> None:
+        """Notes that the folder is this run's now, and writes at once that this process is alive."""
+        self.claimed = True
+        if self._limit is not None:
+            self._beat()
+
     def at(self, phase: str, step: int) -> None:
         """Notes that this process enters a phase; entering the same phase again counts as progress too."""
         self._now = (phase, step, time.monotonic())
@@ -97,16 +103,22 @@ class Watchdog:
 
     def _check(self, limit: float) -> None:
         """Writes a heartbeat; after `limit` reports who waits for whom."""
-        phase, step, since = self._now
-        idle = time.monotonic() - since  # not by the wall clock, which may be set while a healthy run goes on
-        now = time.time()
-        self._write(Heartbeat(self._rank, phase, step, now - idle, now, socket.gethostname(), os.getpid()))
+        _, step, since = self._now
+        idle, now = self._beat()
         if idle > limit and self._reported != since:
             self._reported = since
             stacks = self._dump(step)
             lines = explain(self._heartbeats(), self._world, limit, now)
             if self._is_first_alive(limit):
                 progress.tell(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
+
+    def _beat(self) -> tuple[float, float]:
+        """Writes a heartbeat; returns the seconds since the phase began, and the time."""
+        phase, step, since = self._now
+        idle = time.monotonic() - since  # not by the wall clock, which may be set while a healthy run goes on
+        now = time.time()
+        self._write(Heartbeat(self._rank, phase, step, now - idle, now, socket.gethostname(), os.getpid()))
+        return idle, now
 
     def _check_end(self, end: float) -> None:
         """Ends the process if it has stood still for longer than that."""

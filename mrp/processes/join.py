@@ -45,9 +45,11 @@ def _check_devices(started: int, devices: int) -> None:
             "LOCAL_RANK: is not set beside WORLD_SIZE, so no process knows its device; set it to the number of the "
             "process on its machine (under srun: LOCAL_RANK=$SLURM_LOCALID)"
         )
-    if devices == 1 and "SLURM_LOCALID" in os.environ and "CUDA_VISIBLE_DEVICES" in os.environ:  # one for each task
-        os.environ["LOCAL_RANK"] = "0"  # which accelerate takes for the number of a device
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    is_task = os.environ.get("SLURM_LOCALID") == str(local)  # started by srun, and not by a launcher inside of a job
+    if devices == 1 and is_task and "CUDA_VISIBLE_DEVICES" in os.environ:  # one for each task
+        local = 0
+        os.environ["LOCAL_RANK"] = "0"  # which accelerate takes for the number of a device
     if local >= devices:
         raise ConfigError(
             f"--processes: process {local + 1} finds no device of its own: this machine has {devices}; start one "

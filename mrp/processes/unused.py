@@ -36,7 +36,8 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
         if tensor is not before or tensor._version != version:
             raise ConfigError(
                 f"objective: {name} changes in forward and is in no checkpoint, so a run that goes on would lose it; "
-                f"make it a buffer: self.register_buffer('{name.rpartition('.')[2]}', ...)"
+                f"make it a buffer: self.register_buffer('{name.rpartition('.')[2]}', ...); or let it begin as None, "
+                "if it is only looked at"
             )
     gradients = torch.autograd.grad(loss, list(trained.values()), allow_unused=True) if loss.requires_grad else ()
     with torch.no_grad():
@@ -48,9 +49,15 @@ def unused_parameters(step: nn.Module, channels: int, size: tuple[int, int], vie
 
 
 def _unsaved(step: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yields the tensors that modules keep as plain attributes."""
+    """Yields the tensors that modules keep as plain attributes, without those that are computed from weights.
+
+    Such are the weights of torch's `weight_norm` and `spectral_norm`, whose parameters have their names and an ending.
+    """
     for where, module in step.named_modules():
-        yield from ((f"{where}.{name}", tensor) for name, tensor in vars(module).items() if isinstance(tensor, Tensor))
+        for name, tensor in vars(module).items():
+            computed = any(own.startswith(f"{name}_") for own, _ in module.named_parameters(recurse=False))
+            if isinstance(tensor, Tensor) and not (computed or tensor.requires_grad):
+                yield f"{where}.{name}", tensor
 
 
 def _refuse_foreign_weights(loss: Tensor, known: set[int]) -> None:
@@ -63,7 +70,7 @@ def _refuse_foreign_weights(loss: Tensor, known: set[int]) -> None:
         seen.add(node)
         waiting += [earlier for earlier, _ in node.next_functions]
         weight = getattr(node, "variable", None)
-        if weight is not None and id(weight) not in known:
+        if isinstance(weight, nn.Parameter) and id(weight) not in known:  # else images whose gradient is asked for
             raise ConfigError(
                 f"objective: the loss depends on a weight of shape {tuple(weight.shape)} that is no parameter of the "
                 "method, so it would be neither trained nor saved; keep modules in nn.ModuleList or nn.ModuleDict"

@@ -177,7 +177,7 @@ def page_of(paths: Sequence[Path]) -> Page:
     }  # of several measurements of the same the last one counts
     data = list(dict.fromkeys(labels[point.data] for point in points))
     places = sorted(dict.fromkeys(place for _, place in found), key=lambda place: (data.index(place[1]), place[0]))
-    steps = {folder: [step for _, step, own in ordered if own == folder] for _, _, folder in ordered}
+    steps = {folder: [step for _, step, own in ordered if own == folder] for folder in {one[2] for one in ordered}}
     known = {folder: about.costs(folder, own) for folder, own in steps.items()}
     costs = {row: _costs(step, known[folder].get(step)) for (_, step, folder), row in rows.items()}
     titles = list(dict.fromkeys(title for cost in costs.values() for title in cost))

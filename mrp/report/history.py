@@ -18,7 +18,7 @@ from mrp.files import mapping_in
 from mrp.folder import CONFIG, ENVIRONMENT
 from mrp.monitor.incident import FILE as INCIDENT
 from mrp.monitor.incident import INCIDENTS
-from mrp.monitor.metrics import INTERRUPTED, METRICS, each_line
+from mrp.monitor.metrics import METRICS, each_line
 from mrp.report.series import Floats, Marks, Series
 
 _ACCURACY, _SECONDS = "accuracy", "/seconds"  # how the names of metrics end
@@ -99,7 +99,7 @@ class History:
             resumes=sorted(resumes - {0}),
             incidents=[one["step"] for one in self.incidents],
             spikes=[int(step) for step in self._steps_of("spike")],
-            evaluations=sorted(int(step) for step in evaluated.difference(self._steps_of(INTERRUPTED))),
+            evaluations=sorted(map(int, evaluated)),
         )
 
     def _steps_of(self, key: str) -> list[float]:

@@ -208,6 +208,10 @@ def test_a_file_of_ones_own_may_change_its_image_and_no_other(own: Path) -> None
     image = picture()
     before = image.clone()
     assert not view("resize", "./dimmer.py")(image, 0).any()
+    (own / "left.py").write_text(
+        LEFT.replace("size[1] // 2", "size[1]").replace("return image", "return image.mul_(0)")
+    )
+    assert not view("./left.py")(image, 0).any()
     assert torch.equal(image, before)
 
 
@@ -224,6 +228,9 @@ def test_an_augmentation_of_ones_own_keeps_the_form_of_an_image(own: Path, retur
     (own / "dimmer.py").write_text(DIMMER.replace("return (", f"return {returned}\n        return ("))
     with pytest.raises(ConfigError, match=rf"dimmer.py: {re.escape(message)}"):
         view("resize", "./dimmer.py")(picture(), 0)
+    (own / "left.py").write_text(LEFT.replace("return image", f"return {returned}"))
+    with pytest.raises(ConfigError, match=rf"left.py: {re.escape(message)}"):
+        view("./left.py")(picture(), 0)
 
 
 def test_a_run_goes_on_with_its_chain_and_with_no_other(own: Path) -> None:

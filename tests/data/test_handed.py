@@ -110,7 +110,7 @@ def test_a_run_trains_on_it_in_workers_and_goes_on_with_the_same_alone(
     assert (written["train"], written["test"]) == ({"name": "python", "object": "Squares-1"}, None)
     assert not OBJECTS
     longer = ["length=3 steps", "resume.allow=[length]", "machine.workers=0"]
-    with pytest.raises(ConfigError, match=r"this run was made with data\.content"):
+    with pytest.raises(ConfigError, match=r"this run was made with other training data \(data\.content"):
         mrp.pretrain("demo", *SMALL, *longer, data=Squares(34), folder=folder)
     mrp.pretrain("demo", *SMALL, *longer, data=Squares(), folder=folder)
     found = mrp.probe(folder, data={"train": Squares(), "test": Squares(16)}, evaluators=["knn"])

@@ -18,6 +18,7 @@ from mrp.interop.folders import Preprocessing
 from mrp.interop.reading import read
 from mrp.models import eva, vit
 from mrp.objectives import classify, mae
+from mrp.step import Prepare
 from tests.models.test_eva import NAMES, build
 
 TINY = "vit_tiny_patch16_dinov3_qkvb"
@@ -106,7 +107,7 @@ def test_a_run_starts_from_such_weights_on_any_grid(tmp_path: Path) -> None:
         torch.nn.init.zeros_(parameter)
     config = init.Config.model_validate(values["init"])
     step = torch.nn.Module()
-    step.objective = objective
+    step.objective, step.prepare = objective, Prepare((0.5,) * 3, (0.5,) * 3)
     assert "new: decoder" in init.start(config, "mae", step)
     assert torch.equal(objective.backbone.get_parameter("cls_token"), tiny().get_parameter("cls_token"))
 

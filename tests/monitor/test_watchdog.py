@@ -62,6 +62,13 @@ def beat(rank: int, phase: str, step: int, since: float = 90.0, alive: float = 1
     return Heartbeat(rank, phase, step, since, alive, "node", 1000 + rank)
 
 
+def test_a_run_shows_at_once_that_its_folder_is_taken(tmp_path: Path) -> None:
+    """Another start, which on some disks no lock keeps out, may look a moment later."""
+    watched = Watchdog(tmp_path, 0, 1, 600.0, None)
+    watched.claim()
+    assert json.loads((tmp_path / RANKS / "rank-0.json").read_text())["host"] == socket.gethostname()
+
+
 @pytest.mark.parametrize(
     ("heartbeats", "world", "expected"),
     [

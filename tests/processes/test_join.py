@@ -95,12 +95,14 @@ def test_processes_that_do_not_know_their_device_do_not_train_on_the_processor(o
         join.join()
 
 
-@pytest.mark.parametrize("bound", [True, False])
-def test_tasks_that_slurm_has_bound_to_a_device_each_take_it(one_device: pytest.MonkeyPatch, bound: bool) -> None:
+@pytest.mark.parametrize("task", ["1", "0", None], ids=["bound", "a launcher inside of one task", "no task"])
+def test_tasks_that_slurm_has_bound_to_a_device_each_take_it(one_device: pytest.MonkeyPatch, task: str | None) -> None:
     one_device.setenv("LOCAL_RANK", "1")
-    if bound:
-        one_device.setenv("SLURM_LOCALID", "1")
-        one_device.setenv("CUDA_VISIBLE_DEVICES", "0")
+    one_device.setenv("CUDA_VISIBLE_DEVICES", "0")
+    one_device.delenv("SLURM_LOCALID", raising=False)
+    if task is not None:
+        one_device.setenv("SLURM_LOCALID", task)
+    if task == "1":
         join.join()
         assert os.environ["LOCAL_RANK"] == "0", "the number of the one device that the process sees"
         return

@@ -96,15 +96,11 @@ def test_while_the_disk_hangs_signals_are_heard_and_obeyed(
     tmp_path: Path, codes: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     back = threading.Event()
-
-    class Hangs(type(tmp_path)):  # type: ignore[misc]
-        def exists(self) -> bool:
-            return not back.wait()
-
+    monkeypatch.setattr(signals.os.path, "exists", lambda _: not back.wait())
     monkeypatch.setattr(signals, "_ECHO", 0.0)
     monkeypatch.setattr(ending, "_LAST_WORDS", 0.01)
     monkeypatch.setattr(ending, "note", lambda *_: back.wait())
-    with Signals(Hangs(tmp_path), lambda _: None) as heard:
+    with Signals(tmp_path, lambda _: None) as heard:
         try:
             time.sleep(0.1)
             os.kill(os.getpid(), signal.SIGTERM)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+
 import pytest
 import torch
 from einops import rearrange
@@ -131,6 +134,39 @@ def test_a_state_that_no_checkpoint_would_hold_is_refused(how: str, monkeypatch:
         ConfigError, match=r"objective.centre changes in forward .* self.register_buffer\('centre', ...\)"
     ):
         unused_parameters(step, 3, (16, 16))
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_weights_that_are_computed_from_parameters_are_no_state(
+    norm: Callable[[nn.Module], nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = build_step(make_run("mae"))
+    forward = step.objective.forward
+    with warnings.catch_warnings(action="ignore"):  # weight_norm tells of its successor
+        step.objective.head = norm(nn.Linear(2, 2, bias=False))
+
+    def with_head(batch: Batch) -> Output:
+        output = forward(batch)
+        output.loss = output.loss + step.objective.head(torch.ones(2)).sum()
+        return output
+
+    monkeypatch.setattr(step.objective, "forward", with_head)
+    assert unused_parameters(step, 3, (16, 16)) == []
+
+
+def test_a_gradient_of_images_may_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = build_step(make_run("mae"))
+    forward = step.objective.forward
+
+    def penalised(batch: Batch) -> Output:
+        output, images = forward(batch), batch.images.detach().requires_grad_()
+        scored = (step.objective.decoder.mask_token.mean() * images.square()).sum()
+        (slope,) = torch.autograd.grad(scored, images, create_graph=True)
+        output.loss = output.loss + slope.square().mean()
+        return output
+
+    monkeypatch.setattr(step.objective, "forward", penalised)
+    assert unused_parameters(step, 3, (16, 16)) == []
 
 
 @pytest.mark.parametrize("name", ["before_step", "after_step"])

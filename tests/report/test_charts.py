@@ -144,7 +144,9 @@ def test_what_the_log_of_a_run_says(tmp_path: Path) -> None:
     lines = [
         {"step": 10, "loss": 2.0, "reconstruction": 2.0},
         {"step": 20, "loss": "nan", "reconstruction": "nan", "knn/accuracy": 0.5, "knn/seconds": 1.0},
-        {"step": 30, "loss": 1.0, "spike": 9.0, "interrupted": 1.0, "knn/seconds": 1.0, "note": "by hand"},
+        {"step": 30, "loss": 1.0, "spike": 9.0, "interrupted": 1.0, "note": "by hand"},
+        {"step": 30, "knn/accuracy": 0.6, "knn/seconds": 1.0},  # made up for by the next start
+        {"step": 40, "interrupted": 1.0},
     ]
     (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     history = History("run", tmp_path)
@@ -152,7 +154,7 @@ def test_what_the_log_of_a_run_says(tmp_path: Path) -> None:
     assert loss is not None
     np.testing.assert_array_equal(loss.x, [10, 20, 30])
     np.testing.assert_array_equal(loss.y, [2.0, math.nan, 1.0])
-    assert (history.step, history.marks.spikes, history.marks.evaluations) == (30, [30], [20])
+    assert (history.step, history.marks.spikes, history.marks.evaluations) == (40, [30], [20, 30])
     assert [one.name for one in history.accuracies()] == ["knn"]
     assert history.curve("note") is None
     assert not any("Reconstruction" in chart.title for chart in curves.of_one(curves.TRAINING, history))
