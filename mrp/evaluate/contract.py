@@ -132,12 +132,17 @@ class Setting:
 
         Heads for ImageNet take many minutes, and a run that is told to end has two: the process leaves its work then.
         """
-        found = None
+        found, left = None, list[Interrupted]()
         if train is not None:
-            with suppress(Interrupted), progress.beating(self.beat):
-                found = work(train)
+            try:
+                with progress.beating(self.beat):
+                    found = work(train)
+            except Interrupted as interrupted:
+                left.append(interrupted)
         with nullcontext() if train is not None else _told_meanwhile(self.beat):
             pause()  # raises on all processes where one was asked to end
+        if left:
+            raise left[0]  # outside of a training, nobody else has to hear of it
         return found
 
     def labelled(self) -> Source:
