@@ -43,6 +43,7 @@ class Masked(Objective):
         uniformity.check(backbone)
         self.num_masks = masks
         self.uniformity = uniformity
+        self.penalises = bool(uniformity.weight)  # asked in forward, where torch 2.11 cannot compile it of a schedule
         self.uniformity_weight = Scheduled(uniformity.weight, "uniformity.weight")
 
     @abstractmethod
@@ -96,7 +97,7 @@ class Masked(Objective):
         per_sample = rearrange(per_view, "(b m) -> b m", m=self.num_masks).mean(1)
         loss = per_sample.mean()
         metrics = {"reconstruction": loss.detach(), "target_variance": target_variance}
-        if self.uniformity.weight:
+        if self.penalises:
             penalty = uniformity_penalty(self.uniformity, self.backbone, latent, self.num_masks, step)
             loss = loss + self.uniformity_weight() * penalty
             metrics["uniformity"] = penalty.detach()
