@@ -10,7 +10,7 @@ import math
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -132,17 +132,17 @@ class Setting:
 
         Heads for ImageNet take many minutes, and a run that is told to end has two: the process leaves its work then.
         """
-        found, left = None, list[Interrupted]()
-        if train is not None:
-            try:
-                with progress.beating(self.beat):
-                    found = work(train)
-            except Interrupted as interrupted:
-                left.append(interrupted)
-        with nullcontext() if train is not None else _told_meanwhile(self.beat):
-            pause()  # raises on all processes where one was asked to end
-        if left:
-            raise left[0]  # outside of a training, nobody else has to hear of it
+        if train is None:
+            with _told_meanwhile(self.beat):
+                pause()  # raises on all processes where one was asked to end
+            return None
+        try:
+            with progress.beating(self.beat):
+                found = work(train)
+        except Interrupted:
+            pause()  # as above, so that no other process is left waiting
+            raise
+        pause()
         return found
 
     def labelled(self) -> Source:

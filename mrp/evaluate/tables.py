@@ -126,10 +126,8 @@ class Tables:
         self._wrote = True
         for leftover in self.folder.glob(f"{UNFINISHED}*"):
             with suppress(FileNotFoundError):  # it has got its name meanwhile
-                if (
-                    leftover.name.rstrip("0123456789").endswith(here())
-                    or time.time() - leftover.stat().st_mtime > _LONG_AGO
-                ):
+                is_ours = leftover.name.rstrip("0123456789").endswith(here())  # before the number of the process
+                if is_ours or time.time() - leftover.stat().st_mtime > _LONG_AGO:
                     _remove_if_abandoned(leftover)
         return Writer(self.folder / f"{name}-{_digest(described['columns'])}", described)
 

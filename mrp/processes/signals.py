@@ -108,9 +108,8 @@ class Signals:
     def _look(self, stop: Path) -> None:
         """Looks for the file, in a thread of its own: where the disk hangs, signals are still heard."""
         while not self._closed.wait(_INTERVAL):
-            if self.asked is None and os.path.exists(
-                stop
-            ):  # unlike Path.exists, False where a disk answers with an error
+            # Unlike Path.exists, this is False where a disk answers with an error: the next look may see it.
+            if self.asked is None and os.path.exists(stop):
                 self._note(self._file)
 
     def _receive(self, number: signal.Signals) -> None:
