@@ -198,19 +198,26 @@ def open_validation(run: Run, train: Source) -> Source | None:
 
 
 def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
-    """Returns a recipe of classification on a pretrained run's own data and weights: its linear probe, its fine-tuning.
+    """Returns a recipe of classification on a pretrained run's weights and data: its linear probe, its fine-tuning.
 
-    Sizes, statistics and classes are the data's; the batch is the recipe's, or the largest power of two that the data
-    fill (the learning rate follows where the recipe gives it per number of images).
+    The data are the run's own, as far as no word names others. Sizes, statistics and classes are the data's; the batch
+    is the recipe's, or the largest power of two that the data fill (the learning rate follows where the recipe gives it
+    per number of images).
     """
     origin, _ = locate(path)
-    pretraining = load(origin / CONFIG)
+    words = list(overrides)
+    about_data = [word for word in words if word.partition("=")[0].strip().split(".")[0] == "data"]
+    pretraining = load(origin / CONFIG, about_data)
     source = open_source(pretraining, "train")
-    protocol = compose(recipe, overrides, find_recipe).values
+    if not source.classes:
+        raise ConfigError(
+            "data.train: has no labels, which this recipe learns from; add others: data.train=PATH data.test=PATH"
+        )
+    protocol = compose(recipe, words, find_recipe).values
     largest = 1 << (len(source).bit_length() - 1)
     data = pretraining.data.model_dump(mode="json") | {"augment": protocol["data"]["augment"], "views": 1}
-    words = [
+    first = [
         f"init={json.dumps(str(path))}", "backbone=null", f"data={json.dumps(data)}",
         f"objective.classes={len(source.classes)}", f"batch={min(protocol['batch'], largest)}",
     ]  # fmt: skip
-    return load(recipe, [*words, *overrides], folder)
+    return load(recipe, [*first, *words], folder)

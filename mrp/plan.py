@@ -208,6 +208,8 @@ def remarks(run: Run, plan: Plan, cores: int) -> list[str]:
             f"machine.workers: {workers} decoding processes on {cores} {'core' if cores == 1 else 'cores'}{each}; "
             f"auto takes {auto}"
         ]
+    if run.average and (left := run.average.remark(plan.steps)):
+        lines += [left]
     if late := sum(drop >= plan.steps for drop in plan.drops):
         lines += [
             f"optim.drops: {late} of its {len(plan.drops)} are after the last step, so the learning rate does not fall "

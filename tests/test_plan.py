@@ -14,9 +14,9 @@ from PIL import Image
 from mrp.build import measure_cost
 from mrp.data import mixtures
 from mrp.folder import IDENTITY
-from mrp.plan import Job, plan_job
+from mrp.plan import Job, length_of, plan_job
 from mrp.processes.threads import limited
-from mrp.run import load
+from mrp.run import load, recipes
 from mrp.train import announcement
 
 GIB = 2**30
@@ -143,6 +143,25 @@ def test_the_start_says_where_the_learning_rate_would_fall_after_the_end(tmp_pat
     assert "optim.drops: 1 of its 2 are after the last step" in said
     fits = job(tmp_path, "length=21 steps", "optim.warmup=0 steps", "optim.drops=[10 steps, 20 steps]")
     assert "drops" not in announcement(fits, state, session, None)  # type: ignore[arg-type]
+
+
+def test_the_start_says_where_an_average_is_mostly_of_initial_weights(tmp_path: Path) -> None:
+    """Loading, probing and exporting take the average by default."""
+    state, session = SimpleNamespace(step=0), SimpleNamespace(device="cpu", processes=1, folder=tmp_path)
+    long = job(tmp_path, "length=2000 steps", "average.decay=0.9999")
+    said = announcement(long, state, session, None)  # type: ignore[arg-type]
+    assert "average.decay: 0.9999 leaves 82% of the initial weights in the average at the end of 2,000 steps" in said
+    assert "give 0.995" in said
+    fits = job(tmp_path, "length=2000 steps", "average.decay=0.995")
+    assert "average.decay" not in announcement(fits, state, session, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("data", "images"), [("in1k", 1_281_167), ("in100", 126_689)])
+def test_no_recipe_ends_with_an_average_of_initial_weights(data: str, images: int) -> None:
+    for path in recipes().glob(f"supervised_*_{data}.yaml"):
+        run = load(path)
+        assert run.average is not None
+        assert run.average.remark(length_of(run, images / run.batch).steps) is None, path.stem
 
 
 def test_a_run_without_a_checkpoint_is_planned_anew(tmp_path: Path) -> None:

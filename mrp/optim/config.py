@@ -11,6 +11,7 @@ from mrp.config import Duration, Node
 from mrp.schedules import Length, NonNegative, Positive, Schedule, half_cosine, main_value, stepwise
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
+_MOST_LEFT = 0.05  # of the initial weights in an average at the end of a run
 ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps per parameter
 
 
@@ -69,3 +70,13 @@ class Average(Node):
     """`average:`, the moving average of the weights over the run."""
 
     decay: float = Field(0.9999, ge=0, lt=1)  # the share of itself that it keeps at each step
+
+    def remark(self, steps: int) -> str | None:
+        """Returns what is wrong with it for a run of so many steps: it begins with the initial weights."""
+        left = self.decay**steps
+        if left < _MOST_LEFT:
+            return None
+        return (
+            f"average.decay: {self.decay:g} leaves {left:.0%} of the initial weights in the average at the end of "
+            f"{steps:,} steps; give {max(0.0, 1 - 10 / steps):.4g}, an average of about a tenth of the run"
+        )

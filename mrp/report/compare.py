@@ -97,7 +97,7 @@ class Measured:
                 key = group, record.evaluator, str(record.options), record.weights, str(record.step), record.digest
                 corruptions.setdefault(key, {})[record.data["label"].removeprefix(f"{group}/")] = record
                 continue
-            name = self._name(record)
+            name = self._name(record.weights)
             data = Named.of(record.data, record.data["content"])
             outcomes = results.read_outcomes(self.folder, record)
             for measure in measures.of(record):
@@ -111,16 +111,21 @@ class Measured:
             contents = "".join(one.data["content"] for one in records.values())
             data = Named(group, hashlib.sha256(contents.encode()).hexdigest()[:16])
             for cell in corrupted.cells(self.folder, records, f"{measures.of(record)[0].title}: ", each=False):
-                yield Point(self._name(record), record.step, self.folder, data, cell)
+                yield Point(self._name(record.weights), record.step, self.folder, data, cell)
 
-    def _name(self, record: Record) -> str:
-        return self.name if record.weights == "student" else f"{self.name} ({record.weights})"
+    def _name(self, weights: str) -> str:
+        return self.name if weights == "student" else f"{self.name} ({weights})"
 
     def _papers(self) -> Iterator[Point]:
+        """Yields what MAE's linear probe ended with; each is a run, which says on which data and weights."""
         for path in sorted(self.folder.glob(f"paper-*/{VALIDATION}")):
+            run = compose(path.parent / CONFIG).values
+            weights, step = run["init"]["weights"], int(path.parent.name.split("-")[1])
             measure = Measure("paper", "linear probe (paper)", *_student(path)["accuracy"].values())
-            step = int(path.parent.name.split("-")[1])
-            yield Point(self.name, step, self.folder, self._own_data(), Cell("", measure))
+            yield Point(
+                self._name(weights), step, self.folder, self._data_of(run["data"], path.parent), Cell("", measure),
+                weights,
+            )  # fmt: skip
 
     def _validated(self) -> Iterator[Point]:
         """Yields the accuracy on the test data while the run trained; the last file says on how many images."""
@@ -144,6 +149,15 @@ class Measured:
         config = self.folder / CONFIG
         data = compose(config).values["data"] if config.is_file() else {}
         return Named.of(data, contents[-1] if contents else _placed(self.folder, data))
+
+    def _data_of(self, data: Mapping[str, Any], folder: Path) -> Named:
+        """Returns the data of a run in this folder: the run's own, or what a record calls the same."""
+        own = compose(self.folder / CONFIG).values["data"]
+        if all(data.get(key) == own.get(key) for key in ("train", "test", "classes", "fraction")):
+            return self._own_data()
+        named = Named.of(data, _placed(folder, data))
+        alike = [one.data for one in results.read(self.folder) if Named.of(one.data, "").name == named.name]
+        return named._replace(content=alike[-1]["content"]) if alike else named
 
 
 def _placed(folder: Path, data: Mapping[str, Any]) -> str:

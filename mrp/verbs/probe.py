@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -72,14 +73,18 @@ def _paper(options: argparse.Namespace) -> None:
     from mrp.config import ConfigError
     from mrp.evaluators.validation import VALIDATION
     from mrp.interop import runs
+    from mrp.optim.average import GROUP as AVERAGE
     from mrp.train import train
 
     idle = [name for name in ("untrained", "evaluators", "cache") if getattr(options, name)]
     if idle:
         raise ConfigError(f"--{idle[0].rstrip('s')}: does nothing with --protocol paper; leave one of the two out")
     folder, found = runs.locate(Path(options.run), options.step)
-    chosen = [f"init.weights={options.weights}"] if options.weights else []
-    name = "-".join([PAPER, f"{found.step:08d}", *([options.weights] if options.weights else [])])
+    weights = options.weights or ("average" if found.has(AVERAGE) else None)  # as what else this verb measures
+    data = sorted(word for word in options.overrides if word.startswith("data"))
+    place = [hashlib.sha256("\n".join(data).encode()).hexdigest()[:8]] if data else []
+    name = "-".join([PAPER, f"{found.step:08d}", *([weights] if weights else []), *place])
+    chosen = [f"init.weights={weights}"] if weights else []
     protocol = follow_up(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
     train(protocol, folder / name)
     if _words.is_first_process() and (folder / name / VALIDATION).is_file():

@@ -7,11 +7,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from mrp.build import follow_up
 from mrp.checkpoint import checkpoints
 from mrp.cli import main
+from mrp.run import Run
 from tests.forked import launch
 
 TINY = ["backbone.width=16", "backbone.depth=2", "backbone.heads=2"]
@@ -121,3 +123,30 @@ def test_a_protocol_is_followed_on_the_data_of_a_run(pretrained: Path) -> None:
     assert (run.backbone.width, run.backbone.depth) == (16, 2)
     assert run.init is not None
     assert run.init.content
+
+
+def test_a_protocol_is_followed_on_other_data_where_the_run_s_have_no_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "bare.npy", np.zeros((40, 8, 8, 1), np.uint8))
+    for name, count in (("train", 100), ("test", 9)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((count, 8, 8, 1), np.uint8))
+        np.save(tmp_path / f"{name}_labels.npy", np.arange(count) % 3)
+    words = ["length=1 step", "optim.warmup=0 steps", "batch=24", "average.decay=0.5", "validation.every=null"]
+    data = [f"data.train={tmp_path / 'bare.npy'}", "data.test=null"]
+    main(["pretrain", "demo", *TINY, *words, *data, "--folder", str(tmp_path / "run")])
+    probe = ["probe", str(tmp_path / "run"), "--protocol", "paper"]
+    with pytest.raises(SystemExit):
+        main(probe)
+    assert "data.train: has no labels, which this recipe learns from; add others" in capsys.readouterr().err
+
+    begun: list[tuple[Run, str]] = []
+    monkeypatch.setattr("mrp.train.train", lambda run, folder: begun.append((run, folder.name)))
+    for split in ("train", "test"):
+        main([*probe, f"data.train={tmp_path / split}.npy", f"data.test={tmp_path / 'test.npy'}"])
+    (run, first), (_, second) = begun
+    assert (run.batch, getattr(run.objective, "classes")) == (64, 3)  # noqa: B009 -- of classification alone
+    assert run.init is not None
+    assert run.init.weights == "average"  # as whatever else `mrp probe` measures
+    assert first.startswith("paper-00000001-average-")
+    assert first != second

@@ -119,6 +119,28 @@ def test_validation_on_other_data_of_the_same_name_is_another_column(tmp_path: P
     assert sorted(key for key in page.cells if key[1] in columns) == [(0, columns[0]), (1, columns[0]), (2, columns[1])]
 
 
+def test_each_paper_probe_stands_with_its_own_weights_and_data(tmp_path: Path) -> None:
+    folder = run(tmp_path / "run", 0, right=60)
+
+    def probed(name: str, weights: str, accuracy: float, **data: str) -> None:
+        (folder / name).mkdir()
+        recipe = load("demo").resolved()
+        recipe["data"] |= data
+        (folder / name / "config.yaml").write_text(dump(recipe | {"init": {"from": "run", "weights": weights}}))
+        interval = {"accuracy": accuracy, "low": 0.0, "high": 1.0}
+        (folder / name / "validation.json").write_text(json.dumps({"student": {"accuracy": interval}}))
+
+    probed("paper-00000010", "student", 0.1)
+    probed("paper-00000010-teacher", "teacher", 0.2)
+    probed("paper-00000010-0a1b2c3d", "student", 0.3, train="p", test="q")
+    found = {key: text for key, text in texts(compare.page_of([folder])).items() if "(paper)" in key[1]}
+    assert found == {
+        ("run", "digits: linear probe (paper)"): "10.0 % (0.0 to 100.0)",
+        ("run (teacher)", "digits: linear probe (paper)"): "20.0 % (0.0 to 100.0)",
+        ("run", "p > q: linear probe (paper)"): "30.0 % (0.0 to 100.0)",
+    }
+
+
 def test_many_validations_read_the_log_and_the_recipe_no_more_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
