@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
-from mrp.data import jpeg, turbojpeg
+from mrp.data import jpeg, tifftags, turbojpeg
 from mrp.data.config import Size
 from mrp.data.source import DecodeError as DecodeError
 from mrp.data.source import Partial, Pixels, RawImage, one_line
@@ -73,6 +73,7 @@ def upright_size(data: bytes) -> tuple[int, int]:
     else:
         with _opened(data) as image:
             (width, height), orientation = image.size, jpeg.turn(image.getexif().get(ExifTags.Base.Orientation))
+            orientation = 1 if image.format == "TIFF" else orientation  # of which Pillow says the upright size
     return (width, height) if orientation >= 5 else (height, width)
 
 
@@ -114,7 +115,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_depth(image)
+                tifftags.check(image)
                 yield image
         except (DecodeError, MemoryError):
             raise
@@ -223,23 +224,6 @@ def _array(image: Image.Image, channels: int) -> Pixels:
         mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     pixels: NDArray[np.uint8] = np.array(image.convert(mode))
     return pixels[..., None] if mode == "L" else pixels
-
-
-def _check_depth(image: Image.Image) -> None:
-    """Refuses pixels whose range is unknown, or that Pillow gives out as they are stored: too dark, or a negative."""
-    tags = getattr(image, "tag_v2", {})
-    bits = max(tags.get(ExifTags.Base.BitsPerSample, (1,)))
-    if image.mode == "F":
-        what = "floating-point pixels"
-    elif bits not in (1, 2, 4, 8, 16):
-        what = f"pixels of {bits} bits"
-    elif {*tags.get(ExifTags.Base.SampleFormat, (1,))} != {1}:
-        what = "pixels with a sign"
-    elif bits == 16 and tags.get(ExifTags.Base.PhotometricInterpretation) == 0:
-        what = "pixels of 16 bits in which 0 is white"
-    else:
-        return
-    raise DecodeError(f"{what}; save the image with 8 or 16 bits per channel, without a sign, 0 for black")
 
 
 def _planes(array: Pixels, channels: int) -> Tensor:

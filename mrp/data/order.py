@@ -86,7 +86,7 @@ def permute_fairly(positions: Ints, size: int, *key: int | Ints) -> Ints:
 
     `permute` prefers some permutations of a handful of elements, and of 16 it only ever makes the even ones.
     """
-    if size > _SMALL:
+    if size > _SMALL or not len(positions):  # none where a process or a micro-step has no place of this source
         return permute(positions, size, *key)
     columns = [part if isinstance(part, int) else np.broadcast_to(part, positions.shape)[:, None] for part in key]
     turns = np.argsort(fold(*columns, np.arange(size)).reshape(-1, size), axis=1, kind="stable")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from mrp.data.decode import DecodeError, UnfitError, decode, header
+from mrp.data.decode import DecodeError, UnfitError, decode, header, upright_size
 from tests.data.conftest import encoded
 
 HEIGHT, WIDTH = 40, 56
@@ -140,6 +140,7 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     data = encoded(RGB, kind, exif=exif, **options)
     image = decode(data, 3)
     assert image.shape == ((3, HEIGHT, WIDTH) if orientation < 5 else (3, WIDTH, HEIGHT))
+    assert upright_size(data) == image.shape[1:]
     assert distance(image, by_pillow(data)) <= 2
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from mrp.check import sources
 from mrp.config import ConfigError
+from mrp.data.decode import decode
 from mrp.data.open import open_source
 from mrp.data.source import DecodeError, Partial, Source
 from mrp.data.sources import SOURCES
@@ -42,7 +43,7 @@ LAYOUTS: dict[str, dict[str, Any]] = {
 def written(path: Path, pixels: Any = CELLS, **options: Any) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = pixels.transpose(1, 2, 0) if options.get("planarconfig") == "contig" else pixels
-    tifffile.imwrite(path, pixels, photometric="minisblack", **options)
+    tifffile.imwrite(path, pixels, **{"photometric": "minisblack"} | options)
     return path
 
 
@@ -217,6 +218,30 @@ def test_what_is_wrong_is_one_line(tmp_path: Path) -> None:
     assert "its channels differ: uint16 (70, 90) and uint16 (9, 90)" in message(
         tmp_path / "set", files="{sample}_{channel}.tif"
     )
+
+
+@pytest.mark.parametrize("layout", ["pages", "imagej", "planes", "colours"])
+def test_a_folder_of_images_takes_no_tiff_of_which_pillow_reads_a_part(tmp_path: Path, layout: str) -> None:
+    """It gave the first channel for grey, and mixed up the bytes of uncompressed colours of 16 bits."""
+    options: dict[str, Any] = {
+        "planes": {"planarconfig": "separate", "extrasamples": NONE, "compression": "zlib"},
+        "colours": {"planarconfig": "separate", "photometric": "rgb"},
+    }.get(layout, LAYOUTS.get(layout))
+    path = written(tmp_path / "a.tif", CELLS[:3] if layout == "colours" else CELLS, **options)
+    fault = {"planes": "5 channels that are no colours", "colours": "one colour after another"}.get(
+        layout, "pages of one"
+    )
+    with pytest.raises(DecodeError, match=f"{fault}.*{{name: tiff, path: FOLDER}}"):
+        decode(path.read_bytes(), 3)
+    np.testing.assert_array_equal(Tiff(path).read(), (CELLS[:3] if layout == "colours" else CELLS).transpose(1, 2, 0))
+
+
+def test_smaller_copies_and_masks_behind_an_image_do_not_matter(tmp_path: Path) -> None:
+    with tifffile.TiffWriter(tmp_path / "a.tif") as file:
+        file.write(CELLS[0], photometric="minisblack")
+        file.write(CELLS[0, ::2, ::2], photometric="minisblack")
+        file.write(CELLS[0] > 30_000, photometric="mask", subfiletype=4)
+    np.testing.assert_array_equal(decode((tmp_path / "a.tif").read_bytes(), 1)[0].numpy(), CELLS[0])
 
 
 def test_a_path_in_the_metadata_is_not_followed(tmp_path: Path) -> None:
