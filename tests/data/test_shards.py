@@ -36,6 +36,7 @@ from mrp.data.shardtool import scan
 from mrp.data.shardtool.build import Options, Plan, build
 from mrp.data.shardtool.index import index
 from mrp.data.shardtool.inspect import verify
+from mrp.data.shardtool.statistics import moments, sums_of
 from mrp.data.sources.shards import Config as ShardsConfig
 from mrp.data.sources.shards import Source as Shards
 from mrp.data.storage.cache import Cache, Prefetch
@@ -254,6 +255,29 @@ def test_mean_and_deviation_are_those_of_the_pixels(made: Path, photographs: Pat
     pixels = np.stack([np.array(Image.open(path)) for path in sorted(photographs.rglob("*.jpg"))]) / 255
     np.testing.assert_allclose(found.mean, pixels.mean((0, 1, 2)), atol=2e-3)
     np.testing.assert_allclose(found.std, pixels.std((0, 1, 2)), atol=2e-3)
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1.0, 1e9])
+def test_statistics_have_six_digits_wherever_they_begin(scale: float) -> None:
+    """Of very small pixels the deviation was 0, and 1 was taken in its place: a model saw nothing at all."""
+    pixels = np.random.default_rng(0).normal(3, 0.01, (4, 2, 50, 50)) * scale
+    pixels[:, 1] = 0.1 * scale  # a channel of one value has no deviation
+    mean, std = moments(sum(sums_of(torch.from_numpy(image)) for image in pixels))
+    np.testing.assert_allclose(mean, pixels.mean((0, 2, 3)), rtol=1e-5)
+    np.testing.assert_allclose(std, [pixels[:, 0].std(), 0], rtol=1e-5)
+
+
+def test_arrays_of_any_number_of_channels_become_raw_shards(tmp_path: Path) -> None:
+    """They were refused after they were written, since the mean of their colours was asked for."""
+    pixels = np.arange(6 * 8 * 8 * 4, dtype=np.uint8).reshape(6, 8, 8, 4)
+    np.save(tmp_path / "four.npy", pixels)
+    np.save(tmp_path / "deep.npy", pixels[..., :3].astype(np.uint16) * 257)
+    make(tmp_path / "four.npy", tmp_path / "raw", seed=None, raw=8)
+    shards = open_source(str(tmp_path / "raw"), "train")
+    for number in range(6):
+        assert np.array_equal(decode(shards.read(number)[0], 4).permute(1, 2, 0).numpy(), pixels[number])
+    with pytest.raises(ConfigError, match=r"16-bit colours .* --raw SIDE"):
+        make(tmp_path / "deep.npy", tmp_path / "deep")
 
 
 @given(

@@ -24,6 +24,8 @@ def encode(
     if not isinstance(content, bytes):
         if isinstance(content, Partial) or content.dtype == np.float32 or not (raw or content.shape[2] in (1, 3)):
             raise ConfigError("shards hold images of 1 or 3 channels of whole numbers; train on these data as they are")
+        if not raw and content.dtype == np.uint16 and content.shape[2] == 3:
+            raise ConfigError("no PNG of 16-bit colours is read back whole; give --raw SIDE, which stores 8 bits")
         return ("npy", _raw(content, content.shape[2], raw)) if raw else ("png", _png(content))
     try:
         image = header(content)

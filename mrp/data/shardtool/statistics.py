@@ -11,21 +11,23 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mrp.batch import FULL_SCALE
-from mrp.data.decode import DecodeError, decode
+from mrp.data.decode import DecodeError, UnfitError, decode
 from mrp.data.index import Records
 
 SAMPLED = 10_000  # images of a set whose pixels are measured
+
+_NOTHING = 1e-13  # of the mean square: a variance that rounding leaves where all pixels are the same
 
 Sums = NDArray[np.float64]  # rows: number of images, sum of means, sum of mean squares; one column per channel
 
 
 def measure(images: Iterator[bytes]) -> Sums:
-    """Returns the sums over these images; those that cannot be decoded are left out."""
+    """Returns the sums over these images as colours; those that cannot be decoded, or are none, are left out."""
     sums = np.zeros((3, 3))
     for data in images:
         try:
             sums += sums_of(decode(data, 3))
-        except DecodeError:
+        except (DecodeError, UnfitError):
             continue
     return sums
 
@@ -52,5 +54,11 @@ def moments(sums: Sums) -> tuple[tuple[float, ...], tuple[float, ...]]:
     if not sums[0, 0]:
         return (), ()
     mean, square = sums[1] / sums[0], sums[2] / sums[0]
-    std = np.sqrt(np.maximum(square - mean**2, 0))
-    return tuple(mean.round(6).tolist()), tuple(std.round(6).tolist())
+    variance = square - mean**2
+    std = np.sqrt(np.where(variance > _NOTHING * square, variance, 0))
+    return _rounded(mean), _rounded(std)
+
+
+def _rounded(values: NDArray[np.float64]) -> tuple[float, ...]:
+    """Returns six digits of each, wherever they begin: floating-point pixels may be very small."""
+    return tuple(float(f"{value:.6g}") for value in values.tolist())
