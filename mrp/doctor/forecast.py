@@ -67,7 +67,7 @@ def _time(hours: float) -> str:
         return f"{_HOUR * hours:.0f} seconds"
     if hours < 1:
         return f"{60 * hours:.0f} minutes"
-    return f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:,.0f} days"
+    return f"{hours:.1f} hours" if hours < 72 else f"{hours / 24:,.1f} days"
 
 
 def _between(hours: float, rate: Rate) -> str:

@@ -45,7 +45,10 @@ class Rate:
     count: int  # of micro-batches
 
     def __str__(self) -> str:
-        return f"{self.median:,.4g} ({self.low:,.4g} to {self.high:,.4g}, n={self.count})"
+        median, low, high = (
+            f"{rate:,.0f}" if rate >= 999.5 else f"{rate:.4g}" for rate in (self.median, self.low, self.high)
+        )
+        return f"{median} ({low} to {high}, n={self.count})"
 
 
 @dataclass(frozen=True, slots=True)

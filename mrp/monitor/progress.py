@@ -32,11 +32,10 @@ class Progress:
         self._bar: Any = None
         if not quiet and progress.on_terminal():
             from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+            from rich.progress import BarColumn, Progress, TextColumn
 
-            columns = ("{task.completed}/{task.total} steps", BarColumn(), "{task.fields[text]}", TimeRemainingColumn())
-            bars = [TextColumn(column) if isinstance(column, str) else column for column in columns]
-            self._bar = Progress(*bars, console=Console(stderr=True))
+            columns = TextColumn("{task.completed}/{task.total} steps"), BarColumn(), TextColumn("{task.fields[text]}")
+            self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task("", total=total, completed=start, text="")
 
@@ -85,14 +84,14 @@ class Progress:
         return images / max(now - at - (self._apart - apart), 1e-9)
 
     def show(self, step: int, loss: float, rate: float) -> None:
-        """Shows the step, the rate and the loss."""
-        text = f"{rate:.0f} images/s  loss {loss:.4f}"
+        """Shows the step, the rate, the loss and the time left, which rich itself knows of half a minute at most."""
+        left = progress.duration((self._total - step) * self._batch / max(self._whole_rate or rate, 1e-9))
+        text = f"{rate:.0f} images/s  loss {loss:.4f}  {left} left"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
         elif not self._quiet and (time.monotonic() - self._shown > _EVERY or step == self._total):
             self._shown = time.monotonic()
-            left = (self._total - step) * self._batch / max(self._whole_rate or rate, 1e-9)
-            progress.tell(f"step {step}/{self._total}  {text}  {progress.duration(left)} left")
+            progress.tell(f"step {step}/{self._total}  {text}")
 
     def close(self) -> None:
         """Leaves the terminal as it was."""

@@ -70,9 +70,15 @@ def _draw_series(frame: Frame, one: Series, number: int, chart: Chart) -> Markup
         x, y, low, high = binned(x, y)
         edge = [*zip(x, high, strict=True), *zip(x[::-1], low[::-1], strict=True)]
         inside.append(tag("path", class_="band", d=f"{frame.path(edge)}Z"))
+        bins = zip(*(part.tolist() for part in (y, low, high)), strict=True)
+        values = [f"mean {said(mean, 4)}, {said(least, 4)} to {said(most, 4)}" for mean, least, most in bins]
     elif chart.kind == "noisy" and len(x) > SMOOTHED:
         inside.append(tag("path", class_="faint", d=frame.path(zip(x, y, strict=True))))
         y = smoothed(y)
+        both = zip(one.y.tolist(), y.tolist(), strict=True)
+        values = [f"{said(value, 5)}, smoothed {said(mean, 5)}" for value, mean in both]
+    else:
+        values = [_bounds(one, place, value) for place, value in enumerate(y.tolist())]
     inside.append(tag("path", class_="line", d=frame.path(zip(x, y, strict=True))))
     if len(one.x) <= (_DRAWN if chart.kind == "measured" else SMOOTHED):
         for place, value in enumerate(y.tolist()):
@@ -81,10 +87,7 @@ def _draw_series(frame: Frame, one: Series, number: int, chart: Chart) -> Markup
                 ends = (frame.up(float(bound[place])) for bound in (one.low, one.high))
                 inside.append(tag("path", class_="bar", d="M{0} {1}V{2}M{3} {1}h6M{3} {2}h6".format(at, *ends, at - 3)))
             inside.append(_marker(at, frame.up(value), number, "mark", 3.4))
-    texts = [
-        f"{chart.horizontal} {place:,.0f}: {_bounds(one, n, value) if len(x) == len(one.x) else said(value, 5)}"
-        for n, (place, value) in enumerate(zip(x.tolist(), y.tolist(), strict=True))
-    ]
+    texts = [f"{chart.horizontal} {place:,.0f}: {value}" for place, value in zip(x.tolist(), values, strict=True)]
     return tag(
         "g", *inside, class_=f"series c{number} d{number % 4}", data_name=one.name,
         data_at=json.dumps([frame.across(float(place)) for place in x]), data_text=json.dumps(texts),

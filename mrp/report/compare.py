@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -145,10 +145,22 @@ class Measured:
 
         Without them, data are the same where training knew the same content and they lie in the same place.
         """
-        contents = [one.data["content"] for one in results.read(self.folder) if one.data.get("own")]
+        return Named.of(self._data(), self.content() or self.placed())
+
+    def _data(self) -> dict[str, Any]:
         config = self.folder / CONFIG
-        data = compose(config).values["data"] if config.is_file() else {}
-        return Named.of(data, contents[-1] if contents else _placed(self.folder, data))
+        return dict(compose(config).values["data"]) if config.is_file() else {}
+
+    def content(self) -> str:
+        """Returns the content of the run's own data; empty where no evaluator has recorded it."""
+        contents = [one.data["content"] for one in results.read(self.folder) if one.data.get("own")]
+        return str(contents[-1]) if contents else ""
+
+    def placed(self) -> str:
+        """Returns a hash of what a run's folder says of its data."""
+        data, where = self._data(), ("train", "test", "classes", "fraction")
+        said = [recorded(self.folder, "data.content"), *map(data.get, where)]
+        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
 
     def _data_of(self, data: Mapping[str, Any], folder: Path) -> Named:
         """Returns the data of a run in this folder: the run's own, or what a record calls the same."""
@@ -160,26 +172,25 @@ class Measured:
         return named._replace(content=alike[-1]["content"]) if alike else named
 
 
-def _placed(folder: Path, data: Mapping[str, Any]) -> str:
-    """Returns a hash of what a run's folder says of its data."""
-    said = [recorded(folder, "data.content"), *(data.get(key) for key in ("train", "test", "classes", "fraction"))]
-    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
-
-
-def collect(paths: Sequence[Path]) -> list[Point]:
+def collect(paths: Sequence[Path], names: Sequence[str]) -> list[Point]:
     """Returns everything that has been measured of these runs."""
     points: list[Point] = []
-    for path, name in zip(paths, short_names(paths), strict=True):
-        measured = Measured.of(path, name).points()
-        if not measured:
+    every = [Measured.of(path, name) for path, name in zip(paths, names, strict=True)]
+    for path, measured in zip(paths, every, strict=True):
+        found = measured.points()
+        if not found:
             raise ConfigError(f"{path}: nothing has been measured here yet; 'mrp probe {path}' does")
-        points += measured
-    return points
+        points += found
+    known = {one.placed(): content for one in every if (content := one.content())}
+    return [replace(one, data=Named(one.data.name, known.get(one.data.content, one.data.content))) for one in points]
 
 
-def page_of(paths: Sequence[Path]) -> Page:
-    """Returns one row per run and step, and one column per measure and data, after those that say what it cost."""
-    points = collect(paths)
+def page_of(paths: Sequence[Path], names: Sequence[str] | None = None) -> Page:
+    """Returns one row per run and step, and one column per measure and data, after those that say what it cost.
+
+    Runs are called by these names, or by as much of their paths as tells them apart.
+    """
+    points = collect(paths, names or short_names(paths))
     labels = _data_labels(points)
     keys = dict.fromkeys((point.run, point.step, point.folder) for point in points)
     ordered = sorted(keys, key=lambda key: (list(dict.fromkeys(one[0] for one in keys)).index(key[0]), key[1]))

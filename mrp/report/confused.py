@@ -29,8 +29,8 @@ def section(found: Mapping[str, Any]) -> Iterator[Markup]:
     yield tag("h2", "Classes")
     yield tag("p", (
         f"Of {counts.sum():,} test images {100 * right.sum() / counts.sum():.1f} % are answered rightly; "
-        f"{names[worst]} is the hardest class ({100 * shares[worst]:.0f} %), {names[best]} the easiest "
-        f"({100 * shares[best]:.0f} %)."
+        f"{names[worst]} is the hardest class ({100 * shares[worst]:.1f} %), {names[best]} the easiest "
+        f"({100 * shares[best]:.1f} %)."
     ))  # fmt: skip
     parts = [_classes(names, counts, right, order), _confused(names, matrix)]
     parts += [_matrix(names, matrix)] if len(matrix) <= _MATRIX else []

@@ -10,7 +10,9 @@ import numpy as np
 
 from mrp.report import story
 from mrp.report.history import History
-from mrp.report.series import SERIES, Chart, Kind, Marks, Series, said
+from mrp.report.series import SERIES, SMOOTHED, Chart, Kind, Marks, Series, said, smoothed
+
+_SCHEDULED = ("objective/", "optim/")  # how the names of options begin that change over a run
 
 Words = Callable[[str, Series], str]
 Compared = Callable[[Series], tuple[str, float]]  # what of a run's curve is compared with that of others
@@ -18,6 +20,11 @@ Compared = Callable[[Series], tuple[str, float]]  # what of a run's curve is com
 
 def _last(series: Series) -> tuple[str, float]:
     return "at the end", float(series.y[-1])
+
+
+def _smooth(series: Series) -> tuple[str, float]:
+    """Returns the end of a curve whose last value is that of a single batch."""
+    return "at the end", float((smoothed(series.y) if len(series.y) > SMOOTHED else series.y)[-1])
 
 
 def _middle(series: Series) -> tuple[str, float]:
@@ -72,8 +79,9 @@ def _schedule(what: str, series: Series) -> str:
 
 
 TRAINING = Group("Training", (
-    Metric("Loss", {"loss": "loss"}, "loss"),
-    Metric("Reconstruction error", {"reconstruction": "reconstruction"}, "error without other terms of the loss"),
+    Metric("Loss", {"loss": "loss"}, "loss", of_several=_smooth),
+    Metric("Reconstruction error", {"reconstruction": "reconstruction"}, "error without other terms of the loss",
+        of_several=_smooth),
     Metric("Test loss", {"validation/loss": "test loss"}, "loss on test data", kind="measured"),
     Metric("Learning rate", {"lr": "learning rate"}, "largest over parameter groups", _schedule, "exact", zero=True,
         of_several=_most),
@@ -84,7 +92,7 @@ TRAINING = Group("Training", (
         of_several=_middle,
     ),
     Metric(
-        "Memory", {"memory/host_gib": "host", "memory/device_peak_gib": "GPU"}, "GiB, of the largest process",
+        "Memory", {"memory/device_peak_gib": "GPU", "memory/host_gib": "host"}, "GiB, of the largest process",
         _gigabytes, zero=True, of_several=_most,
     ),
 ))  # fmt: skip
@@ -110,6 +118,14 @@ FEATURES = Group("Features over training", (
 ), "mrp pretrain RECIPE diagnose.every='1 epoch' 'evaluate={geometry: {every: 5 epochs}}'")  # fmt: skip
 
 
+def _metrics(group: Group, histories: Sequence[History]) -> Iterator[Metric]:
+    """Yields what is drawn of a group; with the training, the options that some run changes over its steps."""
+    yield from group.metrics
+    if group is TRAINING:
+        keys = dict.fromkeys(key for one in histories for key in one.columns if key.startswith(_SCHEDULED))
+        yield from (Metric(key.replace("/", "."), {key: key}, "option of the run", kind="exact") for key in keys)
+
+
 def of_one(group: Group, history: History) -> list[Chart]:
     """Returns the charts of a group for one run, each where the run has logged its numbers."""
     return [
@@ -117,7 +133,7 @@ def of_one(group: Group, history: History) -> list[Chart]:
             metric.words(metric.what, series[0]), metric.unit, series, _marks(history, metric), metric.kind,
             metric.note, zero=metric.zero,
         )
-        for metric in group.metrics
+        for metric in _metrics(group, [history])
         if (series := metric.series(history)) and not _repeats(metric, history)
     ]  # fmt: skip
 
@@ -133,7 +149,7 @@ def accuracies(history: History) -> Chart | None:
 
 def of_several(group: Group, histories: Sequence[History]) -> Iterator[Chart]:
     """Yields the charts of a group with a line per run."""
-    for metric in group.metrics:
+    for metric in _metrics(group, histories):
         key = next((key for key in metric.keys if any(one.curve(key) for one in histories)), None)
         if key is None or all(_repeats(metric, one) for one in histories):
             continue

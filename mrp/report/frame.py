@@ -41,8 +41,8 @@ class Frame:
         vertical = (float(every.min()), float(every.max())) if log else span(every, chart.zero)
         marked = [*chart.marks.resumes, *chart.marks.incidents, *chart.marks.evaluations]  # also behind the last value
         horizontal = (min(0.0, float(places.min())), max(float(places.max()), 1.0, *marked))
-        longest = max(len(_tick(one)) for one in _ticks(vertical, log))
-        names = max(min(len(one.name), _LONGEST) for one in series) if len(series) > 1 else 0
+        longest = max(map(len, _named(_ticks(vertical, log))))
+        names = max(map(len, _shortened([one.name for one in series]))) if len(series) > 1 else 0
         return cls(horizontal, vertical, log, 10 + _LETTER * longest, _RIGHT + 1.1 * _LETTER * names)
 
     def across(self, value: float) -> float:
@@ -66,14 +66,16 @@ class Frame:
     def axes(self, chart: Chart) -> Iterator[Markup]:
         """Yields the lines and numbers of both axes."""
         end = WIDTH - self.right
-        for value in _ticks(self.vertical, self.log):
+        ticks = _ticks(self.vertical, self.log)
+        for value, name in zip(ticks, _named(ticks), strict=True):
             up = self.up(value)
             yield tag("line", class_="grid", x1=self.left, x2=end, y1=up, y2=up)
-            yield text(self.left - 5, up + 4, _tick(value), "end")
+            yield text(self.left - 5, up + 4, name, "end")
         base = HEIGHT - self.bottom
         yield tag("line", class_="axis", x1=self.left, x2=end, y1=base, y2=base)
-        for value in _ticks(self.horizontal, False, most=5):
-            yield text(self.across(value), base + 16, _tick(value), "middle")
+        ticks = _ticks(self.horizontal, False)
+        for value, name in zip(ticks, _named(ticks), strict=True):
+            yield text(self.across(value), base + 16, name, "middle")
         yield text(end, HEIGHT - 3, chart.horizontal, "end")
 
     def marks(self, marks: Marks, curve: Series) -> Iterator[Markup]:
@@ -106,10 +108,20 @@ class Frame:
             before = max(up, before + _LINE)
             heights.append(before)
         over = max(0.0, heights[-1] - (HEIGHT - self.bottom))
+        names = dict(zip(series, _shortened([one.name for one in series.values()]), strict=True))
         for (_, number), up in zip(places, heights, strict=True):
-            one = series[number]
-            name = one.name if len(one.name) <= _LONGEST else f"{one.name[: _LONGEST - 1]}…"
-            yield tag("g", text(WIDTH - self.right + 9, up - over + 4, name, class_="name"), class_=f"c{number}")
+            name = text(WIDTH - self.right + 9, up - over + 4, names[number], class_="name")
+            yield tag("g", name, class_=f"c{number}")
+
+
+def _shortened(names: Sequence[str]) -> list[str]:
+    """Returns names that have room beside lines; of long ones the beginning that all share is left out first."""
+    if max(map(len, names)) > _LONGEST:
+        letters = zip(*names, strict=False)
+        shared = next((place for place, each in enumerate(letters) if len({*each}) > 1), len(min(names, key=len)))
+        shared = min(shared, len(min(names, key=len)) - 3)
+        names = [f"…{name[shared:]}" for name in names] if shared > 1 else names
+    return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
 
 
 def _few(steps: Sequence[int], most: int = 60) -> Sequence[int]:
@@ -141,11 +153,17 @@ def _ticks(bounds: tuple[float, float], log: bool, most: int = 5) -> list[float]
     return [one for number in range(first, first + 2 * most) if (one := number * step) <= high + 1e-9 * step]
 
 
-def _tick(value: float) -> str:
+def _named(values: Sequence[float]) -> list[str]:
+    """Returns the numbers of an axis in words, with as many digits as it takes to tell them apart."""
+    each = ([_tick(value, digits) for value in values] for digits in range(4, 16))
+    return next((names for names in each if len({*names}) == len(names)), [f"{value:.17g}" for value in values])
+
+
+def _tick(value: float, digits: int) -> str:
     for unit, size in (("M", 1e6), ("k", 1e3)):
         if abs(value) >= 10 * size or (unit == "M" and abs(value) >= size):
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.4g}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3g}".replace("e-0", "e-")
+            return f"{value / size:.{digits}g}{unit}"
+    return f"{value:.{digits}g}".replace("e-0", "e-")
 
 
 def text(x: float, y: float, words: str, anchor: str | None = None, class_: str | None = None) -> Markup:

@@ -58,10 +58,16 @@ class History:
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
-        """What each start of the run ran on."""
+        """What each start of the run ran on; one that found a complete run had nothing to do, and is left out."""
         starts = mapping_in(self.folder / ENVIRONMENT).get("starts", [])
         each = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
+        each = each[:1] + [one for one in each[1:] if one.get("step") is None or one["step"] != one.get("steps")]
         return [start | {key: _mapping(start.get(key)) for key in ("packages", "changed")} for start in each]
+
+    @property
+    def resumes(self) -> list[int]:
+        """The steps that the run went on from; without a checkpoint it began anew."""
+        return [step for start in self.starts[1:] if isinstance(step := start.get("step"), int) and step]
 
     @cached_property
     def incidents(self) -> list[dict[str, Any]]:
@@ -94,9 +100,8 @@ class History:
     def marks(self) -> Marks:
         """What happened at which step."""
         evaluated = set[float]().union(*(self._steps_of(key) for key in self.columns if key.endswith(_SECONDS)))
-        resumes = {step for start in self.starts[1:] if isinstance(step := start.get("step"), int)}
         return Marks(
-            resumes=sorted(resumes - {0}),
+            resumes=sorted({*self.resumes}),
             incidents=[one["step"] for one in self.incidents],
             spikes=[int(step) for step in self._steps_of("spike")],
             evaluations=sorted(map(int, evaluated)),

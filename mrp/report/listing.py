@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -135,7 +136,7 @@ def text(key: str, value: Any, row: Row) -> str:
     if key == "state" and row.status.why:
         return f"{value}: {row.status.why}" if len(row.status.why) < 60 else f"{value}: {row.status.why[:57]}..."
     if key == "progress":
-        return f"{100 * value:.0f} %"
+        return f"{math.floor(100 * value + 1e-9)} %"  # 100 % only where nothing is left to do
     if key in row.measured and _is_share(key, row):
         return f"{100 * value:.1f} %"
     if isinstance(value, bool) or not isinstance(value, int | float):
@@ -251,7 +252,8 @@ def _number(value: Any) -> float | None:
     return None
 
 
-def _rank(value: Any) -> tuple[int, float, str]:
-    """Orders numbers before texts."""
+def _rank(value: Any) -> tuple[int, float, list[str]]:
+    """Orders numbers before texts, and texts by the numbers in them: 20 epochs before 100 epochs."""
     number = _number(value)
-    return (1, 0.0, str(value)) if number is None else (0, number, "")
+    parts = [f"{int(part):040d}" if part.isdecimal() else part for part in re.split(r"(\d+)", str(value))]
+    return (1, 0.0, parts) if number is None else (0, number, [])

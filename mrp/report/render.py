@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ENDINGS = (".png", ".md", ".tex", ".json")
 _MOST_COLUMNS = 5  # where there are more, and fewer rows, measures are the rows
 _COLOURS = ("#1f5f8b", "#c4622d", "#3f7d4e", "#7a4f8f", "#8a6d1f", "#4b4b4b", "#b03060", "#2a8c8c")
-_MARKERS, _LINES = "osD^vP*X", ("-", "--", "-.", ":")
+_MARKERS, _LINES = "osD^vP*", ("-", "--", "-.", ":")  # with eight colours 56 runs that all look different
 _PANELS = 4  # beside each other
 
 
@@ -70,6 +70,7 @@ def text_of(cell: Cell, percent: str = " %", bounds: str = " ({} to {})") -> str
 def terminal(page: Page) -> Table:
     """Returns the table for a terminal; a star marks the best."""
     from rich.table import Table
+    from rich.text import Text
 
     header, lines = shown(page)
     caption = "\n".join(notes(page, "*"))
@@ -78,7 +79,7 @@ def terminal(page: Page) -> Table:
     for number, name in enumerate(header):
         table.add_column(name, no_wrap=number == 0, justify="left" if number < labels else "right")
     for names, entries in lines:
-        cells = [f"[bold]{text_of(cell)} *[/bold]" if best else text_of(cell) for cell, best in entries]
+        cells = [Text(f"{text_of(cell)} *", "bold") if best else text_of(cell) for cell, best in entries]
         table.add_row(*names, *cells)
     return table
 
@@ -111,7 +112,8 @@ def latex(page: Page) -> str:
 
     rows = [[*map(_escaped, names), *(entry(*one) for one in entries)] for names, entries in lines]
     body = [" & ".join(cells) + r" \\" for cells in rows]
-    caption = " ".join(map(_escaped, [f"{_title(page)}, in % with 95 % intervals.", *notes(page, "Bold")]))
+    unit = "in %" if all(one.measure is None or one.measure.share for one in page.cells.values()) else "shares in %"
+    caption = " ".join(map(_escaped, [f"{_title(page)}, {unit} with 95 % intervals.", *notes(page, "Bold")]))
     return "\n".join([
         r"% \usepackage{booktabs}", r"\begin{table}", r"\centering", rf"\caption{{{caption}}}",
         rf"\begin{{tabular}}{{{'l' * labels}{'r' * (len(header) - labels)}}}", r"\toprule",
@@ -187,18 +189,17 @@ def _pairs(page: Page) -> list[str]:
         return []
     lines = ["| data | measure | difference | McNemar's p |", "| --- | --- | --- | --- |"]
     for one in found:
-        scale, digits = (100, ".1f") if one["share"] else (1, ".4g")
+        scale, digits, unit = (100, ".1f", " points") if one["share"] else (1, ".4g", "")
         value, low, high = (format(scale * one[name], digits) for name in ("value", "low", "high"))
         p = "" if one["p"] is None else f"{one['p']:.2g}"
-        lines.append(f"| {one['data']} | {one['measure']} | {value} ({low} to {high}) | {p} |")
+        lines.append(f"| {one['data']} | {one['measure']} | {value}{unit} ({low} to {high}) | {p} |")
     first, second = (row.name for row in page.rows)
     return [f"{first} minus {second}, with 95 % intervals:", "\n".join(lines)]
 
 
 def _escaped(text: str) -> str:
-    for sign in "\\&%$#_{}":
-        text = text.replace(sign, r"\textbackslash " if sign == "\\" else f"\\{sign}")
-    return text
+    words = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    return "".join(words.get(sign, f"\\{sign}" if sign in "&%$#_{}" else sign) for sign in text)
 
 
 def _bounds(cell: Cell) -> tuple[float, list[list[float]] | None]:

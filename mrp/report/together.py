@@ -52,7 +52,8 @@ def _results(told: Sequence[Told]) -> Iterator[Markup]:
     measured = [one for one in told if one.results is not None]
     yield tag("h2", "Results")
     if measured:
-        yield from results_table(compare.page_of([one.subject.path for one in measured]))
+        names = [one.history.name for one in measured]
+        yield from results_table(compare.page_of([one.subject.path for one in measured], names))
     for one in told:
         if one.damage:
             yield tag("p", f"{one.history.name}: {one.damage}", class_="note")

@@ -22,6 +22,8 @@ from mrp.report.history import History
 from mrp.report.page import Page
 from mrp.status import DIED, Status, status_of
 
+_MOST = 4  # numbers of the summary
+
 
 @dataclass(frozen=True)
 class Subject:
@@ -106,6 +108,8 @@ def summary(told: Told) -> Iterator[Markup]:
         yield tag("p", what_ran(told.history), class_="lead")
     if best := _best(told):
         yield tag("p", "Best results: " + "; ".join(best) + ".")
+    elif lasts := [story.accuracy(one) for one in told.history.accuracies()][:_MOST]:
+        yield tag("p", "Last accuracies in training: " + "; ".join(lasts) + ".")
     found = list(warnings(told))
     if found:
         yield tag("ul", *(tag("li", one) for one in found), class_="warnings", role="list")
@@ -118,12 +122,12 @@ def what_ran(history: History) -> str:
     """Returns the method, the backbone, the data and the length in a sentence."""
     values = history.values
     objective, backbone, data = map(history.section, ("objective", "backbone", "data"))
-    method = str(objective.get("name", "a method"))
-    details = [f"mask ratio {objective['mask_ratio']}"] if objective.get("mask_ratio") is not None else []
+    method = Path(str(objective.get("name", "a method"))).name  # of a file of one's own, its name alone
+    details = [f"mask ratio {_number(objective['mask_ratio'])}"] if objective.get("mask_ratio") is not None else []
     uniformity = objective.get("uniformity")
     weight = uniformity.get("weight") if isinstance(uniformity, Mapping) else uniformity
     kind = uniformity.get("kind", "gram") if isinstance(uniformity, Mapping) else "gram"
-    details += [f"{'uniformity' if kind == 'gram' else kind} {weight}"] if weight else []
+    details += [f"{'uniformity' if kind == 'gram' else kind} {_number(weight)}"] if weight else []
     parts = [f"{method} ({', '.join(details)})" if details else method]
     shape = backbone.get("name") or f"a ViT of {backbone.get('depth')} blocks of width {backbone.get('width')}"
     size = data.get("size")
@@ -133,6 +137,14 @@ def what_ran(history: History) -> str:
     parts.append(f"on {compare.Named.of(data, None).name}, images of {size}")
     steps = f"{values.get('length')} of {values.get('batch')} images per step, {values.get('precision')}"
     return f"{' '.join(parts)}: {steps}."
+
+
+def _number(value: Any) -> str:
+    """Returns an option that is a number, or one that changes over the run."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    end = f" to {value.get('end')}" if value.get("kind") in ("linear", "cosine", "wsd") else ""
+    return f"{value.get('value')}{end}, {value.get('kind')}"
 
 
 def _short(init: Any) -> str:
@@ -147,7 +159,7 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
         yield "state", f"{status.state}{f': {status.why}' if status.why else ''}; step {steps_of(status)}{left}"
     if history.starts:
         first, last = history.starts[0], history.starts[-1]
-        resumed = len(history.starts) - 1
+        resumed = len(history.resumes)
         yield "started", f"{first.get('time')}" + (f", resumed {resumed} {_times(resumed)}" if resumed else "")
         packages = last["packages"]
         count = last.get("processes")
@@ -176,7 +188,7 @@ def _times(count: int) -> str:
 
 
 def _best(told: Told) -> list[str]:
-    """Returns the best of what was measured, with intervals."""
+    """Returns the best of what was measured after the training, and in its validations, with intervals."""
     found = []
     if (page := told.results) is not None:
         for number, column in enumerate(page.columns):
@@ -189,12 +201,11 @@ def _best(told: Told) -> list[str]:
                 if len(cells) > 1:  # its interval does not know of the choice
                     last, at = max(cells, key=lambda one: (page.rows[one[1]].step or 0, one[1]))
                     when = f" of step {page.rows[at].step:,}" if page.rows[at].step else ""
-                    chosen = f" (the best of {len(cells)} by these images; the last{when}: {render.text_of(last)})"
+                    other = ", and the last" if at == row else f"; the last{when}: {render.text_of(last)}"
+                    chosen = f" (the best of {len(cells)} by these images{other})"
                 where = f", step {step:,}" if step else ""
                 found.append(f"{column.title} {render.text_of(cell)} on {column.data}{where}{chosen}")
-    if not found:
-        found = [story.accuracy(one) for one in told.history.accuracies()]
-    return found[:4]
+    return found[:_MOST]
 
 
 def warnings(told: Told) -> Iterator[str]:

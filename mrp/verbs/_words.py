@@ -97,10 +97,10 @@ def is_first_process() -> bool:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table as wide as the terminal, or wider where there is none."""
+    """Prints a table as wide as the terminal, or wider where there is none; a [word] or :word: in it is only text."""
     from rich.console import Console
 
-    Console(width=width()).print(table)
+    Console(width=width(), markup=False, emoji=False).print(table)
 
 
 def width() -> int:

@@ -88,19 +88,18 @@ def _print(found: Listing, folder: str, where: list[str]) -> None:
 def _table(found: Listing, columns: Sequence[str]) -> Table:
     """Returns one row per run; a single run has one row per column, which leaves room for the reason of its end."""
     from rich.box import SIMPLE_HEAD
-    from rich.markup import escape
     from rich.table import Table
 
     if len(found.rows) == 1:
         table = Table("", "", show_header=False, box=SIMPLE_HEAD, pad_edge=False)
         for key, cell in zip(found.columns, found.cells(found.rows[0]), strict=True):
-            table.add_row(key, escape(cell))
+            table.add_row(key, cell)
         return table
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for key in columns:
-        table.add_column(escape(key), overflow="fold", min_width=found.width(key))
+        table.add_column(key, overflow="fold", min_width=found.width(key))
     for row in found.rows:
-        table.add_row(*map(escape, found.cells(row)[: len(columns)]))
+        table.add_row(*found.cells(row)[: len(columns)])
     return table
 
 
@@ -109,7 +108,7 @@ def _screen(found: Listing, seconds: int) -> str:
     from rich.console import Console
 
     size = shutil.get_terminal_size()
-    console = Console(width=size.columns)
+    console = Console(width=size.columns, markup=False, emoji=False)
     with console.capture() as drawn:
         console.print(_table(found, found.fitting(size.columns)) if found.rows else "no runs")
     lines = drawn.get().splitlines()

@@ -16,7 +16,7 @@ from PIL import Image
 from mrp.cli import main
 from mrp.config import compose
 from mrp.data.source import DecodeError
-from mrp.doctor import data, speed
+from mrp.doctor import data, forecast, speed
 from mrp.doctor.case import Case, Terms
 from mrp.doctor.examine import examine
 from mrp.doctor.finding import Finding
@@ -283,6 +283,8 @@ def test_a_forecast_is_for_this_machine_and_for_a_named_gpu() -> None:
 def test_a_forecast_says_how_far_apart_the_paces_were() -> None:
     uneven = replace(FAST, both=Rate(490, 49, 980, 20))
     (here,) = (finding for group, finding in examine(case(speed=uneven)) if group == "forecast")
+    assert str(Rate(123456.7, 999.96, 1000, 3)) == "123,457 (1,000 to 1,000, n=3)"
+    assert forecast._time(83.9) == "3.5 days"
     assert here.found.startswith("7 minutes (4 minutes to 1.2 hours: the pace varies) for 1,650 steps")
 
 

@@ -119,11 +119,11 @@ def test_a_terminal_gets_one_line_that_moves(
     monkeypatch.setattr(os, "isatty", lambda descriptor: descriptor == 2)
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
-    shown = Progress(total=10, start=4, batch=8, quiet=False)
+    shown = Progress(total=1000, start=4, batch=8, quiet=False)
     shown.show(7, loss=0.25, rate=4.0)
     shown.close()
     output = capsys.readouterr()
     assert output.out == ""
-    assert "7/10 steps" in output.err
-    assert "loss 0.2500" in output.err
+    assert "7/1000 steps" in output.err
+    assert "4 images/s  loss 0.2500  33 min left" in output.err, "after one log point, however long it took"
     assert output.err.count("\x1b[?25l") == output.err.count("\x1b[?25h") == 1, "the cursor is hidden, and shown again"

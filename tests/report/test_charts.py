@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrp.report import curves
+from mrp.report import confused, curves
 from mrp.report.charts import draw, scatter
 from mrp.report.frame import HEIGHT, WIDTH
 from mrp.report.history import History
@@ -160,6 +160,65 @@ def test_what_the_log_of_a_run_says(tmp_path: Path) -> None:
     assert not any("Reconstruction" in chart.title for chart in curves.of_one(curves.TRAINING, history))
 
 
+def test_the_pointer_tells_what_was_logged_from_what_is_drawn_in_its_place() -> None:
+    few = Chart("t", "u", [Series.of("loss", range(40), [0.0] * 39 + [2.0])])
+    assert group(parsed(few))["text"][-1] == "step 39: 2, smoothed 1"
+    many = Chart("t", "u", [Series.of("loss", range(400), [1.0, 3.0] * 200)])
+    assert group(parsed(many))["text"][0] == "step 0: mean 2, 1 to 3"
+
+
+@pytest.mark.parametrize("values", [[2.30251, 2.30268], [100_000, 100_003], [0.69312, 0.69318], [1e9, 1e9 + 1]])
+def test_no_two_ticks_of_a_flat_curve_are_called_the_same(values: list[float]) -> None:
+    figure = parsed(Chart("t", "u", [Series.of("loss", [1, 2], values)]))
+    ticks = [one.text for one in figure.iter("text") if one.get("text-anchor") == "end" and one.text != "step"]
+    assert len({*ticks}) == len(ticks) > 2
+
+
+def test_long_names_beside_lines_can_be_told_apart() -> None:
+    names = [f"mae_vit_base_in1k_seed{number}" for number in (1, 2)]
+    figure = parsed(Chart("t", "u", [Series.of(name, [0, 1], [0, 1]) for name in names]))
+    assert [one.text for one in figure.iter("text") if one.get("class") == "name"] == ["…ed1", "…ed2"]
+
+
+def test_the_end_of_a_noisy_curve_is_compared_by_more_than_one_batch(tmp_path: Path) -> None:
+    histories = []
+    for name, last in (("a", 9.0), ("b", 1.0)):
+        losses = [{"step": step, "loss": 2.0 if step < 40 else last} for step in range(1, 41)]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in losses))
+        histories.append(History(name, tmp_path / name))
+    assert next(curves.of_several(curves.TRAINING, histories)).title == "Loss, at the end: 5.5 (a) and 1.5 (b)"
+
+
+def test_an_option_that_changes_over_the_run_is_drawn(tmp_path: Path) -> None:
+    lines = [{"step": step, "loss": 1.0, "objective/mask_ratio": step / 10} for step in (2, 5, 9)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    titles = [chart.title for chart in curves.of_one(curves.TRAINING, History("run", tmp_path))]
+    assert "objective.mask_ratio rose from 0.2 to 0.9" in titles
+    schedule = {"kind": "linear", "value": 0.2, "end": 0.9, "until": "100 %"}
+    (tmp_path / "config.yaml").write_text(json.dumps({"objective": {"name": "/x/mine.py", "mask_ratio": schedule}}))
+    assert what_ran(History("run", tmp_path)).startswith("mine.py (mask ratio 0.2 to 0.9, linear) trains")
+
+
+def test_a_start_that_found_a_complete_run_has_not_resumed_it(tmp_path: Path) -> None:
+    starts = [{"step": step, "steps": 440, "device": f"at {step}", "time": "now"} for step in (0, 103, 103, 253, 440)]
+    (tmp_path / "config.yaml").write_text("length: 440 steps\n")
+    (tmp_path / "environment.json").write_text(json.dumps({"starts": starts}))
+    assert History("run", tmp_path).marks.resumes == [103, 253]
+    text = "".join(summary(Told.of(tmp_path)))
+    assert "now, resumed 3 times" in text
+    assert "at 253, " in text
+
+
+def test_the_last_accuracy_is_not_called_the_best(tmp_path: Path) -> None:
+    lines = [{"step": step, "knn/accuracy": value} for step, value in ((1, 0.9), (2, 0.5))]
+    (tmp_path / "config.yaml").write_text("length: 2 steps\n")
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    text = "".join(summary(Told.of(tmp_path)))
+    assert "Last accuracies in training: knn 50.0 %, from 90.0 % at step 1." in text
+    assert "Best" not in text
+
+
 def test_a_damaged_record_of_a_start_is_no_mark(tmp_path: Path) -> None:
     (tmp_path / "environment.json").write_text(json.dumps({"starts": [{"step": n} for n in (0, None, "x", 7)]}))
     assert History("run", tmp_path).marks.resumes == [7]
@@ -198,3 +257,9 @@ def test_names_are_escaped() -> None:
 )
 def test_numbers_as_people_write_them(value: float, text: str) -> None:
     assert said(value) == text
+
+
+def test_a_class_with_an_error_is_not_said_to_be_all_right() -> None:
+    classes = [{"name": name} for name in "ab"]
+    text = "".join(confused.section({"classes": classes, "confusion": [[299, 1], [0, 300]]}))
+    assert "a is the hardest class (99.7 %), b the easiest (100.0 %)" in text

@@ -141,6 +141,20 @@ def test_each_paper_probe_stands_with_its_own_weights_and_data(tmp_path: Path) -
     }
 
 
+def test_data_that_one_run_knows_the_content_of_are_the_same_in_a_run_that_was_only_validated(tmp_path: Path) -> None:
+    first, second = run(tmp_path / "first", 0, 90), tmp_path / "second"
+    second.mkdir()
+    (second / "config.yaml").write_text((first / "config.yaml").read_text())
+    (second / "metrics.jsonl").write_text(json.dumps({"step": 5, "validation/accuracy": 0.5}))
+    (second / "validation.json").write_text(json.dumps({"student": {"images": 100}}))
+    assert {column.data for column in compare.page_of([first, second]).columns} == {"", "digits", "pets"}
+
+
+def test_runs_are_called_as_a_page_calls_them(tmp_path: Path) -> None:
+    page = compare.page_of([run(tmp_path / "first", 0, 90)], ["deep/first"])
+    assert [row.name for row in page.rows] == ["deep/first"]
+
+
 def test_many_validations_read_the_log_and_the_recipe_no_more_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

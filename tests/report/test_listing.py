@@ -105,6 +105,18 @@ def test_the_order(tree: Path, sort: str, reverse: bool, expected: list[str]) ->
     assert names(listing(tree, sort=sort, reverse=reverse)) == expected
 
 
+def test_numbers_in_words_are_ordered_as_numbers(tmp_path: Path) -> None:
+    for length in ("100 epochs", "20 epochs", "3 epochs"):
+        made(tmp_path / length.replace(" ", "-"), 1, 0.5, length=length)
+    assert names(listing(tmp_path, sort="length")) == ["3-epochs", "20-epochs", "100-epochs"]
+
+
+def test_a_run_that_has_steps_left_is_not_done_to_100_percent(tree: Path) -> None:
+    (row, *_) = listing(tree).rows
+    shown = {value: listing_module.text("progress", value, row) for value in (0.9996, 0.29, 1.0)}
+    assert shown == {0.9996: "99 %", 0.29: "29 %", 1.0: "100 %"}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

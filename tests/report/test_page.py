@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Outcomes
 from mrp.report import render
 from mrp.report.page import Cell, Column, Page, Row, cell_of
+from mrp.verbs import _words
 
 
 def counted(right: list[int], classes: list[int] | None = None) -> Cell:
@@ -129,7 +131,7 @@ def test_forms(tmp_path: Path) -> None:
         "",
         "| data | measure | difference | McNemar's p |",
         "| --- | --- | --- | --- |",
-        "| digits | kNN (k = 20) | 20.0 (11.4 to 27.8) | 1.9e-06 |",
+        "| digits | kNN (k = 20) | 20.0 points (11.4 to 27.8) | 1.9e-06 |",
     ]
     latex = (tmp_path / "page.tex").read_text()
     assert r"weights & hours & digits: kNN (k = 20) & 50\%\_set: a \& b \\" in latex
@@ -141,6 +143,26 @@ def test_forms(tmp_path: Path) -> None:
     }  # fmt: skip
     assert found["differences"][0]["p"] < 0.001
     assert imread(tmp_path / "page.png").std() > 0.01
+
+
+def test_a_name_is_text_whatever_it_looks_like(capsys: pytest.CaptureFixture[str]) -> None:
+    """Rich would leave out [seed], and end with an error at [/x]; LaTeX has a meaning of its own for ~ and ^."""
+    one = page(known(0.9, 0.88, 0.92), known(0.1, 0.08, 0.12))
+    one = replace(one, rows=(Row("mae[seed]", "a"), Row("mae[/x]:fire:", "b")), notes=("~a^b\\c",))
+    _words.print_page(one, as_json=False)
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ("mae[seed]", "mae[/x]:fire:", "90.0 % (88.0 to 92.0) *"))
+    assert r"\textasciitilde{}a\textasciicircum{}b\textbackslash{}c" in render.latex(one)
+
+
+def test_a_caption_calls_only_shares_percent() -> None:
+    rank = Cell("", Measure("own/rank", "own: rank", 12.3, 12.0, 13.0, share=False))
+    assert r"accuracy on digits, shares in \% with 95 \% intervals." in render.latex(page(rank, rank))
+
+
+def test_up_to_56_runs_look_different_in_a_picture() -> None:
+    looks = zip(range(56), cycle(render._COLOURS), cycle(render._MARKERS), cycle(render._LINES))
+    assert len({look[1:] for look in looks}) == 56
 
 
 def test_many_measures_are_rows() -> None:
