@@ -24,6 +24,7 @@ from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
 _ACCURACY = "validation/accuracy"
+_PLACE = ("train", "test", "classes", "fraction")  # options that say which data a run has
 
 
 class Named(NamedTuple):
@@ -157,19 +158,22 @@ class Measured:
         return str(contents[-1]) if contents else ""
 
     def placed(self) -> str:
-        """Returns a hash of what a run's folder says of its data."""
-        data, where = self._data(), ("train", "test", "classes", "fraction")
-        said = [recorded(self.folder, "data.content"), *map(data.get, where)]
-        return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
+        """Returns a hash of what its folder says of the run's own data."""
+        return _placed(self.folder, self._data())
 
     def _data_of(self, data: Mapping[str, Any], folder: Path) -> Named:
         """Returns the data of a run in this folder: the run's own, or what a record calls the same."""
-        own = compose(self.folder / CONFIG).values["data"]
-        if all(data.get(key) == own.get(key) for key in ("train", "test", "classes", "fraction")):
+        own = self._data()
+        if all(data.get(key) == own.get(key) for key in _PLACE):
             return self._own_data()
         named = Named.of(data, _placed(folder, data))
         alike = [one.data for one in results.read(self.folder) if Named.of(one.data, "").name == named.name]
         return named._replace(content=alike[-1]["content"]) if alike else named
+
+
+def _placed(folder: Path, data: Mapping[str, Any]) -> str:
+    said = [recorded(folder, "data.content"), *(data.get(key) for key in _PLACE)]
+    return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
 
 
 def collect(paths: Sequence[Path], names: Sequence[str]) -> list[Point]:

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 
 from mrp.cli import main
-from mrp.report import gallery, single
+from mrp.report import charts, document, gallery, single
+from mrp.report.series import Chart, Series
 from mrp.verbs import report
 from tests import browser
 from tests.report.test_document import HOSTILE, Elements, references
@@ -263,6 +264,11 @@ def test_a_browser_shows_the_pages_without_a_complaint(made: Path, tmp_path: Pat
     files = {name: tmp_path / f"{name}.html" for name in pages}
     for name, runs in pages.items():
         main(["report", *map(str, runs), "--out", str(files[name])])
+    long = "mae_vit_base_patch16_in1k_mask075_seed1_lr1.5e-4_" * 2  # a name that nothing would break by itself
+    chart = charts.draw(Chart(long, "loss", [Series.of(f"{long}{n}", [0, 1], [0, n]) for n in (1, 2)]))
+    parts = [document.tag("h1", long), document.facts([(long, long)]), document.tag("div", chart, class_="charts")]
+    files["long"] = tmp_path / "long.html"
+    files["long"].write_text(document.page(long, parts), encoding="utf-8")
     with browser.browser(tmp_path / "profile") as shown:
         for file in files.values():
             for width, scheme in ((1280, "light"), (390, "dark")):
