@@ -59,7 +59,7 @@ class State:
         checkpoint = session.newest_checkpoint()
         step = checkpoint.step if checkpoint else 0
         asked = session.agree(checkpoint, job.common)
-        _load(checkpoint, run, module, optimizer, session)
+        _load(checkpoint, job, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: dict[str, Any] = checkpoint.state() if checkpoint else {}
         if "length" in kept and (jump := job.jump(step, Length(**kept["length"]))) is not None:
@@ -159,13 +159,13 @@ def _build_model(run: Run, session: Session) -> tuple[Step, nn.Module, torch.opt
 
 
 def _load(
-    checkpoint: Checkpoint | None, run: Run, module: Step, optimizer: torch.optim.Optimizer, session: Session
+    checkpoint: Checkpoint | None, job: Job, module: Step, optimizer: torch.optim.Optimizer, session: Session
 ) -> None:
     """Loads the checkpoint, or the weights that the run starts with, if there are any."""
     if checkpoint is not None:
         _restore(checkpoint, module, optimizer, session)
-    elif run.init is not None:
-        session.say(init.start(run.init, run.name, module))
+    elif job.run.init is not None:
+        session.say(init.start(job.run.init, job.run.name, module, job.source.classes))
 
 
 def _restore(checkpoint: Checkpoint, module: Step, optimizer: torch.optim.Optimizer, session: Session) -> None:

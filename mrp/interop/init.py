@@ -23,6 +23,7 @@ from mrp.tensors import laid_out_like
 
 _LAST_NORMS = ("backbone.norm.", "backbone.fc_norm.")  # a backbone has one of the two: its method decides which
 _OF_TRAINING = ("drop_path", "attention_dropout")  # options of a backbone that do not say what it computes
+_WHAT_A_HEAD_READS = ("pool", "frozen")  # options of a method
 _SHAPE = ("name", "width", "depth", "heads", "patch", "mlp_ratio")
 _CONVERSIONS = {("positions", "sincos", "learned"), ("relative_bias", "shared", "per_block")}
 
@@ -137,8 +138,11 @@ def _sizes(config: vit.Config) -> dict[str, Any]:
     return sizes | {"mlp_ratio": traits.mlp_width / traits.width, "model": model}
 
 
-def start(config: Config, method: str, step: nn.Module) -> str:
-    """Gives a new step the weights that its run starts from; returns one line on what was taken and what was not."""
+def start(config: Config, method: str, step: nn.Module, classes: tuple[str, ...] = ()) -> str:
+    """Gives a new step the weights that its run starts from; returns one line on what was taken and what was not.
+
+    `classes` are those of the run's data, where these have some.
+    """
     objective: nn.Module = step.get_submodule("objective")
     state: dict[str, Tensor] = objective.state_dict()
     backbone: Any = objective.backbone
@@ -153,7 +157,8 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     if config.channels == "spread":
         given = _spread(given, backbone.patch_embed.proj.in_channels)
     taken = _of_backbone(given, state, config.source)
-    if weights.method == method:
+    unlike = _unlike(weights, objective, classes) if weights.method == method else ""
+    if weights.method == method and not unlike:
         taken |= _other_parts(given, state, {n for n, p in objective.named_parameters() if p.requires_grad})
     for name in state:  # a teacher that was not given starts where its student does
         if name.startswith(TEACHER) and name not in taken:
@@ -164,8 +169,26 @@ def start(config: Config, method: str, step: nn.Module) -> str:
     return (
         f"starts with the {config.weights} weights of {config.source} ({weights.method}, step {weights.step}): "
         f"{', '.join(_part_names(taken))}; new: {', '.join(new) or 'nothing'}; "
-        f"not taken: {', '.join(unused) or 'nothing'}{_other_units(weights, step.get_submodule('prepare'))}"
+        f"not taken: {', '.join(unused) or 'nothing'}{unlike}{_other_units(weights, step.get_submodule('prepare'))}"
     )
+
+
+def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...]) -> str:
+    """Returns words if the head of the weights was trained on other features or other classes, else none."""
+    config: Any = getattr(objective, "config", None)
+    for key in _WHAT_A_HEAD_READS:
+        field = getattr(type(config), "model_fields", {}).get(key)
+        if field is not None and (theirs := weights.objective.get(key, field.default)) != getattr(config, key):
+            return f"; the head was trained with objective.{key}: {str(theirs).lower()}"
+    unnamed = tuple(map(str, range(len(classes))))
+    if (
+        len(weights.classes) == len(classes)
+        and unnamed not in (classes, weights.classes)
+        and classes != weights.classes
+    ):
+        other = next(name for name, now in zip(weights.classes, classes, strict=True) if name != now)
+        return f"; the head tells other classes apart, such as '{other}' at number {weights.classes.index(other)}"
+    return ""
 
 
 def _other_units(weights: ModelWeights, prepare: nn.Module) -> str:

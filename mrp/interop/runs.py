@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from torch import Tensor
@@ -12,7 +13,7 @@ from mrp.checkpoint.checkpoints import MODEL, Checkpoint
 from mrp.config import ConfigError, compose
 from mrp.data.config import Config as Data
 from mrp.files import sha256_of
-from mrp.folder import CONFIG
+from mrp.folder import CLASSES, CONFIG
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights, choose, part
 from mrp.models import vit
@@ -97,7 +98,16 @@ def read(path: Path, weights: WeightsName | None = None, step: int | None = None
         std=data.std,
         step=chosen.step,
         weights=weights,
+        classes=_classes(folder),
     )
+
+
+def _classes(folder: Path) -> tuple[str, ...]:
+    """Returns what a run's folder says that its classes are called; none where it says nothing."""
+    try:
+        return tuple(map(str, json.loads((folder / CLASSES).read_text(encoding="utf-8"))))
+    except (OSError, ValueError, TypeError):
+        return ()
 
 
 def judged(method: str, folder: Path) -> WeightsName:

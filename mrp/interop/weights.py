@@ -48,6 +48,7 @@ class ModelWeights:
     stored_as: tuple[str, ...] = ()  # number formats other than float32 that were converted to it
     step: int = 0
     weights: WeightsName = "student"  # which of a run's
+    classes: tuple[str, ...] = ()  # of a classifier, where the source says what they are called
 
     def fitted(self) -> ModelWeights:
         """Returns the same after checking every name and shape against the objective, with `missing` filled in."""

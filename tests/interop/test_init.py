@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -17,7 +18,7 @@ from mrp.checkpoint import checkpoints
 from mrp.checkpoint import layout as tensors
 from mrp.checkpoint.saver import save_now
 from mrp.config import ConfigError, compose, dump
-from mrp.folder import CONFIG
+from mrp.folder import CLASSES, CONFIG
 from mrp.interop import init
 from mrp.models import vit
 from mrp.optim import average
@@ -51,10 +52,10 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return {name.removeprefix("objective."): tensor for name, tensor in found.weights().items()}
 
 
-def started(run: Run) -> tuple[Any, str]:
+def started(run: Run, classes: tuple[str, ...] = ()) -> tuple[Any, str]:
     step = build_step(run)
     assert run.init is not None
-    return step.objective, init.start(run.init, run.name, step)
+    return step.objective, init.start(run.init, run.name, step, classes)
 
 
 def test_a_recipe_takes_its_backbone_from_the_checkpoint(pretrained: Path) -> None:
@@ -118,6 +119,29 @@ def test_the_same_method_goes_on_with_all_of_its_parts(tmp_path: Path) -> None:
     own = objective.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in own.items())
     assert said.endswith("new: nothing; not taken: nothing")
+
+
+@pytest.mark.parametrize(
+    ("words", "classes", "reason"),
+    [
+        ([], ("a", "b", "c"), None),
+        ([], ("0", "1", "2"), None),  # what they are called is not known
+        ([], ("a", "c", "b"), "the head tells other classes apart, such as 'b' at number 1"),
+        (["objective.pool=cls"], ("a", "b", "c"), "the head was trained with objective.pool: mean"),
+        (["objective.frozen=true"], ("a", "b", "c"), "the head was trained with objective.frozen: false"),
+    ],
+)
+def test_a_head_goes_on_with_the_features_and_classes_that_it_knows(
+    pretrained: Path, tmp_path: Path, words: list[str], classes: tuple[str, ...], reason: str | None
+) -> None:
+    """A linear probe of a fine-tuned model would begin with the head that fine-tuning has trained."""
+    few = ["backbone=null", "objective.classes=3"]
+    tuned = made(tmp_path / "tuned", *few, f"init={pretrained}", "seed=7", recipe="finetune_tiny_digits")
+    (tuned / CLASSES).write_text(json.dumps(["a", "b", "c"]))
+    objective, said = started(load("finetune_tiny_digits", [*few, *words, f"init={tuned}"]), classes)
+    is_taken = torch.equal(objective.head.weight, weights(tuned)["head.weight"])
+    assert is_taken == (reason is None)
+    assert said.endswith("not taken: nothing" if reason is None else reason)
 
 
 def test_a_teacher_that_is_not_given_starts_where_its_student_does(pretrained: Path) -> None:
@@ -208,10 +232,12 @@ def test_an_official_checkpoint_is_an_origin_like_any_other() -> None:
     words = ["backbone=null", "backbone.heads=4", "data.size=32", "data.channels=3", "data.mean=0.5", "data.std=0.5"]
     run = load("finetune_tiny_digits", [*words, f"init={place}"])
     assert (run.backbone.width, run.backbone.depth, run.backbone.heads) == (48, 3, 4)
+    _, said = started(load("finetune_tiny_digits", [*words, "objective.pool=cls", f"init={place}"]))
+    assert said.endswith("(classify, step 0): backbone, backbone.norm, head; new: nothing; not taken: nothing")
     _, said = started(run)
-    assert said.endswith("(classify, step 0): backbone, head; new: backbone.fc_norm; not taken: backbone.norm")
-    _, said = started(load("finetune_tiny_digits", [*words, "objective.classes=4", f"init={place}"]))
-    assert said.endswith("(classify, step 0): backbone; new: backbone.fc_norm, head; not taken: backbone.norm, head")
+    assert "(classify, step 0): backbone; new: backbone.fc_norm, head; not taken: backbone.norm, head; the " in said
+    _, said = started(load("finetune_tiny_digits", [*words, "objective={classes: 4, pool: cls}", f"init={place}"]))
+    assert said.endswith("(classify, step 0): backbone, backbone.norm; new: head; not taken: head")
     with pytest.raises(ConfigError, match=r"add backbone\.heads=N"):
         load("finetune_tiny_digits", [*words[:1], *words[2:], f"init={place}"])
 
