@@ -22,6 +22,7 @@ from mrp.data.storage.cache import Cache
 
 _LOOKED_AT = 256  # images from which the identity follows, beside their number and the labels
 _TWICE = 8  # of these, which are asked for again
+_DEEPEST = 0xFFFF  # of Pillow's whole numbers, which it would cut off there
 _REMEDY = "give an image of Pillow, an array (H W C), a tensor (C H W), or the bytes of a file"
 
 
@@ -150,6 +151,10 @@ def _image(value: Any, where: str) -> RawImage:
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     if isinstance(value, Image.Image):
+        numbers = np.asarray(value) if value.mode == "I" else np.zeros(1)
+        if numbers.min() < 0 or numbers.max() > _DEEPEST:
+            beyond = f"has numbers from {numbers.min()} to {numbers.max()}, beyond 16 bits"
+            raise UnfitError(f"{where}: {beyond}; give an array of float32")
         value = np.array(value.convert(_mode(value.mode)))
     elif isinstance(value, Tensor):
         value = value.detach().cpu()
