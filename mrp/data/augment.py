@@ -102,7 +102,12 @@ class _Own:
 
     def box(self, size: Size, key: int) -> Box:
         """Returns the box that the first of a chain chooses."""
-        box: Box = self._augmentation.box(size, key)
+        top, left, height, width = box = tuple(self._augmentation.box(size, key))
+        if min(top, left) < 0 or min(height, width) < 1 or top + height > size[0] or left + width > size[1]:
+            raise ConfigError(
+                f"{self._name}: chooses the box {box} (top, left, height, width) of an image of {size[0]} x {size[1]} "
+                "pixels; choose one that lies inside"
+            )
         return box
 
 

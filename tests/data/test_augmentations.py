@@ -233,6 +233,16 @@ def test_an_augmentation_of_ones_own_keeps_the_form_of_an_image(own: Path, retur
         view("./left.py")(picture(), 0)
 
 
+@pytest.mark.parametrize("box", ["0, 0, size[0], size[1] + 1", "-1, 0, size[0], 5", "0, 0, 0, 5", "3, 0, size[0], 5"])
+def test_a_box_of_ones_own_lies_inside_the_image(own: Path, box: str) -> None:
+    """Another part of the image was taken in its place, or less of it."""
+    (own / "left.py").write_text(LEFT.replace("0, 0, size[0], size[1] // 2", box))
+    with pytest.raises(
+        ConfigError, match=r"left.py: chooses the box .* of an image of 16 x 16 pixels; choose one that"
+    ):
+        view("./left.py")(picture(), 0)
+
+
 def test_a_run_goes_on_with_its_chain_and_with_no_other(own: Path) -> None:
     chain = "data.augment=[resize, {name: ./dimmer.py, most: 0.3}, flip]"
     main(["pretrain", *WORDS, chain, "--folder", "run"])

@@ -142,6 +142,17 @@ def test_columns_are_found_or_named(tmp_path: Path) -> None:
         opened(path)
 
 
+def test_files_that_number_their_classes_differently_are_no_set(tmp_path: Path) -> None:
+    """Every label of the second file meant the first file's class of that number."""
+    pq.write_table(table(0, 10), tmp_path / "a.parquet")
+    swapped = json.dumps(NOTES).replace('["cat", "dog"]', '["dog", "cat"]')
+    pq.write_table(table(10, 24).replace_schema_metadata({"huggingface": swapped}), tmp_path / "b.parquet")
+    with pytest.raises(ConfigError, match=r"b\.parquet: numbers its classes in another way than .*a\.parquet"):
+        opened(tmp_path)
+    (tmp_path / "b.parquet").unlink()
+    assert opened(tmp_path).classes == ("cat", "dog")
+
+
 def test_a_table_beside_images_leaves_them_a_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "1.jpg").write_bytes(FILES[0])

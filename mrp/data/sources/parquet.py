@@ -56,6 +56,10 @@ class Source(source.Source):
                     raise ConfigError(
                         f"{file}: has the columns {', '.join(other.names)}, unlike {files[0]}; move it away"
                     )
+                if label and _class_names(other, label) != _class_names(schema, label):
+                    raise ConfigError(
+                        f"{file}: numbers its classes in another way than {files[0]}; save them as one set"
+                    )
                 self._parts += [part for part in parts if part.rows]
             self._ends = np.cumsum([part.rows for part in self._parts], dtype=np.int64)
             if not self._parts:
