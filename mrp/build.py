@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from mrp.config import ConfigError, compose, nearest
+from mrp.data.mixtures import Mixture
 from mrp.data.open import open_data
 from mrp.data.source import Source, listed
 from mrp.data.storage.cache import Cache
@@ -145,7 +146,9 @@ def check_classes(run: Run, source: Source) -> None:
     if wanted is None:
         return
     if not source.classes:
-        raise ConfigError(f"data.train: has no labels, which {run.name} needs; take other data")
+        mixed = isinstance(source, Mixture) and any(part.classes for part in source.sources)
+        what = "mixes sources whose classes differ, so it has no labels" if mixed else "has no labels"
+        raise ConfigError(f"data.train: {what}, which {run.name} needs; take other data")
     if len(source.classes) != wanted:
         raise ConfigError(
             f"objective.classes: {wanted}, but data.train has {len(source.classes)} classes; "

@@ -69,6 +69,9 @@ def test_weights_that_are_whole_go_on_with_their_own_loss_at_a_quarter_of_their_
     assert (chosen["data"]["size"], chosen["data"]["mean"]) == (16, [0.4] * 3)
     read = load(tmp_path / "out" / PLAN)  # the file says the same
     assert (read.batch, str(read.length), read.backbone.width) == (16, "200 epochs", 32)
+    before = load(run / "config.yaml")
+    assert before.optim.per is None  # the rate that its batch was trained with
+    assert read.optim.peak_lr(16) == pytest.approx(before.optim.peak_lr(before.batch) / 4 * 16 / before.batch)
 
 
 @pytest.mark.parametrize("to", ["official", "timm"])
@@ -95,6 +98,12 @@ def test_weights_of_others_are_imported_and_an_encoder_alone_gets_a_new_decoder(
         assert chosen["optim"]["lr"]["value"] == 1.5e-4
         assert chosen["data"]["mean"] == [0.4] * 3  # of timm's config.json
     load(tmp_path / "out" / PLAN)
+
+
+def test_a_published_rate_is_that_of_its_batch() -> None:
+    assert [(rules._published(name)["lr"], rules._published(name)["per"]) for name in ("mae", "data2vec", "ijepa")] == [
+        (1.5e-4, 256), (2e-3, 2048), (1e-3, 2048),
+    ]  # fmt: skip
 
 
 def test_weights_of_another_kind(images: Path, tmp_path: Path, make: Make) -> None:

@@ -156,8 +156,12 @@ def _slower(start: Start) -> Choice:
     else:
         dumped = {"name": run.optim.name} | run.optim.model_dump(mode="json", exclude_defaults=True)
         section, whose = _without_schedule(dumped) | {"lr": main_value(run.optim.lr)}, "of the run"
+        section["per"] = run.optim.per or run.batch
     lr = section["lr"]
-    why = f"a quarter of the learning rate {whose} ({lr:g}): larger ones forget more of what the weights know"
+    why = (
+        f"a quarter of the learning rate {whose} ({lr:g} per {section['per']} images of a batch): larger ones forget "
+        "more of what the weights know"
+    )
     return Choice("optim", section | {"lr": _schedule(lr / SLOWER)}, why)
 
 
@@ -172,14 +176,18 @@ def _gently(method: str) -> Choice:
 
 
 def _published(method: str) -> dict[str, Any]:
-    """Returns the optimizer of a method's recipe for ImageNet-1K, without its schedule; of MAE's where it has none."""
+    """Returns the optimizer of a method's recipe for ImageNet-1K, without its schedule; of MAE's where it has none.
+
+    Its learning rate is per so many images, those of the recipe's batch where the recipe does not say it.
+    """
     try:
         file = find_recipe(f"{Path(method).stem}_vit_base_in1k")
     except ConfigError:
         file = find_recipe("mae_vit_base_in1k")
-    values = compose(file, find=find_recipe).values["optim"]
-    lr = values["lr"]
-    return _without_schedule(values) | {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr)}
+    recipe = compose(file, find=find_recipe).values
+    values, lr = recipe["optim"], recipe["optim"]["lr"]
+    rate = {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr), "per": values.get("per") or recipe["batch"]}
+    return _without_schedule(values) | rate
 
 
 def _without_schedule(optim: Mapping[str, Any]) -> dict[str, Any]:

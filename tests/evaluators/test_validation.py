@@ -12,6 +12,7 @@ import torch
 
 from mrp.build import build_step, check_classes, open_validation
 from mrp.config import ConfigError
+from mrp.data.mixtures import Mixture
 from mrp.data.source import Arrays
 from mrp.evaluate import answering
 from mrp.evaluate.config import Validation
@@ -132,8 +133,12 @@ def test_details_have_intervals_and_every_class() -> None:
     assert details["confusion"] == confusion.tolist()
 
 
-def sources(train: tuple[str, ...], test: tuple[str, ...]) -> Any:
-    return {"train": SimpleNamespace(classes=train), "test": SimpleNamespace(classes=test)}
+def sources(train: tuple[str, ...] | str, test: tuple[str, ...]) -> Any:
+    parts = [Arrays(name, np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), (name, "b")) for name in "ac"]
+    mixed = Mixture(parts, [1.0, 1.0])
+    return {
+        "train": mixed if train == "mixed" else SimpleNamespace(classes=train), "test": SimpleNamespace(classes=test),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -141,13 +146,14 @@ def sources(train: tuple[str, ...], test: tuple[str, ...]) -> Any:
     [
         ([], ("a", "b"), ("a", "b"), "objective.classes: 10, but data.train has 2 classes; set objective.classes=2"),
         ([], (), (), "data.train: has no labels, which classify needs"),
+        ([], "mixed", (), "data.train: mixes sources whose classes differ, so it has no labels, which classify needs"),
         (["objective.classes=2"], ("a", "b"), ("a", "c"), "data.test: has a class 'c' that data.train has not"),
         (["objective.classes=2"], ("a", "b"), (), "data.test: has no labels, so accuracy"),
         (["data.test=null"], tuple("0123456789"), (), "validation.every: data.test is not set"),
     ],
 )
 def test_classes_have_to_fit(
-    words: list[str], train: tuple[str, ...], test: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+    words: list[str], train: tuple[str, ...] | str, test: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     chosen = load("finetune_tiny_digits", words)
     known = sources(train, test)
