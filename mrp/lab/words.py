@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -26,11 +27,11 @@ def chosen(options: argparse.Namespace, kind: type[Any]) -> dict[str, Any]:
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], width: int) -> None:
-    """Prints a table; rich is imported only here, so that `mrp --help` answers at once."""
+    """Prints a table as wide as the terminal, or as `width` where there is none; a [word] in it is only text."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(*columns, title=title, title_justify="left")
     for row in rows:
         table.add_row(*row)
-    Console(width=width).print(table)
+    Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False).print(table)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,6 +21,8 @@ _MOST_COLUMNS = 5  # where there are more, and fewer rows, measures are the rows
 _COLOURS = ("#1f5f8b", "#c4622d", "#3f7d4e", "#7a4f8f", "#8a6d1f", "#4b4b4b", "#b03060", "#2a8c8c")
 _MARKERS, _LINES = "osD^vP*", ("-", "--", "-.", ":")  # with eight colours 56 runs that all look different
 _PANELS = 4  # beside each other
+_BETWEEN = 3  # letters between two columns of a terminal's table
+_HEADING = 16  # letters of a column's name, which is broken into lines where its values are shorter
 
 
 class Entry(NamedTuple):
@@ -67,21 +69,36 @@ def text_of(cell: Cell, percent: str = " %", bounds: str = " ({} to {})") -> str
     return value if one.low is None or one.high is None else value + bounds.format(number(one.low), number(one.high))
 
 
-def terminal(page: Page) -> Table:
-    """Returns the table for a terminal; a star marks the best."""
+def terminal(page: Page, width: int) -> Iterator[Table]:
+    """Yields the table for a terminal, in parts below each other where it is too wide; a star marks the best."""
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     header, lines = shown(page)
-    caption = "\n".join(notes(page, "*"))
-    table = Table(title=_title(page), title_justify="left", caption=caption, caption_justify="left")
     labels = len(lines[0][0]) if lines else 1
-    for number, name in enumerate(header):
-        table.add_column(name, no_wrap=number == 0, justify="left" if number < labels else "right")
-    for names, entries in lines:
-        cells = [Text(f"{text_of(cell)} *", "bold") if best else text_of(cell) for cell, best in entries]
-        table.add_row(*names, *cells)
-    return table
+
+    def value(entry: Entry) -> Text:
+        return Text(f"{text_of(entry.cell)} *", "bold") if entry.is_best else Text(text_of(entry.cell))
+
+    rows = [[*map(Text, names), *map(value, entries)] for names, entries in lines]
+    needed = [
+        _BETWEEN + max(min(_HEADING, cell_len(name)), *(row[number].cell_len for row in rows), 0)
+        for number, name in enumerate(header)
+    ]
+    parts = [[*range(labels)]]
+    for number in range(labels, len(header)):
+        if len(parts[-1]) > labels and sum(needed[one] for one in (*parts[-1], number)) >= width:
+            parts.append([*range(labels)])
+        parts[-1].append(number)
+    for part in parts:
+        below = "\n".join(notes(page, "*")) if part is parts[-1] else None
+        table = Table(title=_title(page) if part is parts[0] else None, caption=below)
+        for number in part:
+            table.add_column(header[number], justify="left" if number < labels else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(row[number] for number in part))
+        yield table
 
 
 def markdown(page: Page) -> str:
@@ -146,27 +163,36 @@ def picture(page: Page, path: Path) -> None:
     from matplotlib.figure import Figure
 
     columns = [number for number, column in enumerate(page.columns) if column.data]
+    over_steps = {column for column in columns if _over_steps(page, column)}
+    single = {row for row, column in page.cells if column in {*columns} - over_steps}  # rows that are drawn as such
+    rows = [row for row in range(len(page.rows)) if row in single]
     across = min(_PANELS, len(columns))
     down = math.ceil(len(columns) / across)
     longest = max(len(row.name) for row in page.rows)
-    height = max(2.6, 1.3 + 0.34 * len(page.rows))
-    figure = Figure(figsize=(3.6 * across + 0.075 * longest, height * down + 0.6), dpi=120, layout="constrained")
+    width, height = 3.6 * across + 0.075 * longest, max(2.6, 1.3 + 0.34 * len(rows))
+    figure = Figure(figsize=(width, height * down + 0.6), dpi=120, layout="constrained")
+    lines: dict[str, Any] = {}  # what each run looks like
     panels = figure.subplots(down, across, squeeze=False)
     for number, panel in enumerate(panels.flat):
         if number >= len(columns):
             panel.set_visible(False)
             continue
         column = columns[number]
-        if _over_steps(page, column):
-            _draw_over_steps(panel, page, column)
+        if column in over_steps:
+            lines |= _draw_over_steps(panel, page, column)
         else:
-            _draw_rows(panel, page, column, labelled=number % across == 0)
+            _draw_rows(panel, page, column, rows, labelled=number % across == 0)
         about = page.columns[column]
         panel.set_title(f"{about.data}\n{about.title}", fontsize=9, loc="left")
         panel.grid(color="#e6e6e6", linewidth=0.8)
         panel.set_axisbelow(True)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{page.title}: values with 95 % intervals\nfilled: {BEST}", fontsize=10, x=0.01, ha="left")
+    if lines:
+        beside = max(1, int(width / (0.075 * longest + 0.6)))
+        figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(lines) / beside))
+        figure.legend(lines.values(), lines.keys(), loc="outside lower left", ncols=beside, frameon=False, fontsize=8)
+    title = f"{page.title}: values with 95 % intervals" + (f"\nfilled: {BEST}" if rows else "")
+    figure.suptitle(title, fontsize=10, x=0.01, ha="left")
     with replacing(path) as file:
         figure.savefig(file, format="png")
 
@@ -217,7 +243,9 @@ def _over_steps(page: Page, column: int) -> bool:
     return len(set(runs)) < len(runs)
 
 
-def _draw_over_steps(panel: Any, page: Page, column: int) -> None:
+def _draw_over_steps(panel: Any, page: Page, column: int) -> dict[str, Any]:
+    """Draws a line per run; returns these."""
+    lines: dict[str, Any] = {}
     styles = zip(dict.fromkeys(row.run for row in page.rows), cycle(_COLOURS), cycle(_MARKERS), cycle(_LINES))
     for run, colour, marker, line in styles:
         points = sorted(
@@ -227,16 +255,17 @@ def _draw_over_steps(panel: Any, page: Page, column: int) -> None:
         if points:
             found = [_bounds(page.cells[number, column]) for _, number in points]
             errors = [[part[side][0] if part else 0 for _, part in found] for side in (0, 1)]
-            panel.errorbar(
+            lines[run] = panel.errorbar(
                 [step for step, _ in points], [value for value, _ in found], errors, color=colour, marker=marker,
-                linestyle=line, markersize=4, capsize=2, label=run,
+                linestyle=line, markersize=4, capsize=2,
             )  # fmt: skip
     panel.set(xlabel="step", ylabel=_unit(page, column))
-    panel.legend(frameon=False, fontsize=8)
+    return lines
 
 
-def _draw_rows(panel: Any, page: Page, column: int, labelled: bool) -> None:
-    for row in range(len(page.rows)):
+def _draw_rows(panel: Any, page: Page, column: int, rows: Sequence[int], labelled: bool) -> None:
+    """Draws some rows of the page, one below the other."""
+    for place, row in enumerate(rows):
         cell = page.cells.get((row, column), Cell())
         if cell.measure is None:
             continue
@@ -244,11 +273,11 @@ def _draw_rows(panel: Any, page: Page, column: int, labelled: bool) -> None:
         colour = _COLOURS[row % len(_COLOURS)]
         face = colour if page.is_best(row, column) else "white"
         marker = "s" if cell.seeds else "o"
-        panel.errorbar([value], [row], xerr=errors, color=colour, marker=marker, mfc=face, markersize=6, capsize=3)
+        panel.errorbar([value], [place], xerr=errors, color=colour, marker=marker, mfc=face, markersize=6, capsize=3)
         text = f"{value:.1f}" if cell.measure.share else f"{value:.4g}"
-        panel.annotate(text, (value, row), (0, 6), textcoords="offset points", ha="center", fontsize=8)
-    panel.set_yticks(range(len(page.rows)), [row.name if labelled else "" for row in page.rows], fontsize=8)
-    panel.set_ylim(len(page.rows) - 0.4, -0.6)
+        panel.annotate(text, (value, place), (0, 6), textcoords="offset points", ha="center", fontsize=8)
+    panel.set_yticks(range(len(rows)), [page.rows[row].name if labelled else "" for row in rows], fontsize=8)
+    panel.set_ylim(len(rows) - 0.4, -0.6)
     panel.margins(x=0.15)
     panel.set_xlabel(_unit(page, column))
 

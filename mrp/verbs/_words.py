@@ -97,10 +97,16 @@ def is_first_process() -> bool:
 
 
 def print_table(table: Table) -> None:
-    """Prints a table as wide as the terminal, or wider where there is none; a [word] or :word: in it is only text."""
+    """Prints a table as wide as the terminal, or wider where there is none; a [word] or :word: in it is only text.
+
+    Its title and its caption are lines of their own, which a narrow table does not break.
+    """
     from rich.console import Console
 
-    Console(width=width(), markup=False, emoji=False).print(table)
+    console = Console(width=width(), markup=False, emoji=False, highlight=False)
+    title, table.title, caption, table.caption = table.title, None, table.caption, None
+    for part in filter(None, (title, table, caption)):
+        console.print(part)
 
 
 def width() -> int:
@@ -125,6 +131,7 @@ def print_page(page: Page, as_json: bool, written: object = None) -> None:
         return
     from mrp.report import render
 
-    print_table(render.terminal(page))
+    for table in render.terminal(page, width()):
+        print_table(table)
     if written is not None:
         print(f"written to {written}")

@@ -157,7 +157,7 @@ def _print(verdict: Verdict, folder: Path) -> None:
 
     from mrp.adapting import RESULT
 
-    table = Table("measure", "before", "after", "difference (95 % interval)", "", title_justify="left")
+    table = Table("measure", "before", "after", "difference (95 % interval)", "")
     table.title = f"{verdict.images:,} held-out images"
     for change in verdict.changes:
         unit = " %" if change.share else ""

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
         from mrp.check.files import check
     from mrp.config import ConfigError
 
-    table = Table("part", "check", "", "why, and what to do", title=options.file, title_justify="left")
+    table = Table("part", "check", "", "why, and what to do", title=options.file)
     failed, told = 0, list[dict[str, str]]()
     for kind, outcome in check(Path(options.file), _words.data_words(options)):
         told.append({"part": kind, **asdict(outcome)})

@@ -115,7 +115,7 @@ def _accuracies(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Ta
     names = {"linear": "linear probe", "knn": "kNN (k = 20)"}
     shown = [name for name, result in results["trained"].items() if "accuracy" in result]
     columns = [names.get(name, name) for name in shown]
-    table = Table("features", *columns, title=f"{title}: accuracy on held-out images", title_justify="left")
+    table = Table("features", *columns, title=f"{title}: accuracy on held-out images")
     for backbone, result in results.items() if shown else ():
         table.add_row(backbone, *(_words.percent(result[name]) for name in shown))
     return table
@@ -127,7 +127,7 @@ def _numbers(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Table
 
     from mrp.evaluate.measures import MEASURES
 
-    table = Table("measured by", "number", *results, title=f"{title}: other numbers", title_justify="left")
+    table = Table("measured by", "number", *results, title=f"{title}: other numbers")
     for name, result in results["trained"].items():
         for measure in result.get(MEASURES, ()):
             found = [each.get(name, {}).get(MEASURES, {}).get(measure) for each in results.values()]
@@ -141,7 +141,7 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
 
     from mrp.evaluate.measures import MEASURES
 
-    table = Table("choice", "taken", "best held-out accuracy of each", title_justify="left")
+    table = Table("choice", "taken", "best held-out accuracy of each")
     for name, result in results.items():
         if name == "linear":
             share = f"{100 * result['held_out']['accuracy']:.1f} %"
