@@ -18,7 +18,7 @@ from mrp.data.source import DecodeError, as_pixels, one_line
 _CHANNEL_AXES = "CSQI"  # tifffile's letters: channels, samples of a pixel, pages that nothing is said of
 _OPEN = 16  # files of a process
 _ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}  # of bytes
-_WHITE_IS_ZERO, _PALETTE, _PAGE_NAME = 0, 3, 285
+_WHITE_IS_ZERO, _PALETTE, _PAGE_NAME, _NO_DATA = 0, 3, 285, 42113
 _OME_CHANNEL = re.compile(r"<(?:\w+:)?Channel\b[^<>]*?\bName=\"([^\"]*)\"")
 
 
@@ -61,7 +61,7 @@ class Tiff:
         if page.photometric in (_WHITE_IS_ZERO, _PALETTE):
             what = "0 is white" if page.photometric == _WHITE_IS_ZERO else "a number stands for a colour of a palette"
             raise DecodeError(f"{what}; save the pixels themselves, 0 for black")
-        self._page = page
+        self._page, self._nothing = page, _no_data(page)
         self.channels: int = axes[self._others[0]] if self._others else 1
         self.dtype = as_pixels(np.empty(0, self._series.dtype)).dtype
 
@@ -82,7 +82,11 @@ class Tiff:
         """Returns the pixels (H W C) in a window, or all of them."""
         window = Window(0, 0, *self.size) if window is None else window
         try:
-            return as_pixels(self._read(window))
+            pixels = as_pixels(self._read(window))
+            if self._nothing is not None and pixels.dtype == np.float32 and (pixels == self._nothing).any():
+                said = f"are {self._nothing:g} by the file's tag for GDAL"
+                raise DecodeError(f"pixels without data, which {said}; replace them, or leave the image out")
+            return pixels
         except (OSError, MemoryError, DecodeError):
             raise
         except Exception as error:
@@ -147,6 +151,16 @@ class Tiff:
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
+
+
+def _no_data(page: Any) -> np.float32 | None:
+    """Returns the number that stands for no data by the tag of GDAL; None where that is 0, which does no harm."""
+    tag = page.tags.get(_NO_DATA)
+    try:
+        number = np.float32(str(tag.value).strip(" \0"))
+    except (AttributeError, ValueError):
+        return None
+    return number if number else None
 
 
 class OpenTiffs:

@@ -244,6 +244,25 @@ def test_smaller_copies_and_masks_behind_an_image_do_not_matter(tmp_path: Path) 
     np.testing.assert_array_equal(decode((tmp_path / "a.tif").read_bytes(), 1)[0].numpy(), CELLS[0])
 
 
+@pytest.mark.parametrize("nothing", ["-9999", "-3.4028234663852886e+38"])
+def test_pixels_that_stand_for_no_data_are_no_pixels(tmp_path: Path, nothing: str) -> None:
+    """Windows at the border of a scene were trained on with numbers of minus ten thousand, or 1e38."""
+    pixels = np.random.default_rng(0).random((64, 64), np.float32)
+    pixels[:8, :8] = np.float32(nothing)
+    for value, kind in ((nothing, np.float32), ("0", np.float32), ("none", np.float32), ("200", np.uint8)):
+        known = np.where(pixels < 0, 0, pixels) if kind is np.uint8 or value == "0" else pixels
+        tifffile.imwrite(tmp_path / "a.tif", known.astype(kind), extratags=[(42113, "s", 0, value, True)])
+        source = opened(tmp_path, window=32)
+        if value != nothing:
+            assert np.array_equal(source.read(0)[0][..., 0], known.astype(kind)[:32, :32])  # type: ignore[index, call-overload]
+            continue
+        with pytest.raises(
+            DecodeError, match=r"pixels without data, which are -\S+ by the file's tag for GDAL; replace"
+        ):
+            source.read(0)
+        assert np.array_equal(source.read(3)[0][..., 0], pixels[32:, 32:])  # type: ignore[index, call-overload]
+
+
 def test_a_path_in_the_metadata_is_not_followed(tmp_path: Path) -> None:
     written(tmp_path / "secret.tif", np.full((1, 8, 8), 77, np.uint8))
     path = ome(tmp_path / "a" / "1.ome.tif", ["dapi", "er"])
