@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -26,10 +27,11 @@ _ACCURACY, _SECONDS = "accuracy", "/seconds"  # how the names of metrics end
 
 @dataclass(frozen=True)
 class History:
-    """A run until now."""
+    """A run until now, or until one of its checkpoints."""
 
     name: str
     folder: Path
+    until: float = math.inf  # the step
 
     @cached_property
     def columns(self) -> dict[str, tuple[Floats, Floats]]:
@@ -39,7 +41,7 @@ class History:
         """
         found: dict[str, tuple[array[float], array[float]]] = {}
         for line in each_line(self.folder / METRICS):
-            for key, value in line.items():
+            for key, value in line.items() if line["step"] <= self.until else ():
                 if _is_number(value):
                     steps, values = found.get(key) or found.setdefault(key, (array("d"), array("d")))
                     steps.append(line["step"])
@@ -58,10 +60,14 @@ class History:
 
     @cached_property
     def starts(self) -> list[dict[str, Any]]:
-        """What each start of the run ran on; one that found a complete run had nothing to do, and is left out."""
+        """What each start of the run ran on; one that found a complete run had nothing to do, and is left out.
+
+        So is one from behind the checkpoint, or from the checkpoint itself.
+        """
         starts = mapping_in(self.folder / ENVIRONMENT).get("starts", [])
         each = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
         each = each[:1] + [one for one in each[1:] if one.get("step") is None or one["step"] != one.get("steps")]
+        each = [one for one in each if not isinstance(step := one.get("step"), int) or step < self.until]
         return [start | {key: _mapping(start.get(key)) for key in ("packages", "changed")} for start in each]
 
     @property
@@ -73,13 +79,14 @@ class History:
     def incidents(self) -> list[dict[str, Any]]:
         """The steps that were not finite, in their order."""
         found = (mapping_in(path) for path in sorted((self.folder / INCIDENTS).glob(f"*/{INCIDENT}")))
-        return [one for one in found if isinstance(one.get("step"), int)]
+        return [one for one in found if isinstance(step := one.get("step"), int) and step <= self.until]
 
     @cached_property
     def alarms(self) -> list[int]:
         """The steps at which `diagnose` saw a collapse."""
         folders = sorted((self.folder / "alarms").glob("step-*"))
-        return [int(one.name.removeprefix("step-")) for one in folders if one.name.removeprefix("step-").isdecimal()]
+        steps = [int(name) for one in folders if (name := one.name.removeprefix("step-")).isdecimal()]
+        return [step for step in steps if step <= self.until]
 
     @cached_property
     def quarantined(self) -> int:
@@ -131,8 +138,13 @@ class History:
         return count if isinstance(count, int) else 0
 
     def classes(self) -> dict[str, Any]:
-        """Returns the last validation's classes and confusion; empty where the run is no classifier."""
+        """Returns the last validation's classes and confusion; empty where the run is no classifier.
+
+        It is of no checkpoint but that of its step.
+        """
         found = mapping_in(self.folder / VALIDATION)
+        if self.until < math.inf and found.get("step") != self.until:
+            return {}
         one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
         try:
             shape = np.asarray(one["confusion"], np.int64).shape

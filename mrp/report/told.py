@@ -62,7 +62,10 @@ class Told:
     def of(cls, path: Path, name: str = "") -> Told:
         """Reads what lies at a path."""
         subject = Subject.of(path)
-        return cls(subject, History(name or subject.path.absolute().name, subject.folder))
+        if subject.step is None:
+            return cls(subject, History(name or subject.path.absolute().name, subject.folder))
+        name = name or f"{subject.folder.absolute().name}, step {subject.step:,}"
+        return cls(subject, History(name, subject.folder, subject.step))
 
     @cached_property
     def status(self) -> Status | None:
@@ -83,7 +86,8 @@ class Told:
     def _results(self) -> tuple[Page | None, str]:
         path = self.subject.path
         try:
-            return compare.page_of([path]) if compare.Measured.of(path, self.history.name).points() else None, ""
+            name = self.history.name
+            return compare.page_of([path], [name]) if compare.Measured.of(path, name).points() else None, ""
         except ConfigError as error:
             return None, str(error)
 
@@ -156,7 +160,10 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
     history, status = told.history, told.status
     if status is not None:
         left = f", {duration(status.seconds_left)} left" if status.seconds_left else ""
-        yield "state", f"{status.state}{f': {status.why}' if status.why else ''}; step {steps_of(status)}{left}"
+        yield (
+            "state" if told.subject.step is None else "state of the run",
+            f"{status.state}{f': {status.why}' if status.why else ''}; step {steps_of(status)}{left}",
+        )
     if history.starts:
         first, last = history.starts[0], history.starts[-1]
         resumed = len(history.resumes)
@@ -170,7 +177,8 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
             f"{last.get('device')}, {count} {'process' if count == 1 else 'processes'}; {versions} ({code})",
         )
         yield "command", tag("code", shlex.join(["mrp", *map(str, last.get("command") or [])]))
-    cost = about.costs(told.subject.folder, [history.step]).get(history.step) if history.step else None
+    step = told.subject.step or history.step
+    cost = about.costs(told.subject.folder, [step]).get(step) if step else None
     if cost is not None:
         hours = "" if cost.hours is None else f"{duration(3600 * cost.hours)} of training, "
         yield "cost", f"{hours}{cost.images:,} images, {cost.flops:.2g} FLOPs"

@@ -210,6 +210,28 @@ def test_a_start_that_found_a_complete_run_has_not_resumed_it(tmp_path: Path) ->
     assert "at 253, " in text
 
 
+def test_what_came_after_a_checkpoint_is_not_told_of_it(tmp_path: Path) -> None:
+    lines = [{"step": step, "loss": 1 / step, "knn/accuracy": step / 10} for step in (2, 4, 6, 8)]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    starts = [{"step": step, "steps": 8, "device": f"at {step}"} for step in (0, 3, 4, 5)]
+    (tmp_path / "environment.json").write_text(json.dumps({"starts": starts}))
+    (tmp_path / "validation.json").write_text(
+        json.dumps({"step": 8, "student": {"confusion": [[1]], "classes": [{"name": "a"}]}})
+    )
+    for name in ("alarms/step-4", "alarms/step-6", "incidents/a", "incidents/b"):
+        (tmp_path / name).mkdir(parents=True)
+    for name, step in (("a", 3), ("b", 7)):
+        (tmp_path / "incidents" / name / "incident.json").write_text(json.dumps({"step": step}))
+    whole, early = History("run", tmp_path), History("run", tmp_path, 4)
+    assert (whole.step, early.step) == (8, 4)
+    assert [float(one.y[-1]) for history in (whole, early) for one in history.accuracies()] == [0.8, 0.4]
+    assert (whole.alarms, early.alarms) == ([4, 6], [4])
+    assert (whole.marks.resumes, early.marks.resumes) == ([3, 4, 5], [3])
+    assert (whole.marks.incidents, early.marks.incidents) == ([3, 7], [3])
+    assert whole.classes()
+    assert not early.classes()
+
+
 def test_the_last_accuracy_is_not_called_the_best(tmp_path: Path) -> None:
     lines = [{"step": step, "knn/accuracy": value} for step, value in ((1, 0.9), (2, 0.5))]
     (tmp_path / "config.yaml").write_text("length: 2 steps\n")
