@@ -9,6 +9,7 @@ import torch
 import torch.distributed as distributed
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
 
 from mrp.build import build_step, measure_cost
 from mrp.check.processes import WORLD, Stepped, agree, averaged, close, in_two, one_step, share
@@ -17,6 +18,7 @@ from mrp.run import Run
 from tests.objectives.test_every_objective import NAMES, gradients, make_batch, make_run
 
 COMPILED = ["u-mae", "mae-sigreg", "capi", "probe"]  # those that speak to the other processes in their forward pass
+BUCKET = 2**14  # bytes of gradients: DDP sends so many at once, and the compiler cuts the graph there
 BACKBONE = {"drop_path": 0.2, "relative_bias": "shared", "layer_scale": 0.5}
 
 
@@ -58,18 +60,24 @@ def penalty_gradient(penalty: Any, rank: int) -> Tensor:
 
 
 def work(rank: int, names: list[str]) -> dict[str, Any]:
+    distributed._DEFAULT_FIRST_BUCKET_BYTES = BUCKET  # type: ignore[attr-defined]
     found: dict[str, Any] = {name: tuple(one_step(make(name), make_batch(make(name)), rank)) for name in names}
     for name in COMPILED:
         run = make(name)
         step = build_step(run)
         torch._dynamo.reset()
-        output = torch.compile(step, backend="eager", fullgraph=True)(share(make_batch(run), rank))
+        graphs: list[str] = []
+
+        def counting(graph: Any, inputs: Any, graphs: list[str] = graphs) -> Any:
+            graphs.append("one")
+            return torch._dynamo.lookup_backend("aot_eager")(graph, inputs)
+
+        step.compile(backend=counting, fullgraph=True, dynamic=False)
+        model = DistributedDataParallel(step, bucket_cap_mb=BUCKET / 2**20, gradient_as_bucket_view=True)
+        output = model(share(make_batch(run), rank))
         output.loss.backward()
-        found[f"{name}, compiled"] = (
-            averaged(output.loss.detach()),
-            {key: averaged(gradient) for key, gradient in gradients(step).items()},
-            {},
-        )
+        found[f"{name}, compiled"] = averaged(output.loss.detach()), gradients(step), {}
+        found[f"{name}, graphs"] = len(graphs)
     found["flops"] = measure_cost(make("u-mae")).forward_flops
     found["ours"] = penalty_gradient(lambda features: gram_penalty(features[None]), rank)
     found["released"] = penalty_gradient(released_penalty, rank)
@@ -88,6 +96,9 @@ def test_loss_gradients_and_what_follows_agree(name: str, two: dict[str, Any]) -
     one, found = one_step(run, make_batch(run)), Stepped(*two[name])
     assert one.gradients.keys() == found.gradients.keys()
     agree(one if found.state else one._replace(state={}), found)
+    if name.endswith(", compiled"):
+        cut = two[name.replace("compiled", "graphs")] > 2
+        assert cut != name.startswith("probe")  # a linear head alone has too few gradients
 
 
 def test_the_penalty_has_the_gradient_of_one_process_and_the_released_gather_half_of_it(two: dict[str, Any]) -> None:
