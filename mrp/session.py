@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -85,6 +86,9 @@ class Session:
                 warns = torch.is_deterministic_algorithms_warn_only_enabled()
                 stack.callback(torch.use_deterministic_algorithms, before, warn_only=warns)
                 torch.use_deterministic_algorithms(True)
+            # A compiled step may give the gradient of the patch embedding in another order: it is copied, which is all.
+            stack.enter_context(warnings.catch_warnings())
+            warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
             accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)
             yield cls(accelerator, folder, stack, machine)
