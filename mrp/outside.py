@@ -164,6 +164,8 @@ def _imported(file: Path, tree: ast.Module, folder: Path) -> Iterator[Path]:
 
 def _plain(node: Any) -> Any:
     """Returns a parsed file as nested tuples that every version of Python gives alike: what is empty is left out."""
+    if isinstance(node, ast.JoinedStr):  # Python 3.12 ends some of them with an empty part
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
     if isinstance(node, ast.AST):
         fields = ((name, _plain(value)) for name, value in ast.iter_fields(node) if value not in (None, []))
         return type(node).__name__, *fields

@@ -249,8 +249,14 @@ def with_channels(array: Pixels, channels: int) -> Pixels:
 def _upright(image: Tensor, orientation: int) -> Tensor:
     """Undo what EXIF calls the orientation: 5 to 8 exchange the axes, and then some are mirrored."""
     image = image.transpose(1, 2) if 5 <= orientation <= 8 else image
-    mirrored = {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation)
-    return image.flip(mirrored) if mirrored else image
+    return flipped(image, {2: (2,), 3: (1, 2), 4: (1,), 6: (2,), 7: (1, 2), 8: (1,)}.get(orientation, ()))
+
+
+def flipped(image: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Returns an image with the two ends of each of some axes exchanged."""
+    if image.dtype == torch.uint16:  # which torch 2.11 cannot flip
+        return image.view(torch.int16).flip(axes).view(torch.uint16)
+    return image.flip(axes) if axes else image
 
 
 def check_size(width: int, height: int) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrp.data.augment import View, resize
 from mrp.data.config import Config, Crop
+from mrp.data.decode import flipped
 from mrp.data.order import keys, permute
 
 _OCCLUSION = 0x6F63636C  # the purpose of a hash, which sets it apart from others
@@ -65,7 +66,7 @@ class Mirrored(Changed):
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the mirrored image."""
-        return View.__call__(self, image, key).flip(2)
+        return flipped(View.__call__(self, image, key), (2,))
 
 
 class Occluded(Changed):

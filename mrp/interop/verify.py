@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,9 @@ def _compared(to: str, folder: Path, answers: Answers, images: Tensor) -> tuple[
         state, again = answers.backbone.state_dict(), part(official.load(folder / FILE).tensors)
         return torch.cat([state[k].flatten() for k in again]), torch.cat([w.flatten() for w in again.values()])
     if to == "torch-export":
-        return ours, torch.export.load(folder / EXPORTED).module()(images)[-1]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, about its own parts
+            return ours, torch.export.load(folder / EXPORTED).module()(images)[-1]
     if to == "onnx" and importlib.util.find_spec("onnxruntime"):
         import onnxruntime
 

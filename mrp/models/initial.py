@@ -57,8 +57,16 @@ INITIAL = {
 
 
 def draw_truncated(tensor: Tensor) -> None:
-    """Draws from N(0, .02) what lies within one deviation; the deviation of what is drawn is .0108."""
-    nn.init.trunc_normal_(tensor, std=STD, a=-STD, b=STD)
+    """Draws from N(0, .02) what lies within one deviation; the deviation of what is drawn is .0108.
+
+    It is not left to torch, whose `trunc_normal_` draws other numbers in version 2.11 than in later ones.
+    """
+    if tensor.is_meta:  # which holds no numbers
+        return
+    with torch.no_grad():
+        tensor.normal_(std=STD)
+        while (outside := tensor.abs() > STD).any():
+            tensor.copy_(torch.where(outside, torch.empty_like(tensor).normal_(std=STD), tensor))
 
 
 def _initialise_by(module: nn.Module, draw: Callable[[Tensor], object]) -> None:

@@ -12,7 +12,7 @@ from mrp.data.augment import crop_box, uniforms
 from mrp.data.colour import jitter, randaugment
 from mrp.data.config import Crop as Config
 from mrp.data.config import Size
-from mrp.data.decode import UnfitError
+from mrp.data.decode import UnfitError, flipped
 from mrp.data.turbojpeg import Box
 
 
@@ -27,7 +27,7 @@ class Augmentation(augment.Framing):
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the crop, mirrored or not, in its colours."""
-        image = image.flip(2) if self.config.flip and uniforms(key)[0] < 0.5 else image
+        image = flipped(image, (2,)) if self.config.flip and uniforms(key)[0] < 0.5 else image
         return colour(image, self.config, key, self.images.fill)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mrp.data import augment
 from mrp.data.config import Change
+from mrp.data.decode import flipped
 
 
 class Config(Change):
@@ -31,4 +32,4 @@ class Augmentation(augment.Augmentation):
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the mirrored image."""
-        return image.flip({"vertical": 1, "horizontal": 2}[self.config.axis])
+        return flipped(image, (1,) if self.config.axis == "vertical" else (2,))

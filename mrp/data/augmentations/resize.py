@@ -7,6 +7,7 @@ from torch import Tensor
 from mrp.data import augment
 from mrp.data.augment import uniforms
 from mrp.data.config import Resize as Config
+from mrp.data.decode import flipped
 
 
 class Augmentation(augment.Framing):
@@ -16,4 +17,4 @@ class Augmentation(augment.Framing):
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the image, mirrored or not."""
-        return image.flip(2) if self.config.flip and uniforms(key)[0] < 0.5 else image
+        return flipped(image, (2,)) if self.config.flip and uniforms(key)[0] < 0.5 else image

@@ -9,6 +9,7 @@ from torch import Tensor
 from mrp.data import augment
 from mrp.data.augment import draws
 from mrp.data.config import Change, Size
+from mrp.data.decode import flipped
 
 
 class Config(Change):
@@ -28,4 +29,6 @@ class Augmentation(augment.Augmentation):
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the turned image."""
-        return image.rot90(int(4 * next(draws(key))), (1, 2))
+        quarters = int(4 * next(draws(key)))
+        image = flipped(image, ((), (2,), (1, 2), (1,))[quarters])
+        return image.transpose(1, 2) if quarters % 2 else image
