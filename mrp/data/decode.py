@@ -37,6 +37,7 @@ _NPY = re.compile(
     rb"'shape': \(([1-9]\d{0,9}), ([1-9]\d{0,9}), ([1-9]\d{0,9})\), \} *\n",
     re.DOTALL,
 )
+_SIDES = ExifTags.Base.ImageWidth, ExifTags.Base.ImageLength  # tags of a TIFF
 _INKS = ("CMYK", "YCCK")  # four inks, as they are or turned into brightness and colour
 
 
@@ -72,8 +73,10 @@ def upright_size(data: bytes) -> tuple[int, int]:
         (height, width, _), orientation = _stored_pixels(data).shape, 1
     else:
         with _opened(data) as image:
-            (width, height), orientation = image.size, jpeg.turn(image.getexif().get(ExifTags.Base.Orientation))
-            orientation = 1 if image.format == "TIFF" else orientation  # of which Pillow says the upright size
+            # Of a TIFF with the tag Pillow says the upright size, and of one that says it in XMP the stored one.
+            tags = getattr(image, "tag_v2", {})
+            width, height = (tags.get(tag, side) for tag, side in zip(_SIDES, image.size, strict=True))
+            orientation = jpeg.turn(image.getexif().get(ExifTags.Base.Orientation))
     return (width, height) if orientation >= 5 else (height, width)
 
 

@@ -144,6 +144,12 @@ def test_exif_orientation(kind: str, orientation: int) -> None:
     assert distance(image, by_pillow(data)) <= 2
 
 
+def test_a_tiff_that_is_turned_by_xmp_alone() -> None:
+    data = encoded(RGB, "TIFF", tiffinfo={700: xmp(6)})
+    assert decode(data, 3).shape[1:] == upright_size(data) == (WIDTH, HEIGHT)
+    assert distance(decode(data, 3), by_pillow(data)) == 0
+
+
 def segment(content: bytes, before: bytes = b"") -> bytes:
     return before + b"\xff\xe1" + (len(content) + 2).to_bytes(2) + content
 
