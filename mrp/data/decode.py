@@ -118,7 +118,7 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
         warnings.simplefilter("ignore")
         try:
             with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                tifftags.check(image)
+                tifftags.check(image, data)
                 yield image
         except (DecodeError, MemoryError):
             raise

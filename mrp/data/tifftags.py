@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+
 from PIL import Image
 from PIL.ExifTags import Base
 
@@ -12,7 +14,7 @@ _SAVE = "save the image with 8 or 16 bits per channel, without a sign, 0 for bla
 _CHANNELS = "give the folder as {name: tiff, path: FOLDER}, which reads all channels, or save one image per file"
 
 
-def check(image: Image.Image) -> None:
+def check(image: Image.Image, data: bytes) -> None:
     """Refuses pixels whose range is unknown, and those that would be too dark, a negative, mixed up, or only a part."""
     tags = getattr(image, "tag_v2", {})
     bits, samples = max(tags.get(Base.BitsPerSample, (1,))), tags.get(Base.SamplesPerPixel, 1)
@@ -30,22 +32,20 @@ def check(image: Image.Image) -> None:
         fault = f"a TIFF of {samples} channels that are no colours; {_CHANNELS}"
     elif bits == 16 and samples > 1 and (tags.get(_PLANES), tags.get(Base.Compression)) == (2, 1):
         fault = f"a TIFF of 16 bits, uncompressed, with one colour after another; {_CHANNELS}"
-    elif _has_pages(image):
+    elif _has_pages(image, data):
         fault = f"a TIFF of several pages of one size; {_CHANNELS}"
     else:
         return
     raise DecodeError(fault)
 
 
-def _has_pages(image: Image.Image) -> bool:
+def _has_pages(image: Image.Image, data: bytes) -> bool:
     """Returns whether a page as large follows the first: another channel or slice, no smaller copy and no mask."""
-    if image.format != "TIFF":
+    if not getattr(getattr(image, "tag_v2", None), "next", 0):  # where the tags of the next page begin
         return False
-    size = image.size
-    try:
-        image.seek(1)
-    except EOFError:
-        return False
-    found = image.size == size and not getattr(image, "tag_v2", {}).get(_KIND, 0) & _COPY_OR_MASK
-    image.seek(0)
-    return found
+    with Image.open(io.BytesIO(data), formats=("TIFF",)) as second:  # `image` stays at its first page
+        try:
+            second.seek(1)
+        except Exception:  # what follows is no page that Pillow knows
+            return False
+        return second.size == image.size and not getattr(second, "tag_v2", {}).get(_KIND, 0) & _COPY_OR_MASK
