@@ -13,7 +13,7 @@ from mrp.doctor.finding import Finding, error, ok, said, warning
 from mrp.optim.config import Section
 from mrp.optim.groups import state_names
 from mrp.plan import remarks
-from mrp.schedules import main_value
+from mrp.schedules import extremes, main_value
 
 _GIB = 2**30
 _CHANGED = 1.5  # times the recipe's learning rate per image, from which a change of it is hardly meant
@@ -122,7 +122,7 @@ def coupled_batch(case: Case) -> Iterator[Finding]:
     if plan.coupled_batch is None:
         return
     uniformity = getattr(case.run.objective, "uniformity", None)
-    weight = main_value(getattr(uniformity, "weight", 0.0))
+    _, weight = extremes(getattr(uniformity, "weight", 0.0))
     pushes = weight > 0
     if pushes and plan.coupled_batch // case.run.data.views < 2:
         yield error(
@@ -206,13 +206,14 @@ def patches(case: Case) -> Iterator[Finding]:
     ratio = getattr(case.run.objective, "mask_ratio", None)
     if ratio is None:
         return
-    share = main_value(ratio)
-    if 0.25 <= share <= 0.95:
-        yield ok("masks", f"{share:.0%} of the patches are hidden")
+    low, high = extremes(ratio)
+    share = f"{low:.0%}" if low == high else f"{low:.0%} to {high:.0%}"
+    if low >= 0.25 and high <= 0.95:
+        yield ok("masks", f"{share} of the patches are hidden")
     else:
         yield warning(
             "masks",
-            f"{share:.0%} of the patches are hidden, where published methods hide 50 % to 90 %",
+            f"{share} of the patches are hidden, where published methods hide 50 % to 90 %",
             "set objective.mask_ratio",
         )
 

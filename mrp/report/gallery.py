@@ -39,7 +39,7 @@ _ATTENDED = 4  # images whose attention is shown
 _HEADS = 8
 _CHECKPOINTS = 6  # that are shown beside each other
 _SIDE = 192  # pixels: larger images are shown smaller
-_VERSION = 1  # raise it when the same checkpoint could give other pictures
+_VERSION = 2  # raise it when the same checkpoint could give other pictures
 _GREY = 128
 _AT_ONCE = 32  # images that go through the model together
 
@@ -201,6 +201,8 @@ def _embedding(model: Model, found: HeldOut) -> Iterator[tuple[str, NDArray[Any]
     if not features.isfinite().all():
         raise ConfigError("the features of held-out images are not finite")
     centred = features - features.mean(0)
+    if centred.norm() <= looks.ROUNDING * features.norm():
+        raise ConfigError("the features of all held-out images are the same: they have collapsed")
     left, values, _ = torch.linalg.svd(centred, full_matrices=False)
     yield "spectrum", values.numpy()
     yield "plane", (left[:, :2] * values[:2]).numpy()

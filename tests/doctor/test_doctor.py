@@ -86,14 +86,23 @@ def test_a_sound_recipe_on_digits_is_met_with_silence(recipe: str) -> None:
         ("demo", [], 3, "error", "batch", "the nearest that is: 129"),
         ("supervised_tiny_digits", ["objective.classes=11"], 1, "error", "objective.classes", "has 10 classes"),
         ("umae_tiny_digits", ["coupled_batch=1"], 1, "error", "coupled batch", "collapsing"),
+        (
+            "umae_tiny_digits",
+            ["objective.uniformity={weight: {kind: linear, value: 0, end: 0.01}}", "coupled_batch=1"],
+            1, "error", "coupled batch", "collapsing",
+        ),
         ("umae_tiny_digits", ["coupled_batch=4"], 1, "warning", "coupled batch", "mostly noise"),
         ("umae_tiny_digits", ["objective.uniformity=10"], 1, "warning", "uniformity", "outweighs"),
         ("demo", ["optim.warmup=100 epochs"], 1, "warning", "steps", "more than half"),
-        ("demo", ["objective.mask_ratio=0.1"], 1, "warning", "masks", "hidden"),
+        ("demo", ["objective.mask_ratio=0.1"], 1, "warning", "masks", "10% of the patches are hidden"),
+        (
+            "demo", ["objective.mask_ratio={kind: linear, value: 0.75, end: 0.1}"],
+            1, "warning", "masks", "10% to 75% of the patches are hidden",
+        ),
         ("demo", ["machine.workers=32"], 1, "warning", "machine.workers", "auto takes 7"),
         ("demo", ["data.test=nowhere"], 1, "error", "data.test", "does not exist"),
     ],
-)
+)  # fmt: skip
 def test_a_mistake_in_a_recipe_is_found(
     recipe: str, words: list[str], processes: int, level: str, about: str, says: str
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mrp.config import ConfigError
+from mrp.report import gallery
 from mrp.report.pictures import GAP, HEADER, Column, pixels_of, write_page
 
 
@@ -80,3 +84,10 @@ def test_each_column_has_a_title(tmp_path: Path) -> None:
     left, right = np.array_split(header, 2, axis=1)
     assert left.min() < 100
     assert right.min() < 100
+
+
+def test_features_that_have_collapsed_to_one_point_are_said_to_have() -> None:
+    found = gallery.HeldOut(torch.zeros(10, 1, 8, 8), np.zeros(10, np.int64), ("a",))
+    same: Any = SimpleNamespace(features=lambda images: torch.full((len(images), 8), 0.1))
+    with pytest.raises(ConfigError, match="features of all held-out images are the same: they have collapsed"):
+        list(gallery._embedding(same, found))
