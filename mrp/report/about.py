@@ -12,7 +12,7 @@ from mrp.build import measure_cost
 from mrp.config import ConfigError, compose
 from mrp.folder import CONFIG
 from mrp.monitor.metrics import METRICS, each_line
-from mrp.run import NOT_IN_IDENTITY, Run, load
+from mrp.run import NOT_IN_IDENTITY, load
 
 
 class Cost(NamedTuple):
@@ -29,16 +29,11 @@ def costs(folder: Path, steps: Collection[int]) -> dict[int, Cost]:
         return {}
     try:
         run = load(folder / CONFIG)
-        flops = _flops(run)
+        flops = measure_cost(run).training_flops  # per image
     except ConfigError:  # a file of the run's own that is gone
         return {}
     hours = _hours(folder, steps, run.batch)
     return {step: Cost(step * run.batch, float(step * run.batch) * flops, hours.get(step)) for step in steps}
-
-
-def _flops(run: Run) -> int:
-    """Returns the operations of training on one image."""
-    return measure_cost(run).training_flops
 
 
 def _hours(folder: Path, steps: Collection[int], batch: int) -> dict[int, float]:

@@ -167,7 +167,8 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
     if history.starts:
         first, last = history.starts[0], history.starts[-1]
         resumed = len(history.resumes)
-        yield "started", f"{first.get('time')}" + (f", resumed {resumed} {_times(resumed)}" if resumed else "")
+        again = f", resumed {resumed} {'time' if resumed == 1 else 'times'}" if resumed else ""
+        yield "started", f"{first.get('time')}{again}"
         packages = last["packages"]
         count = last.get("processes")
         versions = f"Python {last.get('python')}, torch {packages.get('torch')}, mrp {last.get('mrp')}"
@@ -189,10 +190,6 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
 def steps_of(status: Status) -> str:
     """Returns how far a run is."""
     return f"{status.step:,}" + (f" of {status.steps:,}" if status.steps else "")
-
-
-def _times(count: int) -> str:
-    return "time" if count == 1 else "times"
 
 
 def _best(told: Told) -> list[str]:
