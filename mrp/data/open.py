@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
 from typing import Literal
 
 from pydantic import ValidationError
@@ -55,9 +54,6 @@ def open_source(
         ) from None
     if (name := getattr(config, "name", "")).endswith(SUFFIX):
         _check(source, name)
-    if twice := [one for one, count in Counter(source.classes).items() if count > 1]:  # test data are matched by names
-        where = getattr(config, "path", getattr(config, "object", name))
-        raise ConfigError(f"{where}: has two classes called '{twice[0]}'; give each a name of its own")
     return source
 
 

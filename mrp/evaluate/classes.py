@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,16 +21,22 @@ def class_numbers(
     file with one line per test class: its name, a tab or space, and the name of the training class. `of_classifier`
     says that the training classes are those of a classifier whose training data are not at hand.
     """
-    if how == BY_NAME:
-        names = dict(zip(test, test, strict=True))
-    elif how == BY_INDEX:
-        names = {name: train[int(name)] for name in test if name.isdecimal() and int(name) < len(train)}
+    if how == BY_NAME and test == train:
+        return list(range(len(test)))
+    if how == BY_INDEX:
+        found = {name: int(name) for name in test if name.isdecimal() and int(name) < len(train)}
     else:
-        names = _read(Path(how))
-    numbers = {name: number for number, name in enumerate(train)}
-    unknown = [name for name in test if names.get(name) not in numbers]
+        if twice := [name for name, count in Counter(train).items() if count > 1]:
+            raise ConfigError(
+                f"data.train: has two classes called '{twice[0]}', and those of data.test, which are others, are found "
+                "by their names; give each a name of its own"
+            )
+        numbers = {name: number for number, name in enumerate(train)}
+        names = dict(zip(test, test, strict=True)) if how == BY_NAME else _read(Path(how))
+        found = {name: numbers[names[name]] for name in test if names.get(name) in numbers}
+    unknown = [name for name in test if name not in found]
     if not unknown:
-        return [numbers[names[name]] for name in test]
+        return [found[name] for name in test]
     which = f"'{unknown[0]}'" + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
     if how == BY_NAME and of_classifier:
         raise ConfigError(

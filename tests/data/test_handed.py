@@ -54,12 +54,6 @@ class Renamed(Squares):
         return pixels(index), torch.tensor(1 - self.targets[index])
 
 
-class Twins(Squares):
-    """Test images of both would count as the second one's: test classes are found by their names."""
-
-    classes = ("crane", "crane")
-
-
 class Held(Squares):
     def __init__(self) -> None:
         super().__init__()
@@ -153,7 +147,6 @@ def test_labels_classes_and_identity_are_the_objects() -> None:
         ([Image.fromarray(np.array([[-1, 5]], np.int32))], r"has numbers from -1 to 5, beyond 16 bits"),
         ([Partial(pixels(1, 3), np.array([True, False, True]))], r"lacks channels; let the object have an attribute"),
         (Renamed(), r"Renamed-1: sample 0: comes with the label 1, and the object's list of labels says 0; let both"),
-        (Twins(), r"Twins-1: has two classes called 'crane'; give each a name of its own"),
         (Restless(), r"Restless-1: sample 0: is another image each time; leave out what is random"),
     ],
 )

@@ -137,6 +137,14 @@ def test_numbers_in_names_are_numbers_of_training_classes() -> None:
     assert class_numbers(train, test, "by_index") == [int(name) for name in test]
 
 
+def test_classes_of_one_name_are_told_apart_where_the_test_data_have_the_same() -> None:
+    twins = ("crane", "crane", "heron")  # as two birds and machines are called in lists of ImageNet's classes
+    assert class_numbers(twins, twins) == [0, 1, 2]
+    assert class_numbers(twins, ("1", "0"), "by_index") == [1, 0]
+    with pytest.raises(ConfigError, match="has two classes called 'crane', and those of"):
+        class_numbers(twins, ("crane", "heron"))
+
+
 def test_results_do_not_overwrite_each_other(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
