@@ -78,6 +78,7 @@ def main() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "work" / "compiled"))  # of all parts and calls
     if options.rehearse:  # before the first process: the same sums in the same order on every machine
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels in Triton on a CPU
     scale = Scale(options.rehearse, out / "work", options.cifar and options.cifar.absolute())
     names = [name for part in options.parts for name in GROUPS.get(part, (part,))]
     (out / "work").mkdir(parents=True, exist_ok=True)

@@ -212,6 +212,12 @@ def _residual(step: Step) -> None:
         blocks[0].register_forward_pre_hook(lambda block, given: (given[0].bfloat16(), *given[1:]))
 
 
+def _fused(step: Step) -> None:
+    from gpu_fused import fuse  # which needs Triton
+
+    fuse(step)
+
+
 def _regions(step: Step) -> None:
     _become(_EncoderRegion)(step)
     _become(_DecoderRegion)(step)
@@ -310,6 +316,7 @@ CANDIDATES = {
     "residual": Candidate(
         "the residual stream in bf16", _by(residual=2), _residual, further=(2e-3, 1e-2)
     ),
+    "fused": Candidate("a residual sum and the norm behind it in one kernel", _by(fused=True), _fused),
     "flash": Candidate("attention by flash alone", _of_attention(0.4), _become(_Flash, old=Attention)),
     "cudnn": Candidate("attention by cuDNN alone", _of_attention(0), _become(_Cudnn, old=Attention)),
     "efficient": Candidate(

@@ -66,18 +66,24 @@ class Kernel:
     @classmethod
     def of(cls, node: Any) -> Kernel:
         """Returns that of a node of the compiler's schedule."""
+        from torch._inductor.scheduler import NopKernelSchedulerNode
+
         nodes = node.get_nodes()
         buffers = [each.node for each in nodes]
         first = type(buffers[0]).__name__
         called = getattr(buffers[0], "python_kernel_name", None)
         kind = called.split(".")[1 if called.startswith("extern") else 3] if called else "fused"
+        if first == "UserDefinedTritonKernel":
+            kind = called = buffers[0].get_kernel_and_metadata()[0].__name__
         shapes = [] if called else [f"{tuple(buffer.get_size())}" for buffer in buffers]
         origins = {origin for buffer in buffers for origin in buffer.origins}
         lines = {line for origin in origins if (line := _line(origin.meta.get("stack_trace") or ""))}
-        moved = 0 if first == "MultiOutput" else int(node.get_read_write_buffers_sizes())
-        return cls(
-            "" if first == "MultiOutput" else kind, moved, " ".join(dict.fromkeys(shapes)), " ".join(sorted(lines))
-        )
+        if first == "MultiOutput" or isinstance(node, NopKernelSchedulerNode):  # a part of a call; memory, unwritten
+            return cls("", 0, "", "")
+        # Triton's kernel is given the tensors that it writes, and they are counted once.
+        written = first == "UserDefinedTritonKernel"
+        moved = node.get_read_buffer_sizes() if written else node.get_read_write_buffers_sizes()
+        return cls(kind, int(moved), " ".join(dict.fromkeys(shapes)), " ".join(sorted(lines)))
 
 
 def _line(trace: str) -> str:

@@ -32,6 +32,7 @@ _HALF, _SINGLE = 2, 4  # bytes
 # tools/gpu_kernels.py counts them for MAE with a ViT-B on torch 2.11. In float32, 28 would do: but sums are computed
 # again from several branches, norms are written in float32 too, and a gradient is read once more to be made bf16.
 _RESIDUAL = {_HALF: 18, _SINGLE: 38}
+_FUSED = 31  # the same, counted, if tools/gpu_fused.py does it: 28, the first norm of a stack, and parts of gradients
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ class Ways:
     epilogue: bool = False  # GELU is part of the products around it
     residual: int = _SINGLE  # bytes per number of the residual stream
     fp8: bool = False  # the products of the blocks take float8
+    fused: bool = False  # a sum and its norm are one kernel, which gives the gradient of the bias before it in passing
     flex: bool = False  # the gradient of a relative bias is never written per sample
 
 
@@ -170,9 +172,10 @@ def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Par
         pairs = blocks.rows * blocks.heads * blocks.tokens**2
         yield Part(f"{name}: gradient of the bias", "memory", 0, 2 * _HALF * depth * pairs)
     yield Part(f"{name}: gradients of queries, keys and values joined", "memory", 0, _HALF * 6 * rows * width)
-    yield Part(f"{name}: norms, residuals", "memory", 0, 2 * _RESIDUAL[ways.residual] * rows * width)
+    per_number = _FUSED if ways.fused else _RESIDUAL[ways.residual]
+    yield Part(f"{name}: norms, residuals", "memory", 0, 2 * per_number * rows * width)
     yield Part(f"{name}: GELU", "memory", 0, (16 if ways.epilogue else 40) * rows * width)
-    yield Part(f"{name}: gradients of biases", "memory", 0, _HALF * 9 * rows * width)
+    yield Part(f"{name}: gradients of biases", "memory", 0, _HALF * (7 if ways.fused else 9) * rows * width)
     if ways.fp8:  # of 7 inputs and 9 gradients: read in bf16, written in float8 as they are and transposed
         yield Part(f"{name}: quantising", "memory", 0, 4 * (7 + 9) * rows * width)
 
