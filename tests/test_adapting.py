@@ -7,6 +7,7 @@ import json
 import re
 import shlex
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from mrp.data.config import CacheConfig
 from mrp.data.open import open_data, open_source
 from mrp.data.storage.cache import Cache
 from mrp.data.survey import Survey
+from mrp.optim.config import Average
 from mrp.run import load
 from tests.interop.conftest import Make, make  # noqa: F401 -- the fixture
 
@@ -104,6 +106,17 @@ def test_a_published_rate_is_that_of_its_batch() -> None:
     assert [(rules._published(name)["lr"], rules._published(name)["per"]) for name in ("mae", "data2vec", "ijepa")] == [
         (1.5e-4, 256), (2e-3, 2048), (1e-3, 2048),
     ]  # fmt: skip
+
+
+def test_an_average_that_would_hardly_move_is_made_shorter(make: Make) -> None:
+    """The verdict compares averages: one over 10,000 steps would be the weights before, after 195."""
+    start = Start.of(make("mae"))
+    for decay, planned in ((0.9999, 0.94872), (0.9, 0.9)):
+        run = start.model.run.model_copy(update={"average": Average(decay=decay)})
+        averaged = replace(start, model=replace(start.model, run=run))
+        words = ["length=195 steps", "batch=16"]
+        chosen = recipe(averaged, 1000, {"train": "digits", "test": "digits"}, np.ones((1, 2), np.int64), words=words)
+        assert sections(chosen)["average"] == {"decay": pytest.approx(planned)}
 
 
 def test_weights_of_another_kind(images: Path, tmp_path: Path, make: Make) -> None:

@@ -229,7 +229,13 @@ def _rest(
         Choice("machine", {"workers": "auto"}, "as many decoding processes as there are cores for"),
     ]  # fmt: skip
     if run.average is not None and not start.foreign:
-        choices.append(Choice("average", run.average.model_dump(mode="json"), "as the weights were trained"))
+        each = given.get("batch", batch)
+        steps = length.steps(images / each, each)
+        decay = run.average.fitting(max(1, steps))
+        why = "as the weights were trained"
+        if decay != run.average.decay:
+            why = f"over a tenth of {steps:,} steps, in which the weights' own ({run.average.decay:g}) hardly moves"
+        choices.append(Choice("average", {"decay": decay}, why))
     return {one.key: one for one in choices}
 
 

@@ -71,12 +71,13 @@ class Average(Node):
 
     decay: float = Field(0.9999, ge=0, lt=1)  # the share of itself that it keeps at each step
 
+    def fitting(self, steps: int) -> float:
+        """Returns the decay for a run of so many steps: over a tenth of it, where its own would end as it begins."""
+        return max(0.0, round(1 - 10 / steps, 5)) if self.decay**steps > _MOST_LEFT else self.decay
+
     def remark(self, steps: int) -> str | None:
         """Returns what is wrong with it for a run of so many steps: it begins with the initial weights."""
-        left = self.decay**steps
-        if left < _MOST_LEFT:
+        if (fitting := self.fitting(steps)) == self.decay:
             return None
-        return (
-            f"average.decay: {self.decay:g} leaves {left:.0%} of the initial weights in the average at the end of "
-            f"{steps:,} steps; give {max(0.0, 1 - 10 / steps):.4g}, an average of about a tenth of the run"
-        )
+        left = f"{self.decay**steps:.0%} of the initial weights in the average at the end of {steps:,} steps"
+        return f"average.decay: {self.decay:g} leaves {left}; give {fitting:.4g}, an average over a tenth of the run"

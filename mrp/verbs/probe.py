@@ -77,8 +77,11 @@ def _paper(options: argparse.Namespace) -> None:
     from mrp.train import train
 
     idle = [name for name in ("untrained", "evaluators", "cache") if getattr(options, name)]
+    idle += ["classes"] if options.classes != "by_name" else []
     if idle:
-        raise ConfigError(f"--{idle[0].rstrip('s')}: does nothing with --protocol paper; leave one of the two out")
+        raise ConfigError(
+            f"--{idle[0].replace('tors', 'tor')}: does nothing with --protocol paper; leave one of the two out"
+        )
     folder, found = runs.locate(Path(options.run), options.step)
     weights = options.weights or ("average" if found.has(AVERAGE) else None)  # as what else this verb measures
     data = sorted(word for word in options.overrides if word.startswith("data"))

@@ -182,6 +182,7 @@ def test_the_papers_protocol_is_a_run_of_its_own(run: Path, capsys: pytest.Captu
     assert found["student"]["images"] == 360
     main(["compare", str(run), "--out", str(run / "compare.png")])
     assert "linear probe (paper)" in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["probe", str(run), "--protocol", "paper", "--evaluator", "knn"])
-    assert "--evaluator: does nothing with --protocol paper" in capsys.readouterr().err
+    for words in (["--evaluator", "knn"], ["--classes", "by_index"]):
+        with pytest.raises(SystemExit):
+            main(["probe", str(run), "--protocol", "paper", *words])
+        assert f"{words[0]}: does nothing with --protocol paper" in capsys.readouterr().err
