@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrp.data.augment import View, resize
+from mrp.data.augment import RANGES, View, resize
 from mrp.data.config import Config, Crop
 from mrp.data.decode import flipped
 from mrp.data.order import keys, permute
@@ -88,6 +88,9 @@ class Occluded(Changed):
         places = torch.from_numpy(permute(np.arange(count), count, _OCCLUSION, key))
         hidden = (places < round(self._share * count)).view(rows, 1, columns, 1)
         pixels = hidden.expand(-1, self._patch[0], -1, self._patch[1]).reshape(1, *self.size)
-        colour = self._colour * (255 if image.dtype == torch.uint8 else 65535)
+        largest = RANGES.get(image.dtype)
+        if largest is None:  # floating-point pixels, which are in the units of the mean
+            return torch.where(pixels, self._colour[:, None, None], image)
         # In int32, because torch cannot choose between numbers of 16 bits.
-        return torch.where(pixels, colour.round().int()[:, None, None], image.int()).to(image.dtype)
+        colour = (self._colour * largest).round().int()
+        return torch.where(pixels, colour[:, None, None], image.int()).to(image.dtype)

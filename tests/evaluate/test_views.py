@@ -46,6 +46,15 @@ def test_a_share_of_the_patches_is_painted_in_the_mean_colour(dtype: torch.dtype
     assert not torch.equal(Occluded(DATA, 0.5, (2, 4))(image, 5), Occluded(DATA, 0.5, (2, 4))(image, 6))
 
 
+def test_floating_point_pixels_stay_what_they_are_around_the_painted_ones() -> None:
+    """They were cut off to whole numbers: of images from 0 to 1 nothing was left."""
+    image = torch.rand(3, 8, 12, generator=torch.Generator().manual_seed(0))
+    seen = Occluded(DATA, 0.5, (2, 4))(image, key=5)
+    painted = (seen == torch.tensor([0.1, 0.5, 1.0])[:, None, None]).all(0)
+    assert int(painted.sum()) == 48
+    assert torch.equal(seen[:, ~painted], image[:, ~painted])
+
+
 def test_the_whole_image_is_seen_where_the_usual_view_cuts() -> None:
     image = torch.zeros(3, 16, 64, dtype=torch.uint8)
     image[:, :, :8] = 200
