@@ -23,7 +23,7 @@ from mrp.report import about, corrupted
 from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
-_ACCURACY = "validation/accuracy"
+_ACCURACIES = {"student": "validation/accuracy", "average": "validation/average/accuracy"}
 _PLACE = ("train", "test", "classes", "fraction")  # options that say which data a run has
 
 
@@ -129,17 +129,18 @@ class Measured:
             )  # fmt: skip
 
     def _validated(self) -> Iterator[Point]:
-        """Yields the accuracy on the test data while the run trained; the last file says on how many images."""
+        """Yields the accuracies on the test data while the run trained; the last file says on how many images."""
         path = self.folder / VALIDATION
         images = int(_student(path)["images"]) if path.is_file() else 0
         if not images:
             return
         data = self._own_data()
         for line in each_line(self.folder / METRICS):
-            if isinstance(line.get(_ACCURACY), float | int):
-                interval = wilson(round(float(line[_ACCURACY]) * images), images)
-                measure = Measure("validation", "test accuracy in training", *interval)
-                yield Point(self.name, int(line["step"]), self.folder, data, Cell("", measure))
+            for weights, key in _ACCURACIES.items():
+                if isinstance(line.get(key), float | int):
+                    interval = wilson(round(float(line[key]) * images), images)
+                    cell = Cell("", Measure("validation", "test accuracy in training", *interval))
+                    yield Point(self._name(weights), int(line["step"]), self.folder, data, cell, weights)
 
     def _own_data(self) -> Named:
         """Returns the run's own data; its evaluators have recorded what their content was.

@@ -235,7 +235,8 @@ def _refuse_unknown(key: str, rows: Sequence[Row]) -> None:
 
 def _meets(row: Row, key: str, sign: str, wanted: str) -> bool:
     value = row.value(key)
-    number = _number(wanted)
+    percent = _number(wanted.removesuffix("%")) if wanted.endswith("%") else None
+    number = _number(wanted) if percent is None else percent / 100  # as the list shows it
     if sign in "<>":
         if number is None:
             raise ConfigError(f"--where: {key}{sign}{wanted} compares with no number; give one, or use = or !=")

@@ -204,12 +204,14 @@ def _best(told: Told) -> list[str]:
                 step = page.rows[row].step
                 chosen = ""
                 if len(cells) > 1:  # its interval does not know of the choice
-                    last, at = max(cells, key=lambda one: (page.rows[one[1]].step or 0, one[1]))
+                    same = [one for one in cells if page.rows[one[1]].run == page.rows[row].run]  # student or average
+                    last, at = max(same, key=lambda one: (page.rows[one[1]].step or 0, one[1]))
                     when = f" of step {page.rows[at].step:,}" if page.rows[at].step else ""
                     other = ", and the last" if at == row else f"; the last{when}: {render.text_of(last)}"
                     chosen = f" (the best of {len(cells)} by these images{other})"
                 where = f", step {step:,}" if step else ""
-                found.append(f"{column.title} {render.text_of(cell)} on {column.data}{where}{chosen}")
+                whose = page.rows[row].run.removeprefix(told.history.name)  # such as " (average)"
+                found.append(f"{column.title}{whose} {render.text_of(cell)} on {column.data}{where}{chosen}")
     return found[:_MOST]
 
 

@@ -150,6 +150,23 @@ def test_data_that_one_run_knows_the_content_of_are_the_same_in_a_run_that_was_o
     assert {column.data for column in compare.page_of([first, second]).columns} == {"", "digits", "pets"}
 
 
+def test_validations_of_the_average_stand_beside_those_of_the_student(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(dump(load("demo").resolved()))
+    (tmp_path / "validation.json").write_text(json.dumps({"student": {"images": 10}}))
+    lines = [
+        {"step": step, "validation/accuracy": student, "validation/average/accuracy": average}
+        for step, student, average in ((5, 0.4, 0.1), (10, 0.5, 0.8), (15, 0.6, 0.7))
+    ]
+    (tmp_path / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    page = compare.page_of([tmp_path], ["run"])
+    assert [row.name for row in page.rows] == [
+        *(f"run, step {step}" for step in (5, 10, 15)), *(f"run (average), step {step}" for step in (5, 10, 15)),
+    ]  # fmt: skip
+    said = "".join(map(str, told.summary(told.Told.of(tmp_path))))
+    assert "test accuracy in training (average) 80.0 % (" in said
+    assert "step 10 (the best of 6 by these images; the last of step 15: 70.0 % (" in said
+
+
 def test_runs_are_called_as_a_page_calls_them(tmp_path: Path) -> None:
     page = compare.page_of([run(tmp_path / "first", 0, 90)], ["deep/first"])
     assert [row.name for row in page.rows] == ["deep/first"]

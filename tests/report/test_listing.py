@@ -80,6 +80,8 @@ def test_only_differences_among_the_listed_runs_are_columns(tree: Path) -> None:
         (["state=f*"], ["a", "c", "deep/b"]),
         (["state!=finished"], ["d", "deep/b"]),
         (["knn/accuracy>0.55"], ["c", "deep/b"]),
+        (["knn/accuracy>55 %"], ["c", "deep/b"]),  # as it is shown
+        (["progress=100 %"], ["a", "c"]),
         (["knn/accuracy>0.55", "loss<0.2"], ["c"]),
         (["optim.lr=0.20"], ["deep/b"]),
         (["machine.workers=10"], ["a", "c"]),  # of config.yaml, not of the identity
