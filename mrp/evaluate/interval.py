@@ -28,3 +28,9 @@ def wilson(correct: int, num: int) -> Interval:
     half = math.sqrt(share * (1 - share) * slack + slack**2 / 4) / (1 + slack)
     # At 0 and 1 a bound meets the proportion exactly; rounding must not push it past.
     return Interval(share, min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half)))
+
+
+def in_percent(share: float, digits: int = 1) -> str:
+    """Returns a share in percent, with up to three digits more where it would be 100 and is not all."""
+    every = (f"{100 * share:.{digits + more}f}" for more in range(4 if share < 1 - 1e-9 else 1))
+    return next((text for text in every if float(text) < 100), f"{100 * share:.{digits}f}")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrp.evaluate.interval import wilson
+from mrp.evaluate.interval import in_percent, wilson
 from mrp.report.document import Markup, folded, join, table, tag, wide
 
 _MATRIX = 20  # classes whose confusions are shown as a whole
@@ -28,9 +28,9 @@ def section(found: Mapping[str, Any]) -> Iterator[Markup]:
     worst, best = order[0], order[-1]
     yield tag("h2", "Classes")
     yield tag("p", (
-        f"Of {counts.sum():,} test images {100 * right.sum() / counts.sum():.1f} % are answered rightly; "
-        f"{names[worst]} is the hardest class ({100 * shares[worst]:.1f} %), {names[best]} the easiest "
-        f"({100 * shares[best]:.1f} %)."
+        f"Of {counts.sum():,} test images {in_percent(right.sum() / counts.sum())} % are answered rightly; "
+        f"{names[worst]} is the hardest class ({in_percent(shares[worst])} %), {names[best]} the easiest "
+        f"({in_percent(shares[best])} %)."
     ))  # fmt: skip
     parts = [_classes(names, counts, right, order), _confused(names, matrix)]
     parts += [_matrix(names, matrix)] if len(matrix) <= _MATRIX else []

@@ -16,6 +16,7 @@ from typing import Any
 
 from mrp.config import ConfigError, compose, nearest
 from mrp.evaluate import measures, results
+from mrp.evaluate.interval import in_percent
 from mrp.folder import CONFIG, flat
 from mrp.progress import duration
 from mrp.report.page import without_hashes
@@ -138,7 +139,7 @@ def text(key: str, value: Any, row: Row) -> str:
     if key == "progress":
         return f"{math.floor(100 * value + 1e-9)} %"  # 100 % only where nothing is left to do
     if key in row.measured and _is_share(key, row):
-        return f"{100 * value:.1f} %"
+        return f"{in_percent(value)} %"
     if isinstance(value, bool) or not isinstance(value, int | float):
         return without_hashes(value if isinstance(value, str) else json.dumps(value))
     return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mrp.config import ConfigError
+from mrp.evaluate.interval import in_percent
 from mrp.files import replacing, write_atomically
 from mrp.report.page import BEST, Cell, Column, Page
 
@@ -63,7 +64,7 @@ def text_of(cell: Cell, percent: str = " %", bounds: str = " ({} to {})") -> str
         return cell.text
 
     def number(value: float) -> str:
-        return f"{100 * value:.1f}" if one.share else f"{value:.4g}"
+        return in_percent(value) if one.share else f"{value:.4g}"
 
     value = number(one.value) + (percent if one.share else "")
     return value if one.low is None or one.high is None else value + bounds.format(number(one.low), number(one.high))

@@ -96,5 +96,7 @@ def said(value: float, digits: int = 3) -> str:
     """Returns a number with few digits, as people write it."""
     if 100 <= abs(value) < 1e9:
         return f"{value:,.0f}" if digits < 5 or abs(value) >= 1e5 else f"{value:,.2f}"
+    if digits < 5 and abs(value) < 100 <= abs(float(f"{value:.{digits}g}")):
+        digits = 5  # 99.96 % are not 100 %
     mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
     return f"{mantissa}e{int(exponent)}" if exponent else mantissa

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from mrp.evaluate.interval import in_percent
 from mrp.report.series import SMOOTHED, Floats, Series, said, smoothed
 
 _LAST = 10  # the last tenth of a curve is compared with the tenth before it
@@ -97,10 +98,10 @@ def verdict(waiting: Series | None, rate: Series | None) -> Verdict | None:
 
 def accuracy(series: Series) -> str:
     """Returns the last accuracy with its interval, and where it came from."""
-    last = f"{series.name} {100 * series.y[-1]:.1f} %"
+    last = f"{series.name} {in_percent(series.y[-1])} %"
     if series.low is not None and series.high is not None:
-        last += f" ({100 * series.low[-1]:.1f} to {100 * series.high[-1]:.1f})"
-    return last if len(series.y) == 1 else f"{last}, from {100 * series.y[0]:.1f} % at step {series.x[0]:,.0f}"
+        last += f" ({in_percent(series.low[-1])} to {in_percent(series.high[-1])})"
+    return last if len(series.y) == 1 else f"{last}, from {in_percent(series.y[0])} % at step {series.x[0]:,.0f}"
 
 
 def listed(parts: list[str], last: str = "and") -> str:

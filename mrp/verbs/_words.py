@@ -116,11 +116,13 @@ def width() -> int:
 
 def percent(result: Mapping[str, Any] | None, digits: int = 1) -> str:
     """Returns an accuracy with its interval, where it has one, in words."""
+    from mrp.evaluate.interval import in_percent
+
     while isinstance(inside := (result or {}).get("accuracy"), Mapping):
         result = inside
     if result is None:
         return ""
-    value, *bounds = (f"{100 * result[key]:.{digits}f}" for key in ("accuracy", "low", "high") if key in result)
+    value, *bounds = (in_percent(result[key], digits) for key in ("accuracy", "low", "high") if key in result)
     return f"{value} % ({' to '.join(bounds)})" if bounds else f"{value} %"
 
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from mrp.evaluate.interval import Z_95, wilson
+from mrp.evaluate.interval import Z_95, in_percent, wilson
 
 
 @pytest.mark.parametrize(("correct", "num"), [(1, 3), (8, 10), (50, 100), (9000, 10000)])
@@ -33,3 +33,10 @@ def test_nothing_and_everything_correct(num: int) -> None:
 def test_empty_test_set() -> None:
     with pytest.raises(ValueError, match="test set is empty"):
         wilson(0, 0)
+
+
+@pytest.mark.parametrize(
+    ("share", "text"), [(0.63056, "63.1"), (0.9996, "99.96"), (0.99999, "99.999"), (1.0, "100.0"), (1 - 1e-12, "100.0")]
+)
+def test_almost_all_is_not_shown_as_all(share: float, text: str) -> None:
+    assert in_percent(share) == text

@@ -275,7 +275,16 @@ def test_names_are_escaped() -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.46174, "0.462"), (1e-7, "1e-7"), (17.38, "17.4"), (1234.6, "1,235"), (289.4, "289"), (2e9, "2e9")],
+    [
+        (0, "0"),
+        (0.46174, "0.462"),
+        (1e-7, "1e-7"),
+        (17.38, "17.4"),
+        (99.96, "99.96"),
+        (1234.6, "1,235"),
+        (289.4, "289"),
+        (2e9, "2e9"),
+    ],
 )
 def test_numbers_as_people_write_them(value: float, text: str) -> None:
     assert said(value) == text
