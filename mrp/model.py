@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from mrp.apart import apart
 from mrp.batch import Batch, Output
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
+from mrp.data.config import Config as DataConfig
 from mrp.data.order import keys
 from mrp.evaluate.readout import backbone_of
 from mrp.folder import CLASSES, CONFIG
@@ -145,22 +147,26 @@ class Model:
             raise ValueError(
                 f"images of shape (count, {', '.join(map(str, expected))}) are expected, not {tuple(images.shape)}"
             )
-        _check_range(images)
+        _check_range(images, self.run.data)
         device = self.module.prepare.mean.device
         numbers = keys(seed, 0, np.arange(len(images)))
         return Batch(images.to(device), torch.from_numpy(numbers).to(device))
 
 
-def _check_range(images: Tensor) -> None:
+def _check_range(images: Tensor, data: DataConfig) -> None:
     """Refuses images on another scale than they are taken to be on: their features would be wrong without a sign."""
     if images.dtype in (torch.uint8, torch.uint16) or not images.numel():
         return
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; convert them to torch.uint8 (0 to 255), or to floats in [0, 1]")
     low, high = (float(value) for value in images.aminmax())
-    if not (low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+    # No numbers in [0, 1] have a variance above mean (1 - mean): such pixels were floating-point, in other units.
+    other_units = any(std**2 > mean * (1 - mean) + 1e-6 for mean, std in zip(data.mean, data.std, strict=True))
+    if not (math.isfinite(high - low) if other_units else low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
+        expected = "finite numbers are" if other_units else "[0, 1] is"
         remedy = "divide them by 255" if low >= 0 else "leave out their normalisation, which the model does itself"
-        raise ValueError(f"images are floats from {low:.3g} to {high:.3g}, where [0, 1] is expected; {remedy}")
+        remedy = "replace the others" if other_units else remedy
+        raise ValueError(f"images are floats from {low:.3g} to {high:.3g}, where {expected} expected; {remedy}")
 
 
 @apart()

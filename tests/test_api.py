@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,23 @@ def test_images_on_another_scale_are_refused(change: Any, message: str, make: Ma
     for ask in (model.features, model.reconstruct):
         with pytest.raises(ValueError, match=message):
             ask(change(images()))
+
+
+def test_pixels_in_units_of_their_own_are_taken_as_training_took_them(make: Make) -> None:  # noqa: F811
+    """They were refused, and 'divide them by 255' would have given wrong features."""
+    model = mrp.load(make("mae"))
+    before = model.features(images())
+    data = model.run.data.model_copy(update={"mean": (280.0,) * 3, "std": (20.0,) * 3})
+    model = replace(model, run=model.run.model_copy(update={"data": data}))
+    old_mean, old_std = model.module.prepare.mean.clone(), model.module.prepare.std.clone()
+    model.module.prepare.mean.fill_(280.0)
+    model.module.prepare.std.fill_(20.0)
+    kelvin = (images() - old_mean) / old_std * 20 + 280
+    assert torch.allclose(model.features(kelvin), before, atol=1e-4)
+    with pytest.raises(
+        ValueError, match=r"floats from nan to nan, where finite numbers are expected; replace the others"
+    ):
+        model.features(kelvin * torch.nan)
 
 
 def test_images_in_every_format_that_is_taken_give_the_same(make: Make) -> None:  # noqa: F811
