@@ -104,7 +104,16 @@ def test_flops_of_the_parts_are_those_that_the_product_counts() -> None:
 
 
 @pytest.mark.parametrize(
-    "ways", [{"visible": True}, {"hidden": True}, {"epilogue": True}, {"residual": 2}, {"fused": True}, {"fp8": True}]
+    "ways",
+    [
+        {"visible": True},
+        {"hidden": True},
+        {"epilogue": True},
+        {"residual": 2},
+        {"fused": True},
+        {"gelu": True},
+        {"fp8": True},
+    ],
 )
 def test_each_way_is_foretold_to_save_a_part_of_a_large_step(ways: dict[str, Any]) -> None:
     shape = Shape.of(make_run("mae", Scale(False, Path()), "vit_base_patch16_224", batch=256))

@@ -1,4 +1,4 @@
-"""The kernels of tools/gpu_fused.py without a GPU: interpreted, counted, and compiled for an H100."""
+"""The kernels that tools/ has in Triton, without a GPU: interpreted, counted, and compiled for an H100."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 ROOT = Path(__file__).parents[1]
 HEADERS = [*Path(torch.__file__).parents[1].glob("nvidia/*/include/driver_types.h")]
@@ -23,13 +24,14 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reas
 
 
 @pytest.mark.slow
-def test_the_kernels_give_the_sum_its_norm_and_every_gradient() -> None:
+def test_the_kernels_give_what_torch_computes_and_every_gradient() -> None:
     said = other_process("interpreted", TRITON_INTERPRET="1")
     kernels, steps = said["kernels"], said["steps"]
-    assert len(kernels) == 3 * len(WIDTHS)
+    assert len(kernels) == 3 * len(WIDTHS) + 3
     assert all(gap < 1 for gap in kernels.values()), kernels
-    assert max(steps["fp32"][1]) < 1e-6
-    assert steps["agrees"]  # in bf16, as the part `faster` demands it
+    for step in steps:
+        assert max(step["fp32"][1]) < 1e-6
+        assert step["agrees"]  # in bf16, as the part `faster` demands it
 
 
 @pytest.mark.slow
@@ -78,8 +80,12 @@ def interpreted() -> Any:
         for width in WIDTHS
         for stream, kind in kinds
     }
-    single, half = gaps("fused", "fp32"), gaps("fused", "bf16")
-    return {"kernels": kernels, "steps": {"fp32": single, "agrees": agrees(*half, CANDIDATES["fused"].further)}}
+    kernels |= {f"GELU, {kind} after {stream}": farthest_of_gelu(stream, kind) for stream, kind in kinds}
+    steps = [
+        {"fp32": gaps(name, "fp32"), "agrees": agrees(*gaps(name, "bf16"), CANDIDATES[name].further)}
+        for name in ("fused", "gelu")
+    ]
+    return {"kernels": kernels, "steps": steps}
 
 
 def farthest(width: int, stream: torch.dtype, kind: torch.dtype, simple: bool) -> float:
@@ -103,6 +109,24 @@ def farthest(width: int, stream: torch.dtype, kind: torch.dtype, simple: bool) -
     total = x + (added if scale is None or factors is None else added * scale * factors[:, None, None])
     right = results(total, norm(total).to(kind))
     ours = results(*sum_and_norm(x, branch, norm, offset=offset, scale=scale, factors=factors))
+    return farthest_of(ours, right)
+
+
+def farthest_of_gelu(stream: torch.dtype, kind: torch.dtype) -> float:
+    """Returns the same of GELU and the bias before it; 300 columns are not divided by a kernel's."""
+    from gpu_gelu import gelu
+
+    x, offset = (
+        torch.randn(3, 5, 300, dtype=kind, requires_grad=True),
+        torch.randn(300, dtype=stream, requires_grad=True),
+    )
+    weights, right = torch.randn(3, 5, 300, dtype=kind), functional.gelu(x.to(stream) + offset).to(kind)
+    ours = gelu(x, offset)
+    pairs = [[out, *torch.autograd.grad(out, (x, offset), weights)] for out in (ours, right)]
+    return farthest_of(*pairs)
+
+
+def farthest_of(ours: list[Tensor], right: list[Tensor]) -> float:
     # A number between two of bf16 may become the other one.
     allowed = {torch.float64: 1e-13, torch.float32: 1e-6, torch.bfloat16: 1e-4}
     return max(

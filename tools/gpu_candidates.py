@@ -218,6 +218,12 @@ def _fused(step: Step) -> None:
     fuse(step)
 
 
+def _gelu(step: Step) -> None:
+    from gpu_gelu import change
+
+    change(step)
+
+
 def _regions(step: Step) -> None:
     _become(_EncoderRegion)(step)
     _become(_DecoderRegion)(step)
@@ -317,6 +323,9 @@ CANDIDATES = {
         "the residual stream in bf16", _by(residual=2), _residual, further=(2e-3, 1e-2)
     ),
     "fused": Candidate("a residual sum and the norm behind it in one kernel", _by(fused=True), _fused),
+    "gelu": Candidate(
+        "GELU's backward pass adds up the gradient of the bias before it", _by(gelu=True), _gelu
+    ),
     "flash": Candidate("attention by flash alone", _of_attention(0.4), _become(_Flash, old=Attention)),
     "cudnn": Candidate("attention by cuDNN alone", _of_attention(0), _become(_Cudnn, old=Attention)),
     "efficient": Candidate(

@@ -121,10 +121,10 @@ def _sum_and_norm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Returns the sum, its norm in the branch's type, and mean and inverse deviation of each row."""
     width, rows = x.shape[-1], x.numel() // x.shape[-1]
-    total, normed = torch.empty_like(x), torch.empty_like(branch, dtype=_written(branch, x))
+    total, normed = torch.empty_like(x), torch.empty_like(branch, dtype=written(branch, x))
     means, inverses = x.new_empty(rows), x.new_empty(rows)
     divided = _divided(width, backward=False)
-    _wrapped(_sum_and_norm_kernel)[(triton.cdiv(rows, divided["ROWS"]),)](
+    wrapped(_sum_and_norm_kernel)[(triton.cdiv(rows, divided["ROWS"]),)](
         x, branch, offset, scale, factors, weight, bias, total, normed, means, inverses,
         rows, x.shape[-2], EPS=eps, WIDTH=width, **divided,
     )  # fmt: skip
@@ -138,12 +138,12 @@ def _sum_and_norm_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Returns the gradients of x, of the branch, and those of weight, bias, offset and scale that there are."""
     width, rows = total.shape[-1], total.numel() // total.shape[-1]
-    of_x, of_branch = torch.empty_like(total), torch.empty_like(of_normed, dtype=_written(of_normed, total))
+    of_x, of_branch = torch.empty_like(total), torch.empty_like(of_normed, dtype=written(of_normed, total))
     parts, divided = 2 + (offset is not None) + (scale is not None), _divided(width, backward=True)
     steps = triton.cdiv(rows, divided["ROWS"] * _PROGRAMS)
     programs = triton.cdiv(rows, divided["ROWS"] * steps)
     sums = total.new_empty(programs, parts, width)
-    _wrapped(_sum_and_norm_backward_kernel)[(programs,)](
+    wrapped(_sum_and_norm_backward_kernel)[(programs,)](
         of_normed, of_total, total, branch, offset, scale, factors, weight, means, inverses, of_x, of_branch, sums,
         rows, total.shape[-2], WIDTH=width, PARTS=parts, STEPS=steps, **divided,
     )  # fmt: skip
@@ -199,12 +199,12 @@ def _divided(width: int, backward: bool) -> dict[str, int]:
     return {"BLOCK": block, "ROWS": 1, "num_warps": warps}
 
 
-def _written(like: Tensor, stream: Tensor) -> torch.dtype:
+def written(like: Tensor, stream: Tensor) -> torch.dtype:
     """Returns the type in which a kernel writes: Triton's interpreter cuts off where a GPU rounds, so torch rounds."""
     return like.dtype if isinstance(_sum_and_norm_kernel, JITFunction) else stream.dtype
 
 
-def _wrapped(kernel: Any) -> Any:
+def wrapped(kernel: Any) -> Any:
     """Returns what starts a kernel: the compiler sees into it, and Triton's interpreter is called as it is."""
     return wrap_triton(kernel) if isinstance(kernel, JITFunction) else kernel
 
@@ -217,14 +217,15 @@ def fuse(step: Step) -> None:
             block.__class__ = _KINDS[type(block)]
             block.following = (following,)  # in a tuple: it is no part of this block
             for linear in (block.attn.proj, block.mlp.fc2):
-                linear.__class__ = _Linear
+                linear.__class__ = Linear
         norm.__class__ = _LastNorm
 
 
-class _Linear(nn.Linear):
-    """Leaves its bias to the sum that comes next."""
+class Linear(nn.Linear):
+    """Leaves its bias to what comes next."""
 
     def forward(self, input: Tensor) -> Tensor:
+        """Returns the product alone."""
         return functional.linear(input, self.weight)
 
 

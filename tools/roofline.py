@@ -113,6 +113,7 @@ class Ways:
     residual: int = _SINGLE  # bytes per number of the residual stream
     fp8: bool = False  # the products of the blocks take float8
     fused: bool = False  # a sum and its norm are one kernel, which gives the gradient of the bias before it in passing
+    gelu: bool = False  # the backward pass of GELU gives the gradient of the bias before it in passing
     flex: bool = False  # the gradient of a relative bias is never written per sample
 
 
@@ -175,7 +176,8 @@ def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Par
     per_number = _FUSED if ways.fused else _RESIDUAL[ways.residual]
     yield Part(f"{name}: norms, residuals", "memory", 0, 2 * per_number * rows * width)
     yield Part(f"{name}: GELU", "memory", 0, (16 if ways.epilogue else 40) * rows * width)
-    yield Part(f"{name}: gradients of biases", "memory", 0, _HALF * (7 if ways.fused else 9) * rows * width)
+    read = 9 - 2 * ways.fused - 4 * ways.gelu  # of queries, keys and values 3, projection 1, MLP 4 and 1
+    yield Part(f"{name}: gradients of biases", "memory", 0, _HALF * read * rows * width)
     if ways.fp8:  # of 7 inputs and 9 gradients: read in bf16, written in float8 as they are and transposed
         yield Part(f"{name}: quantising", "memory", 0, 4 * (7 + 9) * rows * width)
 
