@@ -176,18 +176,14 @@ def _gently(method: str) -> Choice:
 
 
 def _published(method: str) -> dict[str, Any]:
-    """Returns the optimizer of a method's recipe for ImageNet-1K, without its schedule; of MAE's where it has none.
-
-    Its learning rate is per so many images, those of the recipe's batch where the recipe does not say it.
-    """
+    """Returns the optimizer of a method's recipe for ImageNet-1K, without its schedule; of MAE's where it has none."""
     try:
         file = find_recipe(f"{Path(method).stem}_vit_base_in1k")
     except ConfigError:
         file = find_recipe("mae_vit_base_in1k")
-    recipe = compose(file, find=find_recipe).values
-    values, lr = recipe["optim"], recipe["optim"]["lr"]
-    rate = {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr), "per": values.get("per") or recipe["batch"]}
-    return _without_schedule(values) | rate
+    values = compose(file, find=find_recipe).values["optim"]
+    lr = values["lr"]
+    return _without_schedule(values) | {"lr": float(lr["value"] if isinstance(lr, Mapping) else lr)}
 
 
 def _without_schedule(optim: Mapping[str, Any]) -> dict[str, Any]:

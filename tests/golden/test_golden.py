@@ -20,6 +20,13 @@ def test_recipes_resolve_as_decided() -> None:
     assert TOOL["resolved"]() == expected
 
 
+def test_the_learning_rate_of_a_recipe_follows_the_batch() -> None:
+    """Else it is far too high for who has one GPU: the published one is that of thousands of images at once."""
+    recipes = {path.stem: path.read_text() for path in (HERE / "recipes").glob("*.yaml")}
+    fixed = {name for name, text in recipes.items() if "\n  per: null\n" in text}
+    assert fixed == {"demo", *(name for name in fixed if name.endswith("_digits"))}
+
+
 @pytest.mark.parametrize("name", OBJECTIVES.names())
 def test_first_losses_are_as_decided(name: str) -> None:
     expected = json.loads((HERE / "losses.json").read_text())
