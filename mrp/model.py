@@ -160,8 +160,12 @@ def _check_range(images: Tensor, data: DataConfig) -> None:
     if not images.is_floating_point():
         raise ValueError(f"images are {images.dtype}; convert them to torch.uint8 (0 to 255), or to floats in [0, 1]")
     low, high = (float(value) for value in images.aminmax())
-    # No numbers in [0, 1] have a variance above mean (1 - mean): such pixels were floating-point, in other units.
-    other_units = any(std**2 > mean * (1 - mean) + 1e-6 for mean, std in zip(data.mean, data.std, strict=True))
+    # No numbers in [0, 1] have a variance above mean (1 - mean): such pixels were floating-point, in other units. But
+    # 0 and 1 stand for no normalisation at all.
+    other_units = any(
+        (mean, std) != (0, 1) and std**2 > mean * (1 - mean) + 1e-6
+        for mean, std in zip(data.mean, data.std, strict=True)
+    )
     if not (math.isfinite(high - low) if other_units else low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT):
         expected = "finite numbers are" if other_units else "[0, 1] is"
         remedy = "divide them by 255" if low >= 0 else "leave out their normalisation, which the model does itself"

@@ -87,7 +87,6 @@ class Session:
                 stack.callback(torch.use_deterministic_algorithms, before, warn_only=warns)
                 torch.use_deterministic_algorithms(True)
             # A compiled step may give the gradient of the patch embedding in another order: it is copied, which is all.
-            stack.enter_context(warnings.catch_warnings())
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
             accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)

@@ -78,6 +78,10 @@ def test_pixels_in_units_of_their_own_are_taken_as_training_took_them(make: Make
         ValueError, match=r"floats from nan to nan, where finite numbers are expected; replace the others"
     ):
         model.features(kelvin * torch.nan)
+    data = model.run.data.model_copy(update={"mean": (0.0,) * 3, "std": (1.0,) * 3})  # no units: not normalised
+    model = replace(model, run=model.run.model_copy(update={"data": data}))
+    with pytest.raises(ValueError, match="divide them by 255"):
+        model.features(images() * 255)
 
 
 def test_images_in_every_format_that_is_taken_give_the_same(make: Make) -> None:  # noqa: F811

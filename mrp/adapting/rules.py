@@ -225,7 +225,8 @@ def _rest(
         Choice("machine", {"workers": "auto"}, "as many decoding processes as there are cores for"),
     ]  # fmt: skip
     if run.average is not None and not start.foreign:
-        each = given.get("batch", batch)
+        each = given.get("batch")
+        each = each if isinstance(each, int) and each > 0 else batch  # what else it may be is refused with the recipe
         steps = length.steps(images / each, each)
         decay = run.average.fitting(max(1, steps))
         why = "as the weights were trained"

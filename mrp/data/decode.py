@@ -60,7 +60,7 @@ def header(data: bytes) -> Header:
         height, width, channels = _stored_pixels(data).shape
         return Header("npy", width, height, channels == 1, inks=False)
     with _opened(data) as image:
-        grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
+        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
         return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
 
 
@@ -221,6 +221,8 @@ def _array(image: Image.Image, channels: int) -> Pixels:
     image.load()
     if image.mode.startswith("I"):
         return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode == "La":  # which Pillow turns into nothing but this
+        image = image.convert("LA")
     if channels == 4 and image.has_transparency_data:
         mode = "RGBA"
     else:

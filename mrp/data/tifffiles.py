@@ -84,8 +84,8 @@ class Tiff:
         try:
             pixels = as_pixels(self._read(window))
             if self._nothing is not None and pixels.dtype == np.float32 and (pixels == self._nothing).any():
-                said = f"are {self._nothing:g} by the file's tag for GDAL"
-                raise DecodeError(f"pixels without data, which {said}; replace them, or leave the image out")
+                said = f"pixels without data, which are {self._nothing:g} by the file's tag for GDAL"
+                raise DecodeError(f"{said}; replace them, cut them off, or leave the image out")
             return pixels
         except (OSError, MemoryError, DecodeError):
             raise
@@ -157,7 +157,8 @@ def _no_data(page: Any) -> np.float32 | None:
     """Returns the number that stands for no data by the tag of GDAL; None where that is 0, which does no harm."""
     tag = page.tags.get(_NO_DATA)
     try:
-        number = np.float32(str(tag.value).strip(" \0"))
+        with np.errstate(over="ignore"):  # the least number of 64 bits is -inf here, as in the pixels
+            number = np.float32(str(tag.value).strip(" \0"))
     except (AttributeError, ValueError):
         return None
     return number if number else None

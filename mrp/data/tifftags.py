@@ -30,9 +30,9 @@ def check(image: Image.Image, data: bytes) -> None:
         fault = f"pixels of 16 bits in which 0 is white; {_SAVE}"
     elif grey and samples > 1 + alpha:
         fault = f"a TIFF of {samples} channels that are no colours; {_CHANNELS}"
-    elif bits == 16 and samples > 1 and (tags.get(_PLANES), tags.get(Base.Compression)) == (2, 1):
+    elif bits == 16 and samples > 1 and (tags.get(_PLANES), tags.get(Base.Compression, 1)) == (2, 1):
         fault = f"a TIFF of 16 bits, uncompressed, with one colour after another; {_CHANNELS}"
-    elif _has_pages(image, data):
+    elif grey and bits in (8, 16) and _has_pages(image, data):  # of scanned text and colours, the first page is taken
         fault = f"a TIFF of several pages of one size; {_CHANNELS}"
     else:
         return

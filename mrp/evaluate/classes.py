@@ -26,13 +26,15 @@ def class_numbers(
     if how == BY_INDEX:
         found = {name: int(name) for name in test if name.isdecimal() and int(name) < len(train)}
     else:
-        if twice := [name for name, count in Counter(train).items() if count > 1]:
-            raise ConfigError(
-                f"data.train: has two classes called '{twice[0]}', and those of data.test, which are others, are found "
-                "by their names; give each a name of its own"
-            )
         numbers = {name: number for number, name in enumerate(train)}
         names = dict(zip(test, test, strict=True)) if how == BY_NAME else _read(Path(how))
+        asked = {names.get(name) for name in test}
+        if twice := [name for name, count in Counter(train).items() if count > 1 and name in asked]:
+            where = "the classifier" if of_classifier else "data.train"
+            raise ConfigError(
+                f"{where}: has two classes called '{twice[0]}', and those of the test data, which are others, are "
+                "found by their names; give each a name of its own, or call test classes by numbers, with by_index"
+            )
         found = {name: numbers[names[name]] for name in test if names.get(name) in numbers}
     unknown = [name for name in test if name not in found]
     if not unknown:

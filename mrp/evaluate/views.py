@@ -76,7 +76,7 @@ class Occluded(Changed):
     """
 
     def __init__(self, config: Config, share: float, patch: tuple[int, int]) -> None:
-        super().__init__(config, f"occluded {share:g} {patch[0]}x{patch[1]}")
+        super().__init__(config, f"hidden {share:g} {patch[0]}x{patch[1]}")
         self._share, self._patch = share, patch
         self._colour = torch.tensor(config.mean)
 

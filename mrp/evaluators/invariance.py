@@ -45,6 +45,8 @@ class Evaluator(contract.Evaluator):
     The head is that of `linear`: chosen and trained on whole training images, before any test image is read.
     """
 
+    version = 2  # patches of floating-point images are hidden, and the others stay as they are
+
     def __init__(self, config: Config, setting: Setting) -> None:
         self._config, self._setting = config, setting
         source = setting.test_or_train

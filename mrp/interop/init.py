@@ -176,8 +176,10 @@ def start(config: Config, method: str, step: nn.Module, classes: tuple[str, ...]
 def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...]) -> str:
     """Returns words if the head of the weights was trained on other features or other classes, else none."""
     config: Any = getattr(objective, "config", None)
+    if not hasattr(config, "classes"):
+        return ""
     for key in _WHAT_A_HEAD_READS:
-        field = getattr(type(config), "model_fields", {}).get(key)
+        field = type(config).model_fields.get(key)
         if field is not None and (theirs := weights.objective.get(key, field.default)) != getattr(config, key):
             return f"; the head was trained with objective.{key}: {str(theirs).lower()}"
     unnamed = tuple(map(str, range(len(classes))))
@@ -187,7 +189,10 @@ def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...
         and classes != weights.classes
     ):
         other = next(name for name, now in zip(weights.classes, classes, strict=True) if name != now)
-        return f"; the head tells other classes apart, such as '{other}' at number {weights.classes.index(other)}"
+        return (
+            f"; the head tells other classes apart, such as '{other}' at number {weights.classes.index(other)} (if "
+            "they are the same, call them alike in the data)"
+        )
     return ""
 
 

@@ -31,7 +31,9 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, overflow="fold")  # without which the end of a number is cut
     for row in rows:
         table.add_row(*row)
     Console(width=None if sys.stdout.isatty() else width, markup=False, emoji=False).print(table)

@@ -73,11 +73,11 @@ class Average(Node):
 
     def fitting(self, steps: int) -> float:
         """Returns the decay for a run of so many steps: over a tenth of it, where its own would end as it begins."""
-        return max(0.0, round(1 - 10 / steps, 5)) if self.decay**steps > _MOST_LEFT else self.decay
+        return max(0.0, round(1 - 10 / steps, 8)) if self.decay**steps > _MOST_LEFT else self.decay
 
     def remark(self, steps: int) -> str | None:
         """Returns what is wrong with it for a run of so many steps: it begins with the initial weights."""
         if (fitting := self.fitting(steps)) == self.decay:
             return None
         left = f"{self.decay**steps:.0%} of the initial weights in the average at the end of {steps:,} steps"
-        return f"average.decay: {self.decay:g} leaves {left}; give {fitting:.4g}, an average over a tenth of the run"
+        return f"average.decay: {self.decay:g} leaves {left}; give {fitting:.8g}, an average over a tenth of the run"

@@ -168,7 +168,11 @@ class Measured:
         if all(data.get(key) == own.get(key) for key in _PLACE):
             return self._own_data()
         named = Named.of(data, _placed(folder, data))
-        alike = [one.data for one in results.read(self.folder) if Named.of(one.data, "").name == named.name]
+        alike = [
+            one.data
+            for one in results.read(self.folder)
+            if not one.data.get("label") and all(one.data.get(key) == data.get(key) for key in _PLACE)
+        ]
         return named._replace(content=alike[-1]["content"]) if alike else named
 
 

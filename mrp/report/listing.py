@@ -25,6 +25,7 @@ from mrp.status import Status, find, size_of, status_of
 _BEST = "best"
 _CONTENT, _NO_OPTIONS = "data.content", ("history", "order_version")
 _MOST_OPTIONS = 6  # in which runs differ, as columns; where there are more, these are the first
+_NUMBERS = re.compile(r"(\d+(?:\.\d+)?)")
 _BETWEEN = 3  # letters between two columns of a table
 _MOST_BEST = 2  # measured values in one cell
 _CONDITION = re.compile(r"(?P<key>[^=!<>]+)(?P<sign>!=|=|<|>)(?P<value>.*)", re.DOTALL)
@@ -238,6 +239,8 @@ def _meets(row: Row, key: str, sign: str, wanted: str) -> bool:
     value = row.value(key)
     percent = _number(wanted.removesuffix("%")) if wanted.endswith("%") else None
     number = _number(wanted) if percent is None else percent / 100  # as the list shows it
+    if isinstance(value, str) and value.endswith("%"):
+        value = float(share) / 100 if (share := _number(value.removesuffix("%"))) is not None else value
     if sign in "<>":
         if number is None:
             raise ConfigError(f"--where: {key}{sign}{wanted} compares with no number; give one, or use = or !=")
@@ -257,5 +260,5 @@ def _number(value: Any) -> float | None:
 def _rank(value: Any) -> tuple[int, float, list[str]]:
     """Orders numbers before texts, and texts by the numbers in them: 20 epochs before 100 epochs."""
     number = _number(value)
-    parts = [f"{int(part):040d}" if part.isdecimal() else part for part in re.split(r"(\d+)", str(value))]
+    parts = [f"{float(part):055.15f}" if part[:1].isdecimal() else part for part in _NUMBERS.split(str(value))]
     return (1, 0.0, parts) if number is None else (0, number, [])

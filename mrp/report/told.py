@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -218,7 +219,8 @@ def _best(told: Told) -> list[str]:
 def warnings(told: Told) -> Iterator[str]:
     """Yields what a reader has to know before he trusts the rest."""
     history, status = told.history, told.status
-    if status is not None and status.state in (DIED, FAILED):
+    whole = history.until == math.inf  # of a checkpoint, it is not told how the run ended
+    if whole and status is not None and status.state in (DIED, FAILED):
         yield f"The run {status.state}{f': {status.why}' if status.why else ''}."
     if history.alarms:
         yield f"Collapse: diagnose raised its alarm at step {history.alarms[0]:,}; the evidence is in alarms/."
@@ -227,7 +229,7 @@ def warnings(told: Told) -> Iterator[str]:
         yield f"Not finite: the loss or the gradient of step {steps}; 'mrp replay' finds the cause."
     if spikes := history.marks.spikes:
         yield f"The loss has spikes: {len(spikes)}, the first at step {spikes[0]:,}."
-    if history.quarantined:
+    if whole and history.quarantined:
         yield f"{history.quarantined:,} samples are no images and were replaced; quarantine.jsonl lists them."
     if history.starts and isinstance(balance := history.starts[-1].get("balance"), str):
         yield _sentence(balance.removeprefix("warning: "))

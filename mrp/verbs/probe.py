@@ -20,6 +20,7 @@ HELP = "judge frozen features: the best of many linear heads (chosen without the
 EXAMPLE = "mrp probe runs/demo --untrained"
 
 PAPER = "paper"  # of the folder, beside the run's checkpoints, in which its protocol trains
+_DATA = {"data", "data.train", "data.test", "data.classes", "data.fraction"}  # words that name other data
 _RECIPE = "linear_mae_vit_base_in1k"
 
 
@@ -84,7 +85,8 @@ def _paper(options: argparse.Namespace) -> None:
         )
     folder, found = runs.locate(Path(options.run), options.step)
     weights = options.weights or ("average" if found.has(AVERAGE) else None)  # as what else this verb measures
-    data = sorted(word for word in options.overrides if word.startswith("data"))
+    # What else of the data is changed is another setting of the same probe, which its folder refuses.
+    data = sorted(word for word in options.overrides if ".".join(word.partition("=")[0].split(".")[:2]) in _DATA)
     place = [hashlib.sha256("\n".join(data).encode()).hexdigest()[:8]] if data else []
     name = "-".join([PAPER, f"{found.step:08d}", *([weights] if weights else []), *place])
     chosen = [f"init.weights={weights}"] if weights else []

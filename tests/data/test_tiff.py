@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mrp.check import sources
 from mrp.config import ConfigError
@@ -246,6 +247,16 @@ def test_smaller_copies_and_masks_behind_an_image_do_not_matter(tmp_path: Path) 
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         second = file.pages[1].offset
     np.testing.assert_array_equal(decode(data[: second + 9], 1)[0].numpy(), CELLS[0])
+
+
+@pytest.mark.parametrize("kind", ["colours", "bilevel"])
+def test_of_several_photographs_or_scanned_pages_the_first_is_taken(tmp_path: Path, kind: str) -> None:
+    """{name: tiff} reads neither, so that a refusal would leave no way."""
+    first = CELLS[:3].transpose(1, 2, 0) // 257 if kind == "colours" else CELLS[0] > 30_000
+    pages = [Image.fromarray(page.astype(np.uint8) if page.ndim == 3 else page) for page in (first, ~first)]
+    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    pixels = decode((tmp_path / "a.tif").read_bytes(), 3).permute(1, 2, 0)
+    np.testing.assert_array_equal(pixels, first if kind == "colours" else 255 * np.repeat(first[..., None], 3, 2))
 
 
 @pytest.mark.parametrize("nothing", ["-9999", "-3.4028234663852886e+38"])

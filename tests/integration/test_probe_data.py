@@ -143,6 +143,7 @@ def test_classes_of_one_name_are_told_apart_where_the_test_data_have_the_same() 
     assert class_numbers(twins, ("1", "0"), "by_index") == [1, 0]
     with pytest.raises(ConfigError, match="has two classes called 'crane', and those of"):
         class_numbers(twins, ("crane", "heron"))
+    assert class_numbers(twins, ("heron",)) == [2]
 
 
 def test_results_do_not_overwrite_each_other(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

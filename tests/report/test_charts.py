@@ -177,7 +177,7 @@ def test_no_two_ticks_of_a_flat_curve_are_called_the_same(values: list[float]) -
 def test_long_names_beside_lines_can_be_told_apart() -> None:
     names = [f"mae_vit_base_in1k_seed{number}" for number in (1, 2)]
     figure = parsed(Chart("t", "u", [Series.of(name, [0, 1], [0, 1]) for name in names]))
-    assert [one.text for one in figure.iter("text") if one.get("class") == "name"] == ["…ed1", "…ed2"]
+    assert [one.text for one in figure.iter("text") if one.get("class") == "name"] == ["…seed1", "…seed2"]
 
 
 def test_the_end_of_a_noisy_curve_is_compared_by_more_than_one_batch(tmp_path: Path) -> None:
@@ -202,11 +202,13 @@ def test_an_option_that_changes_over_the_run_is_drawn(tmp_path: Path) -> None:
 
 def test_a_start_that_found_a_complete_run_has_not_resumed_it(tmp_path: Path) -> None:
     starts = [{"step": step, "steps": 440, "device": f"at {step}", "time": "now"} for step in (0, 103, 103, 253, 440)]
+    starts[2] |= {"steps": 103, "changed": {"packages.torch": ["1", "2"]}}  # complete until it was made longer
     (tmp_path / "config.yaml").write_text("length: 440 steps\n")
     (tmp_path / "environment.json").write_text(json.dumps({"starts": starts}))
     assert History("run", tmp_path).marks.resumes == [103, 253]
+    assert History("run", tmp_path).starts[2]["changed"] == {"packages.torch": ["1", "2"]}
     text = "".join(summary(Told.of(tmp_path)))
-    assert "now, resumed 3 times" in text
+    assert "now, resumed 2 times" in text
     assert "at 253, " in text
 
 

@@ -108,9 +108,13 @@ def test_the_order(tree: Path, sort: str, reverse: bool, expected: list[str]) ->
 
 
 def test_numbers_in_words_are_ordered_as_numbers(tmp_path: Path) -> None:
-    for length in ("100 epochs", "20 epochs", "3 epochs"):
+    for length in ("100 epochs", "20 epochs", "2.5 epochs", "2.25 epochs"):
         made(tmp_path / length.replace(" ", "-"), 1, 0.5, length=length)
-    assert names(listing(tmp_path, sort="length")) == ["3-epochs", "20-epochs", "100-epochs"]
+    ordered = ["2.25-epochs", "2.5-epochs", "20-epochs", "100-epochs"]
+    assert names(listing(tmp_path, sort="length")) == ordered
+    for name, length in (("short", "5 %"), ("long", "60 %")):
+        made(tmp_path / name, 1, 0.5, length=length)
+    assert names(listing(tmp_path, conditions=["length<50%"])) == ["short"]
 
 
 def test_a_run_that_has_steps_left_is_not_done_to_100_percent(tree: Path) -> None:

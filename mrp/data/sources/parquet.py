@@ -50,13 +50,16 @@ class Source(source.Source):
             schema = columns.schema_of(files[0])
             self._column, label = _columns(files[0], schema, config)
             self._parts: list[Part] = []
+            names: list[str] = []
             for file in files:
                 other, parts = columns.parts(file, self._column.partition(".")[0])
                 if other.names != schema.names:
                     raise ConfigError(
                         f"{file}: has the columns {', '.join(other.names)}, unlike {files[0]}; move it away"
                     )
-                if label and _class_names(other, label) != _class_names(schema, label):
+                theirs = _class_names(other, label) if label else []
+                names = names or theirs  # files that another program has written have none
+                if theirs and theirs != names:
                     raise ConfigError(
                         f"{file}: numbers its classes in another way than {files[0]}; save them as one set"
                     )

@@ -152,7 +152,7 @@ def _image(value: Any, where: str) -> RawImage:
         return bytes(value)
     if isinstance(value, Image.Image):
         numbers = np.asarray(value) if value.mode == "I" else np.zeros(1)
-        if numbers.min() < 0 or numbers.max() > _DEEPEST:
+        if numbers.size and (numbers.min() < 0 or numbers.max() > _DEEPEST):
             beyond = f"has numbers from {numbers.min()} to {numbers.max()}, beyond 16 bits"
             raise UnfitError(f"{where}: {beyond}; give an array of float32")
         value = np.array(value.convert(_mode(value.mode)))
