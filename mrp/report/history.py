@@ -69,7 +69,7 @@ class History:
         each = [start for start in starts if isinstance(start, dict)] if isinstance(starts, list) else []
         for one, following in itertools.pairwise(each):  # what has changed at a start that is left out
             if one.get("step") is not None and one["step"] == one.get("steps"):
-                following["changed"] = _mapping(one.get("changed")) | _mapping(following.get("changed"))
+                following["changed"] = {**_mapping(one.get("changed")), **_mapping(following.get("changed"))}
         each = each[:1] + [one for one in each[1:] if one.get("step") is None or one["step"] != one.get("steps")]
         each = [one for one in each if not isinstance(step := one.get("step"), int) or step < self.until]
         return [start | {key: _mapping(start.get(key)) for key in ("packages", "changed")} for start in each]
