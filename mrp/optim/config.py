@@ -73,7 +73,9 @@ class Average(Node):
 
     def fitting(self, steps: int) -> float:
         """Returns the decay for a run of so many steps: over a tenth of it, where its own would end as it begins."""
-        return max(0.0, round(1 - 10 / steps, max(5, len(str(steps))))) if self.decay**steps > _MOST_LEFT else self.decay
+        if self.decay**steps <= _MOST_LEFT:
+            return self.decay
+        return max(0.0, round(1 - 10 / steps, max(5, len(str(steps)))))
 
     def remark(self, steps: int) -> str | None:
         """Returns what is wrong with it for a run of so many steps: it begins with the initial weights."""
