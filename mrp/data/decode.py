@@ -60,7 +60,7 @@ def header(data: bytes) -> Header:
         height, width, channels = _stored_pixels(data).shape
         return Header("npy", width, height, channels == 1, inks=False)
     with _opened(data) as image:
-        grey = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+        grey = image.mode in ("1", "L", "LA", "La") or image.mode.startswith("I")
         return Header(str(image.format).lower(), *image.size, grey, image.mode == "CMYK")
 
 
@@ -223,10 +223,9 @@ def _array(image: Image.Image, channels: int) -> Pixels:
         return np.asarray(image).astype(np.uint16)[..., None]
     if image.mode == "La":  # which Pillow turns into nothing but this
         image = image.convert("LA")
+    mode = "L" if image.mode in ("1", "L", "LA") else "RGB"
     if channels == 4 and image.has_transparency_data:
         mode = "RGBA"
-    else:
-        mode = "L" if image.mode in ("1", "L", "LA", "La") else "RGB"
     pixels: NDArray[np.uint8] = np.array(image.convert(mode))
     return pixels[..., None] if mode == "L" else pixels
 

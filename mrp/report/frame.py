@@ -120,7 +120,8 @@ def _shortened(names: Sequence[str]) -> list[str]:
         letters = zip(*names, strict=False)
         shared = next((place for place, each in enumerate(letters) if len({*each}) > 1), len(min(names, key=len)))
         shared = min(shared, len(min(names, key=len)) - 3)
-        shared = 1 + max(names[0].rfind(sign, 0, shared) for sign in "_-/ (") or shared  # to the beginning of a word
+        word = 1 + max(names[0].rfind(sign, 0, shared) for sign in "_-/ (")
+        shared = word if shared - word < 8 else shared  # from the beginning of a word, unless that is far before
         names = [f"…{name[shared:]}" for name in names] if shared > 1 else names
     return [name if len(name) <= _LONGEST else f"{name[: _LONGEST - 1]}…" for name in names]
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from mrp.check import sources
 from mrp.config import ConfigError
-from mrp.data.decode import decode
+from mrp.data.decode import decode, header
 from mrp.data.open import open_source
 from mrp.data.source import DecodeError, Partial, Source
 from mrp.data.sources import SOURCES
@@ -247,6 +247,15 @@ def test_smaller_copies_and_masks_behind_an_image_do_not_matter(tmp_path: Path) 
     with tifffile.TiffFile(tmp_path / "a.tif") as file:
         second = file.pages[1].offset
     np.testing.assert_array_equal(decode(data[: second + 9], 1)[0].numpy(), CELLS[0])
+
+
+def test_grey_that_was_multiplied_by_its_alpha_is_grey(tmp_path: Path) -> None:
+    """Pillow reads it in a mode of its own, which it cannot turn into grey at once."""
+    grey = np.full((8, 8), 90, np.uint8)
+    pixels = np.stack([grey, np.full_like(grey, 255)])
+    data = written(tmp_path / "a.tif", pixels, planarconfig="contig", extrasamples=["assocalpha"]).read_bytes()
+    assert header(data).grey
+    np.testing.assert_array_equal(decode(data, 1)[0], grey)
 
 
 @pytest.mark.parametrize("kind", ["colours", "bilevel"])

@@ -178,6 +178,9 @@ def test_long_names_beside_lines_can_be_told_apart() -> None:
     names = [f"mae_vit_base_in1k_seed{number}" for number in (1, 2)]
     figure = parsed(Chart("t", "u", [Series.of(name, [0, 1], [0, 1]) for name in names]))
     assert [one.text for one in figure.iter("text") if one.get("class") == "name"] == ["…seed1", "…seed2"]
+    alike = [f"mae_{'x' * 40}{number}" for number in (1, 2)]  # of which one word is too long itself
+    figure = parsed(Chart("t", "u", [Series.of(name, [0, 1], [0, 1]) for name in alike]))
+    assert [one.text for one in figure.iter("text") if one.get("class") == "name"] == ["…xx1", "…xx2"]
 
 
 def test_the_end_of_a_noisy_curve_is_compared_by_more_than_one_batch(tmp_path: Path) -> None:
