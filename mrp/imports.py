@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,15 +14,16 @@ _OF_PYTHON = 1000  # objects: Python 3.12 itself sets aside a few hundred
 def undisturbed() -> Iterator[None]:
     """Lets Python search again, if it did before, once what is inside has been imported.
 
-    What was imported then counts as old: as new it would be searched through three more times.
+    What was imported then counts as old: as new it would be searched through three more times. Where nothing was
+    imported, nothing is done: Python counts one by one what has been set aside, a million objects in a loader's worker.
     """
-    searched = gc.isenabled()
+    searched, known = gc.isenabled(), len(sys.modules)
     gc.disable()
     try:
         yield
     finally:
-        if searched and gc.get_freeze_count() < _OF_PYTHON:  # what someone has set aside stays there
-            gc.freeze()
+        if searched and len(sys.modules) > known and gc.get_freeze_count() < _OF_PYTHON:
+            gc.freeze()  # what someone has set aside stays there, and is more than that
             gc.unfreeze()  # into the oldest generation
         if searched:
             gc.enable()

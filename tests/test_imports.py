@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -25,19 +26,23 @@ def test_whoever_does_without_searches_still_does_afterwards() -> None:
         gc.enable()
 
 
-def test_what_was_imported_counts_as_old_but_not_as_set_aside() -> None:
+@pytest.mark.parametrize("something", [True, False])
+def test_what_was_imported_counts_as_old(something: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    gc.collect()  # so that none is due
     with undisturbed():
         new = [[number] for number in range(1000)]
+        if something:
+            monkeypatch.setitem(sys.modules, "imported", ModuleType("imported"))
     old = {id(one) for one in gc.get_objects(generation=2)}
-    assert all(id(one) in old for one in new)
+    assert all((id(one) in old) is something for one in new)
 
 
-def test_what_someone_has_set_aside_stays_there() -> None:
+def test_what_someone_has_set_aside_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
     aside = [0]
     gc.freeze()
     try:
         with undisturbed():
-            pass
+            monkeypatch.setitem(sys.modules, "imported", ModuleType("imported"))
         assert all(one is not aside for one in gc.get_objects())  # their number may fall: some are freed meanwhile
     finally:
         gc.unfreeze()
