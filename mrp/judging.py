@@ -22,6 +22,7 @@ from mrp.evaluate.answering import classes_told_apart
 from mrp.evaluate.classes import BY_NAME, of_test_sets
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Setting, checked, never
+from mrp.evaluate.interval import in_percent
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import EVALUATORS, make
@@ -292,9 +293,7 @@ def _first_says(values: Sequence[bool], processes: Accelerator) -> list[bool]:
 
 
 def _line(model: Model, record: Record) -> str:
-    found = [
-        f"{one.title} {100 * one.value:.1f} %" if one.share else f"{one.title} {one.value:.4g}"
-        for one in measures.of(record)
-    ]
+    found = measures.of(record)
+    numbers = (f"{one.title} {f'{in_percent(one.value)} %' if one.share else f'{one.value:.4g}'}" for one in found)
     what = "untrained" if record.backbone == UNTRAINED else f"step {record.step}"
-    return f"{model.folder} ({what}) on {record.data['label']}: {', '.join(found)}"
+    return f"{model.folder} ({what}) on {record.data['label']}: {', '.join(numbers)}"

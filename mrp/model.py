@@ -35,7 +35,6 @@ from mrp.schedules import Length
 from mrp.step import Step
 
 NO_DATA = "none given at import"
-_ORIGIN = "imported"  # in a checkpoint's state: where the weights come from, and what is not among them
 # What training needs and no file of weights tells. A run of no steps cannot be trained by accident.
 _NOT_TOLD: dict[str, Any] = {"batch": 256, "length": "0 steps", "optim": {"lr": 1e-3}, "precision": "fp32"}
 _OVERSHOOT = 0.25  # how far resizing may carry pixels beyond [0, 1]
@@ -66,7 +65,7 @@ def step_of(weights: ModelWeights, run: Run) -> Step:
 def origin(weights: ModelWeights) -> dict[str, Any]:
     """Returns where the weights come from, for a checkpoint's state; of a path the last part only."""
     source = weights.source if weights.source.startswith(hub.PREFIX) else Path(weights.source).name
-    return {_ORIGIN: {"source": source, "sha256": weights.digest, "missing": list(weights.missing)}}
+    return {"imported": {"source": source, "sha256": weights.digest, "missing": list(weights.missing)}}
 
 
 @dataclass(frozen=True)
@@ -187,7 +186,7 @@ def load(
     if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):
         read = reading.read(path, weights or "student", step, sections)
         run = run_of(read, sections.get("data"))
-        return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)[_ORIGIN])
+        return Model(run, Path(path), 0, step_of(read, run), weights or "student", origin(read)["imported"])
     if sections:
         raise ConfigError(f"{path}: a run says itself what its weights are; leave out {', '.join(sections)}")
     folder, checkpoint = runs.locate(Path(path), step)
@@ -203,7 +202,7 @@ def load(
     state = checkpoint.state()
     if "length" in state:
         module.before_step(max(0, checkpoint.step - 1), Length(**state["length"]))
-    return Model(run, folder, checkpoint.step, module.eval(), chosen, state.get(_ORIGIN, {}))
+    return Model(run, folder, checkpoint.step, module.eval(), chosen, state.get("imported", {}))
 
 
 def resized(module: Step, run: Run) -> Step:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -11,7 +10,7 @@ from torch import nn
 
 from mrp.build import build_optimizer, build_step
 from mrp.checkpoint import checkpoints
-from mrp.checkpoint.checkpoints import Checkpoint
+from mrp.checkpoint.checkpoints import Checkpoint, Kept
 from mrp.checkpoint.config import Config as CheckpointSection
 from mrp.checkpoint.saver import Saver
 from mrp.config import Stopped
@@ -61,7 +60,7 @@ class State:
         asked = session.agree(checkpoint, job.common)
         _load(checkpoint, job, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
-        kept: dict[str, Any] = checkpoint.state() if checkpoint else {}
+        kept: Kept = checkpoint.state() if checkpoint else {}
         if "length" in kept and (jump := job.jump(step, Length(**kept["length"]))) is not None:
             session.say(jump)
         data = kept.get("data", {})

@@ -110,6 +110,10 @@ def test_finetune_names_classes_without_a_test_image(tmp_path: Path, capsys: pyt
     share = {"accuracy": 0.5, "low": 0.3, "high": 0.7}
     classes = [{"name": name, "accuracy": each} for name, each in (("a", 0.5), ("rare", None), ("c", 0.25))]
     student = {"images": 20, "accuracy": share, "accuracy5": share, "loss": 1.0, "classes": classes}
+    average = student | {"classes": [{"name": name, "accuracy": 0.9996} for name in "abc"]}
+    (tmp_path / "validation.json").write_text(json.dumps({"step": 3, "student": student, "average": average}))
+    finetune.show(tmp_path / "validation.json")
+    assert "worst classes: a 99.96 %, b 99.96 %, c 99.96 %\n" in capsys.readouterr().out  # of what is loaded
     (tmp_path / "validation.json").write_text(json.dumps({"step": 3, "student": student}))
     finetune.show(tmp_path / "validation.json")
     shown = capsys.readouterr().out
@@ -135,6 +139,11 @@ def test_numbers_without_labels_stand_beside_those_of_the_untrained_backbone(
     assert ["geometry", "rank_me", "12.5 (11 to 14)", "3.25"] in [
         [cell.strip() for cell in line.split("│")[1:-1]] for line in shown.splitlines()
     ]
+
+
+def test_what_is_not_all_is_not_rounded_to_all() -> None:
+    assert probe._shown({"value": 0.9996, "low": 0.999, "high": 1.0, "share": True}) == "99.96 % (99.9 to 100.0)"
+    assert probe._listed({"lr 0.1": 0.99996}) == "lr 0.1: 99.996"
 
 
 def test_a_report_is_no_folder(tmp_path: Path) -> None:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict
 
 from mrp import progress
 from mrp.checkpoint import sealed
@@ -24,6 +25,56 @@ from mrp.tensors import laid_out_like
 FOLDER = "checkpoints"  # in a run's folder
 MODEL, OPTIMIZER, STATE = "model", "optimizer", "state.json"
 _NEEDED = (f"{MODEL}.safetensors", f"{OPTIMIZER}.safetensors", STATE)
+
+
+_MORE = ConfigDict(extra="allow")  # another version of mrp may have written more, or less
+
+
+class Measured(TypedDict):
+    """The best value so far of the metric that `checkpoint.best` names."""
+
+    name: str
+    value: float
+    step: int
+
+
+@with_config(_MORE)
+class _Data(TypedDict, total=False):
+    manifest: str
+    quarantine: list[tuple[int, str, str]]
+
+
+@with_config(_MORE)
+class _Guard(TypedDict, total=False):
+    left_out: list[tuple[int, int]]
+
+
+@with_config(_MORE)
+class _Imported(TypedDict, total=False):
+    source: str
+    sha256: str
+    missing: list[str]
+
+
+@with_config(ConfigDict(extra="ignore"))
+class _Length(TypedDict):
+    steps: int
+    steps_per_epoch: float
+    batch: int
+
+
+@with_config(_MORE)
+class Kept(TypedDict, total=False):
+    """What is read again of a checkpoint's state."""
+
+    best: Measured | None
+    data: _Data
+    guard: _Guard
+    imported: _Imported  # where imported weights come from
+    length: _Length
+
+
+_KEPT = TypeAdapter(Kept)
 
 
 class Checkpoint(NamedTuple):
@@ -56,12 +107,16 @@ class Checkpoint(NamedTuple):
         """Returns whether the checkpoint holds this group of tensors."""
         return self.path(group).is_file()
 
-    def state(self) -> dict[str, Any]:
-        """Returns everything that is not a tensor."""
+    def state(self) -> Kept:
+        """Returns everything that is not a tensor; the form of what is read again is checked."""
         path = self.folder / STATE
         try:
-            return json.loads(path.read_text(encoding="utf-8"))  # type: ignore[no-any-return]
-        except (OSError, ValueError) as error:
+            return _KEPT.validate_json(path.read_bytes())
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"]))
+            raise ConfigError(_unreadable(path, f"{where}: {first['msg']}".removeprefix(": "))) from None
+        except OSError as error:
             raise ConfigError(_unreadable(path, error)) from None
 
     def seal(self) -> str:
@@ -175,5 +230,5 @@ def reason_of(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
-def _unreadable(path: Path, error: Exception) -> str:
+def _unreadable(path: Path, error: object) -> str:
     return f"{path}: cannot be read: {error}; remove {path.parent} to go on from the checkpoint before it"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import mrp
 from mrp.checkpoint import sealed
-from mrp.checkpoint.checkpoints import FOLDER, MODEL, OPTIMIZER, STATE, Checkpoint, listed, reason_of
+from mrp.checkpoint.checkpoints import FOLDER, MODEL, OPTIMIZER, STATE, Checkpoint, Measured, listed, reason_of
 from mrp.checkpoint.config import Config
 from mrp.checkpoint.layout import Layout
 from mrp.checkpoint.pagelock import PageLock
@@ -64,7 +64,7 @@ class Saver:
         self._main = main
         self._about = dict(about or {})
         self._resumed_at = resumed.step if resumed else None
-        self._best: dict[str, Any] | None = resumed.state().get("best") if resumed else None
+        self._best: Measured | None = resumed.state().get("best") if resumed else None
         self._best_on_disk = self._best
         self._writer = Writer(run) if main and config.asynchronous else None
         self._page_lock = PageLock()

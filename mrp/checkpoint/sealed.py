@@ -23,6 +23,8 @@ _REPLACED = f"{UNFINISHED}old-"
 _FORMAT = "mrp-checkpoint-1"
 _AT_ONCE = 1 << 22  # bytes that are hashed and then written while they are still in the processor's cache
 
+_LONGEST = 64  # bytes of the name of a checkpoint, and more than enough
+
 Chunks = Iterable[bytes | memoryview]  # the content of one file, in order
 
 
@@ -98,6 +100,14 @@ def point(parent: Path, newest: str | None) -> None:
         return
     _pointer(parent, newest).rename(parent / LATEST)
     _flush(parent)
+
+
+def pointed(parent: Path) -> Path | None:
+    """Returns the folder that this file names, if it is there."""
+    with (parent / LATEST).open("rb") as file:
+        name = file.read(_LONGEST).decode(errors="replace").strip()
+    folder = parent / name
+    return folder if re.fullmatch(rf"{PREFIX}[0-9]+", name) and folder.is_dir() else None
 
 
 def fault(folder: Path, needed: Iterable[str] = ()) -> str | None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from torch import Tensor
 
 from mrp import outside
-from mrp.checkpoint import checkpoints
+from mrp.checkpoint import checkpoints, sealed
 from mrp.checkpoint.checkpoints import MODEL, Checkpoint
+from mrp.checkpoint.sealed import LATEST
 from mrp.config import ConfigError, compose
 from mrp.data.config import Config as Data
 from mrp.files import sha256_of
@@ -24,7 +25,7 @@ _OBJECTIVE = "objective."
 
 
 def is_ours(path: Path) -> bool:
-    """Returns whether this is a run's folder, a checkpoint's, or the file with the weights in one."""
+    """Returns whether this is a run's folder, a checkpoint's, or a file that stands for one."""
     folder = _without_file(path)
     return folder.is_dir() and ((folder / CONFIG).is_file() or _is_checkpoint(folder))
 
@@ -117,8 +118,10 @@ def judged(method: str, folder: Path) -> WeightsName:
 
 
 def _without_file(path: Path) -> Path:
-    """Returns the checkpoint's folder where the path is that of its weights."""
+    """Returns the checkpoint's folder where the path is that of its weights, or of the file that names the last one."""
     folder = path.parent
+    if path.name == LATEST and path.is_file():
+        return sealed.pointed(folder) or path
     is_weights = path.is_file() and path == Checkpoint(0, folder).path(MODEL) and _is_checkpoint(folder)
     return folder if is_weights else path
 

@@ -43,8 +43,8 @@ def _classes(
     """Returns the accuracy of each class, from the hardest."""
     rows = []
     for number in order:
-        share, low, high = (100 * one for one in wilson(int(right[number]), int(counts[number])))
-        rows.append([names[number], f"{counts[number]:,}", f"{share:.1f} % ({low:.1f} to {high:.1f})"])
+        share, low, high = map(in_percent, wilson(int(right[number]), int(counts[number])))
+        rows.append([names[number], f"{counts[number]:,}", f"{share} % ({low} to {high})"])
     header = ["class", "images", "accuracy"]
     if len(rows) <= 2 * _LISTED:
         return table(header, rows)

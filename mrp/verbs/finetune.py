@@ -39,13 +39,15 @@ def show(path: Path, as_json: bool = False) -> None:
     from rich.table import Table
 
     from mrp.data.source import listed
+    from mrp.evaluate.interval import in_percent
 
     results = json.loads(path.read_text(encoding="utf-8"))
     if as_json:
         print(json.dumps(results, indent=1))
         return
     print(f"{path.parent}: on the test data after step {results['step']}")
-    every = results["student"].get("classes", ())
+    judged = results.get("average") or results["student"]  # the weights that are loaded, probed and exported
+    every = judged.get("classes", ())
     keys = ("accuracy", "accuracy5") if len(every) > _TOP else ("accuracy",)  # five answers of five are always right
     titles = {"accuracy": "top-1", "accuracy5": f"top-{_TOP}"}
     table = Table("weights", "images", *(titles[key] for key in keys), "loss")
@@ -57,7 +59,7 @@ def show(path: Path, as_json: bool = False) -> None:
     classes = [entry for entry in every if entry["accuracy"] is not None]
     worst = sorted(classes, key=lambda entry: entry["accuracy"])[:_WORST]
     if worst:
-        print("worst classes: " + ", ".join(f"{entry['name']} {100 * entry['accuracy']:.1f} %" for entry in worst))
+        print("worst classes: " + ", ".join(f"{entry['name']} {in_percent(entry['accuracy'])} %" for entry in worst))
     if none := tuple(entry["name"] for entry in every if entry["accuracy"] is None):
         print(f"classes without a test image: {listed(none)}")
     print(f"the accuracy and the confusions of every class: {path}")

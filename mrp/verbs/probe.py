@@ -144,12 +144,13 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
     """Returns what was chosen and how far each choice changes the held-out accuracy; then the other numbers."""
     from rich.table import Table
 
+    from mrp.evaluate.interval import in_percent
     from mrp.evaluate.measures import MEASURES
 
     table = Table("choice", "taken", "best held-out accuracy of each")
     for name, result in results.items():
         if name == "linear":
-            share = f"{100 * result['held_out']['accuracy']:.1f} %"
+            share = f"{in_percent(result['held_out']['accuracy'])} %"
             table.title = f"the best of {len(result['trials'])} linear heads on held-out training images: {share}"
             for choice, best in result["moves"].items():
                 table.add_row(choice, str(result[choice]), _listed(best))
@@ -171,11 +172,15 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
 
 
 def _listed(accuracies: dict[str, float]) -> str:
-    return "  ".join(f"{name}: {100 * accuracy:.1f}" for name, accuracy in accuracies.items())
+    from mrp.evaluate.interval import in_percent
+
+    return "  ".join(f"{name}: {in_percent(accuracy)}" for name, accuracy in accuracies.items())
 
 
 def _shown(measure: dict[str, Any]) -> str:
     """Returns a number with its interval, where it has one."""
+    from mrp.evaluate.interval import in_percent
+
     bounds = [measure[key] for key in ("value", "low", "high") if measure.get(key) is not None]
-    value, *interval = (f"{100 * bound:.1f}" if measure["share"] else f"{bound:.4g}" for bound in bounds)
+    value, *interval = (in_percent(bound) if measure["share"] else f"{bound:.4g}" for bound in bounds)
     return value + " %" * bool(measure["share"]) + (f" ({' to '.join(interval)})" if interval else "")

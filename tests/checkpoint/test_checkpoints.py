@@ -535,3 +535,29 @@ def test_the_configuration() -> None:
         "best": {"name": "features/knn", "direction": None},
         "asynchronous": True,
     }
+
+
+@pytest.mark.parametrize(
+    ("content", "where"),
+    [
+        ("[]", ""),
+        ("[" * 100_000, "recursion"),
+        ('{"length": {"steps": 3}}', "length.steps_per_epoch"),
+        ('{"data": {"quarantine": [[1]]}}', "data.quarantine.0.1"),
+        ('{"guard": {"left_out": 3}}', "guard.left_out"),
+        ('{"best": {"name": "loss"}}', "best.value"),
+    ],
+)
+def test_a_state_of_another_form_is_one_line(tmp_path: Path, content: str, where: str) -> None:
+    """Its hash may be right: a manifest proves nothing about who wrote it."""
+    (tmp_path / "state.json").write_text(content)
+    with pytest.raises(ConfigError, match=rf"state.json: cannot be read: .*{where}") as raised:
+        Checkpoint(1, tmp_path).state()
+    assert "\n" not in str(raised.value)
+
+
+def test_what_another_version_has_added_to_the_state_stays(tmp_path: Path) -> None:
+    length = {"steps": 3, "steps_per_epoch": 1.5, "batch": 2}
+    state = {"new": 1, "length": length | {"new": 1}, "data": {"new": 1}, "best": None}
+    (tmp_path / "state.json").write_text(json.dumps(state))
+    assert Checkpoint(1, tmp_path).state() == state | {"length": length}
