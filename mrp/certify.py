@@ -108,7 +108,10 @@ def certify(
                 say(f"{way.name}, seed {seed}: {steps} steps")
                 _train(recipe, [*words, *way.words, f"seed={seed}"], here, processes if way.several else 1)
                 done = _complete(here, steps)
-                assert done is not None, here
+            if done is None:
+                raise ConfigError(
+                    f"{here}: has ended, but its {METRICS} lacks steps; remove this folder to train it anew"
+                )
             runs[way.name, seed] = done
             shutil.rmtree(here / "checkpoints", ignore_errors=True)
     losses = {way.name: np.stack([runs[way.name, seed][0] for seed in range(seeds)]) for way in ways}

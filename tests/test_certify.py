@@ -82,6 +82,13 @@ def test_a_scheduled_learning_rate_keeps_its_own_warm_up(tmp_path: Path, monkeyp
     assert recipe["optim"]["lr"]["warmup"] == "5 %"
 
 
+def test_a_log_that_lacks_steps_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that is complete is not trained again, so nothing would bring them back."""
+    monkeypatch.setattr(certify, "_train", lambda *run: None)
+    with pytest.raises(ConfigError, match=r"eager-fp32/seed-0: has ended, but its metrics.jsonl lacks steps; remove"):
+        certify.certify("demo", [], tmp_path, STEPS, names=["eager bf16"], say=lambda line: None)
+
+
 @pytest.mark.slow
 def test_a_recipe_is_certified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole verb: four small trainings, the verdict, the picture; a second call trains nothing."""

@@ -65,6 +65,11 @@ class Journal:
             for name, array in (pictures or {}).items():
                 self._metrics.picture(step, name, array)
 
+    def flush(self) -> None:
+        """Waits until the numbers are on the disk."""
+        if self._metrics is not None:
+            self._metrics.flush()
+
     def close(self) -> None:
         """Writes what is still held, in haste where the run was told to end, and leaves the terminal as it was."""
         self._progress.close()

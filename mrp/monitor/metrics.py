@@ -61,6 +61,11 @@ class Metrics:
         for tracker in self._trackers:
             tracker.log(step, dict(values))
 
+    def flush(self) -> None:
+        """Waits until all lines are on the disk, so that a loss of power leaves none out before a checkpoint."""
+        with _writing(self.path):
+            os.fsync(self._file.fileno())
+
     def picture(self, step: int, name: str, array: Any) -> None:
         """Keeps a picture in the run's folder, where the disk allows it, and hands it to the trackers."""
         from PIL import Image

@@ -32,6 +32,7 @@ from mrp.monitor.spikes import Spikes
 from mrp.run import load
 from mrp.trackers import TRACKERS, Section, none, parts, tensorboard
 from mrp.trackers import wandb as wandb_tracker
+from tests.trained import NARROW, pretrained
 from tests.waiting import LONG, until
 
 
@@ -121,6 +122,24 @@ def test_a_long_run_goes_on_without_its_log_in_memory(tmp_path: Path, monkeypatc
     assert len(read) < 200
     read.clear()
     assert next(metrics.each_line(path))["step"] == len(read) == 1  # one at a time
+
+
+def test_the_log_is_on_the_disk_before_a_checkpoint_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loss of power would else leave a checkpoint of a step that the log has never reached."""
+    asked: list[str] = []
+    fsync = os.fsync
+
+    def noted(file: int) -> None:
+        asked.append(Path(os.readlink(f"/proc/self/fd/{file}")).name)
+        fsync(file)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    words = ["length=2 steps", "optim.warmup=0 steps", "checkpoint.every=1 steps", "checkpoint.asynchronous=false"]
+    pretrained(tmp_path / "run", *NARROW, *words)
+    saved = [number for number, name in enumerate(asked) if name == "model.safetensors"]
+    logged = [number for number, name in enumerate(asked) if name == METRICS]
+    assert len(saved) == len(logged) == 2
+    assert all(log < save for log, save in zip(logged, saved, strict=True))
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
