@@ -130,15 +130,9 @@ def evaluate(
     and `head` names the classifier's classes, one per line. `data={"test": PATH}` is one more test set; without any it
     is the run's own. The page is written where `out` names a folder.
     """
-    plan, judged = judging.evaluate(
-        _several(paths),
-        tests,
-        [*words, *as_words(overrides)],
-        None if real is None else str(real),
-        head,
-        weights,
-        again,
-    )
+    given, changes = _several(paths), probing.sections([*words, *as_words(overrides)])
+    plan, changes = judging.plan_of_tests(tests, real and str(real), changes, given[0], weights)
+    judged = judging.carry_out(plan, given, weights, again=again, changes=changes, head=head)
     if os.environ.get("RANK", "0") != "0":
         return None
     found = Judged(page_of(plan, judged, of_answers=True), Path(out or judged[0].folder))
@@ -167,10 +161,9 @@ def judge(
         raise ConfigError(f"{unclear}: is not of the form PLACE=PATH; give several weights as a list")
     given = dict(word.split("=", 1) for word in words if "." not in word.partition("=")[0])
     given |= {name: str(place) for name, place in places.items()}
-    plan, judged = judging.judge(
-        _several(paths), suite, given, weights, untrained, again,
-        [word for word in words if "." in word.partition("=")[0]], cache, head,
-    )  # fmt: skip
+    plan = judging.plan_of_suite(suite, given)
+    changes = probing.sections(word for word in words if "." in word.partition("=")[0])
+    judged = judging.carry_out(plan, _several(paths), weights, untrained, again, changes, cache, head)
     if os.environ.get("RANK", "0") != "0":
         return None
     found = Judged(page_of(plan, judged), Path(out or Path("runs") / f"judge-{plan.suite}"))

@@ -5,7 +5,7 @@ Whatever interrupts it, the same call goes on where it stopped and ends with the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,14 @@ from mrp.evaluate import measures, results
 from mrp.evaluate.answering import classes_told_apart
 from mrp.evaluate.classes import BY_NAME, of_test_sets
 from mrp.evaluate.config import Section
-from mrp.evaluate.contract import Pause, Setting, checked, never
+from mrp.evaluate.contract import Setting, checked, never
 from mrp.evaluate.interval import in_percent
 from mrp.evaluate.results import TRAINED, UNTRAINED, Record
 from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import EVALUATORS, make
 from mrp.interop.config import WeightsName
 from mrp.model import Model, class_names, load
-from mrp.probing import Subject, changed, changed_run, described, results_folder, sections, setting_of, tables_of
+from mrp.probing import Subject, changed, changed_run, described, results_folder, setting_of, tables_of
 from mrp.processes.join import Accelerator
 from mrp.suites import Data, Plan, Task, read
 from mrp.suites.given import plan_of
@@ -47,63 +47,37 @@ class Judged:
     notes: tuple[str, ...] = ()  # what was left out, and what its classes are called by
 
 
-@apart()
-def judge(
-    paths: Sequence[str | Path],
-    suite: str | Path,
-    places: Mapping[str, str] | None = None,
-    weights: WeightsName | None = None,
-    untrained: bool = False,
-    again: bool = False,
-    words: Iterable[str] = (),
-    cache: str | Path | None = None,
-    head: str | Path | None = None,
-    pause: Pause = never,
-    say: Callable[[str], object] = print,
-) -> tuple[Plan, list[Judged]]:
-    """Measures what a suite asks for and has not been measured yet; of several processes the first gets the results.
-
-    `places` says where the data are; for the rest see `carry_out`.
-    """
+def plan_of_suite(suite: str | Path, places: Mapping[str, str]) -> Plan:
+    """Returns what a suite asks for; `places` says where its data are."""
     chosen = read(suite)
-    plan = chosen.plan(places or {})
+    plan = chosen.plan(places)
     if all(task.missing for task in plan.tasks):
         needed = ", ".join(f"{place}=PATH ({what})" for place, what in chosen.places.items())
         raise ConfigError(f"--suite {plan.suite}: it is not said where any of its data are; give {needed}")
-    return plan, carry_out(plan, paths, weights, untrained, again, sections(words), cache, head, pause, say)
+    return plan
 
 
-@apart()
-def evaluate(
-    paths: Sequence[str | Path],
-    tests: Sequence[str] = (),
-    words: Iterable[str] = (),
-    real: str | None = None,
-    head: str | Path | None = None,
-    weights: WeightsName | None = None,
-    again: bool = False,
-    pause: Pause = never,
-    say: Callable[[str], object] = print,
-) -> tuple[Plan, list[Judged]]:
-    """Measures classifiers, as they are, on test sets that have not been measured yet.
+def plan_of_tests(
+    tests: Sequence[str], real: str | None, changes: Words, path: str | Path, weights: WeightsName | None
+) -> tuple[Plan, Words]:
+    """Returns what classifiers are measured on, and what else is changed for it.
 
-    `tests` are such as `v2=PATH,by_index`, and `real` the file of ReaL labels of the first of them. Without any, and
-    without `data.test=PATH` among the `words`, it is the test data of the first run.
+    `tests` are such as `v2=PATH,by_index`, and `real` is the file of ReaL labels of the first of them. Without any, and
+    without `data.test` among the changes, it is the test data of the run at the path.
     """
-    changes = sections(words)
-    data = changes.setdefault("data", {})
+    data = dict(changes.get("data", {}))
     if odd := data.keys() & {"train", "fraction"}:
         raise ConfigError(f"data.{min(odd)}: nothing is learned, so there is no training data; leave it out")
     if not tests and data.get("test") is None:
-        first = load(paths[0], weights)
+        first = load(path, weights)
         own = first.run.data.model_dump(mode="json")
         if first.source or own["test"] is None:
-            raise ConfigError(f"{paths[0]}: has no test data of its own; give data.test=PATH or --test NAME=PATH")
+            raise ConfigError(f"{path}: has no test data of its own; give data.test=PATH or --test NAME=PATH")
         data |= {key: own[key] for key in ("test", "classes")}
-    plan = plan_of(tests, data.pop("test", None), real)
-    return plan, carry_out(plan, paths, weights, again=again, changes=changes, head=head, pause=pause, say=say)
+    return plan_of(tests, data.pop("test", None), real), {**changes, "data": data}
 
 
+@apart()
 def carry_out(
     plan: Plan,
     paths: Sequence[str | Path],
@@ -113,7 +87,6 @@ def carry_out(
     changes: Words | None = None,
     cache: str | Path | None = None,
     head: str | Path | None = None,
-    pause: Pause = never,
     say: Callable[[str], object] = print,
 ) -> list[Judged]:
     """Measures what a plan asks for and has not been measured yet; of several processes the first gets the results.
@@ -145,7 +118,7 @@ def carry_out(
                     continue  # the untrained backbone of an earlier run is the same
                 seen.add(features)
             subject = Subject.of(path, loaded, backbone)
-            judging, records = _Judging(loaded, subject, folder, again, pause, say), dict[Task, Record]()
+            judging, records = _Judging(loaded, subject, folder, again, say), dict[Task, Record]()
             notes: dict[str, None] = {}
             for name, tasks in by_data.items():
                 if tasks and plan.data[name].of_classifiers and not _is_classifier(loaded, backbone):
@@ -225,7 +198,6 @@ class _Judging:
     subject: Subject
     folder: Path
     again: bool
-    pause: Pause
     say: Callable[[str], object]
 
     def measure(
@@ -263,7 +235,7 @@ class _Judging:
     def _record(self, task: Task, section: Section, about: Record, model: Model, setting: Setting) -> Record:
         try:
             evaluator = make(task.evaluator, section, setting)
-            result = checked(evaluator.measure(model.module, self.subject.step, self.pause), task.evaluator)
+            result = checked(evaluator.measure(model.module, self.subject.step, never), task.evaluator)
             return self.subject.record(about, result, setting) if setting.processes.is_main_process else about
         except ConfigError as error:
             raise ConfigError(f"{task.evaluator} on {about.data['label']}: {error}") from None

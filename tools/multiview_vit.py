@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import planted
 import study
 import torch
 from matplotlib.figure import Figure
@@ -31,7 +32,6 @@ from mrp.lab import figures
 from mrp.lab.claims.multiview import ALONE
 from mrp.lab.coverage.experiment import covered
 from mrp.lab.estimate import Estimate
-from mrp.lab.multiview import planted
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.render import render
 from mrp.report.looks import eigen_cam, gradient_cam

@@ -26,14 +26,6 @@ NOT_COUNTED = -1
 TRAINED, UNTRAINED = "trained", "untrained"
 _FORMAT = 2
 _LOCK = ".probe.lock"
-_NOT_RECORDED: dict[str, Any] = {"train": None, "test": None, "content": None}  # the data of files of format 1
-# Format 1 held all evaluators side by side; which of its keys belong to which evaluator.
-_PARTS = {
-    "linear": ("moves", "grid", "trials"),
-    "knn": ("neighbours",),
-    "logistic": (),
-    "attentive": (),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,34 +133,18 @@ def latest(folder: Path, evaluator: str) -> dict[str, Any]:
     records = [record for record in read(folder) if (record.evaluator, record.backbone) == (evaluator, TRAINED)]
     if not records:
         raise ConfigError(f"{folder}: '{evaluator}' has not been measured yet; 'mrp probe {folder}' does it")
-    order = [(nearness(record), record.step, not record.options) for record in records]
+    order = [(is_own(record), record.step, not record.options) for record in records]
     return records[max(range(len(records)), key=lambda number: (*order[number], number))].result
 
 
-def nearness(record: Record) -> int:
-    """Returns how surely a record is about the run's own data: 2; 0 for other data; 1 for a file of format 1."""
-    return {True: 2, None: 1, False: 0}[record.data.get("own")]
+def is_own(record: Record) -> bool:
+    """Returns whether a record is about the run's own data."""
+    return bool(record.data.get("own"))
 
 
 def _read(path: Path) -> list[Record]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        if content.get("format") == _FORMAT:
-            return [Record(**record) for record in content["records"]]
-        return [record for backbone, values in content.items() for record in _of_format_1(backbone, values)]
+        return [Record(**record) for record in content["records"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: is not what 'mrp probe' writes ({error!r}); remove it") from None
-
-
-def _of_format_1(backbone: str, values: dict[str, Any]) -> list[Record]:
-    def record(evaluator: str, result: dict[str, Any]) -> Record:
-        counts = {key: values[key] for key in ("num_train", "num_test") if key in values}
-        weights, step = values.get("weights", "student"), int(values.get("step", 0))
-        return Record(evaluator, {}, backbone, step, weights, _NOT_RECORDED, counts | result)
-
-    records = [
-        record(name, values[name] | {part: values[part] for part in parts if part in values})
-        for name, parts in _PARTS.items()
-        if name in values
-    ]
-    return records + ([record("few_shot", {"few_shot": values["few_shot"]})] if "few_shot" in values else [])

@@ -47,7 +47,7 @@ class Row:
         found: dict[str, tuple[float, int]] = {}
         with contextlib.suppress(ConfigError):  # a damaged file of results is named by whoever reads it for them
             records = results.read(self.status.folder)
-            for record in sorted(records, key=lambda one: (measures.rank(one.evaluator), results.nearness(one))):
+            for record in sorted(records, key=lambda one: (measures.rank(one.evaluator), results.is_own(one))):
                 if record.backbone == results.TRAINED and not record.source:
                     found |= {one.title: (one.value, record.step) for one in measures.of(record) if one.share}
         return found | self.status.best

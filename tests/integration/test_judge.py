@@ -26,7 +26,7 @@ from mrp.evaluate import heads, results, statistics, sweep
 from mrp.evaluate.table import Writer
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import attentive
-from mrp.judging import judge
+from mrp.judging import carry_out, plan_of_suite
 from mrp.processes.signals import Interrupted
 from mrp.run import load as load_run
 from tests.trained import NARROW
@@ -134,7 +134,7 @@ def test_a_suite_is_measured_once_and_its_page_is_written(
 
 
 def test_test_sets_are_counted_as_they_say(fresh: list[Path], images: Path) -> None:
-    _, (judged,) = judge([fresh[0]], "suite.yaml", {"images": str(images)}, say=silent)
+    (judged,) = carry_out(plan_of_suite("suite.yaml", {"images": str(images)}), [fresh[0]], say=silent)
     found = values(judged)
     assert found["linear", "foldersall"] == found["linear", "foldersnumbered"]  # the same images, the classes mapped
     by_test = {one.test: one for one in judged.records if (one.evaluator, one.data) == ("knn", "folders")}
@@ -161,7 +161,7 @@ data:
     tests: {{open: {images}/some, limited: {{path: {images}/some, limited: true}}}}
 measure: [{", ".join(f"{{evaluator: {name}, data: folders}}" for name in evaluators)}]
 """)
-    _, (judged,) = judge([fresh[0]], "suite.yaml", say=silent)
+    (judged,) = carry_out(plan_of_suite("suite.yaml", {}), [fresh[0]], say=silent)
     for name in evaluators:
         both = [record for task, record in judged.records.items() if task.evaluator == name]
         if name == "few_shot":

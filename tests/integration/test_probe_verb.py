@@ -17,6 +17,7 @@ from mrp.cli import main
 from mrp.data.source import Arrays
 from mrp.evaluate import results, sweep
 from tests import forked
+from tests.probed import write_probe
 from tests.trained import NARROW, pretrained
 
 SMALL = [*NARROW, "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2"]
@@ -139,9 +140,8 @@ def test_features_in_a_form_that_is_not_known(run: Path, tmp_path: Path, capsys:
 def test_runs_are_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     verdict = {"accuracy": 0.8, "low": 0.7, "high": 0.9}
     for name, step in (("mae", 10), ("umae", 20)):
-        (tmp_path / name).mkdir()
-        found = {"trained": {"step": step, "linear": verdict, "knn": verdict, "few_shot": [{"shots": 10, **verdict}]}}
-        (tmp_path / name / "probe.json").write_text(json.dumps(found))
+        few_shot = {"few_shot": [{"shots": 10, **verdict}]}
+        write_probe(tmp_path / name, step, linear=verdict, knn=verdict, few_shot=few_shot)
     out = tmp_path / "compare.png"
     main(["compare", str(tmp_path / "mae"), str(tmp_path / "umae"), "--out", str(out)])
     text = capsys.readouterr().out

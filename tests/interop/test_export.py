@@ -23,6 +23,7 @@ from mrp.interop import official_export, reading, untrusted
 from mrp.models.vit import embed, encode
 from mrp.objectives import mae
 from tests.interop.conftest import Make, images
+from tests.probed import write_probe
 
 CASES = Path(__file__).parent.parent / "reference" / "cases"
 RELATIVE = {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"}
@@ -208,7 +209,7 @@ def test_the_weights_that_were_asked_for_go_out(make: Make) -> None:
 def test_the_card_tells_what_it_can_and_leaves_the_licence_open(make: Make) -> None:
     folder = make("mae")
     (folder / "metrics.jsonl").write_text('{"step": 4, "loss": 0.25}\n{"step": 9, "loss": 0.5}\n')
-    (folder / "probe.json").write_text('{"trained": {"linear": {"accuracy": 0.75, "heads": 9}}}')
+    write_probe(folder, linear={"accuracy": 0.75, "heads": 9})
     card = (exported(folder, "timm") / "README.md").read_text()
     assert "license: unknown  # confirm" in card
     assert "To be confirmed by whoever publishes this" in card

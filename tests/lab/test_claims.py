@@ -17,6 +17,7 @@ from mrp.lab.claims.number import Number, difference, over_images, over_seeds
 from mrp.lab.claims.results import Results
 from mrp.lab.multiview.constants import Constants
 from mrp.run import find_recipe
+from tests.probed import write_probe
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -125,7 +126,7 @@ def write_study(folder: Path, method: str, seed: int, uniformity: float, accurac
     features = {"uniformity": uniformity, "rank_me": 1 / uniformity, "participation_ratio": 1 / uniformity}
     written(run / "result.json", {f"features/{name}": value for name, value in features.items()})
     interval = {"accuracy": accuracy, "low": accuracy - 0.01, "high": accuracy + 0.01}
-    written(run / "probe.json", {"trained": {"linear": interval, "knn": interval}})
+    write_probe(run, linear=interval, knn=interval)
 
 
 def test_a_study_is_compared_seed_by_seed_at_the_longest_training_of_both(tmp_path: Path) -> None:

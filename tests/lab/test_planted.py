@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 from mrp.config import ConfigError
-from mrp.lab.multiview import planted
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.render import patterns
 from tools import multiview_vit
+from tools.multiview_vit import planted
 
 WORDS = ("k=2", "P=16", "d=48", "samples=24", "tests=12", "sigma=0.01", "mu=0.5")
 
