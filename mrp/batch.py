@@ -17,6 +17,17 @@ def in_units(images: Tensor) -> Tensor:
     return images.float() / FULL_SCALE.get(images.dtype, 1.0)
 
 
+def three_channels(images: Tensor) -> Tensor:
+    """Returns images (B C H W) as colours: the first channel as grey where they are not three."""
+    return images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
+
+
+def of_pixels(mask: Tensor, patch: tuple[int, int], shape: tuple[int, ...]) -> Tensor:
+    """Returns the mask of each pixel (B 1 H W) from that of each patch (B N), for images of a shape (..., H, W)."""
+    patches = mask.reshape(len(mask), 1, shape[-2] // patch[0], shape[-1] // patch[1])
+    return patches.repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3)
+
+
 @dataclass(slots=True)
 class Batch:
     """A micro-batch: images, and the keys from which all randomness of each sample is derived."""

@@ -53,6 +53,10 @@ class Registry:
             f"for example {{name: {self._example()}}} or {{name: ./mine.py}}"
         )
 
+    def of(self, section: Any) -> ModuleType:
+        """Returns the module of the part whose section this is."""
+        return self.find(section.name)
+
     def _example(self) -> str:
         return self.example or self.default or self.names()[0]
 

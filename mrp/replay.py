@@ -105,8 +105,8 @@ def _micro_batches(run: Run, source: Source, incident: dict[str, Any]) -> Iterat
     order, number = plan_order(run, source, version), incident["checkpoint"]
     quarantine = Quarantine(run.data.damaged, (Bad(*bad) for bad in incident["quarantine"]))
     loader = Loader(
-        source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=size, rank=0,
-        world=1, workers=0, pin_memory=False, quarantine=quarantine,
+        source, order, View(run.data, train=True), group=run.coupled_batch or run.batch, micro_batch=size,
+        quarantine=quarantine,
     )  # fmt: skip
     (batches,) = loader.steps(number, number + 1)
     samples = torch.tensor(order.slots(number).samples).view(len(batches), -1).tolist()

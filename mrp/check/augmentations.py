@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-import sys
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mrp.check.outcome import Failed, Skipped
+from mrp.check.outcome import Failed, Skipped, refuse_misspelt_options, sent_to_worker
 from mrp.config import ConfigError, Node, Tree, build
 from mrp.data.augment import View
 from mrp.data.augmentations import AUGMENTATIONS
@@ -93,26 +91,14 @@ def it_is_sent_to_workers(section: Augment) -> None:
     """It is sent to a worker process, which sees the same."""
     image, channels = _fitting(section)
     view = viewed(section, channels)
-    module = sys.modules[AUGMENTATIONS.find(getattr(section, "name")).__name__]  # noqa: B009
-    try:
-        sent = pickle.dumps(view)
-        del sys.modules[module.__name__]  # as in a process that has just started
-        again = pickle.loads(sent)  # noqa: S301 -- written by this process
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise Failed(f"it cannot be sent to a worker: {error}", "leave __reduce__ to the base class") from None
-    finally:
-        sys.modules[module.__name__] = module
+    again = sent_to_worker(view, AUGMENTATIONS.of(section).__name__, "leave __reduce__ to the base class")
     if any(not torch.equal(view(image, key), again(image, key)) for key in _KEYS):
         raise Failed("a worker process sees other images", "let it follow from its section and the key alone")
 
 
 def a_misspelt_option_is_one_line(section: Augment) -> None:
     """A misspelt option is an error of one line."""
-    try:
-        AUGMENTATIONS.read({**section.model_dump(mode="json"), "mispelt": 1})
-    except (ConfigError, ValueError):
-        return
-    raise Failed("an option that it does not have is accepted", "leave model_config as it is")
+    refuse_misspelt_options(AUGMENTATIONS, section, "leave model_config as it is")
 
 
 def _fitting(section: Augment) -> tuple[Tensor, int]:

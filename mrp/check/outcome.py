@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import pickle
+import sys
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, Node
+from mrp.registry import Registry
 
 
 class Failed(AssertionError):
@@ -33,6 +36,28 @@ class Outcome:
     status: Literal["ok", "failed", "skipped"]
     detail: str = ""  # why
     remedy: str = ""
+
+
+def sent_to_worker(part: Any, name: str, remedy: str) -> Any:
+    """Returns what a worker process gets of a part, which has just started and knows nothing of the part's module."""
+    module = sys.modules[name]
+    try:
+        sent = pickle.dumps(part)
+        del sys.modules[name]
+        return pickle.loads(sent)  # noqa: S301 -- written by this process
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise Failed(f"it cannot be sent to a worker: {error}", remedy) from None
+    finally:
+        sys.modules[name] = module
+
+
+def refuse_misspelt_options(registry: Registry, section: Node, remedy: str) -> None:
+    """Fails where a section accepts an option that it does not have."""
+    try:
+        registry.read({**section.model_dump(mode="json"), "mispelt": 1})
+    except (ConfigError, ValueError):
+        return
+    raise Failed("an option that it does not have is accepted", remedy)
 
 
 def tried(check: Callable[..., None], file: Path, *arguments: Any) -> Outcome:

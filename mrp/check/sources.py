@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
-import sys
 from typing import Any
 
 import numpy as np
 import torch
 
-from mrp.check.outcome import Failed, Skipped
-from mrp.config import ConfigError, Node, Tree, build
+from mrp.check.outcome import Failed, Skipped, refuse_misspelt_options, sent_to_worker
+from mrp.config import Node, Tree, build
 from mrp.data.augment import View
 from mrp.data.config import Config as Data
 from mrp.data.loader import Loader
@@ -93,18 +91,9 @@ def a_sample_is_the_same_each_time(section: Node) -> None:
 def it_is_sent_to_workers(section: Node) -> None:
     """It is sent to a worker process, which reads the same."""
     source = opened(section)
-    module = sys.modules[type(source).__module__]
-    try:
-        sent = pickle.dumps(source)
-        del sys.modules[module.__name__]  # as in a process that has just started
-        again = pickle.loads(sent)  # noqa: S301 -- written by this process
-        same = np.array_equal(_bytes(again.read(0)[0]), _bytes(source.read(0)[0]))
-    except (pickle.PicklingError, TypeError, AttributeError) as error:
-        raise Failed(
-            f"it cannot be sent to a worker: {error}", "open files when they are read, and keep only paths and numbers"
-        ) from None
-    finally:
-        sys.modules[module.__name__] = module
+    remedy = "open files when they are read, and keep only paths and numbers"
+    again = sent_to_worker(source, type(source).__module__, remedy)
+    same = np.array_equal(_bytes(again.read(0)[0]), _bytes(source.read(0)[0]))
     if not same or again.identity != source.identity:
         raise Failed("in a worker it is other data", "let it follow from its section alone")
     here, there = _batches(section, source, workers=0), _batches(section, source, workers=1)
@@ -123,11 +112,7 @@ def processes_share_it(section: Node) -> None:
 
 def a_misspelt_option_is_one_line(section: Node) -> None:
     """A misspelt option is an error of one line."""
-    try:
-        SOURCES.read({**section.model_dump(mode="json"), "mispelt": 1})
-    except (ConfigError, ValueError):
-        return
-    raise Failed("an option that it does not have is accepted", "derive Config from mrp.config.Node")
+    refuse_misspelt_options(SOURCES, section, "derive Config from mrp.config.Node")
 
 
 def _batches(section: Node, source: Source, workers: int = 0, rank: int = 0, world: int = 1) -> torch.Tensor:
@@ -142,7 +127,7 @@ def _batches(section: Node, source: Source, workers: int = 0, rank: int = 0, wor
         raise Skipped("it holds one sample, and two processes need two")
     loader = Loader(
         source, Order(len(source), batch, 0), View(data, train=True), group=batch, micro_batch=batch // world,
-        rank=rank, world=world, workers=workers, pin_memory=False,
+        rank=rank, world=world, workers=workers,
     )  # fmt: skip
     try:
         return torch.cat([each.images for step in loader.steps(0, 2) for each in step])

@@ -46,7 +46,7 @@ def it_writes_nowhere_else(section: Node) -> None:
 
 def it_takes_pictures(section: Node) -> None:
     """It takes pictures and the best values at the end, if it says so."""
-    module = TRACKERS.find(_name(section))
+    module = TRACKERS.of(section)
     if not any(hasattr(module.Tracker, method) for method in ("picture", "summary")):
         raise Skipped("it has neither picture(step, name, array) nor summary(values)")
     with tempfile.TemporaryDirectory() as folder:
@@ -81,14 +81,9 @@ def _without_folder(section: Node, folder: Path) -> None:
         tracker.close()
 
 
-def _name(section: Node) -> str:
-    name: str = getattr(section, "name")  # noqa: B009 -- every tracker's section has one
-    return name
-
-
 def _made(section: Node, folder: Path, resumed_at: int = 0) -> Any:
     resolved: dict[str, Any] = {"track": section.model_dump(mode="json")}
-    return TRACKERS.find(_name(section)).Tracker(section, folder, resolved, resumed_at)
+    return TRACKERS.of(section).Tracker(section, folder, resolved, resumed_at)
 
 
 def _shown(section: Node, folder: Path, steps: Mapping[int, Mapping[str, float]], resumed_at: int = 0) -> None:

@@ -74,7 +74,7 @@ class Framing(Augmentation):
 
 def _built(section: Mapping[str, Any] | Augment, images: Images) -> Any:
     config = AUGMENTATIONS.read(section)
-    return AUGMENTATIONS.find(getattr(config, "name")).Augmentation(config, images)  # noqa: B009
+    return AUGMENTATIONS.of(config).Augmentation(config, images)
 
 
 def _checked(section: Augment, images: Images) -> Any:

@@ -33,10 +33,10 @@ class Loader:
         *,
         group: int,
         micro_batch: int,
-        rank: int,
-        world: int,
-        workers: int,
-        pin_memory: bool,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
         quarantine: Quarantine | None = None,
     ) -> None:
         places = divided(order, view.views, group, micro_batch, rank, world)
@@ -99,10 +99,10 @@ class EvalLoader:
         view: View,
         *,
         batch: int,
-        rank: int,
-        world: int,
-        workers: int,
-        pin_memory: bool,
+        rank: int = 0,
+        world: int = 1,
+        workers: int = 0,
+        pin_memory: bool = False,
         replacement: Callable[[int], int | None] | None = None,
     ) -> None:
         share_ = -(-len(source) // world)

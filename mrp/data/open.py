@@ -47,7 +47,7 @@ def open_source(
         config = _recognise(spec, split) if isinstance(spec, str) else spec
         if isinstance(channels, tuple) and channels and getattr(config, "channels", None) == ():
             config = config.model_copy(update={"channels": channels})
-        source: Source = SOURCES.find(getattr(config, "name")).Source(config, split, cache or Cache(CacheConfig()))  # noqa: B009
+        source: Source = SOURCES.of(config).Source(config, split, cache or Cache(CacheConfig()))
     except OSError as error:
         raise ConfigError(
             f"{error.filename or spec}: cannot be read: {error.strerror or error}; mend or remove it"

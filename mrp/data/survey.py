@@ -41,7 +41,7 @@ class Survey:
                 numbers = range(start, min(start + _AT_ONCE, len(source)))
                 read = [_read(source, number) for number in numbers]
                 for number, (data, fault) in zip(numbers, read, strict=True):
-                    found.digests[number] = _digest(data)
+                    found.digests[number] = digest_of(data)
                     if fault:
                         found.damaged[number] = fault
                 looks = threads.map(lambda data: _look(data, channels), [data for data, _ in read])
@@ -76,7 +76,8 @@ def _read(source: Source, number: int) -> tuple[RawImage, str]:
         return b"", str(error)
 
 
-def _digest(data: RawImage) -> int:
+def digest_of(data: RawImage) -> int:
+    """Returns 64 bits that follow from the content of an image: its file, or its pixels."""
     data = data.pixels if isinstance(data, Partial) else data
     if not isinstance(data, bytes):
         data = repr((data.shape, str(data.dtype))).encode() + data.tobytes()

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +14,7 @@ from mrp.data.decode import DecodeError, decode
 from mrp.data.shardtool.statistics import Sums, moments, sums_of
 from mrp.data.source import Partial, Source, listed
 from mrp.data.subset import Subset, fixed_sample
+from mrp.data.survey import digest_of
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, warning
 
@@ -100,57 +100,35 @@ def shards(case: Case) -> Iterator[Finding]:
         yield ok("shards", found)
 
 
-@dataclass
-class Sample:
-    """Some training images, decoded."""
-
-    sums: Sums
-    sizes: list[tuple[int, int]] = field(default_factory=list)
-    bad: list[str] = field(default_factory=list)  # what cannot be decoded, and why
-
-
-def _read(
-    source: Source, most: int, take: Callable[[str, Any], None], refuse: Callable[[str], None] = lambda _: None
-) -> int:
-    """Hands over so many images of a fixed sample, or those that can be read in some seconds; returns their number.
-
-    What a source cannot read of its own file is refused.
-    """
+def _for_seconds(source: Source, most: int) -> Iterator[tuple[Subset, int]]:
+    """Yields so many numbers of a fixed sample with the sample, or those that can be looked at in some seconds."""
     end = time.monotonic() + _SECONDS
     some = fixed_sample(source, min(most, len(source)))
     for number in range(len(some)):
-        try:
-            image = some.read(number)[0]
-        except DecodeError as fault:
-            refuse(f"{some.where(number)}: {fault}")
-        else:
-            take(some.where(number), image)
+        yield some, number
         if time.monotonic() > end:
-            return number + 1
-    return len(some)
+            return
 
 
 def decoded(case: Case) -> Iterator[Finding]:
     """Decodes a sample of the training images, and compares their pixels and sizes with the recipe's."""
     source, data = case.source, case.run.data
-    sample = Sample(np.zeros((3, data.num_channels)))
-
-    def take(where: str, image: Any) -> None:
+    sums, shapes, bad = np.zeros((3, data.num_channels)), list[tuple[int, int]](), list[str]()
+    for some, number in _for_seconds(source, _DECODED):
         try:
+            image = some.read(number)[0]
             pixels = decode(image, data.num_channels)
         except DecodeError as fault:
-            sample.bad.append(f"{where}: {fault}")
-            return
-        sums = sums_of(pixels)
-        sample.sums += sums * image.present if isinstance(image, Partial) else sums
-        sample.sizes.append((pixels.shape[1], pixels.shape[2]))
-
-    count = _read(source, _DECODED, take, sample.bad.append)
-    if sample.bad:
-        say = error if len(sample.bad) > count / 10 else warning
+            bad.append(f"{some.where(number)}: {fault}")
+            continue
+        sums += sums_of(pixels) * (image.present if isinstance(image, Partial) else 1)
+        shapes.append((pixels.shape[1], pixels.shape[2]))
+    count = len(shapes) + len(bad)
+    if bad:
+        say = error if len(bad) > count / 10 else warning
         yield say(
             "decoding",
-            f"{len(sample.bad)} of {count} sampled images cannot be decoded, first {sample.bad[0]}",
+            f"{len(bad)} of {count} sampled images cannot be decoded, first {bad[0]}",
             "mend or remove them; "
             + (
                 "up to data.damaged of them are replaced by others of their shard"
@@ -160,9 +138,9 @@ def decoded(case: Case) -> Iterator[Finding]:
         )
     else:
         yield ok("decoding", f"{count} sampled images of {len(source):,}, none damaged")
-    if sample.sizes:
-        yield statistics(case, sample.sums)
-        yield sizes(case, sample.sizes)
+    if shapes:
+        yield statistics(case, sums)
+        yield sizes(case, shapes)
 
 
 def statistics(case: Case, sums: Sums) -> Finding:
@@ -217,17 +195,16 @@ def overlap(case: Case) -> Iterator[Finding]:
     test, source = case.test, case.source
     if test is None or test.identity == source.identity:
         return
-    seen, common = dict[bytes, str](), list[tuple[str, str]]()
-
-    def remember(where: str, image: Any) -> None:
-        seen[_digest(image)] = where
-
-    def compare(where: str, image: Any) -> None:
-        if (known := seen.get(_digest(image))) is not None:
-            common.append((where, known))
-
-    trained = _read(source, _HASHED_TRAIN, remember)
-    tested = _read(test, _HASHED_TEST, compare)
+    seen, common, trained, tested = dict[int, str](), list[tuple[str, str]](), 0, 0
+    for some, number in _for_seconds(source, _HASHED_TRAIN):
+        trained += 1
+        with contextlib.suppress(DecodeError):
+            seen[digest_of(some.read(number)[0])] = some.where(number)
+    for some, number in _for_seconds(test, _HASHED_TEST):
+        tested += 1
+        with contextlib.suppress(DecodeError):
+            if (known := seen.get(digest_of(some.read(number)[0]))) is not None:
+                common.append((some.where(number), known))
     whole = trained == len(source) and tested == len(test)
     what = "all images compared" if whole else f"{tested:,} test images compared with {trained:,} training images"
     if not common:
@@ -241,12 +218,6 @@ def overlap(case: Case) -> Iterator[Finding]:
         f"{common[0][1]})",
         "take them out of data.train: what is measured on them is no result",
     )
-
-
-def _digest(image: Any) -> bytes:
-    image = image.pixels if isinstance(image, Partial) else image
-    content = image if isinstance(image, bytes) else str(image.shape).encode() + image.tobytes()
-    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 CHECKS = (images, test_data, classes, labels, shards)

@@ -221,6 +221,7 @@ class Evaluator(ABC):
 
     label: ClassVar[str] = ""  # what stands before its values in the metrics; by default the name of its file
     file: ClassVar[str] = ""  # of the run's folder, for the last details; by default evaluations/NAME.json
+    values: ClassVar[Collection[str] | None] = None  # the names of its values; None where nobody knows them yet
     of_average: ClassVar[bool] = True  # whether the average of a run's weights is measured too, where it keeps one
     version: ClassVar[int] = (
         1  # raise it when the same options measure something else: earlier results are then kept apart
@@ -231,8 +232,8 @@ class Evaluator(ABC):
 
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str] | None:
-        """Returns the names of its values, given what the objective reports per sample; None where nobody knows yet."""
-        return None
+        """Returns the names of its values, where these depend on what the objective reports per sample."""
+        return cls.values
 
     @abstractmethod
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -52,10 +51,7 @@ class Evaluator(Probe[Learned]):
     round.
     """
 
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it measures."""
-        return ("accuracy", *_VALUES, "temperature", *(f"scaled_{name}" for name in _VALUES))
+    values = "accuracy", *_VALUES, "temperature", *(f"scaled_{name}" for name in _VALUES)
 
     def readout(self, model: nn.Module) -> Readout:
         """Returns the last blocks under every pooling."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -40,6 +39,8 @@ class Evaluator(contract.Evaluator):
     Which images are copied, and how, follows from the data alone, so every model meets the same copies.
     """
 
+    values = "micro_ap", "recall1"
+
     def __init__(self, config: Config, setting: Setting) -> None:
         self._setting = setting
         source = setting.test_or_train
@@ -56,11 +57,6 @@ class Evaluator(contract.Evaluator):
         if setting.data.num_channels in (1, 3):  # colours of other images cannot be changed
             crop |= {"jitter": config.jitter, "rand": RandAugment(magnitude=config.magnitude)}
         self._view = Cropped(setting.data, Crop.model_validate(crop))
-
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it measures."""
-        return "micro_ap", "recall1"
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the micro average precision over all copies, and how often an original is the nearest image."""

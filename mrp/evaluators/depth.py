@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,12 +49,8 @@ class Config(Section):
 class Evaluator(Dense[Tensor]):
     """Chooses the penalty on held-out training images, solves on all of them, and measures test images."""
 
+    values = "rmse", "abs_rel", "delta1"
     endings, settings, higher_is_better = files.DEPTHS, PENALTIES, False
-
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it measures."""
-        return "rmse", "abs_rel", "delta1"
 
     def targets(self, pairs: Sequence[Pair], shape: tuple[int, int]) -> NDArray[np.float64]:
         """Returns the mean depth of each patch."""
@@ -67,8 +63,23 @@ class Evaluator(Dense[Tensor]):
         return depths
 
     def fit(self, tokens: Tokens, targets: Any, rows: NDArray[np.int64], settings: Sequence[float]) -> Sequence[Tensor]:
-        """Solves with every penalty at once; the last weight is the bias."""
-        return _solve(tokens, targets, rows, settings)
+        """Solves for the patches' mean depths by least squares with every penalty; the last weight is the bias."""
+        width = len(tokens.mean)
+        gram = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=tokens.device)
+        product = gram.new_zeros(width + 1)
+        for part in chunks(rows):
+            truth = torch.from_numpy(targets[part]).to(tokens.device).flatten()
+            known = ~truth.isnan()
+            inputs = torch.nn.functional.pad(tokens.rows(part).flatten(0, 1)[known].double(), (0, 1), value=1.0)
+            gram += inputs.T @ inputs
+            product += inputs.T @ truth[known]
+        count = float(gram[-1, -1])
+        solved = []
+        for penalty in settings:
+            system = gram.clone()
+            system.diagonal()[:-1].add_(penalty * max(1.0, count))
+            solved.append(torch.linalg.solve(system, product))
+        return solved
 
     def reached(self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Tensor) -> float:
         """Returns the mean error of the images."""
@@ -121,25 +132,3 @@ def _of_patches(points: NDArray[np.float32]) -> NDArray[np.float64]:
     known = ~np.isnan(points)
     total, count = np.where(known, points, 0).sum(1, dtype=np.float64), known.sum(1)
     return np.where(count > 0, total / np.maximum(1, count), np.nan)
-
-
-def _solve(
-    tokens: Tokens, depths: NDArray[np.float64], rows: NDArray[np.int64], penalties: Sequence[float]
-) -> list[Tensor]:  # fmt: skip
-    """Returns the weights and, as the last, the bias of the penalised least-squares fit to the patches' mean depths."""
-    width = len(tokens.mean)
-    gram = torch.zeros(width + 1, width + 1, dtype=torch.float64, device=tokens.device)
-    product = gram.new_zeros(width + 1)
-    for part in chunks(rows):
-        targets = torch.from_numpy(depths[part]).to(tokens.device).flatten()
-        known = ~targets.isnan()
-        inputs = torch.nn.functional.pad(tokens.rows(part).flatten(0, 1)[known].double(), (0, 1), value=1.0)
-        gram += inputs.T @ inputs
-        product += inputs.T @ targets[known]
-    count = float(gram[-1, -1])
-    solved = []
-    for penalty in penalties:
-        system = gram.clone()
-        system.diagonal()[:-1].add_(penalty * max(1.0, count))
-        solved.append(torch.linalg.solve(system, product))
-    return solved

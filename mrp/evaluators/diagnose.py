@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -25,14 +24,16 @@ from mrp.monitor.metrics import METRICS, each_line
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
-_VALUES = (
-    "rank_me", "participation_ratio", "feature_variance", "spread", "uniformity", "log_uniformity", "alignment", "loss",
-    "loss_over_variance", "knn",
-)  # fmt: skip
 
 
 class Evaluator(contract.Evaluator):
     """Measures the features with and without masks; every process takes its part and all get the result."""
+
+    # The last two need a target's variance, and labels.
+    values = (
+        "rank_me", "participation_ratio", "feature_variance", "spread", "uniformity", "log_uniformity", "alignment",
+        "loss", "loss_over_variance", "knn",
+    )  # fmt: skip
 
     label = "features"
     of_average = False  # it watches the weights that are trained
@@ -67,11 +68,6 @@ class Evaluator(contract.Evaluator):
                 f"{folder}: the features had collapsed at {first[0]}; "
                 "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
             )
-
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it may measure: the last two need a target's variance, and labels."""
-        return _VALUES
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the model, and raises the alarm when the features have collapsed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 
 import numpy as np
 from pydantic import Field
@@ -22,10 +22,6 @@ from mrp.evaluate.statistics import pseudo_values
 from mrp.evaluate.table import Table
 from mrp.evaluate.views import Cropped
 
-_VALUES = (
-    "rank_me", "effective_rank", "participation_ratio", "alpha_req", "lidar", "alignment", "log_uniformity",
-)  # fmt: skip
-
 
 class Config(Section):
     """Options of the numbers without labels."""
@@ -43,6 +39,10 @@ class Evaluator(contract.Evaluator):
     Crops are the same for every model, whatever it was trained with; they are mirrored where the run's data may be.
     """
 
+    values = (
+        "rank_me", "effective_rank", "participation_ratio", "alpha_req", "lidar", "alignment", "log_uniformity",
+    )  # fmt: skip
+
     def __init__(self, config: Config, setting: Setting) -> None:
         self._config, self._setting = config, setting
         source = setting.test_or_train
@@ -51,11 +51,6 @@ class Evaluator(contract.Evaluator):
         self._images = evenly_spaced(source, min(config.images, len(source)))
         crop = Crop.model_validate({"scale": config.scale, "flip": setting.data.mirrors})
         self._view = Cropped(setting.data, crop)
-
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it measures."""
-        return _VALUES
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the features that the backbone itself gives."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mrp.batch import Batch
+from mrp.batch import Batch, of_pixels, three_channels
 from mrp.config import ConfigError
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
@@ -41,21 +40,15 @@ class Evaluator(contract.Evaluator):
     Every process draws the same, since a sharded model is whole only where all take part; the first one's counts.
     """
 
+    values = ("error",)
+
     def __init__(self, config: Config, setting: Setting) -> None:
         _refuse_without_pixels(setting.paints)
         source = setting.test_or_train
         count = min(config.images, len(source))
         self._device = setting.processes.device
         self._prepare = Prepare(setting.data.mean, setting.data.std).to(self._device)
-        self._loader = EvalLoader(
-            fixed_sample(source, count), View(setting.data, train=False), batch=count, rank=0, world=1, workers=0,
-            pin_memory=False,
-        )  # fmt: skip
-
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it measures."""
-        return ("error",)
+        self._loader = EvalLoader(fixed_sample(source, count), View(setting.data, train=False), batch=count)
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Returns the mean squared error at hidden pixels, in units of the pixels' range, and the picture."""
@@ -68,7 +61,8 @@ class Evaluator(contract.Evaluator):
             painted = model(batch, features=_paint).features
             whole = self._prepare.undo(self._prepare(batch.images))
         pixels = self._prepare.undo(painted[:, : whole[0].numel()].reshape(whole.shape))
-        hidden = _spread(painted[:, whole[0].numel() :] > 0, whole.shape, objective)
+        mask, patch = painted[:, whole[0].numel() :] > 0, objective.backbone.patch_embed.patch_size
+        hidden = of_pixels(mask, patch, whole.shape).expand(whole.shape)
         error = ((pixels - whole) ** 2).masked_select(hidden).mean()
         columns = [whole, whole.masked_fill(hidden, _GREY), torch.where(hidden, pixels, whole), pixels]
         return Result({"error": float(error)}, pictures={"images": _page(columns)})
@@ -85,17 +79,9 @@ def _paint(objective: Objective, batch: Batch) -> Tensor:
     return torch.cat([found.images.flatten(1).float(), found.mask.float()], dim=1)
 
 
-def _spread(mask: Tensor, shape: torch.Size, objective: Objective) -> Tensor:
-    """Returns the mask of each pixel of each channel."""
-    height, width = objective.backbone.patch_embed.patch_size
-    patches = mask.reshape(len(mask), 1, shape[2] // height, shape[3] // width)
-    return patches.repeat_interleave(height, 2).repeat_interleave(width, 3).expand(shape)
-
-
 def _page(columns: list[Tensor]) -> NDArray[Any]:
     """Returns the images side by side on white, as uint8 with three colours; other than three channels give grey."""
-    cells = torch.stack(columns, dim=1)  # B columns C H W
-    cells = cells if cells.shape[2] == 3 else cells[:, :, :1].expand(-1, -1, 3, -1, -1)
+    cells = torch.stack([three_channels(column) for column in columns], dim=1)  # B columns 3 H W
     times = max(1, round(_LEAST / max(cells.shape[3:])))
     cells = cells.repeat_interleave(times, 3).repeat_interleave(times, 4)
     cells = nn.functional.pad(cells, (0, _GAP, 0, _GAP), value=1.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -47,17 +47,33 @@ class Config(Section):
 class Evaluator(Dense[Head]):
     """Chooses the rate on held-out training images, trains on all of them, and counts the pixels of test images."""
 
+    values = "mean_iou", "pixel_accuracy", "mean_accuracy"
     endings, settings, higher_is_better = files.MASKS, LRS, True
 
-    @classmethod
-    def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
-        """Returns all that it measures."""
-        return "mean_iou", "pixel_accuracy", "mean_accuracy"
-
     def fit(self, tokens: Tokens, targets: Any, rows: NDArray[np.int64], settings: Sequence[float]) -> Sequence[Head]:
-        """Trains heads with every rate at once."""
+        """Trains heads with every rate on the same minibatches, by the cross-entropy of all labelled points."""
         labels, classes = targets
-        return _train(tokens, labels, rows, classes, settings)
+        weight = torch.zeros(len(settings), tokens.mean.shape[0], classes, device=tokens.device)
+        bias = torch.zeros(len(settings), 1, classes, device=tokens.device)
+        heads = [(weight[i].requires_grad_(), bias[i].requires_grad_()) for i in range(len(settings))]
+        groups: list[dict[str, Any]] = [{"params": head, "lr": lr} for head, lr in zip(heads, settings, strict=True)]
+        optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
+        batch = min(len(rows), _BATCH)
+        per_epoch = len(rows) // batch
+        epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
+        batches = minibatches(rows, batch, per_epoch, epochs, seed=0)
+        for number, chosen in enumerate(progress.over(batches, "steps of heads", per_epoch * epochs)):
+            inputs = tokens.rows(chosen).flatten(0, 1)
+            points = labels[torch.from_numpy(chosen)].flatten(0, 1).long().to(tokens.device)
+            known = points >= 0
+            shares = inputs.new_zeros(len(inputs), classes).scatter_add_(1, points.clamp_min(0), known.float())
+            for group, lr in zip(optimizer.param_groups, settings, strict=True):
+                group["lr"] = lr * warmup_cosine(number, per_epoch * epochs, _WARMUP)
+            losses = [-(shares * (inputs @ w + b).log_softmax(1)).sum() for w, b in heads]
+            optimizer.zero_grad()
+            (torch.stack(losses).sum() / known.sum().clamp_min(1)).backward()
+            optimizer.step()
+        return [(w.detach(), b.detach()) for w, b in heads]
 
     def reached(self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Head) -> float:
         """Returns the mean intersection over union."""
@@ -114,33 +130,6 @@ class Evaluator(Dense[Head]):
                 kinds = (true[true == answers], true, answers)
                 counts.append(torch.stack([torch.bincount(kind, minlength=classes) for kind in kinds]).cpu().numpy())
         return np.stack(counts)
-
-
-def _train(
-    tokens: Tokens, labels: Tensor, rows: NDArray[np.int64], classes: int, lrs: Sequence[float]
-) -> list[Head]:  # fmt: skip
-    """Returns heads for several rates, trained on the same minibatches by the cross-entropy of all labelled points."""
-    weight = torch.zeros(len(lrs), tokens.mean.shape[0], classes, device=tokens.device)
-    bias = torch.zeros(len(lrs), 1, classes, device=tokens.device)
-    heads = [(weight[i].requires_grad_(), bias[i].requires_grad_()) for i in range(len(lrs))]
-    groups: list[dict[str, Any]] = [{"params": head, "lr": lr} for head, lr in zip(heads, lrs, strict=True)]
-    optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
-    batch = min(len(rows), _BATCH)
-    per_epoch = len(rows) // batch
-    epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
-    batches = minibatches(rows, batch, per_epoch, epochs, seed=0)
-    for number, chosen in enumerate(progress.over(batches, "steps of heads", per_epoch * epochs)):
-        inputs = tokens.rows(chosen).flatten(0, 1)
-        points = labels[torch.from_numpy(chosen)].flatten(0, 1).long().to(tokens.device)
-        known = points >= 0
-        shares = inputs.new_zeros(len(inputs), classes).scatter_add_(1, points.clamp_min(0), known.float())
-        for group, lr in zip(optimizer.param_groups, lrs, strict=True):
-            group["lr"] = lr * warmup_cosine(number, per_epoch * epochs, _WARMUP)
-        losses = [-(shares * (inputs @ w + b).log_softmax(1)).sum() for w, b in heads]
-        optimizer.zero_grad()
-        (torch.stack(losses).sum() / known.sum().clamp_min(1)).backward()
-        optimizer.step()
-    return [(w.detach(), b.detach()) for w, b in heads]
 
 
 def _mean_iou(counts: NDArray[Any]) -> Any:

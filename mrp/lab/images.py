@@ -38,10 +38,8 @@ def read(source: Source, config: Config, name: str, count: int) -> tuple[Tensor,
     if not source.classes:
         raise ConfigError(f"{name}: has no labels, and this experiment is about classes; give labelled data")
     sample = fixed_sample(source, min(count, len(source)))
-    loader = EvalLoader(
-        sample, View(config, train=False), batch=min(BATCH, len(sample)), rank=0, world=1, workers=0,
-        pin_memory=False, replacement=sample.next_in_source,
-    )  # fmt: skip
+    batch, replacement = min(BATCH, len(sample)), sample.next_in_source
+    loader = EvalLoader(sample, View(config, train=False), batch=batch, replacement=replacement)
     images, labels = [], []
     for batch in loader:
         assert batch.labels is not None

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrp import progress
-from mrp.batch import in_units
+from mrp.batch import in_units, of_pixels, three_channels
 from mrp.build import open_source
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
@@ -68,9 +68,7 @@ def held_out(run: Run, count: int) -> HeldOut:
     """Returns a fixed choice of images that the run is not trained on, where it names any."""
     source = open_source(run, "test" if run.data.test else "train")
     sample = fixed_sample(source, min(count, len(source)))
-    loader = EvalLoader(
-        sample, View(run.data, train=False), batch=len(sample), rank=0, world=1, workers=0, pin_memory=False
-    )
+    loader = EvalLoader(sample, View(run.data, train=False), batch=len(sample))
     labels = np.asarray(sample.labels, np.int64) if source.classes else np.zeros(0, np.int64)
     return HeldOut(next(iter(loader)).images, labels, tuple(source.classes))
 
@@ -172,9 +170,7 @@ def _reconstructions(model: Model, found: HeldOut) -> Iterator[tuple[str, NDArra
         raise ConfigError(f"{model.run.name} predicts no pixels")
     images = found.images[:SHOWN]
     mask, predicted = model.reconstruct(images)
-    patch = model.backbone.patch_embed.patch_size
-    rows, columns = (size // side for size, side in zip(images.shape[2:], patch, strict=True))
-    hidden = mask.view(-1, 1, rows, columns).repeat_interleave(patch[0], 2).repeat_interleave(patch[1], 3).cpu()
+    hidden = of_pixels(mask, model.backbone.patch_embed.patch_size, images.shape).cpu()
     pixels = _unit(images)
     yield "seen", displayed(torch.where(hidden, _GREY / 255, pixels))
     yield "painted", displayed(torch.where(hidden, predicted.float().cpu(), pixels))
@@ -217,9 +213,7 @@ def _embedding(model: Model, found: HeldOut) -> Iterator[tuple[str, NDArray[Any]
 
 def displayed(images: Tensor) -> Pixels:
     """Returns images as bytes of three channels, the last axis (B H W 3), small enough for a page."""
-    pixels = _unit(images)
-    pixels = pixels[:, :1].expand(-1, 3, -1, -1) if pixels.shape[1] != 3 else pixels
-    return _smaller(_as_bytes(pixels.permute(0, 2, 3, 1).numpy()))
+    return _smaller(_as_bytes(three_channels(_unit(images)).permute(0, 2, 3, 1).numpy()))
 
 
 def _unit(images: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn import functional
 
+from mrp.batch import three_channels
 from mrp.config import ConfigError
 from mrp.files import replacing
 
@@ -38,19 +39,6 @@ class Column:
     title: str
     images: Tensor
     captions: Sequence[str] = ()
-
-
-def pixels_of(masks: Tensor, shape: torch.Size, patch: tuple[int, int]) -> Tensor:
-    """Returns the mask of each pixel, the same for all channels."""
-    height, width = patch
-    pattern = "b (rows columns) -> b 1 (rows height) (columns width)"
-    hidden: Tensor = repeat(masks, pattern, rows=shape[2] // height, height=height, width=width)
-    return hidden
-
-
-def three_channels(images: Tensor) -> Tensor:
-    """Returns images of any number of channels as colours: the first channel as grey where they are not three."""
-    return images if images.shape[1] == 3 else images[:, :1].expand(-1, 3, -1, -1)
 
 
 def _displayed(images: Tensor) -> Tensor:

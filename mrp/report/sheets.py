@@ -13,10 +13,11 @@ from torch.nn import functional
 
 from mrp import methodkit as kit
 from mrp import progress
+from mrp.batch import of_pixels, three_channels
 from mrp.config import ConfigError
 from mrp.models.vit import grid
 from mrp.report import looks
-from mrp.report.pictures import GREY, Column, pixels_of, three_channels, write_page
+from mrp.report.pictures import GREY, Column, write_page
 from mrp.report.seen import Seen
 
 T = TypeVar("T")
@@ -146,7 +147,7 @@ def _painted(one: Seen, order: Order, notes: list[str]) -> list[dict[str, Tensor
             notes.append(f"{one.name}: {str(error).removeprefix('objective.')}")
             painted.append(None)
             continue
-        hidden = pixels_of(made.mask, pixels.shape, one.patch)
+        hidden = of_pixels(made.mask, one.patch, pixels.shape)
         prediction = prepare.undo(made.images)
         columns = {_MASKED: pixels.masked_fill(hidden, GREY)}
         if made.bare is None:

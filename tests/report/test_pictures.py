@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mrp.batch import of_pixels
 from mrp.config import ConfigError
 from mrp.report import gallery
-from mrp.report.pictures import GAP, HEADER, Column, pixels_of, write_page
+from mrp.report.pictures import GAP, HEADER, Column, write_page
 
 
 def cells(path: Path, rows: int, columns: int) -> Tensor:
@@ -57,7 +58,7 @@ def test_the_mask_of_each_pixel() -> None:
     for image, patch in masks.nonzero().tolist():
         row, column = divmod(patch, 4)
         hidden[image, :, 4 * row : 4 * row + 4, 3 * column : 3 * column + 3] = True
-    assert torch.equal(pixels_of(masks, torch.Size((2, 3, 8, 12)), (4, 3)), hidden)
+    assert torch.equal(of_pixels(masks, (4, 3), (2, 3, 8, 12)), hidden)
 
 
 def test_large_images_keep_their_size_and_overshoot_is_cut(tmp_path: Path) -> None:
