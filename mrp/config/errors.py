@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class ConfigError(ValueError):
     """Something the user can fix: one line that says what is wrong, where, and what to do."""
@@ -21,3 +24,13 @@ class Preempted(RuntimeError):
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
         self.code = code
+
+
+@contextmanager
+def reading(what: object, remedy: str) -> Iterator[None]:
+    """Makes one line of a file that cannot be read inside the block: which one, why, and the remedy."""
+    try:
+        yield
+    except (OSError, UnicodeDecodeError) as error:
+        reason = "not a text file" if isinstance(error, UnicodeDecodeError) else error.strerror or error
+        raise ConfigError(f"{what}: cannot be read: {reason}; {remedy}") from None

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 from pydantic import BaseModel
 
-from mrp.config.errors import ConfigError
+from mrp.config.errors import ConfigError, reading
 
 COMMAND_LINE = "the command line"
 
@@ -146,11 +146,8 @@ def _at(key: str, value: Any) -> Tree:
 def _read(path: Path, find: Callable[[str], Path], children: tuple[Path, ...]) -> Tree:
     if path.resolve() in children:
         raise ConfigError(f"{path}: base: the files name each other in a circle; remove one 'base:'")
-    try:
+    with reading(path, "'mrp recipes' lists those that come with mrp"):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"{path}: cannot be read: {reason}; 'mrp recipes' lists those that come with mrp") from None
     values = parse(text, str(path))
     values = {} if values is None else values
     if not isinstance(values, dict):

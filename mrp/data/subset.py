@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import mrp
-from mrp.config import ConfigError, nearest
+from mrp.config import ConfigError, nearest, reading
 from mrp.data.order import Ints, fold, permute
 from mrp.data.source import Derived, RawImage, Source
 
@@ -136,12 +136,8 @@ def class_list(spec: str) -> tuple[str, ...]:
     if ours:
         package = Path(mrp.__file__).parent
         path = next(p for p in (package / "configs" / known, package.parent / "configs" / known) if p.is_file())
-    try:
+    with reading(f"{spec}: the list of classes", f"give a file, or {', '.join(_LISTS)}"):
         content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(
-            f"{spec}: the list of classes cannot be read: {error.strerror}; give a file, or {', '.join(_LISTS)}"
-        ) from None
     if ours and hashlib.sha256(content).hexdigest() != _LISTS[known]:
         raise ConfigError(f"{path}: the list was changed since it was published; install mrp again")
     names = tuple(name for line in content.decode("utf-8", "replace").split("\n") if (name := line.strip()))

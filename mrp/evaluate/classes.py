@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, reading
 
 BY_NAME, BY_INDEX = "by_name", "by_index"
 
@@ -67,11 +67,8 @@ def content(how: str) -> str:
 
 
 def _read(path: Path) -> dict[str, str]:
-    try:
+    with reading(f"--classes: {path}", "give by_index, or a file"):
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"--classes: {path}: cannot be read: {reason}; give by_index, or a file") from None
     names = {}
     for number, line in enumerate(lines, start=1):
         pair = line.split("\t") if "\t" in line else line.split()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, reading
 from mrp.data.source import Source
 from mrp.evaluate.config import Labelled
 from mrp.evaluate.split import by_class
@@ -40,11 +40,8 @@ def _fraction(labels: torch.Tensor, keys: torch.Tensor, fraction: float) -> NDAr
 
 def listed(path: Path, source: Source) -> NDArray[np.int64]:
     """Returns the numbers of the images whose names a file gives, with or without their folders, one per line."""
-    try:
+    with reading(f"list: {path}", "give a file with one name per line"):
         lines = [line for text in path.read_text(encoding="utf-8").splitlines() if (line := text.strip())]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"list: {path}: cannot be read: {reason}; give a file with one name per line") from None
     wanted = dict[str, list[str]]()
     for line in dict.fromkeys(lines):
         wanted.setdefault(line.rpartition("/")[2], []).append(line)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, reading
 from mrp.evaluate.images import Box, named
 from mrp.evaluate.ranking import Landmarks
 
@@ -33,13 +33,13 @@ def read(path: Path, folder: Path) -> Benchmark:
     `imlist` names the gallery, `qimlist` the queries; `gnd` has for each query the numbers in `imlist` of easy, hard
     and junk images, and perhaps its box `bbx` (left, top, right, bottom).
     """
+    with reading(path, "give a JSON file"):
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         names, queries, gnd = content["imlist"], content["qimlist"], content["gnd"]
         sizes = len(names), len(queries), len(gnd)
         pairs = [(query, dict(one)) for query, one in zip(queries, gnd, strict=False)]
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}; give a JSON file") from None
     except (ValueError, KeyError, TypeError):
         raise ConfigError(f"{path}: is not of the form {_FORM}; a published pickle has to be saved as JSON") from None
     if not min(sizes) or sizes[1] != sizes[2]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, reading
 from mrp.data.decode import DecodeError, indices, upright_size
 from mrp.data.tree import EXTENSIONS
 from mrp.evaluate.config import Depths, Masks
 from mrp.evaluate.images import named
 
 MASKS, DEPTHS = (".png",), (".png", ".npy")
+_REMEDY = "mend it, or leave the image and its target out"
 
 
 @dataclass(frozen=True)
@@ -31,9 +33,8 @@ class Pair:
     def check(self, height: int, width: int) -> None:
         """Refuses a target of another size than its upright image."""
         try:
-            found = upright_size(self.image.read_bytes())
-        except OSError as error:
-            raise ConfigError(f"{self.image}: cannot be read: {error.strerror or error}") from None
+            with reading(self.image, _REMEDY):
+                found = upright_size(self.image.read_bytes())
         except DecodeError as error:
             raise ConfigError(f"{self.image}: {error}; mend or remove it and its target") from None
         if found != (height, width):
@@ -116,20 +117,16 @@ def sampled(values: NDArray[Any], grid: tuple[int, int], per_patch: int) -> NDAr
 
 def _png(pair: Pair) -> NDArray[np.int32]:
     try:
-        return indices(pair.target.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{pair.target}: cannot be read: {error.strerror or error}") from None
+        with reading(pair.target, _REMEDY):
+            return indices(pair.target.read_bytes())
     except DecodeError as error:
         raise ConfigError(f"{pair.target}: {error}; mend it") from None
 
 
 def _npy(pair: Pair) -> NDArray[np.float32]:
-    try:
+    array = None
+    with reading(pair.target, _REMEDY), contextlib.suppress(ValueError, EOFError):
         array = np.load(pair.target, mmap_mode="r", allow_pickle=False)
-    except OSError as error:
-        raise ConfigError(f"{pair.target}: cannot be read: {error.strerror or error}") from None
-    except (ValueError, EOFError):
-        array = None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiu" or array.squeeze().ndim != 2:
         raise ConfigError(f"{pair.target}: is not a .npy file with one number per pixel; mend it")
     return np.array(array.squeeze(), np.float32)
@@ -138,11 +135,8 @@ def _npy(pair: Pair) -> NDArray[np.float32]:
 def _listed(section: Masks | Depths, images: Path, where: str) -> list[Path]:
     assert section.list is not None
     path = Path(section.list).expanduser()
-    try:
+    with reading(f"{where}: {path}", "give a file with one image per line"):
         names = [name for line in path.read_text(encoding="utf-8").splitlines() if (name := line.strip())]
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"{where}: {path}: cannot be read: {reason}; give a file with one image per line") from None
     return [named(images, name, str(path)) for name in names]
 
 

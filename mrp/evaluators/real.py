@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, reading
 from mrp.data.source import Source
 from mrp.evaluate import contract
 from mrp.evaluate.answering import ANSWER, LABEL, answered, classes_told_apart, test_batches
@@ -29,10 +29,8 @@ class Config(Section):
 
     def content(self) -> str:
         """Returns a hash of the file."""
-        try:
+        with reading(self.labels, "give ReaL's JSON file"):
             return sha256_of(Path(self.labels))
-        except OSError as error:
-            raise ConfigError(f"{self.labels}: cannot be read: {error.strerror}; give ReaL's JSON file") from None
 
 
 class Evaluator(contract.Evaluator):
@@ -92,10 +90,10 @@ def _number(source: Source, index: int) -> int:
 
 
 def _read(path: Path) -> list[frozenset[int]]:
+    with reading(path, "give ReaL's JSON file"):
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}; give ReaL's JSON file") from None
+        content = json.loads(text)
     except ValueError:
         raise ConfigError(f"{path}: is not JSON; give ReaL's file, or download it again") from None
     if not isinstance(content, list) or not content:

@@ -24,7 +24,7 @@ from mrp.build import open_source
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.checkpoint.sealed import MANIFEST
-from mrp.config import ConfigError
+from mrp.config import ConfigError, reading
 from mrp.data.augment import View
 from mrp.data.loader import EvalLoader
 from mrp.data.subset import fixed_sample
@@ -111,10 +111,8 @@ def _path(folder: Path, checkpoint: Checkpoint) -> Path:
 
 def _made_from(checkpoint: Checkpoint) -> str:
     """Returns a hash of what decides the pictures."""
-    try:
+    with reading(checkpoint.folder, "restore it, or leave the checkpoint out"):
         manifest = (checkpoint.folder / MANIFEST).read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{checkpoint.folder}: cannot be read: {error.strerror}") from None
     return hashlib.sha256(manifest + repr((_VERSION, SHOWN, EMBEDDED, _SIDE)).encode()).hexdigest()
 
 

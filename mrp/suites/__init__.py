@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from mrp import outside
-from mrp.config import ConfigError, Node, build, nearest, parse_by_line
+from mrp.config import ConfigError, Node, build, nearest, parse_by_line, reading
 from mrp.config.tree import Origins
 from mrp.data.config import SourceName
 from mrp.evaluate.classes import BY_INDEX, BY_NAME
@@ -240,11 +240,8 @@ def read(name: str | Path) -> Suite:
                 f"--suite: {name} is neither a file nor a suite that comes with mrp{nearest(str(name), names())}"
                 f"; these are {', '.join(names())}"
             )
-    try:
+    with reading(path, f"give a suite, or one of {', '.join(names())}"):
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise ConfigError(f"{path}: cannot be read: {reason}; give a suite, or one of {', '.join(names())}") from None
     tree = parse_by_line(text, str(path))
     return Suite(path.stem, path, build(_Suite, tree), tree.origins)
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from mrp.config import ConfigError, Node
+from mrp.config import ConfigError, Node, reading
 from mrp.data import source
 from mrp.data.config import SourceName
 from mrp.data.open import open_source
@@ -60,17 +60,15 @@ def write(path: Path, whole: source.Source, held_out: Ints, damaged: Mapping[int
 
 
 def _read(path: Path, name: str, whole: source.Source) -> tuple[Ints, Ints]:
+    with reading(path, "'mrp adapt' writes such a list"):
+        text = path.read_bytes()
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(text)
         held_out = np.array(content["held_out"], np.int64)
         damaged = np.array([one["image"] for one in content["damaged"]], np.int64)
         identity, both = content["identity"], np.concatenate([held_out, damaged])
         if len(both) and not 0 <= both.min() <= both.max() < content["images"]:
             raise ValueError("it names images that are not there")
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be read: {error.strerror or error}; 'mrp adapt' writes such a list"
-        ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path}: is not a list that 'mrp adapt' has written ({error}); make it anew") from None
     if identity != whole.identity:
