@@ -14,7 +14,6 @@ from typing import Any
 
 from mrp import progress
 from mrp.checkpoint.sealed import MANIFEST, numbered
-from mrp.config import Duration
 from mrp.ending import FAILED, FINISHED, PREEMPTED, STOPPED
 from mrp.files import mapping_in
 from mrp.folder import ENVIRONMENT, IDENTITY, TIME, starts_of
@@ -72,7 +71,8 @@ def status_of(folder: Path) -> Status:
     identity, seen = mapping_in(folder / IDENTITY), _last_sign(folder)
     saved = max(numbered(folder / "checkpoints"), default=0)
     step = max([line["step"] for line in lines[-1:]] + [saved])
-    steps = _steps(starts, identity, lines)
+    told = starts[-1].get("steps") if starts else None
+    steps = told if isinstance(told, int) else None
     began = [when for start in starts if (when := _when(start.get("time"))) is not None]
     state, why = _alive(beat, began[-1:]) if held else _ended(folder, starts, step, steps, seen)
     rate = _last(lines, "images_per_second")
@@ -134,18 +134,6 @@ def _ended(
     if holder is None:
         return ENDED, "under a version of mrp that leaves no word"
     return DIED, "killed, out of memory or disk space, or without power: it left no word"
-
-
-def _steps(starts: list[dict[str, Any]], identity: dict[str, Any], lines: list[dict[str, Any]]) -> int | None:
-    """Returns how many steps the run has; of an earlier version's run, what follows from its length."""
-    if starts and isinstance(steps := starts[-1].get("steps"), int):
-        return steps
-    epochs = [line["step"] / line["epoch"] for line in lines if isinstance(line.get("epoch"), float) and line["epoch"]]
-    with contextlib.suppress(ValueError, KeyError, TypeError, ZeroDivisionError):
-        length = Duration.parse(identity["length"])
-        if length.unit != "epochs" or epochs:
-            return length.steps(epochs[-1] if epochs else 1.0, identity["batch"])
-    return None
 
 
 def _bests(folder: Path, lines: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:

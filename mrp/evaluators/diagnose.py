@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 import torch
 from accelerate.utils import broadcast_object_list
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
@@ -14,7 +17,6 @@ from mrp.config import Stopped
 from mrp.data.order import keys
 from mrp.data.subset import Subset, fixed_sample
 from mrp.evaluate import contract, geometry, neighbours
-from mrp.evaluate.alarm import Alarm, save_evidence
 from mrp.evaluate.config import Diagnose as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.evaluating import evaluating
@@ -24,6 +26,35 @@ from mrp.monitor.metrics import METRICS, each_line
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
+
+
+class Alarm:
+    """When features count as collapsed: counts how often in a row each threshold was crossed, from a step on."""
+
+    def __init__(self, config: Config, start: int) -> None:
+        self._config = config
+        self._start = start
+        self._crossed: dict[str, int] = {}
+
+    def check(self, step: int, values: Mapping[str, float]) -> str | None:
+        """Returns what is wrong, in one sentence, when a threshold has just been crossed `patience` times in a row."""
+        if step < self._start:
+            return None
+        fault = None
+        for name, lower_is_worse, limit in (
+            ("features/rank_me", True, self._config.min_rank),
+            ("features/spread", True, self._config.min_spread),
+            ("features/loss_over_variance", False, self._config.max_loss_over_variance),
+        ):
+            if name not in values:
+                continue
+            value = float(values[name])  # a value that is not finite stands in the metrics as text
+            good = value > limit if lower_is_worse else value < limit  # NaN is never good
+            self._crossed[name] = 0 if good else self._crossed.get(name, 0) + 1
+            if self._crossed[name] == self._config.patience:
+                side = "below" if lower_is_worse else "above"
+                fault = f"{name} has been {value:.4g}, {side} {limit:g}, {self._config.patience} times in a row"
+        return fault
 
 
 class Evaluator(contract.Evaluator):
@@ -82,7 +113,9 @@ class Evaluator(contract.Evaluator):
         folder = self._setting.folder
         evidence = folder / "alarms" / step_name(step)
         if self._setting.processes.is_main_process:
-            save_evidence(evidence, named, features)
+            evidence.mkdir(parents=True, exist_ok=True)
+            (evidence / "diagnostics.json").write_text(json.dumps(named, indent=1))
+            save_file({"features": features.contiguous()}, evidence / "features.safetensors")
         alarm = f"{folder}: the features have collapsed at step {step}: {fault[0]}; evidence in {evidence}"
         return Result(values, alarm=alarm, stop=self._config.action == "stop")
 

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrp.lab.estimate import Estimate
+from mrp.report.plots import tidy as tidy
 
 BLUE, ORANGE, GREEN, VIOLET, BROWN, GREY = "#1f5f8b", "#c2571a", "#3b7d3b", "#7a4a8c", "#8c6d1f", "#444444"
 COLOURS = (BLUE, ORANGE, GREEN, VIOLET, BROWN, GREY)
@@ -36,13 +37,6 @@ def panels(width: float, height: float, rows: int, columns: int, **options: Any)
     """Returns a figure of that size in inches, and its panels as an array (rows columns)."""
     figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def tidy(panel: Axes) -> None:
-    """Draws a light grid behind the data, and removes the frame."""
-    panel.grid(color="#e6e6e6", linewidth=0.8)
-    panel.set_axisbelow(True)
-    panel.spines[["top", "right"]].set_visible(False)
 
 
 def draw_estimates(

@@ -1,13 +1,13 @@
-"""Curves of certified runs, as a picture."""
+"""Curves of certified runs, as a picture, and what all our pictures look like."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mrp.certify import Gap
@@ -33,12 +33,13 @@ def gap_curves(gaps: Sequence[Gap], size: int, out_path: str | Path) -> None:
     panel.set_title(verdict[0].upper() + verdict[1:], loc="left", fontsize=11)
     panel.set(xlabel="step", ylabel="gap to eager fp32 / spread of its seeds")
     panel.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
-    _plain(panel)
+    tidy(panel)
+    panel.margins(x=0.01)
     figure.savefig(out_path, format="png")
 
 
-def _plain(panel: Any) -> None:
+def tidy(panel: Axes) -> None:
+    """Draws a light grid behind the data, and removes the frame."""
     panel.grid(color="#e6e6e6", linewidth=0.8)
     panel.set_axisbelow(True)
     panel.spines[["top", "right"]].set_visible(False)
-    panel.margins(x=0.01)

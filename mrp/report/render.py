@@ -163,6 +163,8 @@ def picture(page: Page, path: Path) -> None:
     """Draws one panel per measure: over steps where a run has several, else a line per row. It needs no colours."""
     from matplotlib.figure import Figure
 
+    from mrp.report.plots import tidy
+
     columns = [number for number, column in enumerate(page.columns) if column.data]
     over_steps = {column for column in columns if _over_steps(page, column)}
     single = {row for row, column in page.cells if column in {*columns} - over_steps}  # rows that are drawn as such
@@ -185,9 +187,7 @@ def picture(page: Page, path: Path) -> None:
             _draw_rows(panel, page, column, rows, labelled=number % across == 0)
         about = page.columns[column]
         panel.set_title(f"{about.data}\n{about.title}", fontsize=9, loc="left")
-        panel.grid(color="#e6e6e6", linewidth=0.8)
-        panel.set_axisbelow(True)
-        panel.spines[["top", "right"]].set_visible(False)
+        tidy(panel)
     if lines:
         beside = max(1, int(width / (0.075 * longest + 0.6)))
         figure.set_figheight(figure.get_figheight() + 0.2 * math.ceil(len(lines) / beside))

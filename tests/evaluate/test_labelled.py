@@ -14,7 +14,7 @@ from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.data.source import Source
 from mrp.evaluate.config import Labelled
-from mrp.evaluate.labelled import chosen_images, listed
+from mrp.evaluate.probe import chosen_images, listed
 from mrp.evaluate.table import Table
 
 

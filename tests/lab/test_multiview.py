@@ -18,7 +18,7 @@ from mrp.lab.multiview import diversity, grid, network, plots, render
 from mrp.lab.multiview.constants import Constants, read
 from mrp.lab.multiview.data import Samples, draw
 from mrp.lab.multiview.descent import OPTIMIZERS, Descent
-from mrp.lab.multiview.measure import held
+from mrp.lab.multiview.measure import held, summary
 
 SMALL = ("k=3", "d=12", "P=9", "m=2", "samples=40", "tests=40", "seeds=2", "batch=16", "steps=1")
 CLEAN = ("sigma=0", "gamma=0")
@@ -194,8 +194,9 @@ def test_what_a_kernel_holds() -> None:
     assert features.captured.tolist() == [0.5, 0.0]
     assert features.kernels_with(0).tolist() == [0.5, 1.0]
     assert features.kernels_with(1).tolist() == [0.25, 0.0]
-    assert features.at_most_one.tolist() == [0.75, 1.0]
-    assert features.kernels_per_feature.tolist() == [0.75, 0.0]
+    measures = summary(constants, torch.stack([kernels, -kernels]))
+    assert measures["kernels with two or more"].value == 0.125
+    assert measures["kernels per feature"].value == 0.375
     assert held(constants, kernels[None], cosine=0.1).captured.tolist() == [0.75]
 
 

@@ -115,15 +115,12 @@ def test_a_recipe_that_says_something_else_by_now_is_refused(tmp_path: Path) -> 
     recipe, out = tmp_path / "own.yaml", tmp_path / "out"
     recipe.write_text(f"base: {find_recipe('demo')}\nobjective: {{decoder: {{width: 16, depth: 1, heads: 2}}}}\n")
     options = predict.Options(str(recipe), (SMALL[0], *SMALL[2:]), (0.5,), "1 steps", images=20, pairs=1)
-    prediction = predict.freeze(options, out)
-    old = {key: value for key, value in prediction.items() if key != "recipe"}
-    assert predict.recipe_of(old).resolved() == predict.recipe_of(prediction).resolved(), "of an earlier version"
+    predict.freeze(options, out)
     recipe.write_text(recipe.read_text().replace("width: 16", "width: 24"))
     for again in (lambda: predict.freeze(options, out), lambda: compare.compare(out, 1)):
         with pytest.raises(ConfigError, match=r"has objective\.decoder\.width = 24 by now, .* made for 16; restore"):
             again()
     assert not (out / predict.MAE).exists()
-    assert predict.recipe_of(old)
 
 
 def test_a_prediction_that_was_changed_is_refused(predicted: Path, tmp_path: Path) -> None:

@@ -26,9 +26,8 @@ from mrp.config import ConfigError
 from mrp.environment import code_version
 from mrp.monitor import metrics
 from mrp.monitor import shown as shown_module
-from mrp.monitor.journal import Journal
+from mrp.monitor.journal import Journal, Spikes
 from mrp.monitor.metrics import METRICS, Metrics, cut, read_lines
-from mrp.monitor.spikes import Spikes
 from mrp.run import load
 from mrp.trackers import TRACKERS, Section, none, parts, tensorboard
 from mrp.trackers import wandb as wandb_tracker

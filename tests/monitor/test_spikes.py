@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from mrp.monitor.spikes import Spikes
+from mrp.monitor.journal import Spikes
 
 
 def heard(losses: list[float], before: list[float] | None = None) -> dict[int, float]:

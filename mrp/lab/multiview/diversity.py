@@ -7,8 +7,7 @@ the world "closed" they show none of the classes that pretraining leaves out.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,11 +50,6 @@ def run(constants: Constants) -> list[Row]:
                 rows += _rows(constants, samples, world, method, classes)
                 print(f"{method}, {world} world, {classes} of {constants.k} classes", flush=True)
     return rows
-
-
-def as_data(rows: list[Row]) -> list[dict[str, Any]]:
-    """Returns plain values."""
-    return [asdict(row) for row in rows]
 
 
 def _rows(constants: Constants, samples: dict[str, Samples], world: str, method: str, classes: int) -> list[Row]:

@@ -27,16 +27,6 @@ class Held:
         """Returns the share of kernels that hold exactly so many features."""
         return (self.pairs.sum(dim=2) == num_features).double().mean(dim=-1)
 
-    @property
-    def at_most_one(self) -> Tensor:
-        """The share of kernels that hold at most one feature."""
-        return (self.pairs.sum(dim=2) <= 1).double().mean(dim=-1)
-
-    @property
-    def kernels_per_feature(self) -> Tensor:
-        """The mean number of kernels that hold a feature."""
-        return self.pairs.sum(dim=1).double().mean(dim=-1)
-
 
 def correlations(constants: Constants, kernels: Tensor) -> Tensor:
     """Returns the inner products of kernels and features (seeds K F): features are the first axes."""
@@ -67,7 +57,7 @@ def summary(constants: Constants, kernels: Tensor) -> dict[str, Estimate]:
         "mean feature's largest cosine": features.cosines.mean(dim=-1),
         "kernels without a feature": features.kernels_with(0),
         "kernels with one": features.kernels_with(1),
-        "kernels with two or more": 1 - features.at_most_one,
-        "kernels per feature": features.kernels_per_feature,
+        "kernels with two or more": 1 - (features.pairs.sum(dim=2) <= 1).double().mean(dim=-1),
+        "kernels per feature": features.pairs.sum(dim=1).double().mean(dim=-1),
     }
     return {name: Estimate.over_seeds(values) for name, values in measures.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def pretrain_on_some_classes(constants: Constants, out: Path) -> None:
         rows.append([METHODS[row.method], row.world, str(row.classes), str(row.tuned), *cells])
     columns = ["", "world", "classes", "steps tuned", "captured by pretraining", "single-view accuracy"]
     print_table("of seen / of unseen classes", columns, rows, width=130)
-    data = _plain(constants) | {"rows": diversity.as_data(found)}
+    data = _plain(constants) | {"rows": [asdict(row) for row in found]}
     figures.write(out, "diversity.json", data, {"diversity.png": plots.draw_diversity(constants, found)})
 
 

@@ -86,21 +86,17 @@ def frozen(out: Path) -> tuple[dict[str, Any], str]:
 
 
 def recipe_of(prediction: Mapping[str, Any]) -> Run:
-    """Returns the run of MAE that a prediction is about, and refuses a recipe that says something else by now.
-
-    Predictions of earlier versions kept the recipe's name alone.
-    """
+    """Returns the run of MAE that a prediction is about, and refuses a recipe that says something else by now."""
     name = prediction["options"]["recipe"]
     run = _load(name, prediction["options"]["words"])
-    if "recipe" in prediction:
-        new = _decisive(run)
-        old = with_defaults(prediction["recipe"], new, default_identity(run))
-        for key in dict.fromkeys([*new, *old]):
-            if old.get(key) != new.get(key):
-                raise ConfigError(
-                    f"{name}: has {key} = {new.get(key)!r} by now, and the prediction was made for {old.get(key)!r}; "
-                    "restore the recipe, or predict anew with another --out"
-                )
+    new = _decisive(run)
+    old = with_defaults(prediction["recipe"], new, default_identity(run))
+    for key in dict.fromkeys([*new, *old]):
+        if old.get(key) != new.get(key):
+            raise ConfigError(
+                f"{name}: has {key} = {new.get(key)!r} by now, and the prediction was made for {old.get(key)!r}; "
+                "restore the recipe, or predict anew with another --out"
+            )
     return run
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from mrp.evaluate import statistics
@@ -35,11 +35,10 @@ class Measured(NamedTuple):
 
 def merits(measured: Sequence[Measured], whole: float, chance: float) -> dict[str, list[float]]:
     """Returns every ratio's merit by each rule, from the label error of whole images and of none of an image."""
-    functions: dict[str, Callable[[Measured], float]] = {
-        "balance": lambda at: at.ratio - (at.label_error - whole) / max(chance - whole, 1e-9),
-        "lesson": lambda at: at.one_of_two,
+    return {
+        "balance": [at.ratio - (at.label_error - whole) / max(chance - whole, 1e-9) for at in measured],
+        "lesson": [at.one_of_two for at in measured],
     }
-    return {rule: [function(at) for at in measured] for rule, function in functions.items()}
 
 
 def fixed_merits(ratios: Sequence[float]) -> dict[str, list[float]]:

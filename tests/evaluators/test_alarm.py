@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from mrp.evaluate.alarm import Alarm
 from mrp.evaluate.config import Diagnose
+from mrp.evaluators.diagnose import Alarm
 
 HEALTHY = {"features/rank_me": 40.0, "features/spread": 0.2, "features/loss_over_variance": 0.4}
 
