@@ -130,8 +130,8 @@ def evaluate(
     and `head` names the classifier's classes, one per line. `data={"test": PATH}` is one more test set; without any it
     is the run's own. The page is written where `out` names a folder.
     """
-    given, changes = _several(paths), probing.sections([*words, *as_words(overrides)])
-    plan, changes = judging.plan_of_tests(tests, real and str(real), changes, given[0], weights)
+    given, asked = _several(paths), probing.sections([*words, *as_words(overrides)])
+    plan, changes = judging.plan_of_tests(tests, str(real) if real else None, asked, given[0], weights)
     judged = judging.carry_out(plan, given, weights, again=again, changes=changes, head=head)
     if os.environ.get("RANK", "0") != "0":
         return None

@@ -136,7 +136,7 @@ def class_list(spec: str) -> tuple[str, ...]:
     if ours:
         package = Path(mrp.__file__).parent
         path = next(p for p in (package / "configs" / known, package.parent / "configs" / known) if p.is_file())
-    with reading(f"{spec}: the list of classes", f"give a file, or {', '.join(_LISTS)}"):
+    with reading(f"the list of classes {spec}", f"give a file, or {', '.join(_LISTS)}"):
         content = path.read_bytes()
     if ours and hashlib.sha256(content).hexdigest() != _LISTS[known]:
         raise ConfigError(f"{path}: the list was changed since it was published; install mrp again")

@@ -38,8 +38,8 @@ def read(source: Source, config: Config, name: str, count: int) -> tuple[Tensor,
     if not source.classes:
         raise ConfigError(f"{name}: has no labels, and this experiment is about classes; give labelled data")
     sample = fixed_sample(source, min(count, len(source)))
-    batch, replacement = min(BATCH, len(sample)), sample.next_in_source
-    loader = EvalLoader(sample, View(config, train=False), batch=batch, replacement=replacement)
+    size, view = min(BATCH, len(sample)), View(config, train=False)
+    loader = EvalLoader(sample, view, batch=size, replacement=sample.next_in_source)
     images, labels = [], []
     for batch in loader:
         assert batch.labels is not None

@@ -99,7 +99,9 @@ def test_what_is_chosen_must_be_there(made: Path, tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("a\na\n")
     with pytest.raises(ConfigError, match="'a' stands twice"):
         opened(train=str(made), classes=str(tmp_path / "classes.txt"))
-    with pytest.raises(ConfigError, match=r"the list of classes cannot be read: No such file .*give a file, or"):
+    with pytest.raises(
+        ConfigError, match=r"the list of classes nowhere.txt: cannot be read: No such file .*give a file, or"
+    ):
         opened(train=str(made), classes="nowhere.txt")
 
 
