@@ -11,6 +11,7 @@ from mrp.data.loader import Loader
 from mrp.data.resident import ResidentLoader
 from mrp.data.source import Source
 from mrp.plan import Job, Plan
+from mrp.processes.join import from_first
 from mrp.processes.shared import filled
 from mrp.processes.signals import Interrupted
 from mrp.run import Run
@@ -53,7 +54,7 @@ def _hold(job: Job, state: State, session: Session) -> Held | None:
     """Returns the decoded training images, on every process or on none."""
     session.phase("decodes", state.step)
     found = holding(job.run, job.plan, job.source, job.memory) if session.main else None
-    size = session.from_main(found and found.size)
+    size = from_first(found and found.size)
     if size is None:
         return None
     found = Holding(job.source, job.run.data, size)

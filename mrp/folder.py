@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mrp import locking, outside
-from mrp.config import ConfigError, dump
+from mrp.config import ConfigError, dump, writing
 from mrp.environment import environment
 from mrp.files import mapping_in, unfinished, write_atomically
 
@@ -220,9 +220,5 @@ def flat(values: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _write(path: Path, text: str) -> None:
-    try:
+    with writing(path, "free some space, or use --folder FOLDER"):
         write_atomically(path, text)
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written: {error.strerror}; free some space, or use --folder FOLDER"
-        ) from None

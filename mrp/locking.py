@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple, TextIO
 
 from mrp import files, progress
-from mrp.config import ConfigError
+from mrp.config import ConfigError, writing
 
 LOCK = ".lock"  # names the process that holds it
 _MEANWHILE = 0.5  # seconds in which a process that only looks whether a run is alive lets go of its lock
@@ -20,13 +20,9 @@ _LOST = 120.0  # seconds in which a file server takes a lock back from a machine
 
 def take(folder: Path) -> TextIO:
     """Returns the lock of a folder, which is made if need be; refuses one that another process holds."""
-    try:
+    with writing(folder, "choose another with --folder FOLDER"):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / LOCK).open("a")
-    except OSError as error:
-        raise ConfigError(
-            f"{folder}: cannot be written: {error.strerror}; choose another with --folder FOLDER"
-        ) from None
     try:
         holder, begin, said = Holder.of(folder), time.monotonic(), False
         elsewhere = holder is not None and holder.host != Holder.here().host

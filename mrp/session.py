@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import socket
 import threading
@@ -187,10 +186,6 @@ class Session:
             raise FaultElsewhere(text)
         return found
 
-    def from_main(self, value: Any) -> Any:
-        """Returns the main process's value on every process."""
-        return from_first(value)
-
     def least_memory(self) -> int:
         """Returns the bytes that the process with the least memory may use, since all take the same micro-batch."""
         memory = device_memory(self.device, int(os.environ.get("LOCAL_WORLD_SIZE", self.processes)))
@@ -199,7 +194,7 @@ class Session:
     def newest_checkpoint(self) -> Checkpoint | None:
         """Returns the checkpoint to go on from: the main process checks every file and decides for all."""
         newest = checkpoints.latest(self.folder, self.say) if self.main else None
-        step, deadline = self.from_main(newest.step if newest else 0), time.monotonic() + LATE
+        step, deadline = from_first(newest.step if newest else 0), time.monotonic() + LATE
         while True:
             by_step = {checkpoint.step: checkpoint for checkpoint in checkpoints.listed(self.folder)}
             if not step or step in by_step or time.monotonic() > deadline:
@@ -245,18 +240,19 @@ class Session:
 
     def pause(self, step: int) -> Callable[[], None]:
         """Returns what an evaluation calls between batches: it raises `Interrupted` if any process was asked to end."""
-        return functools.partial(self._pause, step)
 
-    def _pause(self, step: int) -> None:
-        self.phase("evaluates", step)
-        asked = torch.tensor(float(self.signals.asked is not None), device=self.device)
-        if bool(self.accelerator.reduce(asked, "sum")):
-            raise Interrupted
+        def pause() -> None:
+            self.phase("evaluates", step)
+            asked = torch.tensor(float(self.signals.asked is not None), device=self.device)
+            if bool(self.accelerator.reduce(asked, "sum")):
+                raise Interrupted
+
+        return pause
 
     def leave(self, step: int, steps: int) -> NoReturn:
         """Ends the run, which is saved, because some process was asked to."""
         reason = self.signals.asked or "another process was asked to end"
-        by_person = self.from_main(self.signals.by_file)  # who wrote the file wants no scheduler to start the run again
+        by_person = from_first(self.signals.by_file)  # who wrote the file wants no scheduler to start the run again
         self.signals.obeyed()
         raise Preempted(
             f"{self.folder}: {reason}: stopped at step {step} of {steps}; the same command goes on from there",

@@ -23,6 +23,7 @@ from mrp.monitor.metrics import INTERRUPTED, METRICS, from_the_end
 from mrp.optim.average import GROUP, Average
 from mrp.optim.groups import drop_foreign_state
 from mrp.plan import Job
+from mrp.processes.join import from_first
 from mrp.processes.unused import refuse_unused_parameters
 from mrp.processes.wrapping import wrap
 from mrp.run import Run
@@ -88,7 +89,7 @@ class State:
                 )
             ),
             asked_to_end=asked,
-            evaluation_pending=session.from_main(last.get("step") == step and INTERRUPTED in last),
+            evaluation_pending=from_first(last.get("step") == step and INTERRUPTED in last),
             _job=job, _session=session,
         )  # fmt: skip
 

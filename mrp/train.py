@@ -35,6 +35,7 @@ from mrp.plan import Job, plan_job, remarks
 from mrp.processes import memory, threads
 from mrp.processes.container import share_of_cores
 from mrp.processes.halves import is_bf16_slow
+from mrp.processes.join import from_first
 from mrp.processes.wrapping import clip, synchronised
 from mrp.run import Run, default_identity
 from mrp.session import Session
@@ -168,7 +169,7 @@ def conclude(
             values |= result.values
             leaving |= INTERRUPTED in result.values
         best = state.saver.is_best(state.step, values)
-        saving |= session.from_main(best) if job.run.checkpoint.best else best
+        saving |= from_first(best) if job.run.checkpoint.best else best
         session.journal.log(state.step, values, result.pictures)
     if saving or result.alarm or leaving:
         session.phase("saves", state.step)

@@ -1,7 +1,7 @@
 """Typed configuration: frozen sections, one `base:` chain, dotted overrides, and errors of one line."""
 
 from mrp.config.duration import Duration
-from mrp.config.errors import ConfigError, FaultElsewhere, Preempted, Stopped, reading
+from mrp.config.errors import ConfigError, FaultElsewhere, Preempted, Stopped, check_out, reading, writing
 from mrp.config.faults import nearest
 from mrp.config.node import Node, build
 from mrp.config.tree import COMMAND_LINE, Tree, as_words, compose, dump, overridden, parse, parse_by_line
@@ -17,6 +17,7 @@ __all__ = [
     "Tree",
     "as_words",
     "build",
+    "check_out",
     "compose",
     "dump",
     "nearest",
@@ -24,4 +25,5 @@ __all__ = [
     "parse",
     "parse_by_line",
     "reading",
+    "writing",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 class ConfigError(ValueError):
@@ -34,3 +35,20 @@ def reading(what: object, remedy: str) -> Iterator[None]:
     except (OSError, UnicodeDecodeError) as error:
         reason = "not a text file" if isinstance(error, UnicodeDecodeError) else error.strerror or error
         raise ConfigError(f"{what}: cannot be read: {reason}; {remedy}") from None
+
+
+@contextmanager
+def writing(what: object, remedy: str) -> Iterator[None]:
+    """Makes one line of what cannot be written inside the block: what, why, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"{what}: cannot be written: {error.strerror or error}; {remedy}") from None
+
+
+def check_out(path: Path, *endings: str) -> None:
+    """Refuses a file of `--out` that cannot be written, before anything is computed."""
+    if endings and path.suffix not in endings:
+        raise ConfigError(f"--out: '{path}' was given; allowed: a name that ends in {', '.join(endings)}")
+    if not path.absolute().parent.is_dir():
+        raise ConfigError(f"--out: the folder {path.absolute().parent} does not exist; make it, or give another")

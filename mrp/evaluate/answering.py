@@ -13,8 +13,7 @@ from mrp.config import ConfigError
 from mrp.data.loader import EvalLoader
 from mrp.evaluate.answers import best_classes
 from mrp.evaluate.contract import Pause, Setting
-from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, gathered, in_order
+from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 
 LOSS, CORRECT, CORRECT5, ANSWER = "loss", "correct", "correct5", "answer"  # what is kept of each image
 _LARGEST_BATCH = 256

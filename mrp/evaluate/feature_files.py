@@ -9,21 +9,17 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, check_out
 from mrp.data.source import Source
 from mrp.evaluate.table import Columns
 from mrp.files import replacing
 
 _AT_ONCE = 8192  # rows
-ENDINGS = (".npy", ".parquet")
 
 
 def check(out: Path) -> None:
     """Refuses a file that cannot be written, before anything is computed."""
-    if out.suffix not in ENDINGS:
-        raise ConfigError(f"--out: '{out}' was given; allowed: a name that ends in {' or '.join(ENDINGS)}")
-    if not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist; make it, or give another")
+    check_out(out, ".npy", ".parquet")
     if out.suffix == ".parquet":
         _pyarrow()
 

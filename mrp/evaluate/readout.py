@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import evaluating
 from mrp.methodkit import Objective
 from mrp.models.vit import Backbone, embed, encode
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from mrp import progress
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting, checked
-from mrp.evaluate.evaluating import left_as_it_was
+from mrp.evaluate.gathering import left_as_it_was
 from mrp.evaluate.readout import objective_of
 from mrp.files import write_atomically
 from mrp.monitor.metrics import INTERRUPTED

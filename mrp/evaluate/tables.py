@@ -18,9 +18,8 @@ import torch
 from torch import nn
 
 from mrp.batch import Batch, Output
-from mrp.config import ConfigError
-from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, gathered
+from mrp.config import writing
+from mrp.evaluate.gathering import Columns, evaluating, gathered
 from mrp.evaluate.readout import Readout, backbone_of, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, here, open_table
 from mrp.files import lock
@@ -89,20 +88,15 @@ class Tables:
         if int(processes.reduce(is_there, "sum")):
             return table
         described = {"columns": readout.widths, **source}
-        try:
+        gib = 2 * count * sum(readout.widths.values()) / 2**30
+        remedy = f"make room for {gib:.1f} GiB of features, or name another folder with --cache"
+        with writing(self.folder, remedy), ExitStack() as stack:
             writer = self._writer(name, described) if processes.is_main_process else None
-            with ExitStack() as stack:
-                if writer is not None:
-                    stack.callback(writer.discard)  # also where an interrupt comes between two lines
-                _write_all(writer, model, readout, batches, count, processes, pause)
-                if writer is not None:
-                    self._opened.append((name, writer.finish()))
-        except OSError as error:
-            gib = 2 * count * sum(readout.widths.values()) / 2**30
-            raise ConfigError(
-                f"{self.folder}: the features ({gib:.1f} GiB) cannot be written: {error.strerror or error}; make room, "
-                "or name another folder with --cache"
-            ) from None
+            if writer is not None:
+                stack.callback(writer.discard)  # also where an interrupt comes between two lines
+            _write_all(writer, model, readout, batches, count, processes, pause)
+            if writer is not None:
+                self._opened.append((name, writer.finish()))
         return self._opened[-1][1] if processes.is_main_process else None
 
     @property

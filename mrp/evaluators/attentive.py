@@ -27,8 +27,7 @@ from mrp.evaluate.answers import best_class
 from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result
-from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, gathered, in_order
+from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 from mrp.evaluate.heads import warmup_cosine
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout

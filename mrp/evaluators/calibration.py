@@ -16,8 +16,7 @@ from mrp.evaluate import calibrating, sweep
 from mrp.evaluate.calibrating import Scores
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
-from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, gathered, in_order
+from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 from mrp.evaluate.measured import Number, share_of, told
 from mrp.evaluate.probe import Probe, linear_head
 from mrp.evaluate.readout import Readout, objective_of

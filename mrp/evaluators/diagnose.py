@@ -19,8 +19,7 @@ from mrp.data.subset import Subset, fixed_sample
 from mrp.evaluate import contract, geometry, neighbours
 from mrp.evaluate.config import Diagnose as Config
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.evaluating import evaluating
-from mrp.evaluate.gathering import Columns, gathered, in_order
+from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 from mrp.files import step_name
 from mrp.monitor.metrics import METRICS, each_line
 

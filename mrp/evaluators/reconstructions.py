@@ -18,7 +18,7 @@ from mrp.data.subset import fixed_sample
 from mrp.evaluate import contract
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import evaluating
 from mrp.evaluate.readout import objective_of
 from mrp.methodkit import Objective
 from mrp.step import Prepare

@@ -8,11 +8,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, writing
 from mrp.files import replacing
 from mrp.monitor.bests import BESTS, Bests
 from mrp.monitor.shown import HURRIED, LAST, Shown
@@ -21,6 +21,7 @@ from mrp.trackers import Section, parts
 METRICS = "metrics.jsonl"
 PICTURES = "pictures"  # a folder
 INTERRUPTED = "interrupted"  # marks a line whose evaluation was not finished, and is repeated on resume
+_REMEDY = "mend it and run the same command again"
 _AT_ONCE = 2**16  # bytes that are read at once from the end
 
 
@@ -46,7 +47,7 @@ class Metrics:
         except ConfigError:  # of one of them: the others have begun a run that they would show as crashed
             self._end_trackers(HURRIED)
             raise
-        with _writing(self.path):
+        with writing(self.path, _REMEDY):
             cut(self.path, resumed_at)
             self._bests = Bests(folder / BESTS, each_line(self.path))
             self._file = self.path.open("a", encoding="utf-8")
@@ -54,7 +55,7 @@ class Metrics:
     def log(self, step: int, values: dict[str, float]) -> None:
         """Records the values of a step; JSON has no NaN, so a value that is not finite becomes text."""
         line = {name: value if math.isfinite(value) else str(value) for name, value in values.items()}
-        with _writing(self.path):
+        with writing(self.path, _REMEDY):
             self._file.write(json.dumps({"step": step, **line}) + "\n")
             self._file.flush()
         self._bests.add(step, values)
@@ -63,7 +64,7 @@ class Metrics:
 
     def flush(self) -> None:
         """Waits until all lines are on the disk, so that a loss of power leaves none out before a checkpoint."""
-        with _writing(self.path):
+        with writing(self.path, _REMEDY):
             os.fsync(self._file.fileno())
 
     def picture(self, step: int, name: str, array: Any) -> None:
@@ -81,7 +82,7 @@ class Metrics:
     def close(self, seconds: float = LAST) -> None:
         """Writes what is still held; all trackers together have so long for it."""
         self._end_trackers(seconds, self._bests.values())
-        with _writing(self.path):
+        with writing(self.path, _REMEDY):
             self._file.close()
 
     def _end_trackers(self, seconds: float, summary: dict[str, float] | None = None) -> None:
@@ -152,13 +153,3 @@ def cut(path: Path, step: int) -> None:
             file.seek(max(0, end - 1))
             if file.read(1) not in (b"\n", b""):  # the kill came before its last byte
                 file.write(b"\n")
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigError(
-            f"{path}: cannot be written: {error.strerror or error}; mend it and run the same command again"
-        ) from None

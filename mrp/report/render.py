@@ -9,7 +9,6 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mrp.config import ConfigError
 from mrp.evaluate.interval import in_percent
 from mrp.files import replacing, write_atomically
 from mrp.report.page import BEST, Cell, Column, Page
@@ -149,14 +148,6 @@ def write(page: Page, path: Path) -> None:
         picture(page, path)
     else:
         write_atomically(path, forms[path.suffix](page))
-
-
-def check(path: Path) -> None:
-    """Refuses a file that cannot be written, before anything is read."""
-    if path.suffix not in ENDINGS:
-        raise ConfigError(f"--out: '{path}' was given; allowed: a name that ends in {', '.join(ENDINGS)}")
-    if not path.absolute().parent.is_dir():
-        raise ConfigError(f"--out: the folder {path.absolute().parent} does not exist; make it, or give another")
 
 
 def picture(page: Page, path: Path) -> None:

@@ -31,11 +31,12 @@ def run(options: argparse.Namespace) -> None:
     """Prints the table and writes the files."""
     if options.foretell:
         return _foretell(options)
+    from mrp.config import check_out
     from mrp.report import compare, render
 
     files = [Path(name) for name in options.out or ["compare.png"]]
     for file in files:
-        render.check(file)
+        check_out(file, *render.ENDINGS)
     page = compare.page_of([Path(run) for run in options.runs])
     for file in files:
         render.write(page, file)

@@ -45,17 +45,17 @@ def run(options: argparse.Namespace) -> None:
 
 def draw(paths: Sequence[Path], out: Path | None = None, again: int | None = None) -> Path:
     """Writes the page about one run, or about several together, and returns its file."""
-    from mrp.config import ConfigError
+    from mrp.config import ConfigError, check_out
     from mrp.files import write_atomically
     from mrp.report import single, together
     from mrp.report.told import Subject
 
     if out is None:
         out = Subject.of(paths[0]).out if len(paths) == 1 else Path(NAME)
-    elif not out.absolute().parent.is_dir():
-        raise ConfigError(f"--out: the folder {out.absolute().parent} does not exist; make it, or give another")
     elif out.is_dir():
         raise ConfigError(f"--out: {out} is a folder; give a file, such as {out / NAME}")
+    else:
+        check_out(out)
     text = single.write(paths[0], again) if len(paths) == 1 else together.write(paths, again)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, text)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from mrp.evaluate.evaluating import evaluating, left_as_it_was
+from mrp.evaluate.gathering import evaluating, left_as_it_was
 
 
 def test_modes_are_restored_whatever_happens() -> None:

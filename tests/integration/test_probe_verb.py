@@ -134,7 +134,7 @@ def test_features_are_written_with_names_and_labels(run: Path, tmp_path: Path) -
 def test_features_in_a_form_that_is_not_known(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["features", str(run), "--out", str(tmp_path / "features.csv")])
-    assert "allowed: a name that ends in .npy or .parquet" in capsys.readouterr().err
+    assert "allowed: a name that ends in .npy, .parquet" in capsys.readouterr().err
 
 
 def test_runs_are_compared(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from mrp.build import build_step
-from mrp.evaluate.evaluating import evaluating
+from mrp.evaluate.gathering import evaluating
 from mrp.step import Step
 from tests.objectives.test_every_objective import make_batch, make_run
 
