@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from mrp.config import ConfigError
+from mrp.config import ConfigError, check_out
 from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Outcomes
 from mrp.report import render
@@ -218,6 +218,6 @@ def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match=r"'table.pdf' was given; allowed: a name that ends in .png, .md, .tex, .json"
     ):
-        render.check(Path("table.pdf"))
+        check_out(Path("table.pdf"), *render.ENDINGS)
     with pytest.raises(ConfigError, match="does not exist; make it, or give another"):
-        render.check(tmp_path / "none" / "table.md")
+        check_out(tmp_path / "none" / "table.md")
