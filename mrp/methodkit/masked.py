@@ -17,7 +17,16 @@ from mrp.methodkit.objective import Objective, Reconstruction
 from mrp.methodkit.patches import patch_statistics, patchify, pixel_weights, unpatchify
 from mrp.methodkit.scheduled import Scheduled, ScheduledCount
 from mrp.methodkit.uniformity import UniformityConfig, uniformity_penalty
-from mrp.models.masking import block_mask, block_shapes, fold, gather_tokens, unit_mask, visible_places
+from mrp.models.masking import (
+    beit_mask,
+    block_aspects,
+    block_mask,
+    block_shapes,
+    fold,
+    gather_tokens,
+    unit_mask,
+    visible_places,
+)
 from mrp.models.vit import Backbone, embed, encode, grid, pool
 
 
@@ -164,26 +173,37 @@ class PixelMasked(Masked):
 class BlockMasked(Masked):
     """Base class of methods that hide patches in blocks, BEiT's: the same number of patches in every image.
 
-    Of its options it takes `mask_ratio`, `smallest_block` (patches) and `narrowest_block` (a side over the other).
+    Of its options it takes `mask_ratio`, `smallest_block` (patches), `narrowest_block` (a side over the other) and
+    `blocks` (how they are drawn: as BEiT's code does, or with the last one trimmed, which is what it does without).
     """
 
     shapes: Tensor
+    aspects: Tensor
 
     def __init__(self, config: Any, backbone: Backbone) -> None:
         super().__init__(backbone, config.masks, config.uniformity)
         num_patches = backbone.patch_embed.num_patches
         self.num_hidden = round(num_patches * config.mask_ratio)
-        shapes = block_shapes(grid(backbone), config.smallest_block, self.num_hidden, config.narrowest_block)
+        self.smallest_block: int = config.smallest_block
+        self.as_beit = getattr(config, "blocks", "trimmed") == "beit"
+        rows, columns = grid(backbone)
+        room = (max(rows - 1, 1), max(columns - 1, 1)) if self.as_beit else (rows, columns)
+        shapes = block_shapes(room, config.smallest_block, self.num_hidden, config.narrowest_block)
         if self.num_hidden == num_patches or not len(shapes):
             raise ConfigError(
                 f"objective.mask_ratio: {config.mask_ratio} hides {self.num_hidden} of {num_patches} patches; at least "
                 f"one must be visible, and one block of objective.smallest_block {config.smallest_block} fit in"
             )
         self.register_buffer("shapes", shapes, persistent=False)
+        self.register_buffer("aspects", block_aspects(config.narrowest_block), persistent=False)
 
     def draw_mask(self, keys: Tensor, draws: Tensor) -> Tensor:
         """Hides patches in blocks."""
-        return block_mask(keys, grid(self.backbone), self.shapes, self.num_hidden, draws)
+        size = grid(self.backbone)
+        if self.as_beit:
+            mask: Tensor = beit_mask(keys, draws, self.aspects, *size, self.smallest_block, self.num_hidden)
+            return mask
+        return block_mask(keys, size, self.shapes, self.num_hidden, draws)
 
 
 def count_visible(number: int, mask_ratio: float, what: str = "patches") -> int:

@@ -14,6 +14,8 @@ from einops import rearrange, repeat
 from torch import Tensor
 
 _LOW = 0xFFFFFFFF
+_ASPECTS = 1024  # as finely are the aspects of BEiT's blocks drawn
+_BLOCKS, _TRIES = 16, 10  # as many are taken, the first that may be of so many
 _SOME = 0x50E1  # sets the choice among hidden patches apart from the draw of the mask
 
 
@@ -100,6 +102,53 @@ def block_mask(
     patch = torch.arange(grid[0] * grid[1], device=keys.device)
     chance = fold(keys[:, None], _column(draw), patch, 3) >> 22  # ten bits, so that the sum stays below 63
     return _lowest((rank << 10) + chance, num_hidden)
+
+
+def block_aspects(narrowest: float) -> Tensor:
+    """Returns aspects of blocks in units of 2**-16, as many above 1 as below: their logarithm is uniform."""
+    share = (2 * torch.arange(_ASPECTS, dtype=torch.float64) + 1) / _ASPECTS  # between 0 and 2
+    return (2**16 * narrowest ** (1 - share)).round().long()
+
+
+@torch.library.custom_op("mrp::beit_mask", mutates_args=())  # compiled as a part of a step, the loop would take minutes
+def beit_mask(
+    keys: Tensor, draws: Tensor, aspects: Tensor, rows: int, columns: int, smallest: int, num_hidden: int
+) -> Tensor:
+    """Returns masks that hide exactly `num_hidden` patches in blocks, drawn as BEiT's code does (Bao et al., 2022).
+
+    A block's area is uniform from `smallest` to the number of patches that are missing, the logarithm of its aspect is
+    uniform, and both sides are rounded. It is taken if it leaves a row and a column of the grid free and hides at least
+    one more patch, and no more than are missing. The first of ten that may be taken is. BEiT gives up where
+    none may; here the next ten are drawn, and what is missing after all of them is drawn from the other patches.
+    """
+    number = torch.arange(_BLOCKS * _TRIES, device=keys.device)
+    kind, size, down, right = (fold(keys[:, None], draws[:, None], number, part) for part in range(6, 10))  # B T each
+    kind = (kind * len(aspects)) >> 32
+    tall, wide = 4 * aspects[kind], 4 * aspects[len(aspects) - 1 - kind]
+    row, column = (torch.arange(side, device=keys.device) for side in (rows, columns))
+    mask = torch.zeros(len(keys), rows, columns, dtype=torch.bool, device=keys.device)
+    missing = torch.full_like(keys[:, None], num_hidden)  # B 1
+    for some in number.view(_BLOCKS, _TRIES):
+        area = (smallest << 16) + (size[:, some] >> 16) * (missing - smallest)
+        # The rounded root of area times aspect: for so many sides from 1 on, (2 side - 1)^2 is at most four times that.
+        height = ((area * tall[:, some])[..., None] >= (2 * row + 1) ** 2 << 32).sum(-1)  # B K
+        width = ((area * wide[:, some])[..., None] >= (2 * column + 1) ** 2 << 32).sum(-1)
+        below_top = row - (down[:, some] * (rows - height + 1) >> 32)[..., None]  # B K R
+        from_left = column - (right[:, some] * (columns - width + 1) >> 32)[..., None]
+        within = (below_top >= 0) & (below_top < height[..., None])
+        inside = within[..., None] & ((from_left >= 0) & (from_left < width[..., None]))[:, :, None]  # B K R C
+        more = (inside & ~mask[:, None]).sum((-2, -1))
+        fits = (height <= max(rows - 1, 1)) & (width <= max(columns - 1, 1)) & (more > 0) & (more <= missing)
+        first = fits & (fits.cumsum(1) == 1)
+        mask = mask | (inside & first[..., None, None]).any(1)
+        missing = num_hidden - mask.sum((1, 2))[:, None]
+    others = fold(keys[:, None], draws[:, None], torch.arange(rows * columns, device=keys.device), 10)
+    return _lowest(((~mask).flatten(1).long() << 32) + others, num_hidden)
+
+
+@beit_mask.register_fake
+def _shape_of_beit_mask(keys: Tensor, draws: Tensor, aspects: Tensor, rows: int, columns: int, *more: int) -> Tensor:
+    return keys.new_empty(len(keys), rows * columns, dtype=torch.bool)
 
 
 def multi_block_mask(

@@ -25,6 +25,7 @@ class Config(kit.MaskedConfig):
     mask_ratio: float = Field(0.612, gt=0, lt=1)  # 120 of 196 patches
     smallest_block: int = Field(16, gt=0)  # patches
     narrowest_block: float = Field(0.3, gt=0, le=1)  # the shorter side of a block over its longer one, at the least
+    blocks: Literal["trimmed", "beit"] = "trimmed"  # drawn as BEiT's code does, or as before (trimmed)
     masks: int = Field(1, gt=0)  # per image and step; all share the teacher's one pass
     layers: int = Field(6, gt=0)  # the target is the mean over this many last blocks of the teacher
     beta: float = Field(2.0, gt=0)  # errors below it are squared, larger ones taken as they are

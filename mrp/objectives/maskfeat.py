@@ -26,6 +26,7 @@ class Config(kit.MaskedConfig):
     mask_ratio: float = Field(0.4, gt=0, lt=1)  # the share of the patches that is hidden
     smallest_block: int = Field(15, gt=0)  # patches
     narrowest_block: float = Field(0.3, gt=0, le=1)  # the shorter side of a block over its longer one, at the least
+    blocks: Literal["trimmed", "beit"] = "trimmed"  # drawn as BEiT's code does, or as before (trimmed)
     masks: int = Field(1, gt=0)  # per image and step
     bins: int = Field(9, gt=0)  # directions of gradients that are told apart, from 0 to 180 degrees
     cell: int = Field(8, gt=0)  # pixels: the side of the squares whose gradients are counted together

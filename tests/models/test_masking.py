@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import random
+
 import pytest
 import torch
 from hypothesis import given
@@ -139,6 +142,51 @@ def test_blocks_hang_together_as_beits_do() -> None:
     assert torch.allclose(hidden, hidden.flip(0, 1), atol=0.06)
 
 
+def beits(generator: random.Random, grid: tuple[int, int], smallest: int, num_hidden: int) -> list[list[int]]:
+    """The rule of BEiT's code by itself, which goes on until it has enough."""
+    mask, missing = [[0] * grid[1] for _ in range(grid[0])], num_hidden
+    while missing:
+        area = generator.uniform(smallest, missing)
+        aspect = math.exp(generator.uniform(math.log(0.3), -math.log(0.3)))
+        height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if height >= grid[0] or width >= grid[1]:
+            continue
+        top, left = generator.randint(0, grid[0] - height), generator.randint(0, grid[1] - width)
+        more = [(r, c) for r in range(top, top + height) for c in range(left, left + width) if not mask[r][c]]
+        if len(more) <= missing:
+            missing -= len(more)
+            for r, c in more:
+                mask[r][c] = 1
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("grid", "smallest", "hidden"), [((14, 14), 16, 120), ((14, 14), 15, 78), ((6, 12), 8, 40), ((4, 4), 2, 10)]
+)
+def test_beits_blocks_lie_where_beits_code_puts_them(grid: tuple[int, int], smallest: int, hidden: int) -> None:
+    generator, keys = random.Random(0), torch.arange(1500)
+    theirs = torch.tensor([beits(generator, grid, smallest, hidden) for _ in range(1500)])
+    aspects = masking.block_aspects(0.3)
+    ours = masking.beit_mask(keys, torch.zeros_like(keys), aspects, *grid, smallest, hidden).view(-1, *grid)
+    assert (ours.sum((1, 2)) == hidden).all()
+    often = [each.float().mean(0) for each in (ours, theirs)]
+    assert torch.allclose(*((each + each.flip(0, 1)) / 2 for each in often), atol=0.045)
+    assert perimeter(ours.int()) == pytest.approx(perimeter(theirs), rel=0.02)
+    border = [float(each[:, [0, -1]].mean()) for each in often]
+    assert border[0] == pytest.approx(border[1], abs=0.012)
+
+
+@pytest.mark.parametrize("grid", [(1, 9), (2, 2), (3, 16), (16, 3)])
+@pytest.mark.parametrize("ratio", [0.1, 0.5, 0.9])
+def test_beits_blocks_hide_exactly_so_many_whatever_the_grid(grid: tuple[int, int], ratio: float) -> None:
+    hidden = min(max(round(grid[0] * grid[1] * ratio), 1), grid[0] * grid[1] - 1)
+    keys, aspects = torch.arange(40) << 40, masking.block_aspects(0.3)
+    mask = masking.beit_mask(keys, keys % 3, aspects, *grid, 1, hidden)
+    assert (mask.sum(1) == hidden).all()
+    assert torch.equal(mask[-2:], masking.beit_mask(keys[-2:], keys[-2:] % 3, aspects, *grid, 1, hidden))
+    assert len(mask.unique(dim=0)) > 1
+
+
 def test_what_blocks_leave_open_is_drawn_from_the_rest() -> None:
     shapes = torch.tensor([[1, 1]])
     mask = masking.block_mask(torch.arange(50), (8, 8), shapes, 40, candidates=2)
@@ -173,6 +221,7 @@ def test_draws_of_block_masks_differ() -> None:
     for mask in (
         masking.block_mask(keys, (14, 14), shapes, 120, draw),
         masking.inverse_block_mask(keys, (14, 14), 3, 5, 157, draw),
+        masking.beit_mask(keys, draw, masking.block_aspects(0.3), 14, 14, 16, 120),
         masking.unit_mask(keys, (14, 14), (2, 2), 30, draw),
     ):
         assert len(mask.unique(dim=0)) == 64
@@ -183,8 +232,13 @@ def test_block_masks_never_change() -> None:
     keys = torch.tensor([0, 2**62 + 5])
     shapes = masking.block_shapes((4, 4), 4, 9, 0.3)
     blocks = masking.block_mask(keys, (4, 4), shapes, 9, 1)
+    beits = masking.beit_mask(keys, torch.ones_like(keys), masking.block_aspects(0.3), 4, 4, 4, 9)
     inverse = masking.inverse_block_mask(keys, (4, 4), 2, 2, 10, 1)
     assert [row.nonzero().flatten().tolist() for row in ~blocks] == [[0, 1, 2, 3, 4, 7, 15], [0, 1, 2, 3, 7, 11, 15]]
+    assert [row.nonzero().flatten().tolist() for row in ~beits] == [
+        [0, 4, 8, 12, 13, 14, 15],
+        [0, 4, 8, 11, 12, 13, 15],
+    ]
     assert [row.nonzero().flatten().tolist() for row in ~inverse] == [[1, 2, 5, 6, 8, 9], [0, 1, 6, 8, 12, 15]]
 
 

@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, Any]] = {name: small(name) for name in OBJECTIVES.
     },
     "u-simmim": {"name": "simmim", "mask_unit": 8, "uniformity": {"weight": 0.1, "feature": "mean"}},
     "capi": small("capi") | {"masks": 2},
-    "maskfeat": small("maskfeat") | {"masks": 2, "window": 4},
+    "maskfeat": small("maskfeat") | {"masks": 2, "window": 4, "blocks": "beit"},
     "ijepa": small("ijepa") | {"masks": 2},
     "u-data2vec": {
         "name": "data2vec", "smallest_block": 4, "layers": 2, "masks": 2,
