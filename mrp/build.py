@@ -20,7 +20,7 @@ from mrp.data.storage.cache import Cache
 from mrp.evaluators import EVALUATORS, short_name
 from mrp.folder import CONFIG
 from mrp.interop.runs import locate
-from mrp.methodkit import Objective
+from mrp.methodkit import Objective, ScheduledCount
 from mrp.models.vit import build as build_backbone
 from mrp.objectives import OBJECTIVES
 from mrp.optim.config import ADAMW_STATE
@@ -84,7 +84,8 @@ def measure_cost(run: Run) -> Cost:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             step = build_step(run)
         cost = measure(step, run.data.num_channels, run.data.shape, run.data.views)
-        _COSTS[key] = replace(cost, moments=_moments(run.optim, step))
+        changes = any(isinstance(part, ScheduledCount) and part.changes for part in step.modules())
+        _COSTS[key] = replace(cost, moments=_moments(run.optim, step), changes=changes)
     return _COSTS[key]
 
 

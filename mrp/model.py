@@ -46,6 +46,8 @@ def run_of(weights: ModelWeights, data: Mapping[str, Any] | None = None) -> Run:
     section: dict[str, Any] = {"train": NO_DATA}
     if weights.mean and weights.std:
         section |= {"mean": list(weights.mean), "std": list(weights.std)}
+    if weights.augment:
+        section["augment"] = weights.augment
     values = {
         "objective": {"name": weights.method, **weights.objective},
         "backbone": weights.backbone.model_dump(mode="json"),

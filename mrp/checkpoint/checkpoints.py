@@ -67,6 +67,7 @@ class _Length(TypedDict):
 class Kept(TypedDict, total=False):
     """What is read again of a checkpoint's state."""
 
+    step: int
     best: Measured | None
     data: _Data
     guard: _Guard
@@ -128,7 +129,10 @@ class Checkpoint(NamedTuple):
 
     def fault(self) -> str | None:
         """Returns what is wrong with its files, by their size and sha256; all of them are read."""
-        return sealed.fault(self.folder, _NEEDED)
+        if (fault := sealed.fault(self.folder, _NEEDED)) is not None:
+            return fault
+        step = self.state().get("step", self.step)
+        return None if step == self.step else f"{self.folder}: is the checkpoint of step {step}, under another name"
 
 
 def listed(run: Path) -> list[Checkpoint]:
@@ -231,4 +235,6 @@ def reason_of(error: Exception) -> str:
 
 
 def _unreadable(path: Path, error: object) -> str:
+    if not path.parent.exists():
+        return f"{path.parent}: the run, which goes on, has dropped it in the meantime; run the same command again"
     return f"{path}: cannot be read: {error}; remove {path.parent} to go on from the checkpoint before it"

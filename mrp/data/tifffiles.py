@@ -18,7 +18,10 @@ from mrp.data.source import DecodeError, as_pixels, one_line
 _CHANNEL_AXES = "CSQI"  # tifffile's letters: channels, samples of a pixel, pages that nothing is said of
 _OPEN = 16  # files of a process
 _ORDER: dict[str, Literal["little", "big"]] = {"<": "little", ">": "big"}  # of bytes
-_WHITE_IS_ZERO, _PALETTE, _PAGE_NAME, _NO_DATA = 0, 3, 285, 42113
+_WHITE_IS_ZERO, _PALETTE, _ORIENTATION, _PAGE_NAME, _NO_DATA = 0, 3, 274, 285, 42113
+# Which axes of the stored pixels run backwards, by the tag; from 5 on rows and columns are exchanged before that.
+_BACKWARDS = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}
+_TURNED = 5
 _OME_CHANNEL = re.compile(r"<(?:\w+:)?Channel\b[^<>]*?\bName=\"([^\"]*)\"")
 
 
@@ -53,7 +56,9 @@ class Tiff:
             raise
         except Exception as error:  # on damaged files tifffile raises almost anything
             raise DecodeError(f"no TIFF, or a damaged one: {one_line(error)}") from None
-        self.size = axes.get("Y", 0), axes.get("X", 0)
+        self._orientation = _orientation(page)
+        stored = axes.get("Y", 0), axes.get("X", 0)
+        self.size = stored[::-1] if self._orientation >= _TURNED else stored
         self._others = [axis for axis, length in axes.items() if axis not in "YX" and length > 1]
         if len(self._others) > 1 or not set(self._others) <= set(_CHANNEL_AXES) or 0 in self.size:
             shape = " x ".join(f"{length} {axis}" for axis, length in axes.items())
@@ -82,7 +87,7 @@ class Tiff:
         """Returns the pixels (H W C) in a window, or all of them."""
         window = Window(0, 0, *self.size) if window is None else window
         try:
-            pixels = as_pixels(self._read(window))
+            pixels = as_pixels(self._upright(self._read(self._stored(window))))
             if self._nothing is not None and pixels.dtype == np.float32 and (pixels == self._nothing).any():
                 said = f"pixels without data, which are {self._nothing:g} by the file's tag for GDAL"
                 raise DecodeError(f"{said}; replace them, cut them off, or leave the image out")
@@ -93,6 +98,18 @@ class Tiff:
             missing = "imagecodecs" in str(error)
             remedy = "it needs a decoder: pip install imagecodecs" if missing else "damaged"
             raise DecodeError(f"{remedy} ({one_line(error)})") from None
+
+    def _stored(self, window: Window) -> Window:
+        """Returns where a window of the upright image lies among the pixels as they are stored."""
+        starts, sides = [*window[:2]], [*window[2:]]
+        for axis in _BACKWARDS.get(self._orientation, ()):
+            starts[axis] = self.size[axis] - starts[axis] - sides[axis]
+        return Window(*starts[::-1], *sides[::-1]) if self._orientation >= _TURNED else Window(*starts, *sides)
+
+    def _upright(self, pixels: NDArray[Any]) -> NDArray[Any]:
+        """Returns stored pixels (H W C) as the file's orientation says that they are shown."""
+        upright = pixels.swapaxes(0, 1) if self._orientation >= _TURNED else pixels
+        return np.ascontiguousarray(np.flip(upright, _BACKWARDS.get(self._orientation, ())))
 
     def _read(self, window: Window) -> NDArray[Any]:
         top, left, height, width = window
@@ -151,6 +168,12 @@ class Tiff:
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
+
+
+def _orientation(page: Any) -> int:
+    """Returns how the pixels are to be turned, by the numbers of EXIF; 1, as they are, where the tag says nothing."""
+    tag = page.tags.get(_ORIENTATION)
+    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
 def _no_data(page: Any) -> np.float32 | None:

@@ -56,8 +56,8 @@ def forecast(case: Case) -> Iterator[Finding]:
         how = "as given" if terms.share else "assumed: we have measured no GPU"
         yield ok(
             terms.on,
-            f"{_time(hours)} on {plan.processes} x {gpu.name}: {flops:.3g} FLOP at {share:.0%} ({how}) of its "
-            f"{peak:g} TFLOP/s in {case.run.precision}; {_energy(hours, plan.processes, gpu.watts)}"
+            f"{_time(hours)} on {plan.processes} x {gpu.name}: {case.cost.bound}{flops:.3g} FLOP at {share:.0%} "
+            f"({how}) of its {peak:g} TFLOP/s in {case.run.precision}; {_energy(hours, plan.processes, gpu.watts)}"
             f"{_price(hours, plan.processes, terms.price)}",
         )
 

@@ -35,7 +35,7 @@ def size(case: Case) -> Iterator[Finding]:
     """Counts parameters and arithmetic."""
     cost = case.cost
     yield ok("parameters", f"{cost.parameters / 1e6:.2f} M, of which {cost.trainable / 1e6:.2f} M are trained")
-    yield ok("FLOPs per image", f"{cost.training_flops / 1e9:.3g} G (forward and backward)")
+    yield ok("FLOPs per image", f"{cost.bound}{cost.training_flops / 1e9:.3g} G (forward and backward)")
 
 
 def learning_rate(case: Case) -> Iterator[Finding]:
@@ -87,7 +87,7 @@ def _rate_as_written(case: Case) -> float | None:
 
 def length(case: Case) -> Iterator[Finding]:
     """Counts steps, and looks at the share of the warm-up."""
-    plan, flops = case.plan, case.cost.training_flops
+    plan, cost = case.plan, case.cost
     if "source" in case.faults:
         yield ok("steps", f"unknown, since {case.faults['source']}")
         return
@@ -99,7 +99,7 @@ def length(case: Case) -> Iterator[Finding]:
         yield warning("steps", f"{found}: the learning rate rises for more than half of the run", remedy)
     else:
         yield ok("steps", found)
-    yield ok("FLOPs of the run", f"{flops * plan.steps * case.run.batch:.3g}")
+    yield ok("FLOPs of the run", f"{cost.bound}{cost.training_flops * plan.steps * case.run.batch:.3g}")
 
 
 def division(case: Case) -> Iterator[Finding]:

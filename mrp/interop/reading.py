@@ -118,5 +118,6 @@ def _complete(
         tensors=tensors,
         mean=tuple(foreign.data.get("mean", ())),
         std=tuple(foreign.data.get("std", ())),
+        augment=foreign.data.get("augment"),
         stored_as=stored_as,
     )

@@ -52,6 +52,8 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
     images = config.get("pretrained_cfg") or {}
     if isinstance(images.get("mean"), list) and isinstance(images.get("std"), list):
         data |= {"mean": images["mean"], "std": images["std"]}
+    if images.get("crop_pct") == 1:  # all of an image, or of its shorter side; of other shares there is one here
+        data["augment"] = "resize" if images.get("crop_mode") == "squash" else {"name": "crop", "whole_from": 1}
     return weights._replace(backbone=weights.backbone | backbone, data=data)
 
 

@@ -27,7 +27,7 @@ class ForeignWeights(NamedTuple):
     tensors: dict[str, Tensor]
     backbone: dict[str, Any]  # options of the sections of these names that the shapes of the weights do not tell
     objective: dict[str, Any]
-    data: dict[str, Any]  # size, mean, std
+    data: dict[str, Any]  # size, mean, std, augment
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class ModelWeights:
     tensors: dict[str, Tensor] = field(repr=False)
     mean: tuple[float, ...] = ()  # of pixels in [0, 1]; empty where the source does not say
     std: tuple[float, ...] = ()
+    augment: Any = None  # `data.augment`, where the source says what evaluation sees of an image
     missing: tuple[str, ...] = ()  # tensors of the objective that the source does not hold: they stay untrained
     stored_as: tuple[str, ...] = ()  # number formats other than float32 that were converted to it
     step: int = 0

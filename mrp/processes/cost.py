@@ -23,6 +23,7 @@ from mrp.config import ConfigError
 from mrp.processes.container import host_memory
 
 _OVERHEAD = 1.2  # allows for what the count cannot see: workspaces, fragmentation, the allocator's rounding
+_PROCESS = 450 << 20  # bytes of the host that Python, torch and mrp take in a process, before there is a model
 _SHARE = 0.85  # of a device's memory that a run may plan to fill
 # FLOPs of a micro-batch that keep a device busy for about 0.1 s (512 images of 224 x 224 with MAE and a ViT-B). Next to
 # that the start of its kernels takes no time: a larger one saves nothing, needs memory and makes the loader wait.
@@ -43,7 +44,7 @@ _FORMULAS = {
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """The size of a model and the work of one image."""
+    """The size of a model and the work of one image, where that changes over the run the most that it comes to."""
 
     parameters: int
     trainable: int
@@ -51,6 +52,12 @@ class Cost:
     training_flops: int  # per image, forward and backward
     activation_bytes: int  # per image, kept for the backward pass
     moments: float = 2.0  # numbers that the optimizer keeps per trained parameter, on average
+    changes: bool = False  # whether the work changes over the run, as with a mask ratio that does
+
+    @property
+    def bound(self) -> str:
+        """Returns what is said before FLOPs of the run: nothing where they are exact."""
+        return "at most " if self.changes else ""
 
     def memory(self, micro_batch: int) -> int:
         """Returns an estimate of a training process's bytes: weights, gradients, moments and activations."""
@@ -188,4 +195,4 @@ def device_memory(device: torch.device, processes: int) -> int:
     """Returns the bytes that one training process may count on: its GPU's, or its part of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return host_memory() // processes
+    return max(0, host_memory() // processes - _PROCESS)

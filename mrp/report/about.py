@@ -20,6 +20,7 @@ class Cost(NamedTuple):
 
     images: int
     flops: float
+    bound: str  # what is said before them
     hours: float | None
 
 
@@ -29,11 +30,14 @@ def costs(folder: Path, steps: Collection[int]) -> dict[int, Cost]:
         return {}
     try:
         run = load(folder / CONFIG)
-        flops = measure_cost(run).training_flops  # per image
+        cost = measure_cost(run)  # per image
     except ConfigError:  # a file of the run's own that is gone
         return {}
     hours = _hours(folder, steps, run.batch)
-    return {step: Cost(step * run.batch, float(step * run.batch) * flops, hours.get(step)) for step in steps}
+    return {
+        step: Cost(step * run.batch, float(step * run.batch) * cost.training_flops, cost.bound, hours.get(step))
+        for step in steps
+    }
 
 
 def _hours(folder: Path, steps: Collection[int], batch: int) -> dict[int, float]:

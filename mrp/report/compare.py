@@ -248,7 +248,7 @@ def _costs(step: int, cost: about.Cost | None) -> dict[str, str]:
     """Returns what a row says beside its results."""
     known = {"step": f"{step:,}"}
     if cost is not None and step:
-        known |= {"images seen": f"{cost.images:,}", "training FLOPs": f"{cost.flops:.2g}"}
+        known |= {"images seen": f"{cost.images:,}", "training FLOPs": f"{cost.bound}{cost.flops:.2g}"}
         known |= {} if cost.hours is None else {"hours": f"{cost.hours:.2g}"}
     return known
 

@@ -183,7 +183,7 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
     cost = about.costs(told.subject.folder, [step]).get(step) if step else None
     if cost is not None:
         hours = "" if cost.hours is None else f"{duration(3600 * cost.hours)} of training, "
-        yield "cost", f"{hours}{cost.images:,} images, {cost.flops:.2g} FLOPs"
+        yield "cost", f"{hours}{cost.images:,} images, {cost.bound}{cost.flops:.2g} FLOPs"
     if (verdict := told.verdict) is not None:
         yield "speed", verdict.text
 

@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -248,6 +249,16 @@ def test_a_damaged_one_is_told_of_and_the_one_before_is_taken(
     assert said(capsys) == []
 
 
+def test_a_copy_under_the_name_of_another_step_is_not_taken(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights would go on with the learning rate and the samples of that step."""
+    Training().save(tmp_path, 3)
+    shutil.copytree(tmp_path / "checkpoints" / "step-00000003", tmp_path / "checkpoints" / "step-00000090")
+    assert found(tmp_path).step == 3
+    assert "step-00000090: is the checkpoint of step 3, under another name; " in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="is the checkpoint of step 3, under another name"):
+        at(tmp_path / "checkpoints" / "step-00000090")
+
+
 def test_where_all_are_damaged_nothing_starts_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     training = Training()
     for step in (1, 2):
@@ -311,6 +322,9 @@ def test_what_goes_missing_after_it_was_found_is_one_line(tmp_path: Path, name: 
     (last.folder / name).unlink()
     with pytest.raises(ConfigError, match=f"{name}: cannot be read: "):
         restore(last, training.model, training.optimizer) if name != "state.json" else last.state()
+    shutil.rmtree(last.folder)  # as the run does that goes on, once it has saved more than it keeps
+    with pytest.raises(ConfigError, match="the run, which goes on, has dropped it in the meantime; run the same"):
+        last.weights() if name != "state.json" else last.state()
 
 
 # When the disk fails

@@ -17,6 +17,7 @@ from mrp.data.config import CacheConfig
 from mrp.data.sources.shards import Config, Source
 from mrp.data.storage import http, store
 from mrp.data.storage.cache import Cache
+from tests.servers import serving
 from tests.waiting import LONG
 
 
@@ -91,6 +92,29 @@ def test_silence_is_not_spoken_of_where_a_fault_was_named(
     with store.announced("http://there", 300):
         rings[1]()
     assert "no answer yet" in capsys.readouterr().err
+
+
+def test_a_refusal_may_be_over_soon_where_something_was_read_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit of requests, or a signature that is made anew; at the start a right is missing, which no wait brings."""
+    monkeypatch.setattr(store, "_FIRST_WAIT", 0.001)
+    (tmp_path / "file").write_bytes(b"content")
+    with serving(tmp_path) as server:
+        files = http.HttpStore(server.url, 0.5)
+        server.faults = ["403"]
+        with pytest.raises(
+            store.StorageError, match=r"file: the server answers 403 .*; check the address and the right"
+        ):
+            files.read("file", 0, 7)
+        assert files.read("file", 0, 7) == b"content"
+        server.faults = ["403", "401", "403"]
+        assert files.read("file", 0, 7) == b"content"
+        server.always = "403"
+        with pytest.raises(
+            store.StorageError, match=r"file: may not be read now, and was read before, still after 0.5"
+        ):
+            files.read("file", 0, 7)
 
 
 def test_a_folder_of_images_is_no_set_of_shards(tmp_path: Path) -> None:

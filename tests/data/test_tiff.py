@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from mrp.check import sources
 from mrp.config import ConfigError
@@ -92,6 +92,21 @@ def test_a_window_decodes_the_tiles_that_it_touches_and_no_others(
     monkeypatch.setattr(Tiff, "_copy_segment", noted)
     tiff.read(Window(16, 32, 16, 32))
     assert numbers == [4] * 5  # of 15 tiles, the one in the second row and column of each page
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_images_are_upright_as_pillow_shows_them(tmp_path: Path, orientation: int) -> None:
+    """Also where a window of a tiled file is read, of which only some tiles are decoded."""
+    cells = np.arange(40 * 56 * 3, dtype=np.uint8).reshape(40, 56, 3)
+    path = tmp_path / "turned.tif"
+    tags = [(274, "H", 1, orientation, True)]
+    tifffile.imwrite(path, cells, photometric="rgb", tile=(16, 16), extratags=tags)
+    with Image.open(path) as image:
+        expected = np.asarray(ImageOps.exif_transpose(image))
+    tiff = Tiff(path)
+    assert tiff.size == expected.shape[:2]
+    assert np.array_equal(tiff.read(), expected)
+    assert np.array_equal(tiff.read(Window(3, 20, 30, 11)), expected[3:33, 20:31])
 
 
 def test_windows_cover_a_file_on_a_grid(tmp_path: Path) -> None:

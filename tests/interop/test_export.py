@@ -58,6 +58,19 @@ def close(ours: Tensor, theirs: Tensor) -> bool:
     return torch.allclose(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"), [({"crop_mode": "squash"}, None), ({"crop_mode": "center"}, 1.0), ({"crop_pct": 0.9}, 224 / 256)]
+)
+def test_evaluation_sees_as_much_of_an_image_as_timm_says(make: Make, said: dict[str, Any], kept: float | None) -> None:
+    """A run on small images that are not cropped would else be measured on crops once it is imported again."""
+    out = exported(make("mae"), "timm")
+    about = json.loads((out / "config.json").read_text())
+    about["pretrained_cfg"] |= {"crop_pct": 1.0} | said
+    (out / "config.json").write_text(json.dumps(about))
+    data = mrp.load(out).run.data
+    assert data.frame.kept(data.shape) == kept
+
+
 @pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if "eps" not in kind])
 def test_timm_loads_it_with_its_own_call(kind: str, make: Make) -> None:
     folder = make(**EVERY_KIND[kind])

@@ -12,10 +12,11 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from mrp.config import ConfigError
-from mrp.data.storage.store import STALL, StorageError, Store, TemporaryError, retry
+from mrp.data.storage.store import STALL, RefusedError, StorageError, Store, TemporaryError, retry
 
 T = TypeVar("T")
 
+_REFUSALS = ("PermissionDeniedError", "UnauthenticatedError")
 SCHEMES = ("s3", "gs", "gcs", "az")
 
 
@@ -60,12 +61,16 @@ class CloudStore(Store):
             except TemporaryError:
                 raise
             except Exception as error:  # the client raises its own kinds, and some of Python's
+                if type(error).__name__ in _REFUSALS:
+                    raise RefusedError(f"{self.where(name)}: may not be read; check the credentials") from None
                 fault = _fault(error)
                 if fault is None:
                     raise TemporaryError(" ".join(str(error).partition("Debug source:")[0].split())[:200]) from None
                 raise StorageError(f"{self.where(name)}: {fault}") from None
 
-        return retry(attempt, self.where(name), self.deadline)
+        found = retry(attempt, self.where(name), self.deadline, self.gave)
+        self.gave = True
+        return found
 
     def _connect(self, seconds: float) -> Any:
         """Returns a client whose requests end after so many seconds."""
@@ -105,11 +110,8 @@ def _of_amazon(address: str) -> Any:
 
 def _fault(error: Exception) -> str | None:
     """Returns what is wrong if another try would end in the same way."""
-    kind = type(error).__name__
     if isinstance(error, FileNotFoundError):
         return "is not there; check the address"
-    if kind in ("PermissionDeniedError", "UnauthenticatedError"):
-        return "may not be read; check the credentials"
     if "redirect" in str(error).lower():
         return "the store sends the request on; check the address, and the region (AWS_REGION)"
     return None

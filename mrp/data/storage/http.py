@@ -16,9 +16,9 @@ from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection, InvalidURL
 from typing import Any
 
-from mrp.data.storage.store import STALL, StorageError, Store, TemporaryError, retry
+from mrp.data.storage.store import STALL, RefusedError, StorageError, Store, TemporaryError, retry
 
-_BUSY = (408, 425, 429, 500, 502, 503, 504)
+_BUSY, _REFUSED = (408, 425, 429, 500, 502, 503, 504), (401, 403)
 _CHUNK = 1 << 20
 _SHOWN = "Authorization"
 _LENGTH = re.compile(r"[0-9]{1,18}", re.ASCII)
@@ -42,7 +42,10 @@ class HttpStore(Store):
         """Returns the bytes of an answer whose status, range, encoding and length are right."""
         if start == stop:
             return b""
-        return retry(partial(_range, self.where(name), self.token, start, stop), self.where(name), self.deadline)
+        attempt = partial(_range, self.where(name), self.token, start, stop)
+        data = retry(attempt, self.where(name), self.deadline, self.gave)
+        self.gave = True
+        return data
 
 
 def _size(address: str, token: str, until: float) -> int:
@@ -224,7 +227,8 @@ def _open(
                 f"{address}: the server sends the request on without end, or to no web address (status {error.code}); "
                 "check the address"
             ) from None
-        raise StorageError(
+        kind = RefusedError if error.code in _REFUSED else StorageError
+        raise kind(
             f"{address}: the server answers {error.code} ({error.reason}); check the address and the right to read"
         ) from None
     except (InvalidURL, ValueError) as error:

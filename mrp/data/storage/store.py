@@ -41,6 +41,10 @@ class UnreachableError(StorageError):
     """Storage that did not answer in time, or that may not be asked."""
 
 
+class RefusedError(StorageError):
+    """Storage that says that it may not be read."""
+
+
 class TemporaryError(Exception):
     """A fault that may be gone the next time; the server may have said how many seconds to wait."""
 
@@ -53,6 +57,7 @@ class Store(ABC):
     """A folder of files somewhere."""
 
     local = False  # whether files can be read in place
+    gave = False  # whether this process has read something there
 
     @abstractmethod
     def where(self, name: str) -> str:
@@ -67,12 +72,21 @@ class Store(ABC):
         """Returns exactly these bytes."""
 
 
-def retry(attempt: Callable[[float], T], where: str, deadline: float) -> T:
-    """Call `attempt` with the time at which it must be over (`time.monotonic`), until it succeeds or that has come."""
+def retry(attempt: Callable[[float], T], where: str, deadline: float, gave: bool = False) -> T:
+    """Call `attempt` with the time at which it must be over (`time.monotonic`), until it succeeds or that has come.
+
+    A refusal ends it at once, unless the storage `gave` something before: then a limit of requests may be over soon,
+    and credentials or a signature that have expired are renewed.
+    """
     until, wait, said = time.monotonic() + deadline, _FIRST_WAIT, False
     while True:
         try:
-            return attempt(until)
+            try:
+                return attempt(until)
+            except RefusedError:
+                if gave:
+                    raise TemporaryError("may not be read now, and was read before") from None
+                raise
         except TemporaryError as fault:
             pause = max(fault.wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
             if time.monotonic() + pause > until:
