@@ -109,14 +109,19 @@ def beating(beat: Callable[[], object]) -> Iterator[None]:
         _beat = before
 
 
+def beat() -> None:
+    """Does what `beating` has set, for long work that is not gone through item by item."""
+    if _beat is not None:
+        _beat()
+
+
 def over(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
     """Yields the items, and shows how many there have been of all; `total` where the items do not know it."""
     total = len(items) if total is None and isinstance(items, Sized) else total
     with Bar(what) as bar:
         bar(0, total)
         for done, item in enumerate(items, start=1):
-            if _beat is not None:
-                _beat()
+            beat()
             yield item
             bar(done, total)
 

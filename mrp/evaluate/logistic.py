@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mrp import progress
 from mrp.config import ConfigError
 from mrp.evaluate.answers import best_class
 from mrp.evaluate.split import Split
@@ -101,6 +102,7 @@ def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: i
     )
 
     def loss() -> float:
+        progress.beat()
         optimizer.zero_grad()
         penalty = l2 / 2 * (free * scale)[:-1].square().sum()
         penalty.backward()

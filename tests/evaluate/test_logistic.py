@@ -13,8 +13,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from mrp import progress
 from mrp.evaluate import logistic
 from mrp.evaluate.split import Split, split
+from mrp.processes.signals import Interrupted
 
 
 def data(count: int, seed: int, classes: int = 3, width: int = 6) -> tuple[Tensor, Tensor]:
@@ -28,6 +30,21 @@ def data(count: int, seed: int, classes: int = 3, width: int = 6) -> tuple[Tenso
 
 def parts(labels: Tensor) -> Split:
     return split(labels, torch.arange(len(labels)), share=0.2)
+
+
+def test_a_request_to_end_is_heard_in_each_round() -> None:
+    """With the labels of ImageNet one fit takes minutes, and a run that is told to end has two."""
+    features, labels = data(200, 0)
+    heard = []
+
+    def beat() -> None:
+        heard.append(len(heard))
+        if len(heard) == 4:
+            raise Interrupted
+
+    with pytest.raises(Interrupted), progress.beating(beat):
+        logistic.train(features, labels, parts(labels))
+    assert heard == [0, 1, 2, 3]
 
 
 def measure(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> dict[str, Any]:
