@@ -89,7 +89,7 @@ def train(run: Run, folder: Path) -> None:
         while state.step < job.steps:
             session.phase("waits for a batch", state.step)
             try:
-                for micro_batches in session.journal.taken(loader.steps(state.step, job.steps)):
+                for micro_batches in session.journal.progress.taken(loader.steps(state.step, job.steps)):
                     done = update(state, micro_batches, job, session)
                     finish_step(state, done, job, session, evaluators)
             except NotFinite as incident:
@@ -130,7 +130,7 @@ def finish_step(state: State, done: Update, job: Job, session: Session, evaluato
     Only here the host waits for the device, and only where numbers are logged or saved.
     """
     state.saver.check()
-    session.journal.finished(state.step)
+    session.journal.progress.finished(state.step)
     last = state.step == job.steps
     saving = last or state.saver.due(state.step)
     logging = last or evaluators.due(state.step) or session.journal.due(state.step)
@@ -147,7 +147,7 @@ def finish_step(state: State, done: Update, job: Job, session: Session, evaluato
             "epoch": state.step / job.plan.steps_per_epoch,
             **state.scheduled(),
         }
-        values |= {"images_per_second": session.journal.rate(state.step), **state.saver.measured()}
+        values |= {"images_per_second": session.journal.progress.rate(state.step), **state.saver.measured()}
     conclude(state, values, job, session, evaluators, saving, leaving=news.asked and not last)
     session.phase("waits for a batch", state.step)
 

@@ -57,9 +57,4 @@ def it_lists_its_state(run: Run) -> None:
         raise Failed(f"its state is {sorted(held)}, and state_names is {names}", f"let it be {tuple(sorted(held))}")
 
 
-def a_resumed_run_is_the_same(run: Run) -> None:
-    """A run that was killed and resumed ends bit-equal."""
-    objectives.a_resumed_run_is_the_same(run)
-
-
-CHECKS = (it_obeys_the_guard, the_loss_falls, it_lists_its_state, a_resumed_run_is_the_same)
+CHECKS = (it_obeys_the_guard, the_loss_falls, it_lists_its_state, objectives.a_resumed_run_is_the_same)

@@ -40,8 +40,8 @@ class Probe(Evaluator, Generic[D]):
         setting.labelled()
 
     def readout(self, model: nn.Module) -> Readout:
-        """Returns which features are read; by default those that the method gives, ordinarily its backbone's."""
-        return Readout.own(model)
+        """Returns which features are read: those of the last blocks for linear heads, else the method's own."""
+        return Readout.last(model, self.config.layers) if isinstance(self.config, Heads) else Readout.own(model)
 
     @abstractmethod
     def learn(self, train: Table, readout: Readout) -> D:

@@ -22,9 +22,11 @@ _OCCLUSION = 0x6F63636C  # the purpose of a hash, which sets it apart from other
 class Changed(View):
     """A view that differs from the usual one of evaluation; the name holds everything that it is decided by."""
 
-    def __init__(self, config: Config, name: str) -> None:
+    name: str
+
+    def __init__(self, config: Config, name: str | None = None) -> None:
         super().__init__(config, train=False)
-        self.name = name
+        self.name = name or self.name
 
     @abstractmethod
     def __call__(self, image: Tensor, key: int) -> Tensor:
@@ -34,8 +36,7 @@ class Changed(View):
 class Whole(Changed):
     """The whole image resized to the model's size, whatever its shape: nothing at its edges is lost."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, "whole")
+    name = "whole"
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns all of the image."""
@@ -61,8 +62,7 @@ class Cropped(Changed):
 class Mirrored(Changed):
     """What evaluation usually sees, with left and right exchanged."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, "mirrored")
+    name = "mirrored"
 
     def __call__(self, image: Tensor, key: int) -> Tensor:
         """Returns the mirrored image."""

@@ -52,10 +52,6 @@ class Evaluator(Probe[Learned]):
 
     values = "accuracy", *_VALUES, "temperature", *(f"scaled_{name}" for name in _VALUES)
 
-    def readout(self, model: nn.Module) -> Readout:
-        """Returns the last blocks under every pooling."""
-        return Readout.last(model, self.config.layers)
-
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the whole model if it is a classifier, and a linear probe otherwise."""
         objective: Any = objective_of(model)

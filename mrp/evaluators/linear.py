@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from pydantic import Field
-from torch import nn
 
 from mrp.data.config import Crop
 from mrp.evaluate import sweep
@@ -29,10 +28,6 @@ class Config(Heads):
 
 class Evaluator(Probe[sweep.Head]):
     """Chooses among all heads on a held-out part of the training images, trains the best one on all, and counts."""
-
-    def readout(self, model: nn.Module) -> Readout:
-        """Returns the last blocks under every pooling, and what the method defines itself."""
-        return Readout.last(model, self.config.layers)
 
     def views(self) -> list[Changed]:
         """Returns the crops, each a view of its own."""

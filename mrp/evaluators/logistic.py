@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from mrp.evaluate import logistic, sweep
 from mrp.evaluate.config import Heads
@@ -34,10 +33,6 @@ class Learned(Decision):
 
 class Evaluator(Probe[Learned]):
     """Fits one classifier, whose L2 strength is chosen on a held-out part of the training images."""
-
-    def readout(self, model: nn.Module) -> Readout:
-        """Returns the last blocks under every pooling, and what the method defines itself."""
-        return Readout.last(model, self.config.layers)
 
     def learn(self, train: Table, readout: Readout) -> Learned:
         """Fits on the features of the best head of the sweep."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,33 +40,21 @@ class Journal:
     ) -> None:
         self._every, self._say, self._asked = track.every, say, asked
         self._metrics = Metrics(track, folder, resolved, start, say) if main else None
-        self._progress = Progress(steps, start, batch, quiet=not main)
+        self.progress = Progress(steps, start, batch, quiet=not main)
         self._spikes = Spikes(line for _, line in from_the_end(folder / METRICS)) if main else None
 
     def due(self, step: int) -> bool:
         """Returns whether numbers are logged after this step."""
         return step % self._every == 0
 
-    def finished(self, step: int) -> None:
-        """Notes that a step has ended."""
-        self._progress.finished(step)
-
-    def taken(self, batches: Iterable[T]) -> Iterator[T]:
-        """Yields the batches of the steps, and counts how long each one is waited for."""
-        return self._progress.taken(batches)
-
     def costs(self) -> dict[str, float]:
         """Returns what the steps since the last log point took, where the process that took most of it counts."""
-        return {"loader/waiting": self._progress.waiting()}
-
-    def rate(self, step: int) -> float:
-        """Returns images per second."""
-        return self._progress.rate(step)
+        return {"loader/waiting": self.progress.waiting()}
 
     def log(self, step: int, values: dict[str, float], pictures: Mapping[str, Any] | None = None) -> None:
         """Records the numbers and pictures of a step, shows the progress and warns of a loss spike."""
         if "loss" in values and "images_per_second" in values:
-            self._progress.show(step, values["loss"], values["images_per_second"])
+            self.progress.show(step, values["loss"], values["images_per_second"])
         if self._metrics is not None and self._spikes is not None:
             self._metrics.log(step, values | self._spikes.check(step, values, self._say))
             for name, array in (pictures or {}).items():
@@ -79,7 +67,7 @@ class Journal:
 
     def close(self) -> None:
         """Writes what is still held, in haste where the run was told to end, and leaves the terminal as it was."""
-        self._progress.close()
+        self.progress.close()
         if self._metrics is not None:
             self._metrics.close(HURRIED if self._asked() else LAST)
 
