@@ -12,7 +12,6 @@ from torch import Tensor
 from mrp import judging, probing
 from mrp.config import ConfigError, as_words
 from mrp.data.handed import handed_over
-from mrp.evaluate.classes import BY_NAME
 from mrp.interop.config import WeightsName
 from mrp.model import Model as Model
 from mrp.model import load as load
@@ -21,6 +20,7 @@ from mrp.model import untrained as untrained
 from mrp.probing import EVALUATORS as EVALUATORS
 from mrp.probing import Probed as Probed
 from mrp.probing import features as features
+from mrp.probing import probe as probe
 from mrp.report import gallery
 from mrp.report.judged import page_of, write_all
 from mrp.report.page import Page
@@ -82,28 +82,6 @@ def _finetuned(recipe: str | Path, words: list[str], folder: Path) -> Path:
         )
     train(run, folder)
     return folder
-
-
-def probe(
-    path: str | Path,
-    *words: str,
-    evaluators: Sequence[str] = EVALUATORS,
-    weights: WeightsName | None = None,
-    step: int | None = None,
-    baseline: bool = False,
-    cache: str | Path | None = None,
-    classes: str = BY_NAME,
-    **overrides: Any,
-) -> Probed:
-    """Measures the features of a run or of imported weights as `mrp probe` does; returns the results and their file.
-
-    `baseline` measures the untrained backbone too. Other data and options of the evaluators are keywords
-    (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
-    """
-    with handed_over(overrides) as values:
-        return probing.probe(
-            os.path.expanduser(path), evaluators, weights, step, baseline, [*words, *as_words(values)], cache, classes
-        )
 
 
 class Judged(NamedTuple):

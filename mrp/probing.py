@@ -15,7 +15,8 @@ import torch
 from mrp import outside
 from mrp.apart import apart
 from mrp.build import build_step, open_source
-from mrp.config import ConfigError, Tree, build, overridden
+from mrp.config import ConfigError, Tree, as_words, build, overridden
+from mrp.data.handed import handed_over
 from mrp.data.source import Source
 from mrp.evaluate import feature_files, results, statistics
 from mrp.evaluate.classes import BY_NAME, content
@@ -58,43 +59,45 @@ class Probed:
 @apart()
 def probe(
     path: str | Path,
+    *words: str,
     evaluators: Sequence[str] = EVALUATORS,
     weights: WeightsName | None = None,
     step: int | None = None,
     baseline: bool = False,
-    overrides: Iterable[str] = (),
     cache: str | Path | None = None,
     classes: str = BY_NAME,
+    **overrides: Any,
 ) -> Probed:
-    """Measures a backbone with evaluators, given by name or by the path of a file, and adds the results to its run's.
+    """Measures the features of a run or of imported weights as `mrp probe` does; returns the results and their file.
 
-    `baseline` measures the untrained backbone too, `overrides` are words such as `data.fraction=0.1` or
-    `linear.layers=2`, `cache` is the folder that keeps the features, and `classes` says which class of the training
-    data each test class is (see `mrp.evaluate.classes`).
+    `baseline` measures the untrained backbone too, `cache` is the folder that keeps the features, and `classes` says
+    which class of the training data each test class is (see `mrp.evaluate.classes`). Other data and options of the
+    evaluators are keywords (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
     """
-    words = sections(overrides, [short_name(name) for name in evaluators])
-    chosen = read_options({name: words.get(short_name(name)) for name in evaluators})
-    loaded = load(path, weights, step)
-    model = changed(loaded, words)
-    setting = setting_of(model, results_folder(path, model), cache, classes)
-    subjects = [(Subject.of(path, loaded), model.module)]
-    if baseline:
-        module = build_step(model.run).eval()
-        subjects.append((Subject.of(path, replace(model, module=module), UNTRAINED), module))
-    data = described(setting, own=classes == BY_NAME and not words.get("data"))
-    measured, records = dict[str, dict[str, dict[str, Any]]](), []
-    for subject, module in subjects:
-        with computing(model.run, setting):
-            found = _measure(module, chosen, setting, subject.step)
-        measured[subject.backbone] = {short_name(name): plain(result) for name, result in found.items()}
-        if setting.processes.is_main_process:
-            records += [
-                subject.record(subject.about(name, section, data, setting.precision), found[name], setting)
-                for name, section in chosen.items()
-            ]
-    if not setting.processes.is_main_process:
-        return Probed(setting.folder / results.FILE, {})
-    return Probed(results.add(setting.folder, records), measured)
+    with handed_over(overrides) as values:
+        changes = sections([*words, *as_words(values)], [short_name(name) for name in evaluators])
+        chosen = read_options({name: changes.get(short_name(name)) for name in evaluators})
+        loaded = load(path, weights, step)
+        model = changed(loaded, changes)
+        setting = setting_of(model, results_folder(path, model), cache, classes)
+        subjects = [(Subject.of(path, loaded), model.module)]
+        if baseline:
+            module = build_step(model.run).eval()
+            subjects.append((Subject.of(path, replace(model, module=module), UNTRAINED), module))
+        data = described(setting, own=classes == BY_NAME and not changes.get("data"))
+        measured, records = dict[str, dict[str, dict[str, Any]]](), []
+        for subject, module in subjects:
+            with computing(model.run, setting):
+                found = _measure(module, chosen, setting, subject.step)
+            measured[subject.backbone] = {short_name(name): plain(result) for name, result in found.items()}
+            if setting.processes.is_main_process:
+                records += [
+                    subject.record(subject.about(name, section, data, setting.precision), found[name], setting)
+                    for name, section in chosen.items()
+                ]
+        if not setting.processes.is_main_process:
+            return Probed(setting.folder / results.FILE, {})
+        return Probed(results.add(setting.folder, records), measured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +114,8 @@ class Subject:
     @classmethod
     def of(cls, path: str | Path, model: Model, backbone: str = TRAINED) -> Subject:
         """Describes a model that was loaded from a path."""
-        source = "" if runs.is_ours(Path(path)) else str(Path(path).absolute())
+        place = Path(path).expanduser()
+        source = "" if runs.is_ours(place) else str(place.absolute())
         step = model.step if backbone == TRAINED else 0
         return cls(backbone, step, model.weights, source, model_digest(model.module), model.run.precision)
 
@@ -220,7 +224,7 @@ def computing(run: Run, setting: Setting) -> AbstractContextManager[None]:
 
 def results_folder(path: str | Path, model: Model) -> Path:
     """Returns where the results of a model are written: its run's folder, or one for imported weights."""
-    return model.folder if runs.is_ours(Path(path)) else results.folder_of_import(Path(path))
+    return model.folder if runs.is_ours(Path(path).expanduser()) else results.folder_of_import(Path(path))
 
 
 def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:

@@ -16,6 +16,7 @@ from mrp.data.open import open_source
 from mrp.data.source import Arrays
 from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import knn, linear
+from mrp.folder import CONFIG
 from mrp.model import Model
 from mrp.probing import Subject, changed, described, tables_of
 from mrp.run import load
@@ -40,6 +41,16 @@ def test_a_list_of_classes_is_known_by_what_it_says(tmp_path: Path) -> None:
 def subject() -> Subject:
     run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
     return Subject.of("weights.pth", Model(run, Path("weights.pth"), 0, build_step(run)))
+
+
+def test_a_run_in_the_home_folder_is_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / CONFIG).touch()
+    run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
+    model = Model(run, tmp_path / "run", 0, build_step(run))
+    assert probing.results_folder("~/run", model) == tmp_path / "run"
+    assert Subject.of("~/run", model).source == ""
 
 
 def test_another_precision_is_another_measurement(subject: Subject) -> None:
