@@ -62,8 +62,34 @@ def _offsets(grid: tuple[int, int]) -> Tensor:
 
 
 def resample_table(table: Tensor, old: tuple[int, int], new: tuple[int, int]) -> Tensor:
-    """Returns a table of `RelativeBias` for another grid: offsets are interpolated, the prefix's entries stay."""
-    size = [2 * side - 1 for side in old]
-    offsets = rearrange(table[:-3], "(h w) heads -> 1 heads h w", h=size[0], w=size[1])
-    resized = functional.interpolate(offsets, [2 * side - 1 for side in new], mode="bicubic", align_corners=False)
-    return torch.cat([rearrange(resized, "1 heads h w -> (h w) heads"), table[-3:]])
+    """Returns a table of `RelativeBias` for another grid, as BEiT's code does; the prefix's entries stay."""
+    offsets = rearrange(table[:-3].float(), "(h w) heads -> heads h w", h=2 * old[0] - 1)
+    down, right = (_between(before, now).to(offsets) for before, now in zip(old, new, strict=True))
+    resized = rearrange(down @ offsets @ right.T, "heads h w -> (h w) heads")
+    return torch.cat([resized.to(table.dtype), table[-3:]])
+
+
+def _between(old: int, new: int) -> Tensor:
+    """Returns the matrix that takes values at the offsets along a side of `old` patches to those of `new` patches.
+
+    Neighbours stay neighbours: the old offsets lie at distances that grow by a constant ratio, the first being 1, so
+    that they reach just as far as the new ones. Between them a cubic spline is laid, and beyond them values stay.
+    """
+    if old == new:
+        return torch.eye(2 * old - 1, dtype=torch.float64)
+    steps = torch.arange(old - 1, dtype=torch.float64)
+    low, high = 1.01, 1.5  # the ratio, to which BEiT's code sets these bounds
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (ratio**steps).sum() > new - 1 else (ratio, high)
+    far = (ratio**steps).cumsum(0)
+    before, now = torch.cat([-far.flip(0), far.new_zeros(1), far]), torch.arange(1.0 - new, new, dtype=torch.float64)
+    before, now = before / before[-1].clamp(min=1), (now / before[-1].clamp(min=1)).clamp(-1, 1)
+    degree, knots = min(3, len(before) - 1), before[2:-2]  # "not a knot": the outer pieces are one polynomial
+
+    def basis(at: Tensor) -> Tensor:
+        powers = at[:, None] ** torch.arange(degree + 1)
+        return torch.cat([powers, (at[:, None] - knots).clamp(min=0) ** 3], dim=1)
+
+    between: Tensor = torch.linalg.solve(basis(before), basis(now), left=False)
+    return between

@@ -9,6 +9,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.interpolate import RectBivariateSpline
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -238,6 +239,42 @@ def test_a_relative_bias_moves_to_another_grid() -> None:
     assert torch.allclose(table[0], table[9], atol=1e-5)
     assert (table.diff(dim=1) > 0).all()
     assert torch.allclose(table[:, 3], torch.zeros(15), atol=1e-5)
+
+
+def beits_places(old: int, new: int) -> list[float]:
+    """Where BEiT's code puts the offsets of `old` patches among those of `new` ones: a geometric progression."""
+    low, high = 1.01, 1.5
+    while high - low > 1e-6:
+        ratio = (low + high) / 2
+        low, high = (low, ratio) if (1 - ratio ** (old - 1)) / (1 - ratio) > new - 1 else (ratio, high)
+    far = [sum(ratio**power for power in range(steps)) for steps in range(1, old)]
+    return [-place for place in reversed(far)] + [0.0, *far]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [((14, 14), (24, 24)), ((12, 12), (14, 14)), ((14, 14), (7, 7)), ((14, 10), (24, 18))]
+)
+def test_a_relative_bias_lies_at_another_size_where_beits_code_puts_it(
+    old: tuple[int, int], new: tuple[int, int]
+) -> None:
+    table = torch.randn((2 * old[0] - 1) * (2 * old[1] - 1) + 3, 2)
+    moved = positions.resample_table(table, old, new)
+    places = [beits_places(before, now) for before, now in zip(old, new, strict=True)]
+    for head in range(2):
+        values = table[:-3, head].view(2 * old[0] - 1, 2 * old[1] - 1)
+        spline = RectBivariateSpline(*places, values.double().numpy(), s=0)
+        expected = torch.tensor(spline(*(range(1 - side, side) for side in new)), dtype=torch.float32)
+        assert torch.allclose(moved[:-3, head].view_as(expected), expected, atol=1e-5)
+    assert torch.equal(moved[-3:], table[-3:])
+
+
+@pytest.mark.parametrize("new", [(1, 4), (2, 4), (3, 2), (5, 1)])
+@pytest.mark.parametrize("old", [(1, 4), (2, 2), (3, 1)])
+def test_the_smallest_tables_move_too(old: tuple[int, int], new: tuple[int, int]) -> None:
+    table = torch.full(((2 * old[0] - 1) * (2 * old[1] - 1) + 3, 2), 0.7)
+    moved = positions.resample_table(table, old, new)
+    assert moved.shape == ((2 * new[0] - 1) * (2 * new[1] - 1) + 3, 2)
+    assert torch.allclose(moved, torch.tensor(0.7))
 
 
 def test_a_shared_bias_is_given_to_every_block() -> None:
