@@ -117,9 +117,10 @@ def of_objective(method: str, tensors: Mapping[str, Tensor], given: Mapping[str,
     if method == "ijepa" and "predictor.embed.weight" in tensors:
         blocks = _count(tensors, r"predictor\.blocks\.(\d+)")
         return {"predictor": {"width": len(tensors["predictor.embed.weight"]), "depth": blocks}}
+    values: Values = {"blocks": "beit"} if method in {"data2vec", "maskfeat"} else {}  # as all other code draws them
     if method not in {"data2vec", "data2vec2"}:
-        return {}
-    values: Values = {"layers": min(depth(part(tensors)), 6 if method == "data2vec" else 10)}
+        return values
+    values["layers"] = min(depth(part(tensors)), 6 if method == "data2vec" else 10)
     if "decoder.layers.0.weight" in tensors:
         first = tensors["decoder.layers.0.weight"]
         values["decoder"] = {

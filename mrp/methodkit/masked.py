@@ -193,6 +193,7 @@ class BlockMasked(Masked):
             raise ConfigError(
                 f"objective.mask_ratio: {config.mask_ratio} hides {self.num_hidden} of {num_patches} patches; at least "
                 f"one must be visible, and one block of objective.smallest_block {config.smallest_block} fit in"
+                + (" beside a free row and column" if self.as_beit else "")
             )
         self.register_buffer("shapes", shapes, persistent=False)
         self.register_buffer("aspects", block_aspects(config.narrowest_block), persistent=False)
