@@ -37,8 +37,9 @@ setup: ## Create or renew .venv with mrp and its pinned dependencies (about two 
 demo: setup ## Pretrain, probe and draw a small run on a CPU
 	@$(BIN)/mrp demo
 
+# Else every process of the tests compiles their files anew, where the variable is set, as many containers have it.
 test: setup ## Run the tests, in two processes
-	@$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=10 $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 --durations=10 $(ARGS)
 
 lint: setup ## Check style and formatting
 	@$(BIN)/ruff check .

@@ -34,9 +34,9 @@ from tests.waiting import LONG
 # A server of its own, which runs no threads: the loader's ignores signals, and has imported less.
 SERVER = forkserver.ForkServer()
 SERVER.set_forkserver_preload(
-    ["mrp.train", "mrp.api", "mrp.check.processes", "sklearn.datasets", "mrp.data.worker_memory"]
+    ["mrp.train", "mrp.api", "mrp.check.processes", "sklearn.datasets", "tests.preloaded", "mrp.data.worker_memory"]
 )
-
+ROOT = str(Path(__file__).parents[1])
 
 LIMIT = 800.0  # seconds; pytest itself ends a test after 900
 
@@ -58,6 +58,7 @@ class Started:
         self.process: BaseProcess = multiprocessing.get_context("forkserver").Process(target=_work, args=given)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(forkserver, "connect_to_new_process", _connect)
+            patch.setenv("PYTHONPATH", ROOT, prepend=os.pathsep)  # for the server, where it starts now
             try:
                 self.process.start()
             except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from mrp import certify
 from mrp.cli import main
 from mrp.config import ConfigError
+from tests import forked
 
 STEPS = 400
 
@@ -89,9 +91,12 @@ def test_a_log_that_lacks_steps_is_one_line(tmp_path: Path, monkeypatch: pytest.
         certify.certify("demo", [], tmp_path, STEPS, names=["eager bf16"], say=lambda line: None)
 
 
-@pytest.mark.slow
-def test_a_recipe_is_certified(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_recipe_is_certified(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The whole verb: four small trainings, the verdict, the picture; a second call trains nothing."""
+    forking = SimpleNamespace(run=lambda command, **_: forked.mrp(command[3:]))
+    monkeypatch.setattr(certify, "subprocess", forking)
     words = ["certify", "demo", "batch=32", "backbone={width: 32, depth: 1, heads: 2}", "--steps", "40"]
     words += ["--way", "eager bf16", "--folder", str(tmp_path / "out")]
     main(words)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests import forked
-from tests.waiting import LONG, until
+from tests.waiting import LONG, ended, until
 
 
 def test_when_one_of_several_is_waited_for_in_vain_the_others_end_too(
@@ -37,8 +37,7 @@ def test_a_server_that_forks_nothing_is_not_waited_for(monkeypatch: pytest.Monke
 
 def test_what_has_lost_its_pytest_ends_too(tmp_path: Path) -> None:
     forked.Started(_end_and_leave_one, tmp_path / "left").end()
-    left = Path("/proc", (tmp_path / "left").read_text())
-    until(lambda: not left.exists())
+    until(lambda: ended(int((tmp_path / "left").read_text())))
 
 
 def _end_and_leave_one(note: Path) -> None:

@@ -32,6 +32,7 @@ FITTING: dict[str, dict[str, object]] = {
     "data2vec": {"layers": 2},
     "data2vec2": {"layers": 2, "masks": 4, "decoder": {"width": 48, "depth": 2}},
     "ijepa": {"predictor": {"width": 48, "depth": 2}},
+    "mae": {"decoder": {"width": 48, "depth": 2, "heads": 4}},
     "maskfeat": {"smallest_block": 4, "cell": 4},
     "simmim": {"mask_unit": 8},
 }

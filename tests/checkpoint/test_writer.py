@@ -16,7 +16,7 @@ import pytest
 from mrp.checkpoint import sealed, writer
 from mrp.checkpoint.sealed import Keep
 from mrp.checkpoint.writer import WriteError, Writer, wait_for_others
-from tests.waiting import until
+from tests.waiting import ended, until
 
 
 @pytest.fixture
@@ -142,11 +142,6 @@ time.sleep(60)
 """
 
 
-def alive(number: int) -> bool:
-    stat = Path(f"/proc/{number}/stat")
-    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
-
-
 @pytest.mark.parametrize("pipe", ["closed", "open"])
 def test_its_master_is_killed(tmp_path: Path, pipe: str) -> None:
     root = Path(writer.__file__).parent.parent.parent
@@ -163,7 +158,7 @@ def test_its_master_is_killed(tmp_path: Path, pipe: str) -> None:
         wait_for_others(tmp_path, said.append)  # or the run that goes on would decide while this one still writes
         found = sealed.numbered(tmp_path / "checkpoints")
         assert all(sealed.fault(folder) is None for folder in found.values())
-        until(lambda: not alive(number))
+        until(lambda: ended(number))
     assert list(sealed.numbered(tmp_path / "checkpoints")) == [1, 2]
     assert len(written(tmp_path, 2)) == 16 << 20
     for process in Path("/proc").glob("[0-9]*/cmdline"):  # the one that kept the pipe open

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.waiting import until
+from tests.waiting import ended, until
 
 TOOL = Path(__file__).parents[2] / "tools" / "gpu.py"
 PARTS = {
@@ -91,7 +91,7 @@ def test_a_part_that_is_ended_takes_with_it_what_it_has_started(tmp_path: Path) 
     environment = os.environ | {"PYTHONPATH": f"{TOOL.parent}:{TOOL.parents[1]}"}
     subprocess.run([sys.executable, str(tmp_path / "nested.py"), str(tmp_path)], env=environment, check=True)
     inner = int((tmp_path / "inner").read_text())
-    until(lambda: not Path(f"/proc/{inner}/cmdline").exists() or not Path(f"/proc/{inner}/cmdline").read_bytes())
+    until(lambda: ended(inner))
 
 
 def test_what_is_wrong_decides_the_exit_code(tmp_path: Path) -> None:
