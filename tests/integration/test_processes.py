@@ -134,7 +134,7 @@ def test_a_checkpoint_that_another_machine_sees_late_is_waited_for(
 ) -> None:
     other = object.__new__(session.Session)
     other.folder, other.main = saved_twice, False
-    monkeypatch.setattr(other, "from_main", lambda value: 4, raising=False)
+    monkeypatch.setattr(session, "from_first", lambda value: 4)
     numbered, looks = sealed.numbered, [0]
 
     def late(parent: Path) -> dict[int, Path]:
