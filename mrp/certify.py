@@ -103,7 +103,8 @@ def certify(
     runs = {}
     for way in ways:
         for seed in range(seeds):
-            here = folder / way.name.replace(" ", "-") / f"seed-{seed}"
+            place = way.name.replace(" ", "-") + (f"-{processes}" if way.several else "")
+            here = folder / place / f"seed-{seed}"
             if (done := _complete(here, steps)) is None:
                 say(f"{way.name}, seed {seed}: {steps} steps")
                 _train(recipe, [*words, *way.words, f"seed={seed}"], here, processes if way.several else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -89,6 +90,21 @@ def test_a_log_that_lacks_steps_is_one_line(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(certify, "_train", lambda *run: None)
     with pytest.raises(ConfigError, match=r"eager-fp32/seed-0: has ended, but its metrics.jsonl lacks steps; remove"):
         certify.certify("demo", [], tmp_path, STEPS, names=["eager bf16"], say=lambda line: None)
+
+
+def test_what_two_processes_have_trained_is_not_told_as_that_of_four(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[int, set[Path]] = {2: set(), 4: set()}
+
+    def complete(processes: int, folder: Path, steps: int) -> tuple[Any, float]:
+        seen[processes].add(folder)
+        return losses()[0], 1.0
+
+    for processes in seen:
+        monkeypatch.setattr(certify, "_complete", partial(complete, processes))
+        certify.certify("demo", [], tmp_path, STEPS, processes=processes, names=["ddp bf16"], say=lambda line: None)
+    assert seen[2] & seen[4] == {tmp_path / "eager-fp32" / f"seed-{seed}" for seed in range(2)}
 
 
 def test_a_recipe_is_certified(

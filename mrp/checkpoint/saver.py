@@ -20,6 +20,7 @@ from mrp.checkpoint.layout import Layout
 from mrp.checkpoint.pagelock import PageLock
 from mrp.checkpoint.writer import Report, WriteError, Writer
 from mrp.config import ConfigError
+from mrp.files import mapping_in
 
 _ALIGNED = 64  # bytes: a file begins at a multiple of this in shared memory
 
@@ -61,6 +62,7 @@ class Saver:
         self._config = config
         self._every = every
         self._milestone = milestone
+        self._milestones = _milestones(run) if main and resumed else ()  # of earlier starts, by what was set then
         self._main = main
         self._about = dict(about or {})
         self._resumed_at = resumed.step if resumed else None
@@ -101,6 +103,7 @@ class Saver:
         """
         begin = time.perf_counter()
         state = ({"best": self._best} if self._config.best else {}) | dict(state)
+        state |= {"milestone": self._milestone} if self._milestone else {}
         files = _files(step, module, optimizer, state, extra or {}, self._about)
         if not self._main or (step == self._resumed_at and self._best == self._best_on_disk):
             for file in files.values():
@@ -164,12 +167,21 @@ class Saver:
             raise ConfigError(_refusal(self._run, step, reason_of(error))) from None
 
     def _keep(self) -> sealed.Keep:
-        steps = (self._best["step"],) if self._best and self._config.best else ()
-        return sealed.Keep(self._config.keep, self._milestone, steps)
+        best = (self._best["step"],) if self._best and self._config.best else ()
+        return sealed.Keep(self._config.keep, self._milestone, (*self._milestones, *best))
 
     def _note_written(self, report: Report) -> None:
         self._measured["checkpoint/write_seconds"] = report.seconds
         self._measured["checkpoint/gigabytes"] = report.size / 1e9
+
+
+def _milestones(run: Path) -> tuple[int, ...]:
+    """Returns the steps of checkpoints that are kept for ever by what `checkpoint.milestone` was when they were saved.
+
+    It may be another one now, or come to other steps because the batch has changed.
+    """
+    saved = {one.step: mapping_in(one.folder / STATE).get("milestone") for one in listed(run)}
+    return tuple(step for step, every in saved.items() if isinstance(every, int) and every > 0 and step % every == 0)
 
 
 def _write(run: Path, step: int, files: Files, keep: sealed.Keep) -> Report:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from mrp import progress
 from mrp.processes.container import usable_cores
@@ -21,9 +21,11 @@ _LAST_CHECKPOINT = 60.0  # seconds that the others have once one process has end
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Runs this command line in several processes; the first failure ends all of them. Returns the exit code."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with _reserved_port() as port:
+        return _launch(processes, arguments, port)
+
+
+def _launch(processes: int, arguments: Sequence[str], port: int) -> int:
     threads = max(1, usable_cores() // processes)
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
     common |= {LAUNCHER: str(os.getpid())}  # a process whose parent is another one knows that we were killed
@@ -47,6 +49,19 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
         _end_all(children)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _reserved_port() -> Iterator[int]:
+    """Yields a port that only the first process takes: the others meet there seconds later, once torch is imported.
+
+    A socket holds it, so that the system gives it to nobody else; one that says that it reuses an address, as torch's
+    does, may listen there all the same, since this one never does.
+    """
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        yield held.getsockname()[1]
 
 
 def _wait(children: list[subprocess.Popen[bytes]], signals_received: Sequence[int]) -> int:

@@ -539,6 +539,21 @@ def test_the_best_is_kept_until_it_is_beaten_also_over_a_resume(tmp_path: Path) 
     checkpoints.close()
 
 
+@pytest.mark.parametrize("milestone", [0, 7])
+def test_a_milestone_stays_where_another_one_is_set_later(tmp_path: Path, milestone: int) -> None:
+    """Also where the same number of epochs comes to other steps, since the batch has changed."""
+    training = Training()
+    checkpoints = keeper(tmp_path, keep=2, milestone=5)
+    for step in (4, 5, 6, 7):
+        checkpoints.save(step, training.model, training.optimizer, {})
+    checkpoints.close()
+    checkpoints = keeper(tmp_path, keep=1, milestone=milestone, found=found(tmp_path))
+    for step in (8, 9):
+        checkpoints.save(step, training.model, training.optimizer, {})
+    checkpoints.close()
+    assert [one.step for one in listed(tmp_path)] == [5, *([7] if milestone else []), 9]
+
+
 def test_the_configuration() -> None:
     with pytest.raises(ValueError, match="greater than 0"):
         CheckpointConfig(keep=0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -12,6 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrp.processes import launch as launch_module
 from tests.waiting import LONG, until
@@ -186,3 +188,13 @@ def test_who_was_asked_to_end_is_not_ended_because_another_was_faster(
     launcher.send_signal(number)
     assert end(launcher, tmp_path) == 75
     assert log(tmp_path, 1) == ["ready", "saved"]
+
+
+def test_the_port_is_kept_for_the_processes_that_meet_there() -> None:
+    """Two starts at the same moment would else meet in one place: torch takes seconds before it listens."""
+    with launch_module._reserved_port() as port:
+        with socket.socket() as another, pytest.raises(OSError, match="in use"):
+            another.bind(("127.0.0.1", port))
+        store = torch.distributed.TCPStore("127.0.0.1", port, is_master=True)
+        store.set("met", "here")
+        assert torch.distributed.TCPStore("127.0.0.1", port).get("met") == b"here"
