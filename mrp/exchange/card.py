@@ -43,7 +43,7 @@ def text(model: Model, exported: Exported) -> str:
         _header(model, exported),
         _summary(model, exported),
         f"## Use\n\n```python\n{exported.usage}\n```",
-        _images(exported.images),
+        _images(exported.images, exported.to),
         _recipe(model),
         _metrics(model),
         _licence(model),
@@ -97,14 +97,20 @@ def _left_out(model: Model, exported: Exported) -> list[str]:
     return sorted(parts - {"backbone"} - held - ({"decoder"} if exported.whole else set()))
 
 
-def _images(images: Preprocessing) -> str:
+def _images(images: Preprocessing, to: str) -> str:
     (height, width), (outer_height, outer_width) = images.size, images.covered
     shape = f"resized to {height}x{width}"
     if images.crop is not None:
         shape = f"resized to just cover {outer_height}x{outer_width}, of which the central {height}x{width} are taken"
+    other = ""
+    if to == "transformers" and images.crop is not None and height != width:
+        other = (
+            "\n\n**The image processor in this folder does not do this**: it squeezes the whole image into that size, "
+            "since transformers' takes the centre of squares only. Prepare images yourself."
+        )
     return (
         f"## Images\n\n{images.channels} channels, {shape} (bicubic, antialiased); pixels in [0, 1], then minus the "
-        f"mean {list(images.mean)} and over the standard deviation {list(images.std)}."
+        f"mean {list(images.mean)} and over the standard deviation {list(images.std)}.{other}"
     )
 
 

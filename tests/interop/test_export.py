@@ -316,6 +316,18 @@ def test_an_image_of_other_sides_goes_to_timm(make: Make) -> None:
         export(folder, "transformers", folder.with_name("other"), whole=True)
 
 
+@pytest.mark.parametrize(("size", "squeezed"), [(16, False), ([16, 24], True)])
+def test_a_processor_that_prepares_images_otherwise_than_the_run_is_told_of(
+    make: Make, size: Any, squeezed: bool
+) -> None:
+    """Its features would be those of other images, and no check of the model would show it."""
+    out = make("mae", size=size).with_name("out")
+    export(make("mae", size=size), "transformers", out)
+    said = json.loads((out / "preprocessor_config.json").read_text())
+    assert said["do_center_crop"] is not squeezed
+    assert ("**The image processor in this folder does not do this**" in (out / "README.md").read_text()) is squeezed
+
+
 @pytest.mark.parametrize(
     ("method", "backbone", "to", "message"),
     [
