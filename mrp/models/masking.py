@@ -15,7 +15,7 @@ from torch import Tensor
 
 _LOW = 0xFFFFFFFF
 _ASPECTS = 1024  # as finely are the aspects of BEiT's blocks drawn
-_BLOCKS, _TRIES = 16, 10  # as many are taken, the first that may be of so many
+_BLOCKS, _TRIES = 14, 10  # as many are taken, the first that may be of so many
 _SOME = 0x50E1  # sets the choice among hidden patches apart from the draw of the mask
 
 
@@ -117,33 +117,37 @@ def beit_mask(
     """Returns masks that hide exactly `num_hidden` patches in blocks, drawn as BEiT's code does (Bao et al., 2022).
 
     A block's area is uniform from `smallest` to the number of patches that are missing, the logarithm of its aspect is
-    uniform, and both sides are rounded. It is taken if it leaves a row and a column of the grid free and hides at least
-    one more patch, and no more than are missing. The first of ten that may be taken is. BEiT gives up where
-    none may; here the next ten are drawn, and what is missing after all of them is drawn from the other patches.
+    uniform, and both sides are rounded. It may be taken if it leaves a row and a column of the grid free and hides at
+    least one more patch, but no more than are missing. Ten are drawn at a time, and the first that may be taken is
+    taken. BEiT gives up where none may; here ten others are drawn, and what is missing in the end is drawn from the
+    other patches.
     """
     number = torch.arange(_BLOCKS * _TRIES, device=keys.device)
-    kind, size, down, right = (fold(keys[:, None], draws[:, None], number, part) for part in range(6, 10))  # B T each
-    kind = (kind * len(aspects)) >> 32
-    tall, wide = 4 * aspects[kind], 4 * aspects[len(aspects) - 1 - kind]
-    row, column = (torch.arange(side, device=keys.device) for side in (rows, columns))
-    mask = torch.zeros(len(keys), rows, columns, dtype=torch.bool, device=keys.device)
+    parts = torch.arange(6, 10, device=keys.device)
+    drawn = fold(keys[:, None, None], draws[:, None, None], number[:, None], parts)  # B T 4
+    kind = (drawn[..., 0] * len(aspects)) >> 32
+    stretches = 4 * torch.stack([aspects[kind], aspects[len(aspects) - 1 - kind]], -1)  # B T 2: height and width
+    line = torch.arange(max(rows, columns), device=keys.device)
+    squares = (2 * line + 1) ** 2 << 32
+    ends = rows + (columns - rows) * torch.arange(2, device=keys.device)  # not from a list, for which the host waits
+    longest = (ends - 1).clamp(min=1)
+    free = torch.ones(len(keys), rows, columns, dtype=torch.bool, device=keys.device)
     missing = torch.full_like(keys[:, None], num_hidden)  # B 1
-    for some in number.view(_BLOCKS, _TRIES):
-        area = (smallest << 16) + (size[:, some] >> 16) * (missing - smallest)
+    ten = (each.split(_TRIES, 1) for each in (drawn[..., 1] >> 16, stretches, drawn[..., 2:]))
+    for share, stretch, place in zip(*ten, strict=True):
+        area = (smallest << 16) + share * (missing - smallest)  # B K
         # The rounded root of area times aspect: for so many sides from 1 on, (2 side - 1)^2 is at most four times that.
-        height = ((area * tall[:, some])[..., None] >= (2 * row + 1) ** 2 << 32).sum(-1)  # B K
-        width = ((area * wide[:, some])[..., None] >= (2 * column + 1) ** 2 << 32).sum(-1)
-        below_top = row - (down[:, some] * (rows - height + 1) >> 32)[..., None]  # B K R
-        from_left = column - (right[:, some] * (columns - width + 1) >> 32)[..., None]
-        within = (below_top >= 0) & (below_top < height[..., None])
-        inside = within[..., None] & ((from_left >= 0) & (from_left < width[..., None]))[:, :, None]  # B K R C
-        more = (inside & ~mask[:, None]).sum((-2, -1))
-        fits = (height <= max(rows - 1, 1)) & (width <= max(columns - 1, 1)) & (more > 0) & (more <= missing)
+        sides = ((area[..., None] * stretch)[..., None] >= squares).sum(-1)  # B K 2
+        along = line - (place * (ends - sides + 1) >> 32)[..., None]  # B K 2 S
+        within = (along >= 0) & (along < sides[..., None])
+        inside = within[:, :, 0, :rows, None] & within[:, :, 1, None, :columns]  # B K R C
+        more = (inside & free[:, None]).sum((-2, -1))
+        fits = (sides <= longest).all(-1) & (more > 0) & (more <= missing)
         first = fits & (fits.cumsum(1) == 1)
-        mask = mask | (inside & first[..., None, None]).any(1)
-        missing = num_hidden - mask.sum((1, 2))[:, None]
+        free = free & ~(inside & first[..., None, None]).any(1)
+        missing = missing - (more * first).sum(1, keepdim=True)
     others = fold(keys[:, None], draws[:, None], torch.arange(rows * columns, device=keys.device), 10)
-    return _lowest(((~mask).flatten(1).long() << 32) + others, num_hidden)
+    return _lowest((free.flatten(1).long() << 32) + others, num_hidden)
 
 
 @beit_mask.register_fake
