@@ -52,16 +52,6 @@ class Start:
     path: Path  # a run's folder or checkpoint, or the folder that foreign weights were imported into
     model: Model = field(repr=False)
 
-    @property
-    def foreign(self) -> bool:
-        """Whether the weights were imported, so that nobody knows how they were trained."""
-        return bool(self.model.source)
-
-    @property
-    def lost(self) -> str | None:
-        """A part of the method that the weights lack, such as a decoder."""
-        return self.model.missing_part
-
     @classmethod
     def of(cls, path: Path) -> Start:
         """Opens weights of mrp."""
@@ -112,10 +102,10 @@ def _resampling(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _methods(start: Start, wanted: str | None) -> Iterator[tuple[Choice, Choice]]:
     """Yields the methods that may serve, the best one first, each with its optimizer."""
-    run = start.model.run
+    run, lost = start.model.run, start.model.missing_part
     options: dict[str, Any]
     learns_from_labels = hasattr(run.objective, _METHODS_OF_LABELS)
-    continues = not learns_from_labels and start.lost is None and wanted in (None, run.name)
+    continues = not learns_from_labels and lost is None and wanted in (None, run.name)
     if continues:
         options = {"name": run.name} | run.objective.model_dump(mode="json", exclude_defaults=True)
         why = (
@@ -128,7 +118,7 @@ def _methods(start: Start, wanted: str | None) -> Iterator[tuple[Choice, Choice]
     width = start.model.backbone.embed_dim
     lacking = (
         f"the weights are a classifier's ({run.name})" if learns_from_labels
-        else f"the weights have no {start.lost.split('.')[0]}" if start.lost else f"the weights are {run.name}'s"
+        else f"the weights have no {lost.split('.')[0]}" if lost else f"the weights are {run.name}'s"
     )  # fmt: skip
     for name in (wanted,) if wanted else ("mae", "simmim"):
         options = {"name": name}
@@ -151,7 +141,7 @@ def _unit(patch: tuple[int, int], shape: tuple[int, int]) -> int:
 def _slower(start: Start) -> Choice:
     """Returns the optimizer that the weights were trained with, at a quarter of its learning rate."""
     run = start.model.run
-    if start.foreign:
+    if start.model.source:  # imported: nobody knows how they were trained
         section, whose = _published(run.name), "of the published recipe"
     else:
         dumped = {"name": run.optim.name} | run.optim.model_dump(mode="json", exclude_defaults=True)
@@ -224,7 +214,7 @@ def _rest(
         Choice("checkpoint", {"every": str(tenth), "keep": 2}, "every tenth of the run, which goes on from the newest"),
         Choice("machine", {"workers": "auto"}, "as many decoding processes as there are cores for"),
     ]  # fmt: skip
-    if run.average is not None and not start.foreign:
+    if run.average is not None and not start.model.source:
         each = given.get("batch")
         each = each if isinstance(each, int) and each > 0 else batch  # what else it may be is refused with the recipe
         steps = length.steps(images / each, each)

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.order import fold
-from mrp.evaluate import calibrating, sweep
-from mrp.evaluate.calibrating import Scores
+from mrp.evaluate import sweep
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
@@ -24,6 +25,8 @@ from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
 
+BINS = 15
+_TEMPERATURES = 1e-3, 1e3  # between which one is looked for
 _HALF = 0x68616C66  # the purpose of a hash, which sets it apart from others
 _LARGEST_BATCH = 256
 _VALUES = ("ece", "ece_equal_mass", "nll", "brier")
@@ -32,6 +35,17 @@ _SHOWN = ("ece", "nll", "temperature", "scaled_ece")  # in tables
 
 class Config(Heads):
     """Options of calibration, after the same sweep as that of `linear`."""
+
+
+class Scores(NamedTuple):
+    """What was said of each image, in double precision, and what it is."""
+
+    logits: Tensor  # N classes
+    labels: Tensor  # N
+
+    def at(self, temperature: Tensor | float) -> Scores:
+        """Returns the same at a temperature, or at one for each image."""
+        return self._replace(logits=self.logits / torch.as_tensor(temperature, dtype=self.logits.dtype).view(-1, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,7 @@ class Evaluator(Probe[Learned]):
         parts = split(train.labels, train.keys)
         fitted = sweep.fit(head.choice, train, self.device, products=products, rows=parts.fitting)
         logits, labels = fitted.scores(train, parts.held_out), train.labels[torch.from_numpy(parts.held_out)]
-        temperature = calibrating.temperature(Scores(logits.double(), labels))
+        temperature = best_temperature(Scores(logits.double(), labels))
         return Learned(head, temperature)
 
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
@@ -95,7 +109,7 @@ class Evaluator(Probe[Learned]):
         first = torch.from_numpy((fold(_HALF, keys.numpy()) & 1).astype(bool))
         if not 0 < int(first.sum()) < len(first):
             raise ConfigError(f"calibration: {len(first)} test images cannot be halved to fit a temperature; give more")
-        of_first, of_second = (calibrating.temperature(Scores(*(x[half] for x in scores))) for half in (first, ~first))
+        of_first, of_second = (best_temperature(Scores(*(x[half] for x in scores))) for half in (first, ~first))
         each = torch.where(first, of_second, of_first)
         result = self._result(scores, each, Number((of_first + of_second) / 2, None, None, False, ""))
         result.details.update(num_test=len(first), of="classifier")
@@ -113,13 +127,13 @@ class Evaluator(Probe[Learned]):
             scores = Scores(scores.logits[:, possible], torch.searchsorted(possible, scores.labels))
             names = tuple(names[number] for number in possible.tolist())
         right = scores.logits.argmax(1) == scores.labels
-        plain, scaled = calibrating.of(scores), calibrating.of(scores.at(temperature))
+        plain, scaled = of(scores), of(scores.at(temperature))
         numbers = {"accuracy": share_of(right)}
         numbers |= {name: _lower(name, plain[name]) for name in _VALUES}
         numbers["temperature"] = shown
         numbers |= {f"scaled_{name}": _lower(name, scaled[name]) for name in _VALUES}
         values, details = told(numbers, _SHOWN)
-        details |= {"classes": calibrating.by_class(scores, names), "bins": calibrating.reliability(scores)}
+        details |= {"classes": by_class(scores, names), "bins": reliability(scores)}
         return Result(values, details, right=right)
 
 
@@ -138,3 +152,84 @@ def _said(model: nn.Module, batch: Batch) -> Columns:
     assert output.features is not None
     assert batch.labels is not None
     return output.features, batch.labels, batch.keys
+
+
+def of(scores: Scores) -> dict[str, float]:
+    """Returns calibration errors over bins of equal width and of equal mass, log-likelihood and Brier score."""
+    shares = scores.logits.softmax(1)
+    confidence, answers = shares.max(1)
+    right = (answers == scores.labels).double()
+    truth = functional.one_hot(scores.labels, shares.shape[1])
+    return {
+        "ece": _error(confidence, right, (confidence * BINS).ceil().long().clamp(1, BINS) - 1),
+        "ece_equal_mass": _error(confidence, right, _by_mass(confidence)),
+        "nll": float(functional.cross_entropy(scores.logits, scores.labels)),
+        "brier": float((shares - truth).square().sum(1).mean()),
+    }
+
+
+def best_temperature(scores: Scores) -> float:
+    """Returns the temperature with the least negative log-likelihood, within wide bounds.
+
+    The loss is convex in 1 / temperature, and its slope there is the mean of the expected logit minus the true one, for
+    whose zero is looked.
+    """
+    from scipy.optimize import brentq
+
+    true = scores.logits.gather(1, scores.labels[:, None])[:, 0]
+
+    def slope(log: float) -> float:
+        shares = (scores.logits * math.exp(-log)).softmax(1)
+        return float((torch.linalg.vecdot(shares, scores.logits) - true).mean())
+
+    low, high = (math.log(bound) for bound in _TEMPERATURES)
+    if slope(low) <= 0:  # no answer is wrong, so the surer the better
+        return _TEMPERATURES[0]
+    if slope(high) >= 0:  # answers tell nothing, or the contrary
+        return _TEMPERATURES[1]
+    return math.exp(brentq(slope, low, high, xtol=1e-10))
+
+
+def by_class(scores: Scores, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Returns for each class how many images have it, the share of them that was right, and how sure the answers were.
+
+    `precision` is the share of the answers with this class that was right.
+    """
+    confidence, answers = scores.logits.softmax(1).max(1)
+    right = answers == scores.labels
+    rows = []
+    for number, name in enumerate(names):
+        own, given = scores.labels == number, answers == number
+        rows.append({
+            "name": name, "images": int(own.sum()), "accuracy": _mean(right[own]), "confidence": _mean(confidence[own]),
+            "precision": _mean(right[given]),
+        })  # fmt: skip
+    return rows
+
+
+def reliability(scores: Scores) -> list[dict[str, Any]]:
+    """Returns for each bin of equal width how many images fall in it, how sure they were, and how often right."""
+    confidence, answers = scores.logits.softmax(1).max(1)
+    right, bins = answers == scores.labels, (confidence * BINS).ceil().long().clamp(1, BINS) - 1
+    rows = []
+    for number in range(BINS):
+        own = bins == number
+        rows.append({"images": int(own.sum()), "confidence": _mean(confidence[own]), "accuracy": _mean(right[own])})
+    return rows
+
+
+def _by_mass(confidence: Tensor) -> Tensor:
+    """Returns the bin of each image, where every bin holds the same number of images (or one more)."""
+    ranks = torch.empty_like(confidence, dtype=torch.int64)
+    ranks[confidence.argsort(stable=True)] = torch.arange(len(confidence), device=confidence.device)
+    return ranks * BINS // len(confidence)
+
+
+def _error(confidence: Tensor, right: Tensor, bins: Tensor) -> float:
+    """Returns the mean over images of how far accuracy and confidence of their bin are apart."""
+    gaps = torch.zeros(BINS, dtype=confidence.dtype, device=confidence.device)
+    return float(gaps.index_add_(0, bins, confidence - right).abs().sum() / len(confidence))
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.double().mean()) if len(values) else None

@@ -58,10 +58,10 @@ def add_processes(parser: argparse.ArgumentParser, use: str = "processes on this
     parser.add_argument("--processes", type=count, default=1, metavar="N", help=f"{use} (default: 1)")
 
 
-def add_planned_processes(parser: argparse.ArgumentParser) -> None:
-    """Adds the number of processes that a verb plans for, and does not start."""
+def add_planned_processes(parser: argparse.ArgumentParser, use: str = "processes to plan for") -> None:
+    """Adds the number of processes that a verb plans for, and does not become itself."""
     parser.add_argument(
-        "--processes", dest="planned_for", type=count, default=1, metavar="N", help="processes to plan for (default: 1)"
+        "--processes", dest="planned_for", type=count, default=1, metavar="N", help=f"{use} (default: 1)"
     )
 
 

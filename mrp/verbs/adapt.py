@@ -46,10 +46,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--method", help="the method to go on with (default: that of the weights, where they are whole)"
     )
-    parser.add_argument(
-        "--processes", dest="planned_for", type=_words.count, default=1, metavar="N",
-        help="that train on this machine (default: 1)",
-    )  # fmt: skip
+    _words.add_planned_processes(parser, "that train on this machine")
     _words.add_json(parser)
 
 

@@ -12,11 +12,11 @@ import torch
 from mrp.build import build_step
 from mrp.config import ConfigError
 from mrp.data.source import Arrays
-from mrp.evaluate import calibrating, sweep
-from mrp.evaluate.calibrating import Scores
+from mrp.evaluate import sweep
 from mrp.evaluate.contract import Result, Setting, never
 from mrp.evaluate.heads import Schedule
-from mrp.evaluators.calibration import Config, Evaluator
+from mrp.evaluators import calibration
+from mrp.evaluators.calibration import Config, Evaluator, Scores
 from mrp.evaluators.linear import Config as LinearConfig
 from mrp.evaluators.linear import Evaluator as Linear
 from mrp.run import load
@@ -84,14 +84,14 @@ def test_each_half_of_the_test_tells_the_others_temperature(at: Setting) -> None
     with torch.no_grad():
         logits = step.objective.predict(step.prepare(pixels(at.test)))[1].double()  # type: ignore[attr-defined]
     scores = Scores(logits, torch.from_numpy(np.asarray(at.test.labels)))
-    expected = calibrating.of(scores)
+    expected = calibration.of(scores)
     for name, value in expected.items():
         assert result.values[name] == pytest.approx(value, abs=1e-5), name
     assert result.values["accuracy"] == float((logits.argmax(1) == scores.labels).double().mean())
-    whole = calibrating.temperature(scores)
+    whole = calibration.best_temperature(scores)
     assert result.values["temperature"] == pytest.approx(whole, rel=0.2)
     # On the images that it was fitted on, no temperature does better; on others it does a little worse.
-    best = calibrating.of(scores.at(whole))["nll"]
+    best = calibration.of(scores.at(whole))["nll"]
     assert best <= result.values["scaled_nll"] < 1.05 * best < expected["nll"]
     assert result.values["scaled_ece"] < expected["ece"]
     assert result.details["of"] == "classifier"

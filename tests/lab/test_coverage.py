@@ -76,7 +76,7 @@ def test_a_map_is_what_each_patch_adds_to_the_score(runs: tuple[Path, Path]) -> 
     axes, weights = torch.eye(32, dtype=torch.float64), torch.randn(33, 10, generator=generator, dtype=torch.float64)
     coordinates = logistic.Coordinates(torch.zeros(32, dtype=torch.float64), axes)
     encoder = Classifier(model, logistic.Logistic(coordinates, weights, torch.arange(10), 1.0, 0.0, {}, 0))
-    images = encoder.prepare(api.held_out(model.run, 5))
+    images = encoder.model.module.prepare(api.held_out(model.run, 5))
     seen: list[Tensor] = []
     blocks[-1].register_forward_hook(lambda module, given, output: seen.append(output.detach()))
     encoder.predict(images)

@@ -38,15 +38,6 @@ class Classifier:
         """Rows and columns of patches."""
         return grid(self.backbone)
 
-    def prepare(self, pixels: Tensor) -> Tensor:
-        """Returns the images normalised as in this model's training."""
-        prepared: Tensor = self.model.module.prepare(pixels)
-        return prepared
-
-    def logits(self, prepared: Tensor) -> Tensor:
-        """Returns a score per class."""
-        return self._scores(encode(self.backbone, embed(self.backbone, prepared)).tokens)
-
     def _scores(self, tokens: Tensor) -> Tensor:
         if self.head is not None:
             inputs = self.head.coordinates(_mean_token(self.backbone, tokens))
@@ -58,7 +49,8 @@ class Classifier:
     def predict(self, prepared: Tensor) -> Tensor:
         """Returns the most likely class of each image."""
         with torch.no_grad():
-            return torch.cat([self.logits(part).argmax(1) for part in prepared.split(CHUNK)])
+            tokens = (encode(self.backbone, embed(self.backbone, part)).tokens for part in prepared.split(CHUNK))
+            return torch.cat([self._scores(part).argmax(1) for part in tokens])
 
     def maps(self, prepared: Tensor, classes: Tensor) -> Tensor:
         """Returns what each patch contributes to the class (B N, at least 0): gradient times activation."""

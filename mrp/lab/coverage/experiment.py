@@ -154,7 +154,7 @@ def _whole(
     encoder: Classifier, images: Tensor, labels: Tensor, seed: int
 ) -> tuple[dict[str, Tensor], list[float], list[float]]:
     """Returns the measures on whole images (one value each), and accuracy over deletion by the map and at random."""
-    prepared = encoder.prepare(images)
+    prepared = encoder.model.module.prepare(images)
     maps = encoder.maps(prepared, labels)
     area = covered(maps)
     generator = torch.Generator().manual_seed(seed)
@@ -188,7 +188,7 @@ def _mosaics(
     encoder: Classifier, mosaics: Tensor, wanted: Tensor, quadrants: Tensor
 ) -> tuple[dict[str, Tensor], dict[str, Array]]:
     """Returns the measures on mosaics (one value each), and the maps (M rows columns)."""
-    prepared = encoder.prepare(mosaics)
+    prepared = encoder.model.module.prepare(mosaics)
     maps = {
         "gradient x activation": encoder.maps(prepared, wanted).unflatten(1, encoder.grid).cpu().numpy(),
         "Eigen-CAM": eigen_cam(encoder.model, mosaics),

@@ -11,8 +11,8 @@ import torch
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import log_loss
 
-from mrp.evaluate import calibrating
-from mrp.evaluate.calibrating import Scores
+from mrp.evaluators import calibration
+from mrp.evaluators.calibration import Scores
 
 
 def said(rows: list[list[float]], labels: list[int]) -> Scores:
@@ -29,7 +29,7 @@ def random(count: int = 500, classes: int = 7, scale: float = 2.0) -> Scores:
 
 def test_by_hand() -> None:
     """Two images at .7, one of them right; one at .95, right: bins of width 1/15 part them."""
-    found = calibrating.of(said([[0.7, 0.3], [0.3, 0.7], [0.05, 0.95]], [0, 0, 1]))
+    found = calibration.of(said([[0.7, 0.3], [0.3, 0.7], [0.05, 0.95]], [0, 0, 1]))
     assert found["ece"] == pytest.approx((2 * abs(0.7 - 0.5) + abs(0.95 - 1)) / 3)
     assert found["ece_equal_mass"] == pytest.approx((0.3 + 0.7 + 0.05) / 3)  # each image is a bin of its own
     assert found["nll"] == pytest.approx(-(math.log(0.7) + math.log(0.3) + math.log(0.95)) / 3)
@@ -38,13 +38,13 @@ def test_by_hand() -> None:
 
 def test_whoever_is_sure_and_right_has_no_error() -> None:
     sure = Scores(torch.tensor([[900.0, 0.0], [0.0, 900.0]]).double(), torch.tensor([0, 1]))
-    assert calibrating.of(sure) == {"ece": 0, "ece_equal_mass": 0, "nll": 0, "brier": 0}
+    assert calibration.of(sure) == {"ece": 0, "ece_equal_mass": 0, "nll": 0, "brier": 0}
 
 
 def test_against_other_ways_to_compute_them() -> None:
     scores = random()
     shares = scores.logits.softmax(1).numpy()
-    found = calibrating.of(scores)
+    found = calibration.of(scores)
     assert found["nll"] == pytest.approx(log_loss(scores.labels.numpy(), shares, labels=range(7)), rel=1e-9)
     confidence, right = shares.max(1), shares.argmax(1) == scores.labels.numpy()
     edges = np.linspace(0, 1, 16)
@@ -60,21 +60,21 @@ def test_against_other_ways_to_compute_them() -> None:
 
 def test_the_temperature_is_the_best_one() -> None:
     scores = random(scale=2.0)
-    found = calibrating.temperature(scores)
+    found = calibration.best_temperature(scores)
     best = minimize_scalar(
-        lambda log: calibrating.of(scores.at(math.exp(log)))["nll"], bounds=(-3, 3), method="bounded",
+        lambda log: calibration.of(scores.at(math.exp(log)))["nll"], bounds=(-3, 3), method="bounded",
         options={"xatol": 1e-9},
     )  # fmt: skip
     assert found == pytest.approx(math.exp(best.x), rel=1e-6)
     assert found == pytest.approx(2.0, rel=0.15)  # labels were drawn at this temperature
-    assert calibrating.of(scores.at(found))["ece"] < calibrating.of(scores)["ece"]
+    assert calibration.of(scores.at(found))["ece"] < calibration.of(scores)["ece"]
 
 
 def test_the_temperature_of_scores_without_an_error_stays_within_bounds() -> None:
     perfect = Scores(torch.eye(3).double(), torch.arange(3))
-    assert calibrating.temperature(perfect) == pytest.approx(1e-3)
+    assert calibration.best_temperature(perfect) == pytest.approx(1e-3)
     hopeless = Scores(torch.eye(3).double(), (torch.arange(3) + 1) % 3)
-    assert calibrating.temperature(hopeless) == pytest.approx(1e3)
+    assert calibration.best_temperature(hopeless) == pytest.approx(1e3)
 
 
 def test_one_temperature_for_each_image() -> None:
@@ -84,10 +84,10 @@ def test_one_temperature_for_each_image() -> None:
 
 def test_classes_and_bins() -> None:
     scores = said([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.5, 0.1, 0.4]], [0, 1, 1])
-    first, second, third = calibrating.by_class(scores, ("a", "b", "c"))
+    first, second, third = calibration.by_class(scores, ("a", "b", "c"))
     assert first == {"name": "a", "images": 1, "accuracy": 1, "confidence": pytest.approx(0.7), "precision": 0.5}
     assert second == {"name": "b", "images": 2, "accuracy": 0.5, "confidence": pytest.approx(0.55), "precision": 1}
     assert third == {"name": "c", "images": 0, "accuracy": None, "confidence": None, "precision": None}
-    bins = calibrating.reliability(scores)
+    bins = calibration.reliability(scores)
     assert [number for number, one in enumerate(bins) if one["images"]] == [7, 8, 10]
     assert bins[7] == {"images": 1, "confidence": pytest.approx(0.5), "accuracy": 0}
