@@ -174,7 +174,7 @@ def test_skip_leaves_out_the_update_and_nothing_else(
     found = checkpoints.newest(run)
     assert found is not None
     assert found.step == 12
-    assert found.state()["guard"] == {"left_out": [[7, 7]]}
+    assert found.state()["guard"] == {"left_out": [(7, 7)]}
     assert not equal(tensors(run, 7), tensors(run, 8))
 
     # One that stopped there and goes on with the other policy ends with the same bits.
@@ -195,7 +195,7 @@ def test_no_more_than_the_limit_is_left_out_also_over_a_resume(
     found = checkpoints.newest(tmp_path / "run")
     assert found is not None
     assert found.step == 9
-    assert found.state()["guard"] == {"left_out": [[3, 3], [6, 6]]}
+    assert found.state()["guard"] == {"left_out": [(3, 3), (6, 6)]}
     assert stopped(command) == 3
     assert "step 10 is not finite (guard.limit: 2 before it)" in capsys.readouterr().err
 
@@ -213,7 +213,7 @@ def test_rollback_takes_the_weights_before_and_steps_over_the_data(
     found = checkpoints.newest(run)
     assert found is not None
     assert found.step == 12
-    assert found.state()["guard"] == {"left_out": [[5, 7]]}
+    assert found.state()["guard"] == {"left_out": [(5, 7)]}
     assert found.state()["data"]["consumed"] == 12 * 32
 
 
