@@ -52,6 +52,8 @@ def replay(folder: Path) -> Replay:
     length = length_of(run, plan_order(run, source, incident.get("order_version", 1)).steps_per_epoch)
     step.before_step(incident["checkpoint"], length)
     result = Replay(lines=[f"step {incident['step']} of {folder}, alone on {device}, from the state before it"])
+    if incident.get("data", source.identity) != source.identity:  # earlier incidents do not say
+        result.lines.append("the training data are others now (added, removed or renamed): other samples follow")
     if broken := _broken_tensor(step):
         result.lines.append(
             f"before the step, {broken} is not finite: the fault arose at an earlier step or at the start"

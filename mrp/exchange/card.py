@@ -23,6 +23,7 @@ FILE = "README.md"
 _LIBRARIES = {"timm": "timm", "transformers": "transformers", "onnx": "onnx", "torch-export": "pytorch"}
 _INFERRED = {"objective", "backbone", "data"}  # sections that imported weights tell
 _MEASURES = ("accuracy", "accuracy5", "low", "high")
+_OF_THE_MACHINE, _OF_THE_TRAINING = ("memory/", "loader/", "checkpoint/", "images_per_second"), ("optim/", "objective/")
 _ROWS = 24  # of the table of metrics
 
 
@@ -139,23 +140,37 @@ def _recipe(model: Model) -> str:
 
 
 def _metrics(model: Model) -> str:
-    """Returns the last line of the metrics until this step, and the accuracies of probes and validation, as a table."""
-    values: dict[str, float] = {}
-    last = next((one for _, one in from_the_end(model.folder / METRICS) if one["step"] <= model.step), {})
-    values |= {name: value for name, value in last.items() if isinstance(value, int | float)}
+    """Returns what was measured of these weights, and then the last line of the metrics until this step, as a table."""
     measured = dict[str, Any]()
     for record in results.read(model.folder):
-        if record.step <= model.step and record.data.get("own", True):
+        untrained = record.backbone == results.UNTRAINED
+        ours = untrained or (record.step, record.weights) == (model.step, model.weights)
+        if ours and record.data.get("own", True):
             measured |= flat({"probe": {record.backbone: {record.evaluator: record.result}}})
-    measured |= flat({"validation": mapping_in(model.folder / VALIDATION)})
+    validated = mapping_in(model.folder / VALIDATION)
+    if validated.get("step") == model.step:
+        measured |= flat({"validation": {model.weights: validated.get(model.weights)}})
+    values: dict[str, float] = {}
     for name, value in measured.items():
         is_measure = name.rpartition(".")[2] in _MEASURES and MEAN_PER_CLASS not in name
         if is_measure and isinstance(value, int | float):
             values[name] = value
+    last = next((one for _, one in from_the_end(model.folder / METRICS) if one["step"] <= model.step), {})
+    values |= {k: value for k, value in last.items() if isinstance(value, int | float) and _is_of(model, k)}
     if not values:
         return "## Metrics\n\nNone were measured by mrp."
     rows = [f"| {name} | {value:.6g} |" for name, value in list(values.items())[:_ROWS]]
     return "\n".join(["## Metrics", "", "| what | value |", "|---|---|", *rows])
+
+
+def _is_of(model: Model, name: str) -> bool:
+    """Returns whether a number of the metrics is about these weights or their training, and not about the machine."""
+    if name.startswith(_OF_THE_MACHINE) or name.endswith("/seconds"):
+        return False
+    if "/" not in name or name.startswith(_OF_THE_TRAINING):
+        return True
+    judged = "average" if "/average/" in name else type(model.objective).judged
+    return model.weights == judged
 
 
 def _licence(model: Model) -> str:

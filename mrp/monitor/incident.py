@@ -100,6 +100,7 @@ class Incidents:
             "policy": self._guard.policy,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "order_version": self._order.version,
+            "data": self._source.identity,
             "processes": self._division.processes,
             "micro_batch": self._division.micro_batch,
             "accumulation": self._division.accumulation,

@@ -145,7 +145,13 @@ def test_a_fault_that_does_not_come_again_is_said_to_be_gone(
     config.write_text(config.read_text().replace("gradient: [6]", "gradient: []"))
     capsys.readouterr()
     assert stopped(["replay", str(incident)]) == 1
-    assert "the loss and every gradient are finite this time" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "the loss and every gradient are finite this time" in said
+    assert "the training data are others now" not in said
+    evidence = incident / "incident.json"
+    evidence.write_text(json.dumps(json.loads(evidence.read_text()) | {"data": "others"}))
+    assert stopped(["replay", str(incident)]) == 1
+    assert "the training data are others now (added, removed or renamed): other samples" in capsys.readouterr().out
     assert stopped(["replay", str(tmp_path)]) == 2
     assert "is not the folder of an incident" in capsys.readouterr().err
 

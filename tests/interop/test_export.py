@@ -221,8 +221,8 @@ def test_the_weights_that_were_asked_for_go_out(make: Make) -> None:
 
 def test_the_card_tells_what_it_can_and_leaves_the_licence_open(make: Make) -> None:
     folder = make("mae")
-    (folder / "metrics.jsonl").write_text('{"step": 4, "loss": 0.25}\n{"step": 9, "loss": 0.5}\n')
-    write_probe(folder, linear={"accuracy": 0.75, "heads": 9})
+    (folder / "metrics.jsonl").write_text('{"step": 4, "loss": 0.25, "memory/host_gib": 1}\n{"step": 9, "loss": 0.5}\n')
+    write_probe(folder, 4, linear={"accuracy": 0.75, "heads": 9})
     card = (exported(folder, "timm") / "README.md").read_text()
     assert "license: unknown  # confirm" in card
     assert "To be confirmed by whoever publishes this" in card
@@ -233,6 +233,27 @@ def test_the_card_tells_what_it_can_and_leaves_the_licence_open(make: Make) -> N
     assert "`decoder`" in card
     assert 'create_model("local-dir:run-timm", pretrained=True)' in card
     assert str(folder.parent) not in card
+    assert "memory" not in card
+
+
+@pytest.mark.parametrize("weights", ["student", "average"])
+def test_the_card_has_no_numbers_of_another_step_or_of_other_weights(make: Make, weights: Any) -> None:
+    """Whoever publishes it would claim them of these weights."""
+    folder = make("classify", average=True)
+    line = {"step": 4, "loss": 0.2, "validation/accuracy": 0.5, "validation/average/accuracy": 0.6}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    write_probe(folder, 2, linear={"accuracy": 0.7})  # of a checkpoint before it
+    write_probe(folder, 4, knn={"accuracy": 0.8})  # of the student
+    of_both = {name: {"accuracy": {"accuracy": 0.9}} for name in ("student", "average")}
+    (folder / "validation.json").write_text(json.dumps({"step": 9, **of_both}))  # the run has gone on
+    out = folder.with_name("out")
+    export(folder, "timm", out, weights=weights)
+    table = (out / "README.md").read_text().partition("## Metrics")[2].partition("## Licence")[0]
+    told = dict(re.findall(r"^\| (\S+) \| ([0-9.]+) \|$", table, re.MULTILINE))
+    own = {"validation/average/accuracy": "0.6"}
+    if weights == "student":
+        own = {"validation/accuracy": "0.5", "probe.trained.knn.accuracy": "0.8"}
+    assert told == {"step": "4", "loss": "0.2"} | own
 
 
 @pytest.mark.parametrize(
