@@ -137,7 +137,7 @@ def it_is_one_graph(run: Run) -> None:
             reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
             raise Failed(f"it cannot be compiled: {reason}", "read no value on the host (.item(), if tensor)") from None
         output.loss.backward()
-        if not torch.allclose(output.loss, step(batch).loss, rtol=1e-4 if run.precision == "fp32" else 2e-2):
+        if not torch.allclose(output.loss, step(batch).loss, rtol=1e-4):
             raise Failed("the compiled step gives another loss", _KEYS)
     graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     if graphs != 1:
