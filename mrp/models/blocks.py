@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -47,6 +48,10 @@ class StochasticDepth(nn.Module):
 class KeyedBlock(nn.Module):
     """What mrp's own blocks have in common: stochastic depth by key, and that they can say what their MLP has added."""
 
+    # What each kind of block has of its own: what its branch of attention adds, and what that of its MLP does.
+    _attended: Callable[[Tensor, Tensor | None, Tensor | None, Tensor | None], Any]
+    _transformed: Callable[[Tensor], Any]
+
     def forward(
         self,
         x: Tensor,
@@ -67,14 +72,6 @@ class KeyedBlock(nn.Module):
         last = self._transformed(x)
         x = self._joined(1, x, last, factors)
         return (x, last) if added else x
-
-    def _attended(self, x: Tensor, attn_mask: Tensor | None, rope: Tensor | None, places: Tensor | None) -> Any:
-        """Returns what the branch of attention adds."""
-        raise NotImplementedError
-
-    def _transformed(self, x: Tensor) -> Any:
-        """Returns what the branch of the MLP adds."""
-        raise NotImplementedError
 
     def _joined(self, index: int, x: Tensor, branch: Tensor, factors: Tensor | None) -> Any:
         """Returns the tokens with what a residual branch adds: nothing for the samples that skip it."""
