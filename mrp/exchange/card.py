@@ -60,14 +60,14 @@ def _header(model: Model, exported: Exported) -> str:
         lines.append(f"library_name: {_LIBRARIES[exported.to]}")
     if not exported.whole:  # whose answers are of some patches alone
         lines.append(f"pipeline_tag: {task}")
-    return "\n".join([*lines, f"tags: [mrp, vision-transformer, {model.run.name}]", "---"])
+    return "\n".join([*lines, f"tags: [mrp, vision-transformer, {_last(model.run.name)}]", "---"])
 
 
 def _summary(model: Model, exported: Exported) -> str:
     parameters = sum(parameter.numel() for parameter in model.backbone.parameters())
     parts = [
         f"# {exported.title}",
-        f"A Vision Transformer of {parameters / 1e6:.2f} million parameters, trained with **{model.run.name}**; "
+        f"A Vision Transformer of {parameters / 1e6:.2f} million parameters, trained with **{_last(model.run.name)}**; "
         f"the {model.weights}'s weights after step {model.step:,}. Written by `mrp export --to {exported.to}`.",
     ]
     if source := model.source:
@@ -80,7 +80,9 @@ def _summary(model: Model, exported: Exported) -> str:
     if left_out := _left_out(model, exported):
         parts.append(f"Not in this folder, but in the run: {', '.join(f'`{name}`' for name in left_out)}.")
     if model.objective.has_own_features:
-        parts.append(f"{model.run.name} defines the features of an image itself; this folder gives the encoder's.")
+        parts.append(
+            f"{_last(model.run.name)} defines the features of an image itself; this folder gives the encoder's."
+        )
     if exported.difference is not None:
         compared = "Loaded again at export and compared with mrp on random images in float32: the answers differ"
         if exported.to == "official":
@@ -120,7 +122,6 @@ def _recipe(model: Model) -> str:
     sections = {k: v for k, v in model.run.resolved().items() if k not in NOT_IN_IDENTITY}
     if model.source:
         sections = {key: value for key, value in sections.items() if key in _INFERRED}
-    sections["data"] |= {key: without_folders(sections["data"][key]) for key in ("train", "test", "classes")}
     if sections.get("init"):
         sections["init"]["from"] = _last(sections["init"]["from"])
     starts = mapping_in(model.folder / ENVIRONMENT).get("starts") or [{}]
@@ -136,7 +137,7 @@ def _recipe(model: Model) -> str:
     if any(versions.values()):
         listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         lines += ["", f"With {listed}; on {starts[-1].get('device', 'unknown')}."]
-    return "\n".join([*lines, "", "```yaml", dump(sections).rstrip(), "```"])
+    return "\n".join([*lines, "", "```yaml", without_folders(dump(sections).rstrip()), "```"])
 
 
 def _metrics(model: Model) -> str:
@@ -190,11 +191,9 @@ def _data(model: Model) -> str:
     return "unknown" if train == NO_DATA else _last(train)
 
 
-def without_folders(value: Any) -> Any:
-    """Returns a text in which each path outside the current folder has become its last name; other values stay."""
-    if not isinstance(value, str):
-        return value
-    return re.sub(r"""(?<![^\s=,\[{"'])(?:~|\.{1,2})?/[^\s=,\]}"']*""", lambda path: _last(path[0]), value)
+def without_folders(text: str) -> str:
+    """Returns a text in which each path outside the current folder has become its last name."""
+    return re.sub(r"""(?<![^\s=,\[{"'])(?:~|\.{1,2})?/[^\s=,\]}"']*""", lambda path: _last(path[0]), text)
 
 
 def _last(path: str) -> str:

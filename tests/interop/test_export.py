@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import timm
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from torch import Tensor
 
@@ -18,7 +20,8 @@ import mrp
 from mrp.api import Model
 from mrp.cli import main
 from mrp.config import ConfigError
-from mrp.exchange.export import export
+from mrp.exchange import card as card_module
+from mrp.exchange.export import _preprocessing, export
 from mrp.interop import official_export, reading, untrusted
 from mrp.models.vit import embed, encode
 from mrp.objectives import mae
@@ -318,8 +321,12 @@ def test_the_whole_of_what_has_none_is_refused(method: str, to: str, message: st
     assert not Path("nowhere").exists()
 
 
-def test_the_commands_of_the_card_run_as_they_are_printed(make: Make) -> None:
-    folder = make("mae")
+def test_the_card_shows_commands_and_data_without_the_folders_of_this_machine(make: Make, tmp_path: Path) -> None:
+    pictures = tmp_path / "secret" / "in1k"
+    for name in "ab":
+        (pictures / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(pictures / name / "0.png")
+    folder = make("mae", data={"train": {"name": "folder", "path": str(pictures)}})
     command = ["pretrain", "demo", "length=4 steps", "init={from: runs/mae, resample: true}", "data.train=/secret/in1k"]
     (folder / "environment.json").write_text(json.dumps({"starts": [{"command": command}, {"command": command}]}))
     card = (exported(folder, "timm") / "README.md").read_text()
@@ -328,6 +335,14 @@ def test_the_commands_of_the_card_run_as_they_are_printed(make: Make) -> None:
     (line,) = block[1].splitlines()
     assert shlex.split(line) == ["mrp", *command[:-1], "data.train=in1k"]
     assert "/secret" not in card
+    assert "train: {name: folder, path: in1k}" in card
+    model = mrp.load(folder)
+    method = model.run.objective.model_copy(update={"name": "/secret/mine.py"})  # as that of a file of one's own
+    own = replace(model, run=model.run.model_copy(update={"objective": method}))
+    about = card_module.Exported("official", False, "mine", _preprocessing(model), "", None)
+    told = card_module.text(own, about)
+    assert "trained with **mine.py**" in told
+    assert "/secret" not in told
 
 
 def test_an_image_of_other_sides_goes_to_timm(make: Make) -> None:
