@@ -58,11 +58,15 @@ def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> s
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's, about its own parts
-        torch.onnx.export(
-            answers.eval(), (torch.rand(_EXAMPLES, *shape),), folder / ONNX, input_names=["images"],
+        program: Any = torch.onnx.export(
+            answers.eval(), (torch.rand(_EXAMPLES, *shape),), input_names=["images"],
             output_names=answers.names, dynamic_shapes={"images": {0: torch.export.Dim("images_count")}},
-            dynamo=True, external_data=_bytes(answers) > _LARGEST, opset_version=_OPSET, verbose=False,
+            dynamo=True, opset_version=_OPSET, verbose=False,
         )  # fmt: skip
+        for graph in (program.model.graph, *program.model.functions.values()):
+            for node in graph:
+                node.metadata_props.clear()  # the lines of code that it is from, by their paths on this machine
+        program.save(folder / ONNX, external_data=_bytes(answers) > _LARGEST)
     return (
         "import onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("FOLDER/{ONNX}")\n'
@@ -75,6 +79,9 @@ def write_exported(folder: Path, answers: Answers, shape: tuple[int, int, int]) 
     """Writes model.pt2 for any number of images, and returns how to run it."""
     dynamic = {"images": {0: torch.export.Dim("images_count")}}
     program = torch.export.export(answers.eval(), (torch.rand(_EXAMPLES, *shape),), dynamic_shapes=dynamic)
+    for module in program.graph_module.modules():
+        for node in getattr(module, "graph", torch.fx.Graph()).nodes:
+            node.meta.pop("stack_trace", None)  # as above
     torch.export.save(program, folder / EXPORTED)
     return (
         "import torch\n\n"

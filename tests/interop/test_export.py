@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,7 @@ def test_onnx_runtime_says_the_same_of_any_number_of_images(kind: str, make: Mak
         found = session.run(None, {"images": pixels.numpy()})
         assert close(model.features(pixels), torch.from_numpy(found[0]))
         assert close(answers(model, pixels), torch.from_numpy(found[-1]))
+    assert b"/mrp/" not in (out / "model.onnx").read_bytes(), "where this machine keeps its code"
 
 
 @pytest.mark.filterwarnings("ignore:The given buffer is not writable")  # torch 2.11, about its own buffer
@@ -171,6 +173,8 @@ def test_torch_exports_format_says_the_same_of_any_number_of_images(make: Make) 
     program = torch.export.load(out / "model.pt2").module()
     for count in (1, 5):
         assert close(model.features(images(count)), program(images(count))[0])
+    with zipfile.ZipFile(out / "model.pt2") as archive:  # which torch.save writes without compression
+        assert not [name for name in archive.namelist() if b"/mrp/" in archive.read(name)]
 
 
 @pytest.mark.parametrize(
