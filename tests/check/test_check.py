@@ -109,6 +109,14 @@ def test_a_fault_of_a_method_is_found(tmp_path: Path, check, old: str, new: str,
     assert "\n" not in found.detail
 
 
+def test_a_compiled_step_with_another_loss_is_found_in_bf16_too(tmp_path: Path) -> None:
+    text = broken(METHOD, "loss = nn", "loss = (1.005 if torch.compiler.is_compiling() else 1.0) * nn")
+    (tmp_path / "mine.py").write_text(text)
+    run = tiny_run({"name": str(tmp_path / "mine.py")}, precision="bf16")
+    found = tried(objectives.it_is_one_graph, tmp_path / "mine.py", run)
+    assert found.detail == "the compiled step gives another loss"
+
+
 def test_a_resume_that_forgets_is_found(tmp_path: Path) -> None:
     text = broken(METHOD, "loss = nn", "self.calls = getattr(self, 'calls', 0) + 1\n        loss = self.calls * nn")
     path = tmp_path / "mine.py"
