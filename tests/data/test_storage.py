@@ -112,7 +112,7 @@ def test_a_refusal_may_be_over_soon_where_something_was_read_before(
         assert files.read("file", 0, 7) == b"content"
         server.always = "403"
         with pytest.raises(
-            store.StorageError, match=r"file: may not be read now, and was read before, still after 0.5"
+            store.StorageError, match=r"file: the server answers 403 .*; check the .* right to read, still after 0.5"
         ):
             files.read("file", 0, 7)
 

@@ -83,9 +83,9 @@ def retry(attempt: Callable[[float], T], where: str, deadline: float, gave: bool
         try:
             try:
                 return attempt(until)
-            except RefusedError:
+            except RefusedError as refusal:
                 if gave:
-                    raise TemporaryError("may not be read now, and was read before") from None
+                    raise TemporaryError(str(refusal).removeprefix(f"{where}: ")) from None
                 raise
         except TemporaryError as fault:
             pause = max(fault.wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
