@@ -1,4 +1,4 @@
-"""Mask-reconstruction pretraining of Vision Transformers."""
+"""Masked-image pretraining of Vision Transformers."""
 
 from __future__ import annotations
 

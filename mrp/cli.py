@@ -144,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     examples = "\n".join(f"  {verb.EXAMPLE}" for verb in modules.values())
     top = _Parser(
         prog="mrp",
-        description="Mask-reconstruction pretraining of Vision Transformers.",
+        description="Masked-image pretraining of Vision Transformers.",
         epilog=f"examples:\n{examples}\n\n'mrp VERB --help' tells more of a verb.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
