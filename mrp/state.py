@@ -95,6 +95,7 @@ class State:
 
     def save(self, wait: bool = False) -> None:
         """Saves a checkpoint of this step; `wait` until it is on the disk."""
+        self._session.journal.flush()  # first, so that the log never ends before the checkpoint
         self.quarantine.add(gather_object(self.quarantine.state()))
         if self._session.main and self.quarantine.write(self._session.folder):
             self._session.say(

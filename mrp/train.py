@@ -173,7 +173,6 @@ def conclude(
         session.journal.log(state.step, values, result.pictures)
     if saving or result.alarm or leaving:
         session.phase("saves", state.step)
-        session.journal.flush()  # first, so that the log never ends before the checkpoint
         state.save(wait=state.step == job.steps or leaving or result.alarm is not None)
     if result.alarm and result.stop:
         raise Stopped(result.alarm)

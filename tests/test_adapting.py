@@ -99,6 +99,7 @@ def test_weights_of_others_are_imported_and_an_encoder_alone_gets_a_new_decoder(
         assert chosen["optim"]["layer_decay"] == 0.75
         assert chosen["optim"]["lr"]["value"] == 1.5e-4
         assert chosen["data"]["mean"] == [0.4] * 3  # of timm's config.json
+        assert "augment" not in chosen["data"]  # that file says how models are evaluated: whole images are no crops
     load(tmp_path / "out" / PLAN)
 
 

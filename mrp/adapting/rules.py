@@ -237,12 +237,16 @@ def _batch(images: int, processes: int) -> int:
 def _images(start: Start, data: Mapping[str, Any], shapes: Ints) -> tuple[dict[str, Any], str]:
     own, shorter = start.model.run.data, shapes[shapes[:, 0] > 0].min(1)
     height, width = own.shape
+    # Of weights from elsewhere only the evaluation is known: that it squeezes whole images says nothing of training.
+    imported = bool(start.model.source)
+    told = {"channels", "mean", "std"} | (set() if imported else {"augment"})
     section = {
         **data, "size": height if height == width else [height, width],
-        **own.model_dump(mode="json", include={"channels", "mean", "std", "augment"}, exclude_none=True),
+        **own.model_dump(mode="json", include=told, exclude_none=True),
     }  # fmt: skip
+    same = "mean and deviation" if imported else "mean, deviation and crops"
     why = (
-        "size, channels, mean, deviation and crops are those of the weights, which know images in no other form; the "
-        f"shorter sides of these images have {shorter.min()} to {shorter.max()} pixels"
+        f"size, channels, {same} are those of the weights, which know images in no other form; the shorter sides of "
+        f"these images have {shorter.min()} to {shorter.max()} pixels"
     )
     return section, why

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Callable
@@ -112,12 +113,14 @@ class Checkpoint(NamedTuple):
         """Returns everything that is not a tensor; the form of what is read again is checked."""
         path = self.folder / STATE
         try:
-            return _KEPT.validate_json(path.read_bytes())
+            return _KEPT.validate_python(json.loads(path.read_bytes()))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            raise ConfigError(_unreadable(path, f"{where}: {first['msg']}".removeprefix(": "))) from None
-        except OSError as error:
+            where = ": ".join([".".join(map(str, first["loc"])), first["msg"]]).removeprefix(": ")
+            raise ConfigError(
+                f"{path}: {where}; where another version of mrp has written this checkpoint, go on with that version"
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
             raise ConfigError(_unreadable(path, error)) from None
 
     def seal(self) -> str:

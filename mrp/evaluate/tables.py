@@ -26,7 +26,7 @@ from mrp.files import lock
 from mrp.models.vit import num_heads
 from mrp.processes.join import Accelerator
 
-VERSION = 3  # raise it whenever the same description could stand for other numbers
+VERSION = 4  # raise it whenever the same description could stand for other numbers
 _WHILE_TRAINING = "while-training"  # the folder of the tables that are removed after the evaluation
 
 _LONG_AGO = 7 * 86400.0  # seconds after which no other machine is still writing a table

@@ -15,7 +15,7 @@ from torch import Tensor
 
 _LOW = 0xFFFFFFFF
 _ASPECTS = 1024  # as finely are the aspects of BEiT's blocks drawn
-_BLOCKS, _TRIES = 14, 10  # as many are taken, the first that may be of so many
+_BLOCKS, _PER_BLOCK, _TRIES = 14, 32, 10  # at least so many, one per so many patches; the first try that may be
 _SOME = 0x50E1  # sets the choice among hidden patches apart from the draw of the mask
 
 
@@ -122,7 +122,7 @@ def beit_mask(
     taken. BEiT gives up where none may; here ten others are drawn, and what is missing in the end is drawn from the
     other patches.
     """
-    number = torch.arange(_BLOCKS * _TRIES, device=keys.device)
+    number = torch.arange(max(_BLOCKS, rows * columns // _PER_BLOCK) * _TRIES, device=keys.device)
     parts = torch.arange(6, 10, device=keys.device)
     drawn = fold(keys[:, None, None], draws[:, None, None], number[:, None], parts)  # B T 4
     kind = (drawn[..., 0] * len(aspects)) >> 32
@@ -152,7 +152,7 @@ def beit_mask(
 
 @beit_mask.register_fake
 def _shape_of_beit_mask(keys: Tensor, draws: Tensor, aspects: Tensor, rows: int, columns: int, *more: int) -> Tensor:
-    return keys.new_empty(len(keys), rows * columns, dtype=torch.bool)
+    return keys.new_empty(keys.shape[0], rows * columns, dtype=torch.bool)
 
 
 def multi_block_mask(

@@ -195,4 +195,5 @@ def device_memory(device: torch.device, processes: int) -> int:
     """Returns the bytes that one training process may count on: its GPU's, or its part of the host's."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
-    return max(0, host_memory() // processes - _PROCESS)
+    share = host_memory() // processes
+    return max(share // 4, share - _PROCESS)

@@ -61,7 +61,10 @@ def _reserved_port() -> Iterator[int]:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        yield held.getsockname()[1]
+        port = held.getsockname()[1]
+        if sys.platform != "linux":  # elsewhere the held socket may be the one that the others reach
+            held.close()
+        yield port
 
 
 def _wait(children: list[subprocess.Popen[bytes]], signals_received: Sequence[int]) -> int:

@@ -101,7 +101,7 @@ def test_a_refusal_may_be_over_soon_where_something_was_read_before(
     monkeypatch.setattr(store, "_FIRST_WAIT", 0.001)
     (tmp_path / "file").write_bytes(b"content")
     with serving(tmp_path) as server:
-        files = http.HttpStore(server.url, 0.5)
+        files = http.HttpStore(server.url, 300.0)
         server.faults = ["403"]
         with pytest.raises(
             store.StorageError, match=r"file: the server answers 403 .*; check the address and the right"
@@ -111,9 +111,12 @@ def test_a_refusal_may_be_over_soon_where_something_was_read_before(
         server.faults = ["403", "401", "403"]
         assert files.read("file", 0, 7) == b"content"
         server.always = "403"
+        files.deadline = 0.5
         with pytest.raises(
             store.StorageError, match=r"file: the server answers 403 .*; check the .* right to read, still after 0.5"
         ):
+            files.read("file", 0, 7)
+        with pytest.raises(store.RefusedError, match=r"right to read$"):  # what has lasted is believed from then on
             files.read("file", 0, 7)
 
 

@@ -187,6 +187,16 @@ def test_beits_blocks_hide_exactly_so_many_whatever_the_grid(grid: tuple[int, in
     assert len(mask.unique(dim=0)) > 1
 
 
+def test_beits_blocks_fill_large_grids_too() -> None:
+    """With as many blocks as a small grid needs, what is left would be drawn as patches that stand alone (28 here)."""
+    keys, size = torch.arange(128), 32
+    mask = masking.beit_mask(keys, torch.zeros_like(keys), masking.block_aspects(0.3), size, size, 16, 627)
+    grid = torch.nn.functional.pad(mask.view(-1, size, size), (1, 1, 1, 1))
+    beside = grid[:, :-2, 1:-1] | grid[:, 2:, 1:-1] | grid[:, 1:-1, :-2] | grid[:, 1:-1, 2:]
+    alone = (grid[:, 1:-1, 1:-1] & ~beside).sum((1, 2))
+    assert alone.max() <= 1
+
+
 def test_what_blocks_leave_open_is_drawn_from_the_rest() -> None:
     shapes = torch.tensor([[1, 1]])
     mask = masking.block_mask(torch.arange(50), (8, 8), shapes, 40, candidates=2)

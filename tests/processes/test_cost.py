@@ -182,7 +182,7 @@ def test_the_memory_of_the_host_is_shared_by_its_processes() -> None:
     own = whole - one
     assert 300 << 20 < own < 1 << 30
     assert four == whole // 4 - own
-    assert device_memory(torch.device("cpu"), 10**6) == 0  # and never less than nothing
+    assert device_memory(torch.device("cpu"), 10**6) == whole // 10**6 // 4  # and something is left on a small host
     with open("/proc/meminfo") as file:
         total = int(file.readline().split()[1]) * 1024
     assert whole == pytest.approx(total, rel=0.01)

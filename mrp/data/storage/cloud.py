@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, TypeVar
 
 from mrp.config import ConfigError
-from mrp.data.storage.store import STALL, RefusedError, StorageError, Store, TemporaryError, retry
+from mrp.data.storage.store import STALL, RefusedError, StorageError, Store, TemporaryError
 
 T = TypeVar("T")
 
@@ -68,9 +68,7 @@ class CloudStore(Store):
                     raise TemporaryError(" ".join(str(error).partition("Debug source:")[0].split())[:200]) from None
                 raise StorageError(f"{self.where(name)}: {fault}") from None
 
-        found = retry(attempt, self.where(name), self.deadline, self.gave)
-        self.gave = True
-        return found
+        return self.patiently(name, attempt)
 
     def _connect(self, seconds: float) -> Any:
         """Returns a client whose requests end after so many seconds."""

@@ -43,9 +43,7 @@ class HttpStore(Store):
         if start == stop:
             return b""
         attempt = partial(_range, self.where(name), self.token, start, stop)
-        data = retry(attempt, self.where(name), self.deadline, self.gave)
-        self.gave = True
-        return data
+        return self.patiently(name, attempt)
 
 
 def _size(address: str, token: str, until: float) -> int:

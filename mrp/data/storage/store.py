@@ -57,7 +57,8 @@ class Store(ABC):
     """A folder of files somewhere."""
 
     local = False  # whether files can be read in place
-    gave = False  # whether this process has read something there
+    deadline: float  # seconds after which it is given up
+    _gave = False  # whether it has given this process something since it last refused to
 
     @abstractmethod
     def where(self, name: str) -> str:
@@ -71,6 +72,19 @@ class Store(ABC):
     def read(self, name: str, start: int, stop: int) -> bytes:
         """Returns exactly these bytes."""
 
+    def patiently(self, name: str, attempt: Callable[[float], T]) -> T:
+        """Returns what `attempt` gives (see `retry`).
+
+        A refusal may pass where something was read before; one that has lasted is believed from then on.
+        """
+        try:
+            found = retry(attempt, self.where(name), self.deadline, self._gave)
+        except RefusedError:
+            self._gave = False
+            raise
+        self._gave = True
+        return found
+
 
 def retry(attempt: Callable[[float], T], where: str, deadline: float, gave: bool = False) -> T:
     """Call `attempt` with the time at which it must be over (`time.monotonic`), until it succeeds or that has come.
@@ -79,27 +93,29 @@ def retry(attempt: Callable[[float], T], where: str, deadline: float, gave: bool
     and credentials or a signature that have expired are renewed.
     """
     until, wait, said = time.monotonic() + deadline, _FIRST_WAIT, False
+    last: StorageError
     while True:
         try:
-            try:
-                return attempt(until)
-            except RefusedError as refusal:
-                if gave:
-                    raise TemporaryError(str(refusal).removeprefix(f"{where}: ")) from None
+            return attempt(until)
+        except RefusedError as refusal:
+            if not gave:
                 raise
-        except TemporaryError as fault:
-            pause = max(fault.wait, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
-            if time.monotonic() + pause > until:
-                asked = f" (it asks to wait {fault.wait:g} seconds)" if fault.wait else ""
-                raise UnreachableError(
-                    f"{where}: {fault}{asked}, still after {deadline:g} seconds; mend the storage and run the same "
-                    "command again"
-                ) from None
-            if not said and time.monotonic() + pause > until - deadline + _PATIENCE:
-                said = True
-                _say(f"{where}: {fault}", until)
-            time.sleep(pause)
-            wait = min(2 * wait, _LONGEST_WAIT)
+            fault, asked, last = str(refusal), 0.0, RefusedError(f"{refusal}, still after {deadline:g} seconds")
+        except TemporaryError as temporary:
+            asked = temporary.wait
+            fault = f"{where}: {temporary}"
+            last = UnreachableError(
+                f"{fault}{f' (it asks to wait {asked:g} seconds)' if asked else ''}, still after {deadline:g} seconds; "
+                "mend the storage and run the same command again"
+            )
+        pause = max(asked, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
+        if time.monotonic() + pause > until:
+            raise last
+        if not said and time.monotonic() + pause > until - deadline + _PATIENCE:
+            said = True
+            _say(fault, until)
+        time.sleep(pause)
+        wait = min(2 * wait, _LONGEST_WAIT)
 
 
 @contextlib.contextmanager
