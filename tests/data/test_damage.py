@@ -609,7 +609,7 @@ def test_what_passes_is_tried_again(made: Path, opened: Open, fault: str) -> Non
     ("fault", "message"),
     [
         ("404", r"the server answers 404 \(Not Found\); check the address"),
-        ("403", r"may not be read now, and was read before, still after 100 seconds"),
+        ("403", r"the server answers 403 .*right to read, still after 100 seconds"),
         ("ignored", r"the server ignores ranges \(status 200\)"),
         ("gzip", r"the server sends it compressed \(gzip\)"),
         ("500", r"the server answers 500 .*, still after 100 seconds"),
