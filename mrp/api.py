@@ -150,7 +150,12 @@ def judge(
 
 
 def _several(paths: str | Path | Sequence[str | Path]) -> list[str | Path]:
-    return [os.path.expanduser(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+    given: list[str | Path] = [
+        os.path.expanduser(path) for path in ([paths] if isinstance(paths, str | Path) else paths)
+    ]
+    if not given:
+        raise ConfigError("no weights are given; name a run, a checkpoint or a file")
+    return given
 
 
 def held_out(run: Run, count: int) -> Tensor:

@@ -116,8 +116,11 @@ class Subject:
         """Describes a model that was loaded from a path."""
         place = Path(path).expanduser()
         source = "" if runs.is_ours(place) else str(place.absolute())
-        step = model.step if backbone == TRAINED else 0
-        return cls(backbone, step, model.weights, source, model_digest(model.module), model.run.precision)
+        step, digest = model.step if backbone == TRAINED else 0, model_digest(model.module)
+        told = model.run.data.model_dump_json(include={"augment"}, exclude_defaults=True)
+        if source and told != "{}":  # an imported file that says how images are shown to it
+            digest = hashlib.sha256(f"{digest} {told}".encode()).hexdigest()[: len(digest)]
+        return cls(backbone, step, model.weights, source, digest, model.run.precision)
 
     def about(self, name: str, section: Section, data: Mapping[str, Any], precision: str) -> Record:
         """Returns the record of a measurement in some precision, still without its result."""

@@ -191,6 +191,14 @@ def test_no_run_is_one_line(tmp_path: Path) -> None:
         mrp.load(tmp_path)
 
 
+def test_no_weights_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "data.test=digits"])
+    assert capsys.readouterr().err.startswith("mrp: error: no weights are given; name a run")
+    with pytest.raises(ConfigError, match="no weights are given"):
+        mrp.judge([], "small")
+
+
 def test_the_example_runs(make: Make, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(sys, "argv", ["features.py", str(make("mae"))])
     runpy.run_path(str(ROOT / "examples" / "features.py"), run_name="__main__")

@@ -53,6 +53,17 @@ def test_a_run_in_the_home_folder_is_a_run(tmp_path: Path, monkeypatch: pytest.M
     assert Subject.of("~/run", model).source == ""
 
 
+def test_another_crop_of_imported_weights_is_another_measurement() -> None:
+    """Files that say how images are shown to them were measured on other crops before they were heard."""
+    small, digests = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"], []
+    for crop in ("{name: crop}", "resize", "{name: crop, whole_from: 1}"):
+        run = load("demo", [*small, "data.augment=null", f"data.augment={crop}"])
+        model = Model(run, Path("folder"), 0, build_step(run))
+        digests += [Subject.of("folder", model).digest]
+    assert len({*digests}) == 3
+    assert digests[0] == probing.model_digest(model.module)  # as in earlier files
+
+
 def test_another_precision_is_another_measurement(subject: Subject) -> None:
     fp32, bf16 = (subject.about("knn", knn.Config(), DATA, precision) for precision in ("fp32", "bf16"))
     assert fp32.key != bf16.key

@@ -147,4 +147,6 @@ def _read(path: Path) -> list[Record]:
         content = json.loads(path.read_text(encoding="utf-8"))
         return [Record(**record) for record in content["records"]]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{path}: is not what 'mrp probe' writes ({error!r}); remove it") from None
+        raise ConfigError(
+            f"{path}: is not what 'mrp probe' writes ({error!r}); move it away and measure again"
+        ) from None

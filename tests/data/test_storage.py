@@ -111,9 +111,10 @@ def test_a_refusal_may_be_over_soon_where_something_was_read_before(
         server.faults = ["403", "401", "403"]
         assert files.read("file", 0, 7) == b"content"
         server.always = "403"
-        files.deadline = 0.5
+        files.deadline = 1.0
         with pytest.raises(
-            store.StorageError, match=r"file: the server answers 403 .*; check the .* right to read, still after 0.5"
+            store.StorageError,
+            match=r"file: the server answers 403 .*; check the .* right to read, still after 1 seconds",
         ):
             files.read("file", 0, 7)
         with pytest.raises(store.RefusedError, match=r"right to read$"):  # what has lasted is believed from then on

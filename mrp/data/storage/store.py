@@ -93,24 +93,24 @@ def retry(attempt: Callable[[float], T], where: str, deadline: float, gave: bool
     and credentials or a signature that have expired are renewed.
     """
     until, wait, said = time.monotonic() + deadline, _FIRST_WAIT, False
-    last: StorageError
+    refused: RefusedError | None = None
     while True:
         try:
             return attempt(until)
         except RefusedError as refusal:
             if not gave:
                 raise
-            fault, asked, last = str(refusal), 0.0, RefusedError(f"{refusal}, still after {deadline:g} seconds")
+            fault, asked = str(refusal), 0.0
+            refused = RefusedError(f"{refusal}, still after {deadline:g} seconds")
         except TemporaryError as temporary:
             asked = temporary.wait
             fault = f"{where}: {temporary}"
-            last = UnreachableError(
-                f"{fault}{f' (it asks to wait {asked:g} seconds)' if asked else ''}, still after {deadline:g} seconds; "
-                "mend the storage and run the same command again"
-            )
         pause = max(asked, wait * random.uniform(0.5, 1.5))  # noqa: S311 -- so that not all nodes come at once
         if time.monotonic() + pause > until:
-            raise last
+            wish = f" (it asks to wait {asked:g} seconds)" if asked else ""
+            raise refused or UnreachableError(
+                f"{fault}{wish}, still after {deadline:g} seconds; mend the storage and run the same command again"
+            )
         if not said and time.monotonic() + pause > until - deadline + _PATIENCE:
             said = True
             _say(fault, until)
