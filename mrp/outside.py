@@ -112,15 +112,18 @@ def _execute(path: Path, name: str, digest: str) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     _files.update(map(str, _trees(path)))
     sys.path.insert(0, str(path.parent))
-    for file in _trees(path):  # Python would take what it has compiled for current where a file has changed within a
-        with suppress(OSError):  # second and kept its size
+    # Python would take what it has compiled for current where a file has changed within a second and kept its size.
+    for file in _trees(path):
+        with suppress(OSError):
             os.unlink(importlib.util.cache_from_source(file))
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         raise ConfigError(f"{blamed(error) or path}: {type(error).__name__}: {error}; mend the file") from error
     finally:
         sys.path.remove(str(path.parent))
+        sys.dont_write_bytecode = before
         for neighbour in neighbours:  # they belong to this file alone: another may have neighbours of the same names
             sys.modules.pop(neighbour, None)
     return module
