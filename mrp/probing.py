@@ -116,10 +116,9 @@ class Subject:
         """Describes a model that was loaded from a path."""
         place = Path(path).expanduser()
         source = "" if runs.is_ours(place) else str(place.absolute())
-        step, digest = model.step if backbone == TRAINED else 0, model_digest(model.module)
-        told = model.run.data.model_dump_json(include={"augment"}, exclude_defaults=True)
-        if source and told != "{}":  # an imported file that says how images are shown to it
-            digest = hashlib.sha256(f"{digest} {told}".encode()).hexdigest()[: len(digest)]
+        step = model.step if backbone == TRAINED else 0
+        told = model.run.data.model_dump(mode="json", include={"augment"}, exclude_defaults=True)
+        digest = model_digest(model.module, shown=repr(told) if source and told else "")
         return cls(backbone, step, model.weights, source, digest, model.run.precision)
 
     def about(self, name: str, section: Section, data: Mapping[str, Any], precision: str) -> Record:
@@ -209,10 +208,9 @@ def features(
     source = setting.train if split == "train" else setting.test
     if source is None:
         raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
-    module = model.module
-    readout = Readout.of(module, layer, pooling) if layer or pooling else Readout.own(module)
-    with computing(model.run, setting), tables_of(module, [setting]):
-        table = setting.features(source, module, readout, never)
+    readout = Readout.of(model.module, layer, pooling) if layer or pooling else Readout.own(model.module)
+    with computing(model.run, setting), tables_of(model.module, [setting]):
+        table = setting.features(source, model.module, readout, never)
     if table is None:
         return 0, 0
     columns = table.columns[readout.blocks[0]]
@@ -298,6 +296,5 @@ def described(setting: Setting, own: bool) -> dict[str, Any]:
     data, sources = setting.data, (setting.train, setting.test)
     names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
     contents = [None if source is None else source.content for source in sources]
-    what = [*contents, data.shape, content(setting.classes)]
-    what += ["limited"] if setting.limited else []
+    what = [*contents, data.shape, content(setting.classes), *(["limited"] if setting.limited else [])]
     return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}

@@ -136,9 +136,9 @@ def weights_digest(step: nn.Module) -> str:
     return f"{digest}, {num_heads(backbone_of(step))} heads"
 
 
-def model_digest(step: nn.Module, parts: tuple[str, ...] = ("",)) -> str:
-    """Returns a hash of a model's weights, or of those whose names begin in these ways."""
-    digest = hashlib.sha256()
+def model_digest(step: nn.Module, parts: tuple[str, ...] = ("",), shown: str = "") -> str:
+    """Returns a hash of a model's weights, or of those whose names begin in these ways, and of how images are shown."""
+    digest = hashlib.sha256(shown.encode())
     for name, tensor in step.state_dict().items():
         if name.startswith(parts):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
