@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import mrp
-from mrp import outside, progress, verbs
-from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped, nearest
+from mrp import progress, verbs
+from mrp.config import FaultElsewhere, Preempted, ProcessLost, Stopped, nearest
+from mrp.processes.faults import line_of
 
+FAULT = 1
 USER_ERROR = 2
 INCIDENT = 3
 STOPPED = 130
@@ -40,14 +42,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:
         if not progress.drop_closed_outputs():  # as `head` closes it, once it has read enough
             raise
-    except ConfigError as error:
-        _wait_if(isinstance(error, FaultElsewhere))
-        _leave(f"mrp: error: {error}", USER_ERROR)
-    except OSError as error:
-        if error.errno is None:
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        _leave(f"mrp: error: {where}{error.strerror}; mend it and run the same command again", USER_ERROR)
     except Preempted as ended:
         if os.environ.get("RANK", "0") == "0":
             progress.put(f"mrp: {ended}", sys.stdout)
@@ -58,13 +52,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _leave(f"mrp: stopped{'; the same command goes on from the last checkpoint' if trains else ''}", STOPPED)
     except Stopped as error:
         _leave(f"mrp: stopped: {error}", INCIDENT)
+    except ProcessLost as error:
+        _wait_if(True)
+        _leave(f"mrp: error: {error}", FAULT)
     except Exception as fault:
-        _wait_if("RANK" in os.environ and isinstance(fault, RuntimeError))
-        if (line := outside.blamed(fault)) is not None:
-            _leave(f"mrp: error: {line}: {type(fault).__name__}: {fault}; mend the file", USER_ERROR)
+        _wait_if(isinstance(fault, FaultElsewhere) or ("RANK" in os.environ and isinstance(fault, RuntimeError)))
+        if (line := line_of(fault)) is not None:
+            _leave(f"mrp: error: {line}", USER_ERROR)
         if arguments is None and _is_held_up():
             traceback.print_exc()
-            _end(1)
+            _end(FAULT)
         raise
     if arguments is None:  # this is the whole program
         _end(0)

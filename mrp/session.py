@@ -201,15 +201,15 @@ class Session:
                 return by_step.get(step, max(by_step.values(), default=None))
             time.sleep(0.5)  # saved by another machine a moment ago
 
-    def agree(self, checkpoint: Checkpoint | None, common: Mapping[str, Any]) -> bool:
+    def agree(self, checkpoint: Checkpoint | None, common: Mapping[str, Any]) -> None:
         """Refuses to start where the processes would not train the same run from the same checkpoint.
 
         Each has read files by itself: on disks of their own, or where a file was written meanwhile, these may differ.
-        Returns whether any of them was asked to end in the meantime.
+        It comes before the model, since torch would end processes of different models with a traceback.
         """
         step, seal = (checkpoint.step, checkpoint.seal()) if checkpoint else (0, "")
         local = step, flat(common) | {f"checkpoints (other files of step {step})": seal}
-        seen, all_asked = zip(*from_all((local, self.signals.asked is not None)), strict=True)
+        seen = from_all(local)
         steps = sorted({step for step, _ in seen})
         if len(steps) > 1:
             raise ConfigError(
@@ -217,7 +217,10 @@ class Session:
                 "run's folder must lie on a disk that all machines share, under the same name"
             )
         self._refuse_differences([values for _, values in seen])
-        return any(all_asked)
+
+    def any_asked_to_end(self) -> bool:
+        """Returns whether any process was asked to end; all get the same answer."""
+        return any(from_all(self.signals.asked is not None))
 
     def agree_on(self, name: str, value: str | None) -> None:
         """Refuses to go on where the processes have read something different under the same name."""

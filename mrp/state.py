@@ -55,10 +55,10 @@ class State:
         """Returns the state of the newest checkpoint, or that of other weights, or a fresh one."""
         run, folder = job.run, session.folder
         session.phase("builds the model", 0)
-        module, model, optimizer = _build_model(run, session)
         checkpoint = session.newest_checkpoint()
         step = checkpoint.step if checkpoint else 0
-        asked = session.agree(checkpoint, job.common)
+        session.agree(checkpoint, job.common)
+        module, model, optimizer = _build_model(run, session)
         _load(checkpoint, job, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: Kept = checkpoint.state() if checkpoint else {}
@@ -88,7 +88,7 @@ class State:
                     checkpoint, about,
                 )
             ),
-            asked_to_end=asked,
+            asked_to_end=session.any_asked_to_end(),
             evaluation_pending=from_first(last.get("step") == step and INTERRUPTED in last),
             _job=job, _session=session,
         )  # fmt: skip

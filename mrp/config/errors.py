@@ -1,4 +1,4 @@
-"""The three exceptions that the command line turns into one line: each ends a run before it is complete."""
+"""The exceptions that the command line turns into one line: each ends a run before it is complete."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ class ConfigError(ValueError):
 
 class FaultElsewhere(ConfigError):
     """The fault of another process, which ends this one too; that process is the first to report it."""
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the run is gone and has left no word of why, so this one cannot go on either."""
 
 
 class Stopped(RuntimeError):

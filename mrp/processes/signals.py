@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from mrp import ending, progress
+from mrp.processes import faults
 
 STOP = "STOP"
 LAUNCHER = "MRP_LAUNCHER"  # the number of the process of `mrp --processes` that started this one
@@ -129,9 +130,13 @@ class Signals:
 
     def _end_at_once(self, number: signal.Signals, why: str, how: str | None = None) -> NoReturn:
         if self._stop is not None and not self._obeyed:
-            state = how or ending.kind_of_request(self.asked)
-            folder, words = self._stop.parent, f"{why}, without a checkpoint"
-            ending.within_seconds(lambda: ending.note(folder, state, words))
+            state, folder = how or ending.kind_of_request(self.asked), self._stop.parent
+
+            def note() -> None:
+                fault = faults.told(folder) if number == ALONE else None
+                ending.note(folder, state, f"{why}, without a checkpoint{f': {fault}' if fault else ''}")
+
+            ending.within_seconds(note)
         os._exit(128 + number)  # a half-written checkpoint does not have its final name yet
 
     def _note(self, asked: str) -> None:

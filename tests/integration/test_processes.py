@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,15 +163,28 @@ def test_processes_that_have_read_another_recipe_do_not_start(
 ) -> None:
     """One that evaluates at another step would wait for the others, and they for it."""
     common: dict[str, object] = {"length": "4 steps", "diagnose": {"every": "2 steps"}, "data": {"content": "a"}}
-    seen = [((0, session.flat(one)), False) for one in (common, common | change)]
+    seen = [(0, session.flat(one)) for one in (common, common | change)]
     monkeypatch.setattr(session, "from_all", lambda value: seen)
     here = object.__new__(session.Session)
-    here.folder, here.signals = tmp_path, SimpleNamespace(asked=None)  # type: ignore[assignment]
+    here.folder = tmp_path
     if said is None:
-        assert here.agree(None, common) is False
+        here.agree(None, common)
         return
     with pytest.raises(ConfigError, match=said):
         here.agree(None, common)
+
+
+def test_processes_of_different_models_do_not_start(tmp_path: Path) -> None:
+    """The folder is new, so nothing but the exchange between the processes can tell."""
+    ended = forked.together(2, train_a_width_of_its_own, tmp_path / "run")
+    assert [rank.returncode for rank in ended] == [2, 2], ended
+    assert all("the processes see different backbone.width, the first one and" in rank.stderr for rank in ended), ended
+    assert not any("Traceback" in rank.stderr for rank in ended)
+
+
+def train_a_width_of_its_own(folder: Path) -> None:
+    width = 24 + 8 * int(os.environ["RANK"])
+    main(["pretrain", *RECIPE, f"backbone.width={width}", "backbone.heads=2", "--folder", str(folder)])
 
 
 def see_the_newest_checkpoint_late(run: Path, words: list[str]) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from mrp import session
 from mrp.cli import main
-from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
+from mrp.config import ConfigError, FaultElsewhere, Preempted, ProcessLost, Stopped
+from mrp.folder import starts_of
 from mrp.processes import faults
 from mrp.processes.join import leave
 from mrp.run import Machine
@@ -19,7 +20,7 @@ from tests.forked import together
 
 LOST = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:3423")
 METHOD = """
-import os
+import os, signal
 from typing import Literal
 import torch
 from mrp.objectives import mae
@@ -32,6 +33,10 @@ class Config(mae.Config):
 class Objective(mae.Objective):
     def forward(self, batch):
         if os.environ["RANK"] == "1" and len(batch.keys) == 16:  # a true micro-batch, not one whose cost is counted
+            if os.environ["FAULT"] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if os.environ["FAULT"] == "own":
+                raise KeyError("labels")
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().forward(batch)
 """
@@ -85,12 +90,25 @@ def test_what_one_process_cannot_open_ends_all_before_they_wait_for_it(
         other.together(lambda: "data")
 
 
-def test_what_nobody_explains_stays_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faults, "_PATIENCE", 0.2)
-    with pytest.raises(RuntimeError, match="closed by peer"), faults.shared(tmp_path, 2):
+def test_what_the_system_says_is_told_to_the_others_too(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output"), faults.shared(tmp_path, 2):
+        raise OSError(5, "Input/output error", "/data/shard-7.tar")
+    line = r"^/data/shard-7.tar: Input/output error; mend it and run the same command again$"
+    with pytest.raises(FaultElsewhere, match=line), faults.shared(tmp_path, 2):
         raise LOST
+
+
+def test_a_process_that_leaves_no_word_is_said_to_be_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(faults, "_PATIENCE", 0.2)
+    line = r"another process of this run is gone: .*closed by peer"
+    with pytest.raises(ProcessLost, match=line), faults.shared(tmp_path, 2):
+        raise LOST
+    with pytest.raises(ZeroDivisionError), faults.shared(tmp_path, 2):
+        raise ZeroDivisionError("a fault of ours, which is a traceback")
     with pytest.raises(ConfigError), faults.shared(tmp_path, 1):
         raise ConfigError("alone")
+    with pytest.raises(RuntimeError, match="closed by peer"), faults.shared(tmp_path, 1):
+        raise LOST
     assert not list(tmp_path.iterdir()), "a single process has nobody to tell"
 
 
@@ -102,7 +120,18 @@ def test_an_end_that_all_agree_on_is_not_taken_for_a_lost_connection(tmp_path: P
         raise ending("runs/nccl: stopped at step 5 of 9")
 
 
-def test_a_process_without_memory_ends_both_with_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("fault", "codes", "line"),
+    [
+        ("memory", [2, 2], "machine.micro_batch: 16 images at once need more"),
+        ("own", [2, 2], "/hungry.py, line 18: KeyError: 'labels'; mend the file"),
+        ("killed", [1, -9], "another process of this run is gone: it was killed, its machine is lost"),
+    ],
+)
+def test_what_ends_one_process_ends_both_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, codes: list[int], line: str
+) -> None:
+    monkeypatch.setenv("FAULT", fault)
     (tmp_path / "hungry.py").write_text(METHOD)
     words = [
         "pretrain", "demo", "objective.name=./hungry.py", "objective.decoder.depth=1",
@@ -110,10 +139,11 @@ def test_a_process_without_memory_ends_both_with_one_line(tmp_path: Path) -> Non
         "optim.warmup=0 steps", "--folder", str(tmp_path / "run"),
     ]  # fmt: skip
     ended = together(2, main, words, cwd=tmp_path)
-    assert [process.returncode for process in ended] == [2, 2], ended
-    for lines in (process.stderr.splitlines() for process in ended):
-        assert any(line.startswith("mrp: error: machine.micro_batch: 16 images at once need more") for line in lines)
-        assert not any("Traceback" in line for line in lines)
+    assert [process.returncode for process in ended] == codes, ended
+    for said in (process.stderr for process in ended if process.returncode > 0):
+        assert any(one.startswith("mrp: error: ") and line in one for one in said.splitlines()), said
+        assert "Traceback" not in said
+    assert line in starts_of(tmp_path / "run")[-1]["end"]["why"]
 
 
 def test_who_stops_with_the_others_stays_until_the_first_has_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mrp import ending
-from mrp.processes import signals
+from mrp.processes import faults, signals
 from mrp.processes.signals import LAUNCHER, STOP, Signals
 from tests.waiting import until
 
@@ -150,6 +150,19 @@ def test_a_rank_whose_launcher_tells_that_another_has_died_ends_at_once_and_says
         True: ("preempted", "SIGTERM, then another process died, without a checkpoint"),
     }
     assert noted == [words[asked]]
+
+
+def test_a_rank_that_ends_because_another_has_died_passes_on_what_that_one_said(
+    tmp_path: Path, codes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noted: list[str] = []
+    monkeypatch.setattr(signals.ending, "note", lambda folder, state, why: noted.append(why))
+    monkeypatch.setenv(LAUNCHER, str(os.getppid()))
+    (tmp_path / faults.FILE).write_text("data: shard-7.tar is damaged")
+    with Signals(tmp_path, lambda _: None):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        until(lambda: codes)
+    assert noted == ["another process of this run has died, without a checkpoint: data: shard-7.tar is damaged"]
 
 
 def test_a_rank_that_is_left_alone_before_its_first_step_ends_at_once(
