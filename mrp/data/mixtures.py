@@ -44,6 +44,8 @@ class Mixture(Derived):
     @property
     def labels(self) -> NDArray[Any]:  # not kept: it would be copied to every worker
         """The label of every sample."""
+        if not self.classes:
+            return np.broadcast_to(np.int64(-1), len(self))
         return np.concatenate([source.labels for source in self.sources])
 
     def __len__(self) -> int:

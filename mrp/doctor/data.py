@@ -17,6 +17,10 @@ from mrp.data.subset import Subset, fixed_sample
 from mrp.data.survey import digest_of
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, warning
+from mrp.evaluate.contract import Setting
+from mrp.evaluate.tables import Tables
+from mrp.evaluators import make
+from mrp.processes.join import join_for_evaluation
 
 _DECODED, _HASHED_TRAIN, _HASHED_TEST = 256, 5000, 1000  # images that are looked at
 _SECONDS = 8.0  # after which a sample is large enough
@@ -72,6 +76,21 @@ def labels(case: Case) -> Iterator[Finding]:
             )
         else:
             yield ok("labels", f"{name}: all from 0 to {most - 1}, {len(np.unique(numbers)):,} of them used")
+
+
+def evaluators(case: Case) -> Iterator[Finding]:
+    """Builds what measures the run while it trains: each refuses data and methods that it is not made for."""
+    wanted = case.run.evaluations
+    if not wanted:
+        return
+    setting = Setting(
+        data=case.run.data, train=case.source, test=case.test, processes=join_for_evaluation(),
+        batch=case.plan.micro_batch, workers=0, folder=case.folder, tables=Tables(case.folder / "features"),
+        paints=case.step.objective.paints,
+    )  # fmt: skip
+    for name, section in wanted.items():
+        make(name, section, setting)
+    yield ok("evaluators", ", ".join(wanted))
 
 
 def shards(case: Case) -> Iterator[Finding]:
@@ -220,5 +239,5 @@ def overlap(case: Case) -> Iterator[Finding]:
     )
 
 
-CHECKS = (images, test_data, classes, labels, shards)
+CHECKS = (images, test_data, classes, labels, evaluators, shards)
 MEASURES = (decoded, overlap)

@@ -1,5 +1,6 @@
 """Folders, digits and the `data:` section: what is read, and what is said when it cannot be."""
 
+import json
 import os
 import pickle
 import sys
@@ -15,6 +16,7 @@ from mrp.data.mixtures import Mixture
 from mrp.data.open import open_source
 from mrp.data.source import Source
 from mrp.data.subset import Subset, select
+from mrp.evaluate import feature_files
 
 
 def picture(path: Path, value: int = 0) -> None:
@@ -232,3 +234,12 @@ def test_the_content_of_a_folder_changes_with_its_files_and_its_identity_with_th
     mixed = [Mixture([source, source], [1, 1]) for source in (before, after)]
     assert mixed[0].identity == mixed[1].identity
     assert mixed[0].content != mixed[1].content
+
+
+def test_images_of_sources_whose_classes_differ_are_written_without_labels(tmp_path: Path) -> None:
+    picture(tmp_path / "animals" / "cat" / "1.png", 1)
+    picture(tmp_path / "plants" / "oak" / "1.png", 2)
+    sources = [open_source(str(tmp_path / name), "train") for name in ("animals", "plants")]
+    feature_files.write(tmp_path / "features.npy", np.zeros((2, 3), np.float32), Mixture(sources, [1, 1]))
+    lines = [json.loads(line) for line in (tmp_path / "features.jsonl").read_text().splitlines()]
+    assert [(line["label"], line["class"]) for line in lines] == [(-1, None)] * 2

@@ -78,6 +78,16 @@ def test_a_sound_recipe_on_digits_is_met_with_silence(recipe: str) -> None:
     [
         ("demo", ["batch=512"], 1, "warning", "peak learning rate", "optim.per=128"),
         ("demo", ["optim.per=16"], 1, "warning", "peak learning rate", "where the recipe has 0.003"),
+        (
+            "maskfeat_tiny_digits", ["evaluate={reconstructions: {every: 1 epochs}}"],
+            1, "error", "reconstructions", "no pixels",
+        ),
+        ("demo", ["data.test=null", "evaluate={knn: {every: 1 epochs}}"], 1, "error", "runs/x", "data.test is not"),
+        (
+            "umae_tiny_digits",
+            ["data.train=[{source: digits, weight: 3}, {source: digits, weight: 1}]", "machine.micro_batch=2"],
+            1, "error", "data.train.1.weight", "too small",
+        ),
         ("demo", ["optim.lr=2.4e-3", "optim.per=8"], 1, "warning", "peak learning rate", "set optim.per=null"),
         ("demo", ["optim.lr=2e-6"], 1, "warning", "peak learning rate", "set optim.per=256"),
         ("demo", ["data.mean=0.8", "data.std=0.1"], 1, "warning", "mean and std", "data.mean=[0.30"),
