@@ -24,7 +24,7 @@ from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
 from mrp.folder import claim, flat
 from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
-from mrp.monitor.watchdog import Watchdog
+from mrp.monitor.watchdog import OPENS, Watchdog
 from mrp.prepare.config import Precision
 from mrp.processes import faults
 from mrp.processes.cost import device_memory
@@ -53,7 +53,9 @@ class Session:
 
     journal: Journal  # once it is known from which step the run goes on
 
-    def __init__(self, accelerator: Accelerator, folder: Path, stack: contextlib.ExitStack, machine: Machine) -> None:
+    def __init__(
+        self, accelerator: Accelerator, folder: Path, stack: contextlib.ExitStack, machine: Machine, watch: Watchdog
+    ) -> None:
         self.accelerator, self.folder = accelerator, folder
         self.device: torch.device = accelerator.device
         self.main: bool = accelerator.is_main_process
@@ -62,8 +64,7 @@ class Session:
         self.to_device = Transfer(self.device)
         self._stack, self._requeue_code = stack, machine.requeue_code
         self.signals = stack.enter_context(Signals(folder if self.main else None, self.say))
-        limits = machine.watchdog, machine.give_up
-        self._watchdog = stack.enter_context(Watchdog(folder, self.rank, self.processes, *limits))
+        self._watchdog = watch
 
     @classmethod
     @contextlib.contextmanager
@@ -88,8 +89,11 @@ class Session:
             # A compiled step may give the gradient of the patch embedding in another order: it is copied, which is all.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
+            rank, processes = (int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1)))
+            watch = stack.enter_context(Watchdog(folder, rank, processes, machine.watchdog, machine.give_up))
             accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)
-            yield cls(accelerator, folder, stack, machine)
+            watch.at(OPENS, 0)
+            yield cls(accelerator, folder, stack, machine, watch)
 
     def closing(self, part: C) -> C:
         """Returns the same object, which is closed at the end of the session."""

@@ -21,10 +21,10 @@ from mrp.folder import starts_of
 from mrp.locking import is_locked
 
 RANKS, STALLS = ".ranks", "stalls"
-WAITS = "waits for a batch"
+JOINS, OPENS, WAITS = "joins the others", "opens the data", "waits for a batch"
 # In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
-    "opens the data", "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
+    JOINS, OPENS, "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
 _UNSEEN = 75.0  # seconds after which another machine sees a heartbeat at the latest: NFS shows it after 60
@@ -103,14 +103,26 @@ class Watchdog:
 
     def _check(self, limit: float) -> None:
         """Writes a heartbeat; after `limit` reports who waits for whom."""
-        _, step, since = self._now
+        phase, step, since = self._now
         idle, now = self._beat()
         if idle > limit and self._reported != since:
             self._reported = since
+            if phase == JOINS:  # of the others nothing is known yet: the first process of each machine tells
+                if os.environ.get("LOCAL_RANK", "0") == "0":
+                    progress.tell(f"warning: {self._missing(idle)}")
+                return
             stacks = self._dump(step)
             lines = explain(self._heartbeats(), self._world, limit, now)
             if self._is_first_alive(limit):
                 progress.tell(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
+
+    def _missing(self, idle: float) -> str:
+        """Returns who waits where for processes that have not come."""
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        return (
+            f"process {self._rank} on {socket.gethostname()} has waited {idle:.0f} s for the others of {self._world} "
+            f"to join at {place}; see whether all of them have started and reach it"
+        )
 
     def _beat(self) -> tuple[float, float]:
         """Writes a heartbeat; returns the seconds since the phase began, and the time."""

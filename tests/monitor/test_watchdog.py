@@ -172,7 +172,8 @@ def test_a_stall_before_the_folder_is_claimed_leaves_nothing_in_its_way(
 ) -> None:
     (tmp_path / IDENTITY).touch()  # of another process, which trains the same run there
     said = ""
-    with Watchdog(tmp_path, 0, 1, limit=0.05, end=None):
+    with Watchdog(tmp_path, 0, 1, limit=0.05, end=None) as watched:
+        watched.at(watchdog.OPENS, 0)
         while "no progress" not in said:
             said += capfd.readouterr().out
             time.sleep(0.01)
@@ -182,7 +183,7 @@ def test_a_stall_before_the_folder_is_claimed_leaves_nothing_in_its_way(
 
 def test_who_has_not_reported_yet_is_not_taken_for_who_had_its_place_before(tmp_path: Path) -> None:
     watch(tmp_path, 1, 2, 600.0, None)._check(600.0)
-    assert noted(tmp_path, 1, "phase") == "opens the data"
+    assert noted(tmp_path, 1, "phase") == watchdog.JOINS
     watchdog.forget(tmp_path)
     assert not watch(tmp_path, 0, 2, 600.0, None)._heartbeats()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import socket
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,9 +16,11 @@ import torch
 from mrp.checkpoint.writer import wait_for_others
 from mrp.cli import main
 from mrp.config import ConfigError
+from mrp.ending import STALLED
 from mrp.processes import join
 from mrp.run import Machine
 from mrp.session import Session
+from tests.forked import Started
 
 
 def timeout_of(monkeypatch: pytest.MonkeyPatch, joining: Any) -> timedelta:
@@ -108,6 +111,19 @@ def test_tasks_that_slurm_has_bound_to_a_device_each_take_it(one_device: pytest.
         return
     with pytest.raises(ConfigError, match="process 2 finds no device of its own: this machine has 1"):
         join.join()
+
+
+def test_a_process_whose_others_never_come_says_so_and_is_given_up(tmp_path: Path) -> None:
+    """As where one of them has ended while it read its recipe, or its machine does not reach the first one."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{free.getsockname()[1]}"
+    env = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
+    words = ["pretrain", "demo", "machine.watchdog=0.2", "machine.give_up=1.5", "--folder", str(tmp_path / "run")]
+    done = Started(main, words, env=env | {"MASTER_PORT": place.partition(":")[2]}).end()
+    assert done.returncode == STALLED
+    assert f"s for the others of 2 to join at {place}; see whether all of them have started" in done.stdout
+    assert "process 0 joins the others (step 0) since" in done.stderr
 
 
 def test_tasks_of_srun_that_do_not_know_of_each_other_are_told(
