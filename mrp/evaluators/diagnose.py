@@ -72,11 +72,11 @@ class Evaluator(contract.Evaluator):
         self._config, self._setting = config, setting
         source = setting.test_or_train
         world = setting.processes.num_processes
-        share = max(1, min(config.images, len(source)) // world)
+        self._count = min(config.images, len(source))
+        share = -(-self._count // world)
         batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
-        self._count = share * world
-        chosen = fixed_sample(source, min(self._count, len(source))).chosen
-        sample = Subset(source, np.resize(chosen, self._count))  # again from the first, if processes are more
+        self._taken = share * world  # the first ones again where the processes do not divide the images
+        sample = Subset(source, np.resize(fixed_sample(source, self._count).chosen, self._taken))
         self._labelled = bool(source.classes)
         self._loader = setting.loader(sample, batch, sample.next_in_source)
         self._alarm = None
@@ -131,8 +131,8 @@ class Evaluator(contract.Evaluator):
             return rows
 
         with evaluating(model):
-            parts = gathered(self._loader, self._count, processes, pause, "batches of diagnostics", of_batch)
-            whole, first, second, labels = in_order(parts)
+            parts = gathered(self._loader, self._taken, processes, pause, "batches of diagnostics", of_batch)
+            whole, first, second, labels = (column[: self._count] for column in in_order(parts))
         loss, reconstruction, variance = processes.reduce(torch.stack(scalars).mean(0), "mean").tolist()
         values = {
             "rank_me": geometry.rank_me(whole),

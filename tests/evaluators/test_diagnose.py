@@ -33,7 +33,7 @@ def test_only_the_first_process_judges_the_lines_that_are_there(tmp_path: Path) 
     Evaluator(section, setting(data, source, source, Alone(1), folder=tmp_path, training=training))
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, 3, 5])
 def test_features_and_neighbours_do_not_depend_on_the_number_of_processes(world: int) -> None:
     run = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
     module, source = build_step(run).eval(), open_source("digits", "test")
@@ -55,4 +55,6 @@ def test_more_processes_than_images() -> None:
         at = setting(run.data, source, source, processes)
         return Evaluator(Diagnose.model_validate({"images": 8}), at)._measure(module, never)[0]
 
-    assert together(5, measure)["rank_me"] > 1
+    alone, several = measure(Alone()), together(5, measure)
+    assert several["rank_me"] > 1
+    assert several["rank_me"] == pytest.approx(alone["rank_me"], rel=1e-4)
