@@ -16,6 +16,7 @@ from mrp.locking import Holder
 
 FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
 STALLED = 4  # the exit code of a process that the watchdog has given up
+GIVEN_UP = "is given up"  # what its last heartbeat says it does
 BY_FILE = "the file"  # how a request that is a file begins
 _MOST = 500  # characters of a reason
 _LAST_WORDS = 5.0  # seconds

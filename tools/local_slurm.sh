@@ -18,7 +18,7 @@ done
 
 configure() {
     local host user cpus memory
-    host=$(hostname -s) user=$(id -un) cpus=$(nproc)
+    host=$(hostname -s) user=$(id -un) cpus=$(env -u OMP_NUM_THREADS nproc)
     memory=$(awk '/MemTotal/ { print int($2 / 1024 * 0.9) }' /proc/meminfo)
     mkdir -p -m 700 "$folder"/{munge,state,spool,log}
     [ -e "$folder/munge/key" ] || (umask 077; head -c 1024 /dev/urandom > "$folder/munge/key")

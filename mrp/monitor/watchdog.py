@@ -25,6 +25,7 @@ JOINS, OPENS, WAITS = "joins the others", "opens the data", "waits for a batch"
 # In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
     JOINS, OPENS, "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
+    ending.GIVEN_UP,
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
 _UNSEEN = 75.0  # seconds after which another machine sees a heartbeat at the latest: NFS shows it after 60
@@ -143,6 +144,8 @@ class Watchdog:
 
     def _last_words(self, stands: str) -> None:
         progress.put(f"mrp: error: {stands}; the same command goes on from the last checkpoint", sys.stderr)
+        self.at(ending.GIVEN_UP, self._now[1])
+        self._beat()  # the script of a SLURM job reads it
         ending.note(self._folder, ending.FAILED, stands)
 
     def _write(self, heartbeat: Heartbeat) -> None:

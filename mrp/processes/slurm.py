@@ -20,7 +20,7 @@ from typing import Any
 
 from mrp.checkpoint.sealed import PREFIX
 from mrp.config import ConfigError
-from mrp.ending import STALLED
+from mrp.ending import GIVEN_UP, STALLED
 
 REQUEUE = 85  # a run that was told to stop ends with this code; Linux calls it ERESTART
 SUFFIX = ".slurm"  # of the folder of a job's files
@@ -58,8 +58,12 @@ started=$(sed -n 's/^ *StartTime=\\([^ ]*\\).*/\\1/p' <<< "$job")  # a prolog co
 if grep -q 'PreemptTime=[0-9]' <<< "$job"; then
   again=yes preempted=yes
 elif [ -z "$ended" ]; then
-  # Told to stop, and saved; told before it could listen; or given up by the watchdog, perhaps for a node's fault.
-  case $code in {requeue}|143|{stalled}) again=yes ;; esac
+  # Told to stop, and saved; told before it could listen; or given up by the watchdog, perhaps for a node's fault. A
+  # process that hangs in a driver or on a disk srun has to kill: it returns the highest code, which is that one's.
+  case $code in
+    {requeue}|143|{stalled}) again=yes ;;
+    *) if grep -qs '"{given_up}"' "$run"/.ranks/rank-*.json; then again=yes; fi ;;
+  esac
 elif [ $(($(date +%s) - $(date --date="$started" +%s))) -ge {limit} ]; then
   again=yes  # over its time, and not cancelled: what somebody has cancelled stays so
 fi
@@ -142,7 +146,8 @@ def body(request: Request, command: Sequence[str], folder: Path) -> str:
     return _BODY.format(
         seeds=seeds, world=request.processes, per_node=request.per_node, threads=request.cpus, cpus=request.cpus,
         command=" ".join([*words, "--folder", '"$run"']), run=run, files=shlex.quote(str(files(folder))),
-        requeue=REQUEUE, stalled=STALLED, limit=seconds(request.time), prefix=PREFIX, patience=PATIENCE,
+        requeue=REQUEUE, stalled=STALLED, given_up=GIVEN_UP, limit=seconds(request.time), prefix=PREFIX,
+        patience=PATIENCE,
     )  # fmt: skip
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from mrp import cli
 from mrp.config import ConfigError
+from mrp.monitor.watchdog import Watchdog
 from mrp.processes import slurm as cluster
 from mrp.run import load
 from tests.waiting import LONG, until
@@ -230,6 +231,17 @@ def test_the_job_trains_what_was_submitted(place: Path) -> None:
 def test_only_a_run_that_was_told_to_stop_or_stood_still_is_requeued(job: Path, code: int, requeued: bool) -> None:
     assert attempt(job, code) == (0 if requeued else code)
     assert (job / "requeued").exists() == requeued
+
+
+def test_a_job_that_stood_still_is_requeued_though_a_process_had_to_be_killed(job: Path) -> None:
+    """Its code, 137, is higher than that of the others, which the watchdog has given up."""
+    run = job / "runs/demo"
+    assert attempt(job, 137, SAVES=str(run / ".ranks")) == 137
+    watched = Watchdog(run, 3, 4, 600.0, 900.0)
+    watched.claimed = True
+    watched._last_words("process 3 computes")
+    assert attempt(job, 137) == 0
+    assert (job / "requeued").exists()
 
 
 def test_a_cluster_that_does_not_requeue_sees_the_code(job: Path) -> None:
