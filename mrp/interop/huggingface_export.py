@@ -75,6 +75,9 @@ def _refuse(vit: Backbone, traits: Traits, images: Preprocessing) -> None:
         f"backbone.patch: {list(traits.patch)}": traits.patch[0] != traits.patch[1],
         "an activation other than the exact GELU": not traits.exact_gelu,
         f"a relative_bias on images of {list(images.size)}": traits.relative_bias != "none" and oblong,
+        f"layer_scale or pool: mean, with positions, on images of {list(images.size)}": (
+            oblong and traits.absolute_positions and _needs_data2vec(traits)
+        ),
         "the norm before the first block": traits.norm_before_blocks,
         "positions for patches alone": traits.absolute_positions and vit.no_embed_class,
     }

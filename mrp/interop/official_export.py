@@ -76,11 +76,13 @@ def _refuse(objective: Objective) -> None:
     """Raises an error that says what the official implementation of a method lacks."""
     traits = Traits.of(objective.backbone)
     plain = isinstance(objective, mae.Objective | maskfeat.Objective | data2vec2.Objective)
+    query_value = any(isinstance(module, QueryValueLinear) for module in objective.backbone.modules())
     reasons = {
         EVA: traits.eva,
         f"backbone.registers: {traits.registers}": traits.registers > 0,
         "backbone.class_token: false": not traits.class_token,
         "backbone.layer_scale": plain and traits.layer_scale is not None,
+        "backbone.layer_scale with qkv_bias: all": traits.layer_scale is not None and not query_value,
         "backbone.relative_bias": plain and traits.relative_bias != "none",
         "backbone.positions: none": plain and not traits.absolute_positions,
         "backbone.norm": isinstance(objective, data2vec2.Objective) != traits.norm_before_blocks,

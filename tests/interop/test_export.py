@@ -378,6 +378,7 @@ def test_a_processor_that_prepares_images_otherwise_than_the_run_is_told_of(
         ("mae", {"class_token": False}, "transformers", "backbone.class_token: false is what transformers has"),
         ("mae", {"patch": [4, 8]}, "transformers", r"backbone.patch: \[4, 8\] is what transformers has no model for"),
         ("mae", {"layer_scale": 0.1}, "official", "backbone.layer_scale is what the official mae has no model for"),
+        ("data2vec", {"layer_scale": 0.1}, "official", "backbone.layer_scale with qkv_bias: all is what the official"),
         ("simmim", {"registers": 1}, "official", "backbone.registers: 1 is what the official simmim has no model for"),
         ("mae", {}, "tim", "--to: 'tim' is unknown; did you mean 'timm'"),
     ],
@@ -391,6 +392,12 @@ def test_what_cannot_be_represented_is_refused_with_the_reason(
         export(folder, to, out)
     assert "\n" not in str(error.value)
     assert sorted(path.name for path in folder.parent.iterdir()) == ["run"], "something was left behind"
+
+
+def test_positions_that_transformers_has_for_squares_alone_are_refused_on_others(make: Make) -> None:
+    folder = make("mae", {"layer_scale": 0.1}, size=(16, 12))
+    with pytest.raises(ConfigError, match=r"layer_scale or pool: mean, with positions, on images of \[16, 12\] is"):
+        export(folder, "transformers", folder.with_name("out"))
 
 
 @pytest.mark.parametrize(
