@@ -318,8 +318,9 @@ def test_a_path_in_the_metadata_is_not_followed(tmp_path: Path) -> None:
 
 def test_the_index_of_a_set_of_files_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = written(tmp_path / "a.tif", CELLS[:1], metadata=None)
-    monkeypatch.setattr(tifffile.TiffFile, "is_ndtiff", True)  # as with NDTiff.index beside a file of Micro-Manager's
-    monkeypatch.setattr(tifffile.TiffFile, "_series_ndtiff", lambda _: pytest.fail("other files are opened"))
+    (tmp_path / "NDTiff.index").touch()  # as beside a file of Micro-Manager's
+    monkeypatch.setattr(tifffile.TiffFile, "is_ndtiff", True)
+    monkeypatch.setattr("tifffile.tifffile.read_ndtiff_index", lambda _: pytest.fail("other files are opened"))
     np.testing.assert_array_equal(Tiff(path).read()[..., 0], CELLS[0])
 
 
