@@ -191,8 +191,8 @@ class Process:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid or 0, signal.SIGKILL)
 
-    def wait(self, seconds: float) -> Ended:
-        """Returns how it ended; after so many seconds it is killed."""
+    def wait(self, seconds: float | None) -> Ended:
+        """Returns how it ended; after so many seconds, where a number is given, it is killed."""
         try:
             self._process.join(seconds)
             code = self._process.exitcode
