@@ -35,6 +35,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def versions() -> dict[str, str]:
+    """Returns the versions that results may depend on, by name."""
+    known = environment()
+    return {name: known[name] for name in ("mrp", "code", "python")} | known["packages"]
+
+
 def code_version() -> str:
     """Returns the commit of a checkout ('+changes' when it was edited), or the installed version."""
     root = Path(mrp.__file__).parent.parent

@@ -21,6 +21,7 @@ from mrp import ending, progress
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint
 from mrp.config import ConfigError, FaultElsewhere, Preempted, Stopped
+from mrp.environment import versions
 from mrp.folder import claim, flat
 from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
@@ -221,6 +222,15 @@ class Session:
                 "run's folder must lie on a disk that all machines share, under the same name"
             )
         self._refuse_differences([values for _, values in seen])
+
+    def compare_versions(self) -> None:
+        """Warns of a process that has other versions than the first: one machine may have been left behind."""
+        first, *others = from_all(versions())
+        for rank, own in enumerate(others, start=1):
+            other = [f"{name} {own[name]} in place of {first[name]}" for name in first if own[name] != first[name]]
+            if other:
+                self.say(f"warning: process {rank} runs on {', '.join(other)} of the first one; results may differ")
+                return
 
     def any_asked_to_end(self) -> bool:
         """Returns whether any process was asked to end; all get the same answer."""

@@ -58,6 +58,7 @@ class State:
         checkpoint = session.newest_checkpoint()
         step = checkpoint.step if checkpoint else 0
         session.agree(checkpoint, job.common)
+        session.compare_versions()
         module, model, optimizer = _build_model(run, session)
         _load(checkpoint, job, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated

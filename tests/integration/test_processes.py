@@ -174,6 +174,19 @@ def test_processes_that_have_read_another_recipe_do_not_start(
         here.agree(None, common)
 
 
+def test_a_process_with_other_versions_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said = list[str]()
+    here = object.__new__(session.Session)
+    here.say = said.append  # type: ignore[method-assign]
+    monkeypatch.setattr(session, "from_all", lambda own: [own, own, own | {"torch": "2.11.0"}])
+    here.compare_versions()
+    other = f"torch 2.11.0 in place of {session.versions()['torch']} of the first one"
+    assert said == [f"warning: process 2 runs on {other}; results may differ"]
+    monkeypatch.setattr(session, "from_all", lambda own: [own, own])
+    here.compare_versions()
+    assert len(said) == 1
+
+
 def test_processes_of_different_models_do_not_start(tmp_path: Path) -> None:
     """The folder is new, so nothing but the exchange between the processes can tell."""
     ended = forked.together(2, train_a_width_of_its_own, tmp_path / "run")
