@@ -38,7 +38,7 @@ def environment() -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """Returns the versions that results may depend on, by name."""
     known = environment()
-    return {name: known[name] for name in ("mrp", "code", "python")} | known["packages"]
+    return {name: str(known[name]) for name in ("mrp", "code", "python")} | dict(known["packages"])
 
 
 def code_version() -> str:

@@ -28,7 +28,8 @@ _AT_ONCE = 2**16  # bytes that are read at once from the end
 class Metrics:
     """Writes one line per log point; on resume the lines after the checkpoint's step are cut, so none appears twice.
 
-    The file has to be complete, so a failure to write it ends the run. Trackers only repeat its numbers elsewhere.
+    The file has to be complete, so a failure to write it ends the run. Trackers only repeat its numbers elsewhere. A
+    step whose evaluation was interrupted they get once that is made up for: some of them take a step only once.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class Metrics:
             raise
         with writing(self.path, _REMEDY):
             cut(self.path, resumed_at)
+            self._held = _interrupted(self.path)
             self._bests = Bests(folder / BESTS, each_line(self.path))
             self._file = self.path.open("a", encoding="utf-8")
 
@@ -59,8 +61,11 @@ class Metrics:
             self._file.write(json.dumps({"step": step, **line}) + "\n")
             self._file.flush()
         self._bests.add(step, values)
+        if INTERRUPTED in values:
+            return
+        held, self._held = self._held, {}
         for tracker in self._trackers:
-            tracker.log(step, dict(values))
+            tracker.log(step, held | values)
 
     def flush(self) -> None:
         """Waits until all lines are on the disk, so that a loss of power leaves none out before a checkpoint."""
@@ -134,6 +139,16 @@ def last_lines(path: Path, most: int = 2**16) -> list[dict[str, Any]]:
             return [line for line in found if line is not None]
     except OSError:  # it is not there yet, or cannot be read: other runs are listed beside this one
         return []
+
+
+def _interrupted(path: Path) -> dict[str, float]:
+    """Returns the numbers of the last step where its evaluation was interrupted, and so no tracker has got them."""
+    numbers: dict[str, float] = {}
+    for _, line in from_the_end(path):
+        if INTERRUPTED not in line:
+            break
+        numbers = {name: float(value) for name, value in line.items() if name not in ("step", INTERRUPTED)} | numbers
+    return numbers
 
 
 def _sound(content: bytes) -> dict[str, Any] | None:

@@ -230,6 +230,24 @@ def test_a_tracker_is_given_all_in_order(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
+def test_a_step_whose_evaluation_was_interrupted_is_shown_once_and_whole(tmp_path: Path) -> None:
+    """wandb takes a step only once, and would drop what the evaluation has measured when it was made up for."""
+    section, module = own(tmp_path, log="calls.append(values)")
+    for start, values in ((0, {"loss": 2.0, metrics.INTERRUPTED: 1.0}), (5, {metrics.INTERRUPTED: 1.0})):
+        run = Metrics(section, tmp_path, {}, start)
+        run.log(5, values)
+        run.close()
+    assert ("log", 5) not in module.calls
+    run = Metrics(section, tmp_path, {}, 5)
+    run.log(5, {"knn/accuracy": math.nan})
+    run.log(6, {"loss": 1.0})
+    run.close()
+    shown = [call for call in module.calls if call not in (("close",), ("summary", {}))]
+    assert shown[:3] == [("log", 5), {"loss": 2.0, "knn/accuracy": pytest.approx(math.nan, nan_ok=True)}, ("log", 6)]
+    assert shown[3] == {"loss": 1.0}
+    assert steps(tmp_path) == [5, 5, 5, 6]
+
+
 def test_a_tracker_that_changes_what_it_is_given_changes_it_for_no_other(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
