@@ -75,4 +75,5 @@ def _hold(job: Job, state: State, session: Session) -> Held | None:
 def _refuse(run: Run, error: ConfigError) -> None:
     """Raises where the run asks for what cannot be done; else the loader says what is wrong with an image it meets."""
     if run.machine.resident == "yes":
-        raise ConfigError(f"machine.resident: {error}") from None
+        remedy = "" if "; " in str(error) else "; leave it to auto, and images are read anew each time"
+        raise ConfigError(f"machine.resident: {error}{remedy}") from None

@@ -162,7 +162,8 @@ def start(config: Config, method: str, step: nn.Module, classes: tuple[str, ...]
         taken |= _other_parts(given, state, {n for n, p in objective.named_parameters() if p.requires_grad})
     for name in state:  # a teacher that was not given starts where its student does
         if name.startswith(TEACHER) and name not in taken:
-            taken[name] = taken[BACKBONE + name.removeprefix(TEACHER)]
+            of_student = BACKBONE + name.removeprefix(TEACHER)
+            taken[name] = taken.get(of_student, state[of_student])
     placed = {name: laid_out_like(state[name], tensor) for name, tensor in taken.items()}  # the step may be sharded
     objective.load_state_dict({**state, **placed})
     new, unused = _part_names(state.keys() - taken.keys()), _part_names(given.keys() - taken.keys())

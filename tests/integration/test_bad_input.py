@@ -69,6 +69,15 @@ def finished(undisturbed: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(undisturbed, tmp_path / "finished"))
 
 
+def test_images_that_cannot_be_held_are_refused_with_what_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = "machine.resident=yes", "data.augment={name: crop, jitter: 0.2}"
+    line = fault(capsys, "pretrain", *SMALL, *words, "--folder", tmp_path / "run")
+    assert line.startswith("machine.resident: of data.augment, only resize, and bicubic crop")
+    assert line.endswith("; leave it to auto, and images are read anew each time")
+
+
 def test_a_start_that_is_refused_writes_nothing_into_the_run_of_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

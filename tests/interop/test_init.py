@@ -154,6 +154,15 @@ def test_a_teacher_that_is_not_given_starts_where_its_student_does(pretrained: P
     assert "not taken: decoder" in said
 
 
+def test_a_teacher_starts_with_the_last_norm_of_its_student_where_a_classifier_has_none(tmp_path: Path) -> None:
+    words = [word for word in TINY if word.startswith("backbone")]
+    tuned = made(tmp_path / "tuned", *words, "objective.pool=mean", recipe="supervised_tiny_digits")
+    objective, said = started(load("data2vec_tiny_digits", ["backbone=null", "objective.layers=1", f"init={tuned}"]))
+    student, teacher = objective.backbone.state_dict(), objective.teacher.backbone.state_dict()
+    assert all(torch.equal(tensor, student[name]) for name, tensor in teacher.items())
+    assert "backbone, teacher; new: backbone.norm, head, mask_token; not taken: backbone.fc_norm, head" in said
+
+
 def test_a_decoder_of_another_size_is_new_and_said_to_be(pretrained: Path) -> None:
     _, said = started(load("demo", [*TINY, "objective.decoder.width=8", f"init={pretrained}"]))
     assert said.endswith("backbone, backbone.norm; new: decoder; not taken: decoder")
