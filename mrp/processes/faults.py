@@ -70,7 +70,7 @@ def _explained(folder: Path, lost: RuntimeError) -> Exception:
         if (line := told(folder)) is not None:
             return FaultElsewhere(line)
         time.sleep(0.1)
-    reason = str(lost).splitlines()[0][:_MOST]
+    reason = str(lost).splitlines()[0].partition(". ")[0][:_MOST]
     return ProcessLost(
         f"{folder}: another process of this run is gone: it was killed, its machine is lost, or it has printed its own "
         f"fault ({reason}); the same command goes on from the last checkpoint"
