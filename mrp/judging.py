@@ -28,7 +28,7 @@ from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import EVALUATORS, make
 from mrp.interop.config import WeightsName
 from mrp.model import Model, class_names, load
-from mrp.probing import Subject, changed, changed_run, described, results_folder, setting_of, tables_of
+from mrp.probing import Subject, changed, changed_run, results_folder, setting_of, tables_of
 from mrp.processes.join import Accelerator
 from mrp.suites import Data, Plan, Task, read
 from mrp.suites.given import plan_of
@@ -73,7 +73,7 @@ def plan_of_tests(
         own = first.run.data.model_dump(mode="json")
         if first.source or own["test"] is None:
             raise ConfigError(f"{path}: has no test data of its own; give data.test=PATH or --test NAME=PATH")
-        data |= {key: own[key] for key in ("test", "classes")}
+        data |= {key: own[key] for key in ("test", "classes", "group")}
     return plan_of(tests, data.pop("test", None), real), {**changes, "data": data}
 
 
@@ -226,7 +226,7 @@ class _Judging:
         named |= {"group": task.group_label} if task.group else {}
         own = setting.data == self.loaded.run.data and setting.classes == BY_NAME and not setting.limited
         own = own and not data.of_classifiers  # whose content has no training data
-        return self.subject.about(task.evaluator, section, described(setting, own) | named, setting.precision)
+        return self.subject.about(task.evaluator, section, setting.described(own) | named, setting.precision)
 
     def _whole(self, record: Record) -> bool:
         """Returns whether the outcomes of a record, if it has any, are still as they were kept."""

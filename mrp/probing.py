@@ -19,7 +19,7 @@ from mrp.config import ConfigError, Tree, as_words, build, overridden
 from mrp.data.handed import handed_over
 from mrp.data.source import Source
 from mrp.evaluate import feature_files, results, statistics
-from mrp.evaluate.classes import BY_NAME, content
+from mrp.evaluate.classes import BY_NAME
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Result, Setting, checked, never
 from mrp.evaluate.measures import MEAN_PER_CLASS
@@ -42,7 +42,7 @@ CACHE = "features"  # the folder of a run that keeps feature tables
 EVALUATORS = ("linear", "knn", "few_shot")  # what `mrp probe` measures unless others are named
 _BATCH = 256  # images that a process takes through the model at once
 # What can be changed for an evaluation, section by section.
-_CHANGEABLE = {"data": ("train", "test", "classes", "fraction", "size"), "machine": ("workers",)}
+_CHANGEABLE = {"data": ("train", "test", "classes", "fraction", "group", "size"), "machine": ("workers",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ def probe(
         if baseline:
             module = build_step(model.run).eval()
             subjects.append((Subject.of(path, replace(model, module=module), UNTRAINED), module))
-        data = described(setting, own=classes == BY_NAME and not changes.get("data"))
+        data = setting.described(own=classes == BY_NAME and not changes.get("data"))
         measured, records = dict[str, dict[str, dict[str, Any]]](), []
         for subject, module in subjects:
             with computing(model.run, setting):
@@ -140,7 +140,8 @@ class Subject:
         classes = setting.class_numbers[torch.from_numpy(np.asarray(setting.test.labels, np.int64))]
         if result.counted is not None:
             classes = torch.where(result.counted.cpu(), classes, results.NOT_COUNTED)
-        outcomes = results.Outcomes(result.right.cpu().numpy(), classes.numpy().astype(np.int32))
+        right, groups = result.right.cpu().numpy(), setting.groups(setting.test)
+        outcomes = results.Outcomes(right, classes.numpy().astype(np.int32), groups)
         mean = statistics.mean_per_class(*outcomes.counted())._asdict()
         return results.with_outcomes(
             setting.folder, replace(record, result=record.result | {MEAN_PER_CLASS: mean}), outcomes
@@ -240,9 +241,11 @@ def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
 
 def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
     """Returns the configuration of a model as it is evaluated."""
+    # The names of other images may have another form, so the groups of a run are those of its own data.
+    other = {"group": None} if {"train", "test"} & words.get("data", {}).keys() else {}
     replaced = {
-        name: build(type(section), Tree(section.model_dump(mode="json") | dict(words.get(name, {})), {}))
-        for name, section in (("data", model.run.data), ("machine", model.run.machine))
+        name: build(type(section), Tree(section.model_dump(mode="json") | before | dict(words.get(name, {})), {}))
+        for name, section, before in (("data", model.run.data, other), ("machine", model.run.machine, {}))
     }
     # Files of weights do not tell the precision that they were trained in; runs do.
     cuda = torch.cuda.is_available()
@@ -289,12 +292,3 @@ def sections(words: Iterable[str], evaluators: Sequence[str] = ()) -> dict[str, 
             allowed = ", ".join([*known, *(f"{name}.KEY=" for name in evaluators)])
             raise ConfigError(f"{word}: cannot be changed here; allowed: {allowed}")
     return dict(tree.values)
-
-
-def described(setting: Setting, own: bool) -> dict[str, Any]:
-    """Returns what a record says of the data; `own` where they are the run's."""
-    data, sources = setting.data, (setting.train, setting.test)
-    names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
-    contents = [None if source is None else source.content for source in sources]
-    what = [*contents, data.shape, content(setting.classes), *(["limited"] if setting.limited else [])]
-    return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}

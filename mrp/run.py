@@ -35,7 +35,8 @@ from mrp.trackers import Section as Track
 # Sections that do not change results, and are no part of a run's identity.
 NOT_IN_IDENTITY = {"validation", "diagnose", "evaluate", "checkpoint", "track", "guard", "resume", "machine"}
 _MOST_WORKERS = 16  # that `auto` starts: each holds batches in shared memory, and more than this seldom help a GPU
-_IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged"}  # of `data:`, what the data's content stands for
+# Of `data:`, what its content stands for, and what decides no training.
+_IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged", "group"}
 
 
 class Machine(Node):

@@ -18,7 +18,7 @@ from mrp.evaluate.tables import weights_digest
 from mrp.evaluators import knn, linear
 from mrp.folder import CONFIG
 from mrp.model import Model
-from mrp.probing import Subject, changed, described, tables_of
+from mrp.probing import Subject, changed, tables_of
 from mrp.run import load
 from tests.evaluators.settings import setting
 
@@ -31,7 +31,7 @@ def test_a_list_of_classes_is_known_by_what_it_says(tmp_path: Path) -> None:
 
     def content(lines: str) -> str:
         file.write_text(lines)
-        return str(described(at, own=False)["content"])
+        return str(at.described(own=False)["content"])
 
     assert content("0 1\n1 0\n") != content("0 0\n1 1\n")
     assert content("0 1\n1 0\n") == content("0 1\n1 0\n")

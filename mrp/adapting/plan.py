@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from mrp.adapting import AFTER, BEFORE, LIST, PLAN, RESULT
 from mrp.adapting.rules import Choice, Start, recipe
 from mrp.config import ConfigError, Node, Tree, build, overridden
 from mrp.data.channels import choose
+from mrp.data.groups import groups_of
 from mrp.data.open import open_source
+from mrp.data.order import Ints
 from mrp.data.source import Source
 from mrp.data.sources import held_out
 from mrp.data.survey import Survey
+from mrp.evaluate.split import split
 from mrp.exchange.importing import import_weights, is_imported
 from mrp.files import write_atomically
 from mrp.interop import reading, runs
@@ -64,7 +68,7 @@ def make(
     if test is not None and open_source(_spec(test, "data.test"), "test").content == whole.content:
         raise ConfigError(f"data.test: {name} has the images to train on; leave it out, and a tenth is held out")
     start, survey = _opened(checkpoint, whole, name, folder, words)
-    section, images = _split(whole, name, data, spec, folder, survey, test)
+    section, images = _split(whole, name, data, spec, folder, survey, test, changes.get("group"))
     choices = recipe(start, images, section, survey.shapes, processes, method, words)
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder, asked=asked, choices=[asdict(one) for one in choices])
@@ -113,7 +117,7 @@ def _survey(whole: Source, name: str, channels: int) -> Survey:
 
 
 def _split(
-    whole: Source, name: str, data: Any, spec: str | Node, folder: Path, survey: Survey, test: Any
+    whole: Source, name: str, data: Any, spec: str | Node, folder: Path, survey: Survey, test: Any, group: str | None
 ) -> tuple[dict[str, Any], int]:
     """Returns the sections of the data, and how many images there are to train on; writes which are held out."""
     own = open_source(spec, "test")
@@ -121,12 +125,13 @@ def _split(
         test = deepcopy(data)
     chosen = np.empty(0, np.int64)
     if test is None:
-        chosen = survey.held_out(min(HELD_OUT, MOST_HELD_OUT / len(whole)))
+        share = min(HELD_OUT, MOST_HELD_OUT / len(whole))
+        chosen = survey.held_out(share) if group is None else _of_groups(whole, group, share, survey)
         if len(chosen) < FEWEST_HELD_OUT:
+            together = "by their content, so copies stay together" if group is None else "in whole groups"
             raise ConfigError(
-                f"{name}: of its {len(whole):,} images {len(chosen)} are to be held out (a tenth by their content, so "
-                f"copies stay together), and no fewer than {FEWEST_HELD_OUT} tell anything; give more images, or "
-                "others as data.test=PATH"
+                f"{name}: of its {len(whole):,} images {len(chosen)} are to be held out (a tenth {together}), and no "
+                f"fewer than {FEWEST_HELD_OUT} tell anything; give more images, or others as data.test=PATH"
             )
     if test is not None and not survey.damaged:
         return {"train": data, "test": test}, len(whole)
@@ -134,6 +139,13 @@ def _split(
     held_out.write(folder / LIST, whole, chosen, survey.damaged)
     section = {"name": "held_out", "path": data, "list": str(folder / LIST)}
     return {"train": section, "test": test or deepcopy(section)}, len(whole) - len(chosen) - len(survey.damaged)
+
+
+def _of_groups(whole: Source, group: str, share: float, survey: Survey) -> Ints:
+    """Returns the sound images of the groups that are held out: the least hashed ones."""
+    groups = torch.from_numpy(groups_of(whole, group))
+    held_out = split(torch.zeros_like(groups), groups, share).held_out
+    return np.setdiff1d(held_out, list(survey.damaged))
 
 
 def _written(choices: Sequence[Choice], folder: Path) -> str:

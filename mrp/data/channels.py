@@ -52,6 +52,10 @@ class Channels(Derived):
         """Returns what the source calls it."""
         return self.source.where(index)
 
+    def name_of(self, index: int) -> str:
+        """Returns what the source calls it there."""
+        return self.source.name_of(index)
+
     def replacement(self, index: int) -> int | None:
         """Returns the sample that the source would show in place of it."""
         return self.source.replacement(index)

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, Val
 
 from mrp.config import Node
 from mrp.data.augmentations import AUGMENTATIONS
+from mrp.data.groups import compiled
 from mrp.data.sources import SOURCES
 from mrp.outside import SUFFIX
 
@@ -174,6 +175,9 @@ class Config(Node):
     test: Annotated[SourceName | None, _SourceKeys] = None
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
+    # What images that belong together (of one patient, plate or scene) share in their names: a regular expression, of
+    # which the part in brackets counts where there is one. They are held out together, and intervals count groups.
+    group: str | None = None
     size: Sides  # height and width
     channels: int | tuple[str, ...] = 3  # colours per pixel: how many, or their names, by which a source finds them
     # Of pixels in [0, 1], one number or one per channel; by default ImageNet's for 3 channels, 0.5 otherwise.
@@ -223,6 +227,12 @@ class Config(Node):
         if _count(value) < 1 or (isinstance(value, tuple) and len(set(value)) < len(value)):
             given = list(value) if isinstance(value, tuple) else value
             raise ValueError(f"{given} was given; allowed: a number from 1, or a list of different names")
+        return value
+
+    @field_validator("group")
+    @classmethod
+    def _check_pattern(cls, value: str | None) -> str | None:
+        compiled(value or "")
         return value
 
     @field_validator("train")

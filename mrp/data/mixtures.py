@@ -66,6 +66,11 @@ class Mixture(Derived):
         source, first = self._find(index)
         return source.where(index - first)
 
+    def name_of(self, index: int) -> str:
+        """Returns what its source calls it there."""
+        source, first = self._find(index)
+        return source.name_of(index - first)
+
     def replacement(self, index: int) -> int | None:
         """Returns the sample that its source would show in place of it."""
         source, first = self._find(index)

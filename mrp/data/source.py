@@ -131,6 +131,10 @@ class Source(ABC):
         """Returns what to call a sample in a message."""
         return f"{_file(type(self))}: sample {index}"
 
+    def name_of(self, index: int) -> str:
+        """Returns what a sample is called within its source, where groups are found by names (`data.group`)."""
+        return self.where(index)
+
     def replacement(self, index: int) -> int | None:
         """Returns the sample to show where this one is intact but no image; None where the user should mend it."""
         return None

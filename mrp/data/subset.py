@@ -65,6 +65,10 @@ class Subset(Derived):
         """Returns what the source calls it."""
         return self.source.where(self._in_source(index))
 
+    def name_of(self, index: int) -> str:
+        """Returns what the source calls it there."""
+        return self.source.name_of(self._in_source(index))
+
     def replacement(self, index: int) -> int | None:
         """Returns the next sample that was chosen in the same shard, or its first; of all where it is alone there.
 

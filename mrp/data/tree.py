@@ -47,10 +47,13 @@ class Names:
     def __len__(self) -> int:
         return len(self._ends)
 
+    def __getitem__(self, index: int) -> str:
+        start = int(self._ends[index - 1]) if index else 0
+        return os.fsdecode(self._text[start : int(self._ends[index])])
+
     def path(self, index: int) -> str:
         """Returns the path of a file."""
-        start = int(self._ends[index - 1]) if index else 0
-        return os.path.join(self.root, os.fsdecode(self._text[start : int(self._ends[index])]))
+        return os.path.join(self.root, self[index])
 
 
 def tree(root: Path, extensions: tuple[str, ...] = EXTENSIONS, others: Counter[str] | None = None) -> list[File]:

@@ -6,6 +6,7 @@ serves as well, by its path.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import threading
 from abc import ABC, abstractmethod
@@ -25,11 +26,13 @@ from mrp import progress
 from mrp.config import ConfigError, Duration
 from mrp.data.augment import View
 from mrp.data.config import Config as Data
+from mrp.data.groups import groups_of
 from mrp.data.loader import EvalLoader
+from mrp.data.order import Ints
 from mrp.data.source import Named, Source
 from mrp.data.subset import evenly_spaced
-from mrp.evaluate.classes import BY_NAME, class_numbers
-from mrp.evaluate.interval import wilson
+from mrp.evaluate.classes import BY_NAME, class_numbers, content
+from mrp.evaluate.interval import share_of
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Sealed
 from mrp.evaluate.table import Table
@@ -56,9 +59,11 @@ class Result:
     pictures: dict[str, NDArray[np.uint8]] = field(default_factory=dict)  # rows, columns, three colours
 
     @classmethod
-    def of_answers(cls, right: torch.Tensor, values: dict[str, float] | None = None, **details: Any) -> Result:
+    def of_answers(
+        cls, right: torch.Tensor, values: dict[str, float] | None = None, groups: Ints | None = None, **details: Any
+    ) -> Result:
         """Returns the share of test images whose answer was right, with its interval, and what else is told."""
-        share = wilson(int(right.sum()), len(right))
+        share = share_of(right, groups)
         details = share._asdict() | details | {"num_test": len(right)}
         return cls({"accuracy": share.accuracy} | (values or {}), details, right=right)
 
@@ -201,7 +206,23 @@ class Setting:
             "precision": self.precision,
         } | ({"code": readout.own_features.code} if readout.own_features else {})
         loader = self.loader(chosen, self.batch, view=view)
-        return self.tables.get(made_from, model, readout, loader, len(chosen), self.processes, pause)
+        table = self.tables.get(made_from, model, readout, loader, len(chosen), self.processes, pause)
+        groups = None if table is None else self.groups(chosen)
+        return table if groups is None else replace(table, grouped=torch.from_numpy(groups))  # type: ignore[type-var]
+
+    def described(self, own: bool) -> dict[str, Any]:
+        """Returns what a record says of the data; `own` where they are the run's."""
+        data, more = self.data, ["limited"] if self.limited else []
+        names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
+        if data.group is not None:
+            names["groups"], more = data.group, [*more, data.group]
+        contents = [None if source is None else source.content for source in (self.train, self.test)]
+        what = [*contents, data.shape, content(self.classes), *more]
+        return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}
+
+    def groups(self, source: Source) -> Ints | None:
+        """Returns the group of each image; None where the data have no groups, and each image stands for itself."""
+        return None if self.data.group is None else groups_of(source, self.data.group)
 
     @cached_property
     def class_numbers(self) -> torch.Tensor:

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mrp.evaluate.interval import Z_95, wilson
+from mrp.data.order import Ints
+from mrp.evaluate import interval
 from mrp.evaluate.measures import MEASURES
 
 
@@ -28,20 +29,20 @@ class Number(NamedTuple):
         return kept if self.draws else {key: value for key, value in kept.items() if key != "draws"}
 
 
-def share_of(right: Tensor) -> Number:
-    """Returns the share of true values."""
-    return Number(*wilson(int(right.sum()), len(right)))
+def share_of(right: Tensor, groups: Ints | None = None) -> Number:
+    """Returns the share of true values, of which each image, or each group of them, is independent of the others."""
+    return Number(*interval.share_of(right, groups))
 
 
-def mean_of(values: Tensor, share: bool = True, better: str = "higher") -> Number:
+def mean_of(values: Tensor, share: bool = True, better: str = "higher", groups: Ints | None = None) -> Number:
     """Returns the mean of one value per image, without NaN; the interval is that of the normal distribution."""
-    values = values[~values.isnan()].double()
+    known = ~values.isnan()
+    values, groups = values[known].double(), None if groups is None else groups[known.numpy()]
     if not len(values):
         return Number(math.nan, None, None, share, better)
-    mean = float(values.mean())
-    if len(values) == 1:
+    mean, half = float(values.mean()), interval.half_width(values.numpy(), groups)
+    if math.isinf(half):
         return Number(mean, None, None, share, better)
-    half = Z_95 * float(values.std()) / math.sqrt(len(values))
     return Number(mean, mean - half, mean + half, share, better)
 
 

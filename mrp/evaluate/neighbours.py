@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mrp.config import ConfigError
+from mrp.data.order import Ints
 from mrp.evaluate.answers import best_class
-from mrp.evaluate.interval import wilson
+from mrp.evaluate.interval import share_of
 from mrp.evaluate.table import Columns
 
 KS = (10, 20, 100, 200)
@@ -22,10 +23,10 @@ _QUERIES, _KEYS = 1024, 16384  # similarities that exist at once
 Rows = Tensor | Columns  # N D, of any precision
 
 
-def counted(right: Tensor, num_train: int, ks: Sequence[int] = KS) -> list[dict[str, Any]]:
+def counted(right: Tensor, num_train: int, ks: Sequence[int] = KS, groups: Ints | None = None) -> list[dict[str, Any]]:
     """Returns the accuracy of every k, with its interval, from which answers were right (ks, queries)."""
     return [
-        wilson(int(row.sum()), len(row))._asdict() | {"k": k, "num_train": num_train, "num_test": len(row)}
+        share_of(row, groups)._asdict() | {"k": k, "num_train": num_train, "num_test": len(row)}
         for k, row in zip(ks, right, strict=True)
     ]
 

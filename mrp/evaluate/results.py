@@ -1,6 +1,6 @@
 """What evaluators have measured of a run after its training: `probe.json`, one record for each measurement.
 
-Beside it, `outcomes/` holds for each record which test images were answered rightly, and the class of each image.
+Beside it, `outcomes/` holds for each record which test images were answered rightly, and the class and group of each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
+from mrp.data.order import Ints
 from mrp.files import lock, replacing, write_atomically
 
 FILE = "probe.json"
@@ -44,6 +45,7 @@ class Record:
     code: str = ""  # a hash of the evaluator's code, where that is a file outside mrp; of one of mrp, its version
     outcomes: str = ""  # the file in `outcomes/` that says which answers were right, and holds this record's hash
     classes: str = ""  # the file in `outcomes/` that holds the class of each test image
+    groups: str = ""  # the file in `outcomes/` that holds the group of each test image, where there are groups
     precision: str = ""  # in which it was measured, where that is not the one of the configuration
 
     @property
@@ -79,41 +81,53 @@ def add(folder: Path, records: Iterable[Record]) -> Path:
 
 
 class Outcomes(NamedTuple):
-    """Of each test image, in the order of the source: whether the answer was right, and the class it is of."""
+    """Of each test image, in the order of the source: whether the answer was right, its class, and its group."""
 
     right: NDArray[np.bool_]
     classes: NDArray[np.int32]  # NOT_COUNTED: of an image that was left out
+    groups: Ints | None = None  # where the data have groups: that of each image
 
     def counted(self) -> Outcomes:
         """Returns the outcomes of the images that count."""
         kept = self.classes != NOT_COUNTED
-        return self if kept.all() else Outcomes(self.right[kept], self.classes[kept])
+        if kept.all():
+            return self
+        return Outcomes(self.right[kept], self.classes[kept], None if self.groups is None else self.groups[kept])
 
 
 def with_outcomes(folder: Path, record: Record, outcomes: Outcomes) -> Record:
-    """Returns the record with the names of the two files that keep its outcomes, which are written first."""
-    bits, classes = np.packbits(outcomes.right), outcomes.classes
-    names = f"right-{_hash(record, bits)}.npy", f"classes-{hashlib.sha256(classes.tobytes()).hexdigest()[:16]}.npy"
+    """Returns the record with the names of the files that keep its outcomes, which are written first."""
+    bits = np.packbits(outcomes.right)
+    files: dict[str, NDArray[Any]] = {
+        f"right-{_hash(record, bits)}.npy": bits,
+        _named("classes", outcomes.classes): outcomes.classes,
+    }
+    if outcomes.groups is not None:
+        files[_named("groups", outcomes.groups)] = outcomes.groups
     (folder / OUTCOMES).mkdir(parents=True, exist_ok=True)
-    rows: tuple[NDArray[Any], ...] = bits, classes
-    for name, kept in zip(names, rows, strict=True):
+    for name, kept in files.items():
         with replacing(folder / OUTCOMES / name) as file:
             np.save(file, kept, allow_pickle=False)
-    return replace(record, outcomes=names[0], classes=names[1])
+    right, classes, *groups = files
+    return replace(record, outcomes=right, classes=classes, groups="".join(groups))
 
 
 def read_outcomes(folder: Path, record: Record) -> Outcomes | None:
     """Returns the outcomes of a record; None where there are none, or where they are not those that were kept."""
     if not record.outcomes:
         return None
-    files = (folder / OUTCOMES / Path(name).name for name in (record.outcomes, record.classes))
+    names = [name for name in (record.outcomes, record.classes, record.groups) if name]
     try:
-        bits, classes = (np.load(file, allow_pickle=False) for file in files)
+        bits, classes, *groups = (np.load(folder / OUTCOMES / Path(name).name, allow_pickle=False) for name in names)
         right = np.unpackbits(bits, count=len(classes)).astype(bool)
     except (OSError, ValueError, TypeError, EOFError):  # the last one from an empty file
         return None
     kept = record.outcomes == f"right-{_hash(record, bits)}.npy" and len(bits) == -(-len(classes) // 8)
-    return Outcomes(right, classes).counted() if kept else None
+    return Outcomes(right, classes, *groups).counted() if kept else None
+
+
+def _named(what: str, numbers: NDArray[Any]) -> str:
+    return f"{what}-{hashlib.sha256(numbers.tobytes()).hexdigest()[:16]}.npy"
 
 
 def _hash(record: Record, bits: NDArray[np.uint8]) -> str:

@@ -26,16 +26,26 @@ class Split(NamedTuple):
 def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) -> Split:
     """Holds out the same share of each class, at least one sample of a class that has two: the least hashed keys.
 
+    Samples of one group have one key, and where one of them is held out, all are. A group that is more than half of a
+    class is not held out for the sake of that class.
     Which samples these are depends on the samples alone, not on the machine, the processes or the run.
     """
     order = by_class(labels, keys, draw)
-    counts = torch.bincount(labels).numpy()
-    quota = np.where(counts > 1, np.maximum(1, np.round(share * counts)), 0).astype(np.int64)
+    classes, counts = labels.numpy(), torch.bincount(labels).numpy()
+    group = np.unique(keys.numpy(), return_inverse=True)[1]
+    _, part, sizes = np.unique(classes * len(group) + group, return_inverse=True, return_counts=True)
+    large = 2 * sizes[part] > counts[classes]
+    order = order[np.lexsort((np.arange(len(order)), large[order], classes[order]))]
+    quota = np.maximum(1, np.round(share * counts)).astype(np.int64)
     first = np.cumsum(counts) - counts
-    chosen = np.arange(len(order)) < (first + quota)[labels.numpy()[order]]
+    wanted = order[(np.arange(len(order)) < (first + quota)[classes[order]]) & ~large[order]]
+    chosen = np.isin(group, group[wanted])
     if not chosen.any():
-        raise ConfigError("a probe needs two training samples of some class, to hold one out; give more data")
-    return Split(np.sort(order[~chosen]), np.sort(order[chosen]))
+        raise ConfigError(
+            "a probe needs two training samples of some class, and of two groups where the data have groups, to hold "
+            "one out; give more data"
+        )
+    return Split(np.flatnonzero(~chosen), np.flatnonzero(chosen))
 
 
 def few(labels: Tensor, keys: Tensor, shots: int, draw: int) -> NDArray[np.int64]:

@@ -1,6 +1,7 @@
 """Whether one set of weights is better than another: from answers on the same images, from draws, or from seeds.
 
-Every interval has 95 % confidence. A difference is that of the first minus the second.
+Every interval has 95 % confidence. A difference is that of the first minus the second. Where images belong to `groups`
+(`data.group`), intervals follow from the spread over groups.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.data.order import Ints, permute
-from mrp.evaluate.interval import Z_95, Interval
+from mrp.evaluate.interval import Z_95, Interval, by_group, half_width, student_95
 
 Bools = NDArray[np.bool_]
 Classes = NDArray[np.integer[Any]]
 Scores = NDArray[np.float64]
-_GROUPS = 0x67726F75  # of the hashes that images are put into groups by
+_PARTS = 0x67726F75  # of the hashes that images, or groups of them, are put into parts by
 
 
 class Difference(NamedTuple):
@@ -29,18 +30,24 @@ class Difference(NamedTuple):
     high: float
 
 
-def mcnemar(first: Bools, second: Bools) -> float:
-    """Returns the exact two-sided p-value of McNemar's test: that both are equally often alone in being right."""
+def mcnemar(first: Bools, second: Bools, groups: Ints | None = None) -> float:
+    """Returns the exact two-sided p-value of McNemar's test: that both are equally often alone in being right.
+
+    With groups it is not below that of a t-test over groups.
+    """
     wins, losses = int((first & ~second).sum()), int((~first & second).sum())
     fewer, total = min(wins, losses), wins + losses
     if total == 0:
         return 1.0
-    from scipy.stats import binom
+    from scipy.stats import binom, ttest_1samp
 
-    return min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)))
+    exact = min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)))
+    return exact if groups is None else max(exact, float(ttest_1samp(by_group(_less(first, second), groups), 0).pvalue))
 
 
-def paired(first: Bools, second: Bools, classes: Classes | None = None) -> Difference:
+def paired(
+    first: Bools, second: Bools, classes: Classes | None = None, groups: Ints | None = None
+) -> Difference:  # fmt: skip
     """Returns the difference of two accuracies that were counted on the same images.
 
     The interval is Bonett and Price's (2012): Wald's after adding one image that only the first and one that only the
@@ -54,41 +61,52 @@ def paired(first: Bools, second: Bools, classes: Classes | None = None) -> Diffe
     win, lose = (wins + added) / total, (losses + added) / total
     variance = (win + lose - (win - lose) ** 2) / total
     centre, half = float((win - lose).mean()), Z_95 * math.sqrt(float(variance.sum())) / len(images)
+    half = max(half, _half_over_groups(_less(first, second), classes, groups))
     return Difference(float(((wins - losses) / images).mean()), centre - half, centre + half)
 
 
-def mean_of(scores: Scores) -> Interval:
+def mean_of(scores: Scores, groups: Ints | None = None) -> Interval:
     """Returns the mean of a number that each test image has, with the normal interval."""
-    mean, half = float(scores.mean()), Z_95 * float(scores.std(ddof=1)) / math.sqrt(len(scores))
+    mean, half = float(scores.mean()), half_width(scores, groups)
     return Interval(mean, mean - half, mean + half)
 
 
-def mean_difference(first: Scores, second: Scores) -> Difference:
+def mean_difference(first: Scores, second: Scores, groups: Ints | None = None) -> Difference:
     """Returns the difference of two means over the same images, with the normal interval of the paired differences."""
-    return Difference(*mean_of(first - second))
+    return Difference(*mean_of(first - second, groups))
 
 
-def mean_per_class(right: Bools, classes: Classes) -> Interval:
+def mean_per_class(right: Bools, classes: Classes, groups: Ints | None = None) -> Interval:
     """Returns the mean over classes of the accuracy in each, with Agresti and Coull's interval spread over classes."""
     hits, images = _per_class(right, classes), _per_class(right | True, classes)
     mean, added = float((hits / images).mean()), Z_95**2 / len(images)
     shares, totals = (hits + added / 2) / (images + added), images + added
     half = Z_95 * math.sqrt(float((shares * (1 - shares) / totals).sum())) / len(images)
+    half = max(half, _half_over_groups(right.astype(np.float64), classes, groups))
     centre = float(shares.mean())
     return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
 
 
-def pseudo_values(images: int, statistic: Callable[[Ints], float], groups: int = 10) -> tuple[float, ...]:
-    """Returns one value of a statistic of all images per group of them, from leaving each group out (Tukey, 1958).
+def pseudo_values(
+    images: int, statistic: Callable[[Ints], float], parts: int = 10, groups: Ints | None = None
+) -> tuple[float, ...]:
+    """Returns one value of a statistic of all images per part of them, from leaving each part out (Tukey, 1958).
+
+    No part divides a group of images, so there are no more parts than groups. One part alone tells nothing.
 
     Their spread tells how sure the statistic is. Their mean is another number than the statistic where that depends on
-    how many images there are, as a rank does. Of two models they are about the same groups, so that `over_draws`
+    how many images there are, as a rank does. Of two models they are about the same parts, so that `over_draws`
     compares them.
     """
     rows = np.arange(images)
-    group = permute(rows, images, _GROUPS) % groups
+    unit = rows if groups is None else np.unique(groups, return_inverse=True)[1]
+    units = int(unit.max()) + 1
+    parts = min(parts, units)
+    if parts < 2:
+        return ()
+    part = permute(unit, units, _PARTS) % parts
     whole = statistic(rows)
-    return tuple(groups * whole - (groups - 1) * statistic(rows[group != one]) for one in range(groups))
+    return tuple(parts * whole - (parts - 1) * statistic(rows[part != one]) for one in range(parts))
 
 
 def over_draws(first: Sequence[float], second: Sequence[float], value: float) -> Difference:
@@ -113,9 +131,9 @@ def over_draws_and_images(
     return _welch(value, *([a - b for a, b in zip(*pair, strict=True)] for pair in zip(first, second, strict=True)))
 
 
-def of_draws_and_images(right: Bools) -> Interval:
+def of_draws_and_images(right: Bools, groups: Ints | None = None) -> Interval:
     """Returns the share of right answers (draws, test images), with such an interval."""
-    draws, images = right.mean(1), right.mean(0)
+    draws, images = right.mean(1), by_group(right.mean(0), groups)
     found = _welch(float(right.mean()), draws, images if len(images) > 1 else images.repeat(2))
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
@@ -176,6 +194,22 @@ def _welch(value: float, *samples: Sequence[float] | Scores) -> Difference:
     return Difference(value, value - half, value + half)
 
 
+def _less(first: Bools, second: Bools) -> Scores:
+    return first.astype(np.float64) - second
+
+
+def _half_over_groups(values: Scores, classes: Classes | None, groups: Ints | None) -> float:
+    """Returns half the width of the interval of a mean, of all values or over classes, from its spread over groups."""
+    if groups is None:
+        return 0.0
+    if classes is None:
+        return half_width(values, groups)
+    _, number, images = np.unique(classes, return_inverse=True, return_counts=True)
+    means = np.bincount(number, values) / images
+    moved = (values - means[number]) * len(values) / (len(images) * images[number])  # by each image, of the mean
+    return half_width(moved, groups)
+
+
 def _per_class(marked: Bools, classes: Classes | None) -> NDArray[np.float64]:
     """Returns how many images are marked in each class that has any, or in all of them together."""
     if classes is None:
@@ -188,10 +222,3 @@ def _student(values: Sequence[float]) -> Difference:
     mean = float(np.mean(values))
     half = student_95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return Difference(mean, mean - half, mean + half)
-
-
-def student_95(freedom: float) -> float:
-    """Returns the two-sided 95 % quantile of Student's t."""
-    from scipy.special import stdtrit
-
-    return float(stdtrit(freedom, 0.975))

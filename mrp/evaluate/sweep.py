@@ -202,7 +202,7 @@ def fit(
 
 def parts_of(table: Table) -> Split:
     """Returns the rows to fit on, under every view, and those of held-out images, which are seen as test images are."""
-    fitting, held_out = split(table.labels[: table.images], table.keys[: table.images])
+    fitting, held_out = split(table.labels[: table.images], table.groups[: table.images])
     return Split(table.every_view(fitting), held_out)
 
 

@@ -79,6 +79,7 @@ class Table:
     labels: Tensor  # N int64; -1 where the data has no labels
     keys: Tensor  # N int64
     views: int = 1
+    grouped: Tensor | None = None  # N int64, the group of each image, where the data have groups
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -87,6 +88,16 @@ class Table:
     def images(self) -> int:
         """Returns how many images there are, however many views of each."""
         return len(self) // self.views
+
+    @property
+    def groups(self) -> Tensor:
+        """Returns what images that belong together have in common: their group, or of each image its own key."""
+        return self.keys if self.grouped is None else self.grouped
+
+    @property
+    def group_numbers(self) -> Ints | None:
+        """Returns the group of each image, for intervals; None where the data have no groups."""
+        return None if self.grouped is None else self.grouped.numpy()
 
     def every_view(self, images: Ints) -> Ints:
         """Returns the rows of all views of some images, which are given by their numbers in ascending order."""
@@ -97,7 +108,8 @@ class Table:
         rows = self.every_view(images)
         columns = {name: Gathered([block], rows) for name, block in self.columns.items()}
         index = torch.from_numpy(rows)
-        return Table(columns, self.labels[index], self.keys[index], self.views)
+        grouped = None if self.grouped is None else self.grouped[index]
+        return Table(columns, self.labels[index], self.keys[index], self.views, grouped)
 
     def rows(self, names: Iterable[str], rows: NDArray[np.int64] | slice) -> Tensor:
         """Returns some rows of some blocks of columns side by side, in single precision."""
@@ -186,8 +198,10 @@ def under_views(tables: Sequence[Table], names: Iterable[str]) -> Table:
     """Returns one table of the same images under several views, from one table per view."""
     rows = np.arange(sum(len(table) for table in tables))
     columns = {name: Gathered([table.columns[name] for table in tables], rows) for name in names}
-    labels, keys = (torch.cat([getattr(table, name) for table in tables]) for name in ("labels", "keys"))
-    return Table(columns, labels, keys, len(tables))
+    labels, keys, groups = (
+        torch.cat([getattr(table, name) for table in tables]) for name in ("labels", "keys", "groups")
+    )
+    return Table(columns, labels, keys, len(tables), groups)
 
 
 def open_table(folder: Path) -> Table | None:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -108,7 +108,7 @@ class Evaluator(Probe[Learned]):
 
     def learn(self, train: Table, readout: Readout, lrs: tuple[float, ...] = LRS) -> Learned:
         """Trains one head for each rate, then one with the best rate."""
-        parts = split(train.labels, train.keys)
+        parts = split(train.labels, train.groups)
         held_out = {}
         for lr in lrs:
             head = self._train(train, readout, parts.fitting, lr)
@@ -120,7 +120,8 @@ class Evaluator(Probe[Learned]):
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers."""
         right = self._right(learned.head, test, readout, np.arange(len(test)), self.setting.possible)
-        return Result.of_answers(right, lr=learned.lr, held_out=learned.held_out, num_train=len(train))
+        about: dict[str, Any] = {"lr": learned.lr, "held_out": learned.held_out, "num_train": len(train)}
+        return Result.of_answers(right, groups=test.group_numbers, **about)
 
     def _train(self, table: Table, readout: Readout, rows: NDArray[np.int64], lr: float) -> Attend:
         head = self._head(readout, int(table.labels.max()) + 1)
@@ -152,8 +153,9 @@ class Evaluator(Probe[Learned]):
 
         right = Sealed(count).open(learned)
         return Result.of_answers(
-            right, lr=learned.lr, held_out=learned.held_out, computed=learned.computed, num_train=len(setting.train)
-        )
+            right, groups=setting.groups(test), lr=learned.lr, held_out=learned.held_out, computed=learned.computed,
+            num_train=len(setting.train),
+        )  # fmt: skip
 
     def _learn_computed(
         self, model: nn.Module, readout: Readout, pause: Pause, lrs: tuple[float, ...] = LRS
@@ -164,7 +166,8 @@ class Evaluator(Probe[Learned]):
         """
         source, processes, began = self.setting.train, self.setting.processes, time.perf_counter()
         labels = torch.from_numpy(np.asarray(source.labels, np.int64))
-        parts = split(labels, torch.from_numpy(keys(0, 0, np.arange(len(source)))))
+        groups = self.setting.groups(source)
+        parts = split(labels, torch.from_numpy(keys(0, 0, np.arange(len(source))) if groups is None else groups))
         fits = torch.ones(len(source))
         fits[parts.held_out] = 0
         heads = [self._head(readout, int(labels.max()) + 1) for _ in range(2 * len(lrs))]

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from mrp.batch import Batch, Output
 from mrp.config import ConfigError
-from mrp.data.order import fold
+from mrp.data.order import Ints, fold
 from mrp.evaluate import sweep
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
@@ -76,7 +76,7 @@ class Evaluator(Probe[Learned]):
         """Trains the chosen head on all images, and one without the held-out ones, which tell the temperature."""
         head = linear_head(self.setting, train, readout, self.config)
         products = sweep.products_of(self.config, self.device)
-        parts = split(train.labels, train.keys)
+        parts = split(train.labels, train.groups)
         fitted = sweep.fit(head.choice, train, self.device, products=products, rows=parts.fitting)
         logits, labels = fitted.scores(train, parts.held_out), train.labels[torch.from_numpy(parts.held_out)]
         temperature = best_temperature(Scores(logits.double(), labels))
@@ -85,7 +85,7 @@ class Evaluator(Probe[Learned]):
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Measures the answers about the test images."""
         logits, temperature = learned.head.scores(test).double(), Number(learned.temperature, None, None, False, "")
-        result = self._result(Scores(logits, test.labels), learned.temperature, temperature)
+        result = self._result(Scores(logits, test.labels), learned.temperature, temperature, test.group_numbers)
         result.details.update(num_train=len(train), num_test=len(test), of="linear probe")
         return result
 
@@ -106,16 +106,19 @@ class Evaluator(Probe[Learned]):
             return Result()
         logits, labels, keys = in_order(parts)
         scores = Scores(logits.double(), setting.class_numbers[labels])
-        first = torch.from_numpy((fold(_HALF, keys.numpy()) & 1).astype(bool))
+        groups = setting.groups(test)
+        first = torch.from_numpy((fold(_HALF, keys.numpy() if groups is None else groups) & 1).astype(bool))
         if not 0 < int(first.sum()) < len(first):
             raise ConfigError(f"calibration: {len(first)} test images cannot be halved to fit a temperature; give more")
         of_first, of_second = (best_temperature(Scores(*(x[half] for x in scores))) for half in (first, ~first))
         each = torch.where(first, of_second, of_first)
-        result = self._result(scores, each, Number((of_first + of_second) / 2, None, None, False, ""))
+        result = self._result(scores, each, Number((of_first + of_second) / 2, None, None, False, ""), groups)
         result.details.update(num_test=len(first), of="classifier")
         return result
 
-    def _result(self, scores: Scores, temperature: Tensor | float, shown: Number) -> Result:
+    def _result(
+        self, scores: Scores, temperature: Tensor | float, shown: Number, groups: Ints | None
+    ) -> Result:  # fmt: skip
         names, possible = self.setting.train.classes, self.setting.possible
         if (highest := int(scores.labels.max())) >= scores.logits.shape[1]:
             raise ConfigError(
@@ -128,7 +131,7 @@ class Evaluator(Probe[Learned]):
             names = tuple(names[number] for number in possible.tolist())
         right = scores.logits.argmax(1) == scores.labels
         plain, scaled = of(scores), of(scores.at(temperature))
-        numbers = {"accuracy": share_of(right)}
+        numbers = {"accuracy": share_of(right, groups)}
         numbers |= {name: _lower(name, plain[name]) for name in _VALUES}
         numbers["temperature"] = shown
         numbers |= {f"scaled_{name}": _lower(name, scaled[name]) for name in _VALUES}

@@ -50,7 +50,7 @@ class Evaluator(Probe[Learned]):
             == test.labels[rows]
             for rows in test.chunks(_CHUNK)
         ])  # fmt: skip
-        return Result.of_answers(right, num_train=len(train))
+        return Result.of_answers(right, groups=test.group_numbers, num_train=len(train))
 
     def _unit(self, table: Table, block: str, rows: slice) -> Tensor:
         return functional.normalize(table.rows([block], rows).to(self.device).double(), dim=1)

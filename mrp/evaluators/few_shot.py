@@ -9,11 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mrp.data.order import Ints
 from mrp.evaluate.answers import best_class
 from mrp.evaluate.config import Labelled
 from mrp.evaluate.contract import Result
 from mrp.evaluate.heads import Scale
-from mrp.evaluate.interval import wilson
+from mrp.evaluate.interval import share_of
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
@@ -23,7 +24,6 @@ from mrp.evaluate.table import Table
 
 SHOTS = (1, 5, 10)
 DRAWS = 10
-_GROUPS = 10  # of test images
 _PENALTY = 1.0  # of the ridge, in units of the mean variance of a column times the number of images
 
 
@@ -77,7 +77,7 @@ class Evaluator(Probe[Learned]):
         (block,) = readout.blocks
         if learned.labels:
             right = self._right(learned, learned.classifiers[0], test, block)[0]
-            interval = wilson(int(right.sum()), len(test))
+            interval = share_of(right, test.group_numbers)
             counts = {"num_train": learned.labels, "num_test": len(test)}
             return Result({"accuracy": interval.accuracy}, interval._asdict() | counts, right=right)
         summaries = []
@@ -85,7 +85,7 @@ class Evaluator(Probe[Learned]):
         for shots, weights in learned.classifiers.items():
             right = self._right(learned, weights, test, block)
             scarce = int((images[images > 0] < shots).sum())  # classes of which all images were taken
-            summaries.append(summary(shots, right) | ({"scarce": scarce} if scarce else {}))
+            summaries.append(summary(shots, right, test.group_numbers) | ({"scarce": scarce} if scarce else {}))
         values = {str(one["shots"]): one["accuracy"] for one in summaries}
         details = {"few_shot": summaries, "num_train": len(train), "num_test": len(test)}
         return Result(values, details)
@@ -117,13 +117,18 @@ def ridge(inputs: Tensor, labels: Tensor, classes: int) -> Tensor:
     return torch.cat([weights, (base - centre @ weights)[None]]).float()
 
 
-def summary(shots: int, right: Tensor) -> dict[str, Any]:
+def summary(shots: int, right: Tensor, groups: Ints | None = None) -> dict[str, Any]:
     """Returns the mean accuracy of right answers (draws, test images) with its 95 % interval.
 
-    By the rest two models are compared: the accuracy of each draw, and the mean over draws for groups of test images.
+    By the rest two models are compared: the accuracy of each draw, and the mean over draws of parts of the images.
     """
     answers = right.numpy()
-    of_image, count = answers.mean(0), min(_GROUPS, right.shape[1])
-    groups = pseudo_values(len(of_image), lambda rows: float(of_image[rows].mean()), count) if count > 1 else ()
-    interval = of_draws_and_images(answers)._asdict()
-    return {"shots": shots, **interval, "draws": answers.mean(1).tolist(), "groups": list(groups)}
+    of_image = answers.mean(0)
+    parts = pseudo_values(len(of_image), lambda rows: float(of_image[rows].mean()), groups=groups)
+    interval = of_draws_and_images(answers, groups)._asdict()
+    return {
+        "shots": shots,
+        **interval,
+        "draws": answers.mean(1).tolist(),
+        "groups": list(parts),
+    }

@@ -69,17 +69,17 @@ class Evaluator(contract.Evaluator):
             "alignment": geometry.alignment(cropped[:, 0], cropped[:, 1]),
             "log_uniformity": geometry.uniformity(features),
         }
-        draws = self._draws(features, cropped)
+        draws = self._draws(features, cropped, whole.group_numbers)
         numbers = {
             name: Number(value, share=False, better="", draws=draws.get(name, ())) for name, value in values.items()
         }
         _, details = told(numbers)
         return Result(values, details | {"images": len(whole), "views": views})
 
-    def _draws(self, features: Tensor, cropped: Tensor) -> dict[str, tuple[float, ...]]:
-        """Returns for the numbers that are quick to compute what groups of images come to."""
-        groups = min(self._config.groups, len(features) // 2)
-        if groups < 2:
+    def _draws(self, features: Tensor, cropped: Tensor, of_image: Ints | None) -> dict[str, tuple[float, ...]]:
+        """Returns for the numbers that are quick to compute what parts of the images come to."""
+        parts = min(self._config.groups, len(features) // 2)
+        if parts < 2:
             return {}
         statistics: dict[str, Callable[[Ints], float]] = {
             "rank_me": lambda rows: geometry.rank_me(features[rows]),
@@ -87,7 +87,7 @@ class Evaluator(contract.Evaluator):
             "alignment": lambda rows: geometry.alignment(cropped[rows, 0], cropped[rows, 1]),
             "log_uniformity": lambda rows: geometry.uniformity(features[rows]),
         }
-        return {name: pseudo_values(len(features), one, groups) for name, one in statistics.items()}
+        return {name: pseudo_values(len(features), one, parts, of_image) for name, one in statistics.items()}
 
 
 def _repeated(images: Subset, times: int) -> Source:

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from mrp.data.config import Crop
+from mrp.data.order import Ints
 from mrp.data.subset import evenly_spaced
 from mrp.evaluate import contract, sweep
 from mrp.evaluate.config import Heads, Section
@@ -95,7 +96,7 @@ class Evaluator(contract.Evaluator):
             numbers["accuracy"] = self._accuracy(head, whole)
         for name, table in changed.items():
             seen = table.rows(own.blocks, slice(None))
-            numbers[f"{name}_cosine"] = _cosine(features - mean, seen - mean)
+            numbers[f"{name}_cosine"] = _cosine(features - mean, seen - mean, whole.group_numbers)
             change, _, share = name.partition("_")
             point = {"change": change, "share": float(share) / 100 if share else None}
             point |= {"cosine": numbers[f"{name}_cosine"].value, "with_mean": _cosine(features, seen).value}
@@ -109,8 +110,9 @@ class Evaluator(contract.Evaluator):
         return Result(values, details)
 
     def _accuracy(self, head: sweep.Head, table: Table) -> Number:
-        return share_of(head.predict(table, self._setting.possible).eq(self._setting.class_numbers[table.labels]))
+        right = head.predict(table, self._setting.possible).eq(self._setting.class_numbers[table.labels])
+        return share_of(right, table.group_numbers)
 
 
-def _cosine(first: Tensor, second: Tensor) -> Number:
-    return mean_of(F.cosine_similarity(first, second, dim=1), share=False)
+def _cosine(first: Tensor, second: Tensor, groups: Ints | None = None) -> Number:
+    return mean_of(F.cosine_similarity(first, second, dim=1), share=False, groups=groups)

@@ -30,7 +30,7 @@ class Evaluator(Probe[NothingToChoose]):
         keys, queries, possible = train.columns[block], test.columns[block], self.setting.possible
         found = neighbours.predict(keys, train.labels, queries, neighbours.KS, device=self.device, among=possible)
         right = found == test.labels
-        every = neighbours.counted(right, len(train))
+        every = neighbours.counted(right, len(train), groups=test.group_numbers)
         details = next(one for one in every if one["k"] == SHOWN) | {"neighbours": every}
         values = {"accuracy": details["accuracy"]} | {f"k{one['k']}": one["accuracy"] for one in every}
         return Result(values, details, right=right[neighbours.KS.index(SHOWN)])

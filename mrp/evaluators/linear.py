@@ -46,6 +46,7 @@ class Evaluator(Probe[sweep.Head]):
         held_out = {name: best.pop(name) for name in ("accuracy", "loss")}
         held_out |= {"low": choice.held_out.low, "high": choice.held_out.high}
         return Result.of_answers(
-            right, {"held_out": held_out["accuracy"]}, **best, held_out=held_out, num_train=train.images,
-            moves=choice.moves(), grid=choice.grid(), trials=[asdict(trial) for trial in choice.trials],
+            right, {"held_out": held_out["accuracy"]}, test.group_numbers, **best, held_out=held_out,
+            num_train=train.images, moves=choice.moves(), grid=choice.grid(),
+            trials=[asdict(trial) for trial in choice.trials],
         )  # fmt: skip

@@ -41,10 +41,10 @@ class Evaluator(Probe[Learned]):
         blocks = choice.input.blocks
         most = MOST if config.fraction is None and config.list is None else len(train)
         rows = np.unique(np.linspace(0, len(train) - 1, min(len(train), most)).astype(np.int64))
-        labels, keys = train.labels[torch.from_numpy(rows)], train.keys[torch.from_numpy(rows)]
-        return Learned(logistic.train(train.rows(blocks, rows), labels, split(labels, keys)), blocks)
+        labels, groups = train.labels[torch.from_numpy(rows)], train.groups[torch.from_numpy(rows)]
+        return Learned(logistic.train(train.rows(blocks, rows), labels, split(labels, groups)), blocks)
 
     def count(self, learned: Learned, train: Table, test: Table, readout: Readout) -> Result:
         """Counts the right answers."""
         found = learned.classifier.predict(test.rows(learned.blocks, slice(None)), self.setting.possible)
-        return Result.of_answers(found == test.labels, **learned.classifier.about())
+        return Result.of_answers(found == test.labels, groups=test.group_numbers, **learned.classifier.about())

@@ -15,7 +15,7 @@ from mrp.evaluate import contract
 from mrp.evaluate.answering import ANSWER, LABEL, answered, classes_told_apart, test_batches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.interval import wilson
+from mrp.evaluate.interval import share_of
 from mrp.files import sha256_of
 
 _NUMBER = re.compile(r"(\d+)\.\w+$")  # ILSVRC2012_val_00000001.JPEG is the first image
@@ -53,7 +53,8 @@ class Evaluator(contract.Evaluator):
         self._check_agreement(labels, found)
         right = torch.tensor([int(answer) in one for answer, one in zip(found[ANSWER].tolist(), labels, strict=True)])
         images = int(counted.sum())
-        share = wilson(int(right.sum()), images)
+        groups = self._setting.groups(self._test)
+        share = share_of(right[counted], None if groups is None else groups[counted.numpy()])
         details = {"images": images, "without_labels": len(labels) - images, "accuracy": share._asdict()}
         return Result({"accuracy": share.accuracy}, details, right=right, counted=counted)
 

@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from mrp.config import ConfigError, reading
+from mrp.data.order import Ints
 from mrp.evaluate import contract, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
@@ -118,7 +119,9 @@ class Evaluator(contract.Evaluator):
             features, labels.to(self._device), ranking.unit(gallery.columns[block], self._device),
             gallery.labels.to(self._device), itself,
         )  # fmt: skip
-        values, details = _summary(precisions, precision, hit)
+        values, details = _summary(
+            precisions, precision, hit, None if test.grouped is None else test.grouped.numpy()[rows]
+        )
         details |= {"gallery": config.gallery, "num_queries": len(rows), "num_gallery": len(gallery)}
         every = config.gallery == "train" and len(rows) == len(setting.labelled())
         return Result(values, details, right=hit[:, 0] if every else None)
@@ -167,16 +170,17 @@ class Evaluator(contract.Evaluator):
 
 
 def _summary(
-    precisions: Tensor, precision: Tensor, hit: Tensor
+    precisions: Tensor, precision: Tensor, hit: Tensor, groups: Ints | None
 ) -> tuple[dict[str, float], dict[str, Any]]:  # fmt: skip
     """Returns means over the queries whose class the gallery holds, alone and with intervals."""
     counts = ~precisions.isnan()
     if not counts.any():
         raise ConfigError("retrieval: no query has another image of its class in the gallery; give more images")
-    numbers = {"map": mean_of(precisions)}
+    numbers = {"map": mean_of(precisions, groups=groups)}
+    groups = None if groups is None else groups[counts.numpy()]
     for column, k in enumerate(KS):
-        numbers[f"precision{k}"] = mean_of(precision[counts, column])
-        numbers[f"recall{k}"] = share_of(hit[counts, column])
+        numbers[f"precision{k}"] = mean_of(precision[counts, column], groups=groups)
+        numbers[f"recall{k}"] = share_of(hit[counts, column], groups)
     values, details = told(numbers, _SHOWN)
     return values, details | {"without": int((~counts).sum())}
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mrp.config import ConfigError
+from mrp.data.order import Ints
 from mrp.evaluate import contract
 from mrp.evaluate.answering import ANSWER, CORRECT, CORRECT5, LABEL, LOSS, answered, classes_told_apart, test_batches
 from mrp.evaluate.config import Validation as Config
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.interval import wilson
+from mrp.evaluate.interval import share_of
 from mrp.evaluate.measured import mean_of
 from mrp.evaluate.measures import MEASURES
 from mrp.evaluate.statistics import pseudo_values
@@ -34,14 +35,14 @@ class Counts:
     images: int
     means: dict[str, float]  # loss, accuracy, accuracy5: those that the objective reports
     confusion: Tensor | None = None  # labels, answers
-    right: Tensor | None = None  # of each image, for a classifier
+    answers: dict[str, Tensor] = field(default_factory=dict)  # accuracy, accuracy5: of each image, for a classifier
     losses: Tensor | None = None  # of each image, for other methods
+    groups: Ints | None = None  # of each image, where the data have groups
 
     def details(self, classes: tuple[str, ...]) -> dict[str, Any]:
         """Returns the counts with intervals, class by class."""
         details: dict[str, Any] = {"images": self.images} | self.means
-        for name in self.means.keys() & {"accuracy", "accuracy5"}:
-            details[name] = wilson(round(self.means[name] * self.images), self.images)._asdict()
+        details |= {name: share_of(right, self.groups)._asdict() for name, right in self.answers.items()}
         if self.confusion is not None:
             counts, hits = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
             details["classes"] = [
@@ -51,8 +52,8 @@ class Counts:
             details["confusion"] = self.confusion.tolist()
         if self.losses is not None:
             losses = self.losses.double().numpy()
-            draws = pseudo_values(len(losses), lambda rows: float(losses[rows].mean()))
-            loss = mean_of(self.losses, share=False, better="lower")._replace(draws=draws)
+            draws = pseudo_values(len(losses), lambda rows: float(losses[rows].mean()), groups=self.groups)
+            loss = mean_of(self.losses, share=False, better="lower", groups=self.groups)._replace(draws=draws)
             details[MEASURES] = {"loss": loss.plain() | {"title": "loss of the method"}}
         return details
 
@@ -76,7 +77,7 @@ class Evaluator(contract.Evaluator):
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Counts every image once."""
         counts = self.count(model, pause)
-        return Result(counts.means, counts.details(self._setting.train.classes), right=counts.right)
+        return Result(counts.means, counts.details(self._setting.train.classes), right=counts.answers.get("accuracy"))
 
     def count(self, model: nn.Module, pause: Pause) -> Counts:
         """Returns what was counted over all images; labels are numbered as in training."""
@@ -89,9 +90,11 @@ class Evaluator(contract.Evaluator):
         found = answered(model, self._setting, self._batches, pause)
         images = len(self._setting.test or ())
         means = {mean: float(found[name].sum()) / max(1, images) for name, mean in _MEANS.items() if name in found}
+        groups = self._setting.groups(self._setting.test) if self._setting.test else None
         confusion = None
         if 0 < number <= _MOST_CLASSES and ANSWER in found:
             cells = torch.bincount(found[LABEL] * number + found[ANSWER], minlength=number * number)
             confusion = cells.view(number, number)
         losses = found[LOSS] if LOSS in found and CORRECT not in found and images >= _FEWEST else None
-        return Counts(images, means, confusion, found[CORRECT].bool() if CORRECT in found else None, losses)
+        answers = {_MEANS[name]: found[name].bool() for name in (CORRECT, CORRECT5) if name in found}
+        return Counts(images, means, confusion, answers, losses, groups)

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from mrp.evaluate.interval import Z_95
-from mrp.evaluate.statistics import student_95
+from mrp.evaluate.interval import Z_95, student_95
 
 
 @dataclass(frozen=True, slots=True)

@@ -134,12 +134,13 @@ class Measured:
         images = int(_student(path)["images"]) if path.is_file() else 0
         if not images:
             return
-        data = self._own_data()
+        data, grouped = self._own_data(), bool(self._data().get("group"))
         for line in each_line(self.folder / METRICS):
             for weights, key in _ACCURACIES.items():
                 if isinstance(line.get(key), float | int):
-                    interval = wilson(round(float(line[key]) * images), images)
-                    cell = Cell("", Measure("validation", "test accuracy in training", *interval))
+                    value, low, high = wilson(round(float(line[key]) * images), images)
+                    bounds = (None, None) if grouped else (low, high)  # the group of each answer is not kept
+                    cell = Cell("", Measure("validation", "test accuracy in training", value, *bounds))
                     yield Point(self._name(weights), int(line["step"]), self.folder, data, cell, weights)
 
     def _own_data(self) -> Named:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from mrp.data.order import Ints
 from mrp.evaluate import measures, results, statistics
 from mrp.evaluate.results import Outcomes, Record
 from mrp.report.page import Cell
@@ -21,6 +22,7 @@ class _Errors:
 
     of: Mapping[str, float]
     images: Mapping[str, statistics.Scores] | None
+    groups: Ints | None = None
 
     @classmethod
     def read(cls, folder: Path, records: Mapping[str, Record]) -> _Errors:
@@ -29,7 +31,8 @@ class _Errors:
         found = [one for one in answers.values() if one is not None]
         if len(found) < len(answers) or any(_differ(found[0], one) for one in found):
             return cls(errors, None)
-        return cls(errors, {name: 1 - one.right.astype(np.float64) for name, one in answers.items() if one is not None})
+        images = {name: 1 - one.right.astype(np.float64) for name, one in answers.items() if one is not None}
+        return cls(errors, images, found[0].groups)
 
     def mean(self, weights: Mapping[str, float], title: str) -> Cell:
         """Returns the sum of the errors under these weights."""
@@ -38,8 +41,9 @@ class _Errors:
         if self.images is None:
             return Cell("", measures.Measure(value=value, **about))
         scores = np.sum([weight * self.images[name] for name, weight in weights.items()], axis=0)
-        _, low, high = statistics.mean_of(scores)
-        return Cell("", measures.Measure(value=value, low=max(0.0, low), high=high, **about), scores=scores)
+        _, low, high = statistics.mean_of(scores, self.groups)
+        measure = measures.Measure(value=value, low=max(0.0, low), high=high, **about)
+        return Cell("", measure, scores=scores, groups=self.groups)
 
 
 def cells(folder: Path, records: Mapping[str, Record], prefix: str, each: bool) -> Iterator[Cell]:

@@ -135,6 +135,9 @@ class History:
             yield _with_intervals(series, self._counted(evaluator, weights[0] if weights else ""))
 
     def _counted(self, evaluator: str, weights: str) -> int:
+        config = self.folder / CONFIG
+        if config.is_file() and compose(config).values["data"].get("group"):
+            return 0  # images of a group are not independent, and which are right is not kept for each step
         file = VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"
         results = mapping_in(self.folder / file)
         one = results.get(weights) or next((value for value in results.values() if isinstance(value, Mapping)), {})

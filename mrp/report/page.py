@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from mrp.config import ConfigError
+from mrp.data.order import Ints
 from mrp.evaluate import statistics
 from mrp.evaluate.interval import Interval
 from mrp.evaluate.measures import Measure
@@ -49,6 +50,7 @@ class Cell:
     outcomes: Outcomes | None = None  # of the images that the value was counted on
     per_class: bool = False  # whether the value is a mean over classes
     scores: statistics.Scores | None = None  # of each test image, where the value is their mean
+    groups: Ints | None = None  # of these images, where the data have groups
     seeds: tuple[float, ...] = ()  # the values whose mean this is
 
     @property
@@ -139,14 +141,16 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
         if not (_differ(first.seeds) or _differ(second.seeds)):
             return None  # where no seed differs from another, nothing says how far a further one would
         return statistics.between_seeds(first.seeds, second.seeds)
-    if (answers := _same_images(first, second)) is not None:
-        return statistics.paired(*answers, first.outcomes.classes if first.outcomes and first.per_class else None)
+    if (pair := _same_images(first, second)) is not None:
+        mine, theirs = pair
+        return statistics.paired(mine.right, theirs.right, mine.classes if first.per_class else None, mine.groups)
     if first.scores is not None and second.scores is not None and len(first.scores) == len(second.scores):
-        return statistics.mean_difference(first.scores, second.scores)
+        return statistics.mean_difference(first.scores, second.scores, first.groups)
     if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
         return _of_draws(first.measure, second.measure)
-    mine, theirs = first.interval, second.interval
-    return statistics.unpaired(mine, theirs) if mine and theirs else None
+    if first.interval is None or second.interval is None:
+        return None
+    return statistics.unpaired(first.interval, second.interval)
 
 
 def _of_draws(first: Measure, second: Measure) -> Difference | None:
@@ -166,17 +170,17 @@ def _of_draws(first: Measure, second: Measure) -> Difference | None:
     return statistics.over_draws(first.draws, second.draws, value)
 
 
-def _same_images(first: Cell, second: Cell) -> tuple[statistics.Bools, statistics.Bools] | None:
-    """Returns both cells' right answers, where they are about the same images: a column is about one data set."""
+def _same_images(first: Cell, second: Cell) -> tuple[Outcomes, Outcomes] | None:
+    """Returns both cells' outcomes, where they are about the same images: a column is about one data set."""
     mine, theirs = first.outcomes, second.outcomes
     if mine is None or theirs is None or not np.array_equal(mine.classes, theirs.classes):
         return None
-    return mine.right, theirs.right
+    return mine, theirs
 
 
 def _p(first: Cell, second: Cell) -> float | None:
-    answers = None if first.per_class else _same_images(first, second)
-    return None if answers is None else statistics.mcnemar(*answers)
+    pair = None if first.per_class else _same_images(first, second)
+    return None if pair is None else statistics.mcnemar(pair[0].right, pair[1].right, pair[0].groups)
 
 
 def _over_seeds(cells: Sequence[Cell]) -> Cell | None:

@@ -123,8 +123,9 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     What has been measured already is taken from the results of each.
     """
     train, test = open_source(run, "train"), open_source(run, "test")
-    words = run.data.model_dump(mode="json", include={"train", "test"})
-    data = Data("held-out images", {"train": words["train"], "size": list(run.data.shape)}, (Test("", words["test"]),))
+    words = run.data.model_dump(mode="json", include={"train", "test", "group"})
+    test = words.pop("test")
+    data = Data("held-out images", {**words, "size": list(run.data.shape)}, (Test("", test),))
     labelled = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}
     evaluators = _evaluators(run, weights[-1], labelled)
     changes, notes = list[Change](), list[str]()

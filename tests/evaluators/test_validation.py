@@ -66,8 +66,8 @@ def test_what_was_answered_is_counted(run: Run) -> None:
     confusion = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, answers), torch.tensor(1), True)
     assert counts.confusion is not None
     assert torch.equal(counts.confusion, confusion)
-    assert counts.right is not None
-    assert torch.equal(counts.right, answers == labels)
+    assert counts.answers.keys() == {"accuracy", "accuracy5"}
+    assert torch.equal(counts.answers["accuracy"], answers == labels)
     assert counts.means["accuracy"] == float((answers == labels).sum()) / 37
 
 
@@ -125,7 +125,8 @@ def test_a_method_without_answers_is_judged_by_its_loss() -> None:
 def test_details_have_intervals_and_every_class() -> None:
     confusion = torch.zeros(10, 10, dtype=torch.int64)
     confusion[0, 0], confusion[0, 3], confusion[4, 4] = 2, 1, 1
-    details = Counts(4, {"loss": 1.5, "accuracy": 0.75}, confusion).details(tuple("0123456789"))
+    answers = {"accuracy": torch.tensor([True, True, False, True])}
+    details = Counts(4, {"loss": 1.5, "accuracy": 0.75}, confusion, answers).details(tuple("0123456789"))
     assert (details["images"], details["loss"], details["accuracy"]["accuracy"]) == (4, 1.5, 0.75)
     assert 0 < details["accuracy"]["low"] < 0.75 < details["accuracy"]["high"] < 1
     assert details["classes"][0] == {"name": "0", "images": 3, "accuracy": 2 / 3}

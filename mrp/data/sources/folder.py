@@ -54,3 +54,7 @@ class Source(source.Source):
     def where(self, index: int) -> str:
         """Returns the file's path."""
         return self._names.path(index)
+
+    def name_of(self, index: int) -> str:
+        """Returns the file's path within the folder."""
+        return self._names[index]

@@ -17,6 +17,7 @@ from mrp.data import source
 from mrp.data.index import HASHES, INDEX, RECORD, SMALL, Index
 from mrp.data.manifest import MANIFEST, ManifestError, parse
 from mrp.data.order import Ints
+from mrp.data.shardtool.scan import keys_of
 from mrp.data.source import Pixels
 from mrp.data.storage.cache import Cache
 from mrp.data.storage.descriptors import OpenFiles
@@ -72,6 +73,7 @@ class Source(source.Source):
         if self.store.local:
             self._check_present(Path(self.manifest.location or self.path).expanduser())
         self.classes, self.identity = self.manifest.classes, self.manifest.identity
+        self._keys = -1, list[str]()  # of the samples of a shard
         self._files = OpenFiles() if self.store.local else OpenFiles(_OPEN_COPIES)
 
     def _newest_manifest(self, home: Store) -> bytes:
@@ -194,6 +196,13 @@ class Source(source.Source):
         """Returns the shard, the number of the sample in the set, and the position of its bytes."""
         start, shard, *_ = self._record(index)
         return f"{self._path(shard)}: sample {index} (byte {start})"
+
+    def name_of(self, index: int) -> str:
+        """Returns the sample's key, which stands in the shard; those of one shard are read together."""
+        shard = int(self.index[index]["shard"])
+        if self._keys[0] != shard:
+            self._keys = shard, keys_of(Path(self._path(shard)) if self.store.local else self._cached(shard))
+        return self._keys[1][index - int(self.shard_sizes[:shard].sum())]
 
     def replacement(self, index: int) -> int | None:
         """Returns the next sample of the same shard, or its first; of the whole set where it is alone in its shard."""

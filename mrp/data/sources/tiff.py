@@ -147,6 +147,11 @@ class Source(source.Source):
         path = self._names.path(int(files[files >= 0][0]))
         return path if window is None else f"{path}: window at row {window.top}, column {window.left}"
 
+    def name_of(self, index: int) -> str:
+        """Returns the path of that file within the folder; windows of one image have one name."""
+        files, _ = self._place(index)
+        return self._names[int(files[files >= 0][0])]
+
 
 def _planes(planes: list[Pixels | None]) -> Pixels:
     """Returns the channels of a sample as one array, with zeros in place of one that it lacks."""

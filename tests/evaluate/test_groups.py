@@ -1,0 +1,171 @@
+"""Images that belong together: held out together, and counted as what they are worth."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrp import api
+from mrp.adapting import LIST
+from mrp.adapting.plan import make as plan
+from mrp.cli import main
+from mrp.config import ConfigError
+from mrp.data.open import open_source
+from mrp.evaluate import statistics
+from mrp.evaluate.interval import share_of, wilson
+from mrp.evaluate.results import read, read_outcomes
+from mrp.evaluate.split import split
+from mrp.model import load
+from mrp.probing import changed_run
+from tests.trained import NARROW, pretrained
+
+PATTERN = r"(p\d+)-"
+
+
+def test_a_group_is_held_out_whole() -> None:
+    labels, groups = torch.arange(400) % 3, torch.arange(400) // 8 * 7919
+    parts = split(labels, groups)
+    assert sorted(np.concatenate(parts).tolist()) == list(range(400))
+    assert not {*groups[parts.fitting].tolist()} & {*groups[parts.held_out].tolist()}
+    assert 40 <= len(parts.held_out) <= 80  # a tenth of each class, and what belongs to it
+
+
+def test_a_class_does_not_give_away_a_group_that_is_most_of_it() -> None:
+    """Class 0 has one group, class 1 a large one and two small ones."""
+    labels = torch.tensor([0] * 10 + [1] * 20)
+    groups = torch.tensor([1] * 10 + [2] * 12 + [3] * 4 + [4] * 4)
+    parts = split(labels, groups)
+    assert {*groups[parts.held_out].tolist()} in ({3}, {4})
+    with pytest.raises(ConfigError, match="of two groups where the data have groups"):
+        split(labels[:10], groups[:10])
+
+
+def drawn(random: np.random.Generator, of: int = 40, size: int = 10) -> tuple[np.ndarray, np.ndarray]:
+    """Right answers that groups of images share: of each group nearly all are right, or nearly all are wrong."""
+    chance = random.choice([0.95, 0.25], of, p=[0.7, 0.3])
+    return (random.random((of, size)) < chance[:, None]).ravel(), np.repeat(np.arange(of), size)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say_only_by_groups() -> None:
+    random, classes = np.random.default_rng(0), np.arange(400) % 2
+    truth, held = 0.7 * 0.95 + 0.3 * 0.25, dict.fromkeys(("share", "mean", "classes", "paired", "none"), 0)
+    for _ in range(400):
+        (mine, groups), (theirs, _) = drawn(random), drawn(random)
+        for name, (_, low, high), value in (
+            ("none", share_of(mine), truth),
+            ("share", share_of(mine, groups), truth),
+            ("mean", statistics.mean_of(mine.astype(np.float64), groups), truth),
+            ("classes", statistics.mean_per_class(mine, classes, groups), truth),
+            ("paired", statistics.paired(mine, theirs, groups=groups), 0),
+        ):
+            held[name] += low <= value <= high
+    assert held.pop("none") / 400 < 0.75
+    assert all(0.91 < count / 400 < 0.99 for count in held.values()), held
+
+
+def test_a_test_of_two_models_says_as_often_as_it_claims_that_they_differ() -> None:
+    random = np.random.default_rng(1)
+    by_images = by_groups = 0
+    for _ in range(400):
+        (mine, groups), (theirs, _) = drawn(random), drawn(random)
+        by_images += statistics.mcnemar(mine, theirs) < 0.05
+        by_groups += statistics.mcnemar(mine, theirs, groups) < 0.05
+    assert by_images / 400 > 0.3
+    assert 0.02 < by_groups / 400 < 0.08
+
+
+def test_groups_of_one_image_change_little_and_equal_answers_count_groups() -> None:
+    right, own = np.arange(500) % 4 > 0, np.arange(500)
+    assert share_of(right, own) == pytest.approx(share_of(right), abs=2e-3)
+    assert share_of(np.ones(60, bool), np.repeat(np.arange(6), 10))[1:] == pytest.approx(wilson(6, 6)[1:])
+    assert share_of(np.arange(60) % 2 == 0, np.repeat(np.arange(6), 10)) == pytest.approx(wilson(30, 60))
+    assert share_of(np.array([True, False]), np.zeros(2, np.int64))[1:] == (0, 1)  # nothing is known of other groups
+
+
+def test_no_part_divides_a_group() -> None:
+    left = []
+    groups = np.arange(120) % 12
+    statistics.pseudo_values(120, lambda rows: left.append(rows) or 0.0, groups=groups)  # type: ignore[func-returns-value]
+    assert len(left) == 11  # all, and each of ten parts left out
+    for rows in left[1:]:
+        assert not {*groups[rows]} & {*np.delete(groups, rows)}
+    assert len(statistics.pseudo_values(120, lambda rows: 0.0, groups=np.arange(120) % 4)) == 4
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two classes; each of 24 patients has ten nearly equal images, whose colour tells the class of most patients."""
+    root = tmp_path_factory.mktemp("scans")
+    for number in range(480):
+        split_, patient = ("train", "test")[number // 240], number // 10
+        random = np.random.default_rng(patient)
+        colour = random.normal(90 + 40 * (patient % 2), 40, 3)
+        pixels = np.random.default_rng(number).normal(colour, 4, (8, 8, 3)).clip(0, 255).astype(np.uint8)
+        path = root / split_ / "ab"[patient % 2] / f"p{patient}-{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+@pytest.fixture(scope="module")
+def run(scans: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = [f"data.train={scans}/train", f"data.test={scans}/test", "data.size=8", "data.channels=3"]
+    data += ["data.mean=0.4", "data.std=0.2"]
+    return pretrained(
+        tmp_path_factory.mktemp("run") / "run", *NARROW, *data, "batch=32", "length=2 steps", "optim.warmup=1 step"
+    )
+
+
+def test_every_evaluator_counts_groups(run: Path) -> None:
+    names = ("linear", "knn", "centroid", "logistic", "few_shot", "retrieval", "invariance")
+    words = ("linear.layers=1", "logistic.layers=1")
+    plain = api.probe(run, *words, evaluators=names).results["trained"]
+    grouped = api.probe(run, *words, f"data.group={PATTERN}", evaluators=names).results["trained"]
+
+    def width(found: dict[str, object]) -> float:
+        for number in (found, *found.get("few_shot", ()), *found.get("measures", {}).values()):  # type: ignore[misc, attr-defined]
+            if number.get("low") is not None:
+                return float(number["high"]) - float(number["low"])
+        raise AssertionError(found)
+
+    for name in names:
+        assert width(grouped[name]) > 1.2 * width(plain[name]), name
+    records = {record.key: record for record in read(run)}
+    assert len(records) == 2 * len(names)  # none has taken the other's place
+    (kept,) = (one for one in records.values() if one.evaluator == "centroid" and one.groups)
+    outcomes = read_outcomes(run, kept)
+    assert outcomes is not None
+    assert outcomes.groups is not None
+    assert len(np.unique(outcomes.groups)) == 24
+    assert kept.data["groups"] == PATTERN
+
+
+def test_groups_of_a_run_are_those_of_its_own_data(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["probe", str(run), "--evaluator", "centroid", "data.group=q"])
+    assert "data.group: 'q' finds nothing in 'a/p0-0.png'" in capsys.readouterr().err
+    model = load(run)
+    model = replace(model, run=model.run.model_copy(update={"data": model.run.data.model_copy(update={"group": "p"})}))
+    assert changed_run(model, {}).data.group == "p"
+    assert changed_run(model, {"data": {"fraction": 0.5}}).data.group == "p"
+    assert changed_run(model, {"data": {"test": "digits"}}).data.group is None
+    assert changed_run(model, {"data": {"test": "digits", "group": "d"}}).data.group == "d"
+    assert "group" not in model.run.identity(data="")["data"]  # it decides no training
+
+
+def test_adapt_holds_out_whole_groups(scans: Path, run: Path, tmp_path: Path) -> None:
+    choices = plan(str(run), f"{scans}/train", tmp_path / "out", words=[f"data.group={PATTERN}"])
+    assert choices is not None
+    assert any("group" in one.yaml and PATTERN in one.yaml for one in choices)
+    held_out = json.loads((tmp_path / "out" / LIST).read_text())["held_out"]
+    source = open_source(f"{scans}/train", "train")
+    patients = [source.name_of(number).partition("-")[0] for number in range(len(source))]
+    inside = {patients[number] for number in held_out}
+    assert 20 <= len(held_out) <= 40
+    assert sum(patient in inside for patient in patients) == len(held_out)
