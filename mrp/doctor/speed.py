@@ -150,7 +150,8 @@ class _Training:
         self.module.before_step(0, case.plan.length)
         self.accumulation = 1
         self._optimizer, self._limit = build_optimizer(run.optim, self.module), run.optim.clip
-        self._device, self._to_device, self._updated = device, Transfer(device), torch.ones((), device=device)
+        self._device, self._to_device = device, Transfer(device)
+        self._updated = torch.ones((), dtype=torch.bool, device=device)
         self._taken = 0
 
     def update(self, batch: Batch) -> None:
