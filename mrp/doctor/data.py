@@ -239,5 +239,5 @@ def overlap(case: Case) -> Iterator[Finding]:
     )
 
 
-CHECKS = (images, test_data, classes, labels, evaluators, shards)
+CHECKS = (images, test_data, classes, labels, shards)
 MEASURES = (decoded, overlap)

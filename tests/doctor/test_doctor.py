@@ -205,6 +205,11 @@ def test_images_that_the_run_holds_in_memory_are_measured_from_there(monkeypatch
     assert speed.measure(case("demo"), seconds=0).loader.count == 1
 
 
+def test_a_fault_of_the_recipe_is_no_fault_of_the_data_where_something_is_measured() -> None:
+    words = "objective.mask_ratio=0.99", "evaluate={knn: {every: 1 epochs}}"
+    assert {group for group, finding in examine(case("demo", *words)) if finding.level == "error"} == {"recipe"}
+
+
 def test_the_speed_of_a_head_on_standardised_features_is_measured() -> None:
     """They are followed after each step, unless it was left out: that is a bool, as in training."""
     assert speed.measure(case("linear_tiny_digits"), seconds=0).step.count == 1
