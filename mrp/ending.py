@@ -13,6 +13,7 @@ from mrp.config import Preempted
 from mrp.files import write_atomically
 from mrp.folder import ENVIRONMENT, now, starts_of
 from mrp.locking import Holder
+from mrp.processes.faults import line_of
 
 FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
 STALLED = 4  # the exit code of a process that the watchdog has given up
@@ -33,7 +34,7 @@ def noted(folder: Path, asked: Callable[[], str | None]) -> Iterator[None]:
         elif isinstance(error, ValueError | RuntimeError) and type(error).__module__.startswith("mrp."):
             note(folder, FAILED, str(error))  # a sentence for the user
         else:
-            note(folder, FAILED, f"{type(error).__name__}: {error}")
+            note(folder, FAILED, line_of(error) or f"{type(error).__name__}: {error}")
         raise
     note(folder, FINISHED)
 

@@ -25,7 +25,7 @@ from mrp.environment import versions
 from mrp.folder import claim, flat
 from mrp.monitor import watchdog
 from mrp.monitor.journal import Journal
-from mrp.monitor.watchdog import OPENS, Watchdog
+from mrp.monitor.watchdog import Watchdog
 from mrp.prepare.config import Precision
 from mrp.processes import faults
 from mrp.processes.cost import device_memory
@@ -90,10 +90,12 @@ class Session:
             # A compiled step may give the gradient of the patch embedding in another order: it is copied, which is all.
             warnings.filterwarnings("ignore", "Grad strides do not match bucket view strides")
             wrapping = DistributedDataParallelKwargs(gradient_as_bucket_view=True)
-            rank, processes = (int(os.environ.get(name, alone)) for name, alone in (("RANK", 0), ("WORLD_SIZE", 1)))
+            processes = int(os.environ.get("WORLD_SIZE") or 1)
+            rank = int(os.environ.get("RANK") or 0) if processes > 1 else 0  # for who never meets the others
             watch = stack.enter_context(Watchdog(folder, rank, processes, machine.watchdog, machine.give_up))
             accelerator = join(wrapping, timeout=EVALUATION if long_evaluations else None)
-            watch.at(OPENS, 0)
+            watch.joined(accelerator.process_index, accelerator.num_processes)
+            stack.enter_context(faults.lost(folder, accelerator.num_processes))
             yield cls(accelerator, folder, stack, machine, watch)
 
     def closing(self, part: C) -> C:
@@ -179,15 +181,13 @@ class Session:
 
         The others would wait for it in their next exchange, and report a lost connection, each with a traceback.
         """
-        fault: ConfigError | OSError | None = None
         try:
             found = work()
-        except (ConfigError, OSError) as error:
-            fault = error
-        told = from_all(None if fault is None else f"process {self.rank} on {socket.gethostname()}: {fault}")
-        if fault is not None:
-            raise fault
-        for text in filter(None, told):
+        except Exception as error:
+            if (line := faults.line_of(error)) is not None:
+                from_all(f"process {self.rank} on {socket.gethostname()}: {line}")
+            raise
+        for text in filter(None, from_all(None)):
             raise FaultElsewhere(text)
         return found
 
@@ -225,9 +225,12 @@ class Session:
 
     def compare_versions(self) -> None:
         """Warns of a process that has other versions than the first: one machine may have been left behind."""
+        if self.processes == 1:
+            return
         first, *others = from_all(versions())
-        for rank, own in enumerate(others, start=1):
-            other = [f"{name} {own[name]} in place of {first[name]}" for name in first if own[name] != first[name]]
+        for rank, own in enumerate(others, start=1):  # another mrp may name other packages
+            both = {name: (own.get(name, "unknown"), first.get(name, "unknown")) for name in {**first, **own}}
+            other = [f"{name} {here} in place of {there}" for name, (here, there) in both.items() if here != there]
             if other:
                 self.say(f"warning: process {rank} runs on {', '.join(other)} of the first one; results may differ")
                 return

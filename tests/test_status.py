@@ -57,6 +57,12 @@ def logged(folder: Path, steps: int, **more: float) -> None:
         (ConfigError("machine.micro_batch: too large"), None, "failed", "machine.micro_batch: too large"),
         (Stopped("the features have collapsed"), None, "failed", "the features have collapsed"),
         (ZeroDivisionError("by\nzero"), None, "failed", "ZeroDivisionError: by zero"),
+        (
+            OSError(28, "No space left on device", "/runs/a"),
+            None,
+            "failed",
+            "/runs/a: No space left on device; mend it and run the same command again",
+        ),
     ],
 )
 def test_every_end_leaves_a_word(

@@ -25,7 +25,6 @@ JOINS, OPENS, WAITS = "joins the others", "opens the data", "waits for a batch"
 # In the order in which a step goes through them: of two processes, the other one waits for the one further back.
 PHASES = (
     JOINS, OPENS, "builds the model", "decodes", WAITS, "computes", "measures", "evaluates", "saves", "ends",
-    ending.GIVEN_UP,
 )  # fmt: skip
 _PER_LIMIT = 4  # checks in the time that a phase may take
 _UNSEEN = 75.0  # seconds after which another machine sees a heartbeat at the latest: NFS shows it after 60
@@ -50,6 +49,10 @@ class Heartbeat:
         """Returns how far the process has come, for comparison with others."""
         return self.step, PHASES.index(self.phase)
 
+    def is_alive(self, now: float, limit: float) -> bool:
+        """Returns whether the process has written lately, and not that it is given up."""
+        return now - self.alive <= limit and self.phase != ending.GIVEN_UP
+
 
 class Watchdog:
     """The loop reports each phase, which costs an assignment; threads do the rest.
@@ -62,7 +65,8 @@ class Watchdog:
     def __init__(self, folder: Path, rank: int, world: int, limit: float | None, end: float | None) -> None:
         self._folder, self._rank, self._world = folder, rank, world
         self._limit = limit
-        self._now = (PHASES[0], 0, time.monotonic())
+        self._now = (JOINS if world > 1 else OPENS, 0, time.monotonic())
+        self._given_up = False
         self._reported: float | None = None  # the beginning of the stall that has been reported
         self.claimed = False  # whether the folder is this run's by now; until then nothing is written there
         self._closed = threading.Event()
@@ -75,6 +79,11 @@ class Watchdog:
         self.claimed = True
         if self._limit is not None:
             self._beat()
+
+    def joined(self, rank: int, world: int) -> None:
+        """Notes which process this is and of how many, now that they have met."""
+        self._rank, self._world = rank, world
+        self.at(OPENS, 0)
 
     def at(self, phase: str, step: int) -> None:
         """Notes that this process enters a phase; entering the same phase again counts as progress too."""
@@ -105,15 +114,18 @@ class Watchdog:
     def _check(self, limit: float) -> None:
         """Writes a heartbeat; after `limit` reports who waits for whom."""
         phase, step, since = self._now
-        idle, now = self._beat()
+        own = self._beat()
+        idle = own.alive - own.since
         if idle > limit and self._reported != since:
             self._reported = since
+            stacks = self._dump(step)
             if phase == JOINS:  # of the others nothing is known yet: the first process of each machine tells
                 if os.environ.get("LOCAL_RANK", "0") == "0":
-                    progress.tell(f"warning: {self._missing(idle)}")
+                    progress.tell(f"warning: {self._missing(idle)}; stacks in {stacks}")
                 return
-            stacks = self._dump(step)
-            lines = explain(self._heartbeats(), self._world, limit, now)
+            lines = explain([own], 1, limit, own.alive)[:1]
+            if self.claimed:  # what is in the folder before that is an earlier start's
+                lines = explain(self._heartbeats(), self._world, limit, own.alive)
             if self._is_first_alive(limit):
                 progress.tell(f"warning: no progress for {idle:.0f} s: {'; '.join(lines)}; stacks in {stacks}")
 
@@ -125,13 +137,15 @@ class Watchdog:
             f"to join at {place}; see whether all of them have started and reach it"
         )
 
-    def _beat(self) -> tuple[float, float]:
-        """Writes a heartbeat; returns the seconds since the phase began, and the time."""
+    def _beat(self) -> Heartbeat:
+        """Writes and returns a heartbeat."""
         phase, step, since = self._now
         idle = time.monotonic() - since  # not by the wall clock, which may be set while a healthy run goes on
         now = time.time()
-        self._write(Heartbeat(self._rank, phase, step, now - idle, now, socket.gethostname(), os.getpid()))
-        return idle, now
+        phase = ending.GIVEN_UP if self._given_up else phase  # the last word, also where the main thread wakes up
+        beat = Heartbeat(self._rank, phase, step, now - idle, now, socket.gethostname(), os.getpid())
+        self._write(beat)
+        return beat
 
     def _check_end(self, end: float) -> None:
         """Ends the process if it has stood still for longer than that."""
@@ -144,7 +158,7 @@ class Watchdog:
 
     def _last_words(self, stands: str) -> None:
         progress.put(f"mrp: error: {stands}; the same command goes on from the last checkpoint", sys.stderr)
-        self.at(ending.GIVEN_UP, self._now[1])
+        self._given_up = True
         self._beat()  # the script of a SLURM job reads it
         ending.note(self._folder, ending.FAILED, stands)
 
@@ -167,7 +181,7 @@ class Watchdog:
 
     def _is_first_alive(self, limit: float) -> bool:
         """Returns whether this is the first process that is alive, which reports for all."""
-        alive = [heartbeat.rank for heartbeat in self._heartbeats() if time.time() - heartbeat.alive < limit]
+        alive = [heartbeat.rank for heartbeat in self._heartbeats() if heartbeat.is_alive(time.time(), limit)]
         return self._rank <= min(alive, default=self._rank)
 
     def _dump(self, step: int) -> Path | str:
@@ -225,10 +239,10 @@ def forget(folder: Path) -> None:
 def explain(heartbeats: list[Heartbeat], world: int, limit: float, now: float) -> list[str]:
     """Returns one line per process, with its phase and since when, and one line that says who waits for whom."""
     lines = []
-    alive = [beat for beat in heartbeats if now - beat.alive <= limit]
-    silent = [beat for beat in heartbeats if now - beat.alive > limit]
+    alive = [beat for beat in heartbeats if beat.is_alive(now, limit)]
+    gone = [beat.rank for beat in heartbeats if not beat.is_alive(now, limit)]
     for beat in heartbeats:
-        dead = f", without a sign of life for {now - beat.alive:.0f} s" if beat in silent else ""
+        dead = f", without a sign of life for {now - beat.alive:.0f} s" if now - beat.alive > limit else ""
         lines.append(
             f"process {beat.rank} (pid {beat.pid} on {beat.host}) {beat.phase}, step {beat.step}, "
             f"since {now - beat.since:.0f} s{dead}"
@@ -236,7 +250,7 @@ def explain(heartbeats: list[Heartbeat], world: int, limit: float, now: float) -
     missing = sorted(set(range(world)) - {beat.rank for beat in heartbeats})
     lines += [f"process {rank} has not reported yet" for rank in missing]
     least = min((beat.progress for beat in alive), default=None)
-    behind = [beat.rank for beat in silent] + missing or [beat.rank for beat in alive if beat.progress == least]
+    behind = gone + missing or [beat.rank for beat in alive if beat.progress == least]
     waiting = [beat.rank for beat in alive if beat.rank not in behind]
     if waiting:
         lines.append(f"{_processes(waiting)} wait{'s' * (len(waiting) == 1)} for {_processes(behind)}")

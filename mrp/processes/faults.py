@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,10 +15,12 @@ from mrp.files import write_atomically
 
 FILE = ".fault"  # in the run's folder
 _PATIENCE = 5.0  # seconds in which the other process has to have written its fault down
-_CONNECTION_LOST = re.compile(
-    r"connection (closed|reset|refused|was closed)|broken pipe|socket|nccl|remote process", re.IGNORECASE
+_GONE = re.compile(  # what gloo, NCCL and torch's store say where the other end does not answer
+    r"connection (was |was likely )?(closed|reset|refused)|broken pipe|remote process|ncclRemoteError|pair closure|"
+    r"timed out waiting \d+ms for (recv|send)",
+    re.IGNORECASE,
 )
-_MOST = 200  # characters of what torch says of a lost connection
+_MOST = 400  # characters of what torch says of a lost connection; NCCL's reason comes last
 
 
 def forget(folder: Path) -> None:
@@ -55,23 +58,55 @@ def shared(folder: Path, processes: int) -> Iterator[None]:
     except (Stopped, Preempted):  # all processes end alike
         raise
     except Exception as error:
-        if processes > 1 and isinstance(error, RuntimeError) and _CONNECTION_LOST.search(str(error)):
-            raise _explained(folder, error) from None
-        if processes > 1 and (line := line_of(error)) is not None and folder.is_dir() and told(folder) is None:
-            with suppress(OSError):
-                write_atomically(folder / FILE, line)
+        gone = _says_gone(error)
+        if processes > 1 and not gone and (line := line_of(error)) is not None:
+            if folder.is_dir() and told(folder) is None:
+                with suppress(OSError):
+                    write_atomically(folder / FILE, line)
+        elif processes > 1 and isinstance(error, RuntimeError):  # torch's, perhaps since another process has ended
+            if (line := _told_within(folder, _PATIENCE if gone else 0.0)) is not None:
+                raise FaultElsewhere(line) from error
+            if gone:
+                raise _lost(folder, error) from error
         raise
 
 
-def _explained(folder: Path, lost: RuntimeError) -> Exception:
-    """Returns what has ended the other process, or that nobody knows."""
-    deadline = time.monotonic() + _PATIENCE
-    while time.monotonic() < deadline:
-        if (line := told(folder)) is not None:
-            return FaultElsewhere(line)
+@contextmanager
+def lost(folder: Path, processes: int) -> Iterator[None]:
+    """Makes one line of a lost connection also before the folder is this run's: what is written there is older."""
+    try:
+        yield
+    except (Stopped, Preempted, ProcessLost):
+        raise
+    except RuntimeError as error:
+        if processes > 1 and _says_gone(error):
+            raise _lost(folder, error) from error
+        raise
+
+
+def _says_gone(error: Exception) -> bool:
+    """Returns whether torch says that another process is gone; an error in data or a file of the user's may sound so.
+
+    Such a file may also ask torch itself to exchange something.
+    """
+    text = str(error)
+    if not isinstance(error, RuntimeError) or text.startswith("Caught ") or not _GONE.search(text):
+        return False  # "Caught" is torch's word for what a worker of the loader raised
+    raised_in = traceback.extract_tb(error.__traceback__)[-1].filename
+    return outside.blamed(error) is None or "/torch/distributed/" in raised_in
+
+
+def _told_within(folder: Path, seconds: float) -> str | None:
+    """Returns why a process of this start has ended, which may be written a moment after the connection is lost."""
+    deadline = time.monotonic() + seconds
+    while (line := told(folder)) is None and time.monotonic() < deadline:
         time.sleep(0.1)
-    reason = str(lost).splitlines()[0].partition(". ")[0][:_MOST]
+    return line
+
+
+def _lost(folder: Path, error: RuntimeError) -> ProcessLost:
+    reason = " ".join(str(error).split())[:_MOST]
     return ProcessLost(
-        f"{folder}: another process of this run is gone: it was killed, its machine is lost, or it has printed its own "
-        f"fault ({reason}); the same command goes on from the last checkpoint"
+        f"{folder}: another process of this run is gone: it was killed, its machine is lost or does not answer, or it "
+        f"has printed its own fault ({reason}); the same command goes on from the last checkpoint"
     )

@@ -23,7 +23,7 @@ def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
     """Joins the other processes that the launcher started; without a launcher this process is alone."""
     # Left to itself, accelerate takes the ranks of a machine without an accelerator for as many separate runs.
     cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
-    started = int(os.environ.get("WORLD_SIZE", "1"))
+    started = int(os.environ.get("WORLD_SIZE") or 1)
     if not cpu:
         _check_devices(started, torch.accelerator.device_count())
     if started == 1:

@@ -42,6 +42,8 @@ ended=
 trap 'ended=yes' TERM  # the whole job is ended: cancelled, preempted, or over its time
 trap : USR1  # the notice is for the processes, which save and end; this shell outlives it
 
+began={files}/"$SLURM_JOB_ID.began"
+touch "$began"
 # A process that has ended leaves the others five minutes: for a last checkpoint, or to notice that it has failed.
 srun --ntasks={world} --ntasks-per-node={per_node} --cpus-per-task={cpus} --distribution=block \\
   --kill-on-bad-exit=0 --wait=300 --unbuffered \\
@@ -60,9 +62,11 @@ if grep -q 'PreemptTime=[0-9]' <<< "$job"; then
 elif [ -z "$ended" ]; then
   # Told to stop, and saved; told before it could listen; or given up by the watchdog, perhaps for a node's fault. A
   # process that hangs in a driver or on a disk srun has to kill: it returns the highest code, which is that one's.
+  # Then the heartbeats tell, except those that an earlier attempt has left.
   case $code in
     {requeue}|143|{stalled}) again=yes ;;
-    *) if grep -qs '"{given_up}"' "$run"/.ranks/rank-*.json; then again=yes; fi ;;
+    *) given_up=$(find "$run/.ranks" -newer "$began" -name 'rank-*.json' -exec grep -l '"{given_up}"' {{}} +)
+      [ -z "$given_up" ] || again=yes ;;
   esac
 elif [ $(($(date +%s) - $(date --date="$started" +%s))) -ge {limit} ]; then
   again=yes  # over its time, and not cancelled: what somebody has cancelled stays so

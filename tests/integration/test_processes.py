@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -177,7 +178,7 @@ def test_processes_that_have_read_another_recipe_do_not_start(
 def test_a_process_with_other_versions_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
     said = list[str]()
     here = object.__new__(session.Session)
-    here.say = said.append  # type: ignore[method-assign]
+    here.say, here.processes = said.append, 3  # type: ignore[method-assign]
     monkeypatch.setattr(session, "from_all", lambda own: [own, own, own | {"torch": "2.11.0"}])
     here.compare_versions()
     other = f"torch 2.11.0 in place of {session.versions()['torch']} of the first one"
@@ -185,6 +186,13 @@ def test_a_process_with_other_versions_is_told_of(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(session, "from_all", lambda own: [own, own])
     here.compare_versions()
     assert len(said) == 1
+    before = {name: version for name, version in session.versions().items() if name != "pydantic"} | {"spare": "1.0"}
+    monkeypatch.setattr(session, "from_all", lambda own: [own, before])
+    here.compare_versions()  # with a machine whose mrp names other packages
+    assert re.search(r"process 1 runs on pydantic unknown in place of \S+, spare 1.0 in place of unknown of", said[1])
+    here.processes = 1
+    monkeypatch.setattr(session, "versions", lambda: pytest.fail("git is asked, and there is nobody to compare with"))
+    here.compare_versions()
 
 
 def test_processes_of_different_models_do_not_start(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from mrp.ending import STALLED
+from mrp.ending import GIVEN_UP, STALLED
 from mrp.folder import ENVIRONMENT, IDENTITY
 from mrp.monitor import watchdog
 from mrp.monitor.watchdog import RANKS, STALLS, Heartbeat, Watchdog, explain, writer_elsewhere
@@ -77,6 +78,7 @@ def test_a_run_shows_at_once_that_its_folder_is_taken(tmp_path: Path) -> None:
         ([beat(0, "saves", 5), beat(1, "evaluates", 5), beat(2, "saves", 5)], 3, "processes 0, 2 wait for process 1"),
         ([beat(0, "computes", 5), beat(1, "computes", 5, alive=50.0)], 2, "process 0 waits for process 1"),
         ([beat(0, "computes", 5)], 2, "process 0 waits for process 1"),
+        ([beat(0, "computes", 5), beat(1, GIVEN_UP, 5)], 2, "process 0 waits for process 1"),
         ([beat(0, "computes", 5), beat(1, "computes", 5)], 2, "all processes are at the same point"),
         ([beat(0, "waits for a batch", 5)], 1, "process 0 (pid 1000 on node) waits for a batch, step 5, since 10 s"),
     ],
@@ -134,6 +136,20 @@ def test_after_the_longer_limit_the_process_is_given_up(
     assert "process 0 saves (step 7) since" in capsys.readouterr().err
 
 
+def test_the_last_word_is_not_overwritten_by_what_wakes_up(tmp_path: Path) -> None:
+    """The script of a SLURM job reads it."""
+    watched = watch(tmp_path, 0, 1, 600.0, 900.0)
+    watched._last_words("process 0 computes")
+    watched.at("computes", 8)
+    watched._check(600.0)
+    assert noted(tmp_path, 0, "phase") == GIVEN_UP
+
+
+def test_who_is_given_up_leaves_the_report_to_the_next(tmp_path: Path) -> None:
+    watch(tmp_path, 0, 2, 600.0, 900.0)._last_words("process 0 computes")
+    assert watch(tmp_path, 1, 2, 600.0, 900.0)._is_first_alive(600.0)
+
+
 def test_a_disk_that_hangs_does_not_keep_a_process_from_being_given_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,13 +187,11 @@ def test_a_stall_before_the_folder_is_claimed_leaves_nothing_in_its_way(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / IDENTITY).touch()  # of another process, which trains the same run there
-    said = ""
-    with Watchdog(tmp_path, 0, 1, limit=0.05, end=None) as watched:
-        watched.at(watchdog.OPENS, 0)
-        while "no progress" not in said:
-            said += capfd.readouterr().out
-            time.sleep(0.01)
-    assert "stacks in the error output" in said
+    said = list[str]()
+    with Watchdog(tmp_path, 0, 1, limit=0.05, end=None):
+        until(lambda: said.append(capfd.readouterr().out) or any("stacks in" in text for text in said))
+    line = r"no progress for \d+ s: process 0 \(.*\) opens the data, step 0, .*; stacks in the error output"
+    assert re.search(line, "".join(said))
     assert [path.name for path in tmp_path.iterdir()] == [IDENTITY]
 
 

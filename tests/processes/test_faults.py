@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mrp import session
+from mrp import outside, session
 from mrp.cli import main
 from mrp.config import ConfigError, FaultElsewhere, Preempted, ProcessLost, Stopped
 from mrp.folder import starts_of
@@ -19,6 +21,26 @@ from mrp.session import Session
 from tests.forked import together
 
 LOST = RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:3423")
+GONE = [  # as gloo, torch's store and NCCL say it
+    "[unbound_buffer.cc:84] Timed out waiting 1800000ms for recv operation to complete",
+    "Application timeout caused pair closure",
+    "Failed to recv, got 0 bytes. Connection was likely closed. Did the remote server shutdown or crash?",
+    "NCCL error in: NCCLUtils.hpp:268, remote process exited or there was a network error, NCCL version 2.27.5\n"
+    "ncclRemoteError: A call failed possibly due to a network error or a remote process exiting prematurely.\n"
+    "Last error:\nsocketProgress: Connection closed by remote peer node-7",
+]
+OWN = [  # of this process, or perhaps of this process
+    "NCCL error in: NCCLUtils.hpp:268, unhandled cuda error, NCCL version 2.27.5\nLast error:\nCuda failure 999",
+    "the annotation service closed its socket",
+    "Caught RuntimeError in DataLoader worker process 0.\nRuntimeError: connection refused by the annotation service",
+]
+MINE = """
+def ask():
+    raise RuntimeError("connection refused by the annotation service")
+
+def exchange(with_others):
+    with_others()
+"""
 METHOD = """
 import os, signal
 from typing import Literal
@@ -39,6 +61,35 @@ class Objective(mae.Objective):
                 raise KeyError("labels")
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return super().forward(batch)
+"""
+
+
+SOURCE = """
+import os, signal
+from typing import Literal
+import numpy as np
+from mrp.config import Node
+from mrp.data import source
+
+
+class Config(Node):
+    name: Literal["source"] = "source"
+
+
+class Source(source.Source):
+    identity = "0" * 64
+
+    def __init__(self, config, split, cache):
+        if os.environ["RANK"] == "1":
+            if os.environ["FAULT"] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise KeyError("labels")
+
+    def __len__(self):
+        return 128
+
+    def read(self, index):
+        return np.zeros((8, 8, 1), np.uint8), -1
 """
 
 
@@ -72,7 +123,7 @@ def test_what_one_process_cannot_open_ends_all_before_they_wait_for_it(
     """Each would end with a traceback of a lost connection, and with NCCL by a signal."""
     here, other = object.__new__(Session), object.__new__(Session)
     here.rank, told = 7, list[object]()
-    monkeypatch.setattr(session, "from_all", lambda value: told.append(value) or [None, value])
+    monkeypatch.setattr(session, "from_all", lambda value: told.append(value) or [None, None])
 
     def opened() -> str:
         if fault is not None:
@@ -86,7 +137,9 @@ def test_what_one_process_cannot_open_ends_all_before_they_wait_for_it(
         here.together(opened)
     assert raised.value is fault
     monkeypatch.setattr(session, "from_all", lambda value: [value, *told])
-    with pytest.raises(FaultElsewhere, match=r"^process 7 on .*: .*(no data here|Permission denied: '/data')$"):
+    with pytest.raises(
+        FaultElsewhere, match=r"^process 7 on .*: .*(no data here|/data: Permission denied; mend it .*)$"
+    ):
         other.together(lambda: "data")
 
 
@@ -112,12 +165,52 @@ def test_a_process_that_leaves_no_word_is_said_to_be_gone(tmp_path: Path, monkey
     assert not list(tmp_path.iterdir()), "a single process has nobody to tell"
 
 
+@pytest.mark.parametrize("said", GONE)
+def test_whatever_says_that_another_process_is_gone_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str
+) -> None:
+    monkeypatch.setattr(faults, "_PATIENCE", 0.0)
+    with pytest.raises(ProcessLost, match=re.escape(f"({' '.join(said.split())});")), faults.shared(tmp_path, 2):
+        raise RuntimeError(said)
+
+
+@pytest.mark.parametrize("said", OWN)
+def test_an_error_of_this_process_stays_its_own_unless_another_has_told_its_fault(tmp_path: Path, said: str) -> None:
+    for context in (faults.shared, faults.lost):
+        with pytest.raises(RuntimeError) as raised, context(tmp_path, 2):
+            raise RuntimeError(said)
+        assert type(raised.value) is RuntimeError
+    with pytest.raises(ConfigError), faults.shared(tmp_path, 2):
+        raise ConfigError("disk: is full")
+    with pytest.raises(FaultElsewhere, match=r"^disk: is full$"), faults.shared(tmp_path, 2):
+        raise RuntimeError(said)
+
+
+def test_a_file_of_ones_own_is_at_fault_for_its_own_connections_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_PATIENCE", 0.0)
+    run, path, torchs = tmp_path / "run", tmp_path / "mine.py", dict[str, Any]()
+    run.mkdir()
+    path.write_text(MINE)
+    mine = outside.load(path, "thing")
+    exec(compile(f"def gather(): raise RuntimeError({str(LOST)!r})", "/lib/torch/distributed/c10d.py", "exec"), torchs)
+    with pytest.raises(ProcessLost), faults.shared(run, 2):
+        mine.exchange(torchs["gather"])
+    assert faults.told(run) is None
+    with pytest.raises(RuntimeError, match="annotation service"), faults.shared(run, 2):
+        mine.ask()
+    line = f"{path}, line 3: RuntimeError: connection refused by the annotation service; mend the file"
+    assert faults.told(run) == line
+
+
 @pytest.mark.parametrize("ending", [Stopped, Preempted])
 def test_an_end_that_all_agree_on_is_not_taken_for_a_lost_connection(tmp_path: Path, ending: type[Exception]) -> None:
     with pytest.raises(ConfigError), faults.shared(tmp_path, 2):
         raise ConfigError("something else")
-    with pytest.raises(ending), faults.shared(tmp_path, 2):
-        raise ending("runs/nccl: stopped at step 5 of 9")
+    for context in (faults.shared, faults.lost):
+        with pytest.raises(ending), context(tmp_path, 2):
+            raise ending("runs/broken pipe: stopped at step 5 of 9")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +237,29 @@ def test_what_ends_one_process_ends_both_with_one_line(
         assert any(one.startswith("mrp: error: ") and line in one for one in said.splitlines()), said
         assert "Traceback" not in said
     assert line in starts_of(tmp_path / "run")[-1]["end"]["why"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "codes", "line"),
+    [
+        ("own", [2, 2], "/source.py, line 20: KeyError: 'labels'; mend the file"),
+        ("killed", [1, -9], "another process of this run is gone: it was killed, its machine is lost"),
+    ],
+)
+def test_what_ends_one_process_while_the_data_are_opened_ends_both_with_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, codes: list[int], line: str
+) -> None:
+    monkeypatch.setenv("FAULT", fault)
+    (tmp_path / "source.py").write_text(SOURCE)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / faults.FILE).write_text("what an earlier start has left")
+    words = ["pretrain", "demo", "data.train=./source.py", "machine.workers=0", "--folder", str(run)]
+    ended = together(2, main, words, cwd=tmp_path)
+    assert [process.returncode for process in ended] == codes, ended
+    for said in (process.stderr for process in ended if process.returncode > 0):
+        assert any(one.startswith("mrp: error: ") and line in one for one in said.splitlines()), said
+        assert "Traceback" not in said
 
 
 def test_who_stops_with_the_others_stays_until_the_first_has_written(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from mrp.checkpoint.writer import wait_for_others
 from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.ending import STALLED
+from mrp.monitor.watchdog import RANKS
 from mrp.processes import join
 from mrp.run import Machine
 from mrp.session import Session
@@ -124,6 +125,18 @@ def test_a_process_whose_others_never_come_says_so_and_is_given_up(tmp_path: Pat
     assert done.returncode == STALLED
     assert f"s for the others of 2 to join at {place}; see whether all of them have started" in done.stdout
     assert "process 0 joins the others (step 0) since" in done.stderr
+    assert "most recent call first" in done.stderr, "where it waits"
+
+
+@pytest.mark.parametrize("rank", ["3", ""])
+def test_a_process_that_is_alone_is_the_first_whatever_RANK_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: str
+) -> None:
+    """Another start looks at the heartbeat of the first one alone."""
+    monkeypatch.setenv("RANK", rank)
+    with Session.open(tmp_path, Machine(), "fp32") as session:
+        session._watchdog.claim()
+    assert [path.name for path in (tmp_path / RANKS).iterdir()] == ["rank-0.json"]
 
 
 def test_tasks_of_srun_that_do_not_know_of_each_other_are_told(

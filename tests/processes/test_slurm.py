@@ -44,6 +44,7 @@ PYTHON = """\
 printf '%s\\0' "$@" > words
 env --null > environment.new && mv environment.new environment
 [ -z "$SAVES" ] || mkdir -p "$SAVES"
+[ -z "$BEATS" ] || { mkdir -p "$BEATS" && cp -r .ranks "$BEATS"; }
 for _ in $(seq $((ENDS_LATE * 6000))); do
   [ ! -e go ] || break
   sleep 0.05
@@ -184,7 +185,13 @@ def start(place: Path, code: int, preempted: str, **more: str) -> subprocess.Pop
     for left in ("environment", "go"):  # by the attempt before it
         (place / left).unlink(missing_ok=True)
     environment = os.environ | {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "gpu[3-4]", "CODE": str(code)}
-    environment |= {"PREEMPTED": preempted, "ENDS_LATE": "0", "SAVES": "", "STARTED": "2026-11-20T14:00:00"}
+    environment |= {
+        "PREEMPTED": preempted,
+        "ENDS_LATE": "0",
+        "SAVES": "",
+        "BEATS": "",
+        "STARTED": "2026-11-20T14:00:00",
+    }
     environment |= more
     return subprocess.Popen(["bash", "submitted.sh"], cwd=place, env=environment)
 
@@ -235,13 +242,15 @@ def test_only_a_run_that_was_told_to_stop_or_stood_still_is_requeued(job: Path, 
 
 def test_a_job_that_stood_still_is_requeued_though_a_process_had_to_be_killed(job: Path) -> None:
     """Its code, 137, is higher than that of the others, which the watchdog has given up."""
-    run = job / "runs/demo"
-    assert attempt(job, 137, SAVES=str(run / ".ranks")) == 137
-    watched = Watchdog(run, 3, 4, 600.0, 900.0)
-    watched.claimed = True
+    run = str(job / "runs/demo")
+    watched = Watchdog(job, 3, 4, 600.0, 900.0)
+    watched.claim()
+    assert attempt(job, 137, BEATS=run) == 137, "it goes on"
     watched._last_words("process 3 computes")
-    assert attempt(job, 137) == 0
-    assert (job / "requeued").exists()
+    assert attempt(job, 137, BEATS=run) == 0
+    (job / "requeued").unlink()
+    assert attempt(job, 137) == 137, "the heartbeats are those of the attempt before"
+    assert not (job / "requeued").exists()
 
 
 def test_a_cluster_that_does_not_requeue_sees_the_code(job: Path) -> None:
