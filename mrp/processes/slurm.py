@@ -65,7 +65,9 @@ elif [ -z "$ended" ]; then
   # Then the heartbeats tell, except those that an earlier attempt has left.
   case $code in
     {requeue}|143|{stalled}) again=yes ;;
-    *) given_up=$(find "$run/.ranks" -newer "$began" -name 'rank-*.json' -exec grep -l '"{given_up}"' {{}} +)
+    *) given_up=$(
+        find "$run/.ranks" -newer "$began" -name 'rank-*.json' -exec grep -l '"{given_up}"' {{}} + 2> /dev/null
+      )
       [ -z "$given_up" ] || again=yes ;;
   esac
 elif [ $(($(date +%s) - $(date --date="$started" +%s))) -ge {limit} ]; then

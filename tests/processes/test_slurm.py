@@ -235,8 +235,11 @@ def test_the_job_trains_what_was_submitted(place: Path) -> None:
     ("code", "requeued"),
     [(0, False), (cluster.REQUEUE, True), (1, False), (2, False), (3, False), (4, True), (137, False), (143, True)],
 )
-def test_only_a_run_that_was_told_to_stop_or_stood_still_is_requeued(job: Path, code: int, requeued: bool) -> None:
+def test_only_a_run_that_was_told_to_stop_or_stood_still_is_requeued(
+    job: Path, capfd: pytest.CaptureFixture[str], code: int, requeued: bool
+) -> None:
     assert attempt(job, code) == (0 if requeued else code)
+    assert not capfd.readouterr().err
     assert (job / "requeued").exists() == requeued
 
 
