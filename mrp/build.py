@@ -211,6 +211,8 @@ def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Pa
     origin, _ = locate(path)
     words = list(overrides)
     about_data = [word for word in words if word.partition("=")[0].strip().split(".")[0] == "data"]
+    if any(word.partition("=")[0].strip() in ("data", "data.train", "data.test") for word in about_data):
+        about_data.insert(0, "data.group=null")  # a run's groups are those of its own data
     pretraining = load(origin / CONFIG, about_data)
     source = open_source(pretraining, "train")
     if not source.classes:

@@ -46,7 +46,11 @@ def make(
     for name, given in (("CHECKPOINT", checkpoint), ("DATA", data)):
         if not given:
             raise ConfigError(f"{name}: is empty, like a variable of the shell that was never set; give a path")
-    asked = {"checkpoint": checkpoint, "data": data, "method": method}
+    changes = overridden(Tree({}, {}), words).values.get("data")
+    changes = changes if isinstance(changes, Mapping) else {}  # anything else is refused with the recipe
+    if not isinstance(group := changes.get("group"), str | None):
+        raise ConfigError(f"data.group: {json.dumps(group)} was given; allowed: a regular expression in quotes")
+    asked = {"checkpoint": checkpoint, "data": data, "method": method} | ({"group": group} if group else {})
     if (folder / PLAN).is_file():
         before = result(folder).get("asked")
         if before != asked:
@@ -54,8 +58,6 @@ def make(
         return None
     if folder.is_dir() and {entry.name for entry in folder.iterdir()} - {LIST, RESULT, BEFORE}:
         raise ConfigError(f"{folder}: is not empty and holds no {PLAN}; choose another folder with --out FOLDER")
-    changes = overridden(Tree({}, {}), words).values.get("data")
-    changes = changes if isinstance(changes, Mapping) else {}  # anything else is refused with the recipe
     if "train" in changes:
         raise ConfigError(f"data.train: the images to train on are {json.dumps(data)}; leave it out")
     if "channels" in changes:
@@ -68,7 +70,7 @@ def make(
     if test is not None and open_source(_spec(test, "data.test"), "test").content == whole.content:
         raise ConfigError(f"data.test: {name} has the images to train on; leave it out, and a tenth is held out")
     start, survey = _opened(checkpoint, whole, name, folder, words)
-    section, images = _split(whole, name, data, spec, folder, survey, test, changes.get("group"))
+    section, images = _split(whole, name, data, spec, folder, survey, test, group)
     choices = recipe(start, images, section, survey.shapes, processes, method, words)
     folder.mkdir(parents=True, exist_ok=True)
     write_result(folder, asked=asked, choices=[asdict(one) for one in choices])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
 from mrp.config import ConfigError
 from mrp.data.order import Ints
 from mrp.data.source import Source
+from mrp.data.subset import Subset
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -45,3 +47,20 @@ def groups_of(source: Source, pattern: str) -> Ints:
             f"'{source.name_of(0)}' ({source.where(0)}); give a pattern that tells groups apart"
         )
     return found
+
+
+def groups_among(
+    source: Source, known: Iterable[Source | None], pattern: str, found: dict[tuple[str, str], Ints],
+    say: Callable[[str], object] | None,
+) -> Ints | None:  # fmt: skip
+    """Returns the groups of a known source or of a part of one, looked for once; None for any other source."""
+    part = source if isinstance(source, Subset) else None
+    for whole in known:
+        if whole is not None and (whole is source or (part is not None and whole is part.source)):
+            if (whole.content, pattern) not in found:
+                found[whole.content, pattern] = groups = groups_of(whole, pattern)
+                if say is not None:
+                    say(f"data.group: {len(np.unique(groups)):,} groups of {len(groups):,} images")
+            groups = found[whole.content, pattern]
+            return groups if whole is source or part is None else groups[part.chosen]
+    return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,8 @@ from mrp.doctor.finding import Finding, error, ok, warning
 from mrp.evaluate.contract import Setting
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import make
-from mrp.processes.join import join_for_evaluation
+from mrp.outside import SUFFIX
+from mrp.plan import plan_order
 
 _DECODED, _HASHED_TRAIN, _HASHED_TEST = 256, 5000, 1000  # images that are looked at
 _SECONDS = 8.0  # after which a sample is large enough
@@ -78,16 +80,29 @@ def labels(case: Case) -> Iterator[Finding]:
             yield ok("labels", f"{name}: all from 0 to {most - 1}, {len(np.unique(numbers)):,} of them used")
 
 
+def mixture(case: Case) -> Iterator[Finding]:
+    """Orders the samples as the run would: of a mixture, each source has a part in what is taken together."""
+    if "source" not in case.faults and case.plan.coupled_batch is not None:
+        plan_order(case.run.model_copy(update={"coupled_batch": case.plan.coupled_batch}), case.source)
+    yield from ()
+
+
 def evaluators(case: Case) -> Iterator[Finding]:
-    """Builds what measures the run while it trains: each refuses data and methods that it is not made for."""
-    wanted = case.run.evaluations
-    if not wanted:
+    """Builds what measures the run while it trains: each refuses data and methods that it is not made for.
+
+    Those of a user's own are left to the run, which gives them more than the doctor has. No process is joined.
+    """
+    wanted = {name: one for name, one in case.run.evaluations.items() if not name.endswith(SUFFIX)}
+    if not wanted or "source" in case.faults:
         return
+    alone: Any = SimpleNamespace(device=case.machine.device, num_processes=1, process_index=0, is_main_process=True)
     setting = Setting(
-        data=case.run.data, train=case.source, test=case.test, processes=join_for_evaluation(),
-        batch=case.plan.micro_batch, workers=0, folder=case.folder, tables=Tables(case.folder / "features"),
-        paints=case.step.objective.paints,
+        data=case.run.data, train=case.source, test=case.test, processes=alone, batch=case.plan.micro_batch, workers=0,
+        folder=case.folder, tables=Tables(case.folder / "features"), paints=case.step.objective.paints,
     )  # fmt: skip
+    for source in (case.source, case.test):
+        if source is not None:
+            setting.groups(source)  # raises where the pattern of groups does not fit the names
     for name, section in wanted.items():
         make(name, section, setting)
     yield ok("evaluators", ", ".join(wanted))

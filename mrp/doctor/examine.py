@@ -13,7 +13,7 @@ Check = Callable[[Case], Iterator[Finding]]
 
 CHECKS: dict[str, tuple[Check, ...]] = {
     "data": data.CHECKS + data.MEASURES,
-    "recipe": (*recipe.CHECKS, data.evaluators),  # behind the recipe, whose faults it would meet too
+    "recipe": (*recipe.CHECKS, data.mixture, data.evaluators),  # these would meet the recipe's faults too
     "environment": environment.CHECKS,
     "throughput": speed.MEASURES,
     "forecast": forecast.CHECKS,

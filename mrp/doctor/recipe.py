@@ -12,7 +12,7 @@ from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, said, warning
 from mrp.optim.config import Section
 from mrp.optim.groups import state_names
-from mrp.plan import plan_order, remarks
+from mrp.plan import remarks
 from mrp.schedules import extremes, main_value
 
 _GIB = 2**30
@@ -121,8 +121,6 @@ def coupled_batch(case: Case) -> Iterator[Finding]:
     about, plan = "coupled batch", case.plan
     if plan.coupled_batch is None:
         return
-    if "source" not in case.faults:  # of a mixture, each source has a part in what is taken together
-        plan_order(case.run.model_copy(update={"coupled_batch": plan.coupled_batch}), case.source)
     uniformity = getattr(case.run.objective, "uniformity", None)
     _, weight = extremes(getattr(uniformity, "weight", 0.0))
     pushes = weight > 0

@@ -26,7 +26,7 @@ from mrp import progress
 from mrp.config import ConfigError, Duration
 from mrp.data.augment import View
 from mrp.data.config import Config as Data
-from mrp.data.groups import groups_of
+from mrp.data.groups import groups_among
 from mrp.data.loader import EvalLoader
 from mrp.data.order import Ints
 from mrp.data.source import Named, Source
@@ -63,7 +63,7 @@ class Result:
         cls, right: torch.Tensor, values: dict[str, float] | None = None, groups: Ints | None = None, **details: Any
     ) -> Result:
         """Returns the share of test images whose answer was right, with its interval, and what else is told."""
-        share = share_of(right, groups)
+        share = share_of(right.cpu(), groups)
         details = share._asdict() | details | {"num_test": len(right)}
         return cls({"accuracy": share.accuracy} | (values or {}), details, right=right)
 
@@ -111,6 +111,7 @@ class Setting:
     limited: bool = False  # whether a classifier may answer with classes of the test data alone
     training: Training | None = None  # None where the model is measured after its training
     paints: bool | None = None  # whether the method predicts pixels; None where only the model will tell
+    known_groups: dict[tuple[str, str], Ints] = field(default_factory=dict, compare=False)  # by content and pattern
     # Tells that a process which works alone goes on, and raises Interrupted where it was asked to end.
     beat: Callable[[], object] = lambda: None
 
@@ -221,8 +222,14 @@ class Setting:
         return names | {"content": hashlib.sha256(repr(what).encode()).hexdigest()[:16], "own": own}
 
     def groups(self, source: Source) -> Ints | None:
-        """Returns the group of each image; None where the data have no groups, and each image stands for itself."""
-        return None if self.data.group is None else groups_of(source, self.data.group)
+        """Returns the group of each image of the training or test data, or of some of them.
+
+        None where the data have no groups, and each image stands for itself; and for images of other data.
+        """
+        if self.data.group is None:
+            return None
+        say = progress.say if self.processes.is_main_process else None
+        return groups_among(source, (self.train, self.test), self.data.group, self.known_groups, say)
 
     @cached_property
     def class_numbers(self) -> torch.Tensor:

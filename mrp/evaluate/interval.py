@@ -26,44 +26,61 @@ def share_of(right: Any, groups: Ints | None = None) -> Interval:
     """Returns the share of right answers with Wilson's interval.
 
     Answers of one group are not independent: together they are worth fewer than they are. They are taken for as many
-    independent answers as would make the share as uncertain as it is over groups (Korn and Graubard, 1998); for as many
-    as there are groups, where all are right or all are wrong.
+    independent answers as would make the share as uncertain as it is over groups (Korn and Graubard, 1998), where one
+    more group stands for those that have not been seen: all its answers are of the rarer kind.
     """
     answers = np.asarray(right, np.float64)
     share = wilson(int(answers.sum()), len(answers))
     if groups is None:
         return share
-    worth, half = float(len(np.unique(groups))), half_width(answers, groups)
-    if math.isinf(half):
+    if len(np.unique(groups)) < 2:
         return Interval(share.accuracy, 0.0, 1.0)
-    if 0 < share.accuracy < 1:
-        worth = min(len(answers), share.accuracy * (1 - share.accuracy) * (Z_95 / half) ** 2) if half else len(answers)
+    more, more_groups = with_groups(answers, groups, float(share.accuracy < 0.5))
+    mean, half = float(more.mean()), half_width(more, more_groups)
+    worth = min(len(answers), mean * (1 - mean) * (Z_95 / half) ** 2)
     return Interval(share.accuracy, *wilson(share.accuracy * worth, worth)[1:])
 
 
-def half_width(values: NDArray[np.float64], groups: Ints | None) -> float:
-    """Returns half the width of the interval of a mean over images: the normal one, and Student's over groups.
+def with_groups(values: NDArray[np.float64], groups: Ints, *more: float) -> tuple[NDArray[np.float64], Ints]:
+    """Returns the values and their groups, and one more group of the mean size for each further value."""
+    of = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    count = int(of.max()) + 1
+    size = max(1, round(len(values) / count))
+    return np.append(values, np.repeat(more, size)), np.append(of, np.repeat(count + np.arange(len(more)), size))
 
+
+def half_width(values: NDArray[np.float64], groups: Ints | None) -> float:
+    """Returns half the width of the interval of a mean over images: the normal one, or Student's over groups.
+
+    Its degrees of freedom are those of as many equal groups as would be as unequal in sum (Kish's number), less one.
     One image, or one group, tells nothing of others.
     """
     independent = by_group(values, groups)
     if len(independent) < 2:
         return math.inf
-    quantile = Z_95 if groups is None else student_95(len(independent) - 1)
+    quantile = Z_95 if groups is None else student_95(effective(groups) - 1)
     return quantile * float(independent.std(ddof=1)) / math.sqrt(len(independent))
 
 
-def by_group(values: NDArray[np.float64], groups: Ints | None) -> NDArray[np.float64]:
-    """Returns one value per group, or the values where there are no groups: independent ones with the same mean.
+def effective(groups: Ints) -> float:
+    """Returns how many groups of equal size these are worth: fewer than they are where a few hold most images."""
+    sizes = np.unique(groups, return_counts=True)[1]
+    return float(len(groups)) ** 2 / float((sizes.astype(np.float64) ** 2).sum())
 
-    The value of a group is the mean and how far its images move it, times the number of groups. So a large group counts
-    for more, as it does in the mean.
+
+def by_group(values: NDArray[np.float64], groups: Ints | None) -> NDArray[np.float64]:
+    """Returns one value per group, or the values where there are no groups, whose spread is that of the mean.
+
+    They are the jackknife's: how far the mean moves where a group is left out, times the number of groups.
     """
     if groups is None:
         return values
-    _, number = np.unique(groups, return_inverse=True)
-    moved = np.bincount(number, values - values.mean())
-    return np.asarray(values.mean() + len(moved) / len(values) * moved, np.float64)
+    of = np.unique(groups, return_inverse=True)[1].reshape(-1)
+    sums, sizes, mean = np.bincount(of, values), np.bincount(of), float(values.mean())
+    if len(sizes) < 2:
+        return np.array([mean])
+    without = (values.sum() - sums) / (len(values) - sizes)
+    return np.asarray(len(sizes) * mean - (len(sizes) - 1) * without, np.float64)
 
 
 def student_95(freedom: float) -> float:

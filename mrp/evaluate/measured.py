@@ -31,11 +31,12 @@ class Number(NamedTuple):
 
 def share_of(right: Tensor, groups: Ints | None = None) -> Number:
     """Returns the share of true values, of which each image, or each group of them, is independent of the others."""
-    return Number(*interval.share_of(right, groups))
+    return Number(*interval.share_of(right.cpu(), groups))
 
 
 def mean_of(values: Tensor, share: bool = True, better: str = "higher", groups: Ints | None = None) -> Number:
     """Returns the mean of one value per image, without NaN; the interval is that of the normal distribution."""
+    values = values.cpu()
     known = ~values.isnan()
     values, groups = values[known].double(), None if groups is None else groups[known.numpy()]
     if not len(values):

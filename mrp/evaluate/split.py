@@ -26,26 +26,45 @@ class Split(NamedTuple):
 def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) -> Split:
     """Holds out the same share of each class, at least one sample of a class that has two: the least hashed keys.
 
-    Samples of one group have one key, and where one of them is held out, all are. A group that is more than half of a
-    class is not held out for the sake of that class.
+    Samples of one group have one key, and where one of them is held out, all are (see `_whole_groups`).
     Which samples these are depends on the samples alone, not on the machine, the processes or the run.
     """
     order = by_class(labels, keys, draw)
-    classes, counts = labels.numpy(), torch.bincount(labels).numpy()
-    group = np.unique(keys.numpy(), return_inverse=True)[1]
-    _, part, sizes = np.unique(classes * len(group) + group, return_inverse=True, return_counts=True)
-    large = 2 * sizes[part] > counts[classes]
-    order = order[np.lexsort((np.arange(len(order)), large[order], classes[order]))]
-    quota = np.maximum(1, np.round(share * counts)).astype(np.int64)
-    first = np.cumsum(counts) - counts
-    wanted = order[(np.arange(len(order)) < (first + quota)[classes[order]]) & ~large[order]]
-    chosen = np.isin(group, group[wanted])
+    counts = torch.bincount(labels).numpy()
+    quota = np.where(counts > 1, np.maximum(1, np.round(share * counts)), 0).astype(np.int64)
+    groups = np.unique(keys.numpy())
+    if len(groups) < len(keys):
+        chosen = _whole_groups(labels.numpy(), keys.numpy(), groups[np.argsort(fold(_RULE, draw, groups))], quota)
+    else:
+        first = np.cumsum(counts) - counts
+        chosen = np.zeros(len(order), bool)
+        chosen[order[np.arange(len(order)) < (first + quota)[labels.numpy()[order]]]] = True
     if not chosen.any():
         raise ConfigError(
-            "a probe needs two training samples of some class, and of two groups where the data have groups, to hold "
-            "one out; give more data"
+            "a probe needs two training samples of some class, in two groups where the data have groups, to hold one "
+            "out; give more data"
         )
     return Split(np.flatnonzero(~chosen), np.flatnonzero(chosen))
+
+
+def _whole_groups(
+    labels: NDArray[np.int64], keys: NDArray[np.int64], groups: NDArray[np.int64], quota: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Returns which samples are held out of groups that are taken in this order.
+
+    A group is taken if some class of it lacks samples, and if at least half of each of its classes remains.
+    """
+    counts, taken, held_out = np.bincount(labels), np.zeros(len(quota), np.int64), list[int]()
+    rows = np.argsort(keys, kind="stable")
+    ends = np.searchsorted(keys[rows], groups, side="right")
+    starts = np.searchsorted(keys[rows], groups, side="left")
+    for group, start, end in zip(groups.tolist(), starts, ends, strict=True):
+        classes, images = np.unique(labels[rows[start:end]], return_counts=True)
+        after = taken[classes] + images
+        if (taken[classes] < quota[classes]).any() and (2 * after <= counts[classes]).all():
+            taken[classes] = after
+            held_out.append(group)
+    return np.isin(keys, held_out)
 
 
 def few(labels: Tensor, keys: Tensor, shots: int, draw: int) -> NDArray[np.int64]:

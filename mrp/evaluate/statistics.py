@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.data.order import Ints, permute
-from mrp.evaluate.interval import Z_95, Interval, by_group, half_width, student_95
+from mrp.evaluate.interval import Z_95, Interval, by_group, effective, half_width, student_95, with_groups
 
 Bools = NDArray[np.bool_]
 Classes = NDArray[np.integer[Any]]
@@ -33,16 +33,23 @@ class Difference(NamedTuple):
 def mcnemar(first: Bools, second: Bools, groups: Ints | None = None) -> float:
     """Returns the exact two-sided p-value of McNemar's test: that both are equally often alone in being right.
 
-    With groups it is not below that of a t-test over groups.
+    With groups it is not below that of a t-test over groups, one of which only the first gets right and one only the
+    second beside those that there are.
     """
     wins, losses = int((first & ~second).sum()), int((~first & second).sum())
     fewer, total = min(wins, losses), wins + losses
     if total == 0:
         return 1.0
-    from scipy.stats import binom, ttest_1samp
+    from scipy.special import stdtr
+    from scipy.stats import binom
 
     exact = min(1.0, 2 * float(binom.cdf(fewer, total, 0.5)))
-    return exact if groups is None else max(exact, float(ttest_1samp(by_group(_less(first, second), groups), 0).pvalue))
+    if groups is None:
+        return exact
+    difference, groups = with_groups(first.astype(np.float64) - second, groups, 1.0, -1.0)
+    spread = by_group(difference, groups)
+    t = abs(float(difference.mean())) * math.sqrt(len(spread)) / float(spread.std(ddof=1))
+    return max(exact, 2 * float(stdtr(effective(groups) - 1, -t)))
 
 
 def paired(
@@ -52,16 +59,18 @@ def paired(
 
     The interval is Bonett and Price's (2012): Wald's after adding one image that only the first and one that only the
     second gets right, so that it has a width even where the two agree. With `classes`, the accuracies are means over
-    classes, and the two images are spread over these.
+    classes, and the two images are spread over these. With `groups` it is Student's over groups, after adding one group
+    that only the first and one that only the second gets right.
     """
     assert first.shape == second.shape, "the answers are about the same images"
     wins, losses, images = (_per_class(part, classes) for part in (first & ~second, ~first & second, first | True))
+    if groups is not None:
+        return _paired_over_groups(float(((wins - losses) / images).mean()), first, second, classes, groups)
     added = 1 / len(images)
     total = images + 2 * added
     win, lose = (wins + added) / total, (losses + added) / total
     variance = (win + lose - (win - lose) ** 2) / total
     centre, half = float((win - lose).mean()), Z_95 * math.sqrt(float(variance.sum())) / len(images)
-    half = max(half, _half_over_groups(_less(first, second), classes, groups))
     return Difference(float(((wins - losses) / images).mean()), centre - half, centre + half)
 
 
@@ -82,7 +91,8 @@ def mean_per_class(right: Bools, classes: Classes, groups: Ints | None = None) -
     mean, added = float((hits / images).mean()), Z_95**2 / len(images)
     shares, totals = (hits + added / 2) / (images + added), images + added
     half = Z_95 * math.sqrt(float((shares * (1 - shares) / totals).sum())) / len(images)
-    half = max(half, _half_over_groups(right.astype(np.float64), classes, groups))
+    if groups is not None:
+        half = max(half, half_width(*with_groups(_weighted(right, classes), groups, float(mean < 0.5))))
     centre = float(shares.mean())
     return Interval(mean, min(mean, max(0.0, centre - half)), max(mean, min(1.0, centre + half)))
 
@@ -134,6 +144,8 @@ def over_draws_and_images(
 def of_draws_and_images(right: Bools, groups: Ints | None = None) -> Interval:
     """Returns the share of right answers (draws, test images), with such an interval."""
     draws, images = right.mean(1), by_group(right.mean(0), groups)
+    if groups is not None and len(images) < 2:
+        return Interval(float(right.mean()), 0.0, 1.0)
     found = _welch(float(right.mean()), draws, images if len(images) > 1 else images.repeat(2))
     return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
 
@@ -194,20 +206,21 @@ def _welch(value: float, *samples: Sequence[float] | Scores) -> Difference:
     return Difference(value, value - half, value + half)
 
 
-def _less(first: Bools, second: Bools) -> Scores:
-    return first.astype(np.float64) - second
+def _paired_over_groups(
+    value: float, first: Bools, second: Bools, classes: Classes | None, groups: Ints
+) -> Difference:  # fmt: skip
+    less = _weighted(first, classes) - _weighted(second, classes)
+    more, groups = with_groups(less, groups, 1.0, -1.0)
+    centre, half = float(more.mean()), half_width(more, groups)
+    return Difference(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
 
 
-def _half_over_groups(values: Scores, classes: Classes | None, groups: Ints | None) -> float:
-    """Returns half the width of the interval of a mean, of all values or over classes, from its spread over groups."""
-    if groups is None:
-        return 0.0
+def _weighted(right: Bools, classes: Classes | None) -> Scores:
+    """Returns numbers of which the mean over images is the share of right answers, or with classes that over these."""
     if classes is None:
-        return half_width(values, groups)
+        return right.astype(np.float64)
     _, number, images = np.unique(classes, return_inverse=True, return_counts=True)
-    means = np.bincount(number, values) / images
-    moved = (values - means[number]) * len(values) / (len(images) * images[number])  # by each image, of the mean
-    return half_width(moved, groups)
+    return np.asarray(right * (len(right) / (len(images) * images[number])), np.float64)
 
 
 def _per_class(marked: Bools, classes: Classes | None) -> NDArray[np.float64]:

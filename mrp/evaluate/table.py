@@ -198,10 +198,9 @@ def under_views(tables: Sequence[Table], names: Iterable[str]) -> Table:
     """Returns one table of the same images under several views, from one table per view."""
     rows = np.arange(sum(len(table) for table in tables))
     columns = {name: Gathered([table.columns[name] for table in tables], rows) for name in names}
-    labels, keys, groups = (
-        torch.cat([getattr(table, name) for table in tables]) for name in ("labels", "keys", "groups")
-    )
-    return Table(columns, labels, keys, len(tables), groups)
+    labels, keys = (torch.cat([getattr(table, name) for table in tables]) for name in ("labels", "keys"))
+    grouped = tables[0].grouped
+    return Table(columns, labels, keys, len(tables), None if grouped is None else grouped.repeat(len(tables)))
 
 
 def open_table(folder: Path) -> Table | None:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -107,7 +109,9 @@ class Evaluator(Probe[Learned]):
         logits, labels, keys = in_order(parts)
         scores = Scores(logits.double(), setting.class_numbers[labels])
         groups = setting.groups(test)
-        first = torch.from_numpy((fold(_HALF, keys.numpy() if groups is None else groups) & 1).astype(bool))
+        first = torch.from_numpy(
+            (fold(_HALF, keys.numpy()) & 1).astype(bool) if groups is None else _every_second(groups)
+        )
         if not 0 < int(first.sum()) < len(first):
             raise ConfigError(f"calibration: {len(first)} test images cannot be halved to fit a temperature; give more")
         of_first, of_second = (best_temperature(Scores(*(x[half] for x in scores))) for half in (first, ~first))
@@ -138,6 +142,13 @@ class Evaluator(Probe[Learned]):
         values, details = told(numbers, _SHOWN)
         details |= {"classes": by_class(scores, names), "bins": reliability(scores)}
         return Result(values, details, right=right)
+
+
+def _every_second(groups: Ints) -> NDArray[np.bool_]:
+    """Returns which images are of every second group, in the order of their hashes."""
+    named, of = np.unique(groups, return_inverse=True)
+    place = np.argsort(np.argsort(fold(_HALF, named)))
+    return np.asarray((place & 1).astype(bool)[of.reshape(-1)])
 
 
 def _lower(name: str, value: float) -> Number:

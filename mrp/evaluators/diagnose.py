@@ -74,11 +74,14 @@ class Evaluator(contract.Evaluator):
         world = setting.processes.num_processes
         self._count = min(config.images, len(source))
         share = -(-self._count // world)
-        batch = next(size for size in range(min(_LARGEST_BATCH, share), 0, -1) if share % size == 0)  # no filler rows
-        self._taken = share * world  # the first ones again where the processes do not divide the images
+        batches = -(-share // _LARGEST_BATCH)
+        self._batch = -(-share // batches)
+        self._taken = (
+            self._batch * batches * world
+        )  # more than there are where batches and processes do not divide them
         sample = Subset(source, np.resize(fixed_sample(source, self._count).chosen, self._taken))
         self._labelled = bool(source.classes)
-        self._loader = setting.loader(sample, batch, sample.next_in_source)
+        self._loader = setting.loader(sample, self._batch, sample.next_in_source)
         self._alarm = None
         if setting.training is not None:
             start = max(setting.training.warmup, setting.training.in_steps(config.after))
@@ -124,16 +127,18 @@ class Evaluator(contract.Evaluator):
         Rows are in the order of the sample, whatever the number of processes: neighbours are looked for by halves.
         """
         processes, scalars = self._setting.processes, list[Tensor]()
+        start = processes.process_index * (self._taken // processes.num_processes)
 
         def of_batch(batch: Batch) -> Columns:
             rows, metrics = _rows(model, batch)
-            scalars.append(metrics)
+            counted = self._count - start - len(scalars) * self._batch  # of this batch and those behind it
+            scalars.append(metrics * min(max(counted, 0), self._batch))
             return rows
 
         with evaluating(model):
             parts = gathered(self._loader, self._taken, processes, pause, "batches of diagnostics", of_batch)
             whole, first, second, labels = (column[: self._count] for column in in_order(parts))
-        loss, reconstruction, variance = processes.reduce(torch.stack(scalars).mean(0), "mean").tolist()
+        loss, reconstruction, variance = (processes.reduce(torch.stack(scalars).sum(0), "sum") / self._count).tolist()
         values = {
             "rank_me": geometry.rank_me(whole),
             "participation_ratio": geometry.participation_ratio(whole),

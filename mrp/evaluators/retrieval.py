@@ -119,9 +119,7 @@ class Evaluator(contract.Evaluator):
             features, labels.to(self._device), ranking.unit(gallery.columns[block], self._device),
             gallery.labels.to(self._device), itself,
         )  # fmt: skip
-        values, details = _summary(
-            precisions, precision, hit, None if test.grouped is None else test.grouped.numpy()[rows]
-        )
+        values, details = _summary(precisions, precision, hit, None if (of := test.group_numbers) is None else of[rows])
         details |= {"gallery": config.gallery, "num_queries": len(rows), "num_gallery": len(gallery)}
         every = config.gallery == "train" and len(rows) == len(setting.labelled())
         return Result(values, details, right=hit[:, 0] if every else None)

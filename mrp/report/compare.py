@@ -24,7 +24,7 @@ from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
 _ACCURACIES = {"student": "validation/accuracy", "average": "validation/average/accuracy"}
-_PLACE = ("train", "test", "classes", "fraction")  # options that say which data a run has
+_PLACE = ("train", "test", "classes", "fraction", "group")  # options that say which data a run has
 
 
 class Named(NamedTuple):
@@ -166,19 +166,23 @@ class Measured:
     def _data_of(self, data: Mapping[str, Any], folder: Path) -> Named:
         """Returns the data of a run in this folder: the run's own, or what a record calls the same."""
         own = self._data()
-        if all(data.get(key) == own.get(key) for key in _PLACE):
+        if _places(data) == _places(own):
             return self._own_data()
         named = Named.of(data, _placed(folder, data))
         alike = [
             one.data
             for one in results.read(self.folder)
-            if not one.data.get("label") and all(one.data.get(key) == data.get(key) for key in _PLACE)
+            if not one.data.get("label") and _places(one.data | {"group": one.data.get("groups")}) == _places(data)
         ]
         return named._replace(content=alike[-1]["content"]) if alike else named
 
 
+def _places(data: Mapping[str, Any]) -> list[Any]:
+    return [data.get(key) for key in _PLACE]
+
+
 def _placed(folder: Path, data: Mapping[str, Any]) -> str:
-    said = [recorded(folder, "data.content"), *(data.get(key) for key in _PLACE)]
+    said = [recorded(folder, "data.content"), *_places(data)]
     return hashlib.sha256(json.dumps(said, default=str).encode()).hexdigest()[:16] if data else ""
 
 

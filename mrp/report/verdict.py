@@ -124,8 +124,8 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     """
     train, test = open_source(run, "train"), open_source(run, "test")
     words = run.data.model_dump(mode="json", include={"train", "test", "group"})
-    test = words.pop("test")
-    data = Data("held-out images", {**words, "size": list(run.data.shape)}, (Test("", test),))
+    tests = (Test("", words.pop("test")),)
+    data = Data("held-out images", {**words, "size": list(run.data.shape)}, tests)
     labelled = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}
     evaluators = _evaluators(run, weights[-1], labelled)
     changes, notes = list[Change](), list[str]()

@@ -20,7 +20,7 @@ HELP = "judge frozen features: the best of many linear heads (chosen without the
 EXAMPLE = "mrp probe runs/demo --untrained"
 
 PAPER = "paper"  # of the folder, beside the run's checkpoints, in which its protocol trains
-_DATA = {"data", "data.train", "data.test", "data.classes", "data.fraction"}  # words that name other data
+_DATA = {"data", "data.train", "data.test", "data.classes", "data.fraction", "data.group"}  # words that name other data
 _RECIPE = "linear_mae_vit_base_in1k"
 
 
@@ -28,7 +28,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     """A run or checkpoint, the evaluators, the data."""
     parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or weights to import")
     _words.add_key_values(
-        parser, "other data (data.train, test, classes, fraction, size), machine.workers, or options of an evaluator"
+        parser,
+        "other data (data.train, test, classes, fraction, group, size), machine.workers, or options of an evaluator",
     )
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",

@@ -85,7 +85,7 @@ def test_a_sound_recipe_on_digits_is_met_with_silence(recipe: str) -> None:
         ("demo", ["data.test=null", "evaluate={knn: {every: 1 epochs}}"], 1, "error", "runs/x", "data.test is not"),
         (
             "umae_tiny_digits",
-            ["data.train=[{source: digits, weight: 3}, {source: digits, weight: 1}]", "machine.micro_batch=2"],
+            ["data.train=[{source: digits, weight: 30}, {source: digits, weight: 1}]", "machine.micro_batch=8"],
             1, "error", "data.train.1.weight", "too small",
         ),
         ("demo", ["optim.lr=2.4e-3", "optim.per=8"], 1, "warning", "peak learning rate", "set optim.per=null"),
@@ -203,6 +203,16 @@ def test_speed_is_measured_with_the_workers_of_the_recipe() -> None:
 def test_images_that_the_run_holds_in_memory_are_measured_from_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "Loader", None)
     assert speed.measure(case("demo"), seconds=0).loader.count == 1
+
+
+def test_evaluators_are_built_without_joining_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shell whose launcher has set this, joining would wait for a process that never comes."""
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0"), ("MASTER_ADDR", "127.0.0.1")):
+        monkeypatch.setenv(name, value)
+    words = "evaluate={knn: {every: 1 epochs}, linear: {every: 1 epochs}}", "data.group=digit"
+    found = [finding for _, finding in examine(case("demo", *words), quick=True) if finding.level == "error"]
+    assert [finding.about for finding in found] == ["data.group"]
+    assert "'digit' finds the same in the names of all" in found[0].found
 
 
 def test_a_fault_of_the_recipe_is_no_fault_of_the_data_where_something_is_measured() -> None:

@@ -23,6 +23,7 @@ from mrp.evaluate.results import read, read_outcomes
 from mrp.evaluate.split import split
 from mrp.model import load
 from mrp.probing import changed_run
+from mrp.report.verdict import measure
 from tests.trained import NARROW, pretrained
 
 PATTERN = r"(p\d+)-"
@@ -34,6 +35,20 @@ def test_a_group_is_held_out_whole() -> None:
     assert sorted(np.concatenate(parts).tolist()) == list(range(400))
     assert not {*groups[parts.fitting].tolist()} & {*groups[parts.held_out].tolist()}
     assert 40 <= len(parts.held_out) <= 80  # a tenth of each class, and what belongs to it
+    assert len(split(torch.zeros(400, dtype=torch.int64), groups).held_out) == 40
+
+
+@pytest.mark.parametrize("draw", range(20))
+def test_what_a_group_takes_from_other_classes_leaves_half_of_each(draw: int) -> None:
+    """Twelve groups, each of some of ten classes: if every class chose for itself, many would lose all their images."""
+    random = np.random.default_rng(draw)
+    pairs = [(one, group) for group in range(12) for one in random.choice(10, 3, replace=False)]
+    labels, groups = torch.tensor([pair for pair in pairs for _ in range(random.integers(3, 15))]).T
+    parts = split(labels, groups)
+    counts = labels.bincount(minlength=10)
+    assert (2 * labels[parts.fitting].bincount(minlength=10) >= counts).all()
+    assert not {*groups[parts.fitting].tolist()} & {*groups[parts.held_out].tolist()}
+    assert 0 < len(parts.held_out) < 0.5 * len(labels)
 
 
 def test_a_class_does_not_give_away_a_group_that_is_most_of_it() -> None:
@@ -42,7 +57,7 @@ def test_a_class_does_not_give_away_a_group_that_is_most_of_it() -> None:
     groups = torch.tensor([1] * 10 + [2] * 12 + [3] * 4 + [4] * 4)
     parts = split(labels, groups)
     assert {*groups[parts.held_out].tolist()} in ({3}, {4})
-    with pytest.raises(ConfigError, match="of two groups where the data have groups"):
+    with pytest.raises(ConfigError, match="in two groups where the data have groups"):
         split(labels[:10], groups[:10])
 
 
@@ -80,12 +95,55 @@ def test_a_test_of_two_models_says_as_often_as_it_claims_that_they_differ() -> N
     assert 0.02 < by_groups / 400 < 0.08
 
 
-def test_groups_of_one_image_change_little_and_equal_answers_count_groups() -> None:
-    right, own = np.arange(500) % 4 > 0, np.arange(500)
-    assert share_of(right, own) == pytest.approx(share_of(right), abs=2e-3)
-    assert share_of(np.ones(60, bool), np.repeat(np.arange(6), 10))[1:] == pytest.approx(wilson(6, 6)[1:])
-    assert share_of(np.arange(60) % 2 == 0, np.repeat(np.arange(6), 10)) == pytest.approx(wilson(30, 60))
+@pytest.mark.parametrize("sizes", [[300] + [10] * 30, [100] * 2 + [5] * 40, [910] + [10] * 9])
+def test_a_few_large_groups_do_not_make_sure(sizes: list[int]) -> None:
+    random, truth, held = (
+        np.random.default_rng(2),
+        0.7 * 0.95 + 0.3 * 0.25,
+        dict.fromkeys(("share", "mean", "paired"), 0),
+    )
+    groups = np.repeat(np.arange(len(sizes)), sizes)
+
+    def answers() -> np.ndarray:
+        return random.random(len(groups)) < random.choice([0.95, 0.25], len(sizes), p=[0.7, 0.3])[groups]
+
+    for _ in range(200):
+        mine, theirs = answers(), answers()
+        for name, (_, low, high), value in (
+            ("share", share_of(mine, groups), truth),
+            ("mean", statistics.mean_of(mine.astype(np.float64), groups), truth),
+            ("paired", statistics.paired(mine, theirs, groups=groups), 0),
+        ):
+            held[name] += low <= value <= high
+    assert held["mean"] / 200 > 0.8  # of a few large groups alone
+    assert min(held["share"], held["paired"]) / 200 > 0.9
+
+
+def test_classes_that_lie_in_one_group_each_tell_of_groups_all_the_same() -> None:
+    random, groups, held = np.random.default_rng(3), np.repeat(np.arange(20), 10), 0
+    for _ in range(200):
+        right = random.random(200) < random.choice([0.95, 0.25], 20, p=[0.7, 0.3])[groups]
+        _, low, high = statistics.mean_per_class(right, groups // 2, groups)
+        held += low <= 0.74 <= high
+    assert held / 200 > 0.9
+
+
+def test_where_all_answers_agree_an_interval_is_as_wide_as_for_as_many_groups() -> None:
+    right, own, six = np.arange(500) % 4 > 0, np.arange(500), np.repeat(np.arange(6), 10)
+    assert share_of(right, own) == pytest.approx(share_of(right), abs=2e-3)  # groups of one image change little
+    lows = [share_of(np.arange(60) >= wrong, six).low for wrong in range(0, 40, 5)]
+    assert lows == sorted(lows, reverse=True)  # a mistake makes nothing surer
+    assert 0.3 < lows[0] < wilson(6, 6).low
+    all_right = np.ones(600, bool)
+    for low, high in (
+        statistics.mean_per_class(all_right, np.arange(600) % 2, np.repeat(np.arange(6), 100))[1:],
+        statistics.paired(all_right, all_right, groups=np.repeat(np.arange(6), 100))[1:],
+    ):
+        assert high - low > 0.3
     assert share_of(np.array([True, False]), np.zeros(2, np.int64))[1:] == (0, 1)  # nothing is known of other groups
+    two = np.repeat([0, 1], 100)
+    assert statistics.mcnemar(np.ones(200, bool), np.zeros(200, bool), two) > 0.05
+    assert statistics.mcnemar(np.ones(200, bool), np.zeros(200, bool), np.repeat(np.arange(40), 5)) < 1e-3
 
 
 def test_no_part_divides_a_group() -> None:
@@ -159,10 +217,41 @@ def test_groups_of_a_run_are_those_of_its_own_data(run: Path, capsys: pytest.Cap
     assert "group" not in model.run.identity(data="")["data"]  # it decides no training
 
 
+def test_the_verdict_of_adapt_counts_groups(run: Path) -> None:
+    words = load(run).run
+    grouped = words.model_copy(update={"data": words.data.model_copy(update={"group": PATTERN})})
+    assert measure(grouped, [run]).images == 240
+    assert any(
+        record.data.get("groups") == PATTERN and record.data.get("label") == "held-out images" for record in read(run)
+    )
+
+
+def test_classifiers_are_measured_with_the_groups_that_are_asked_for(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    protocol = ["probe", str(run), "--protocol", "paper", "length=2 steps", "optim.warmup=1 step", "batch=32"]
+    main(protocol)
+    assert not any("groups of" in line for line in capsys.readouterr().err.splitlines())
+    main([*protocol, f"data.group={PATTERN}"])
+    assert "data.group: 24 groups of 240 images" in capsys.readouterr().err
+    plain, grouped = sorted((path for path in run.glob("paper-*")), key=lambda path: len(path.name))
+    widths = []
+    for folder in (plain, grouped):
+        found = json.loads((folder / "validation.json").read_text())["student"]["accuracy"]
+        widths.append(found["high"] - found["low"])
+    assert widths[1] > 1.2 * widths[0]
+    main(["evaluate", str(plain), f"data.group={PATTERN}"])
+    assert [record.data["groups"] for record in read(plain)] == [PATTERN]
+
+
 def test_adapt_holds_out_whole_groups(scans: Path, run: Path, tmp_path: Path) -> None:
     choices = plan(str(run), f"{scans}/train", tmp_path / "out", words=[f"data.group={PATTERN}"])
     assert choices is not None
     assert any("group" in one.yaml and PATTERN in one.yaml for one in choices)
+    with pytest.raises(ConfigError, match="is a plan for"):  # which holds out whole groups, and this asks for images
+        plan(str(run), f"{scans}/train", tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"data\.group: 5 was given; allowed: a regular expression in quotes"):
+        plan(str(run), f"{scans}/train", tmp_path / "other", words=["data.group=5"])
     held_out = json.loads((tmp_path / "out" / LIST).read_text())["held_out"]
     source = open_source(f"{scans}/train", "train")
     patients = [source.name_of(number).partition("-")[0] for number in range(len(source))]

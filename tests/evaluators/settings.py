@@ -43,8 +43,8 @@ def some(split: Any, count: int) -> Arrays:
 
 
 def together(world: int, measure: Callable[[Any], T]) -> T:
-    """Returns what the first of several pretended processes measures, to which comes what all of them gather."""
-    given = list[list[Any]]()
+    """Returns what the first of several pretended processes measures, to which comes what all gather and reduce."""
+    given, others = list[list[Any]](), list[Alone]()
 
     class Other(Alone):
         def gather(self, tensors: Any) -> Any:
@@ -53,12 +53,17 @@ def together(world: int, measure: Callable[[Any], T]) -> T:
 
     class First(Alone):
         def gather(self, tensors: Any) -> Any:
-            others = [batches.pop(0) for batches in given]
-            return tuple(torch.cat(parts) for parts in zip(tensors, *others, strict=True))
+            rest = [batches.pop(0) for batches in given]
+            return tuple(torch.cat(parts) for parts in zip(tensors, *rest, strict=True))
+
+        def reduce(self, tensor: torch.Tensor, how: str) -> torch.Tensor:
+            total = torch.stack([tensor, *(other.noted.pop(0) for other in others)]).sum(0)
+            return total if how == "sum" else total / world
 
     for rank in range(1, world):
         given.append([])
-        measure(Other(rank, world))
+        others.append(Other(rank, world))
+        measure(others[-1])
     return measure(First(0, world))
 
 

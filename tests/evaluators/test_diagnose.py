@@ -45,6 +45,7 @@ def test_features_and_neighbours_do_not_depend_on_the_number_of_processes(world:
     one, several = measure(Alone()), together(world, measure)
     assert torch.allclose(one[1], several[1], atol=1e-5)
     assert one[0]["knn"] == several[0]["knn"]
+    assert several[0]["loss"] == pytest.approx(one[0]["loss"], rel=2e-3)  # of 5, one image is in a batch twice
 
 
 def test_more_processes_than_images() -> None:
@@ -58,3 +59,4 @@ def test_more_processes_than_images() -> None:
     alone, several = measure(Alone()), together(5, measure)
     assert several["rank_me"] > 1
     assert several["rank_me"] == pytest.approx(alone["rank_me"], rel=1e-4)
+    assert several["loss"] == pytest.approx(alone["loss"], rel=1e-5)  # what two of them see again does not count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +26,7 @@ from mrp.data.storage.hub import HubStore
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import DEADLINE, StorageError, Store, announced
 
+_NUMBER = re.compile(r"^\d{9}-")
 _OPEN_COPIES = 64  # in the cache, of one process and one source: each that was removed there still takes space
 
 
@@ -198,11 +200,11 @@ class Source(source.Source):
         return f"{self._path(shard)}: sample {index} (byte {start})"
 
     def name_of(self, index: int) -> str:
-        """Returns the sample's key, which stands in the shard; those of one shard are read together."""
+        """Returns the sample's key without the number that `mrp shards build` puts first; one shard is read at once."""
         shard = int(self.index[index]["shard"])
         if self._keys[0] != shard:
             self._keys = shard, keys_of(Path(self._path(shard)) if self.store.local else self._cached(shard))
-        return self._keys[1][index - int(self.shard_sizes[:shard].sum())]
+        return _NUMBER.sub("", self._keys[1][index - int(self.shard_sizes[:shard].sum())])
 
     def replacement(self, index: int) -> int | None:
         """Returns the next sample of the same shard, or its first; of the whole set where it is alone in its shard."""
