@@ -136,7 +136,7 @@ class History:
 
     def _counted(self, evaluator: str, weights: str) -> int:
         config = self.folder / CONFIG
-        if config.is_file() and compose(config).values["data"].get("group"):
+        if config.is_file() and compose(config).values.get("data", {}).get("group"):
             return 0  # images of a group are not independent, and which are right is not kept for each step
         file = VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"
         results = mapping_in(self.folder / file)
