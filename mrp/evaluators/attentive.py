@@ -166,8 +166,7 @@ class Evaluator(Probe[Learned]):
         """
         source, processes, began = self.setting.train, self.setting.processes, time.perf_counter()
         labels = torch.from_numpy(np.asarray(source.labels, np.int64))
-        groups = self.setting.groups(source)
-        parts = split(labels, torch.from_numpy(keys(0, 0, np.arange(len(source))) if groups is None else groups))
+        parts = split(labels, self._apart(source))
         fits = torch.ones(len(source))
         fits[parts.held_out] = 0
         heads = [self._head(readout, int(labels.max()) + 1) for _ in range(2 * len(lrs))]
@@ -219,6 +218,11 @@ class Evaluator(Probe[Learned]):
         computed = {"images": float(steps * batch), "seconds": time.perf_counter() - began}
         held_out = {f"{lr:g}": accuracy for lr, accuracy in zip(lrs, shares, strict=True)}
         return Learned(heads[len(lrs) + best].eval(), lrs[best], held_out, computed)
+
+    def _apart(self, source: Source) -> Tensor:
+        """Returns by what images are held out: their groups, or their keys."""
+        groups = self.setting.groups(source)
+        return torch.from_numpy(keys(0, 0, np.arange(len(source))) if groups is None else groups)
 
     def _average(self, head: Attend) -> None:
         """Gives all processes the mean of their gradients, in one exchange."""
