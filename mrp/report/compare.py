@@ -40,6 +40,9 @@ class Named(NamedTuple):
             return cls(data["label"], content or "")
         sets = dict.fromkeys("/".join(Path(str(data[key])).parts[-2:]) for key in ("train", "test") if data.get(key))
         parts = [f"{key} {data[key]}" for key in ("classes", "fraction") if data.get(key)]
+        parts += (
+            ["by groups"] if data.get("groups") or data.get("group") else []
+        )  # as a record says, or a configuration
         return cls(", ".join([" > ".join(sets), *parts]) if sets else NOT_RECORDED, content or "")
 
 

@@ -23,6 +23,7 @@ from mrp.evaluate.results import read, read_outcomes
 from mrp.evaluate.split import split
 from mrp.model import load
 from mrp.probing import changed_run
+from mrp.report.compare import collect
 from mrp.report.verdict import measure
 from tests.trained import NARROW, pretrained
 
@@ -202,6 +203,7 @@ def test_every_evaluator_counts_groups(run: Path) -> None:
     assert outcomes.groups is not None
     assert len(np.unique(outcomes.groups)) == 24
     assert kept.data["groups"] == PATTERN
+    assert {point.data.name.partition(", ")[2] for point in collect([run], ["run"])} == {"", "by groups"}
 
 
 def test_groups_of_a_run_are_those_of_its_own_data(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
