@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from mrp.config import ConfigError, compose, nearest
+from mrp.config import ConfigError, Tree, compose, nearest, overridden
 from mrp.data.mixtures import Mixture
 from mrp.data.open import open_data
 from mrp.data.source import Source, listed
@@ -211,7 +211,8 @@ def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Pa
     origin, _ = locate(path)
     words = list(overrides)
     about_data = [word for word in words if word.partition("=")[0].strip().split(".")[0] == "data"]
-    if any(word.partition("=")[0].strip() in ("data", "data.train", "data.test") for word in about_data):
+    other = overridden(Tree({}, {}), about_data).values.get("data", {})
+    if isinstance(other, dict) and {"train", "test"} & other.keys():
         about_data.insert(0, "data.group=null")  # a run's groups are those of its own data
     pretraining = load(origin / CONFIG, about_data)
     source = open_source(pretraining, "train")

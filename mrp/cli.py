@@ -14,7 +14,7 @@ from typing import NoReturn
 import mrp
 from mrp import progress, verbs
 from mrp.config import FaultElsewhere, Preempted, ProcessLost, Stopped, nearest
-from mrp.processes.faults import line_of
+from mrp.ending import line_of
 
 FAULT = 1
 USER_ERROR = 2

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from mrp.config import Preempted
+from mrp import outside
+from mrp.config import ConfigError, Preempted
 from mrp.files import write_atomically
 from mrp.folder import ENVIRONMENT, now, starts_of
 from mrp.locking import Holder
-from mrp.processes.faults import line_of
 
 FINISHED, STOPPED, PREEMPTED, FAILED = "finished", "stopped", "preempted", "failed"
 STALLED = 4  # the exit code of a process that the watchdog has given up
@@ -37,6 +37,17 @@ def noted(folder: Path, asked: Callable[[], str | None]) -> Iterator[None]:
             note(folder, FAILED, line_of(error) or f"{type(error).__name__}: {error}")
         raise
     note(folder, FINISHED)
+
+
+def line_of(error: BaseException) -> str | None:
+    """Returns the one line that a user gets of what can be mended; None of a fault of ours, which is a traceback."""
+    if isinstance(error, ConfigError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}; mend it and run the same command again"
+    where_outside = outside.blamed(error)
+    return where_outside and f"{where_outside}: {type(error).__name__}: {error}; mend the file"
 
 
 def note(folder: Path, state: str, why: str = "") -> None:

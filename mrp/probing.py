@@ -174,10 +174,13 @@ def tables_of(module: Step, settings: Sequence[Setting]) -> AbstractContextManag
     Refuses weights or data that another process has read differently: each opens them by itself, perhaps while a run
     goes on saving, or from a disk of its own. One table would mix features of both.
     """
-    setting = settings[0]
-    module.to(setting.processes.device)
+    module.to(settings[0].processes.device)
     digest = weights_digest(module)
     sources = [source for each in settings for source in (each.train, each.test) if source is not None]
+    for setting in settings:
+        for source in (setting.train, setting.test):
+            if source is not None:
+                setting.groups(source)  # a pattern that does not fit is told of before anything is computed
     seen = from_all((digest, [source.identity for source in sources]))
     if any(weights != digest for weights, _ in seen):
         raise ConfigError(
@@ -185,7 +188,7 @@ def tables_of(module: Step, settings: Sequence[Setting]) -> AbstractContextManag
         )
     if any(data != seen[0][1] for _, data in seen):
         raise ConfigError("the processes see different data; copy one and the same set to every machine")
-    return setting.tables.of(digest)
+    return settings[0].tables.of(digest)
 
 
 def features(

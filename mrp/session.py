@@ -184,7 +184,8 @@ class Session:
         try:
             found = work()
         except Exception as error:
-            if (line := faults.line_of(error)) is not None:
+            line = ending.line_of(error) or (str(error) if isinstance(error, OSError) else None)
+            if line is not None:
                 from_all(f"process {self.rank} on {socket.gethostname()}: {line}")
             raise
         for text in filter(None, from_all(None)):

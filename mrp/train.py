@@ -225,9 +225,8 @@ def open_evaluators(job: Job, state: State, session: Session) -> Evaluators:
         training=Training(plan.steps, plan.warmup, plan.steps_per_epoch, run.batch),
         paints=state.module.objective.paints, beat=lambda: session.beat("evaluates", state.step),
     )  # fmt: skip
-    for source in (job.source, test) if run.evaluations else ():
-        if source is not None:
-            setting.groups(source)  # a pattern that does not fit is told of before the first step
+    if run.evaluations and test is not None:
+        setting.groups(test)  # a pattern that does not fit is told of before the first step
     return scheduled(run.evaluations, setting, state.average)
 
 

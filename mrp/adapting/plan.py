@@ -30,6 +30,7 @@ from mrp.files import write_atomically
 from mrp.interop import reading, runs
 
 HELD_OUT, MOST_HELD_OUT, FEWEST_HELD_OUT = 0.1, 5000, 20  # a share of the images; and images
+_MORE = (0.2, 0.3, 0.4, 0.5)  # shares that are tried where groups are so large that a smaller one is a single group
 DAMAGED = 0.1  # the share of the images from which on they are probably not what was meant
 COLOURS = 3  # channels of weights that were trained with ImageNet's statistics, where they do not say others
 
@@ -53,7 +54,8 @@ def make(
     asked = {"checkpoint": checkpoint, "data": data, "method": method} | ({"group": group} if group else {})
     if (folder / PLAN).is_file():
         before = result(folder).get("asked")
-        if before != asked:
+        own = {key: value for key, value in (before or {}).items() if key != "group" or group}  # else the plan's
+        if own != asked:
             raise ConfigError(f"{folder / PLAN}: is a plan for {before}; give another folder with --out, or remove it")
         return None
     if folder.is_dir() and {entry.name for entry in folder.iterdir()} - {LIST, RESULT, BEFORE}:
@@ -144,10 +146,16 @@ def _split(
 
 
 def _of_groups(whole: Source, group: str, share: float, survey: Survey) -> Ints:
-    """Returns the sound images of the groups that are held out: the least hashed ones."""
-    groups = torch.from_numpy(groups_of(whole, group))
-    held_out = split(torch.zeros_like(groups), groups, share).held_out
-    return np.setdiff1d(held_out, list(survey.damaged))
+    """Returns the sound images of the groups that are held out: two at least, for one tells nothing of others."""
+    groups = groups_of(whole, group)
+    for more in (share, *_MORE):
+        held_out = split(torch.zeros(len(groups), dtype=torch.int64), torch.from_numpy(groups), more).held_out
+        if len(np.unique(groups[held_out])) > 1:
+            return np.setdiff1d(held_out, list(survey.damaged))
+    raise ConfigError(
+        f"data.group: '{group}' finds {len(np.unique(groups))} groups of images, of which no two can be held out and "
+        "leave half of the images; give other images as data.test=PATH"
+    )
 
 
 def _written(choices: Sequence[Choice], folder: Path) -> str:

@@ -92,20 +92,19 @@ def evaluators(case: Case) -> Iterator[Finding]:
 
     Those of a user's own are left to the run, which gives them more than the doctor has. No process is joined.
     """
-    wanted = {name: one for name, one in case.run.evaluations.items() if not name.endswith(SUFFIX)}
-    if not wanted or "source" in case.faults:
+    if not case.run.evaluations or "source" in case.faults:
         return
     alone: Any = SimpleNamespace(device=case.machine.device, num_processes=1, process_index=0, is_main_process=True)
     setting = Setting(
         data=case.run.data, train=case.source, test=case.test, processes=alone, batch=case.plan.micro_batch, workers=0,
         folder=case.folder, tables=Tables(case.folder / "features"), paints=case.step.objective.paints,
     )  # fmt: skip
-    for source in (case.source, case.test):
-        if source is not None:
-            setting.groups(source)  # raises where the pattern of groups does not fit the names
+    if case.test is not None and not len(case.test.shard_sizes):  # names in shards may have to be fetched
+        setting.groups(case.test)  # raises where the pattern of groups does not fit the names
+    wanted = {name: one for name, one in case.run.evaluations.items() if not name.endswith(SUFFIX)}
     for name, section in wanted.items():
         make(name, section, setting)
-    yield ok("evaluators", ", ".join(wanted))
+    yield ok("evaluators", ", ".join(case.run.evaluations))
 
 
 def shards(case: Case) -> Iterator[Finding]:

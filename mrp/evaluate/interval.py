@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.order import Ints
 
+_FEWEST_GROUPS = 1.5  # of equal size
+_WORTHLESS = 1e-3  # independent answers
 Z_95 = 1.959963984540054  # the two-sided 95 % quantile of the normal distribution
 
 
@@ -38,6 +40,8 @@ def share_of(right: Any, groups: Ints | None = None) -> Interval:
     more, more_groups = with_groups(answers, groups, float(share.accuracy < 0.5))
     mean, half = float(more.mean()), half_width(more, more_groups)
     worth = min(len(answers), mean * (1 - mean) * (Z_95 / half) ** 2)
+    if worth < _WORTHLESS:
+        return Interval(share.accuracy, 0.0, 1.0)
     return Interval(share.accuracy, *wilson(share.accuracy * worth, worth)[1:])
 
 
@@ -53,10 +57,10 @@ def half_width(values: NDArray[np.float64], groups: Ints | None) -> float:
     """Returns half the width of the interval of a mean over images: the normal one, or Student's over groups.
 
     Its degrees of freedom are those of as many equal groups as would be as unequal in sum (Kish's number), less one.
-    One image, or one group, tells nothing of others.
+    One image, or one group, tells nothing of others, nor do groups that are worth fewer than two.
     """
     independent = by_group(values, groups)
-    if len(independent) < 2:
+    if len(independent) < 2 or (groups is not None and effective(groups) < _FEWEST_GROUPS):
         return math.inf
     quantile = Z_95 if groups is None else student_95(effective(groups) - 1)
     return quantile * float(independent.std(ddof=1)) / math.sqrt(len(independent))

@@ -44,7 +44,8 @@ def mean_of(values: Tensor, share: bool = True, better: str = "higher", groups: 
     mean, half = float(values.mean()), interval.half_width(values.numpy(), groups)
     if math.isinf(half):
         return Number(mean, None, None, share, better)
-    return Number(mean, mean - half, mean + half, share, better)
+    low, high = mean - half, mean + half
+    return Number(mean, *((max(0.0, low), min(1.0, high)) if share else (low, high)), share, better)
 
 
 def told(

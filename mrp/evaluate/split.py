@@ -52,18 +52,22 @@ def _whole_groups(
 ) -> NDArray[np.bool_]:
     """Returns which samples are held out of groups that are taken in this order.
 
-    A group is taken if some class of it lacks samples, and if at least half of each of its classes remains.
+    A group is taken if some class of it lacks samples, and if at least half of each of its classes remains. Where that
+    leaves no group, classes of one sample, of which none is to be held out, do not count.
     """
     counts, taken, held_out = np.bincount(labels), np.zeros(len(quota), np.int64), list[int]()
     rows = np.argsort(keys, kind="stable")
     ends = np.searchsorted(keys[rows], groups, side="right")
     starts = np.searchsorted(keys[rows], groups, side="left")
-    for group, start, end in zip(groups.tolist(), starts, ends, strict=True):
-        classes, images = np.unique(labels[rows[start:end]], return_counts=True)
-        after = taken[classes] + images
-        if (taken[classes] < quota[classes]).any() and (2 * after <= counts[classes]).all():
-            taken[classes] = after
-            held_out.append(group)
+    for most in (counts // 2, np.where(quota > 0, counts // 2, counts)):
+        for group, start, end in zip(groups.tolist(), starts, ends, strict=True):
+            classes, images = np.unique(labels[rows[start:end]], return_counts=True)
+            after = taken[classes] + images
+            if (taken[classes] < quota[classes]).any() and (after <= most[classes]).all():
+                taken[classes] = after
+                held_out.append(group)
+        if held_out:
+            break
     return np.isin(keys, held_out)
 
 

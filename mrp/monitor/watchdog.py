@@ -118,11 +118,11 @@ class Watchdog:
         idle = own.alive - own.since
         if idle > limit and self._reported != since:
             self._reported = since
-            stacks = self._dump(step)
             if phase == JOINS:  # of the others nothing is known yet: the first process of each machine tells
                 if os.environ.get("LOCAL_RANK", "0") == "0":
-                    progress.tell(f"warning: {self._missing(idle)}; stacks in {stacks}")
+                    progress.tell(f"warning: {self._missing(idle)}; stacks in {self._dump(step)}")
                 return
+            stacks = self._dump(step)
             lines = explain([own], 1, limit, own.alive)[:1]
             if self.claimed:  # what is in the folder before that is an earlier start's
                 lines = explain(self._heartbeats(), self._world, limit, own.alive)

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from mrp import outside
-from mrp.config import ConfigError, FaultElsewhere, Preempted, ProcessLost, Stopped
+from mrp import ending, outside
+from mrp.config import FaultElsewhere, Preempted, ProcessLost, Stopped
 from mrp.files import write_atomically
 
 FILE = ".fault"  # in the run's folder
 _PATIENCE = 5.0  # seconds in which the other process has to have written its fault down
 _GONE = re.compile(  # what gloo, NCCL and torch's store say where the other end does not answer
     r"connection (was |was likely )?(closed|reset|refused)|broken pipe|remote process|ncclRemoteError|pair closure|"
-    r"timed out waiting \d+ms for (recv|send)",
+    r"timed out waiting \d+ms for (recv|send)|socket timeout|wait timeout after|communicator was aborted",
     re.IGNORECASE,
 )
 _MOST = 400  # characters of what torch says of a lost connection; NCCL's reason comes last
@@ -35,17 +35,6 @@ def told(folder: Path) -> str | None:
     return None
 
 
-def line_of(error: BaseException) -> str | None:
-    """Returns the one line that a user gets of what can be mended; None of a fault of ours, which is a traceback."""
-    if isinstance(error, ConfigError):
-        return str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        where = f"{error.filename}: " if error.filename else ""
-        return f"{where}{error.strerror}; mend it and run the same command again"
-    where_outside = outside.blamed(error)
-    return where_outside and f"{where_outside}: {type(error).__name__}: {error}; mend the file"
-
-
 @contextmanager
 def shared(folder: Path, processes: int) -> Iterator[None]:
     """Writes a fault of this process into the run's folder, or reads there why a connection was lost.
@@ -59,7 +48,7 @@ def shared(folder: Path, processes: int) -> Iterator[None]:
         raise
     except Exception as error:
         gone = _says_gone(error)
-        if processes > 1 and not gone and (line := line_of(error)) is not None:
+        if processes > 1 and not gone and (line := ending.line_of(error)) is not None:
             if folder.is_dir() and told(folder) is None:
                 with suppress(OSError):
                     write_atomically(folder / FILE, line)

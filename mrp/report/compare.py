@@ -155,7 +155,7 @@ class Measured:
 
     def _data(self) -> dict[str, Any]:
         config = self.folder / CONFIG
-        return dict(compose(config).values["data"]) if config.is_file() else {}
+        return dict(compose(config).values.get("data", {})) if config.is_file() else {}
 
     def content(self) -> str:
         """Returns the content of the run's own data; empty where no evaluator has recorded it."""

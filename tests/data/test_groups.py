@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,14 @@ def test_a_pattern_that_finds_no_groups_is_refused(folder: Path) -> None:
         groups_of(source, "p")
     with pytest.raises(ConfigError, match="which is no regular expression: missing"):
         groups_of(source, "(p")
+
+
+def test_only_the_number_that_mrp_writes_is_no_part_of_a_key(folder: Path, tmp_path: Path) -> None:
+    main(["shards", "build", str(folder), str(tmp_path / "shards"), "--shard-size", "5"])
+    source = open_source(str(tmp_path / "shards"), "train")
+    assert source.name_of(7) == open_source(str(folder), "train").name_of(7).replace("/", "-").removesuffix(".png")
+    with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
+        for number in range(4):
+            tar.add(next(folder.rglob("*.png")), f"123456780-00000000{number}.png")
+    main(["shards", "index", str(tmp_path / "theirs.tar"), str(tmp_path / "set")])
+    assert open_source(str(tmp_path / "set"), "train").name_of(0) == "123456780-000000000"

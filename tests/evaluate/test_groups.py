@@ -19,6 +19,7 @@ from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.evaluate import statistics
 from mrp.evaluate.interval import share_of, wilson
+from mrp.evaluate.measured import mean_of
 from mrp.evaluate.results import read, read_outcomes
 from mrp.evaluate.split import split
 from mrp.model import load
@@ -60,6 +61,12 @@ def test_a_class_does_not_give_away_a_group_that_is_most_of_it() -> None:
     assert {*groups[parts.held_out].tolist()} in ({3}, {4})
     with pytest.raises(ConfigError, match="in two groups where the data have groups"):
         split(labels[:10], groups[:10])
+
+
+def test_classes_of_one_image_keep_no_group_from_being_held_out() -> None:
+    labels = torch.tensor([0] * 100 + list(range(1, 11)))
+    groups = torch.tensor([*(number // 10 for number in range(100)), *range(10)])
+    assert len(split(labels, groups).held_out) == 11
 
 
 def drawn(random: np.random.Generator, of: int = 40, size: int = 10) -> tuple[np.ndarray, np.ndarray]:
@@ -142,6 +149,13 @@ def test_where_all_answers_agree_an_interval_is_as_wide_as_for_as_many_groups() 
     ):
         assert high - low > 0.3
     assert share_of(np.array([True, False]), np.zeros(2, np.int64))[1:] == (0, 1)  # nothing is known of other groups
+    nearly_one = share_of(np.arange(90300) % 4 > 0, np.minimum(np.arange(90300), 300))
+    assert nearly_one.low < 0.2
+    assert nearly_one.high > 0.99
+    assert share_of(np.arange(10**6) % 4 > 0, np.minimum(np.arange(10**6), 1000))[1:] == (0, 1)
+    assert mean_of(torch.rand(950), groups=np.minimum(np.arange(950), 20)).low is None
+    few = mean_of(torch.tensor([0.0, 1, 1, 1, 1, 1]), groups=np.repeat(np.arange(3), 2))
+    assert few == (pytest.approx(5 / 6), pytest.approx(0.1162, abs=1e-3), 1, True, "higher", ())
     two = np.repeat([0, 1], 100)
     assert statistics.mcnemar(np.ones(200, bool), np.zeros(200, bool), two) > 0.05
     assert statistics.mcnemar(np.ones(200, bool), np.zeros(200, bool), np.repeat(np.arange(40), 5)) < 1e-3
@@ -250,8 +264,9 @@ def test_adapt_holds_out_whole_groups(scans: Path, run: Path, tmp_path: Path) ->
     choices = plan(str(run), f"{scans}/train", tmp_path / "out", words=[f"data.group={PATTERN}"])
     assert choices is not None
     assert any("group" in one.yaml and PATTERN in one.yaml for one in choices)
-    with pytest.raises(ConfigError, match="is a plan for"):  # which holds out whole groups, and this asks for images
-        plan(str(run), f"{scans}/train", tmp_path / "out")
+    assert plan(str(run), f"{scans}/train", tmp_path / "out") is None  # goes on with its own groups
+    with pytest.raises(ConfigError, match="is a plan for"):
+        plan(str(run), f"{scans}/train", tmp_path / "out", words=["data.group=p"])
     with pytest.raises(ConfigError, match=r"data\.group: 5 was given; allowed: a regular expression in quotes"):
         plan(str(run), f"{scans}/train", tmp_path / "other", words=["data.group=5"])
     held_out = json.loads((tmp_path / "out" / LIST).read_text())["held_out"]
@@ -260,3 +275,8 @@ def test_adapt_holds_out_whole_groups(scans: Path, run: Path, tmp_path: Path) ->
     inside = {patients[number] for number in held_out}
     assert 20 <= len(held_out) <= 40
     assert sum(patient in inside for patient in patients) == len(held_out)
+    plan(str(run), f"{scans}/train", tmp_path / "tens", words=[r"data.group=p\d?(\d)-"])
+    held_out = json.loads((tmp_path / "tens" / LIST).read_text())["held_out"]
+    assert len({patients[number][-1] for number in held_out}) == 2  # of ten: one would tell nothing of others
+    with pytest.raises(ConfigError, match="finds 3 groups of images, of which no two can be held out"):
+        plan(str(run), f"{scans}/train", tmp_path / "three", words=[r"data.group=p(\d?)\d-"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import zlib
 from functools import cached_property
 from pathlib import Path
@@ -26,7 +25,6 @@ from mrp.data.storage.hub import HubStore
 from mrp.data.storage.open import open_store
 from mrp.data.storage.store import DEADLINE, StorageError, Store, announced
 
-_NUMBER = re.compile(r"^\d{9}-")
 _OPEN_COPIES = 64  # in the cache, of one process and one source: each that was removed there still takes space
 
 
@@ -204,7 +202,7 @@ class Source(source.Source):
         shard = int(self.index[index]["shard"])
         if self._keys[0] != shard:
             self._keys = shard, keys_of(Path(self._path(shard)) if self.store.local else self._cached(shard))
-        return _NUMBER.sub("", self._keys[1][index - int(self.shard_sizes[:shard].sum())])
+        return self._keys[1][index - int(self.shard_sizes[:shard].sum())].removeprefix(f"{index:09}-")
 
     def replacement(self, index: int) -> int | None:
         """Returns the next sample of the same shard, or its first; of the whole set where it is alone in its shard."""
