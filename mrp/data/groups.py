@@ -59,7 +59,7 @@ def groups_among(
         if whole is not None and (whole is source or (part is not None and whole is part.source)):
             if (whole.content, pattern) not in found:
                 found[whole.content, pattern] = groups = groups_of(whole, pattern)
-                if say is not None:
+                if say is not None and len(groups):
                     say(f"data.group: {len(np.unique(groups)):,} groups of {len(groups):,} images")
             groups = found[whole.content, pattern]
             return groups if whole is source or part is None else groups[part.chosen]

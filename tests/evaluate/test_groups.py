@@ -257,6 +257,7 @@ def test_classifiers_are_measured_with_the_groups_that_are_asked_for(
         widths.append(found["high"] - found["low"])
     assert widths[1] > 1.2 * widths[0]
     main(["evaluate", str(plain), f"data.group={PATTERN}"])
+    assert "0 groups" not in capsys.readouterr().err  # of the training images, which are not at hand
     assert [record.data["groups"] for record in read(plain)] == [PATTERN]
 
 
