@@ -48,13 +48,8 @@ class Channels(Derived):
         chosen = np.where(known, pixels[..., self._places], 0).astype(pixels.dtype)
         return chosen if here.all() else Partial(chosen, here), label
 
-    def where(self, index: int) -> str:
-        """Returns what the source calls it."""
-        return self.source.where(index)
-
-    def name_of(self, index: int) -> str:
-        """Returns what the source calls it there."""
-        return self.source.name_of(index)
+    def _find(self, index: int) -> tuple[Source, int]:
+        return self.source, index
 
     def replacement(self, index: int) -> int | None:
         """Returns the sample that the source would show in place of it."""

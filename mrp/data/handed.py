@@ -32,12 +32,8 @@ def handed_over(values: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _is_data(value: Any) -> bool:
     """Returns whether a value holds samples by number, and is neither plain data of a configuration nor a path."""
     if isinstance(value, str | bytes | Mapping) or not hasattr(value, "__getitem__") or not hasattr(value, "__len__"):
-        return _is_source(value)
+        return all(hasattr(value, name) for name in ("read", "identity", "__len__"))  # a source of mrp's kind
     return not (isinstance(value, list | tuple) and all(isinstance(one, Mapping) and "source" in one for one in value))
-
-
-def _is_source(value: Any) -> bool:
-    return hasattr(value, "read") and hasattr(value, "identity") and hasattr(value, "__len__")
 
 
 def _section(data: Any) -> dict[str, str]:

@@ -52,30 +52,20 @@ class Mixture(Derived):
         return int(self._ends[-1])
 
     def _find(self, index: int) -> tuple[Source, int]:
-        """Returns the source of a sample, and the number of that source's first sample."""
         number = int(np.searchsorted(self._ends, index, side="right"))
-        return self.sources[number], int(self._ends[number]) - len(self.sources[number])
+        source = self.sources[number]
+        return source, index - int(self._ends[number]) + len(source)
 
     def read(self, index: int) -> tuple[RawImage, int]:
         """Returns the image and the label that its source gives."""
-        source, first = self._find(index)
-        return source.read(index - first)
-
-    def where(self, index: int) -> str:
-        """Returns what its source calls it."""
-        source, first = self._find(index)
-        return source.where(index - first)
-
-    def name_of(self, index: int) -> str:
-        """Returns what its source calls it there."""
-        source, first = self._find(index)
-        return source.name_of(index - first)
+        source, inside = self._find(index)
+        return source.read(inside)
 
     def replacement(self, index: int) -> int | None:
         """Returns the sample that its source would show in place of it."""
-        source, first = self._find(index)
-        inside = source.replacement(index - first)
-        return None if inside is None else first + inside
+        source, inside = self._find(index)
+        other = source.replacement(inside)
+        return None if other is None else index - inside + other
 
     def fetch(self, shard: int) -> None:
         """Makes its source fetch a shard; those of all sources are numbered one source after another."""

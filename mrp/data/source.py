@@ -175,6 +175,20 @@ class Derived(Source):
         """A sha256 of the other sources' contents, and of what is made of them."""
         return self._known_by(lambda source: source.content)
 
+    def where(self, index: int) -> str:
+        """Returns what its source calls it."""
+        source, inside = self._find(index)
+        return source.where(inside)
+
+    def name_of(self, index: int) -> str:
+        """Returns what its source calls it there."""
+        source, inside = self._find(index)
+        return source.name_of(inside)
+
+    @abstractmethod
+    def _find(self, index: int) -> tuple[Source, int]:
+        """Returns the source of a sample, and its number there."""
+
     @abstractmethod
     def _known_by(self, what: Callable[[Source], str]) -> str:
         """Returns a sha256 of what the other sources are known by, and of what is made of them."""

@@ -61,13 +61,8 @@ class Subset(Derived):
             return self.source.read(index - len(self))
         return self.source.read(int(self.chosen[index]))[0], int(self.labels[index])
 
-    def where(self, index: int) -> str:
-        """Returns what the source calls it."""
-        return self.source.where(self._in_source(index))
-
-    def name_of(self, index: int) -> str:
-        """Returns what the source calls it there."""
-        return self.source.name_of(self._in_source(index))
+    def _find(self, index: int) -> tuple[Source, int]:
+        return self.source, self._in_source(index)
 
     def replacement(self, index: int) -> int | None:
         """Returns the next sample that was chosen in the same shard, or its first; of all where it is alone there.

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mrp.config import ConfigError
+from mrp.data import jpeg
 from mrp.data.source import DecodeError, as_pixels, one_line
 
 _CHANNEL_AXES = "CSQI"  # tifffile's letters: channels, samples of a pixel, pages that nothing is said of
@@ -56,7 +57,7 @@ class Tiff:
             raise
         except Exception as error:  # on damaged files tifffile raises almost anything
             raise DecodeError(f"no TIFF, or a damaged one: {one_line(error)}") from None
-        self._orientation = _orientation(page)
+        self._orientation = jpeg.turn(getattr(page.tags.get(_ORIENTATION), "value", None))
         stored = axes.get("Y", 0), axes.get("X", 0)
         self.size = stored[::-1] if self._orientation >= _TURNED else stored
         self._others = [axis for axis, length in axes.items() if axis not in "YX" and length > 1]
@@ -168,12 +169,6 @@ class Tiff:
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             self._file.close()
-
-
-def _orientation(page: Any) -> int:
-    """Returns how the pixels are to be turned, by the numbers of EXIF; 1, as they are, where the tag says nothing."""
-    tag = page.tags.get(_ORIENTATION)
-    return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
 
 
 def _no_data(page: Any) -> np.float32 | None:

@@ -63,10 +63,12 @@ class CloudStore(Store):
             except Exception as error:  # the client raises its own kinds, and some of Python's
                 if type(error).__name__ in _REFUSALS:
                     raise RefusedError(f"{self.where(name)}: may not be read; check the credentials") from None
-                fault = _fault(error)
-                if fault is None:
-                    raise TemporaryError(" ".join(str(error).partition("Debug source:")[0].split())[:200]) from None
-                raise StorageError(f"{self.where(name)}: {fault}") from None
+                if isinstance(error, FileNotFoundError):
+                    raise StorageError(f"{self.where(name)}: is not there; check the address") from None
+                if "redirect" in str(error).lower():
+                    remedy = "check the address, and the region (AWS_REGION)"
+                    raise StorageError(f"{self.where(name)}: the store sends the request on; {remedy}") from None
+                raise TemporaryError(" ".join(str(error).partition("Debug source:")[0].split())[:200]) from None
 
         return self.patiently(name, attempt)
 
@@ -104,12 +106,3 @@ def _of_amazon(address: str) -> Any:
             f"{address}: there are no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or "
             "AWS_SKIP_SIGNATURE=true for public data"
         ) from None
-
-
-def _fault(error: Exception) -> str | None:
-    """Returns what is wrong if another try would end in the same way."""
-    if isinstance(error, FileNotFoundError):
-        return "is not there; check the address"
-    if "redirect" in str(error).lower():
-        return "the store sends the request on; check the address, and the region (AWS_REGION)"
-    return None
