@@ -19,7 +19,7 @@ from mrp.evaluate.config import Heads, Labelled
 from mrp.evaluate.contract import Evaluator, Pause, Result, Setting
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision, NothingToChoose
-from mrp.evaluate.split import by_class
+from mrp.evaluate.split import by_class, first_of_each
 from mrp.evaluate.table import Table, under_views
 from mrp.evaluate.views import Changed
 
@@ -124,12 +124,9 @@ def chosen_images(config: Any, train: Table, source: Source) -> Table:
 
 def _fraction(labels: torch.Tensor, keys: torch.Tensor, fraction: float) -> NDArray[np.int64]:
     """Returns the same share of each class, at least one image; those of a smaller fraction are in every larger one."""
-    order = by_class(labels, keys, _DRAW)
     counts = torch.bincount(labels).numpy()
-    first = np.cumsum(counts) - counts
     quota = np.minimum(counts, np.maximum(1, np.round(fraction * counts))).astype(np.int64)
-    chosen: NDArray[np.int64] = order[np.arange(len(order)) < (first + quota)[labels.numpy()[order]]]
-    return np.sort(chosen)
+    return np.sort(first_of_each(by_class(labels, keys, _DRAW), labels, quota))
 
 
 def listed(path: Path, source: Source) -> NDArray[np.int64]:

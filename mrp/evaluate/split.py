@@ -36,9 +36,8 @@ def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) 
     if len(groups) < len(keys):
         chosen = _whole_groups(labels.numpy(), keys.numpy(), groups[np.argsort(fold(_RULE, draw, groups))], quota)
     else:
-        first = np.cumsum(counts) - counts
         chosen = np.zeros(len(order), bool)
-        chosen[order[np.arange(len(order)) < (first + quota)[labels.numpy()[order]]]] = True
+        chosen[first_of_each(order, labels, quota)] = True
     if not chosen.any():
         raise ConfigError(
             "a probe needs two training samples of some class, in two groups where the data have groups, to hold one "
@@ -73,10 +72,14 @@ def _whole_groups(
 
 def few(labels: Tensor, keys: Tensor, shots: int, draw: int) -> NDArray[np.int64]:
     """Returns `shots` samples of each class (all, where it has fewer), other ones in every draw."""
-    order = by_class(labels, keys, draw + 1)
+    return first_of_each(by_class(labels, keys, draw + 1), labels, shots)
+
+
+def first_of_each(order: NDArray[np.int64], labels: Tensor, quota: int | NDArray[np.int64]) -> NDArray[np.int64]:
+    """Returns the first rows of each class, as many as its quota; in `order` they stand class by class."""
     counts = torch.bincount(labels).numpy()
-    first = np.cumsum(counts) - counts
-    chosen: NDArray[np.int64] = order[np.arange(len(order)) < (first + shots)[labels.numpy()[order]]]
+    ends = np.cumsum(counts) - counts + quota
+    chosen: NDArray[np.int64] = order[np.arange(len(order)) < ends[labels.numpy()[order]]]
     return chosen
 
 

@@ -80,11 +80,6 @@ def mean_of(scores: Scores, groups: Ints | None = None) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def mean_difference(first: Scores, second: Scores, groups: Ints | None = None) -> Difference:
-    """Returns the difference of two means over the same images, with the normal interval of the paired differences."""
-    return Difference(*mean_of(first - second, groups))
-
-
 def mean_per_class(right: Bools, classes: Classes, groups: Ints | None = None) -> Interval:
     """Returns the mean over classes of the accuracy in each, with Agresti and Coull's interval spread over classes."""
     hits, images = _per_class(right, classes), _per_class(right | True, classes)
@@ -125,7 +120,7 @@ def over_draws(first: Sequence[float], second: Sequence[float], value: float) ->
     Draws are of training images, whose mean is the value; or they are `pseudo_values` of groups of test images. Then
     the interval is about the difference that sets of as many images have on average.
     """
-    _, low, high = _student([one - other for one, other in zip(first, second, strict=True)])
+    _, low, high = over_seeds([one - other for one, other in zip(first, second, strict=True)])
     half = (high - low) / 2
     return Difference(value, value - half, value + half)
 
@@ -152,7 +147,9 @@ def of_draws_and_images(right: Bools, groups: Ints | None = None) -> Interval:
 
 def over_seeds(values: Sequence[float]) -> Interval:
     """Returns the mean over seeds, with Student's interval."""
-    return Interval(*_student(values))
+    mean = float(np.mean(values))
+    half = student_95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)
 
 
 def between_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
@@ -229,9 +226,3 @@ def _per_class(marked: Bools, classes: Classes | None) -> NDArray[np.float64]:
         return np.array([marked.sum()], np.float64)
     _, numbers = np.unique(classes, return_inverse=True)
     return np.bincount(numbers, weights=marked.astype(np.float64)).astype(np.float64)
-
-
-def _student(values: Sequence[float]) -> Difference:
-    mean = float(np.mean(values))
-    half = student_95(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
-    return Difference(mean, mean - half, mean + half)

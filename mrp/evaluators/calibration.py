@@ -17,6 +17,7 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.order import Ints, fold
 from mrp.evaluate import sweep
+from mrp.evaluate.answering import test_batches
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
@@ -30,7 +31,6 @@ from mrp.evaluate.table import Table
 BINS = 15
 _TEMPERATURES = 1e-3, 1e3  # between which one is looked for
 _HALF = 0x68616C66  # the purpose of a hash, which sets it apart from others
-_LARGEST_BATCH = 256
 _VALUES = ("ece", "ece_equal_mass", "nll", "brier")
 _SHOWN = ("ece", "nll", "temperature", "scaled_ece")  # in tables
 
@@ -99,8 +99,7 @@ class Evaluator(Probe[Learned]):
                 f"calibration: the model tells {classes} classes apart, but data.train has "
                 f"{len(setting.train.classes)}; take the data of the run"
             )
-        share = -(-len(test) // processes.num_processes)
-        loader, here = setting.loader(test, min(setting.batch, share, _LARGEST_BATCH)), processes.is_main_process
+        loader, here = test_batches(setting), processes.is_main_process
         with evaluating(model):
             said = partial(_said, model)
             parts = [*gathered(loader, len(test), processes, pause, "batches of test images", said, here)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from mrp.data.order import Ints
 from mrp.evaluate import measures, results, statistics
-from mrp.evaluate.results import Outcomes, Record
+from mrp.evaluate.results import Record
 from mrp.report.page import Cell
 from mrp.suites.corruptions import ALEXNET_ERRORS, SEVERITIES
 
@@ -29,7 +29,7 @@ class _Errors:
         answers = {name: results.read_outcomes(folder, record) for name, record in records.items()}
         errors = {name: 1 - _share(record.result["accuracy"]) for name, record in records.items()}
         found = [one for one in answers.values() if one is not None]
-        if len(found) < len(answers) or any(_differ(found[0], one) for one in found):
+        if len(found) < len(answers) or any(not np.array_equal(found[0].classes, one.classes) for one in found):
             return cls(errors, None)
         images = {name: 1 - one.right.astype(np.float64) for name, one in answers.items() if one is not None}
         return cls(errors, images, found[0].groups)
@@ -75,7 +75,3 @@ def cells(folder: Path, records: Mapping[str, Record], prefix: str, each: bool) 
 
 def _share(accuracy: Any) -> float:
     return float(accuracy["accuracy"] if isinstance(accuracy, Mapping) else accuracy)
-
-
-def _differ(first: Outcomes, second: Outcomes) -> bool:
-    return not np.array_equal(first.classes, second.classes)

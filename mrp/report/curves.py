@@ -130,8 +130,8 @@ def of_one(group: Group, history: History) -> list[Chart]:
     """Returns the charts of a group for one run, each where the run has logged its numbers."""
     return [
         Chart(
-            metric.words(metric.what, series[0]), metric.unit, series, _marks(history, metric), metric.kind,
-            metric.note, zero=metric.zero,
+            metric.words(metric.what, series[0]), metric.unit, series,
+            history.marks if metric.what == "Loss" else _starts(history), metric.kind, metric.note, zero=metric.zero,
         )
         for metric in _metrics(group, [history])
         if (series := metric.series(history)) and not _repeats(metric, history)
@@ -191,12 +191,8 @@ def _in_percent(series: Series) -> Series:
     return Series(series.name, series.x, 100 * series.y, *bounds)
 
 
-def _marks(history: History, metric: Metric) -> Marks:
-    """Returns what is marked in a chart: everything beside the loss, and starts and incidents beside the others."""
-    return history.marks if metric.what == "Loss" else _starts(history)
-
-
 def _starts(history: History) -> Marks:
+    """Returns what is marked in charts other than the loss's: starts and incidents alone."""
     return Marks(history.marks.resumes, history.marks.incidents)
 
 

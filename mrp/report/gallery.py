@@ -205,7 +205,8 @@ def _embedding(model: Model, found: HeldOut) -> Iterator[tuple[str, NDArray[Any]
     nearest = similarity.topk(min(NEAREST, len(features) - 1)).indices.numpy()
     yield "nearest", nearest
     wanted = np.concatenate([np.arange(min(QUERIES, len(features)))[:, None], nearest[:QUERIES]], axis=1)
-    yield "beside", displayed(found.images[wanted.reshape(-1)]).reshape(*wanted.shape, *_shape(found.images))
+    beside = displayed(found.images[wanted.reshape(-1)])
+    yield "beside", beside.reshape(*wanted.shape, *beside.shape[1:])
     yield "beside_numbers", wanted
 
 
@@ -233,7 +234,3 @@ def _smaller(pixels: Pixels) -> Pixels:
     images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
     small = functional.interpolate(images, size, mode="bilinear", antialias=True).round().clamp(0, 255)
     return small.permute(0, 2, 3, 1).to(torch.uint8).numpy()
-
-
-def _shape(images: Tensor) -> tuple[int, ...]:
-    return displayed(images[:1]).shape[1:]

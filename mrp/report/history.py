@@ -43,7 +43,7 @@ class History:
         found: dict[str, tuple[array[float], array[float]]] = {}
         for line in each_line(self.folder / METRICS):
             for key, value in line.items() if line["step"] <= self.until else ():
-                if _is_number(value):
+                if isinstance(value, int | float) or value in ("nan", "inf", "-inf"):
                     steps, values = found.get(key) or found.setdefault(key, (array("d"), array("d")))
                     steps.append(line["step"])
                     values.append(float(value))
@@ -170,7 +170,3 @@ def _with_intervals(series: Series, images: int) -> Series:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) or value in ("nan", "inf", "-inf")

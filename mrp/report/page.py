@@ -145,7 +145,7 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
         mine, theirs = pair
         return statistics.paired(mine.right, theirs.right, mine.classes if first.per_class else None, mine.groups)
     if first.scores is not None and second.scores is not None and len(first.scores) == len(second.scores):
-        return statistics.mean_difference(first.scores, second.scores, first.groups)
+        return Difference(*statistics.mean_of(first.scores - second.scores, first.groups))
     if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
         return _of_draws(first.measure, second.measure)
     if first.interval is None or second.interval is None:

@@ -12,7 +12,6 @@ from matplotlib.figure import Figure
 
 from mrp.certify import Gap
 
-LINE = "#1f5f8b"
 FAINT = "#a9c7db"
 STYLES = ("-", "--", "-.", ":")
 

@@ -90,14 +90,11 @@ def _reconstructions(told: Sequence[Told], side: int) -> Iterator[Markup]:
     """Yields the newest checkpoints' reconstructions of the same images, where all were given the same."""
     newest = [(one.history.name, one.pictures.pictures[-1]) for one in told[:SERIES] if one.pictures.pictures]
     drawn = [(name, one.arrays) for name, one in newest if "painted" in one.arrays]
-    if len(drawn) < 2:
-        return
-    inputs = drawn[0][1]["input"]
-    drawn = [(name, arrays) for name, arrays in drawn if np.array_equal(arrays["input"], inputs)]
+    drawn = [(name, arrays) for name, arrays in drawn if np.array_equal(arrays["input"], drawn[0][1]["input"])]
     if len(drawn) < 2:
         return
     yield tag("h2", "Reconstructions of the same held-out images")
-    columns, seen = [strip("input", inputs, side)], None
+    columns, seen = [strip("input", drawn[0][1]["input"], side)], None
     for name, arrays in drawn:
         if seen is None or not np.array_equal(seen, arrays["seen"]):  # methods hide other patches
             seen = arrays["seen"]
@@ -109,29 +106,20 @@ def _reconstructions(told: Sequence[Told], side: int) -> Iterator[Markup]:
 def _differences(told: Sequence[Told]) -> Iterator[Markup]:
     """Yields the options in which the runs differ, and which of them do not change results."""
     values = [flat(one.history.values) for one in told]
-    keys = [
-        key for key in dict.fromkeys(key for one in values for key in one) if _differ([one.get(key) for one in values])
-    ]
+    every = dict.fromkeys(key for one in values for key in one)
+    keys = [key for key in every if any(one.get(key) != values[0].get(key) for one in values)]
     yield tag("h2", "Differences of configuration")
     if not keys:
         yield tag("p", "None: every option is the same.")
         return
-    rows = [[_named(key), *(_shown(one.get(key)) for one in values)] for key in keys]
+    rows = [[f"{key} (free)" if _free(key) else key, *(_shown(one.get(key)) for one in values)] for key in keys]
     yield table(["option", *(one.history.name for one in told)], rows, labels=1 + len(told))
     if any(_free(key) for key in keys):
         yield tag("p", "(free): does not change results.", class_="note")
 
 
-def _named(key: str) -> str:
-    return f"{key} (free)" if _free(key) else key
-
-
 def _free(key: str) -> bool:
     return key.partition(".")[0] in NOT_IN_IDENTITY
-
-
-def _differ(values: Sequence[Any]) -> bool:
-    return any(value != values[0] for value in values[1:])
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from mrp import progress
 from mrp.build import open_source
 from mrp.config import ConfigError
 from mrp.evaluate.statistics import Difference
-from mrp.judging import Judged, carry_out
+from mrp.judging import carry_out
 from mrp.model import load
 from mrp.report.judged import page_of
 from mrp.report.page import Page, difference_of
@@ -137,7 +137,9 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
         except ConfigError as error:
             notes.append(f"{evaluator} is left out: {error}")
             continue
-        changes += changes_of(plan, judged) if len(judged) > 1 else []
+        if len(judged) > 1:
+            page = page_of(plan, judged)
+            changes += filter(None, (_change(page, column) for column in range(len(page.columns))))
     if len(notes) == len(evaluators):
         raise ConfigError(f"nothing can be measured on the held-out images: {'; '.join(notes)}")
     changes.sort(key=lambda change: [*DIRECTIONS].index(change.number) if change.number in DIRECTIONS else 0)
@@ -161,13 +163,8 @@ def _evaluators(run: Run, before: Path, labelled: bool) -> dict[str, dict[str, A
     return {"geometry": dict(_GEOMETRY)} | ({"validation": {}} if comparable else {})
 
 
-def changes_of(plan: Plan, judged: Sequence[Judged]) -> list[Change]:
-    """Returns the numbers of two judged weights, those after the training first, that can be told apart."""
-    page = page_of(plan, judged)
-    return [change for column in range(len(page.columns)) if (change := _change(page, column)) is not None]
-
-
 def _change(page: Page, column: int) -> Change | None:
+    """Returns a number of two judged weights, those after the training first; None where they cannot be told apart."""
     after, before = page.cells.get((0, column)), page.cells.get((1, column))
     if after is None or before is None or after.measure is None or before.measure is None:
         return None
