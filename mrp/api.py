@@ -38,18 +38,15 @@ def pretrain(recipe: str | Path, *words: str, folder: str | Path | None = None, 
     newest checkpoint. Several processes take part where a launcher such as torchrun starts this script several times.
     """
     with handed_over(overrides) as values:
-        return _pretrained(recipe, [*words, *as_words(values)], run_folder(recipe, folder))
-
-
-def _pretrained(recipe: str | Path, words: list[str], folder: Path) -> Path:
-    run = load_run(recipe, words, folder)
-    if run.init is None and (key := _for_pretrained_weights(run)):
-        raise ConfigError(
-            f"init: {key} is for pretrained weights, and none are given; fine-tune some with 'mrp finetune' and "
-            f"init=RUN, or leave {key} out to train from scratch"
-        )
-    train(run, folder)
-    return folder
+        target = run_folder(recipe, folder)
+        run = load_run(recipe, [*words, *as_words(values)], target)
+        if run.init is None and (key := _for_pretrained_weights(run)):
+            raise ConfigError(
+                f"init: {key} is for pretrained weights, and none are given; fine-tune some with 'mrp finetune' and "
+                f"init=RUN, or leave {key} out to train from scratch"
+            )
+        train(run, target)
+    return target
 
 
 def _for_pretrained_weights(run: Run) -> str | None:
@@ -65,23 +62,20 @@ def finetune(recipe: str | Path, *words: str, folder: str | Path | None = None, 
     Returns the run's folder, where `validation.json` holds the results on the test data.
     """
     with handed_over(overrides) as values:
-        return _finetuned(recipe, [*words, *as_words(values)], run_folder(recipe, folder))
-
-
-def _finetuned(recipe: str | Path, words: list[str], folder: Path) -> Path:
-    run = load_run(recipe, words, folder)
-    if not hasattr(run.objective, "classes"):
-        raise ConfigError(
-            f"objective: {run.name} pretrains, and fine-tuning needs a recipe of classification; take one such as "
-            "finetune_mae_vit_base_in1k, or use 'mrp pretrain', which takes init= too"
-        )
-    if run.init is None:
-        raise ConfigError(
-            "init: the pretrained weights to fine-tune are not given; add init=RUN (a run's folder, a checkpoint, or "
-            "an official file), or train from scratch with 'mrp pretrain'"
-        )
-    train(run, folder)
-    return folder
+        target = run_folder(recipe, folder)
+        run = load_run(recipe, [*words, *as_words(values)], target)
+        if not hasattr(run.objective, "classes"):
+            raise ConfigError(
+                f"objective: {run.name} pretrains, and fine-tuning needs a recipe of classification; take one such as "
+                "finetune_mae_vit_base_in1k, or use 'mrp pretrain', which takes init= too"
+            )
+        if run.init is None:
+            raise ConfigError(
+                "init: the pretrained weights to fine-tune are not given; add init=RUN (a run's folder, a checkpoint, "
+                "or an official file), or train from scratch with 'mrp pretrain'"
+            )
+        train(run, target)
+    return target
 
 
 class Judged(NamedTuple):

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from mrp.config import ConfigError, Tree, build
 from mrp.data.config import Config as DataConfig
 from mrp.data.order import keys
 from mrp.evaluate.readout import backbone_of
-from mrp.folder import CLASSES, CONFIG
+from mrp.folder import CONFIG
 from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
 from mrp.interop.weights import ModelWeights
@@ -232,14 +231,11 @@ def class_names(model: Model) -> tuple[str, ...]:
     The run's folder says so, or else its training data.
     """
     count = getattr(model.run.objective, "classes", 0)
-    try:
-        names = tuple(json.loads((model.folder / CLASSES).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        try:
-            names = open_source(model.run, "train").classes if count else ()
-        except ConfigError:
-            return ()
-    return names if len(names) == count and all(isinstance(name, str) for name in names) else ()
+    names = runs.classes_of(model.folder)
+    if count and not names:
+        with suppress(ConfigError):
+            names = open_source(model.run, "train").classes
+    return names if len(names) == count else ()
 
 
 @apart()

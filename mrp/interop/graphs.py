@@ -66,7 +66,8 @@ def write_onnx(folder: Path, answers: Answers, shape: tuple[int, int, int]) -> s
         for graph in (program.model.graph, *program.model.functions.values()):
             for node in graph:
                 node.metadata_props.clear()  # the lines of code that it is from, by their paths on this machine
-        program.save(folder / ONNX, external_data=_bytes(answers) > _LARGEST)
+        size = sum(tensor.nbytes for tensor in answers.state_dict().values())
+        program.save(folder / ONNX, external_data=size > _LARGEST)
     return (
         "import onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("FOLDER/{ONNX}")\n'
@@ -89,7 +90,3 @@ def write_exported(folder: Path, answers: Answers, shape: tuple[int, int, int]) 
         f"{', '.join(answers.names)}, = program(images)  "
         f"# float32 in [0, 1], of shape (count, {', '.join(map(str, shape))}); normalised inside"
     )
-
-
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in module.state_dict().values())

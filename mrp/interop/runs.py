@@ -99,11 +99,11 @@ def read(path: Path, weights: WeightsName | None = None, step: int | None = None
         std=data.std,
         step=chosen.step,
         weights=weights,
-        classes=_classes(folder),
+        classes=classes_of(folder),
     )
 
 
-def _classes(folder: Path) -> tuple[str, ...]:
+def classes_of(folder: Path) -> tuple[str, ...]:
     """Returns what a run's folder says that its classes are called; none where it says nothing."""
     try:
         return tuple(map(str, json.loads((folder / CLASSES).read_text(encoding="utf-8"))))

@@ -110,8 +110,8 @@ def of_objective(method: str, tensors: Mapping[str, Tensor], given: Mapping[str,
     """Returns the options of a method that its weights tell; the rest has its defaults."""
     if method == "classify":
         return _classify(tensors, given)
-    if method == "mae":
-        return _mae(tensors, given)
+    if method == "mae" and "decoder.embed.weight" in tensors:
+        return {"decoder": _decoder(tensors, given, len(tensors["decoder.embed.weight"]))}
     if method == "crossmae":
         return _crossmae(tensors, given)
     if method == "ijepa" and "predictor.embed.weight" in tensors:
@@ -140,12 +140,6 @@ def _classify(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values
         raise ConfigError("its head takes the mean of normalised tokens, which classify has no way to do")
     classes = len(tensors["head.weight"]) if "head.weight" in tensors else given["classes"]
     return {"classes": classes, "pool": "mean" if mean else "cls"}
-
-
-def _mae(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values:
-    if "decoder.embed.weight" not in tensors:
-        return {}
-    return {"decoder": _decoder(tensors, given, len(tensors["decoder.embed.weight"]))}
 
 
 def _crossmae(tensors: Mapping[str, Tensor], given: Mapping[str, Any]) -> Values:

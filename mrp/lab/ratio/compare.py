@@ -65,7 +65,8 @@ def result(prediction: dict[str, Any], digest: str, measured: list[dict[str, Any
     """
     ratios, outcomes = prediction["ratios"], []
     seeds = sorted({row["seed"] for row in measured})
-    for rule, merit in (prediction["merits"] | rules.fixed_merits(ratios)).items():
+    fixed = {f"nearest to {wanted:g}": [-abs(ratio - wanted) for ratio in ratios] for wanted in rules.FIXED}
+    for rule, merit in (prediction["merits"] | fixed).items():
         chosen = ratios.index(rules.best(ratios, merit))
         for probe in PROBES:
             curves = [[row[probe]["accuracy"] for row in measured if row["seed"] == seed] for seed in seeds]

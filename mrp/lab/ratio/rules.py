@@ -41,11 +41,6 @@ def merits(measured: Sequence[Measured], whole: float, chance: float) -> dict[st
     }
 
 
-def fixed_merits(ratios: Sequence[float]) -> dict[str, list[float]]:
-    """Returns every ratio's merit by the rules that look at nothing."""
-    return {f"nearest to {wanted:g}": [-abs(ratio - wanted) for ratio in ratios] for wanted in FIXED}
-
-
 def best(ratios: Sequence[float], merit: Sequence[float]) -> float:
     """Returns the ratio with the highest merit."""
     return max(zip(merit, ratios, strict=True))[1]
