@@ -19,6 +19,7 @@ from mrp.build import build_step
 from mrp.check.outcome import Failed
 from mrp.check.tiny import tiny_batch
 from mrp.config import Tree, build
+from mrp.data.worker_signals import START
 from mrp.run import Run
 
 WORLD = 2
@@ -89,7 +90,7 @@ def _steps(rank: int, values: Sequence[dict[str, Any]]) -> list[tuple[Any, ...]]
 
 def in_two(work: Callable[[int, Any], Any], given: Any, folder: Path) -> Any:
     """Returns what a function returns on the first of two processes that speak to each other."""
-    context: Any = multiprocessing.get_context("forkserver")
+    context: Any = multiprocessing.get_context(START)
     context.set_forkserver_preload(["mrp.check.processes"])
     processes = [context.Process(target=_joined, args=(rank, work, given, folder)) for rank in range(WORLD)]
     for process in processes:

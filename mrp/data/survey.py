@@ -36,7 +36,8 @@ class Survey:
         """Reads and decodes every image once."""
         found = cls(np.zeros(len(source), np.uint64), np.zeros((len(source), 2), np.int64))
         every, sums = -(-len(source) // _MEASURED), np.zeros((3, channels))
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as threads:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has none
+        with ThreadPoolExecutor(cores) as threads:
             for start in progress.over(range(0, len(source), _AT_ONCE), f"times {_AT_ONCE} images looked at"):
                 numbers = range(start, min(start + _AT_ONCE, len(source)))
                 read = [_read(source, number) for number in numbers]

@@ -6,11 +6,15 @@ at the end of a step, for which it needs its workers.
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import current_process, forkserver, parent_process, resource_tracker
 
+# How workers start. On macOS a process that was forked may crash in the system's libraries, which is why Python itself
+# starts new interpreters there; each of them then imports torch, which takes seconds.
+START = "spawn" if sys.platform == "darwin" else "forkserver"
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 
@@ -21,16 +25,24 @@ def ignore_requests() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, REQUESTS)
 
 
-def start_fork_server(preload: Sequence[str]) -> None:
-    """Starts the fork server, unless it runs, with the requests blocked, which it inherits until it ignores them."""
-    forkserver.set_forkserver_preload([__name__, *preload, "mrp.data.worker_memory"])
+@contextlib.contextmanager
+def requests_blocked() -> Iterator[None]:
+    """Has processes that start in this block inherit the requests as blocked, until they ignore them."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)
     try:
-        resource_tracker.ensure_running()  # it ignores SIGTERM and SIGINT, and has the others blocked from here
-        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # again: that has unblocked two of them
-        forkserver.ensure_running()
+        yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def start_fork_server(preload: Sequence[str]) -> None:
+    """Starts the fork server, if workers come from one and it does not run."""
+    with requests_blocked():
+        resource_tracker.ensure_running()  # it ignores SIGTERM and SIGINT, and has the others blocked from here
+        signal.pthread_sigmask(signal.SIG_BLOCK, REQUESTS)  # again: that has unblocked two of them
+        if START == "forkserver":
+            forkserver.set_forkserver_preload([__name__, *preload, "mrp.data.worker_memory"])
+            forkserver.ensure_running()
 
 
 def is_fork_server() -> bool:

@@ -7,8 +7,8 @@ import os
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from multiprocessing import current_process, parent_process
-from multiprocessing.context import ForkServerContext
+from contextlib import nullcontext
+from multiprocessing import current_process, get_context, parent_process
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mrp.config import ConfigError
-from mrp.data.worker_signals import ignore_requests, start_fork_server
+from mrp.data.worker_signals import START, ignore_requests, requests_blocked, start_fork_server
 
 _AHEAD = 2  # batches that each worker prepares before they are asked for
 _SETTLES = 0.2  # seconds in which the exit code of a worker that is silent may still come
@@ -63,7 +63,7 @@ class _Flag:
     """
 
     def __init__(self) -> None:
-        self._raised = _Context().RawValue(ctypes.c_bool, False)
+        self._raised = get_context(START).RawValue(ctypes.c_bool, False)
 
     def set(self) -> None:
         """Raises it."""
@@ -74,12 +74,11 @@ class _Flag:
         return bool(self._raised.value)
 
 
-class _Context(ForkServerContext):
-    """Starts workers from the fork server; by its event torch tells them to end."""
-
-    def Event(self) -> _Flag:  # type: ignore[override]
-        """Returns what torch takes for an event."""
-        return _Flag()
+def _context() -> Any:
+    """Returns how workers start; by its event torch tells them to end."""
+    context: Any = type(get_context(START))()
+    context.Event = _Flag
+    return context
 
 
 def torch_loader(
@@ -87,12 +86,13 @@ def torch_loader(
 ) -> DataLoader[Any]:
     """Returns torch's loader with one batch per item; its own generator leaves the global one alone.
 
-    Workers come from a fork server, which is started without CUDA or threads; torch gives each of them one thread.
+    Workers come from a fork server, which is started without CUDA or threads, and on macOS each is a new interpreter;
+    torch gives each of them one thread.
     """
     options: dict[str, Any] = {}
     if workers:
         prepare_workers()
-        options = {"multiprocessing_context": _Context(), "persistent_workers": persistent, "prefetch_factor": _AHEAD}
+        options = {"multiprocessing_context": _context(), "persistent_workers": persistent, "prefetch_factor": _AHEAD}
     return _Loader(
         dataset,
         batch_size=None,
@@ -125,7 +125,8 @@ def received(batches: DataLoader[Any]) -> Iterator[Any]:
     """Yields the batches; what went wrong in a worker becomes an error of one line."""
     iterator: Any = None
     try:
-        iterator = iter(batches)
+        with requests_blocked() if START == "spawn" else nullcontext():  # a fork server has seen to it already
+            iterator = iter(batches)
         for batch in iterator:
             if isinstance(batch, WorkerError):
                 raise ConfigError(batch.message)

@@ -67,7 +67,7 @@ def devices(case: Case) -> Iterator[Finding]:
             "install torch with CUDA (python -c 'import torch; print(torch.version.cuda)'), or a driver that is as new",
         )
     else:
-        yield ok("devices", "no GPU; the run computes on the CPU")
+        yield ok("devices", "no GPU of CUDA or ROCm; the run computes on the CPU")
     if cuda and case.processes > 1 and not machine.nccl:
         yield error("NCCL", "this torch has none, by which GPUs exchange gradients", "install torch with NCCL")
     if run.precision == "bf16" and not machine.bf16:

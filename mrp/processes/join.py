@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 import torch
@@ -21,11 +22,14 @@ EVALUATION = timedelta(days=2)  # only the first process trains heads, and the o
 
 def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
     """Joins the other processes that the launcher started; without a launcher this process is alone."""
-    # Left to itself, accelerate takes the ranks of a machine without an accelerator for as many separate runs.
-    cpu = not torch.accelerator.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
+    # Left to itself, accelerate takes the ranks of a machine without a GPU for as many separate runs, and devices that
+    # mrp has never been tried on, such as a Mac's, which has no float64.
+    cpu = not torch.cuda.is_available() or os.environ.get("ACCELERATE_USE_CPU", "").lower() in {"1", "true"}
     started = int(os.environ.get("WORLD_SIZE") or 1)
     if not cpu:
-        _check_devices(started, torch.accelerator.device_count())
+        _check_devices(started, torch.cuda.device_count())
+    else:
+        _tell_of_unused_device()
     if started == 1:
         _warn_of_single_tasks()
     handlers = (*handlers, InitProcessGroupKwargs(timeout=timeout or _TRAINING))
@@ -36,6 +40,13 @@ def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
             "unset the variables of the launcher that is not used"
         )
     return accelerator
+
+
+@cache
+def _tell_of_unused_device() -> None:
+    """Says once that this machine has a device that mrp leaves alone."""
+    if not torch.cuda.is_available() and (found := torch.accelerator.current_accelerator(check_available=True)):
+        progress.say(f"computes on the CPU: mrp uses GPUs of CUDA and ROCm, not this machine's '{found.type}' device")
 
 
 def _check_devices(started: int, devices: int) -> None:

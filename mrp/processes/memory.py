@@ -21,8 +21,12 @@ _OUT_OF_MEMORY = re.compile(
 
 
 def used(device: torch.device) -> dict[str, float]:
-    """Returns, in GiB, what this process and its workers hold on the host, and the process's peak on its device."""
-    values = {"memory/host_gib": resident(os.getpid()) / _GIB}
+    """Returns, in GiB, what this process and its workers hold on the host, and the process's peak on its device.
+
+    What a system does not tell (without /proc, as macOS) is left out.
+    """
+    held = resident(os.getpid())
+    values = {"memory/host_gib": held / _GIB} if held else {}
     if device.type == "cuda":
         values["memory/device_peak_gib"] = torch.cuda.max_memory_allocated(device) / _GIB
     return values

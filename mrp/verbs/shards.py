@@ -134,7 +134,7 @@ def _names(source: str) -> tuple[str, list[str]]:
     from mrp.data.shardtool.scan import expand
 
     if "://" not in source and Path(source).is_dir():
-        return source, sorted(path.name for path in Path(source).glob("*.tar"))
+        return source, sorted(path.name for path in Path(source).glob("[!.]*.tar"))
     if source.startswith("pipe:"):
         raise ConfigError(f"{source[:60]}: commands are not run; give a folder or an address")
     folder, _, pattern = source.rpartition("/")

@@ -25,6 +25,7 @@ import pytest
 import torch
 from PIL import Image
 
+from mrp.cli import main
 from mrp.config import ConfigError
 from mrp.data import manifest
 from mrp.data.augment import View
@@ -92,6 +93,17 @@ def test_a_tar_cut_inside_a_header_or_inside_data_is_refused(tmp_path: Path) -> 
     assert "cut short: 's3.jpg' at byte" in refused(tmp_path / "cut.tar")
     (tmp_path / "cut.tar").write_bytes(content[: member.offset + 7])
     assert "the last whole sample before it is 's2'" in refused(tmp_path / "cut.tar")
+
+
+def test_hidden_members_which_a_mac_adds_are_passed_over(tmp_path: Path) -> None:
+    hidden = {"._s0.cls": b"", "._s0.jpg": b"\0\5\x16\7", "a/.DS_Store": b""}
+    mixed = [member for pair in zip(hidden.items(), whole(), strict=False) for member in pair] + whole()[3:]
+    found = scan.scan(tar(tmp_path / "a.tar", mixed))
+    assert found.records["label"].tolist() == [1] * 4
+    assert found.records["size"].tolist() == [len(jpeg(number)) for number in range(4)]
+    tar(tmp_path / "._a.tar", {"x": b""})
+    main(["shards", "index", str(tmp_path)])
+    assert open_source(str(tmp_path), "train").shard_sizes.tolist() == [4]
 
 
 def test_a_flipped_byte_anywhere_in_a_header_is_refused(tmp_path: Path) -> None:

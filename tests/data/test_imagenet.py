@@ -17,18 +17,20 @@ from mrp.data.shardtool.imagenet import DEVKIT, open_original
 from tests.data.conftest import jpeg, make, tar
 
 CLASSES = ["n03000000", "n01000000", "n02000000"]
+HIDDEN = b"\0\5\x16\7"  # the beginning of what a Mac adds to a tar for each file, under a hidden name
 
 
 def training(root: Path) -> Path:
     inner = {}
     for label, name in enumerate(CLASSES):
-        images = {f"{name}_{n}.JPEG": jpeg(10 * label + n) for n in range(4)}
-        inner[f"{name}.tar"] = tar(root / "inner.tar", images).read_bytes()
+        images = {f"{name}_{n}.JPEG": jpeg(10 * label + n) for n in range(4)} | {f"._{name}_0.JPEG": HIDDEN}
+        inner |= {f"{name}.tar": tar(root / "inner.tar", images).read_bytes(), f"._{name}.tar": HIDDEN}
     return tar(root / "ILSVRC2012_img_train.tar", inner)
 
 
 def validation(root: Path, truth: list[int]) -> Path:
     images = {f"ILSVRC2012_val_{n + 1:08}.JPEG": jpeg(100 + n) for n in range(5)}
+    images["._ILSVRC2012_val_00000001.JPEG"] = HIDDEN
     kind = np.dtype([("ILSVRC2012_ID", object), ("WNID", object), ("num_children", object)])
     rows = [(number, name, 0) for number, name in enumerate(CLASSES, 1)] + [(1001, "n00001740", 3)]
     meta = io.BytesIO()

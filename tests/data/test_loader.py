@@ -1,5 +1,6 @@
 """The same pixels for every number of ranks, workers and micro-batches; each sample once in evaluation; clean ends."""
 
+import itertools
 import multiprocessing
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from mrp.batch import Batch
 from mrp.config import ConfigError
@@ -23,6 +25,7 @@ from mrp.data.mixtures import order as sharded_order
 from mrp.data.open import open_source
 from mrp.data.order import Order, keys
 from mrp.data.source import Source
+from mrp.data.worker_signals import REQUESTS
 from mrp.run import load
 from mrp.train import train
 from tests.data.conftest import evaluated, jpeg, loaded, make
@@ -193,6 +196,24 @@ def test_evaluation_sees_each_sample_once(folder: Path, batch: int, world: int) 
 def test_evaluation_in_workers_is_the_same_and_they_end(folder: Path) -> None:
     source = open_source(str(folder), "test")
     for left, right in zip(by_rank(source, 16, 1)[0], by_rank(source, 16, 1, workers=2)[0], strict=True):
+        assert torch.equal(left.images, right.images)
+    assert not multiprocessing.active_children()
+
+
+def test_workers_that_are_new_interpreters_do_the_same(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a Mac. What is sent to the whole job before they can ignore it does not end them."""
+    monkeypatch.setattr("mrp.data.workers.START", "spawn")
+    start = DataLoader.__iter__
+
+    def started(self: DataLoader[Any]) -> Any:
+        found = start(self)
+        for worker, number in itertools.product(multiprocessing.active_children(), REQUESTS):
+            os.kill(worker.pid or 0, number)
+        return found
+
+    monkeypatch.setattr(DataLoader, "__iter__", started)
+    source = open_source(str(folder), "test")
+    for left, right in zip(by_rank(source, 16, 1)[0], by_rank(source, 16, 1, workers=1)[0], strict=True):
         assert torch.equal(left.images, right.images)
     assert not multiprocessing.active_children()
 

@@ -44,6 +44,9 @@ def test_class_folders_give_labels(tmp_path: Path) -> None:
         picture(tmp_path / name)
     (tmp_path / "cat" / ".DS_Store").write_bytes(b"")
     picture(tmp_path / "cat" / ".thumb.png")
+    for name in ("cat/._1.JPG", "__MACOSX/cat/._1.JPG"):  # as a Mac packs them
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"\0\5\x16\7")
     (tmp_path / "cat" / "notes.txt").write_text("no picture")
     (tmp_path / "list.csv").write_text("no picture")
     source = open_source(str(tmp_path), "train")

@@ -86,8 +86,8 @@ def test_a_run_leaves_torch_as_deterministic_as_it_was(
 @pytest.fixture
 def one_device(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """A machine on which a process sees one device; nothing is joined."""
-    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr(torch.accelerator, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(join, "Accelerator", lambda **_: SimpleNamespace(num_processes=2))
     monkeypatch.setenv("WORLD_SIZE", "2")
     return monkeypatch
@@ -149,3 +149,18 @@ def test_tasks_of_srun_that_do_not_know_of_each_other_are_told(
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 1
     assert said[0].startswith("warning: srun has started 8 tasks, each of which is alone")
+
+
+def test_a_device_that_is_no_gpu_of_cuda_is_left_alone_and_said_once(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A Mac has such a device, which has no float64."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: torch.device("mps"))
+    monkeypatch.setattr(join, "Accelerator", lambda cpu, **_: SimpleNamespace(num_processes=1, cpu=cpu))
+    join._tell_of_unused_device.cache_clear()
+    for _ in range(2):
+        assert join.join().cpu
+    join._tell_of_unused_device.cache_clear()
+    assert capsys.readouterr().err.count("computes on the CPU: mrp uses GPUs of CUDA and ROCm, not this") == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,11 @@ def test_the_memory_of_a_child_counts() -> None:
     assert 60 << 20 < grown < 200 << 20
     assert memory.resident(child.pid) == 0  # it is gone
     assert memory.used(torch.device("cpu")).keys() == {"memory/host_gib"}
+
+
+def test_memory_that_the_system_does_not_tell_is_left_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "PROC", tmp_path)  # as on macOS, which has no /proc
+    assert memory.used(torch.device("cpu")) == {}
 
 
 def cost(activations: int) -> Cost:

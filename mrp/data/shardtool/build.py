@@ -30,6 +30,7 @@ from mrp.data.shardtool.encode import encode
 from mrp.data.shardtool.finish import FinishedShard, write_set
 from mrp.data.shardtool.statistics import SAMPLED, measure_shard
 from mrp.data.source import Source
+from mrp.data.worker_signals import START
 from mrp.files import sha256_of, unfinished, write_atomically
 
 _NOTES = ".building"  # the folder with what is known of finished shards, while others are missing
@@ -134,7 +135,7 @@ def _make_all(plan: Plan, missing: list[int], workers: int) -> Iterator[None]:
             _make(plan, number)
             yield
         return
-    context = get_context("forkserver")
+    context = get_context(START)
     context.set_forkserver_preload([__name__])
     with ProcessPoolExecutor(workers, context, _start_worker, (plan,)) as pool:
         try:

@@ -98,7 +98,9 @@ def _is_tar(path: Path) -> bool:
 
 
 def _members(descriptor: int, size: int, start: int = 0) -> list[Member]:
-    return list(members(partial(os.pread, descriptor), size, start))
+    """Returns the files of a tar, without hidden ones, which a Mac adds."""
+    found = members(partial(os.pread, descriptor), size, start)
+    return [member for member in found if not member.name.rpartition("/")[2].startswith(".")]
 
 
 def _training(path: Path, descriptor: int, inner: list[Member]) -> Archive:

@@ -103,7 +103,10 @@ def _hash(key: str) -> int:
 
 
 def _samples(every: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]:
-    """Yields each key (the name up to the first dot after the last slash) and the members in a row that share it."""
+    """Yields each key (the name up to the first dot after the last slash) and the members in a row that share it.
+
+    Hidden members are passed over: a tar that was made on a Mac holds a `._a.jpg` beside each file.
+    """
     current: str | None = None
     files: dict[str, Member] = {}
     for member in every:
@@ -112,6 +115,8 @@ def _samples(every: Iterable[Member]) -> Iterator[tuple[str, dict[str, Member]]]
         except ManifestError as error:
             raise ShardError(str(error)) from None
         folder, slash, base = member.name.rpartition("/")
+        if base.startswith("."):
+            continue
         stem, _, ending = base.partition(".")
         key = f"{folder}{slash}{stem}"
         if key != current and current is not None:
