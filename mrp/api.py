@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from mrp import judging, probing
+from mrp import judging, probing, progress
 from mrp.config import ConfigError, as_words
 from mrp.data.handed import handed_over
 from mrp.interop.config import WeightsName
@@ -105,7 +105,7 @@ def evaluate(
     given, asked = _several(paths), probing.sections([*words, *as_words(overrides)])
     plan, changes = judging.plan_of_tests(tests, str(real) if real else None, asked, given[0], weights)
     judged = judging.carry_out(plan, given, weights, again=again, changes=changes, head=head)
-    if os.environ.get("RANK", "0") != "0":
+    if not progress.is_first():
         return None
     found = Judged(page_of(plan, judged, of_answers=True), Path(out or judged[0].folder))
     if out is not None:
@@ -136,7 +136,7 @@ def judge(
     plan = judging.plan_of_suite(suite, given)
     changes = probing.sections(word for word in words if "." in word.partition("=")[0])
     judged = judging.carry_out(plan, _several(paths), weights, untrained, again, changes, cache, head)
-    if os.environ.get("RANK", "0") != "0":
+    if not progress.is_first():
         return None
     found = Judged(page_of(plan, judged), Path(out or Path("runs") / f"judge-{plan.suite}"))
     write_all(found.page, found.folder)

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not progress.drop_closed_outputs():  # as `head` closes it, once it has read enough
             raise
     except Preempted as ended:
-        if os.environ.get("RANK", "0") == "0":
+        if progress.is_first():
             progress.put(f"mrp: {ended}", sys.stdout)
         _part_from_the_others()
         _end(ended.code)
@@ -94,7 +94,7 @@ def _leave(message: str, code: int) -> None:
     """Ends the process with one line on stderr, which the first process alone prints where several have the fault."""
     progress.drop_closed_outputs()
     sys.stdout.flush()
-    _wait_if(os.environ.get("RANK", "0") != "0")
+    _wait_if(not progress.is_first())
     progress.put(" ".join(message.split()), sys.stderr)
     if "RANK" in os.environ:
         os._exit(code)  # at once: closing the connections to processes that wait for this one would take minutes

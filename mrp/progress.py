@@ -25,7 +25,7 @@ def silence(quiet: bool) -> None:
 
 def say(text: str) -> None:
     """Prints a remark of the first process on standard error, where it is quiet a warning alone; `tell` is a run's."""
-    if (not _quiet or text.startswith("warning")) and _is_first():
+    if (not _quiet or text.startswith("warning")) and is_first():
         put(text, sys.stderr)
 
 
@@ -77,7 +77,7 @@ def drop_closed_outputs() -> bool:
     return bool(closed)
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Returns whether this is the process that speaks for all of a job."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -144,7 +144,7 @@ class Bar:
 
     def __enter__(self) -> Bar:
         global _shown
-        if not _hidden and on_terminal() and _is_first():
+        if not _hidden and on_terminal() and is_first():
             self._is_outermost = _shown is None
             if self._is_outermost:
                 _shown = _display()

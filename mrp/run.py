@@ -228,9 +228,8 @@ def load(name: str | Path, overrides: Iterable[str] = (), folder: Path | None = 
             "weights with init=RUN, as 'mrp finetune' does"
         )
     run = build(Run, tree)
-    if os.environ.get("RANK", "0") == "0":
-        for line in (*_no_longer_used(recipe.values, chosen.values), *_switched_off(chosen.values.get("evaluate"))):
-            progress.say(f"mrp: {line}")
+    for line in (*_no_longer_used(recipe.values, chosen.values), *_switched_off(chosen.values.get("evaluate"))):
+        progress.say(f"mrp: {line}")
     return run
 
 

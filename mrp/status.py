@@ -81,7 +81,7 @@ def status_of(folder: Path) -> Status:
         left = max(0, steps - step) * (batch / rate + _evaluating(lines))
     return Status(
         folder=folder, state=state, why=why, step=step, steps=steps, loss=_last(lines, "loss"), images_per_second=rate,
-        seconds_left=left, best=_bests(folder, lines), began=min(began, default=None), seen=seen,
+        seconds_left=left, best=_bests(folder), began=min(began, default=None), seen=seen,
         starts=len(starts), identity=identity,
     )  # fmt: skip
 
@@ -136,7 +136,7 @@ def _ended(
     return DIED, "killed, out of memory or disk space, or without power: it left no word"
 
 
-def _bests(folder: Path, lines: list[dict[str, Any]]) -> dict[str, tuple[float, int]]:
+def _bests(folder: Path) -> dict[str, tuple[float, int]]:
     with contextlib.suppress(KeyError, TypeError, ValueError):
         found = mapping_in(folder / BESTS)
         return {name: (float(one["value"]), int(one["step"])) for name, one in found.items()}

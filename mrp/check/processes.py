@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from mrp.batch import Batch
 from mrp.build import build_step
 from mrp.check.outcome import Failed
-from mrp.check.tiny import tiny_batch
+from mrp.check.tiny import gradients, tiny_batch
 from mrp.config import Tree, build
 from mrp.data.worker_signals import START
 from mrp.run import Run
@@ -43,8 +43,7 @@ def one_step(run: Run, batch: Batch, rank: int | None = None) -> Stepped:
     output.loss.backward()
     step.after_step(0, torch.tensor(True))
     loss = output.loss.detach()
-    gradients = {name: parameter.grad for name, parameter in step.named_parameters() if parameter.grad is not None}
-    return Stepped(loss if rank is None else averaged(loss), gradients, dict(step.state_dict()))
+    return Stepped(loss if rank is None else averaged(loss), gradients(step), dict(step.state_dict()))
 
 
 def share(batch: Batch, rank: int) -> Batch:

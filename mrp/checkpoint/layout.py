@@ -37,7 +37,7 @@ class Layout:
         """Yields the file's bytes, one tensor at a time."""
         yield self.head
         for tensor in self._tensors.values():
-            yield memoryview(_bytes(whole(tensor).cpu()).numpy())  # type: ignore[arg-type]
+            yield memoryview(whole(tensor).cpu().contiguous().flatten().view(torch.uint8).numpy())  # type: ignore[arg-type]
 
     def copy_to(self, memory: Tensor, asynchronous: bool = False) -> None:
         """Copies the file's bytes into this memory of the host; `asynchronous`: the device may still be copying."""
@@ -53,7 +53,3 @@ class Layout:
         """Takes part in putting sharded tensors together, on a process that does not write them."""
         for tensor in self._tensors.values():
             whole(tensor)
-
-
-def _bytes(tensor: Tensor) -> Tensor:
-    return tensor.contiguous().flatten().view(torch.uint8)

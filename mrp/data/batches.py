@@ -160,7 +160,7 @@ class Batches(Dataset[Result | WorkerError]):
             following = self.replacement(candidate) if candidate in self.known_bad else None
             if following is None:
                 try:
-                    data, label = self._checked(candidate, self.source.read(candidate))
+                    data, label = self._checked(self.source.read(candidate))
                     images = self.view.decoded(data, keys_, sound=candidate in self.sound)
                     self.sound.add(candidate)
                     return Seen(_apart(images, data), label, data.present if isinstance(data, Partial) else None)
@@ -176,7 +176,7 @@ class Batches(Dataset[Result | WorkerError]):
             candidate = following
         raise ConfigError(f"{self._where(sample)}: no sample of its shard is an image; remove the shard")
 
-    def _checked(self, sample: int, read: Any) -> tuple[RawImage, int]:
+    def _checked(self, read: Any) -> tuple[RawImage, int]:
         """Returns an image and its label, after checking that a source of one's own gives what it must."""
         if not isinstance(read, tuple | list) or len(read) != 2:
             raise UnfitError(f"its source reads a {type(read).__name__}; give an image and its label: (image, label)")

@@ -67,7 +67,7 @@ class Tiff:
         if page.photometric in (_WHITE_IS_ZERO, _PALETTE):
             what = "0 is white" if page.photometric == _WHITE_IS_ZERO else "a number stands for a colour of a palette"
             raise DecodeError(f"{what}; save the pixels themselves, 0 for black")
-        self._page, self._nothing = page, _no_data(page)
+        self._nothing = _no_data(page)
         self.channels: int = axes[self._others[0]] if self._others else 1
         self.dtype = as_pixels(np.empty(0, self._series.dtype)).dtype
 

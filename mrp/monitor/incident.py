@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
 from mrp.environment import environment
 from mrp.files import step_name, write_atomically
+from mrp.folder import now
 from mrp.monitor.config import Guard
 
 INCIDENTS, FILE, CONFIG = "incidents", "incident.json", "config.yaml"
@@ -98,7 +98,7 @@ class Incidents:
             "step": number + 1,
             "checkpoint": number,
             "policy": self._guard.policy,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "time": now(),
             "order_version": self._order.version,
             "data": self._source.identity,
             "processes": self._division.processes,

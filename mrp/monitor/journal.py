@@ -92,13 +92,10 @@ class Spikes:
     def _deviations(self, loss: float) -> float | None:
         if not math.isfinite(loss):
             return None
-        above = self._above(loss)
+        above = None
+        if len(self._before) >= _ENOUGH:
+            median = statistics.median(self._before)
+            deviation = 1.4826 * statistics.median(abs(value - median) for value in self._before)  # a normal's sigma
+            above = (loss - median) / max(deviation, _FLOOR * abs(median), 1e-12)
         self._before.append(loss)
         return above
-
-    def _above(self, loss: float) -> float | None:
-        if len(self._before) < _ENOUGH:
-            return None
-        median = statistics.median(self._before)
-        deviation = 1.4826 * statistics.median(abs(value - median) for value in self._before)  # a normal's sigma
-        return (loss - median) / max(deviation, _FLOOR * abs(median), 1e-12)

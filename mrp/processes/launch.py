@@ -21,13 +21,8 @@ _LAST_CHECKPOINT = 60.0  # seconds that the others have once one process has end
 
 def launch(processes: int, arguments: Sequence[str]) -> int:
     """Runs this command line in several processes; the first failure ends all of them. Returns the exit code."""
-    with _reserved_port() as port:
-        return _launch(processes, arguments, port)
-
-
-def _launch(processes: int, arguments: Sequence[str], port: int) -> int:
     threads = max(1, usable_cores() // processes)
-    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    common = os.environ | {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(processes)}
     common |= {LAUNCHER: str(os.getpid())}  # a process whose parent is another one knows that we were killed
     common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
     children: list[subprocess.Popen[bytes]] = []
@@ -37,18 +32,19 @@ def _launch(processes: int, arguments: Sequence[str], port: int) -> int:
         signals_received.append(number)
         _send(children, number)
 
-    before = {number: signal.signal(number, forward) for number in heard()}
-    try:
-        for rank in range(processes):
-            environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            children.append(subprocess.Popen([sys.executable, "-m", "mrp", *arguments], env=environment))
-        for number in signals_received:  # while some were not started yet; the others take it for an echo
-            _send(children, number)
-        return _wait(children, signals_received)
-    finally:
-        _end_all(children)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with _reserved_port() as port:
+        before = {number: signal.signal(number, forward) for number in heard()}
+        try:
+            for rank in range(processes):
+                environment = common | {"MASTER_PORT": str(port), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+                children.append(subprocess.Popen([sys.executable, "-m", "mrp", *arguments], env=environment))
+            for number in signals_received:  # while some were not started yet; the others take it for an echo
+                _send(children, number)
+            return _wait(children, signals_received)
+        finally:
+            _end_all(children)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextlib.contextmanager

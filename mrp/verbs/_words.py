@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -89,11 +88,6 @@ def data_words(options: argparse.Namespace) -> list[str]:
         raise ConfigError(f"mrp {options.verb} does not know {' '.join(unknown)}; see 'mrp {options.verb} --help'")
     words: list[str] = options.overrides
     return words
-
-
-def is_first_process() -> bool:
-    """Returns whether this is the process that prints results."""
-    return os.environ.get("RANK", "0") == "0"
 
 
 def print_table(table: Table) -> None:

@@ -6,7 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
-from mrp import imports
+from mrp import imports, progress
 from mrp.verbs import _words
 
 HELP = "fine-tune pretrained weights with a recipe of classification, and measure the accuracy of each class"
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from mrp.evaluators.validation import VALIDATION
 
     folder = api.finetune(options.recipe, *options.overrides, folder=options.folder)
-    if _words.is_first_process() and (folder / VALIDATION).is_file():
+    if progress.is_first() and (folder / VALIDATION).is_file():
         show(folder / VALIDATION, options.json)
 
 

@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
         from mrp import api
 
     folder = api.pretrain(options.recipe, *options.overrides, folder=options.folder)
-    if _words.is_first_process():
+    if progress.is_first():
         print(summary(folder, time.monotonic() - begin))
 
 

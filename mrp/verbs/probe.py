@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrp import imports
+from mrp import imports, progress
 from mrp.verbs import _words, finetune
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ def _paper(options: argparse.Namespace) -> None:
     chosen = [f"init.weights={weights}"] if weights else []
     protocol = follow_up(_RECIPE, found.folder, [*chosen, *options.overrides], folder / name)
     train(protocol, folder / name)
-    if _words.is_first_process() and (folder / name / VALIDATION).is_file():
+    if progress.is_first() and (folder / name / VALIDATION).is_file():
         finetune.show(folder / name / VALIDATION, options.json)
 
 
