@@ -25,6 +25,8 @@ def launch(processes: int, arguments: Sequence[str]) -> int:
     common = os.environ | {"MASTER_ADDR": "127.0.0.1", "WORLD_SIZE": str(processes)}
     common |= {LAUNCHER: str(os.getpid())}  # a process whose parent is another one knows that we were killed
     common |= {"LOCAL_WORLD_SIZE": str(processes), "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if sys.platform == "darwin":  # else gloo goes by the machine's name, which the network of a laptop may not know
+        common = {"GLOO_SOCKET_IFNAME": "lo0"} | common
     children: list[subprocess.Popen[bytes]] = []
     signals_received: list[int] = []
 

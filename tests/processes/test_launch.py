@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -188,6 +189,25 @@ def test_who_was_asked_to_end_is_not_ended_because_another_was_faster(
     launcher.send_signal(number)
     assert end(launcher, tmp_path) == 75
     assert log(tmp_path, 1) == ["ready", "saved"]
+
+
+@pytest.mark.parametrize("chosen", [None, "en0"])
+def test_processes_of_a_mac_meet_whatever_its_network_calls_it(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    seen: list[str | None] = []
+
+    def ended(command: list[str], env: dict[str, str]) -> SimpleNamespace:
+        seen.append(env.get("GLOO_SOCKET_IFNAME"))
+        return SimpleNamespace(poll=lambda: 0)
+
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("GLOO_SOCKET_IFNAME", chosen)
+    monkeypatch.setattr(launch_module.subprocess, "Popen", ended)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert launch_module.launch(2, ["pretrain", "x"]) == 0
+    assert seen == [chosen or "lo0"] * 2
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a port that is held may not be listened at")
