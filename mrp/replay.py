@@ -121,8 +121,7 @@ def _micro_batches(run: Run, source: Source, incident: dict[str, Any]) -> Iterat
     }
     last = {rank: max(part for other, part in suspects if other == rank) for rank, _ in suspects}
     # Those before a suspect in the same process come with it, since they draw from the same generator.
-    yield from (part for part in parts if part.number <= last.get(part.rank, -1))
-    yield from (part for part in parts if part.number > last.get(part.rank, -1))
+    yield from sorted(parts, key=lambda part: part.number > last.get(part.rank, -1))
 
 
 @dataclass(frozen=True)

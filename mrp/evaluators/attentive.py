@@ -157,9 +157,7 @@ class Evaluator(Probe[Learned]):
             num_train=len(setting.train),
         )  # fmt: skip
 
-    def _learn_computed(
-        self, model: nn.Module, readout: Readout, pause: Pause, lrs: tuple[float, ...] = LRS
-    ) -> Learned:
+    def _learn_computed(self, model: nn.Module, readout: Readout, pause: Pause) -> Learned:
         """Trains two heads for each rate in one pass over the epochs: one leaves out what is held out, the other not.
 
         The first one's held-out accuracy chooses the rate, and the second is the head that is counted.
@@ -169,10 +167,10 @@ class Evaluator(Probe[Learned]):
         parts = split(labels, self._apart(source))
         fits = torch.ones(len(source))
         fits[parts.held_out] = 0
-        heads = [self._head(readout, int(labels.max()) + 1) for _ in range(2 * len(lrs))]
+        heads = [self._head(readout, int(labels.max()) + 1) for _ in range(2 * len(LRS))]
         optimizers = [
             torch.optim.AdamW(head.parameters(), lr, weight_decay=_DECAY)
-            for head, lr in zip(heads, (*lrs, *lrs), strict=True)
+            for head, lr in zip(heads, (*LRS, *LRS), strict=True)
         ]
         world = processes.num_processes
         share = max(1, min(len(source) // world, -(-_BATCH // world)))  # of a batch that each process takes
@@ -196,7 +194,7 @@ class Evaluator(Probe[Learned]):
                 pace = warmup_cosine(number, steps, _WARMUP)
                 with torch.enable_grad():
                     for head, optimizer, lr, weight in zip(
-                        heads, optimizers, (*lrs, *lrs), [weights / fits.mean()] * len(lrs) + [1.0] * len(lrs),
+                        heads, optimizers, (*LRS, *LRS), [weights / fits.mean()] * len(LRS) + [1.0] * len(LRS),
                         strict=True,
                     ):  # fmt: skip
                         optimizer.param_groups[0]["lr"] = lr * pace
@@ -212,12 +210,12 @@ class Evaluator(Probe[Learned]):
                         f"{steps * batch / len(source):.0f} epochs; about {hours:.2g} h"
                     )
         chosen = Subset(source, parts.held_out)
-        found = self._answers([head.eval() for head in heads[: len(lrs)]], chosen, model, readout, pause, "held out")
+        found = self._answers([head.eval() for head in heads[: len(LRS)]], chosen, model, readout, pause, "held out")
         shares = (found == labels[parts.held_out][:, None]).double().mean(0).tolist()
-        best = max(range(len(lrs)), key=lambda number: shares[number])
+        best = max(range(len(LRS)), key=lambda number: shares[number])
         computed = {"images": float(steps * batch), "seconds": time.perf_counter() - began}
-        held_out = {f"{lr:g}": accuracy for lr, accuracy in zip(lrs, shares, strict=True)}
-        return Learned(heads[len(lrs) + best].eval(), lrs[best], held_out, computed)
+        held_out = {f"{lr:g}": accuracy for lr, accuracy in zip(LRS, shares, strict=True)}
+        return Learned(heads[len(LRS) + best].eval(), LRS[best], held_out, computed)
 
     def _apart(self, source: Source) -> Tensor:
         """Returns by what images are held out: their groups, or their keys."""
