@@ -42,7 +42,7 @@ def images(case: Case) -> Iterator[Finding]:
 def test_data(case: Case) -> Iterator[Finding]:
     """Opens the test data; what is wrong with them is an error of its own."""
     test = case.test
-    if test is not None and test.identity == case.source.identity:
+    if test is not None and test.content == case.source.content:
         yield error(
             "test data",
             "data.test are the images of data.train, so that what is measured says nothing about other images",
@@ -226,7 +226,7 @@ def sizes(case: Case, found: list[tuple[int, int]]) -> Finding:
 def overlap(case: Case) -> Iterator[Finding]:
     """Looks for test images in the training data, by the content of a sample of both."""
     test, source = case.test, case.source
-    if test is None or test.identity == source.identity:
+    if test is None or test.content == source.content:
         return
     seen, common, trained, tested = dict[int, str](), list[tuple[str, str]](), 0, 0
     for some, number in _for_seconds(source, _HASHED_TRAIN):

@@ -256,6 +256,13 @@ def test_test_images_inside_train_are_found(tmp_path: Path) -> None:
     assert (found.level, found.about) == ("error", "test data")
 
 
+def test_other_images_of_the_same_names_are_other_images(tmp_path: Path) -> None:
+    train, test = noise(tmp_path / "train", range(64)), noise(tmp_path / "test", range(64, 128))
+    for path in list(test.rglob("*.png")):
+        path.rename(path.with_name(f"{int(path.stem) - 64}.png"))
+    assert not problems(case("demo", *GREY, "batch=16", "optim.lr=2e-4", f"data.train={train}", f"data.test={test}"))
+
+
 def test_images_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
     train = noise(tmp_path / "train", range(64))
     (train / "a" / "6.png").write_bytes(b"no image")
