@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -21,6 +22,9 @@ GIVEN_UP = "is given up"  # what its last heartbeat says it does
 BY_FILE = "the file"  # how a request that is a file begins
 _MOST = 500  # characters of a reason
 _LAST_WORDS = 5.0  # seconds
+_NO_COMPILER = re.compile(
+    r"No working C\+\+ compiler found|Failed to find C compiler"
+)  # torch on a CPU, triton on a GPU
 
 
 @contextlib.contextmanager
@@ -46,6 +50,11 @@ def line_of(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}; mend it and run the same command again"
+    if _NO_COMPILER.search(str(error)):
+        return (
+            "machine.compile: torch finds no compiler, without which it compiles no step; install one (gcc, or on a Mac "
+            "xcode-select --install), or set machine.compile=no"
+        )
     where_outside = outside.blamed(error)
     return where_outside and f"{where_outside}: {type(error).__name__}: {error}; mend the file"
 
