@@ -27,7 +27,7 @@ def test_the_learning_rate_of_a_recipe_follows_the_batch() -> None:
     assert fixed == {"demo", *(name for name in fixed if name.endswith("_digits"))}
 
 
-@pytest.mark.parametrize("name", OBJECTIVES.names())
+@pytest.mark.parametrize("name", [*OBJECTIVES.names(), *TOOL["DRAWN"]])
 def test_first_losses_are_as_decided(name: str) -> None:
     expected = json.loads((HERE / "losses.json").read_text())
     torch.set_num_threads(1)
