@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -37,7 +38,7 @@ FITTING: dict[str, dict[str, object]] = {
     "simmim": {"mask_unit": 8},
 }
 _PIXELS = {"train": "digits", "size": 32, "channels": 3}  # as some augmentations need
-DRAWN: dict[str, dict[str, object]] = {  # sections beside those that all have
+DRAWN: dict[str, dict[str, Any]] = {  # sections beside those that all have
     "data2vec, BEiT's blocks": {"objective": {"name": "data2vec", "layers": 2, "blocks": "beit"}},
     # The head's weights are large, since the images hardly change the first losses of the usual ones.
     "classify, fine-tuned": {
