@@ -52,7 +52,7 @@ def line_of(error: BaseException) -> str | None:
         return f"{where}{error.strerror}; mend it and run the same command again"
     if _NO_COMPILER.search(str(error)):
         return (
-            "machine.compile: torch finds no compiler, without which it compiles no step; install one (gcc, or on a Mac "
+            "machine.compile: torch finds no compiler, without which it compiles no step; install one (gcc; on a Mac "
             "xcode-select --install), or set machine.compile=no"
         )
     where_outside = outside.blamed(error)
