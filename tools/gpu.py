@@ -2,7 +2,7 @@
 
     python tools/gpu.py --out gpu                   # all parts; the same command again does what is still missing
     python tools/gpu.py --out gpu --parts agree fast
-    python tools/gpu.py --out rehearsal --rehearse  # all of it, tiny, on a CPU
+    python tools/gpu.py --out rehearsal --rehearse  # all of it, tiny, without a GPU on the CPU
 
 Each part runs in processes of its own with its own time limit, those that measure no time beside each other. Every
 result is written as it comes: OUT/PART.jsonl, OUT/table.md over all parts, and OUT/gpu.tar.gz, the one file to copy
@@ -66,7 +66,7 @@ def main() -> None:
     words.add_argument("--out", type=Path, required=True, help="the folder for results and whatever the parts write")
     words.add_argument("--parts", nargs="+", choices=[*GROUPS, *PARTS], default=list(PARTS))
     words.add_argument("--cifar", type=Path, help="CIFAR-10, for the speedrun of the part learn")
-    words.add_argument("--rehearse", action="store_true", help="tiny, on the CPU")
+    words.add_argument("--rehearse", action="store_true", help="tiny, and on the CPU where there is no GPU")
     words.add_argument(
         "--seconds", type=int, default=540, help="for the whole call; the same command goes on (default: 540)"
     )
@@ -78,6 +78,7 @@ def main() -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "work" / "compiled"))  # of all parts and calls
     if options.rehearse:  # before the first process: the same sums in the same order on every machine
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if not torch.cuda.is_available():
         os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels in Triton on a CPU
     scale = Scale(options.rehearse, out / "work", options.cifar and options.cifar.absolute())
     names = [name for part in options.parts for name in GROUPS.get(part, (part,))]

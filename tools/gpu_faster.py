@@ -196,7 +196,7 @@ def _compared(
     first: Callable[[], object], second: Callable[[], object], scale: Scale, repeats: int = 10
 ) -> tuple[str, dict[str, float]]:
     """Measures both in turns; returns what came out in words and in numbers."""
-    wait = (lambda: None) if scale.rehearsal else torch.cuda.synchronize
+    wait = torch.cuda.synchronize if scale.device.type == "cuda" else (lambda: None)
     for _ in range(scale.of(3, 1)):
         first(), second()
     ours, theirs = in_turns(first, second, scale.of(repeats, 1), scale.of(_ROUNDS, 2), wait)

@@ -176,7 +176,7 @@ def _watched(function: Callable[..., Any], watched: list[int], scale: Scale) -> 
         quiet = number > _COMPILED and number % _LOG_EVERY != 0 and number != 25
         if quiet:
             watched.append(number)
-        with _no_waiting(quiet and not scale.rehearsal):
+        with _no_waiting(quiet and scale.device.type == "cuda"):
             return function(state, *arguments)
 
     return call
@@ -190,7 +190,7 @@ def _watched_loader(function: Callable[..., Any], scale: Scale) -> Callable[...,
         def watched(start: int, stop: int) -> Iterator[Any]:
             made = steps(start, stop)
             for number in range(start, stop):
-                with _no_waiting(number > _COMPILED and not scale.rehearsal):
+                with _no_waiting(number > _COMPILED and scale.device.type == "cuda"):
                     batches = next(made)
                 yield batches
 

@@ -24,6 +24,9 @@ from mrp.batch import Batch
 from mrp.config import Tree, build
 from mrp.run import Run
 
+if os.environ.get("MRP_GPU_IS_EMULATED"):  # here and in each process that is forked from the server below
+    import gpu_emulated  # noqa: F401
+
 T = TypeVar("T")
 # Children are forked from a server that has imported everything and touched no GPU, so each starts at once.
 CONTEXT = multiprocessing.get_context("forkserver")
@@ -74,8 +77,8 @@ class Scale:
 
     @property
     def device(self) -> torch.device:
-        """Returns the device that is examined."""
-        return torch.device("cpu" if self.rehearsal else "cuda")
+        """Returns the device that is examined: in a rehearsal without a GPU, the CPU."""
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     @property
     def backend(self) -> str:

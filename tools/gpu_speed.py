@@ -178,7 +178,7 @@ def decoding(scale: Scale) -> Iterator[Row]:
     view, workers = View(Config(train=str(folder), size=scale.side), train=True), scale.of(15, 1)
     loader = Loader(
         source, Order(len(source), batch, 0), view, group=batch, micro_batch=batch, rank=0, world=1, workers=workers,
-        pin_memory=not scale.rehearsal,
+        pin_memory=scale.device.type == "cuda",
     )  # fmt: skip
     steps, warm = scale.of(60, 4), 2 * workers
     began = 0.0
@@ -213,7 +213,7 @@ def _seconds(files: list[torch.Tensor], scale: Scale, cropped: bool) -> float:
         parts = [one[None, :, one.shape[1] // 6 :, one.shape[2] // 6 :].float() for one in images]
         for part in parts:
             torch.nn.functional.interpolate(part, (scale.side, scale.side), mode="bicubic", antialias=True)
-    if not scale.rehearsal:
+    if scale.device.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - began
 
