@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
+import os
 import re
 import time
 import traceback
@@ -52,15 +54,16 @@ class Objective(mae.Objective):
 
 
 def agree(scale: Scale) -> Iterator[Row]:
-    """Compares every method compiled and eager on the device with itself on a CPU."""
+    """Compares every method compiled and eager on the device with itself on a CPU, and with itself once more."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as machine.deterministic has it
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # true float32 on the device
     torch._inductor.config.compile_threads = 1  # the methods are compiled beside each other
-    return _each(scale.methods("mae", "simmim"), _agreement, scale)
+    return _each(scale.methods("mae", "simmim"), scale, _agreement, _determinism)
 
 
-def _each(methods: list[str], check: Callable[[str, Scale], Iterable[Row]], scale: Scale) -> Iterator[Row]:
+def _each(methods: list[str], scale: Scale, *checks: Callable[[str, Scale], Iterable[Row]]) -> Iterator[Row]:
     """Yields the results of every method together; one that fails does not keep the others from being tried."""
-    for method in methods:
+    for method, check in itertools.product(methods, checks):
         try:
             yield from [*check(method, scale)]
         except Exception as error:
@@ -83,6 +86,20 @@ def _agreement(method: str, scale: Scale) -> Iterator[Row]:
     if masks[0] is not None and masks[1] is not None:
         same = torch.equal(masks[0], masks[1])
         yield Row(f"{method}: masks, device against CPU", f"{int(masks[0].sum())} hidden patches", same)
+
+
+def _determinism(method: str, scale: Scale) -> Iterator[Row]:
+    """Trains twice as with machine.deterministic, which refuses an operation that cannot be repeated."""
+    run = make_run(method, scale, precision="bf16")
+    batch = make_batch(run, 8).to(scale.device)
+    torch.use_deterministic_algorithms(True)
+    try:
+        first, second = (_gradient(build_step(run).to(scale.device), batch) for _ in range(2))
+    finally:
+        torch.use_deterministic_algorithms(False)
+    furthest = float((first[1] - second[1]).abs().max())
+    value = f"the gradients are {furthest:.1e} apart"
+    yield Row(f"{method}: bf16, eager, deterministic, twice", value, first[0] == second[0] and furthest == 0)
 
 
 def _compiled(step: nn.Module, scale: Scale, backend: str | None = None) -> nn.Module:
@@ -117,7 +134,7 @@ def _compared(
 
 def graphs(scale: Scale) -> Iterator[Row]:
     """Counts graph breaks, and graphs that are compiled anew when training, evaluation and features take turns."""
-    return _each(scale.methods("mae"), _graphs, scale)
+    return _each(scale.methods("mae"), scale, _graphs)
 
 
 def _graphs(method: str, scale: Scale) -> Iterator[Row]:
