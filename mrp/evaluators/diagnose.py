@@ -76,9 +76,7 @@ class Evaluator(contract.Evaluator):
         share = -(-self._count // world)
         batches = -(-share // _LARGEST_BATCH)
         self._batch = -(-share // batches)
-        self._taken = (
-            self._batch * batches * world
-        )  # more than there are where batches and processes do not divide them
+        self._taken = self._batch * batches * world  # more than there are, where these do not divide them
         sample = Subset(source, np.resize(fixed_sample(source, self._count).chosen, self._taken))
         self._labelled = bool(source.classes)
         self._loader = setting.loader(sample, self._batch, sample.next_in_source)

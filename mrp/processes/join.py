@@ -32,6 +32,7 @@ def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
         _tell_of_unused_device()
     if started == 1:
         _warn_of_single_tasks()
+    torch.backends.cudnn.allow_tf32 = False  # `precision: fp32` is float32 in convolutions too, as it is in products
     handlers = (*handlers, InitProcessGroupKwargs(timeout=timeout or _TRAINING))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
     if accelerator.num_processes != started:

@@ -164,3 +164,11 @@ def test_a_device_that_is_no_gpu_of_cuda_is_left_alone_and_said_once(
         assert join.join().cpu
     join._tell_of_unused_device.cache_clear()
     assert capsys.readouterr().err.count("computes on the CPU: mrp uses GPUs of CUDA and ROCm, not this") == 1
+
+
+def test_float32_is_float32_in_convolutions_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's default they are TF32 there, with 10 bits of the fraction, where products are not."""
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    join.join()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
