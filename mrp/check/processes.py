@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
@@ -19,7 +21,7 @@ from mrp.build import build_step
 from mrp.check.outcome import Failed
 from mrp.check.tiny import gradients, tiny_batch
 from mrp.config import Tree, build
-from mrp.data.worker_signals import START
+from mrp.data.start import START
 from mrp.run import Run
 
 WORLD = 2
@@ -110,6 +112,8 @@ def in_two(work: Callable[[int, Any], Any], given: Any, folder: Path) -> Any:
 def _joined(rank: int, work: Callable[[int, Any], Any], given: Any, folder: Path) -> None:
     torch.set_num_threads(1)
     meeting = f"file://{folder}/meeting"
+    if sys.platform == "darwin":  # as in `mrp.processes.launch`
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0")
     distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=WORLD, timeout=_LONGEST)
     try:
         found = work(rank, given)

@@ -98,7 +98,7 @@ def _below(
     """Yields what is below a folder; `way` is where each link on the way here stood and led, without links."""
     with os.scandir(folder) as entries:
         for entry in entries:
-            if _is_hidden(entry.name):
+            if is_hidden(entry.name):
                 continue
             if entry.is_dir():
                 inside = (*way[:-1], way[-1] / entry.name)
@@ -120,7 +120,7 @@ def _below(
                 others[ending if ending in others or len(others) < _MOST_KINDS else _OF_OTHER_KINDS] += 1
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     """Returns whether a file or folder does not count, as what a Mac adds: `.DS_Store`, `._a.jpg` and `__MACOSX`."""
     return name.startswith(".") or name == "__MACOSX"
 
@@ -160,6 +160,6 @@ def classes(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[
 
 def refuse_empty_classes(root: Path, found: Sequence[str]) -> None:
     """Refuses a class folder without images, which has no number."""
-    empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not _is_hidden(e.name)} - set(found))
+    empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not is_hidden(e.name)} - set(found))
     if found and empty:
         raise ConfigError(f"{root / empty[0]}: a class folder without images; remove it, or put its images there")

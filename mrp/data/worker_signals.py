@@ -12,9 +12,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from multiprocessing import current_process, forkserver, parent_process, resource_tracker
 
-# How workers start. On macOS a process that was forked may crash in the system's libraries, which is why Python itself
-# starts new interpreters there; each of them then imports torch, which takes seconds.
-START = "spawn" if sys.platform == "darwin" else "forkserver"
+from mrp.data.start import START
+
 REQUESTS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 

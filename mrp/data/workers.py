@@ -16,7 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from mrp.config import ConfigError
-from mrp.data.worker_signals import START, ignore_requests, requests_blocked, start_fork_server
+from mrp.data.start import START
+from mrp.data.worker_signals import ignore_requests, requests_blocked, start_fork_server
 
 _AHEAD = 2  # batches that each worker prepares before they are asked for
 _SETTLES = 0.2  # seconds in which the exit code of a worker that is silent may still come

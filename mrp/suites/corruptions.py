@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mrp.config import ConfigError
+from mrp.data.tree import is_hidden
 
 SEVERITIES = ("1", "2", "3", "4", "5")
 # AlexNet's error under each of the fifteen corruptions, averaged over severities, which the mean corruption error
@@ -74,4 +75,4 @@ def _is_corruption(folder: Path, check: bool) -> bool:
 
 
 def _folders(root: Path) -> list[Path]:
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return sorted(path for path in root.iterdir() if path.is_dir() and not is_hidden(path.name))

@@ -45,3 +45,9 @@ assert "torch" not in sys.modules
 def test_the_fork_server_outlives_what_is_sent_to_the_whole_job(name: str) -> None:
     done = subprocess.run([sys.executable, "-c", SERVER, name], capture_output=True, text=True, timeout=LONG)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_workers_of_other_kinds_can_be_ended() -> None:
+    """A fork server that has imported `worker_signals` ignores what should end it, and so do its children."""
+    code = "import sys, mrp.data.shardtool.build, mrp.check.processes; print('mrp.data.worker_signals' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "False\n"

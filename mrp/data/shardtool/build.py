@@ -30,7 +30,7 @@ from mrp.data.shardtool.encode import encode
 from mrp.data.shardtool.finish import FinishedShard, write_set
 from mrp.data.shardtool.statistics import SAMPLED, measure_shard
 from mrp.data.source import Source
-from mrp.data.worker_signals import START
+from mrp.data.start import START
 from mrp.files import sha256_of, unfinished, write_atomically
 
 _NOTES = ".building"  # the folder with what is known of finished shards, while others are missing
