@@ -32,6 +32,7 @@ TUNING, LINEAR = "finetune_tiny_digits", "linear_mae_vit_base_in1k"
 BATCH = {TUNING: 64, LINEAR: 256}
 PEAK_LR = 6.4  # what the paper's 0.1 for 256 images comes to at its batch of 16,384
 EPOCHS = 90  # of the paper's probe
+UNTRAINED = "untrained"  # the folder in a run's with the verdicts on its first weights
 VERDICTS = {"linear": "linear (sweep) %", "knn": "kNN %", "tuned": "fine-tuned %", "paper": "paper's probe %"}
 
 
@@ -85,13 +86,21 @@ def judge(origin: Path, budget: Budget, paper: bool) -> Path:
 
 def judge_untrained(origin: Path, budget: Budget) -> Path:
     """The same on the backbone that a run began with."""
-    place = origin / "untrained"
+    place = origin / UNTRAINED
     at = budget.files(place)
     backbone = api.read(origin).backbone.model_dump_json()
     bare = "init=null", f"backbone={backbone}", "optim.layer_decay=null"  # no block is nearer to its goal than another
     kept(at["sweep"], lambda: budget.sweep(api.untrained(origin), place))
     kept(at["tuned"], partial(budget.classify, TUNING, budget.tune, origin, at["tuned"], *bare))
     return place
+
+
+def copy_verdicts(judged: Path, place: Path, budget: Budget) -> None:
+    """Keeps the verdicts on one run's first weights beside another run that began with the same ones."""
+    for found, copy in zip(budget.files(judged).values(), budget.files(place).values(), strict=True):
+        if found.exists():
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(copy, found.read_text(encoding="utf-8"))
 
 
 def kept(file: Path, measure: Callable[[], dict[str, Any]]) -> None:
@@ -142,13 +151,14 @@ def main(arguments: list[str] | None = None) -> None:
     options = words.parse_args(arguments)
     budget = Budget(options.fraction, options.tune, options.paper_epochs)
     places: dict[str, Path] = {}
-    begun = set()
+    begun: dict[tuple[int, str], Path] = {}
     for run in dict.fromkeys([*options.runs, *options.paper]):
         places[str(run)] = judge(run, budget, paper=run in options.paper)
         start = first_weights(api.read(run))
-        if start not in begun:
-            begun.add(start)
-            places[f"untrained, as {run}"] = judge_untrained(run, budget)
+        if start in begun:
+            copy_verdicts(begun[start], run / UNTRAINED, budget)
+        else:
+            places[f"untrained, as {run}"] = begun[start] = judge_untrained(run, budget)
         found = table(places, budget)
         options.out.write_text(found + "\n", encoding="utf-8")
         print(f"\n{found}\n", flush=True)

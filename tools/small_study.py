@@ -127,7 +127,7 @@ def earlier_rows(out: Path) -> dict[str, list[dict[str, float]]]:
     rows: dict[str, list[dict[str, float]]] = {}
     for result in sorted(out.glob("*/result.json")):
         method, epochs, _ = result.parent.name.split("-")
-        rows.setdefault(f"{method}, {epochs} epochs", []).append(json.loads(result.read_text()))
+        rows.setdefault(f"{method}, {epochs} epoch{'s' * (epochs != '1')}", []).append(json.loads(result.read_text()))
     return rows
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,12 @@ def test_a_run_and_its_beginning_are_judged_alike_and_once(
     before = out.read_text()
     judge_study.main([str(run), *BUDGET, "--paper", str(run), "--out", str(out)])
     assert out.read_text() == before
+
+    other = shutil.copytree(run, tmp_path / "other", ignore=shutil.ignore_patterns("untrained"))
+    judge_study.main([str(run), str(other), *BUDGET, "--out", str(out)])
+    assert len(out.read_text().splitlines()) == 5, "both began with the same weights, which have one line"
+    for name in ("tuned-2.json", "sweep.json"):
+        assert read(other / "untrained" / "judged-0.3" / name) == read(theirs / name)
 
 
 def test_interrupted_work_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

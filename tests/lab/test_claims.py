@@ -361,6 +361,23 @@ def test_a_pretrained_run_is_compared_with_a_supervised_one(tmp_path: Path) -> N
     assert "more of the known patches covered: 0.200" in row_of(tmp_path, "maps of MRP encoders cover more")
 
 
+def test_three_seeds_of_maps_have_the_interval_over_seeds(tmp_path: Path) -> None:
+    for seed, folder in enumerate(("coverage", "coverage-1", "coverage-2")):
+        result = coverage_result((f"runs/mae-{seed}", "mae"), (f"runs/sl-{seed}", "classify"))
+        result["rows"][1]["beyond_first"]["object_area"] = {"value": -0.1 * (1 + seed), "error": 0.0}
+        written(tmp_path / f"lab/{folder}/results.json", result)
+    row = row_of(tmp_path, "maps of MRP encoders cover more")
+    assert "more of the known patches covered: 0.200 +- 0.248" in row, row  # Student's 4.303 x 0.1 / 3 ** 0.5
+    assert "3 seeds, 20 images, 10 mosaics" in row
+
+
+def test_one_run_is_not_counted_as_two_seeds(tmp_path: Path) -> None:
+    for folder, supervised in (("coverage", "runs/sl-0"), ("coverage-1", "runs/sl-1")):
+        result = coverage_result(("runs/mae", "mae"), (supervised, "classify"))
+        written(tmp_path / f"lab/{folder}/results.json", result)
+    assert "runs/mae is there twice: not counted" in row_of(tmp_path, "maps of MRP encoders cover more")
+
+
 def test_two_names_of_one_run_are_not_compared(tmp_path: Path) -> None:
     write_study(tmp_path, "mae", 0, 0.9, 0.5)
     (tmp_path / "study/umae-5-0").symlink_to(tmp_path / "study/mae-5-0")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from mrp.lab.bounds.experiment import PENALTIES
-from mrp.lab.claims.number import Number, Numbers, difference, from_entry, over_seeds
+from mrp.lab.claims.number import Number, Numbers, difference, from_entry, over_images, over_seeds
 from mrp.lab.claims.results import NotCounted
 from mrp.lab.maskgraph.experiment import TOY
 
@@ -65,19 +65,35 @@ def estimator(data: Data) -> Numbers:
     return {"estimates within their stated error": Number(inside / len(pairs), 0.0, over)}
 
 
-def coverage(data: Data, first_run: dict[str, str], first_beyond_last: dict[str, str]) -> Numbers:
-    """Returns measures of the first run's maps, and how far they exceed those of the last run, the supervised one."""
-    first, last = data["rows"][0], data["rows"][-1]
-    if first["run"] == last["run"]:
-        raise NotCounted(f"compares {first['run']} with itself")
-    if last["objective"] != "classify" or first["objective"] == "classify":
-        raise NotCounted("the first run has to be pretrained and the last one supervised")
-    over = f"1 seed, {data['options']['images']} images, {data['options']['mosaics']} mosaics"
-    zero = Number(0.0, 0.0, over)
-    numbers = {name: from_entry(first["measures"][measure], over) for name, measure in first_run.items()}
+def coverage(comparisons: list[Data], first_run: dict[str, str], first_beyond_last: dict[str, str]) -> Numbers:
+    """Returns measures of the first runs' maps, and how far they exceed those of the last runs, the supervised ones."""
+    for data in comparisons:
+        first, last = data["rows"][0], data["rows"][-1]
+        if first["run"] == last["run"]:
+            raise NotCounted(f"compares {first['run']} with itself")
+        if last["objective"] != "classify" or first["objective"] == "classify":
+            raise NotCounted("the first run has to be pretrained and the last one supervised")
+    for place in (0, -1):
+        runs = [data["rows"][place]["run"] for data in comparisons]
+        if len(set(runs)) < len(runs):
+            raise NotCounted(f"{max(runs, key=runs.count)} is there twice")
+    over = ", ".join(f"{min(data['options'][name] for data in comparisons)} {name}" for name in ("images", "mosaics"))
+    numbers = {
+        name: _over_comparisons([data["rows"][0]["measures"][measure] for data in comparisons], over)
+        for name, measure in first_run.items()
+    }
     for name, measure in first_beyond_last.items():
-        numbers[name] = difference(zero, from_entry(last["beyond_first"][measure], over), over)
+        beyond = [data["rows"][-1]["beyond_first"][measure] for data in comparisons]
+        numbers[name] = _over_comparisons([{**entry, "value": -entry["value"]} for entry in beyond], over)
     return numbers
+
+
+def _over_comparisons(entries: list[Data], over: str) -> Number:
+    """Returns the mean, with the interval over seeds if there are three or more, else over images."""
+    values = [entry["value"] for entry in entries]
+    if len(values) >= 3:
+        return over_seeds(values, over)
+    return over_images(values, [entry["error"] for entry in entries], over)
 
 
 def _check_graph(data: Data, graph: str) -> None:

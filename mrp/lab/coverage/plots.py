@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
@@ -48,12 +49,12 @@ def draw_measures(rows: Sequence[Row]) -> Figure:
 
 
 def finding(rows: Sequence[Row]) -> str:
-    """Returns what the maps of a class cover, in a sentence."""
+    """Returns what the maps of a class cover, in a sentence of lines that the figure is wide enough for."""
     parts = []
     for row in rows:
         wanted, others = (row.measures[name] for name in ("object_area", "other_area"))
         parts.append(f"{_name(row)} {wanted.value:.0%} of the wanted quadrants and {others.value:.0%} of the others")
-    return "The maps of a class cover: " + "; ".join(parts)
+    return textwrap.fill("The maps of a class cover: " + "; ".join(parts), 150)
 
 
 def _bars(panel: Axes, rows: Sequence[Row], names: Sequence[str]) -> None:
