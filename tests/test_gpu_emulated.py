@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from mrp.cli import main
+from tests.emulation import LACKS
 from tests.trained import NARROW
 
 TOOL = Path(__file__).parents[1] / "tools" / "gpu_emulated.py"
-HEADERS = [*Path(torch.__file__).parents[1].glob("nvidia/*/include/driver_types.h")]
-needs_headers = pytest.mark.skipif(not (HEADERS and shutil.which("cc")), reason="needs a C compiler, CUDA's headers")
+needs_headers = pytest.mark.skipif(bool(LACKS), reason=LACKS)
 # They read features in the midst of training, and compute with them on the device.
 EVALUATE = {"knn": {}, "centroid": {}, "geometry": {"images": 60, "views": 2}}
 OF_THE_MACHINE = {"loader", "memory", "checkpoint"}

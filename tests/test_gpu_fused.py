@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from tests.emulation import LACKS
+
 ROOT = Path(__file__).parents[1]
-HEADERS = [*Path(torch.__file__).parents[1].glob("nvidia/*/include/driver_types.h")]
 WIDTHS = (192, 384, 512, 768, 1024, 1280)
 TRITON = importlib.util.find_spec("triton")
 pytestmark = pytest.mark.skipif(TRITON is None, reason="needs Triton")
@@ -37,8 +37,8 @@ def test_the_kernels_give_what_torch_computes_and_every_gradient() -> None:
 
 @pytest.mark.slow
 def test_each_tensor_of_a_kernel_is_counted_once() -> None:
-    if not (HEADERS and shutil.which("cc")):
-        pytest.skip("needs a C compiler and CUDA's headers")
+    if LACKS:
+        pytest.skip(LACKS)
     forward, backward = other_process("counted")
     numbers = 2048 * 256  # rows and columns of a branch
     assert forward == pytest.approx(numbers * 12, rel=0.01)

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
+
+from tests.emulation import LACKS
 
 TOOL = Path(__file__).parents[1] / "tools" / "gpu_kernels.py"
-HEADERS = [*Path(torch.__file__).parents[1].glob("nvidia/*/include/driver_types.h")]
 
 
-@pytest.mark.skipif(not (HEADERS and shutil.which("cc")), reason="needs a C compiler and CUDA's headers")
+@pytest.mark.skipif(bool(LACKS), reason=LACKS)
 def test_attention_with_a_relative_bias_is_one_kernel_on_a_gpu() -> None:
     command = [sys.executable, "-W", "ignore", str(TOOL), "--attention", "--method", "data2vec"]
     environment = os.environ | {"PYTHONPATH": str(TOOL.parents[1])}

@@ -5,7 +5,8 @@
 
 Each case runs in a process of its own, so that peak memory is its own; the cases of a method take turns over `--rounds`
 rounds, so that a machine that slows down slows all of them. FLOPs are counted, forward and backward, teacher included.
-The share of the peak is relative to a large matrix product (bf16 on a GPU) that is measured in the same run.
+The share of the peak is relative to a large matrix product (bf16 on a GPU) that is measured in the same run. On a GPU
+each time is the mean of five steps, after which the host waits for it.
 """
 
 from __future__ import annotations

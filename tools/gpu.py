@@ -17,12 +17,15 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
+import sysconfig
 import tarfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import gpu_faster
 import gpu_right
@@ -74,6 +77,9 @@ def main() -> None:
     deadline = time.perf_counter() + options.seconds
     if not options.rehearse and not torch.cuda.is_available():
         words.error("there is no GPU here; --rehearse runs everything on the CPU")
+    if not any(map(shutil.which, ("gcc", "clang"))) or not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        print("warning: a C compiler or Python's headers (Python.h) are missing: nothing can be compiled", flush=True)
+    os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # of NVIDIA's images; mrp's float32 is float32
     out = options.out.absolute()
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(out / "work" / "compiled"))  # of all parts and calls
     if options.rehearse:  # before the first process: the same sums in the same order on every machine
@@ -117,14 +123,21 @@ def _run(names: list[str], scale: Scale, out: Path, left: float) -> None:
 
 
 def _started(name: str, scale: Scale, out: Path) -> list[Process]:
-    """Starts a part; what it has found before, and was right, is not done again."""
-    kept = [row for row in _lines(out, name) if _DONE not in row and row["passed"] is not False]
+    """Starts a part; what it has found before is not done again, unless something of the same name was wrong."""
+    rows = [row for row in _lines(out, name) if _DONE not in row]
+    wrong = {_subject(row) for row in rows if row["passed"] is False}
+    kept = [row for row in rows if _subject(row) not in wrong]
     (out / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in kept))
     scale = replace(scale, known=frozenset(str(row["what"]) for row in kept))
     count = scale.of(*DIVIDED.get(name, (1, 1)))
     shares = [replace(scale, share=(number, count)) for number in range(count)]
     logs = [out / f"{name}{f'-{number}' if number else ''}.log" for number in range(count)]
     return [Process(log, _write, name, share, out) for log, share in zip(logs, shares, strict=True)]
+
+
+def _subject(row: dict[str, Any]) -> str:
+    """Returns what a result is about, such as the method."""
+    return str(row["what"]).partition(": ")[0]
 
 
 def _finish(name: str, processes: list[Process], out: Path, seconds: float, limit: float, last: bool) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import os
 import re
 import time
@@ -63,12 +62,15 @@ def agree(scale: Scale) -> Iterator[Row]:
 
 def _each(methods: list[str], scale: Scale, *checks: Callable[[str, Scale], Iterable[Row]]) -> Iterator[Row]:
     """Yields the results of every method together; one that fails does not keep the others from being tried."""
-    for method, check in itertools.product(methods, checks):
-        try:
-            yield from [*check(method, scale)]
-        except Exception as error:
-            traceback.print_exc()
-            yield Row(f"{method}: {check.__name__.strip('_')}", " ".join(str(error).split())[:300], False)
+    for method in methods:
+        rows = list[Row]()
+        for check in checks:
+            try:
+                rows += check(method, scale)
+            except Exception as error:
+                traceback.print_exc()
+                rows.append(Row(f"{method}: {check.__name__.strip('_')}", " ".join(str(error).split())[:300], False))
+        yield from rows
 
 
 def _agreement(method: str, scale: Scale) -> Iterator[Row]:

@@ -32,9 +32,13 @@ def join(*handlers: Any, timeout: timedelta | None = None) -> Accelerator:
         _tell_of_unused_device()
     if started == 1:
         _warn_of_single_tasks()
-    torch.backends.cudnn.allow_tf32 = False  # `precision: fp32` is float32 in convolutions too, as it is in products
     handlers = (*handlers, InitProcessGroupKwargs(timeout=timeout or _TRAINING))
     accelerator = Accelerator(mixed_precision="no", cpu=cpu, kwargs_handlers=list(handlers))
+    # `precision: fp32` is float32, also where the environment says otherwise, as that of NVIDIA's images does. What is
+    # right is not set again, since the compiler takes a setting that was given for another one.
+    torch.backends.cudnn.allow_tf32 = False
+    if torch.backends.cuda.matmul.allow_tf32:
+        torch.backends.cuda.matmul.allow_tf32 = False
     if accelerator.num_processes != started:
         raise ConfigError(
             f"WORLD_SIZE: the launcher started {started} processes, but accelerate found {accelerator.num_processes}; "

@@ -166,9 +166,13 @@ def test_a_device_that_is_no_gpu_of_cuda_is_left_alone_and_said_once(
     assert capsys.readouterr().err.count("computes on the CPU: mrp uses GPUs of CUDA and ROCm, not this") == 1
 
 
-def test_float32_is_float32_in_convolutions_on_a_gpu_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By torch's default they are TF32 there, with 10 bits of the fraction, where products are not."""
+def test_float32_is_float32_on_a_gpu_whatever_was_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By torch's default convolutions are TF32, with 10 bits of the fraction; in NVIDIA's images products are, too."""
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    join.join()
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True  # which has no attribute that could be patched
+    try:
+        join.join()
+        assert not torch.backends.cudnn.allow_tf32
+        assert not torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
