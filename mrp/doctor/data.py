@@ -49,7 +49,9 @@ def test_data(case: Case) -> Iterator[Finding]:
             "give other images as data.test, or data.test=null",
         )
     else:
-        yield ok("test data", "none" if test is None else f"{len(test):,} images")
+        alike = test is not None and test.identity == case.source.identity
+        names = ", of the same names as those of data.train" if alike else ""
+        yield ok("test data", "none" if test is None else f"{len(test):,} images{names}")
 
 
 def classes(case: Case) -> Iterator[Finding]:

@@ -260,7 +260,10 @@ def test_other_images_of_the_same_names_are_other_images(tmp_path: Path) -> None
     train, test = noise(tmp_path / "train", range(64)), noise(tmp_path / "test", range(64, 128))
     for path in list(test.rglob("*.png")):
         path.rename(path.with_name(f"{int(path.stem) - 64}.png"))
-    assert not problems(case("demo", *GREY, "batch=16", "optim.lr=2e-4", f"data.train={train}", f"data.test={test}"))
+    other = case("demo", *GREY, "batch=16", "optim.lr=2e-4", f"data.train={train}", f"data.test={test}")
+    assert not problems(other)
+    (said,) = data.test_data(other)  # which is all that --quick says of them
+    assert said.found == "64 images, of the same names as those of data.train"
 
 
 def test_images_that_cannot_be_decoded_are_named(tmp_path: Path) -> None:
