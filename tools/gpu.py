@@ -77,7 +77,8 @@ def main() -> None:
     deadline = time.perf_counter() + options.seconds
     if not options.rehearse and not torch.cuda.is_available():
         words.error("there is no GPU here; --rehearse runs everything on the CPU")
-    if not any(map(shutil.which, ("gcc", "clang"))) or not Path(sysconfig.get_path("include"), "Python.h").is_file():
+    header = Path(sysconfig.get_path("include", "posix_prefix"), "Python.h")  # Debian's default is another folder
+    if not any(map(shutil.which, ("gcc", "clang"))) or not header.is_file():
         print("warning: a C compiler or Python's headers (Python.h) are missing: nothing can be compiled", flush=True)
     os.environ.pop("TORCH_ALLOW_TF32_CUBLAS_OVERRIDE", None)  # of NVIDIA's images; mrp's float32 is float32
     out = options.out.absolute()

@@ -76,12 +76,11 @@ def devices(case: Case) -> Iterator[Finding]:
             f"{machine.gpus[0] if cuda else 'this processor'} computes in bfloat16 only by emulation, which is slow",
             "take precision=fp32" + (", or a GPU of compute capability 8.0 or higher" if cuda else ""),
         )
-    if is_compiled(run.machine.compile, machine.device) and machine.compiler is None:
-        yield error(
-            "torch.compile",
-            "no C compiler is found (cc, gcc, clang), which torch.compile needs",
-            "install gcc, or set machine.compile=no",
-        )
+    lacks = [] if machine.compiler else [("no C compiler is found (cc, gcc, clang)", "gcc")]
+    lacks += [] if machine.header else [("Python's headers (Python.h) are not found", "python3-dev, of this Python")]
+    for what, package in lacks if is_compiled(run.machine.compile, machine.device) else []:
+        remedy = f"install {package}, or set machine.compile=no"
+        yield error("torch.compile", f"{what}, which torch.compile needs", remedy)
 
 
 def limits(case: Case) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ import os
 import platform
 import resource
 import shutil
+import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Machine:
     driver: bool  # whether NVIDIA's driver is loaded
     bf16: bool  # whether the device computes in bfloat16 by itself, at least as fast as in float32
     compiler: str | None  # the C compiler that torch.compile would call
+    header: bool  # whether there is Python's, which it compiles with
     nccl: bool
     memory: int  # bytes that each process may use: its GPU's, or its part of the host's
     host_memory: int  # bytes of the host that are left to us
@@ -54,6 +56,7 @@ def this_machine(folder: Path, processes: int) -> Machine:
         driver=_DRIVER.exists(),
         bf16=not is_bf16_slow(device),
         compiler=next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", "gcc", "clang"))), None),
+        header=Path(sysconfig.get_path("include", "posix_prefix"), "Python.h").is_file(),
         nccl=torch.distributed.is_available() and torch.distributed.is_nccl_available(),
         memory=device_memory(device, processes),
         host_memory=container.host_memory(),

@@ -27,7 +27,7 @@ from tests.data.conftest import make
 
 MACHINE = Machine(
     versions={"Python": "3.11.7", "torch": "2.15.0", "torchvision": "0.29", "timm": "1.0.31", "accelerate": "1.15"},
-    device=torch.device("cpu"), gpus=(), driver=False, bf16=True, compiler="/usr/bin/cc", nccl=False,
+    device=torch.device("cpu"), gpus=(), driver=False, bf16=True, compiler="/usr/bin/cc", header=True, nccl=False,
     memory=8 << 30, host_memory=8 << 30, installed_memory=64 << 30, cores=8, installed_cores=64,
     shared_memory=8 << 30, open_files=1024, disk=100 << 30,
 )  # fmt: skip
@@ -137,6 +137,7 @@ def test_a_mistake_in_a_recipe_is_found(
             "more proc",
         ),
         ({"compiler": None}, ["machine.compile=yes"], "error", "torch.compile", "machine.compile=no"),
+        ({"header": False}, ["machine.compile=yes"], "error", "torch.compile", "python3-dev, of this Python"),
         ({"driver": True}, [], "warning", "devices", "torch sees no GPU"),
         (
             {"bf16": False},
