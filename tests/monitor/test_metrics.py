@@ -411,6 +411,16 @@ def test_wandb_goes_on_under_one_id_with_its_pictures(tmp_path: Path, ended: Non
     assert steps(tmp_path) == [1, 2, 3, 4]
 
 
+def is_now_a_file(folder: Path) -> bool:
+    """Puts a file where a folder was; returns False where a tracker's thread has made the folder again meanwhile."""
+    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        folder.write_text("a file where its folder was")
+    except IsADirectoryError:
+        return False
+    return True
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
 def test_training_goes_on_when_the_trackers_folder_is_lost(name: str, tmp_path: Path, ended: None) -> None:
@@ -418,8 +428,7 @@ def test_training_goes_on_when_the_trackers_folder_is_lost(name: str, tmp_path: 
     metrics = Metrics(parts(none.Config(also=(name,), mode="offline"))[0], tmp_path, {}, 0, said.append)
     metrics.log(1, {"loss": 1.0})
     until((tmp_path / name).is_dir)
-    shutil.rmtree(tmp_path / name, ignore_errors=True)
-    (tmp_path / name).write_text("a file where its folder was")
+    until(lambda: is_now_a_file(tmp_path / name))
     for step in (2, 3):
         metrics.log(step, {"loss": 1.0})
         metrics.picture(step, "images", np.zeros((4, 6, 3), np.uint8))
