@@ -193,24 +193,24 @@ def test_held_out_images_are_chosen_by_content_and_damaged_ones_left_out(
         check(run.data.train)
 
 
-def test_a_further_image_moves_none_to_the_other_side(
-    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_further_image_moves_none_to_the_other_side(images: Path, tmp_path: Path) -> None:
     def held_out(root: Path) -> set[str]:
         source = open_source(str(root), "train")
-        return {Path(source.where(int(n))).name for n in Survey.of(source, 3).held_out(0.3)}
+        return {Path(source.where(int(n))).name for n in Survey.of(source, 3, 2).held_out(0.3)}
 
     before = held_out(images)
     more = tmp_path / "more"
     shutil.copytree(images, more)
     Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(more / "a" / "000-new.png")
-    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
     assert held_out(more) - {"000-new.png"} == before
     assert 40 < len(before) < 110
 
 
-def test_a_plan_is_made_once_and_for_one_thing(images: Path, tmp_path: Path, make: Make) -> None:
+def test_a_plan_is_made_once_and_for_one_thing(
+    images: Path, tmp_path: Path, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run, out = make("mae"), tmp_path / "out"
+    monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS has none
     assert plan(str(run), str(images), out)
     text = (out / PLAN).read_text().replace("batch: 16", "batch: 8")
     (out / PLAN).write_text(text)

@@ -28,6 +28,7 @@ from mrp.evaluate.split import split
 from mrp.exchange.importing import import_weights, is_imported
 from mrp.files import write_atomically
 from mrp.interop import reading, runs
+from mrp.processes.container import usable_cores
 
 HELD_OUT, MOST_HELD_OUT, FEWEST_HELD_OUT = 0.1, 5000, 20  # a share of the images; and images
 _MORE = (0.2, 0.3, 0.4, 0.5)  # shares that are tried where groups are so large that a smaller one is a single group
@@ -110,7 +111,7 @@ def _opened(checkpoint: str, whole: Source, name: str, folder: Path, words: Sequ
 
 def _survey(whole: Source, name: str, channels: int) -> Survey:
     """Looks at every image, and refuses a source of which many are damaged."""
-    survey = Survey.of(whole, channels)
+    survey = Survey.of(whole, channels, usable_cores())
     if len(survey.damaged) > DAMAGED * len(whole):
         first = min(survey.damaged)
         raise ConfigError(

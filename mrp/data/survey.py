@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,7 +16,7 @@ from mrp.data.order import Ints
 from mrp.data.shardtool.statistics import moments, sums_of
 from mrp.data.source import DecodeError, Partial, RawImage, Source, UnfitError
 
-_AT_ONCE = 256  # images that are read before they are decoded, by as many threads as there are cores
+_AT_ONCE = 256  # images that are read before they are decoded
 _MEASURED = 2000  # images whose pixels are measured
 
 
@@ -32,11 +31,10 @@ class Survey:
     std: tuple[float, ...] = ()
 
     @classmethod
-    def of(cls, source: Source, channels: int) -> Survey:
-        """Reads and decodes every image once."""
+    def of(cls, source: Source, channels: int, cores: int) -> Survey:
+        """Reads and decodes every image once, in as many threads as there are cores."""
         found = cls(np.zeros(len(source), np.uint64), np.zeros((len(source), 2), np.int64))
         every, sums = -(-len(source) // _MEASURED), np.zeros((3, channels))
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()  # macOS has none
         with ThreadPoolExecutor(cores) as threads:
             for start in progress.over(range(0, len(source), _AT_ONCE), f"times {_AT_ONCE} images looked at"):
                 numbers = range(start, min(start + _AT_ONCE, len(source)))
