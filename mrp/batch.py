@@ -34,7 +34,7 @@ class Batch:
 
     images: Tensor  # B C H W: uint8, uint16 or float from the loader; float32 inside an objective
     keys: Tensor  # B int64: hash(seed, epoch, sample, view)
-    labels: Tensor | None = None  # B, or B classes once mixed
+    labels: Tensor | None = None  # B; B classes once mixed; B tags where the data have tags: 1, 0, NaN for unknown
     valid: Tensor | None = None  # B bool: False for filler rows of a rank that has run out in evaluation
     step: Tensor = field(default_factory=lambda: torch.zeros((), dtype=torch.int64))
     places: Tensor | None = None  # B int64, in training: where the global batch has each image's sample

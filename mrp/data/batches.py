@@ -84,6 +84,7 @@ class Seen(NamedTuple):
 
     views: list[Tensor]
     label: int
+    tags: NDArray[np.int8] | None  # which it has; None where the data have no tags
     present: NDArray[np.bool_] | None  # the channels that it has; None if it has all
 
 
@@ -135,12 +136,24 @@ class Batches(Dataset[Result | WorkerError]):
         count = rows.keys.size if rows.valid is None else len(rows.valid)
         # All samples' first views, then their second ones: neighbours, which may be mixed, are never of one sample.
         images = [each.views[view] for view in range(len(rows.keys)) for each in seen]
-        labels = _filled([each.label for each in seen] * len(rows.keys), count) if self.source.classes else None
+        labels = self._labels(seen * len(rows.keys), count)
         present = self._present([each.present for each in seen] * len(rows.keys), count)
         keys_ = _filled(rows.keys.reshape(-1), count)
         places = None if rows.places is None else torch.from_numpy(np.tile(rows.places, len(rows.keys)))
         stacked = stack(images, (count, self.view.channels, *self.view.size))
         return Result(Batch(stacked, keys_, labels, rows.valid, torch.tensor(rows.step), places, present), bad)
+
+    def _labels(self, rows: list[Seen], count: int) -> Tensor | None:
+        """Returns the class of each image, or what is known of its tags; None where there are neither."""
+        if self.source.classes:
+            return _filled([row.label for row in rows], count)
+        if not self.source.tags:
+            return None
+        labels = torch.zeros(count, len(self.source.tags))
+        for label, row in zip(labels, rows, strict=False):
+            assert row.tags is not None
+            label.copy_(known_tags(row.tags))
+        return labels
 
     def _present(self, rows: list[NDArray[np.bool_] | None], count: int) -> Tensor | None:
         """Returns the channels that each image has; None from a source of which no sample lacks any."""
@@ -163,7 +176,9 @@ class Batches(Dataset[Result | WorkerError]):
                     data, label = self._checked(self.source.read(candidate))
                     images = self.view.decoded(data, keys_, sound=candidate in self.sound)
                     self.sound.add(candidate)
-                    return Seen(_apart(images, data), label, data.present if isinstance(data, Partial) else None)
+                    tags = self.source.tags_of(candidate) if self.source.tags else None
+                    present = data.present if isinstance(data, Partial) else None
+                    return Seen(_apart(images, data), label, tags, present)
                 except UnfitError as error:
                     raise ConfigError(f"{self._where(candidate)}: {error}") from None
                 except DecodeError as error:
@@ -243,6 +258,12 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.zeros(shape, dtype=dtype)
     shared = torch.UntypedStorage._new_shared(math.prod(shape) * dtype.itemsize)
     return torch.empty(0, dtype=dtype).set_(shared).view(shape)
+
+
+def known_tags(tagged: NDArray[np.int8]) -> Tensor:
+    """Returns tags as a loss takes them: 1 where an image has one, 0 where not, NaN where nobody knows."""
+    tags = torch.from_numpy(np.asarray(tagged, np.float32))
+    return tags.masked_fill(tags < 0, torch.nan)
 
 
 def _filled(values: Ints | list[int], count: int) -> Tensor:

@@ -21,6 +21,7 @@ class Channels(Derived):
     def __init__(self, source: Source, names: tuple[str, ...]) -> None:
         self.source, self.channels, self.checked = source, names, source.checked
         self.classes, self.labels, self.left_out = source.classes, source.labels, source.left_out
+        self.tags, self.tagged = source.tags, source.tagged
         self._places = np.array([source.channels.index(name) if name in source.channels else -1 for name in names])
         self.partial = source.partial or bool((self._places < 0).any())
 

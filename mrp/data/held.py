@@ -22,14 +22,14 @@ from mrp.data.workers import Numbers, received, torch_loader
 
 _AT_ONCE = 256  # samples that a worker decodes before it hands them over
 _FEW = 1 << 24  # bytes of pixels up to which workers would take longer to start than the decoding takes
-_LABEL = 8  # bytes of a label
+_LABEL, _TAG = 8, 4  # bytes of a label, and of one tag
 
 
 class Held(NamedTuple):
     """The images of every sample, of one size, and their labels."""
 
     images: Tensor  # N H W C, uint8, on the device
-    labels: Tensor | None  # N, int64, on the host
+    labels: Tensor | None  # N, int64, or N tags, float32 (see `known_tags`); on the host
 
     def to(self, device: torch.device) -> Held:
         """Returns the same with the images on a device."""
@@ -64,7 +64,7 @@ class Holding:
     @property
     def bytes(self) -> int:
         """Returns the memory that images and labels take."""
-        return self._labels_at + _LABEL * len(self.source)
+        return self._labels_at + (_TAG * len(self.source.tags) or _LABEL) * len(self.source)
 
     @property
     def _labels_at(self) -> int:
@@ -75,7 +75,10 @@ class Holding:
         """Returns images and labels as they lie in so many bytes."""
         shape = (len(self.source), *self.size, self.config.num_channels)
         images = memory[: math.prod(shape)].view(shape)
-        return Held(images, memory[self._labels_at :].view(torch.int64) if self.source.classes else None)
+        rest = memory[self._labels_at :]
+        if self.source.tags:
+            return Held(images, rest.view(torch.float32).view(len(self.source), -1))
+        return Held(images, rest.view(torch.int64) if self.source.classes else None)
 
     def decode(
         self, memory: Tensor, quarantine: Quarantine, workers: int, beat: Callable[[], None] = lambda: None

@@ -35,6 +35,7 @@ class Mixture(Derived):
         self.left_out = "; ".join(source.left_out for source in sources if source.left_out)
         same = len({source.classes for source in sources}) == 1
         self.classes = sources[0].classes if same else ()  # labels that mean different things are not kept
+        self.tags = sources[0].tags if len({source.tags for source in sources}) == 1 else ()
         self._ends = np.cumsum([len(source) for source in sources])
 
     def _known_by(self, what: Callable[[Source], str]) -> str:
@@ -47,6 +48,11 @@ class Mixture(Derived):
         if not self.classes:
             return np.broadcast_to(np.int64(-1), len(self))
         return np.concatenate([source.labels for source in self.sources])
+
+    @property
+    def tagged(self) -> NDArray[np.int8]:
+        """Which tags every sample has."""
+        return np.concatenate([source.tagged if self.tags else source.tagged[:, :0] for source in self.sources])
 
     def __len__(self) -> int:
         return int(self._ends[-1])

@@ -90,6 +90,7 @@ class Source(ABC):
     """Images by number. A kind of source writes `__len__`, `read` and `identity`; the rest has a default here."""
 
     classes: tuple[str, ...] = ()  # what the labels are called; empty where there are none
+    tags: tuple[str, ...] = ()  # in place of classes: what an image may have, several of them or none
     checked: bool = False  # whether `read` compares each image's bytes with a checksum
     channels: tuple[str, ...] = ()  # what the channels of its pixels are called; empty where they have no names
     left_out: str = ""  # which files beside the images it does not take for images, in words
@@ -121,6 +122,18 @@ class Source(ABC):
         if self.classes:
             raise ConfigError(f"{_file(type(self))}: its Source has classes and no labels; give it both, or neither")
         return np.broadcast_to(np.int64(-1), len(self))
+
+    @cached_property
+    def tagged(self) -> NDArray[np.int8]:
+        """Which tags every sample has (N tags): 1 has it, 0 has it not, -1 nobody knows."""
+        if self.tags:
+            raise ConfigError(f"{_file(type(self))}: its Source has tags and no tagged; give it both, or neither")
+        return np.empty((len(self), 0), np.int8)
+
+    def tags_of(self, index: int) -> NDArray[np.int8]:
+        """Returns which tags a sample has: its row of `tagged`."""
+        row: NDArray[np.int8] = self.tagged[index]
+        return row
 
     @cached_property
     def shard_sizes(self) -> Ints:
@@ -184,6 +197,11 @@ class Derived(Source):
         """Returns what its source calls it there."""
         source, inside = self._find(index)
         return source.name_of(inside)
+
+    def tags_of(self, index: int) -> NDArray[np.int8]:
+        """Returns which tags its source says that it has."""
+        source, inside = self._find(index)
+        return source.tags_of(inside)
 
     @abstractmethod
     def _find(self, index: int) -> tuple[Source, int]:

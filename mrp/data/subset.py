@@ -33,11 +33,17 @@ class Subset(Derived):
         self.channels, self.partial, self.left_out = source.channels, source.partial, source.left_out
         self.labels = np.asarray(np.asarray(source.labels)[chosen] if labels is None else labels, np.int32)
         self.classes = source.classes if classes is None else classes
+        self.tags = source.tags
 
     def _known_by(self, what: Callable[[Source], str]) -> str:
         digest = hashlib.sha256(f"{what(self.source)}\n{self.classes}\n".encode())
         digest.update(self.chosen.astype("<i8").tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def tagged(self) -> NDArray[np.int8]:
+        """Which tags every sample that was chosen has."""
+        return self.source.tagged[self.chosen]
 
     @cached_property
     def shard_sizes(self) -> Ints:

@@ -167,7 +167,9 @@ def _write_all(
 def _rows(model: nn.Module, readout: Readout, batch: Batch) -> Columns:
     output: Output = model(batch, features=readout)
     assert output.features is not None
-    labels = torch.full_like(batch.keys, -1) if batch.labels is None else batch.labels
+    labels = batch.labels
+    if labels is None or labels.ndim > 1:  # tags are read from the source
+        labels = torch.full_like(batch.keys, -1)
     return output.features, labels, batch.keys
 
 

@@ -1,0 +1,133 @@
+"""How well scores tell which tags an image has: average precision and the area under the ROC curve, tag by tag.
+
+Images of which nobody knows whether they have a tag do not count for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mrp.config import ConfigError
+from mrp.data.order import Ints
+from mrp.evaluate.interval import half_width
+from mrp.evaluate.measured import Number, told
+from mrp.evaluate.measures import MEASURES
+from mrp.evaluate.statistics import pseudo_values
+
+TITLES = {"mean_ap": "mean average precision", "mean_auroc": "mean AUROC"}
+
+Floats = NDArray[np.float64]
+Tags = NDArray[np.int8]  # images, tags: 1 has it, 0 has it not, -1 nobody knows
+Area = Callable[[Floats, NDArray[np.bool_]], Floats]  # the area with all images, and then without each one in turn
+
+
+def average_precision(scores: Floats, has: NDArray[np.bool_]) -> Floats:
+    """Returns the mean over the images that have a tag of the precision down to each; then that without each image.
+
+    Images of equal score are taken together, so that their order does not matter.
+    """
+    ordered = np.argsort(-scores, kind="stable")
+    ends = np.searchsorted(-scores[ordered], -scores[ordered], side="right")  # images down to the last of equal score
+    starts = np.searchsorted(-scores[ordered], -scores[ordered], side="left")
+    right = has[ordered].astype(np.float64)
+    hits = np.cumsum(right)[ends - 1]
+    count = right.sum()
+    without = np.empty(len(scores))
+    # What the images from here on, with all that share this one's score, sum up to once an image above them is gone.
+    fewer = np.maximum(ends - 1, 1)
+
+    def below(terms: Floats) -> Floats:
+        return np.cumsum((right * terms)[::-1])[::-1][starts]
+
+    above = (right * hits / ends).sum() - below(hits / ends)
+    negative = (above + below(hits / fewer)) / count
+    positive = (above + below((hits - 1) / fewer) - (hits - 1) / fewer) / max(count - 1, 1)
+    without[ordered] = np.where(right > 0, positive, negative)
+    return np.concatenate([[(right * hits / ends).sum() / count], without])
+
+
+def auroc(scores: Floats, has: NDArray[np.bool_]) -> Floats:
+    """Returns how often an image that has a tag scores above one that has it not; then that without each image.
+
+    Equal scores count one half.
+    """
+    ordered = np.sort(scores), np.sort(scores[has]), np.sort(scores[~has])
+
+    def below(others: Floats) -> Floats:
+        return (np.searchsorted(others, scores, "left") + np.searchsorted(others, scores, "right")) / 2
+
+    _, positives, negatives = ordered
+    won = np.where(has, below(negatives), len(positives) - below(positives))  # of the pairs that an image is in
+    total, pairs = won[has].sum(), len(positives) * len(negatives)
+    left = np.where(has, (len(positives) - 1) * len(negatives), len(positives) * (len(negatives) - 1))
+    return np.concatenate([[total / pairs], (total - won) / np.maximum(left, 1)])
+
+
+def rated(tags: Tags) -> list[int]:
+    """Returns the tags that can be judged: some images are known to have them, and some not to."""
+    return np.flatnonzero((tags == 1).any(0) & (tags == 0).any(0)).tolist()
+
+
+def over_tags(area: Area, scores: Floats, tags: Tags) -> float:
+    """Returns the mean of an area over the tags that can be judged; NaN where there are none."""
+    return float(np.mean([_of_tag(area, scores[:, t], tags[:, t])[0] for t in rated(tags)] or [np.nan]))
+
+
+def number(area: Area, scores: Floats, tags: Tags, groups: Ints | None = None) -> Number:
+    """Returns the mean of an area over the tags that can be judged, with an interval that counts images, or groups.
+
+    The interval is the jackknife's. It counts two images more, one that has all tags and scores lowest and one that has
+    none and scores highest, so that an order without any mistake does not look certain.
+    """
+    value = over_tags(area, scores, tags)
+    if np.isnan(value):
+        return Number(value)
+    ends = np.stack([scores.min(0) - 1, scores.max(0) + 1])
+    kinds = np.repeat(np.array([[1], [0]], np.int8), tags.shape[1], axis=1)
+    more_scores, more_tags = np.concatenate([scores, ends]), np.concatenate([tags, kinds])
+    moved = np.zeros(len(more_tags))  # how far each image moves the mean, times the number of images
+    for t in rated(tags):
+        whole, known = _of_tag(area, more_scores[:, t], more_tags[:, t]), np.flatnonzero(more_tags[:, t] >= 0)
+        moved[known] += (len(known) - 1) * (whole[0] - whole[1:]) * len(moved) / len(known)
+    if groups is not None:
+        of = np.unique(groups, return_inverse=True)[1].reshape(-1)
+        groups = np.append(of, [of.max() + 1, of.max() + 2])
+    half = half_width(moved / len(rated(tags)), groups)
+    return Number(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def _of_tag(area: Area, scores: Floats, tags: NDArray[np.int8]) -> Floats:
+    known = tags >= 0
+    return area(scores[known], tags[known] == 1)
+
+
+def result(
+    scores: Floats, tags: Tags, names: Sequence[str], groups: Ints | None = None
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Returns both areas as means over tags, for the metrics; and for a file, these with intervals, and tag by tag."""
+    if not rated(tags):
+        raise ConfigError("no tag is known of some test images and known not to be of others, so none can be judged")
+    numbers: dict[str, Number] = {}
+    every: list[dict[str, Any]] = [{"name": name} for name in names]
+    for t, one in enumerate(every):
+        one |= {"images": int((tags[:, t] >= 0).sum()), "having": int((tags[:, t] == 1).sum())}
+    for key, area in (("ap", average_precision), ("auroc", auroc)):
+        mean = partial(_of_rows, area, scores, tags)
+        numbers[f"mean_{key}"] = number(area, scores, tags, groups)._replace(
+            draws=pseudo_values(len(tags), mean, groups=groups)
+        )
+        for t in rated(tags):
+            every[t][key] = number(area, scores[:, [t]], tags[:, [t]], groups).plain()
+    values, details = told(numbers)
+    for key, measure in details[MEASURES].items():
+        measure["title"] = TITLES[key]
+    return values, details | {"tags": every, "num_test": len(tags)}
+
+
+def _of_rows(area: Area, scores: Floats, tags: Tags, rows: Ints) -> float:
+    return over_tags(area, scores[rows], tags[rows])
