@@ -213,7 +213,7 @@ def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Pa
     about_data = [word for word in words if word.partition("=")[0].strip().split(".")[0] == "data"]
     other = overridden(Tree({}, {}), about_data).values.get("data", {})
     if isinstance(other, dict) and {"train", "test"} & other.keys():
-        about_data.insert(0, "data.group=null")  # a run's groups are those of its own data
+        about_data[:0] = ["data.group=null", "data.labels=null"]  # which a run says of its own data
     pretraining = load(origin / CONFIG, about_data)
     source = open_source(pretraining, "train")
     if not source.classes:

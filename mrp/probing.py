@@ -42,7 +42,7 @@ CACHE = "features"  # the folder of a run that keeps feature tables
 EVALUATORS = ("linear", "knn", "few_shot")  # what `mrp probe` measures unless others are named
 _BATCH = 256  # images that a process takes through the model at once
 # What can be changed for an evaluation, section by section.
-_CHANGEABLE = {"data": ("train", "test", "classes", "fraction", "group", "size"), "machine": ("workers",)}
+_CHANGEABLE = {"data": ("train", "test", "classes", "fraction", "labels", "group", "size"), "machine": ("workers",)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,8 +244,8 @@ def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
 
 def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
     """Returns the configuration of a model as it is evaluated."""
-    # The names of other images may have another form, so the groups of a run are those of its own data.
-    other = {"group": None} if {"train", "test"} & words.get("data", {}).keys() else {}
+    # Other images have other names, so the groups and the table of labels of a run are those of its own data.
+    other = {"group": None, "labels": None} if {"train", "test"} & words.get("data", {}).keys() else {}
     replaced = {
         name: build(type(section), Tree(section.model_dump(mode="json") | before | dict(words.get(name, {})), {}))
         for name, section, before in (("data", model.run.data, other), ("machine", model.run.machine, {}))

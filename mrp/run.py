@@ -36,7 +36,7 @@ from mrp.trackers import Section as Track
 NOT_IN_IDENTITY = {"validation", "diagnose", "evaluate", "checkpoint", "track", "guard", "resume", "machine"}
 _MOST_WORKERS = 16  # that `auto` starts: each holds batches in shared memory, and more than this seldom help a GPU
 # Of `data:`, what its content stands for, and what decides no training.
-_IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged", "group"}
+_IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged", "group", "labels"}
 
 
 class Machine(Node):

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SerializeAsAny, Val
 from mrp.config import Node
 from mrp.data.augmentations import AUGMENTATIONS
 from mrp.data.groups import compiled
+from mrp.data.labels import Labels
 from mrp.data.sources import SOURCES
 from mrp.outside import SUFFIX
 
@@ -175,6 +176,8 @@ class Config(Node):
     test: Annotated[SourceName | None, _SourceKeys] = None
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
+    # A table with a class, or tags, for each image, in place of what the source itself says.
+    labels: Labels | None = None
     # What images that belong together (of one patient, plate or scene) share in their names: a regular expression, of
     # which the part in brackets counts where there is one. They are held out together, and intervals count groups.
     group: str | None = None

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from mrp.config import ConfigError, Node, nearest
 from mrp.data.channels import choose
 from mrp.data.config import CacheConfig, Config
+from mrp.data.labels import labelled
 from mrp.data.mixtures import Mixture
 from mrp.data.source import Source, one_line
 from mrp.data.sources import RECOGNISED, SOURCES
@@ -25,10 +26,15 @@ def open_data(config: Config, split: Split, cache: Cache) -> Source:
     spec = config.train if split == "train" else config.test
     assert spec is not None, "whoever asks for test data has looked whether there are any"
     where, names = f"data.{split}", config.channels
+
+    def opened(spec: str | Node) -> Source:
+        source = open_source(spec, split, cache, names)
+        return source if config.labels is None else labelled(source, config.labels, split, where, folder_of(spec))
+
     if not isinstance(spec, tuple):
-        (source,) = choose([open_source(spec, split, cache, names)], where, names)
+        (source,) = choose([opened(spec)], where, names)
         return select(source, where, config.classes, config.fraction if split == "train" else None)
-    sources = choose([open_source(part.source, split, cache, names) for part in spec], where, names)
+    sources = choose([opened(part.source) for part in spec], where, names)
     parts = [
         select(source, f"{where}.{number}", part.classes or config.classes, part.fraction or config.fraction)
         for number, (source, part) in enumerate(zip(sources, spec, strict=True))
@@ -55,6 +61,12 @@ def open_source(
     if (name := getattr(config, "name", "")).endswith(SUFFIX):
         _check(source, name)
     return source
+
+
+def folder_of(spec: object) -> str:
+    """Returns the path that a text or a section names."""
+    path = getattr(spec, "path", None)
+    return spec if isinstance(spec, str) else "" if path is None else folder_of(path)
 
 
 def _check(source: Source, name: str) -> None:

@@ -14,10 +14,12 @@ from mrp import outside
 from mrp.config import ConfigError, Node, build, nearest, parse_by_line, reading
 from mrp.config.tree import Origins
 from mrp.data.config import SourceName
+from mrp.data.labels import Labels
 from mrp.evaluate.classes import BY_INDEX, BY_NAME
 from mrp.evaluators import EVALUATORS
 from mrp.suites import corruptions
 
+_OF_DATA = {"train", "classes", "fraction", "labels", "group", "size"}  # options of a data set that `data:` has too
 _PLACE = re.compile(r"\{(\w+)\}")
 
 
@@ -39,6 +41,7 @@ class DataSet(Node):
     tests: dict[str, TestSet] = Field(default={})
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
+    labels: Labels | None = None  # a table with the labels of both, as data.labels
     group: str | None = None  # what images that belong together share in their names, as data.group
     size: int | tuple[int, int] | None = None  # of the images that the backbone sees; null: as in its training
     score: Literal["accuracy", "mean_per_class"] = "accuracy"  # mean_per_class: each class has the same weight
@@ -152,7 +155,7 @@ class Suite:
                 )
         data, tasks = dict[str, Data](), list[Task]()
         for name, config in self._config.data.items():
-            described = config.model_dump(mode="json", include={"train", "classes", "fraction", "group", "size"})
+            described = config.model_dump(mode="json", include=_OF_DATA)
             words = {key: value for key, value in described.items() if value is not None}
             data[name] = Data(name, _filled(words, places), tuple(self._tests(config, places)), config.score)
         for number, measurement in enumerate(self._config.measure):

@@ -20,7 +20,8 @@ HELP = "judge frozen features: the best of many linear heads (chosen without the
 EXAMPLE = "mrp probe runs/demo --untrained"
 
 PAPER = "paper"  # of the folder, beside the run's checkpoints, in which its protocol trains
-_DATA = {"data", "data.train", "data.test", "data.classes", "data.fraction", "data.group"}  # words that name other data
+# Words that name other data.
+_DATA = {"data", "data.train", "data.test", "data.classes", "data.fraction", "data.labels", "data.group"}
 _RECIPE = "linear_mae_vit_base_in1k"
 
 

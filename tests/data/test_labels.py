@@ -1,0 +1,299 @@
+"""Labels from a table: which row is about which image, what its cells say, and one line for what cannot be right."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mrp.cli import main
+from mrp.config import ConfigError, Tree, build
+from mrp.data.augment import View
+from mrp.data.batches import Batches, EvaluationPlan
+from mrp.data.config import CacheConfig, Config
+from mrp.data.held import Holding
+from mrp.data.open import open_data
+from mrp.data.quarantine import Quarantine
+from mrp.data.source import Source
+from mrp.data.storage.cache import Cache
+from tests.trained import NARROW, pretrained
+
+NAMES = ("a/1.png", "a/2.png", "b/1.png", "b/3.png")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """Four images in two folders, whose names alone do not tell them apart."""
+    for number, name in enumerate(NAMES):
+        path = tmp_path / "set" / "images" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((4, 4, 3), 10 * number, np.uint8)).save(path)
+    return tmp_path / "set" / "images"
+
+
+def written(folder: Path, text: str, name: str = "labels.csv") -> str:
+    (folder / name).write_text(text, encoding="utf-8")
+    return str(folder / name)
+
+
+def opened(train: Any, labels: Any, split: Any = "train", **more: Any) -> Source:
+    values = {"train": train, "test": train, "labels": labels, "size": 4, "channels": 3} | more
+    return open_data(build(Config, Tree(values, {})), split, Cache(CacheConfig()))
+
+
+def of(source: Source) -> dict[str, str]:
+    """Returns the class of each image, which must be what it is read with."""
+    assert [source.read(n)[1] for n in range(len(source))] == source.labels.tolist()
+    return {source.name_of(n): source.classes[source.labels[n]] for n in range(len(source))}
+
+
+ROWS = {
+    "as they are in the folder": "{}/{}.png",
+    "without the ending": "{}/{}",
+    "of the files that they were made from": "{}/{}.dcm",
+    "from further up": "set/images/{}/{}.PNG",
+    "from here": "./images/{}/{}.png",
+    "written on Windows": "images\\{}\\{}.png",
+}
+
+
+@pytest.mark.parametrize("form", ROWS.values(), ids=ROWS.keys())
+def test_a_row_names_an_image_by_the_end_of_its_path(form: str, images: Path, tmp_path: Path) -> None:
+    rows = [f"{form.format(*name[:-4].split('/'))},{kind}" for name, kind in zip(NAMES, "xyyx", strict=True)]
+    table = written(tmp_path, "\n".join(["image,kind", *rows]))
+    assert of(opened(str(images), table)) == dict(zip(NAMES, "xyyx", strict=True))
+
+
+def test_the_whole_path_names_an_image_too(images: Path, tmp_path: Path) -> None:
+    table = written(tmp_path, "image,kind\n" + "".join(f"{images / name},{name[0]}\n" for name in NAMES))
+    assert of(opened(str(images), table)) == {name: name[0] for name in NAMES}
+
+
+@pytest.mark.parametrize("form", ["{}/{}.png", "images/{}/{}", "{}-{}"])
+def test_rows_name_the_images_of_shards(form: str, images: Path, tmp_path: Path) -> None:
+    main(["shards", "build", str(images), str(tmp_path / "shards"), "--shard-size", "3"])
+    rows = [f"{form.format(*name[:-4].split('/'))},{kind}" for name, kind in zip(NAMES, "xyyx", strict=True)]
+    source = opened(str(tmp_path / "shards"), written(tmp_path, "\n".join(["image,kind", *rows])))
+    assert of(source) == {name[:-4].replace("/", "-"): kind for name, kind in zip(NAMES, "xyyx", strict=True)}
+    assert source.shard_sizes.tolist() == [3, 1]
+
+
+def test_a_file_beside_another_of_the_same_name_is_told_by_its_ending(images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(images / "a" / "1.jpg")
+    text = "image,kind\n" + "".join(f"{name},x\n" for name in NAMES)
+    with pytest.raises(ConfigError, match=r"1 of its 5 images have no row .* such as 'a/1\.jpg'"):
+        opened(str(images), written(tmp_path, text))
+    assert of(opened(str(images), written(tmp_path, text + "a/1.jpg,y\n")))["a/1.jpg"] == "y"
+
+
+def test_an_ending_that_is_a_part_of_another_name_is_no_match(images: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(images / "a" / "11.png")
+    text = "image,kind\n" + "".join(f"{name},x\n" for name in NAMES)
+    with pytest.raises(ConfigError, match=r"such as 'a/11\.png'"):
+        opened(str(images), written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [(("10", "9", "-1", "9"), ("-1", "9", "10")), (("b", "B", "10", "b"), ("10", "B", "b")), ("0101", ("0", "1"))],
+)
+def test_classes_are_in_the_order_of_numbers_or_of_text(
+    values: tuple[str, ...], classes: tuple[str, ...], images: Path, tmp_path: Path
+) -> None:
+    rows = "".join(f"{name},{value}\n" for name, value in zip(NAMES, values, strict=True))
+    source = opened(str(images), written(tmp_path, f"image,kind\n{rows}"))
+    assert source.classes == classes
+    assert [source.classes[n] for n in source.labels] == list(values)
+
+
+@pytest.mark.parametrize(
+    ("sign", "ending"), [(",", "\n"), (";", "\r\n"), ("\t", "\n")], ids=["commas", "semicolons", "tabs"]
+)
+def test_tables_as_other_programs_write_them(sign: str, ending: str, images: Path, tmp_path: Path) -> None:
+    rows = [sign.join(["age", "image", "kind"])]
+    rows += [sign.join(["7", name, '"x, and; y"' if name == "a/1.png" else "z"]) for name in NAMES]
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + ending.join([*rows, "", ""]).encode())
+    source = opened(str(images), {"table": str(path), "image": "image", "label": "kind"})
+    assert of(source) == dict.fromkeys(NAMES, "z") | {"a/1.png": "x, and; y"}
+
+
+def test_both_splits_have_the_classes_of_both_tables(images: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        other = tmp_path / "test" / name
+        other.parent.mkdir(parents=True, exist_ok=True)
+        other.write_bytes((images / name).read_bytes())
+    first = written(tmp_path, "image,kind\n" + "".join(f"{name},b\n" for name in NAMES))
+    second = written(tmp_path, "image,kind\n" + "".join(f"{name},a\n" for name in NAMES), "test.csv")
+    section = {"train": str(images), "test": str(tmp_path / "test"), "labels": {"table": first, "test": second}}
+    for split, kind in (("train", "b"), ("test", "a")):
+        source = opened(split=split, **section)
+        assert source.classes == ("a", "b")
+        assert of(source) == dict.fromkeys(NAMES, kind)
+
+
+def test_images_without_a_label_are_an_error_or_left_out(images: Path, tmp_path: Path) -> None:
+    table = written(tmp_path, "image,kind\na/1.png,x\nb/3.png,y\nb/1.png,\nelsewhere/7.png,z\n")
+    with pytest.raises(
+        ConfigError, match=r"2 of its 4 images have no row in .*labels\.csv, such as 'a/2\.png'; .*miss"
+    ):
+        opened(str(images), table)
+    left = opened(str(images), {"table": table, "missing": "leave_out"})
+    assert of(left) == {"a/1.png": "x", "b/3.png": "y"}
+    assert left.classes == ("x", "y", "z")
+    assert left.shard_sizes.tolist() == []  # as a folder, which can be read in any order
+    for missing in ("error", "leave_out"):
+        other = written(tmp_path, "image,kind\nc/1.png,x\n", "other.csv")
+        with pytest.raises(ConfigError, match=r"4 of its 4 images .* not the name of any row, such as 'c/1\.png'"):
+            opened(str(images), {"table": other, "missing": missing})
+
+
+def test_a_table_that_gives_no_class_says_so(images: Path, tmp_path: Path) -> None:
+    table = written(tmp_path, "image,kind\n" + "".join(f"{name},\n" for name in NAMES))
+    with pytest.raises(ConfigError, match="4 of its 4 images have no label in"):
+        opened(str(images), table)
+
+
+WRONG = {
+    "image,kind\n1,x\n": "line 2: '1' is the end of the names of 2 images, such as 'a/1.png' and 'b/1.png'",
+    "image,kind\na/1,x\na/2,y\na/1.png,y\n": "lines 2 and 4 say different things of the image 'a/1.png'",
+    "image,kind,age\na/1.png,x,7\n": "has the columns image, kind, age; say in data.labels.label which",
+    "image\na/1.png\n": "has the columns image; say in data.labels.label",
+    "image,kind\n": "holds no rows",
+    "": "has the columns (none)",
+    "image,kind\na/1.png,x,7\n": "line 2 has 3 cells, where the first line names 2 columns",
+    'image,kind\na/1.png,"x\n': "line 2: unexpected end of data; save the table as CSV anew",
+}
+
+
+@pytest.mark.parametrize(("text", "said"), WRONG.items(), ids=map(str, range(len(WRONG))))
+def test_what_cannot_be_right_is_one_line(text: str, said: str, images: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        opened(str(images), written(tmp_path, text))
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_names_of_columns_are_checked(images: Path, tmp_path: Path) -> None:
+    table = written(tmp_path, "image,kind,kind\na/1.png,x,x\n")
+    with pytest.raises(ConfigError, match=r"names the column 'kind' twice; its first line names image, kind, kind"):
+        opened(str(images), {"table": table, "label": "kind"})
+    with pytest.raises(ConfigError, match=r"has no column 'imag'.*'image'"):
+        opened(str(images), {"table": table, "image": "imag", "label": "kind"})
+    with pytest.raises(ConfigError, match="separator: is for tags that stand in one column"):
+        opened(str(images), {"table": table, "label": ["kind", "image"], "separator": "|"})
+    with pytest.raises(ConfigError, match="a list of different ones"):
+        opened(str(images), {"table": table, "label": []})
+    with pytest.raises(ConfigError, match=r"give data\.labels a CSV file"):
+        opened(str(images), str(tmp_path / "none.csv"))
+    (tmp_path / "latin.csv").write_bytes("image,kind\na/1.png,Ödem\n".encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"is no text in UTF-8 \(byte 19\); save the table"):
+        opened(str(images), str(tmp_path / "latin.csv"))
+
+
+TAGS = "image,oedema,effusion\na/1.png,1,0\na/2.png,0.0,-1\nb/1.png,,1.0\nb/3.png,no,Yes\n"
+
+
+@pytest.mark.parametrize(("blank", "value"), [("unknown", -1), ("absent", 0)])
+def test_columns_of_tags(blank: str, value: int, images: Path, tmp_path: Path) -> None:
+    labels = {"table": written(tmp_path, TAGS), "label": ["oedema", "effusion"], "blank": blank}
+    source = opened(str(images), labels)
+    assert (source.classes, source.tags) == ((), ("oedema", "effusion"))
+    assert source.tagged.tolist() == [[1, 0], [0, -1], [value, 1], [0, 1]]
+    assert [source.tags_of(n).tolist() for n in range(4)] == source.tagged.tolist()
+    turned = opened(str(images), labels | {"label": ["effusion", "oedema"]})
+    assert turned.tagged.tolist() == source.tagged[:, ::-1].tolist()
+    assert turned.identity != source.identity
+
+
+def test_a_tag_is_1_0_or_unknown(images: Path, tmp_path: Path) -> None:
+    table = written(tmp_path, TAGS.replace("1.0", "2"))
+    with pytest.raises(ConfigError, match=r"line 4: '2' stands in the column 'effusion'; tags are 1 \(has it\)"):
+        opened(str(images), {"table": table, "label": ["oedema", "effusion"]})
+
+
+@pytest.mark.parametrize(("blank", "value"), [("unknown", -1), ("absent", 0)])
+def test_tags_in_one_column(blank: str, value: int, images: Path, tmp_path: Path) -> None:
+    text = "image,found\na/1.png,Mass|Hernia\na/2.png,\nb/1.png,No Finding\nb/3.png, Hernia | \n"
+    source = opened(str(images), {"table": written(tmp_path, text), "separator": "|", "blank": blank})
+    assert source.tags == ("Hernia", "Mass", "No Finding")
+    assert source.tagged.tolist() == [[1, 1, 0], [value] * 3, [0, 0, 1], [1, 0, 0]]
+
+
+def test_batches_hold_what_is_known_of_tags(images: Path, tmp_path: Path) -> None:
+    labels = {"table": written(tmp_path, TAGS), "label": ["oedema", "effusion"]}
+    values = {"train": str(images), "labels": labels, "size": 4, "augment": "resize"}
+    config = build(Config, Tree(values, {}))
+    source = open_data(config, "train", Cache(CacheConfig()))
+    known = torch.tensor([[1, 0], [0, torch.nan], [torch.nan, 1], [0, 1]])
+    for start, rows in ((0, known), (2, torch.cat([known[2:], torch.zeros(2, 2)])), (4, torch.zeros(4, 2))):
+        batch = Batches(source, View(config, train=False), EvaluationPlan(start, 4, 4), None)[0].batch  # type: ignore[union-attr]
+        torch.testing.assert_close(batch.labels, rows, equal_nan=True, rtol=0, atol=0)
+    holding = Holding(source, config, (4, 4))
+    memory = torch.zeros(holding.bytes, dtype=torch.uint8)
+    holding.decode(memory, Quarantine(), 0)
+    torch.testing.assert_close(holding.in_memory(memory).labels, known, equal_nan=True, rtol=0, atol=0)
+
+
+def test_labels_are_a_part_of_what_data_are(images: Path, tmp_path: Path) -> None:
+    text = "image,kind\n" + "".join(f"{name},{kind}\n" for name, kind in zip(NAMES, "xyyx", strict=True))
+    source = opened(str(images), written(tmp_path, text))
+    same = opened(str(images), written(tmp_path, text.replace("kind", "class") + "c/1.png,x\n", "same.csv"))
+    other = opened(str(images), written(tmp_path, text.replace("3.png,x", "3.png,y"), "other.csv"))
+    assert (source.identity, source.content) == (same.identity, same.content)
+    assert other.identity != source.identity
+    assert other.content != source.content
+
+
+def test_chosen_classes_and_fractions_are_of_the_table(images: Path, tmp_path: Path) -> None:
+    table = written(
+        tmp_path, "image,kind\n" + "".join(f"{name},{kind}\n" for name, kind in zip(NAMES, "xyyx", strict=True))
+    )
+    (tmp_path / "one.txt").write_text("y\n")
+    assert of(opened(str(images), table, classes=str(tmp_path / "one.txt"))) == {"a/2.png": "y", "b/1.png": "y"}
+    assert sorted(of(opened(str(images), table, fraction=0.5)).values()) == ["x", "y"]
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """36 images in folders of patients, as bright as their level, which a table tells; and the words that name them."""
+    root, rows = tmp_path_factory.mktemp("scans"), dict[str, str]()
+    for number in range(36):
+        split = "test" if number % 3 == 0 else "train"
+        path = root / split / f"patient{number % 5}" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        level = number // 3 % 3
+        Image.fromarray(np.full((8, 8), 100 * level + number, np.uint8)).save(path)
+        rows[path.name] = ("low", "mid", "high")[level]
+    table = written(root, "file,level\n" + "".join(f"{name},{level}\n" for name, level in rows.items()))
+    return root, [f"data.train={root / 'train'}", f"data.test={root / 'test'}", f"data.labels={table}"]
+
+
+def test_a_table_serves_training_probing_and_fine_tuning(
+    scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, data = scans
+    few = ["batch=8", "length=6 steps", "optim.warmup=1 steps", "data.size=8"]
+    run = pretrained(root / "run", *NARROW, *data, *few, "evaluate={knn: {every: 3 steps}}")
+    assert "classes of data.train: 3 (high, low, mid)" in capsys.readouterr().out
+    assert "knn/accuracy" in (run / "metrics.jsonl").read_text()
+    main(["probe", str(run), "--evaluator", "knn", "--json"])
+    assert json.loads(capsys.readouterr().out)["trained"]["knn"]["accuracy"] > 0.9
+    words = ["backbone=null", "objective.classes=3", f"init={run}", *data, *few]
+    main(["finetune", "finetune_tiny_digits", *words, "--folder", str(root / "tuned")])
+    assert "classes of data.train: 3 (high, low, mid)" in capsys.readouterr().out
+    assert json.loads((root / "tuned" / "classes.json").read_text()) == ["high", "low", "mid"]
+
+
+def test_the_table_of_a_run_is_about_its_own_images(
+    scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, data = scans
+    run = pretrained(root / "own", *NARROW, *data, "batch=8", "length=1 steps", "optim.warmup=0 steps")
+    main(["probe", str(run), "data.train=digits", "data.test=digits", "--evaluator", "knn", "--json"])
+    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["trained"]["knn"]["num_test"] > 100
