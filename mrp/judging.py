@@ -73,7 +73,7 @@ def plan_of_tests(
         own = first.run.data.model_dump(mode="json")
         if first.source or own["test"] is None:
             raise ConfigError(f"{path}: has no test data of its own; give data.test=PATH or --test NAME=PATH")
-        data = {key: own[key] for key in ("classes", "group")} | data | {"test": own["test"]}
+        data = {key: own[key] for key in ("classes", "labels", "group")} | data | {"test": own["test"]}
     return plan_of(tests, data.pop("test", None), real), {**changes, "data": data}
 
 

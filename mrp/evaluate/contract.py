@@ -215,6 +215,8 @@ class Setting:
         """Returns what a record says of the data; `own` where they are the run's."""
         data, more = self.data, ["limited"] if self.limited else []
         names = data.model_dump(mode="json", include={"train", "test", "classes", "fraction", "size"})
+        if data.labels is not None:
+            names["labels"] = data.labels.model_dump(mode="json")
         if data.group is not None:
             names["groups"], more = data.group, [*more, data.group]
         contents = [None if source is None else source.content for source in (self.train, self.test)]

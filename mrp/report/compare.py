@@ -24,7 +24,7 @@ from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
 _ACCURACIES = {"student": "validation/accuracy", "average": "validation/average/accuracy"}
-_PLACE = ("train", "test", "classes", "fraction", "group")  # options that say which data a run has
+_PLACE = ("train", "test", "classes", "fraction", "labels", "group")  # options that say which data a run has
 
 
 class Named(NamedTuple):

@@ -123,7 +123,7 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     What has been measured already is taken from the results of each.
     """
     train, test = open_source(run, "train"), open_source(run, "test")
-    words = run.data.model_dump(mode="json", include={"train", "test", "group"})
+    words = run.data.model_dump(mode="json", include={"train", "test", "labels", "group"})
     tests = (Test("", words.pop("test")),)
     data = Data("held-out images", {**words, "size": list(run.data.shape)}, tests)
     labelled = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}

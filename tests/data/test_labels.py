@@ -21,6 +21,7 @@ from mrp.data.open import open_data
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
+from mrp.evaluate import results
 from tests.trained import NARROW, pretrained
 
 NAMES = ("a/1.png", "a/2.png", "b/1.png", "b/3.png")
@@ -274,26 +275,47 @@ def scans(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     return root, [f"data.train={root / 'train'}", f"data.test={root / 'test'}", f"data.labels={table}"]
 
 
-def test_a_table_serves_training_probing_and_fine_tuning(
-    scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
-) -> None:
-    root, data = scans
-    few = ["batch=8", "length=6 steps", "optim.warmup=1 steps", "data.size=8"]
-    run = pretrained(root / "run", *NARROW, *data, *few, "evaluate={knn: {every: 3 steps}}")
-    assert "classes of data.train: 3 (high, low, mid)" in capsys.readouterr().out
-    assert "knn/accuracy" in (run / "metrics.jsonl").read_text()
+FEW = ("batch=8", "length=6 steps", "optim.warmup=1 steps", "data.size=8")
+
+
+@pytest.fixture(scope="module")
+def run(scans: tuple[Path, list[str]]) -> Path:
+    return pretrained(scans[0] / "run", *NARROW, *scans[1], *FEW, "evaluate={knn: {every: 3 steps}}")
+
+
+def test_a_table_serves_training_and_probing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert json.loads((run / "evaluations" / "knn.json").read_text())["student"]["num_test"] == 12
     main(["probe", str(run), "--evaluator", "knn", "--json"])
     assert json.loads(capsys.readouterr().out)["trained"]["knn"]["accuracy"] > 0.9
-    words = ["backbone=null", "objective.classes=3", f"init={run}", *data, *few]
-    main(["finetune", "finetune_tiny_digits", *words, "--folder", str(root / "tuned")])
-    assert "classes of data.train: 3 (high, low, mid)" in capsys.readouterr().out
-    assert json.loads((root / "tuned" / "classes.json").read_text()) == ["high", "low", "mid"]
+    record = results.read(run)[0]
+    assert record.data["own"]
+    assert record.data["labels"]["table"].endswith("labels.csv")
 
 
-def test_the_table_of_a_run_is_about_its_own_images(
-    scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+def test_a_table_serves_fine_tuning_and_what_comes_after(
+    run: Path, scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, data = scans
-    run = pretrained(root / "own", *NARROW, *data, "batch=8", "length=1 steps", "optim.warmup=0 steps")
-    main(["probe", str(run), "data.train=digits", "data.test=digits", "--evaluator", "knn", "--json"])
-    assert json.loads(capsys.readouterr().out.partition("\n{")[2].join(["{", ""]))["trained"]["knn"]["num_test"] > 100
+    tuned = root / "tuned"
+    words = ["backbone=null", "objective.classes=3", f"init={run}", *data, *FEW]
+    main(["finetune", "finetune_tiny_digits", *words, "--folder", str(tuned)])
+    assert "classes of data.train: 3 (high, low, mid)" in capsys.readouterr().out
+    assert json.loads((tuned / "classes.json").read_text()) == ["high", "low", "mid"]
+    main(["evaluate", str(tuned)])
+    assert [one.result["images"] for one in results.read(tuned)] == [12]
+
+
+def test_a_table_serves_going_on(run: Path, scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:
+    root, data = scans
+    main(["adapt", str(run), str(root / "train"), *data[1:], "length=2 steps", "--out", str(root / "adapted")])
+    found = json.loads((root / "adapted" / "adapt.json").read_text())
+    assert {"linear probe", "kNN (k = 20)"} <= {change["title"] for change in found["verdict"]["changes"]}
+    best = max(change["before"] for change in found["verdict"]["changes"])
+    assert best > 0.9  # of three levels; the five patients, which the folders are called by, cannot be told apart
+
+
+def test_the_table_of_a_run_is_about_its_own_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["probe", str(run), "data.train=digits", "data.test=digits", "--evaluator", "knn"])
+    (record,) = [one for one in results.read(run) if one.data["train"] == "digits"]
+    assert "labels" not in record.data
+    assert record.result["num_test"] > 100
