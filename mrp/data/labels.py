@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from mrp.config import ConfigError, Node, nearest, reading
+from mrp.data import tree
 from mrp.data.order import Ints
 from mrp.data.source import Source
 from mrp.data.subset import Subset
-from mrp.data.tree import EXTENSIONS
 
 _WORDS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "-1": -1, "-1.0": -1}
 _BLANK = {"", "nan"}
@@ -178,25 +178,15 @@ def _columns(header: list[str], config: Labels, path: str) -> list[int]:
 
 
 def _rows_of(source: Source, table: Table, root: str) -> Ints:
-    """Returns the number of each image's row; -1 where there is none.
-
-    A row names an image by its path, or by as much of its end as tells it from others, with the ending or without it.
-    The keys of shards that mrp has built hold the last folder and the name, joined by a hyphen.
-    """
-    plain = bool(len(source.shard_sizes))
-    names = [_path(source.name_of(index), root, plain) for index in range(len(source))]
-    backwards = [name[::-1] for name, _ in names]
-    order = sorted(range(len(names)), key=backwards.__getitem__)
-    found, ordered = np.full(len(names), -1, np.int64), [backwards[index] for index in order]
+    """Returns the number of each image's row; -1 where there is none."""
+    ends, found = _Ends(source, root), np.full(len(source), -1, np.int64)
     for number, image in enumerate(table.images):
-        end, ending = _path(image, "", plain)
-        matches = list(_ending_in(end, ordered, order, names, "/-" if plain else "/"))
-        matches = [index for index in matches if names[index][1] == ending] or matches
-        if len(matches) > 1:
-            one, other = (source.name_of(index) for index in matches[:2])
+        matches = ends.of(image)
+        names = list(dict.fromkeys(source.name_of(index) for index in matches)) if len(matches) > 1 else []
+        if len(names) > 1:  # windows of one image have one name
             raise ConfigError(
-                f"{table.path}: line {table.lines[number]}: '{image}' is the end of the names of {len(matches)} "
-                f"images, such as '{one}' and '{other}'; name more of the folders that they are in"
+                f"{table.path}: line {table.lines[number]}: '{image}' is the end of the names of {len(names)} images, "
+                f"such as '{names[0]}' and '{names[1]}'; name more of the folders that they are in"
             )
         for index in matches:
             earlier = int(found[index])
@@ -209,27 +199,45 @@ def _rows_of(source: Source, table: Table, root: str) -> Ints:
     return found
 
 
-def _path(name: str, root: str, plain: bool) -> tuple[str, str]:
-    """Returns a name in the form in which names are compared, and the ending that was taken off."""
-    path = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
-    ending = next((one for one in (*EXTENSIONS, *_OTHER_ENDINGS) if path.lower().endswith(one)), "")
-    stem = path.removesuffix(path[len(path) - len(ending) :])
-    if plain:  # as `mrp shards build` writes keys
-        return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(stem.split("/")[-2:]))[-60:].strip("_"), ""
-    return f"{root}/{stem}" if root else stem, ending
+class _Ends:
+    """The names of images, found by their ends."""
 
+    def __init__(self, source: Source, root: str) -> None:
+        self._keys = bool(len(source.shard_sizes))  # of shards: hyphens join the parts of a path
+        self._names = [self._form(source.name_of(index), root) for index in range(len(source))]
+        backwards = [name[::-1] for name, _ in self._names]
+        self._order = sorted(range(len(backwards)), key=backwards.__getitem__)
+        self._backwards = [backwards[index] for index in self._order]
 
-def _ending_in(
-    end: str, ordered: list[str], order: list[int], names: Sequence[tuple[str, str]], signs: str
-) -> Iterator[int]:
-    """Yields the images whose names end in these whole parts; `ordered` are all names, read backwards and sorted."""
-    backwards = end[::-1]
-    for place in range(bisect_left(ordered, backwards), len(ordered) if end else 0):
-        if not ordered[place].startswith(backwards):
-            return
-        name, _ = names[order[place]]
-        if len(name) == len(end) or name[-len(end) - 1] in signs:
-            yield order[place]
+    def of(self, image: str) -> list[int]:
+        """Returns the images whose path ends as a row says, in whole parts, with this ending or any.
+
+        The key in a shard is itself the end of a path, so there a row may also end in a whole key.
+        """
+        name, ending = self._form(image)
+        found = list(self._ending_in(name, "/-" if self._keys else "/"))
+        parts = re.split(r"[/\\]", image)
+        for start in range(1, len(parts) if self._keys and not found else 0):
+            found = found or list(self._ending_in(self._form("/".join(parts[start:]))[0], ""))
+        return [index for index in found if self._names[index][1] == ending] or found
+
+    def _form(self, name: str, root: str = "") -> tuple[str, str]:
+        """Returns a name as names are compared, and the ending that was taken off."""
+        path = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
+        ending = next((one for one in (*tree.EXTENSIONS, *_OTHER_ENDINGS) if path.lower().endswith(one)), "")
+        stem = path[: len(path) - len(ending)]
+        if self._keys:
+            return tree.key_of(stem.split("/")), ""
+        return f"{root}/{stem}" if root else stem, ending
+
+    def _ending_in(self, end: str, signs: str) -> Iterator[int]:
+        """Yields the images whose names are this, or end in it behind one of these signs."""
+        backwards = end[::-1]
+        for place in range(bisect_left(self._backwards, backwards), len(self._order) if end else 0):
+            if not (name := self._backwards[place]).startswith(backwards):
+                return
+            if len(name) == len(end) or name[len(end)] in signs:
+                yield self._order[place]
 
 
 def _classes(

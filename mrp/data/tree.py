@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm",
 _MOST_ENDINGS, _MOST_KINDS = 5, 100  # that are listed, and that are counted one by one
 _OF_OTHER_KINDS = "of other kinds"  # numbers may stand in the place of an ending
 _MOST_WAYS = 100  # in which links behind other links may lead to one folder
+_MOST_LETTERS = 80  # of a key
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
 
@@ -118,6 +120,14 @@ def _below(
             else:
                 ending = os.path.splitext(entry.name)[1].lower()
                 others[ending if ending in others or len(others) < _MOST_KINDS else _OF_OTHER_KINDS] += 1
+
+
+def key_of(parts: Sequence[str]) -> str:
+    """Returns the parts of a path, without an ending, as a key of a shard: hyphens join them.
+
+    It is in letters that any reader takes, and short enough for the head of a member of a tar.
+    """
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(parts))[-_MOST_LETTERS:].strip("_")
 
 
 def is_hidden(name: str) -> bool:

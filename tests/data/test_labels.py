@@ -84,6 +84,34 @@ def test_rows_name_the_images_of_shards(form: str, images: Path, tmp_path: Path)
     assert source.shard_sizes.tolist() == [3, 1]
 
 
+def test_windows_of_one_image_share_its_row(tmp_path: Path) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    for name in ("x", "y"):
+        (tmp_path / "scenes").mkdir(exist_ok=True)
+        tifffile.imwrite(tmp_path / "scenes" / f"{name}.tif", np.zeros((4, 8, 3), np.uint8))
+    table = written(tmp_path, "scene,land\ny,forest\nx.tif,sea\n")
+    source = opened({"name": "tiff", "path": str(tmp_path / "scenes"), "window": 4}, table)
+    assert [source.classes[number] for number in source.labels] == ["sea", "sea", "forest", "forest"]
+
+
+def test_shards_of_deep_trees_keep_whole_paths(tmp_path: Path) -> None:
+    names = ["p1/study1/view1", "p2/study1/view1", "p2/study2/view1"]
+    for name in names:
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(path)
+    main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards")])
+    expected = {name.replace("/", "-"): name[1] + name[8] for name in names}
+    for number, form in enumerate(["{}.dcm", "{}", "images/{}.png", "/other/set/images/{}.png"]):
+        rows = "".join(f"{form.format(name)},{name[1]}{name[8]}\n" for name in names)
+        assert (
+            of(opened(str(tmp_path / "shards"), written(tmp_path, f"image,kind\n{rows}", f"{number}.csv"))) == expected
+        )
+    rows = "".join(f"q{name[1:]},x\n" for name in names)
+    with pytest.raises(ConfigError, match="3 of its 3 images have no row"):
+        opened(str(tmp_path / "shards"), written(tmp_path, f"image,kind\n{rows}"))
+
+
 def test_a_file_beside_another_of_the_same_name_is_told_by_its_ending(images: Path, tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(images / "a" / "1.jpg")
     text = "image,kind\n" + "".join(f"{name},x\n" for name in NAMES)

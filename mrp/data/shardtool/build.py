@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from mrp.config import ConfigError
-from mrp.data import index, manifest
+from mrp.data import index, manifest, tree
 from mrp.data.index import RECORD
 from mrp.data.manifest import Manifest, Shard
 from mrp.data.order import Ints, permute
@@ -191,10 +191,11 @@ def _samples(plan: Plan, number: int, notes: Counter[str]) -> Iterator[scan.Samp
         where = plan.source.where(sample)
         named = where.rpartition(".")[2].lower()
         ending, data = encode(content, named, plan.options.max_side, plan.options.quality, plan.options.raw, notes)
-        yield scan.Sample(f"{place:09}-{_plain(where)}", ending, data, label)
+        yield scan.Sample(f"{place:09}-{_plain(plan.source.name_of(sample), where)}", ending, data, label)
 
 
-def _plain(where: str) -> str:
-    """Returns the last part of a name, in letters that any file system and any reader takes."""
-    last = "-".join(re.split(r"[/:]", where)[-2:]).rpartition(".")[0] or where
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", last)[-60:].strip("_")
+def _plain(name: str, where: str) -> str:
+    """Returns the path of a sample within its source as a key; of a source without paths, what it is called last."""
+    parts = re.split(r"[/:]", name)
+    *folders, last = parts[-2:] if name == where else parts
+    return tree.key_of([*folders, last.rpartition(".")[0] or last])
