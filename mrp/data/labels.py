@@ -11,7 +11,7 @@ import io
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
@@ -49,6 +49,8 @@ class Labels(Node):
     @model_validator(mode="before")
     @classmethod
     def _accept_path(cls, value: object) -> object:
+        if isinstance(value, Mapping) and "name" in value and "table" not in value:
+            return {("table" if key == "name" else key): one for key, one in value.items()}  # a text that was added to
         return {"table": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")

@@ -152,6 +152,13 @@ def test_tables_as_other_programs_write_them(sign: str, ending: str, images: Pat
     assert of(source) == dict.fromkeys(NAMES, "z") | {"a/1.png": "x, and; y"}
 
 
+def test_options_are_added_to_a_table(images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = written(tmp_path, "image,age,kind\n" + "".join(f"{name},7,x\n" for name in NAMES))
+    words = [f"data.train={images}", f"data.labels={table}", "data.labels.label=kind", "data.labels.image=image"]
+    main(["config", "demo", *words, "data.test=null", "batch=4", "data.channels=3"])
+    assert f"labels: {{table: {table}, " in capsys.readouterr().out.replace("\n", " ").replace("    ", "")
+
+
 def test_both_splits_have_the_classes_of_both_tables(images: Path, tmp_path: Path) -> None:
     for name in NAMES:
         other = tmp_path / "test" / name
