@@ -39,7 +39,7 @@ from mrp.run import Run
 from mrp.step import Step
 
 CACHE = "features"  # the folder of a run that keeps feature tables
-EVALUATORS = ("linear", "knn", "few_shot")  # what `mrp probe` measures unless others are named
+EVALUATORS, TAGGED = ("linear", "knn", "few_shot"), ("tags",)  # measured unless others are named, and on tags
 _BATCH = 256  # images that a process takes through the model at once
 # What can be changed for an evaluation, section by section.
 _CHANGEABLE = {"data": ("train", "test", "classes", "fraction", "labels", "group", "size"), "machine": ("workers",)}
@@ -60,7 +60,7 @@ class Probed:
 def probe(
     path: str | Path,
     *words: str,
-    evaluators: Sequence[str] = EVALUATORS,
+    evaluators: Sequence[str] | None = None,
     weights: WeightsName | None = None,
     step: int | None = None,
     baseline: bool = False,
@@ -70,16 +70,22 @@ def probe(
 ) -> Probed:
     """Measures the features of a run or of imported weights as `mrp probe` does; returns the results and their file.
 
-    `baseline` measures the untrained backbone too, `cache` is the folder that keeps the features, and `classes` says
-    which class of the training data each test class is (see `mrp.evaluate.classes`). Other data and options of the
-    evaluators are keywords (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
+    Unless `evaluators` are named, these are linear, knn and few_shot, or tags where the data have tags. `baseline`
+    measures the untrained backbone too, `cache` is the folder that keeps the features, and `classes` says which class
+    of the training data each test class is (see `mrp.evaluate.classes`). Other data and options of the evaluators are
+    keywords (`data={"fraction": 0.1}`) or words (`"linear.layers=2"`), as for `pretrain`.
     """
     with handed_over(overrides) as values:
-        changes = sections([*words, *as_words(values)], [short_name(name) for name in evaluators])
-        chosen = read_options({name: changes.get(short_name(name)) for name in evaluators})
+        given, named = [*words, *as_words(values)], evaluators or (*EVALUATORS, *TAGGED)
+        changes = sections(given, [short_name(name) for name in named])
+        chosen = read_options({name: changes.get(short_name(name)) for name in named})
         loaded = load(path, weights, step)
         model = changed(loaded, changes)
         setting = setting_of(model, results_folder(path, model), cache, classes)
+        if not evaluators:
+            suitable = TAGGED if setting.train.tags else EVALUATORS
+            sections(given, suitable)  # the others take no options
+            chosen = {name: chosen[name] for name in suitable}
         subjects = [(Subject.of(path, loaded), model.module)]
         if baseline:
             module = build_step(model.run).eval()
@@ -270,17 +276,10 @@ def setting_of(
     model.module.precision = from_first(run.precision)
     train, test = opened or (open_source(run, "train"), open_source(run, "test") if run.data.test else None)
     return Setting(
-        data=run.data,
-        train=train,
-        test=test,
-        processes=processes,
-        batch=_BATCH,
-        workers=run.machine.workers_among(processes.num_processes),
-        folder=folder,
-        tables=Tables(Path(cache) if cache else folder / CACHE),
-        precision=model.module.precision,
-        classes=classes,
-    )
+        data=run.data, train=train, test=test, processes=processes, batch=_BATCH, folder=folder,
+        workers=run.machine.workers_among(processes.num_processes), classes=classes,
+        tables=Tables(Path(cache) if cache else folder / CACHE), precision=model.module.precision,
+    )  # fmt: skip
 
 
 def sections(words: Iterable[str], evaluators: Sequence[str] = ()) -> dict[str, dict[str, Any]]:

@@ -33,6 +33,7 @@ from mrp.data.source import Named, Source
 from mrp.data.subset import evenly_spaced
 from mrp.evaluate.classes import BY_NAME, class_numbers, content
 from mrp.evaluate.interval import share_of
+from mrp.evaluate.labels import check_classes, check_tags
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Sealed
 from mrp.evaluate.table import Table
@@ -153,8 +154,7 @@ class Setting:
 
     def labelled(self) -> Source:
         """Returns the test data, after a check that there are training data and that both splits have labels."""
-        if isinstance(self.train, Named):
-            raise ConfigError("learns from training images, and none are given; give them, or leave it out")
+        self._check_training_images()
         return self.labelled_test()
 
     def labelled_test(self) -> Source:
@@ -164,29 +164,30 @@ class Setting:
                 f"{self.folder}: data.test is not set, so there is nothing to measure accuracy on; "
                 "give data.test=PATH, a folder with class folders (the evaluator geometry needs no labels)"
             )
-        for name, source in (("train", self.train), ("test", self.test)):
-            if not source.classes:
-                raise ConfigError(
-                    f"{self.folder}: data.{name} has no labels, so accuracy cannot be measured; class folders give "
-                    "labels, and the evaluator geometry needs none"
-                )
-        if unknown := int((np.asarray(self.test.labels) < 0).sum()):
-            raise ConfigError(
-                f"{self.folder}: data.test: {unknown:,} of its {len(self.test):,} images have no label, so accuracy "
-                "cannot be measured; leave them out"
-            )
+        check_classes(self.folder, self.train, self.test)
         _ = self.class_numbers  # raises where they do not
         return self.test
+
+    def tagged(self) -> Source:
+        """Returns the test data, after a check that there are training data, and that tags of both mean the same."""
+        self._check_training_images()
+        if self.classes != BY_NAME or self.limited:
+            raise ConfigError("--classes and limited are about classes, and tags are matched by name; leave them out")
+        return check_tags(self.folder, self.train, self.test)
+
+    def _check_training_images(self) -> None:
+        if isinstance(self.train, Named):
+            raise ConfigError("learns from training images, and none are given; give them, or leave it out")
 
     def test_features(
         self, model: nn.Module, readout: Readout, pause: Pause, most: int | None = None
     ) -> Sealed[Table | None]:
         """Returns the features of the test images, sealed: none of them is read before a decision has been made."""
-        test = self.labelled()
+        test = self.tagged() if self.train.tags else self.labelled()
 
         def read() -> Table | None:
             table = self.features(test, model, readout, pause, most)
-            return table and replace(table, labels=self.class_numbers[table.labels])
+            return replace(table, labels=self.class_numbers[table.labels]) if table and test.classes else table
 
         return Sealed(read)
 

@@ -6,9 +6,9 @@ held-out part of the training set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,69 @@ from mrp.evaluate.answers import best_class
 from mrp.evaluate.split import Split
 
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
+
+
+class Loss(Protocol):
+    """What is minimised beside the penalty: a mean over rows, or of each output a mean over those that count for it."""
+
+    def count(self, targets: Tensor) -> int | Tensor:
+        """Returns over how many rows the mean is taken; of each output, where these differ."""
+
+    def summed(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss summed over rows; of each output, where the means are taken over different rows."""
+
+    def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns its second derivative in the logits, summed over rows: one number for all outputs, or one of each."""
+
+    def score(self, logits: Tensor, targets: Tensor) -> float:
+        """Returns how good these logits are, from which the strength is chosen: the larger the better."""
+
+
+class OfClasses:
+    """Cross-entropy, of which the strength is chosen by accuracy; targets are numbers of classes (N)."""
+
+    def count(self, targets: Tensor) -> int:
+        """Returns the number of rows."""
+        return len(targets)
+
+    def summed(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns the cross-entropy, summed over rows."""
+        return F.cross_entropy(logits, targets, reduction="sum")
+
+    def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns p (1 - p), averaged over classes and summed over rows."""
+        shares = logits.softmax(dim=1)
+        return (shares * (1 - shares)).mean(dim=1).sum()
+
+    def score(self, logits: Tensor, targets: Tensor) -> float:
+        """Returns the accuracy."""
+        return float((logits.argmax(dim=1) == targets).double().mean())
+
+
+class OfTags:
+    """Binary cross-entropy of each tag, over the images of which it is known; targets (N tags) are 1, 0 and NaN."""
+
+    def count(self, targets: Tensor) -> Tensor:
+        """Returns of how many images each tag is known."""
+        return (~targets.isnan()).sum(dim=0).clamp_min(1)
+
+    def summed(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns the loss of each tag, summed over images."""
+        known = (~targets.isnan()).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets.nan_to_num(), known, reduction="none").sum(dim=0)
+
+    def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Returns p (1 - p) of each tag, summed over images."""
+        shares = logits.sigmoid()
+        return (shares * (1 - shares)).masked_fill(targets.isnan(), 0).sum(dim=0)
+
+    def score(self, logits: Tensor, targets: Tensor) -> float:
+        """Returns the loss with a minus, as a mean over the tags that are known of some image."""
+        known = ~targets.isnan().all(dim=0)
+        return -float((self.summed(logits, targets) / self.count(targets))[known].mean())
+
+
+CLASSES, TAGS = OfClasses(), OfTags()
 
 
 class Coordinates(NamedTuple):
@@ -61,7 +124,7 @@ class Logistic:
     def predict(self, test: Tensor, among: Tensor | None = None) -> Tensor:
         """Returns the class of each row; with `among`, one of these classes (of those that training has)."""
         known = None if among is None else torch.isin(self.classes, among).nonzero()[:, 0]
-        return self.classes[best_class(_logits(self.coordinates(test), self.weights), known)]
+        return self.classes[best_class(logits_of(self.coordinates(test), self.weights), known)]
 
     def about(self) -> dict[str, Any]:
         """Returns how the classifier was chosen, as plain data."""
@@ -80,71 +143,75 @@ def train(
         raise ConfigError(f"a linear probe needs at least two classes; every training label is {int(classes[0])}")
     coordinates = Coordinates.of(features)
     inputs = coordinates(features)
-    l2, held_out, start = _choose(inputs, targets, parts, strengths)
+    tried = list(path(inputs, targets, parts, len(classes), strengths))
+    l2, _, start = best(tried)
     weights = fit(inputs, targets, l2, start)
-    accuracies = {f"{strength:g}": accuracy for strength, accuracy in held_out.items()}
-    return Logistic(coordinates, weights, classes, l2, _accuracy(inputs, targets, weights), accuracies, len(features))
+    accuracies = {f"{trial.l2:g}": trial.score for trial in tried}
+    accuracy = CLASSES.score(logits_of(inputs, weights), targets)
+    return Logistic(coordinates, weights, classes, l2, accuracy, accuracies, len(features))
 
 
-def fit(inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: int = 500, chunk: int = 2048) -> Tensor:
-    """Returns the minimum of mean cross-entropy + l2 / 2 ||W||^2, found from `start` (D+1 classes).
+def fit(
+    inputs: Tensor, targets: Tensor, l2: float, start: Tensor, iterations: int = 500, chunk: int = 2048,
+    loss: Loss = CLASSES,
+) -> Tensor:  # fmt: skip
+    """Returns the minimum of loss + l2 / 2 ||W||^2, found from `start` (D+1 outputs).
 
     The last row is the bias, which is not penalised.
     """
     parts = list(zip(torch.split(inputs, chunk), torch.split(targets, chunk), strict=True))
+    count = loss.count(targets)
     # The curvature along each input, taken as independent: dividing it out makes the problem nearly round.
-    softness = sum(_softness(rows, start) for rows, _ in parts) / len(inputs)
-    curvature = F.pad(inputs.square().mean(dim=0) * softness + l2, (0, 1), value=softness)  # D+1
-    scale = curvature.clamp_min(1e-12).rsqrt()[:, None]
+    softness = sum(loss.curvature(logits_of(rows, start), answers) for rows, answers in parts) / count
+    softness = torch.as_tensor(softness).reshape(1, -1)
+    curvature = inputs.square().mean(dim=0)[:, None] * softness + l2
+    scale = torch.cat([curvature, softness]).clamp_min(1e-12).rsqrt()  # D+1 outputs, or D+1 and one for all of them
     free = (start / scale).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [free], max_iter=iterations, tolerance_grad=1e-5, tolerance_change=0.0, line_search_fn="strong_wolfe"
     )
 
-    def loss() -> float:
+    def whole() -> float:
         progress.beat()
         optimizer.zero_grad()
         penalty = l2 / 2 * (free * scale)[:-1].square().sum()
         penalty.backward()
         total = penalty.item()
         for rows, answers in parts:  # a chunk at a time, so that the logits of all samples never exist at once
-            part = F.cross_entropy(_logits(rows, free * scale), answers, reduction="sum") / len(inputs)
+            part = (loss.summed(logits_of(rows, free * scale), answers) / count).sum()
             part.backward()
             total += part.item()
         return total
 
-    optimizer.step(loss)
+    optimizer.step(whole)
     return free.detach() * scale
 
 
-def predict(inputs: Tensor, weights: Tensor) -> Tensor:
-    """Returns the most likely class of each row of inputs."""
-    return _logits(inputs, weights).argmax(dim=1)
+class Trial(NamedTuple):
+    """A strength, how good it is on the held-out part, and the weights that were fitted on the other part."""
+
+    l2: float
+    score: float
+    weights: Tensor
 
 
-def _choose(
-    inputs: Tensor, targets: Tensor, parts: Split, strengths: Sequence[float]
-) -> tuple[float, dict[float, float], Tensor]:
-    """Returns the best strength (the stronger of equals), the accuracy of each strength, and the best one's weights."""
-    fitting, held_out = (torch.from_numpy(rows) for rows in parts)
-    weights = inputs.new_zeros(inputs.shape[1] + 1, int(targets.max()) + 1)
-    tried: list[tuple[float, float, Tensor]] = []
-    for l2 in sorted(strengths, reverse=True):  # from strong to weak, each starting where the last one ended
-        weights = fit(inputs[fitting], targets[fitting], l2, weights)
-        tried.append((l2, _accuracy(inputs[held_out], targets[held_out], weights), weights))
-    l2, _, weights = max(tried, key=lambda item: item[1])
-    return l2, {l2: accuracy for l2, accuracy, _ in tried}, weights
+def path(
+    inputs: Tensor, targets: Tensor, parts: Split, outputs: int, strengths: Sequence[float], loss: Loss = CLASSES
+) -> Iterator[Trial]:  # fmt: skip
+    """Yields the strengths as they are tried, from strong to weak, each starting where the last one ended."""
+    fitting, held_out = (torch.from_numpy(rows).to(inputs.device) for rows in parts)
+    weights = inputs.new_zeros(inputs.shape[1] + 1, outputs)
+    for l2 in sorted(strengths, reverse=True):
+        weights = fit(inputs[fitting], targets[fitting], l2, weights, loss=loss)
+        score = loss.score(logits_of(inputs[held_out], weights), targets[held_out])
+        yield Trial(l2, score, weights)
 
 
-def _logits(inputs: Tensor, weights: Tensor) -> Tensor:
+def best(tried: Sequence[Trial]) -> Trial:
+    """Returns the best strength, the stronger of equals."""
+    return max(tried, key=lambda trial: trial.score)
+
+
+def logits_of(inputs: Tensor, weights: Tensor) -> Tensor:
+    """Returns the logits of each row of inputs."""
     return torch.addmm(weights[-1], inputs, weights[:-1])
-
-
-def _softness(inputs: Tensor, weights: Tensor) -> float:
-    """Returns the curvature p (1 - p) of the cross-entropy, averaged over classes and summed over rows."""
-    shares = _logits(inputs, weights).softmax(dim=1)
-    return float((shares * (1 - shares)).mean(dim=1).sum())
-
-
-def _accuracy(inputs: Tensor, targets: Tensor, weights: Tensor) -> float:
-    return float((predict(inputs, weights) == targets).double().mean())

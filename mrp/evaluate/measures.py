@@ -18,7 +18,7 @@ _TITLES = {
     "validation": "classifier",
     "real": "classifier, ReaL labels",
 }
-_FIRST = ("linear", "paper", "attentive", "logistic", "knn", "few_shot", "validation")  # in which order they are shown
+_FIRST = ("linear", "tags", "paper", "attentive", "logistic", "knn", "few_shot", "validation")  # as they are shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ def of(record: Record, score: str | None = None, title: str = "") -> list[Measur
     """Returns the numbers of a record; `score` chooses the accuracy (see `mrp.suites`), by default the record's own."""
     score = score or record.data.get("score", ACCURACY)
     name, result = record.evaluator, record.result
-    title = title or _TITLES.get(name, name) + _options(record.options)
+    given, title = title, title or _TITLES.get(name, name) + _options(record.options)
     if isinstance(result.get(MEASURES), Mapping):
-        return [_declared(name, title, key, values) for key, values in result[MEASURES].items()]
+        return [_declared(record, given, title, key, values) for key, values in result[MEASURES].items()]
     if isinstance(result.get("few_shot"), list):
         return list(_few_shot(name, title, record.options, result["few_shot"]))
     if score == MEAN_PER_CLASS and MEAN_PER_CLASS in result:
@@ -90,11 +90,14 @@ def _few_shot(name: str, title: str, options: Mapping[str, Any], every: list[dic
         )
 
 
-def _declared(name: str, title: str, key: str, values: Mapping[str, Any]) -> Measure:
+def _declared(record: Record, given: str, title: str, key: str, values: Mapping[str, Any]) -> Measure:
+    """Returns a number that the record declares, under its own title where it has one."""
+    title = f"{title}: {key}"
+    if own := values.get("title"):
+        title = f"{given}: {own}" if given else own + _options(record.options)
     return Measure(
-        f"{name}/{key}", values.get("title", f"{title}: {key}"), float(values["value"]), values.get("low"),
-        values.get("high"), bool(values.get("share", True)), values.get("better", "higher"),
-        tuple(values.get("draws", ())),
+        f"{record.evaluator}/{key}", title, float(values["value"]), values.get("low"), values.get("high"),
+        bool(values.get("share", True)), values.get("better", "higher"), tuple(values.get("draws", ())),
     )  # fmt: skip
 
 

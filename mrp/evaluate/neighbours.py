@@ -60,6 +60,31 @@ def predict(
     return torch.cat(votes, dim=1).cpu()
 
 
+def tag_scores(
+    keys: Rows,
+    tags: Tensor,  # N T: 1 has it, 0 has it not, -1 nobody knows
+    queries: Rows,
+    k: int,
+    temperature: float = TEMPERATURE,
+    query_chunk: int = _QUERIES,
+    key_chunk: int = _KEYS,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Returns the share of each query's k nearest keys that have each tag (queries, T), weighted as votes are.
+
+    Keys of which a tag is not known do not count for it; where it is known of none of the k, the share is that of all.
+    """
+    every = (tags == 1).sum(0) / (tags >= 0).sum(0).clamp_min(1)
+    found = []
+    for _, chunk in _chunks(queries, query_chunk, device):
+        cosines, indices = (part.cpu() for part in _nearest(chunk, keys, k, key_chunk))
+        weights = ((cosines.double() - cosines[:, :1]) / temperature).exp()[:, :, None]  # Q k 1; the nearest one's is 1
+        near = tags[indices]  # Q k T
+        known, having = ((weights * part).sum(1) for part in (near >= 0, near == 1))
+        found.append(torch.where(known > 0, having / known, every))
+    return torch.cat(found)
+
+
 def _nearest(queries: Tensor, keys: Rows, k: int, key_chunk: int) -> tuple[Tensor, Tensor]:
     """Returns cosine and index of the k nearest keys (of all, where there are fewer), the nearest first."""
     cosines = queries.new_empty(len(queries), 0)

@@ -37,7 +37,11 @@ class Probe(Evaluator, Generic[D]):
         self.config = config
         self.setting = setting
         self.device = setting.processes.device
-        setting.labelled()
+        self.asked()
+
+    def asked(self) -> Source:
+        """Returns the test data, after a check that training and test data have what is learned and counted."""
+        return self.setting.labelled()
 
     def readout(self, model: nn.Module) -> Readout:
         """Returns which features are read: those of the last blocks for linear heads, else the method's own."""
@@ -91,7 +95,7 @@ class Probe(Evaluator, Generic[D]):
 
     def _copies(self, train: Table | None, test: Table, readout: Readout) -> int:
         """Returns how many test images are training images too, looked for once for all evaluators of both."""
-        source, asked = self.setting.train, self.setting.labelled()
+        source, asked = self.setting.train, self.asked()
 
         def look() -> int:
             assert train is not None

@@ -40,8 +40,8 @@ def split(labels: Tensor, keys: Tensor, share: float = HELD_OUT, draw: int = 0) 
         chosen[first_of_each(order, labels, quota)] = True
     if not chosen.any():
         raise ConfigError(
-            "a probe needs two training samples of some class, in two groups where the data have groups, to hold one "
-            "out; give more data"
+            "a probe needs two training samples of some class (or tag), in two groups where the data have groups, to "
+            "hold one out; give more data"
         )
     return Split(np.flatnonzero(~chosen), np.flatnonzero(chosen))
 

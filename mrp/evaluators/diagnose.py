@@ -162,7 +162,9 @@ def _rows(model: nn.Module, batch: Batch) -> tuple[Columns, Tensor]:
     whole: Output = model(batch, features=True)
     assert whole.features is not None
     masked = [output.features if output.features is not None else whole.features for output in (first, second)]
-    labels = torch.zeros_like(batch.keys) if batch.labels is None else batch.labels
+    labels = batch.labels
+    if labels is None or labels.ndim > 1:  # neighbours name classes, and no tags
+        labels = torch.zeros_like(batch.keys)
     reconstruction = first.metrics.get("reconstruction", first.loss)  # without uniformity's penalty and the like
     variance = first.metrics.get("target_variance", torch.zeros_like(first.loss))
     metrics = torch.stack([value.float() for value in (first.loss, reconstruction, variance)])

@@ -20,6 +20,7 @@ from mrp.evaluate import contract, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.images import Box, Images, named
+from mrp.evaluate.labels import refuse_tags
 from mrp.evaluate.measured import Number, mean_of, share_of, told
 from mrp.evaluate.ranking import Landmarks
 from mrp.evaluate.readout import Readout
@@ -99,7 +100,9 @@ class Evaluator(contract.Evaluator):
         test = self._setting.test
         if self._config.gallery == "train" or test is None:
             self._setting.labelled()
-        elif not test.classes:
+            return
+        refuse_tags(self._setting.folder, "test", test)
+        if not test.classes:
             raise ConfigError(f"{self._setting.folder}: data.test has no labels, by which retrieval is judged")
 
     def _by_labels(self, model: nn.Module, readout: Readout, pause: Pause) -> Result:

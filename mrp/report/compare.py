@@ -38,7 +38,8 @@ class Named(NamedTuple):
         """Names data as a suite does, or by the training and the test set and the part of them that was taken."""
         if data.get("label"):
             return cls(data["label"], content or "")
-        sets = dict.fromkeys("/".join(Path(str(data[key])).parts[-2:]) for key in ("train", "test") if data.get(key))
+        given = [_called(data[key]) for key in ("train", "test") if data.get(key)]
+        sets = dict.fromkeys("/".join(Path(one).parts[-2:]) for one in given)
         parts = [f"{key} {data[key]}" for key in ("classes", "fraction") if data.get(key)]
         parts += (
             ["by groups"] if data.get("groups") or data.get("group") else []
@@ -91,11 +92,16 @@ class Measured:
         every = [*self._validated(), *self._probed(), *self._papers()]
         return [point for point in every if self.step in (None, point.step)]
 
+    def has(self, record: Record) -> bool:
+        """Returns whether a record in the folder is about these weights, trained, after the step that was asked for."""
+        own = record.backbone == results.TRAINED and record.source == self.source
+        return own and self.step in (None, record.step)
+
     def _probed(self) -> Iterator[Point]:
         """Yields what `mrp probe`, `judge` and `evaluate` have measured, if it has an interval or a direction."""
         corruptions: dict[tuple[str, ...], dict[str, Record]] = {}
         for record in results.read(self.folder):
-            if record.backbone != results.TRAINED or record.source != self.source:
+            if not self.has(record):
                 continue
             if group := record.data.get("group"):
                 key = group, record.evaluator, str(record.options), record.weights, str(record.step), record.digest
@@ -178,6 +184,13 @@ class Measured:
             if not one.data.get("label") and _places(one.data | {"group": one.data.get("groups")}) == _places(data)
         ]
         return named._replace(content=alike[-1]["content"]) if alike else named
+
+
+def _called(source: Any) -> str:
+    """Returns the path of a source, or its name where its section has no path."""
+    while isinstance(source, Mapping):
+        source = source.get("path") or source.get("name")
+    return str(source)
 
 
 def _places(data: Mapping[str, Any]) -> list[Any]:

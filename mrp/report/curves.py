@@ -117,6 +117,14 @@ FEATURES = Group("Features over training", (
     ),
 ), "mrp pretrain RECIPE diagnose.every='1 epoch' 'evaluate={geometry: {every: 5 epochs}}'")  # fmt: skip
 
+_TAGGED = {"tags/{}": "linear probe", "tags/knn_{}": "kNN", "validation/{}": "classifier"}
+TAGS = Group("Tags", tuple(
+    Metric(
+        what, {name.format(key): of for name, of in _TAGGED.items()}, "%, mean over tags", kind="measured", scale=100
+    )
+    for key, what in (("mean_ap", "Mean average precision"), ("mean_auroc", "Mean AUROC"))
+))  # fmt: skip
+
 
 def _metrics(group: Group, histories: Sequence[History]) -> Iterator[Metric]:
     """Yields what is drawn of a group; with the training, the options that some run changes over its steps."""

@@ -144,6 +144,14 @@ class History:
         count = one.get("num_test", one.get("images", 0))
         return count if isinstance(count, int) else 0
 
+    def measured(self, evaluator: str) -> dict[str, Any]:
+        """Returns what an evaluator measured last while the run trained; empty where it did not, or later."""
+        found = mapping_in(self.folder / f"evaluations/{evaluator}.json")
+        if not found or (self.until < math.inf and found.get("step") != self.until):
+            return {}
+        one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
+        return {"step": found.get("step"), **one} if one else {}
+
     def classes(self) -> dict[str, Any]:
         """Returns the last validation's classes and confusion; empty where the run is no classifier.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrp.config import ConfigError
 from mrp.folder import CONFIG
-from mrp.report import charts, confused, curves, pictured, render
+from mrp.report import charts, confused, curves, pictured, render, tagged
 from mrp.report.document import Markup, folded, join, page, table, tag
 from mrp.report.page import Page
 from mrp.report.series import Chart
@@ -40,6 +40,7 @@ def _body(told: Told, side: int) -> Iterator[Markup]:
     yield from _training(told, missing)
     yield from _features(told, missing)
     yield from _results(told, missing)
+    yield from _tags(told)
     yield from _classes(told, missing)
     yield from _pictures(told, side, missing)
     if missing:
@@ -72,13 +73,14 @@ def _training(told: Told, missing: list[Markup]) -> Iterator[Markup]:
 
 
 def _features(told: Told, missing: list[Markup]) -> Iterator[Markup]:
-    drawn = curves.of_one(curves.FEATURES, told.history)
+    drawn, tags = (curves.of_one(group, told.history) for group in (curves.FEATURES, curves.TAGS))
     accuracy = curves.accuracies(told.history)
     pictures = [one for one in told.pictures.pictures if "spectrum" in one.arrays]
     if pictures:
         drawn.append(pictured.spectrum(pictures))
     if accuracy is not None:
         drawn.insert(0, accuracy)
+    drawn = [*tags, *drawn]
     if drawn:
         yield tag("h2", curves.FEATURES.title)
         yield _drawn(drawn)
@@ -86,7 +88,7 @@ def _features(told: Told, missing: list[Markup]) -> Iterator[Markup]:
         return
     if not any(metric.series(told.history) for metric in curves.FEATURES.metrics):
         missing.append(_made_by("Rank, alignment and uniformity over training", curves.FEATURES.command))
-    if accuracy is None:
+    if accuracy is None and not tags:
         evaluate = "evaluate={knn: {every: 5 epochs}, logistic: {every: 10 epochs}}"
         missing.append(_made_by("Accuracy over training", f"mrp pretrain RECIPE '{evaluate}'"))
 
@@ -116,6 +118,11 @@ def results_table(results: Page) -> Iterator[Markup]:
     yield whole if len(rows) <= _ROWS else folded(f"{len(rows):,} rows", whole)
     for note in render.notes(results, "Bold"):
         yield tag("p", note, class_="note")
+
+
+def _tags(told: Told) -> Iterator[Markup]:
+    if found := told.tags:
+        yield from tagged.section(found)
 
 
 def _classes(told: Told, missing: list[Markup]) -> Iterator[Markup]:

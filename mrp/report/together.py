@@ -74,7 +74,8 @@ def _curves(told: Sequence[Told]) -> Iterator[Markup]:
     for group in (curves.TRAINING, curves.FEATURES):
         drawn = list(curves.of_several(group, histories))
         if group is curves.FEATURES:
-            drawn = [*curves.accuracies_of_several(histories), *drawn]
+            tags = curves.of_several(curves.TAGS, histories)
+            drawn = [*curves.accuracies_of_several(histories), *tags, *drawn]
         if drawn:
             yield tag("h2", group.title)
             if group is curves.TRAINING and len(methods) > 1:

@@ -93,6 +93,16 @@ class Told:
             return None, str(error)
 
     @cached_property
+    def tags(self) -> Mapping[str, Any]:
+        """What `tags` has measured last, after the training or else in it; empty where it has not."""
+        if self.damage or self.results is None:
+            return self.history.measured("tags")
+        found = compare.Measured.of(self.subject.path, self.history.name)
+        records = [one for one in results.read(found.folder) if found.has(one) and one.evaluator == "tags"]
+        last = max(records, key=lambda one: one.step, default=None)
+        return self.history.measured("tags") if last is None else {"step": last.step} | last.result
+
+    @cached_property
     def pictures(self) -> Drawn:
         """The pictures of some checkpoints, the newest last."""
         if self.subject.imported:

@@ -32,6 +32,7 @@ _TITLES = {
     "validation/loss": "error of reconstruction (lower is better)",
 }
 _LABELLED = ("linear", "knn", "few_shot")  # the first one decides
+_TAGGED = ("tags",)
 _GEOMETRY = {"groups": 10, "views": 2, "images": 1000}  # without labels
 
 
@@ -126,8 +127,10 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     words = run.data.model_dump(mode="json", include={"train", "test", "labels", "group"})
     tests = (Test("", words.pop("test")),)
     data = Data("held-out images", {**words, "size": list(run.data.shape)}, tests)
-    labelled = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}
-    evaluators = _evaluators(run, weights[-1], labelled)
+    one_class = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}
+    several = bool(test.tags) and {*test.tags} <= {*train.tags}
+    labelled = one_class or several
+    evaluators = _evaluators(run, weights[-1], _LABELLED if one_class else _TAGGED if several else ())
     changes, notes = list[Change](), list[str]()
     for evaluator, options in evaluators.items():
         task = Task(evaluator, options, data.name, "", "", {"": "mrp adapt"})
@@ -151,10 +154,10 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     return Verdict(tuple(changes), len(test) if labelled else min(_GEOMETRY["images"], len(test)), tuple(notes))
 
 
-def _evaluators(run: Run, before: Path, labelled: bool) -> dict[str, dict[str, Any]]:
+def _evaluators(run: Run, before: Path, by_labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Returns what is measured, with options; the loss only where it means the same before and after."""
-    if labelled:
-        return {name: {} for name in _LABELLED}
+    if by_labels:
+        return {name: {} for name in by_labels}
     model, same = load(before), {"mean", "std", "channels", "size"}
     comparable = (
         model.missing_part is None and model.objective.paints and model.run.objective == run.objective

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,9 +35,9 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
-        help="what to measure, once for each: linear, knn, few_shot (these three by default), logistic, centroid, "
-        "attentive, calibration, retrieval, copy, segmentation, depth, invariance, geometry, reconstructions, "
-        "diagnose, validation, or ./FILE.py",
+        help="what to measure, once for each: linear, knn, few_shot (these three by default), tags (by default where "
+        "the data have tags), logistic, centroid, attentive, calibration, retrieval, copy, segmentation, depth, "
+        "invariance, geometry, reconstructions, diagnose, validation, or ./FILE.py",
     )  # fmt: skip
     parser.add_argument("--protocol", choices=(PAPER,), help="train MAE's linear probe instead: 90 epochs of crops")
     parser.add_argument("--untrained", action="store_true", help="measure the untrained backbone too")
@@ -61,7 +62,7 @@ def run(options: argparse.Namespace) -> None:
         from mrp import api
 
     probed = api.probe(
-        options.run, *overrides, evaluators=options.evaluators or api.EVALUATORS, weights=options.weights,
+        options.run, *overrides, evaluators=options.evaluators, weights=options.weights,
         step=options.step, baseline=options.untrained, cache=options.cache, classes=options.classes,
     )  # fmt: skip
     if options.json and probed.results:
@@ -109,7 +110,8 @@ def show(folder: Path) -> None:
 def _print(title: str, probed: Probed) -> None:
     if not probed.results:  # another process has them
         return
-    tables = [_accuracies(title, probed.results), _numbers(title, probed.results), _details(probed.results["trained"])]
+    trained = probed.results["trained"]
+    tables = [_accuracies(title, probed.results), _numbers(title, probed.results), _details(trained), *_tags(trained)]
     for table in (table for table in tables if table.row_count):
         _words.print_table(table)
     print(f"written to {probed.path}")
@@ -134,7 +136,8 @@ def _numbers(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Table
 
     from mrp.evaluate.measures import MEASURES
 
-    table = Table("measured by", "number", *results, title=f"{title}: other numbers")
+    others = any("accuracy" in result for result in results["trained"].values())
+    table = Table("measured by", "number", *results, title=f"{title}: {'other ' if others else ''}numbers")
     for name, result in results["trained"].items():
         for measure in result.get(MEASURES, ()):
             found = [each.get(name, {}).get(MEASURES, {}).get(measure) for each in results.values()]
@@ -165,12 +168,44 @@ def _details(results: dict[str, dict[str, Any]]) -> Table:
                 if "scarce" in one:
                     words += f"; {one['scarce']} {'class has' if one['scarce'] == 1 else 'classes have'} fewer images"
                 table.add_row("few-shot", f"{one['shots']} per class", words)
+        elif name == "tags":
+            continue  # which have tables of their own
         elif "accuracy" not in result and MEASURES not in result:
             numbers = {key: value for key, value in result.items() if isinstance(value, float)}
             table.add_row(name, "", "  ".join(f"{key}: {value:.4g}" for key, value in numbers.items()))
         elif "num_train" in result:
             table.add_row(name, "on the test set", f"trained on {result['num_train']:,} images")
     return table
+
+
+def _tags(results: dict[str, dict[str, Any]]) -> Iterator[Table]:
+    """Yields what was chosen for tags, and how far each choice changes the held-out loss; then the numbers of each tag.
+
+    Of many tags the lowest are shown.
+    """
+    from rich.table import Table
+
+    from mrp.report import tagged
+
+    if "tags" not in results:
+        return
+    found = results["tags"]
+    chosen, tried = found["chosen"], found["tried"]
+    table = Table("choice", "taken", "least held-out loss of each")
+    table.title = f"the best of {len(tried)} heads for tags on held-out training images: loss {chosen['loss']:.4f}"
+    for choice in ("layer", "pooling", "l2"):
+        least: dict[str, float] = {}
+        for one in tried:
+            value = f"{one[choice]:g}" if choice == "l2" else one[choice]
+            least[value] = min(one["loss"], least.get(value, one["loss"]))
+        losses = "  ".join(f"{value}: {loss:.4f}" for value, loss in least.items())
+        table.add_row(choice, str(chosen[choice]), losses)
+    yield table
+    header, rows = tagged.lines(found["tags"])
+    table = Table(*header, title=f"{len(rows)} tags on {found['num_test']:,} test images, from the lowest")
+    for row in rows[: tagged.LISTED]:
+        table.add_row(*row)
+    yield table
 
 
 def _listed(accuracies: dict[str, float]) -> str:
