@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mrp import api
 from mrp.cli import main
@@ -149,6 +150,22 @@ def test_features_are_written_with_tags(run: Path, tmp_path: Path) -> None:
         assert one["tags"] == [tag for tag, has in known.items() if has == 1]
         assert one["unknown"] == [tag for tag, has in known.items() if has == -1]
     assert np.load(tmp_path / "rows.npy").shape == (360, 24)
+
+
+@pytest.mark.slow
+def test_an_adaptation_is_judged_by_the_tags_of_a_table(run: Path, tmp_path: Path) -> None:
+    source = tagging.opened(tmp_path, "train")
+    (tmp_path / "images").mkdir()
+    for number in range(600):
+        Image.fromarray(source.read(number)[0].squeeze(-1)).save(tmp_path / "images" / f"{number:04}.png")
+    rows = [f"{number:04}.png,{','.join(map(str, source.tagged[number]))}" for number in range(600)]
+    (tmp_path / "tags.csv").write_text("\n".join([",".join(["name", *source.tags]), *rows]))
+    labels = json.dumps({"table": str(tmp_path / "tags.csv"), "label": list(source.tags)})
+    words = ["length=2 steps", "batch=16", "optim.lr.warmup=0 steps", f"data.labels={labels}"]
+    main(["adapt", str(run), str(tmp_path / "images"), *words, "--out", str(tmp_path / "adapt")])
+    told = json.loads((tmp_path / "adapt" / "adapt.json").read_text())["verdict"]
+    assert told["changes"][0]["name"] == "tags/mean_ap"
+    assert 20 <= told["images"] <= 100
 
 
 @pytest.mark.slow
