@@ -69,10 +69,10 @@ def learn(
     tags = tags[rows]
     parts = held_out(tags, table.groups[torch.from_numpy(rows)])
     learned = sorted({*rated(tags)} & {*rated(tags[parts.fitting])})
-    if not learned:
+    if not (tags[parts.held_out][:, learned] >= 0).any():
         raise ConfigError(
-            "no tag is known of some training images and known not to be of others once a tenth of them is held out; "
-            "give more data"
+            f"data.train: {len(parts.held_out):,} of {len(rows):,} images are held out, and no tag can be learned from "
+            "the others and judged on these; give more images of which tags are known"
         )
     targets = torch.full(tags.shape, torch.nan, dtype=torch.float64)
     targets[:, learned] = known_tags(tags)[:, learned].double()
@@ -105,7 +105,7 @@ def _tried(
 
 
 def held_out(tags: Tags, groups: Tensor) -> Split:
-    """Holds out a tenth of the images, by whole groups; of each tag some, for an image counts as one of its rarest."""
+    """Holds out a tenth, by whole groups; an image counts as one of its rarest tag, so that this is in both parts."""
     return split(torch.from_numpy(rarest(tags)), groups)
 
 

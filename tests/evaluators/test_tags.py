@@ -206,6 +206,16 @@ def test_groups_widen_the_intervals(step: Step, tmp_path: Path) -> None:
     assert one.values["knn_mean_ap"] == other.values["knn_mean_ap"]
 
 
+def test_held_out_images_of_which_nothing_is_known_choose_nothing() -> None:
+    table, _ = rows(100)
+    tags = np.full((100, 1), -1, np.int8)
+    tags[0] = 1
+    fitting = tag_heads.held_out(tags, table.groups).fitting
+    tags[fitting[fitting > 0][:20]] = 0  # which moves no image to the other part
+    with pytest.raises(ConfigError, match="10 of 100 images are held out, and no tag can be learned"):
+        learned(table, tags)
+
+
 def test_too_few_images_to_hold_some_out(step: Step, tmp_path: Path) -> None:
     _, test = (tagging.opened(tmp_path, split) for split in ("train", "test"))
     two = Arrays("two", test.digits.images[:2], np.array([-1, -1]), ())  # type: ignore[attr-defined]
