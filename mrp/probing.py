@@ -16,6 +16,7 @@ from mrp import outside
 from mrp.apart import apart
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, as_words, build, overridden
+from mrp.data.config import Config as Data
 from mrp.data.handed import handed_over
 from mrp.data.source import Source
 from mrp.evaluate import feature_files, results, statistics
@@ -35,7 +36,7 @@ from mrp.processes.halves import is_bf16_slow
 from mrp.processes.join import from_all, from_first, join_for_evaluation
 from mrp.processes.threads import limited
 from mrp.progress import say
-from mrp.run import Run
+from mrp.run import Machine, Run
 from mrp.step import Step
 
 CACHE = "features"  # the folder of a run that keeps feature tables
@@ -250,12 +251,13 @@ def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
 
 def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
     """Returns the configuration of a model as it is evaluated."""
-    # Other images have other names, so the groups and the table of labels of a run are those of its own data.
-    other = {"group": None, "labels": None} if {"train", "test"} & words.get("data", {}).keys() else {}
-    replaced = {
-        name: build(type(section), Tree(section.model_dump(mode="json") | before | dict(words.get(name, {})), {}))
-        for name, section, before in (("data", model.run.data, other), ("machine", model.run.machine, {}))
-    }
+    own, new = model.run.data.model_dump(mode="json"), dict(words.get("data", {}))
+    if {"train", "test"} & new.keys():  # other images have other names
+        own |= {"group": None, "labels": None}
+    if isinstance(own["labels"], Mapping) and isinstance(new.get("labels"), Mapping):  # such as another column
+        new["labels"] = own["labels"] | new["labels"]
+    machine = model.run.machine.model_dump(mode="json") | dict(words.get("machine", {}))
+    replaced = {"data": build(Data, Tree(own | new, {})), "machine": build(Machine, Tree(machine, {}))}
     # Files of weights do not tell the precision that they were trained in; runs do.
     cuda = torch.cuda.is_available()
     precision = "bf16" if model.source and cuda else model.run.precision

