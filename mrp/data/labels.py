@@ -5,31 +5,34 @@ Rows are found by the names of the images. Nothing is guessed where a row could 
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import os
 import re
-from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import ClassVar, Literal, NamedTuple
+from itertools import pairwise
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from mrp.config import ConfigError, Node, nearest, reading
-from mrp.data import tree
+from mrp import progress
+from mrp.config import ConfigError, Node
+from mrp.data import labeltable
+from mrp.data.labeltable import Ends, Table
 from mrp.data.order import Ints
 from mrp.data.source import Source
 from mrp.data.subset import Subset
 
 _WORDS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "-1": -1, "-1.0": -1}
-_BLANK = {"", "nan"}
-_OTHER_ENDINGS = (".dcm", ".nii", ".nii.gz")  # of files that images are made from, which tables still name
-_MOST_SHOWN = 8  # columns that a message lists
+_BLANK = {"", "nan", "<na>"}
+
+
+def _as_text(value: object) -> object:
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+_Column = Annotated[str, BeforeValidator(_as_text)]  # a name that is a number is text too
 
 
 class Labels(Node):
@@ -38,12 +41,13 @@ class Labels(Node):
     short: ClassVar[type | None] = str
     table: str  # a CSV file (commas, semicolons or tabs), whose first line names the columns
     test: str | None = None  # the table of data.test, where it is another file
-    image: str | None = None  # the column with the images' names; by default the first
-    # The column with the class, by default the second of two. Several columns are tags: 1 an image has it, 0 it has
-    # not, -1 nobody knows.
-    label: str | tuple[str, ...] | None = None
+    image: _Column | None = None  # the column with the images' names; needed where there are others than the labels
+    # The column with the class, by default the other of two. Several columns are tags: 1 an image has it, 0 it has not,
+    # -1 nobody knows.
+    label: _Column | tuple[_Column, ...] | None = None
     separator: str | None = Field(None, min_length=1)  # what stands between the tags of an image, all in one column
     blank: Literal["unknown", "absent"] = "unknown"  # what an empty cell says of a tag, or of all in one column
+    prefix: str = ""  # what stands in front of the names in the rows and is no part of paths; other rows are left out
     missing: Literal["error", "leave_out"] = "error"  # images that have no row, or no class in it
 
     @model_validator(mode="before")
@@ -61,26 +65,28 @@ class Labels(Node):
             raise ValueError("separator: is for tags that stand in one column, and several columns are given")
         return self
 
-
-class Table(NamedTuple):
-    """The rows of a table: which image each is about, and the cells of the columns that were asked for."""
-
-    path: str
-    images: list[str]
-    cells: list[tuple[str, ...]]
-    lines: list[int]  # of the file, where each row ends
-    columns: tuple[str, ...]
+    def read(self, path: str) -> Table:
+        """Returns what a table says in these columns."""
+        labels = (self.label,) if isinstance(self.label, str) else self.label
+        table = labeltable.read(path, self.image, labels)
+        kept = [number for number, image in enumerate(table.images) if image.startswith(self.prefix)]
+        return table._replace(
+            images=[table.images[number].removeprefix(self.prefix) for number in kept],
+            cells=[table.cells[number] for number in kept],
+            lines=[table.lines[number] for number in kept],
+        )
 
 
 class Labelled(Subset):
     """A source with the labels of a table, and without the images that are left out."""
 
     def __init__(
-        self, source: Source, chosen: Ints, labels: NDArray[np.int32], classes: tuple[str, ...],
-        tagged: NDArray[np.int8], tags: tuple[str, ...],
+        self, source: Source, table: Table, rows: Ints, chosen: Ints, labels: NDArray[np.int32],
+        classes: tuple[str, ...], tagged: NDArray[np.int8], tags: tuple[str, ...],
     ) -> None:  # fmt: skip
-        super().__init__(source, chosen, labels, classes)
-        self.tags, self.tagged = tags, tagged
+        super().__init__(source, chosen, labels[chosen], classes)
+        self.tags, self.tagged = tags, tagged[chosen]
+        self._table, self._rows = table.path, rows[chosen]
 
     def tags_of(self, index: int) -> NDArray[np.int8]:
         """Returns which tags a sample has by the table."""
@@ -97,12 +103,24 @@ class Labelled(Subset):
         """How many samples are left in each shard; empty where the source has none."""
         return super().shard_sizes if len(self.source.shard_sizes) else self.source.shard_sizes
 
+    def refuse_same_rows(self, other: Labelled, where: str, there: str) -> None:
+        """Refuses a row that is about an image here and another one there, as where both are called by numbers."""
+        if self._table != other._table:
+            return
+        _, mine, theirs = np.intersect1d(self._rows, other._rows, return_indices=True)
+        for one, two in zip(mine.tolist(), theirs.tolist(), strict=True):
+            if (here := self.where(one)) != (elsewhere := other.where(two)):
+                raise ConfigError(
+                    f"{self._table}: one row is about '{here}' of {where} and '{elsewhere}' of {there}; name more of "
+                    "the folders that they are in, or give the test images a table of their own in data.labels.test"
+                )
+
 
 def labelled(source: Source, config: Labels, split: Literal["train", "test"], where: str, root: str) -> Labelled:
     """Returns a source with the labels of the table; `root` is the path of its folder, and `where` its option."""
-    tables = [_read(path, config) for path in dict.fromkeys(filter(None, (config.table, config.test)))]
+    tables = [config.read(path) for path in dict.fromkeys(filter(None, (config.table, config.test)))]
     table = tables[-1] if split == "test" else tables[0]
-    rows = _rows_of(source, table, os.path.abspath(os.path.expanduser(root)))
+    rows = _rows_of(source, table, root)
     classes, tags = tuple[str, ...](), tuple[str, ...]()
     labels, tagged = np.full(len(rows), -1, np.int32), np.empty((len(rows), 0), np.int8)
     if isinstance(config.label, tuple) or config.separator is not None:
@@ -111,77 +129,38 @@ def labelled(source: Source, config: Labels, split: Literal["train", "test"], wh
     else:
         classes, labels = _classes(tables, table, rows)
         known = labels >= 0
-    if not known.all() and (config.missing == "error" or not known.any()):
-        first = int(np.argmin(known))
-        what = "have no row" if tags or rows[first] < 0 else "have no label"
-        other = f" and not the name of any row, such as '{table.images[0]}'" if not known.any() and table.images else ""
+    lost = int((~known).sum())
+    if not (rows >= 0).any():
+        called = f"such as '{table.images[0]}'" if table.images else f"not with '{config.prefix}' in front"
         raise ConfigError(
-            f"{where}: {int((~known).sum()):,} of its {len(known):,} images {what} in {table.path}, such as "
-            f"'{source.name_of(first)}'{other}; add them, or set data.labels.missing=leave_out"
+            f"{where}: none of its {len(rows):,} images has a row in {table.path}: they are called such as "
+            f"'{source.name_of(0)}', and its rows {called}; a row names an image by the end of its path, and what "
+            "stands in front of that goes into data.labels.prefix"
         )
-    chosen = np.flatnonzero(known)
-    return Labelled(source, chosen, labels[chosen], classes, tagged[chosen], tags)
+    if lost and (config.missing == "error" or lost == len(known)):
+        first = int(np.argmin(known))
+        raise ConfigError(
+            f"{where}: {lost:,} of its {len(known):,} images have no {'row' if rows[first] < 0 else 'label'} in "
+            f"{table.path}, such as '{source.name_of(first)}'; add them, or set data.labels.missing=leave_out"
+        )
+    if lost:
+        progress.say(f"{where}: {lost:,} of {len(known):,} images have no label in {table.path}, and are left out")
+    return Labelled(source, table, rows, np.flatnonzero(known), labels, classes, tagged, tags)
 
 
-def _read(name: str, config: Labels) -> Table:
-    """Returns what a table says in the columns that the configuration names."""
-    path = Path(name).expanduser()
-    with reading(path, "give data.labels a CSV file"):
-        content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: is no text in UTF-8 (byte {error.start}); save the table as CSV in UTF-8") from None
-    first = text[: text.find("\n")] if "\n" in text else text
-    rows = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
-    try:
-        header = [cell.strip() for cell in next(rows, [])]
-        columns = _columns(header, config, str(path))
-        images, cells, lines = list[str](), list[tuple[str, ...]](), list[int]()
-        for row in rows:
-            if not any(row):
-                continue
-            if len(row) != len(header):
-                raise ConfigError(
-                    f"{path}: line {rows.line_num} has {len(row)} cells, where the first line names {len(header)} "
-                    "columns; mend it, with quotes around a cell that holds the separating sign"
-                )
-            image, *found = (row[column].strip() for column in columns)
-            images.append(image)
-            cells.append(tuple(found))
-            lines.append(rows.line_num)
-    except csv.Error as error:
-        raise ConfigError(f"{path}: line {rows.line_num}: {error}; save the table as CSV anew") from None
-    if not images:
-        raise ConfigError(f"{path}: holds no rows below its first line, which names the columns")
-    return Table(str(path), images, cells, lines, tuple(header[column] for column in columns[1:]))
-
-
-def _columns(header: list[str], config: Labels, path: str) -> list[int]:
-    """Returns the place of the column with names, and of those with labels."""
-    shown = ", ".join(header[:_MOST_SHOWN]) + (", ..." if len(header) > _MOST_SHOWN else "")
-    image = config.image if config.image is not None else header[0] if header else ""
-    label = config.label
-    if label is None:
-        others = [name for name in header if name != image]
-        if len(others) != 1:
-            raise ConfigError(
-                f"{path}: has the columns {shown or '(none)'}; say in data.labels.label which holds the class, or "
-                "which are tags"
-            )
-        label = others[0]
-    wanted = [image, *((label,) if isinstance(label, str) else label)]
-    for name in wanted:
-        if header.count(name) != 1:
-            fault = f"names the column '{name}' twice" if name in header else f"has no column '{name}'"
-            hint = "" if name in header else nearest(name, header)
-            raise ConfigError(f"{path}: {fault}{hint}; its first line names {shown or 'nothing'}")
-    return [header.index(name) for name in wanted]
+def refuse_same_rows(parts: Iterable[tuple[str, Source]]) -> None:
+    """Refuses one row of a table that is about images of two of these sources, each with its option."""
+    known = list[tuple[str, Labelled]]()
+    for where, source in parts:
+        if isinstance(source, Labelled):
+            for there, other in known:
+                source.refuse_same_rows(other, where, there)
+            known.append((where, source))
 
 
 def _rows_of(source: Source, table: Table, root: str) -> Ints:
     """Returns the number of each image's row; -1 where there is none."""
-    ends, found = _Ends(source, root), np.full(len(source), -1, np.int64)
+    ends, found = Ends(source, root), np.full(len(source), -1, np.int64)
     for number, image in enumerate(table.images):
         matches = ends.of(image)
         names = list(dict.fromkeys(source.name_of(index) for index in matches)) if len(matches) > 1 else []
@@ -198,58 +177,29 @@ def _rows_of(source: Source, table: Table, root: str) -> Ints:
                     f"image '{source.name_of(index)}'; leave one row per image"
                 )
             found[index] = number
+    first = ends.of(table.image)
+    if len(first) == 1 and found[first[0]] < 0:
+        raise ConfigError(
+            f"{table.path}: its first line has '{table.image}' in the place of a column's name, which is the image "
+            f"'{source.name_of(first[0])}'; add a line with the names of the columns"
+        )
     return found
 
 
-class _Ends:
-    """The names of images, found by their ends."""
+def _classes(tables: Sequence[Table], table: Table, rows: Ints) -> tuple[tuple[str, ...], NDArray[np.int32]]:
+    """Returns the classes of all tables, and each image's; those that are numbers are sorted as numbers.
 
-    def __init__(self, source: Source, root: str) -> None:
-        self._keys = bool(len(source.shard_sizes))  # of shards: hyphens join the parts of a path
-        self._names = [self._form(source.name_of(index), root) for index in range(len(source))]
-        backwards = [name[::-1] for name, _ in self._names]
-        self._order = sorted(range(len(backwards)), key=backwards.__getitem__)
-        self._backwards = [backwards[index] for index in self._order]
-
-    def of(self, image: str) -> list[int]:
-        """Returns the images whose path ends as a row says, in whole parts, with this ending or any.
-
-        The key in a shard is itself the end of a path, so there a row may also end in a whole key.
-        """
-        name, ending = self._form(image)
-        found = list(self._ending_in(name, "/-" if self._keys else "/"))
-        parts = re.split(r"[/\\]", image)
-        for start in range(1, len(parts) if self._keys and not found else 0):
-            found = found or list(self._ending_in(self._form("/".join(parts[start:]))[0], ""))
-        return [index for index in found if self._names[index][1] == ending] or found
-
-    def _form(self, name: str, root: str = "") -> tuple[str, str]:
-        """Returns a name as names are compared, and the ending that was taken off."""
-        path = re.sub(r"^(\./)+", "", name.replace("\\", "/"))
-        ending = next((one for one in (*tree.EXTENSIONS, *_OTHER_ENDINGS) if path.lower().endswith(one)), "")
-        stem = path[: len(path) - len(ending)]
-        if self._keys:
-            return tree.key_of(stem.split("/")), ""
-        return f"{root}/{stem}" if root else stem, ending
-
-    def _ending_in(self, end: str, signs: str) -> Iterator[int]:
-        """Yields the images whose names are this, or end in it behind one of these signs."""
-        backwards = end[::-1]
-        for place in range(bisect_left(self._backwards, backwards), len(self._order) if end else 0):
-            if not (name := self._backwards[place]).startswith(backwards):
-                return
-            if len(name) == len(end) or name[len(end)] in signs:
-                yield self._order[place]
-
-
-def _classes(
-    tables: Sequence[Table], table: Table, rows: Ints
-) -> tuple[tuple[str, ...], NDArray[np.int32]]:  # fmt: skip
-    """Returns the classes of all tables, and each image's; whole numbers are sorted as numbers."""
-    values = {cell for each in tables for (cell,) in each.cells if cell.lower() not in _BLANK}
-    whole = all(re.fullmatch(r"-?\d{1,18}", value) for value in values)
-    classes = tuple(sorted(values, key=lambda value: (int(value) if whole else 0, value)))
-    numbers = {name: number for number, name in enumerate(classes)}
+    Tables that were written with gaps have 1.0 in the place of 1.
+    """
+    texts = {cell for each in tables for (cell,) in each.cells if cell.lower() not in _BLANK}
+    numeric = all(re.fullmatch(r"-?\d{1,18}(\.\d+)?", text) for text in texts)
+    names = {text: re.sub(r"\.0+$", "", text) if numeric else text for text in texts}
+    classes = tuple(sorted(set(names.values()), key=lambda name: (float(name) if numeric else 0, name)))
+    for one, other in pairwise(classes):
+        if numeric and float(one) == float(other):
+            raise ConfigError(f"{table.path}: '{one}' and '{other}' are two classes; write a number in one way")
+    places = {name: number for number, name in enumerate(classes)}
+    numbers = {text: places[name] for text, name in names.items()}
     of_row = np.array([*(numbers.get(cell, -1) for (cell,) in table.cells), -1], np.int32)
     labels: NDArray[np.int32] = of_row[rows]  # images without a row take the last one
     return classes, labels
@@ -260,7 +210,7 @@ def _tags(tables: Sequence[Table], table: Table, config: Labels) -> tuple[tuple[
     blank = np.int8(0 if config.blank == "absent" else -1)
     if config.separator is None:
         found = np.array([_known(table, number, blank) for number in range(len(table.cells))], np.int8)
-        return table.columns, found
+        return table.columns, found.reshape(-1, len(table.columns))
     split = [[_parts(cell, config.separator) for (cell,) in each.cells] for each in tables]
     tags = tuple(sorted({tag for each in split for row in each for tag in row}))
     numbers = {name: number for number, name in enumerate(tags)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from typing import Literal
 
 from pydantic import ValidationError
@@ -10,7 +11,8 @@ from pydantic import ValidationError
 from mrp.config import ConfigError, Node, nearest
 from mrp.data.channels import choose
 from mrp.data.config import CacheConfig, Config
-from mrp.data.labels import labelled
+from mrp.data.labels import labelled, refuse_same_rows
+from mrp.data.labeltable import root_of
 from mrp.data.mixtures import Mixture
 from mrp.data.source import Source, one_line
 from mrp.data.sources import RECOGNISED, SOURCES
@@ -24,17 +26,17 @@ Split = Literal["train", "test"]
 def open_data(config: Config, split: Split, cache: Cache) -> Source:
     """Returns the data of a run's `data:` section."""
     spec = config.train if split == "train" else config.test
-    assert spec is not None, "whoever asks for test data has looked whether there are any"
     where, names = f"data.{split}", config.channels
 
-    def opened(spec: str | Node) -> Source:
-        source = open_source(spec, split, cache, names)
-        return source if config.labels is None else labelled(source, config.labels, split, where, folder_of(spec))
-
+    found = _labelled(config, split, cache)
+    if config.labels is not None and config.labels.test is None and split == "test":
+        train = dict[str, Source]()
+        with suppress(ConfigError):  # training data need not be at hand where only test data are asked for
+            train = _labelled(config, "train", cache)
+        refuse_same_rows([*train.items(), *found.items()])
+    sources = choose(list(found.values()), where, names)
     if not isinstance(spec, tuple):
-        (source,) = choose([opened(spec)], where, names)
-        return select(source, where, config.classes, config.fraction if split == "train" else None)
-    sources = choose([opened(part.source) for part in spec], where, names)
+        return select(sources[0], where, config.classes, config.fraction if split == "train" else None)
     parts = [
         select(source, f"{where}.{number}", part.classes or config.classes, part.fraction or config.fraction)
         for number, (source, part) in enumerate(zip(sources, spec, strict=True))
@@ -42,17 +44,39 @@ def open_data(config: Config, split: Split, cache: Cache) -> Source:
     return Mixture(parts, [part.weight for part in spec])
 
 
+def _labelled(config: Config, split: Split, cache: Cache) -> dict[str, Source]:
+    """Returns the sources of a split by their options, with the labels of the table where there is one."""
+    spec = config.train if split == "train" else config.test
+    assert spec is not None, "whoever asks for test data has looked whether there are any"
+    parts: dict[str, str | Node] = (
+        {f"data.{split}.{number}": part.source for number, part in enumerate(spec)}
+        if isinstance(spec, tuple)
+        else {f"data.{split}": spec}
+    )
+    found = dict[str, Source]()
+    for where, one in parts.items():
+        found[where] = open_source(one, split, cache, config.channels, classes=config.labels is None)
+        if config.labels is not None:
+            found[where] = labelled(found[where], config.labels, split, where, root_of(one))
+    refuse_same_rows(found.items())
+    return found
+
+
 def open_source(
-    spec: str | Node, split: Split, cache: Cache | None = None, channels: int | tuple[str, ...] = ()
-) -> Source:
+    spec: str | Node, split: Split, cache: Cache | None = None, channels: int | tuple[str, ...] = (),
+    classes: bool = True,
+) -> Source:  # fmt: skip
     """Returns the source that a text or a section names; `split` chooses where one name stands for both.
 
-    A section that may name its channels and does not is given the run's `channels`, where these are names.
+    A section that may name its channels and does not is given the run's `channels`, where these are names. Without
+    `classes`, folders are no classes and may lie as they like.
     """
     try:
         config = _recognise(spec, split) if isinstance(spec, str) else spec
         if isinstance(channels, tuple) and channels and getattr(config, "channels", None) == ():
             config = config.model_copy(update={"channels": channels})
+        if not classes and getattr(config, "classes", None) is True:
+            config = config.model_copy(update={"classes": False})
         source: Source = SOURCES.of(config).Source(config, split, cache or Cache(CacheConfig()))
     except OSError as error:
         raise ConfigError(
@@ -61,12 +85,6 @@ def open_source(
     if (name := getattr(config, "name", "")).endswith(SUFFIX):
         _check(source, name)
     return source
-
-
-def folder_of(spec: object) -> str:
-    """Returns the path that a text or a section names."""
-    path = getattr(spec, "path", None)
-    return spec if isinstance(spec, str) else "" if path is None else folder_of(path)
 
 
 def _check(source: Source, name: str) -> None:

@@ -145,8 +145,15 @@ def content(found: Iterable[File]) -> str:
     return hashlib.sha256(b"".join(b"%b\0%d %d\n" % (os.fsencode(file[0]), *file[1:]) for file in found)).hexdigest()
 
 
-def classes(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[Any]]:
-    """Returns the folders at the top, and of each name the number of its folder; no class and -1 where all are flat."""
+def classes(
+    root: Path, names: Sequence[str], wanted: bool = True, full: bool = True
+) -> tuple[tuple[str, ...], NDArray[Any]]:
+    """Returns the folders at the top, and of each name the number of its folder; no class and -1 where all are flat.
+
+    They are `wanted`, or also no class and -1. `full`: a class folder without images, which has no number, is refused.
+    """
+    if not wanted:
+        return (), np.full(len(names), -1, np.int32)
     tops = [name.partition("/")[0] if "/" in name else "" for name in names]
     flat = [name for name, top in zip(names, tops, strict=True) if not top]
     if flat and len(flat) < len(names):
@@ -164,12 +171,8 @@ def classes(root: Path, names: Sequence[str]) -> tuple[tuple[str, ...], NDArray[
                 f"{root / split}: holds a folder '{same[0]}', as {root} does, so it is a split and no class; move it "
                 f"out of {root} (a run that was begun on it has learned wrong classes, and starts anew)"
             )
+    empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not is_hidden(e.name)} - set(found))
+    if found and full and empty:
+        raise ConfigError(f"{root / empty[0]}: a class folder without images; remove it, or put its images there")
     numbers = {name: number for number, name in enumerate(found)}
     return found, np.array([numbers.get(top, -1) for top in tops], np.int32)
-
-
-def refuse_empty_classes(root: Path, found: Sequence[str]) -> None:
-    """Refuses a class folder without images, which has no number."""
-    empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not is_hidden(e.name)} - set(found))
-    if found and empty:
-        raise ConfigError(f"{root / empty[0]}: a class folder without images; remove it, or put its images there")

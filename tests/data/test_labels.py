@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,15 @@ def test_the_whole_path_names_an_image_too(images: Path, tmp_path: Path) -> None
     assert of(opened(str(images), table)) == {name: name[0] for name in NAMES}
 
 
-@pytest.mark.parametrize("form", ["{}/{}.png", "images/{}/{}", "{}-{}"])
+@pytest.mark.parametrize("form", ["{}/{}.png", "set/images/{}/{}", "{}-{}"])
 def test_rows_name_the_images_of_shards(form: str, images: Path, tmp_path: Path) -> None:
     main(["shards", "build", str(images), str(tmp_path / "shards"), "--shard-size", "3"])
     rows = [f"{form.format(*name[:-4].split('/'))},{kind}" for name, kind in zip(NAMES, "xyyx", strict=True)]
-    source = opened(str(tmp_path / "shards"), written(tmp_path, "\n".join(["image,kind", *rows])))
+    labels = {
+        "table": written(tmp_path, "\n".join(["image,kind", *rows])),
+        "prefix": "set/images/" * form.startswith("s"),
+    }
+    source = opened(str(tmp_path / "shards"), labels)
     assert of(source) == {name[:-4].replace("/", "-"): kind for name, kind in zip(NAMES, "xyyx", strict=True)}
     assert source.shard_sizes.tolist() == [3, 1]
 
@@ -102,13 +107,13 @@ def test_shards_of_deep_trees_keep_whole_paths(tmp_path: Path) -> None:
         Image.new("RGB", (4, 4)).save(path)
     main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards")])
     expected = {name.replace("/", "-"): name[1] + name[8] for name in names}
-    for number, form in enumerate(["{}.dcm", "{}", "images/{}.png", "/other/set/images/{}.png"]):
+    for number, form in enumerate(["{}.dcm", "{}"]):
         rows = "".join(f"{form.format(name)},{name[1]}{name[8]}\n" for name in names)
         assert (
             of(opened(str(tmp_path / "shards"), written(tmp_path, f"image,kind\n{rows}", f"{number}.csv"))) == expected
         )
     rows = "".join(f"q{name[1:]},x\n" for name in names)
-    with pytest.raises(ConfigError, match="3 of its 3 images have no row"):
+    with pytest.raises(ConfigError, match="none of its 3 images has a row"):
         opened(str(tmp_path / "shards"), written(tmp_path, f"image,kind\n{rows}"))
 
 
@@ -129,7 +134,12 @@ def test_an_ending_that_is_a_part_of_another_name_is_no_match(images: Path, tmp_
 
 @pytest.mark.parametrize(
     ("values", "classes"),
-    [(("10", "9", "-1", "9"), ("-1", "9", "10")), (("b", "B", "10", "b"), ("10", "B", "b")), ("0101", ("0", "1"))],
+    [
+        (("10", "9", "-1", "9"), ("-1", "9", "10")),
+        (("b", "B", "10", "b"), ("10", "B", "b")),
+        ("0101", ("0", "1")),
+        (("2.0", "10", "2", "1.5"), ("1.5", "2", "10")),
+    ],
 )
 def test_classes_are_in_the_order_of_numbers_or_of_text(
     values: tuple[str, ...], classes: tuple[str, ...], images: Path, tmp_path: Path
@@ -137,7 +147,7 @@ def test_classes_are_in_the_order_of_numbers_or_of_text(
     rows = "".join(f"{name},{value}\n" for name, value in zip(NAMES, values, strict=True))
     source = opened(str(images), written(tmp_path, f"image,kind\n{rows}"))
     assert source.classes == classes
-    assert [source.classes[n] for n in source.labels] == list(values)
+    assert [source.classes[n] for n in source.labels] == [value.removesuffix(".0") for value in values]
 
 
 @pytest.mark.parametrize(
@@ -157,6 +167,53 @@ def test_options_are_added_to_a_table(images: Path, tmp_path: Path, capsys: pyte
     words = [f"data.train={images}", f"data.labels={table}", "data.labels.label=kind", "data.labels.image=image"]
     main(["config", "demo", *words, "data.test=null", "batch=4", "data.channels=3"])
     assert f"labels: {{table: {table}, " in capsys.readouterr().out.replace("\n", " ").replace("    ", "")
+
+
+def test_a_prefix_of_rows_is_taken_off_and_other_rows_are_about_others(images: Path, tmp_path: Path) -> None:
+    rows = "".join(f"CheX/train/{name},x\nCheX/valid/{name},y\n" for name in NAMES)
+    table = written(tmp_path, f"image,kind\n{rows}")
+    with pytest.raises(ConfigError, match=r"goes into data\.labels\.prefix"):
+        opened(str(images), table)
+    assert of(opened(str(images), {"table": table, "prefix": "CheX/valid/"})) == dict.fromkeys(NAMES, "y")
+    with pytest.raises(ConfigError, match="and its rows not with 'CheX/test/' in front"):
+        opened(str(images), {"table": table, "prefix": "CheX/test/"})
+
+
+def test_one_row_is_about_one_image_of_both_splits(images: Path, tmp_path: Path) -> None:
+    other = tmp_path / "test" / "a" / "1.png"
+    other.parent.mkdir(parents=True)
+    other.write_bytes((images / "a" / "1.png").read_bytes())
+    text = "image,kind\n" + "".join(f"{name},x\n" for name in NAMES)
+    section = {"train": str(images), "test": str(tmp_path / "test")}
+    with pytest.raises(
+        ConfigError, match=r"one row is about .*test/a/1\.png' of data\.test and .* of data\.train; name"
+    ):
+        opened(split="test", **section, labels=written(tmp_path, text))
+    longer = written(tmp_path, text.replace("\na/1", "\nimages/a/1") + "test/a/1.png,y\n", "longer.csv")
+    assert of(opened(split="test", **section, labels=longer)) == {"a/1.png": "y"}
+    same = {"table": written(tmp_path, text), "test": written(tmp_path, text, "test.csv")}
+    assert of(opened(split="test", **section, labels=same)) == {"a/1.png": "x"}
+    mixed = [{"source": str(images), "weight": 1}, {"source": str(tmp_path / "test"), "weight": 1}]
+    with pytest.raises(ConfigError, match=r"of data\.train\.1 and .* of data\.train\.0"):
+        opened(mixed, written(tmp_path, text), test=None)
+
+
+def test_with_a_table_images_may_lie_anywhere(images: Path, tmp_path: Path) -> None:
+    (images / "train" / "empty").mkdir(parents=True)
+    for name in ("train/5.png", "6.png"):
+        (images / name).write_bytes((images / "a" / "1.png").read_bytes())
+    rows = "".join(f"{name},x\n" for name in (*NAMES, "5.png", "6.png"))
+    assert len(opened(str(images), written(tmp_path, f"image,kind\n{rows}"))) == 6
+    with pytest.raises(ConfigError, match="images outside of them"):
+        opened(str(images), None)
+    assert opened({"name": "folder", "path": str(images), "classes": False}, None).classes == ()
+
+
+def test_what_excel_and_macs_write(images: Path, tmp_path: Path) -> None:
+    (images / "a" / "1.png").rename(images / "a" / unicodedata.normalize("NFD", "ä.png"))
+    rows = "".join(f"{name};x\r\n" for name in ("a/./ä.png", "a//2.png", "../b/1.png", "b/3.png"))
+    source = opened(str(images), written(tmp_path, f"sep=;\r\nimage;kind\r\n{rows}"))
+    assert (len(source), source.classes) == (4, ("x",))
 
 
 def test_both_splits_have_the_classes_of_both_tables(images: Path, tmp_path: Path) -> None:
@@ -185,7 +242,9 @@ def test_images_without_a_label_are_an_error_or_left_out(images: Path, tmp_path:
     assert left.shard_sizes.tolist() == []  # as a folder, which can be read in any order
     for missing in ("error", "leave_out"):
         other = written(tmp_path, "image,kind\nc/1.png,x\n", "other.csv")
-        with pytest.raises(ConfigError, match=r"4 of its 4 images .* not the name of any row, such as 'c/1\.png'"):
+        with pytest.raises(
+            ConfigError, match=r"none of its 4 images has a row in .* 'a/1\.png', and its rows such as 'c/1\.png'"
+        ):
             opened(str(images), {"table": other, "missing": missing})
 
 
@@ -198,8 +257,10 @@ def test_a_table_that_gives_no_class_says_so(images: Path, tmp_path: Path) -> No
 WRONG = {
     "image,kind\n1,x\n": "line 2: '1' is the end of the names of 2 images, such as 'a/1.png' and 'b/1.png'",
     "image,kind\na/1,x\na/2,y\na/1.png,y\n": "lines 2 and 4 say different things of the image 'a/1.png'",
-    "image,kind,age\na/1.png,x,7\n": "has the columns image, kind, age; say in data.labels.label which",
-    "image\na/1.png\n": "has the columns image; say in data.labels.label",
+    "image,kind,age\na/1.png,x,7\n": "kind, age; say in data.labels.image which column names the images and in",
+    "image\na/1.png\n": "has the columns image; say in data.labels.image",
+    "a/1.png,x\na/2.png,y\nb/1.png,x\nb/3.png,y\n": "its first line has 'a/1.png' in the place of a column's name",
+    "image,kind\na/1,1\na/2,01\nb/1,2\nb/3,2\n": "'01' and '1' are two classes; write a number in one way",
     "image,kind\n": "holds no rows",
     "": "has the columns (none)",
     "image,kind\na/1.png,x,7\n": "line 2 has 3 cells, where the first line names 2 columns",
@@ -218,7 +279,7 @@ def test_what_cannot_be_right_is_one_line(text: str, said: str, images: Path, tm
 def test_names_of_columns_are_checked(images: Path, tmp_path: Path) -> None:
     table = written(tmp_path, "image,kind,kind\na/1.png,x,x\n")
     with pytest.raises(ConfigError, match=r"names the column 'kind' twice; its first line names image, kind, kind"):
-        opened(str(images), {"table": table, "label": "kind"})
+        opened(str(images), {"table": table, "image": "image", "label": "kind"})
     with pytest.raises(ConfigError, match=r"has no column 'imag'.*'image'"):
         opened(str(images), {"table": table, "image": "imag", "label": "kind"})
     with pytest.raises(ConfigError, match="separator: is for tags that stand in one column"):

@@ -17,6 +17,7 @@ class Config(Node):
 
     name: Literal["folder"] = "folder"
     path: str  # of the folder that holds the images
+    classes: bool = True  # whether the folders at its top are classes; false: images may lie anywhere, without labels
 
 
 def recognise(text: str) -> Config | None:
@@ -38,8 +39,7 @@ class Source(source.Source):
         found = tree.tree(root, others=others)
         self.left_out = tree.left_out(root, others)
         names = [file.name for file in found]
-        self.classes, self.labels = tree.classes(root, names)
-        tree.refuse_empty_classes(root, self.classes)
+        self.classes, self.labels = tree.classes(root, names, config.classes)
         self.identity, self.content = tree.identity(names), tree.content(found)
         self._names = tree.Names(root, names)
 

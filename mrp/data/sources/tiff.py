@@ -32,6 +32,7 @@ class Config(Node):
     # How the files of a sample that has one file per channel are called, such as "{sample}_{channel}.tif" or
     # "{channel}/{sample}.tif"; by default a file holds all channels of its sample.
     files: str | None = None
+    classes: bool = True  # whether the folders at its top are classes; false: files may lie anywhere, without labels
     # What the channels are called, in the order in which files hold them; by default `data.channels`, or every name
     # that the files' names hold, or some of the files themselves.
     channels: tuple[str, ...] = ()
@@ -73,9 +74,7 @@ class Source(source.Source):
         else:
             samples, self.channels, self._files = _sorted(root, names, config.files, config.channels)
             self.partial = bool((self._files < 0).any())
-        self.classes, labels = tree.classes(root, samples)
-        if not alone and not self._by_file:
-            tree.refuse_empty_classes(root, self.classes)
+        self.classes, labels = tree.classes(root, samples, config.classes, alone is None and not self._by_file)
         self._windows = None if config.window is None else self._cut(len(samples), config.window, config.stride)
         self.labels = labels if self._windows is None else labels[self._windows[:, 0]]
         cut = b"" if self._windows is None else self._windows.astype("<i8").tobytes()
