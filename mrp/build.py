@@ -17,6 +17,8 @@ from mrp.data.mixtures import Mixture
 from mrp.data.open import open_data
 from mrp.data.source import Source, listed
 from mrp.data.storage.cache import Cache
+from mrp.evaluate.classes import tag_numbers
+from mrp.evaluate.tagged import rated
 from mrp.evaluators import EVALUATORS, short_name
 from mrp.folder import CONFIG
 from mrp.interop.runs import locate
@@ -143,18 +145,39 @@ def open_source(run: Run, split: Literal["train", "test"]) -> Source:
 
 def check_classes(run: Run, source: Source) -> None:
     """Refuses data whose labels are not those that the objective tells apart."""
-    wanted = getattr(run.objective, "classes", None)
+    wanted, learns_tags = getattr(run.objective, "classes", None), getattr(run.objective, "learns_tags", False)
     if wanted is None:
         return
-    if not source.classes:
-        mixed = isinstance(source, Mixture) and any(part.classes for part in source.sources)
-        what = "mixes sources whose classes differ, so it has no labels" if mixed else "has no labels"
-        raise ConfigError(f"data.train: {what}, which {run.name} needs; take other data")
-    if len(source.classes) != wanted:
+    names, what = (source.tags, "tags") if learns_tags else (source.classes, "classes")
+    if not names and (source.tags or source.classes):
+        raise ConfigError(_of_other_kind(run, source, learns_tags))
+    if not names:
+        parts = source.sources if isinstance(source, Mixture) else ()
+        differ = next((kind for kind in ("classes", "tags") if any(getattr(part, kind) for part in parts)), "")
+        lacks = f"mixes sources whose {differ} differ, so it has no labels" if differ else "has no labels"
+        raise ConfigError(f"data.train: {lacks}, which {run.name} needs; take other data")
+    if len(names) != wanted:
         raise ConfigError(
-            f"objective.classes: {wanted}, but data.train has {len(source.classes)} classes; "
-            f"set objective.classes={len(source.classes)}"
+            f"objective.classes: {wanted}, but data.train has {len(names)} {what}; set objective.classes={len(names)}"
         )
+
+
+def _of_other_kind(run: Run, source: Source, learns_tags: bool) -> str:
+    """Returns what to do where data have tags and classes are learned, or the reverse."""
+    loss = getattr(run.objective, "loss", None)
+    if learns_tags:
+        return (
+            f"objective.loss: {loss}, but data.train has classes, one per image; set objective.loss=cross_entropy "
+            f"objective.classes={len(source.classes)}, or take data with tags"
+        )
+    if loss is None:
+        return f"data.train: has tags, of which an image may have several, and {run.name} needs one class per image"
+    best = run.checkpoint.best
+    more = " checkpoint.best=validation/mean_ap" if best and best.name.startswith("validation/acc") else ""
+    return (
+        f"objective.loss: {loss}, but data.train has tags, of which an image may have several; set objective.loss=tags "
+        f"objective.classes={len(source.tags)}{more}"
+    )
 
 
 def check_best(run: Run) -> None:
@@ -189,7 +212,14 @@ def open_validation(run: Run, train: Source) -> Source | None:
     if run.data.test is None:
         raise ConfigError("validation.every: data.test is not set, so there is nothing to validate on; set it")
     source = open_source(run, "test")
-    if getattr(run.objective, "classes", None) is not None:
+    if getattr(run.objective, "learns_tags", False):
+        tag_numbers(train.tags, source.tags)
+        if not rated(source.tagged):
+            raise ConfigError(
+                "data.test: of no tag it is known that some of its images have it and others not, so none can be "
+                "judged; take other data, or set validation.every=null"
+            )
+    elif getattr(run.objective, "classes", None) is not None:
         if not source.classes:
             raise ConfigError("data.test: has no labels, so accuracy cannot be measured; take data with class folders")
         known = set(train.classes)
@@ -204,9 +234,9 @@ def open_validation(run: Run, train: Source) -> Source | None:
 def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Path | None = None) -> Run:
     """Returns a recipe of classification on a pretrained run's weights and data: its linear probe, its fine-tuning.
 
-    The data are the run's own, as far as no word names others. Sizes, statistics and classes are the data's; the batch
-    is the recipe's, or the largest power of two that the data fill (the learning rate follows where the recipe gives it
-    per number of images).
+    The data are the run's own, as far as no word names others. Sizes, statistics and classes, or tags, are the data's;
+    the batch is the recipe's, or the largest power of two that the data fill (the learning rate follows where the
+    recipe gives it per number of images).
     """
     origin, _ = locate(path)
     words = list(overrides)
@@ -216,7 +246,8 @@ def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Pa
         about_data[:0] = ["data.group=null", "data.labels=null"]  # which a run says of its own data
     pretraining = load(origin / CONFIG, about_data)
     source = open_source(pretraining, "train")
-    if not source.classes:
+    names = source.tags or source.classes
+    if not names:
         raise ConfigError(
             "data.train: has no labels, which this recipe learns from; add others: data.train=PATH data.test=PATH"
         )
@@ -225,6 +256,7 @@ def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Pa
     data = pretraining.data.model_dump(mode="json") | {"augment": protocol["data"]["augment"], "views": 1}
     first = [
         f"init={json.dumps(str(path))}", "backbone=null", f"data={json.dumps(data)}",
-        f"objective.classes={len(source.classes)}", f"batch={min(protocol['batch'], largest)}",
+        f"objective.classes={len(names)}", f"batch={min(protocol['batch'], largest)}",
+        *(["objective.loss=tags"] if source.tags else []),
     ]  # fmt: skip
     return load(recipe, [*first, *words], folder)

@@ -226,7 +226,7 @@ def resized(module: Step, run: Run) -> Step:
 
 
 def class_names(model: Model) -> tuple[str, ...]:
-    """Returns what a run calls the classes that its model tells apart; none where nobody knows.
+    """Returns what a run calls the classes or tags that its model tells apart; none where nobody knows.
 
     The run's folder says so, or else its training data.
     """
@@ -234,7 +234,8 @@ def class_names(model: Model) -> tuple[str, ...]:
     names = runs.classes_of(model.folder)
     if count and not names:
         with suppress(ConfigError):
-            names = open_source(model.run, "train").classes
+            source = open_source(model.run, "train")
+            names = source.tags or source.classes
     return names if len(names) == count else ()
 
 

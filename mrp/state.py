@@ -167,7 +167,7 @@ def _load(
     if checkpoint is not None:
         _restore(checkpoint, module, optimizer, session)
     elif job.run.init is not None:
-        session.say(init.start(job.run.init, job.run.name, module, job.source.classes))
+        session.say(init.start(job.run.init, job.run.name, module, job.source.tags or job.source.classes))
 
 
 def _restore(checkpoint: Checkpoint, module: Step, optimizer: torch.optim.Optimizer, session: Session) -> None:

@@ -71,7 +71,7 @@ def train(run: Run, folder: Path) -> None:
         balance = balance_warning(job.source, job.order)
         session.lock(job.run.resolved(), job.identity, default_identity(job.run), run.resume.allow, job.steps, balance)
         if session.main and hasattr(run.objective, "classes"):
-            write_atomically(folder / CLASSES, json.dumps(job.source.classes, indent=0))
+            write_atomically(folder / CLASSES, json.dumps(job.source.tags or job.source.classes, indent=0))
         session.enter(
             memory.explained(job.plan.micro_batch, job.micro_batch_that_fits, session.device, job.plan.coupled_batch)
         )
@@ -243,6 +243,8 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
         lines += [f"shares of the sources: {', '.join(f'{share:.2%} of {size:,} images' for share, size in shares)}"]
     if job.source.classes:
         lines += [f"classes of data.train: {listed(job.source.classes)}"]
+    if job.source.tags:
+        lines += [f"tags of data.train: {listed(job.source.tags)}"]
     if job.source.left_out:
         lines += [f"{job.source.left_out}; rename those that are images"]
     if order.dropped:

@@ -49,6 +49,8 @@ def samples_are_images(section: Node) -> None:
             raise Failed(f"read({index}) has the label {label} and labels[{index}] is {other}", "mend one")
     if source.classes and not 0 <= int(np.max(source.labels)) < len(source.classes):
         raise Failed(f"a label is {np.max(source.labels)}, of {len(source.classes)} classes", "name every class")
+    if odd := sorted({*np.unique(source.tagged).tolist()} - {-1, 0, 1}):
+        raise Failed(f"its tagged holds {odd[0]}", "give 1 where an image has a tag, 0 where not, -1 where unknown")
 
 
 def _check_partial(index: int, image: Partial, source: Source) -> None:

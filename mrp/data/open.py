@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import Literal
 
+import numpy as np
 from pydantic import ValidationError
 
 from mrp.config import ConfigError, Node, nearest
@@ -96,6 +97,16 @@ def _check(source: Source, name: str) -> None:
         raise ConfigError(f"{name}: its classes are {one_line(classes)}; give each a name of its own, as text")
     if classes and "labels" in vars(source) and len(source.labels) != len(source):
         raise ConfigError(f"{name}: it has {len(source.labels):,} labels for {len(source):,} images; give each one")
+    tags = source.tags
+    if classes and tags:
+        raise ConfigError(f"{name}: has classes and tags; give one of the two")
+    if len(set(tags)) < len(tags) or not all(isinstance(one, str) for one in tags):
+        raise ConfigError(f"{name}: its tags are {one_line(tags)}; give each a name of its own, as text")
+    if tags and "tagged" in vars(source) and np.shape(source.tagged) != (len(source), len(tags)):
+        raise ConfigError(
+            f"{name}: its tagged is of shape {np.shape(source.tagged)} for {len(source):,} images and {len(tags)} "
+            "tags; give one row per image and one column per tag"
+        )
 
 
 def _recognise(text: str, split: Split) -> Node:

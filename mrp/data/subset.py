@@ -117,9 +117,14 @@ def fixed_sample(source: Source, count: int) -> Subset:
 
 
 def select(source: Source, where: str, classes: str | None, fraction: float | None) -> Source:
-    """Returns the samples of these classes, and of each class a fraction; the source itself if nothing is left out."""
+    """Returns the samples of these classes, and of each class a fraction; the source itself if nothing is left out.
+
+    Where the source has no classes, it is a fraction of all samples.
+    """
     if classes is None and fraction is None:
         return source
+    if classes is not None and source.tags:
+        raise ConfigError(f"data.classes: {where} has tags and no classes that could be chosen; leave data.classes out")
     labels = np.asarray(source.labels)
     names = source.classes
     if classes is not None:

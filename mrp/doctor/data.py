@@ -63,6 +63,28 @@ def classes(case: Case) -> Iterator[Finding]:
         yield ok("classes", f"{listed(case.source.classes)}{', as many as the recipe has' if wanted else ''}")
 
 
+def tags(case: Case) -> Iterator[Finding]:
+    """Counts the images that have each tag, of which an image may have several."""
+    for name, source in (("data.train", case.source), ("data.test", case.test)):
+        if source is None or not source.tags:
+            continue
+        having, lacking = ((source.tagged == answer).sum(0) for answer in (1, 0))
+        nobody = tuple(tag for tag, count in zip(source.tags, having, strict=True) if not count)
+        everybody = tuple(tag for tag, count in zip(source.tags, lacking, strict=True) if not count)
+        rarest = int(having.argmin())
+        text = (
+            f"{name}: {listed(source.tags)}; the rarest is '{source.tags[rarest]}', which {having[rarest]:,} of "
+            f"{having[rarest] + lacking[rarest]:,} images have"
+        )
+        text += f"; no image is known to have {listed(nobody)}" if nobody else ""
+        text += f"; no image is known not to have {listed(everybody)}" if everybody else ""
+        if nobody or everybody:
+            cannot = "learned" if source is case.source else "judged"
+            yield warning("tags", f"{text}, which cannot be {cannot}", "add such images, or leave these tags out")
+        else:
+            yield ok("tags", text)
+
+
 def labels(case: Case) -> Iterator[Finding]:
     """Looks at the range of the labels."""
     for name, source in (("data.train", case.source), ("data.test", case.test)):
@@ -255,5 +277,5 @@ def overlap(case: Case) -> Iterator[Finding]:
     )
 
 
-CHECKS = (images, test_data, classes, labels, shards)
+CHECKS = (images, test_data, classes, tags, labels, shards)
 MEASURES = (decoded, overlap)

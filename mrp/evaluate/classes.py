@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mrp.config import ConfigError, reading
+from mrp.data.source import listed
 
 BY_NAME, BY_INDEX = "by_name", "by_index"
 
@@ -57,6 +58,20 @@ def class_numbers(
         f"data.test's {len(test)} classes; "
         + ("their names have to be numbers of training classes" if how == BY_INDEX else "add a line for each")
     )
+
+
+def tag_numbers(
+    train: tuple[str, ...], test: tuple[str, ...], how: str = BY_NAME, whose: str = "data.train"
+) -> list[int]:
+    """Returns the number in training of each test tag, which are called alike unless `how` says otherwise."""
+    if not test:
+        raise ConfigError("data.test: has no tags, which a classifier of tags is measured by; take data with tags")
+    if how == BY_NAME and (odd := next((name for name in test if name not in train), None)):
+        raise ConfigError(
+            f"data.test: has a tag '{odd}' that {whose} has not, which has the tags {listed(train)}; take data with "
+            "the same tags, or some of them"
+        )
+    return class_numbers(train, test, how)
 
 
 def content(how: str) -> str:

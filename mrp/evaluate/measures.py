@@ -67,6 +67,8 @@ def of_answers(record: Record) -> list[Measure]:
     """Returns all that is known of a classifier's answers."""
     if record.evaluator == "real":
         return [_accuracy("real", "ReaL top-1", record.result["accuracy"])]
+    if MEASURES in record.result:  # of tags
+        return [*of(record), Measure("loss", "loss", record.result["loss"], share=False, better="lower")]
     result, titles = record.result, {ACCURACY: "top-1", "accuracy5": "top-5", MEAN_PER_CLASS: "mean per class"}
     shares = [
         Measure(key, title, one["accuracy"], one["low"], one["high"], counted=key != "accuracy5")

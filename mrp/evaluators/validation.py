@@ -1,4 +1,7 @@
-"""The loss and, for a classifier, the accuracy on the test data: every image counts once on any number of processes."""
+"""The loss on the test data and, for a classifier, its accuracy, or how well it tells tags.
+
+Every image counts once on any number of processes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,21 @@ from torch import Tensor, nn
 
 from mrp.config import ConfigError
 from mrp.data.order import Ints
-from mrp.evaluate import contract
-from mrp.evaluate.answering import ANSWER, CORRECT, CORRECT5, LABEL, LOSS, answered, classes_told_apart, test_batches
+from mrp.evaluate import contract, tagged
+from mrp.evaluate.answering import (
+    ANSWER,
+    CORRECT,
+    CORRECT5,
+    LABEL,
+    LOSS,
+    SCORES,
+    TAGS,
+    answered,
+    called,
+    classes_told_apart,
+    learns_tags,
+    test_batches,
+)  # fmt: skip
 from mrp.evaluate.config import Validation as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.interval import share_of
@@ -24,6 +40,7 @@ __all__ = ["Config", "Evaluator"]
 
 VALIDATION = "validation.json"
 _MEANS = {LOSS: "loss", CORRECT: "accuracy", CORRECT5: "accuracy5"}  # what is kept of an image: what its mean is called
+KNOWN = "known"  # what a classifier of tags reports of each image: how many are known
 _FEWEST = 20  # images of whose losses an interval is given
 _MOST_CLASSES = 4096  # whose confusions are counted: a table of 128 MiB
 
@@ -72,21 +89,42 @@ class Evaluator(contract.Evaluator):
     @classmethod
     def value_names(cls, per_sample: Collection[str]) -> Collection[str]:
         """Returns the means over the test set that the objective can give."""
-        return [mean for name, mean in _MEANS.items() if name in per_sample]
+        means = [mean for name, mean in _MEANS.items() if name in per_sample]
+        return [*means, *tagged.TITLES] if KNOWN in per_sample else means
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Counts every image once."""
+        if learns_tags(model):
+            return self._of_tags(model, step, pause)
         counts = self.count(model, pause)
         return Result(counts.means, counts.details(self._setting.train.classes), right=counts.answers.get("accuracy"))
+
+    def _of_tags(self, model: nn.Module, step: int, pause: Pause) -> Result:
+        """Judges the scores of every tag; with intervals where somebody will read them, after the last step."""
+        setting = self._setting
+        names, training = called(setting.train), setting.training
+        self._check_number(classes_told_apart(model), len(names), "tags")
+        found = answered(model, setting, self._batches, pause)
+        if not setting.processes.is_main_process:
+            return Result()
+        assert setting.test is not None
+        scores, tags = found[SCORES].numpy(), found[TAGS].numpy()
+        loss = {"loss": float(found[LOSS].mean())}
+        if training is not None and step < training.steps:
+            return Result(loss | tagged.values(scores, tags))
+        values, details = tagged.result(scores, tags, names, setting.groups(setting.test))
+        return Result(loss | values, {"images": len(scores)} | loss | details)
+
+    def _check_number(self, told: int, there: int, what: str) -> None:
+        if told and told != there:
+            raise ConfigError(
+                f"validation: the model tells {told} {what} apart, but data.train has {there}; take the data of the run"
+            )
 
     def count(self, model: nn.Module, pause: Pause) -> Counts:
         """Returns what was counted over all images; labels are numbered as in training."""
         number = classes_told_apart(model)
-        if number and number != len(self._setting.train.classes):
-            raise ConfigError(
-                f"validation: the model tells {number} classes apart, but data.train has "
-                f"{len(self._setting.train.classes)}; take the data of the run"
-            )
+        self._check_number(number, len(self._setting.train.classes), "classes")
         found = answered(model, self._setting, self._batches, pause)
         images = len(self._setting.test or ())
         means = {mean: float(found[name].sum()) / max(1, images) for name, mean in _MEANS.items() if name in found}

@@ -9,12 +9,13 @@ from typing import Any, NamedTuple
 from mrp.config import dump
 from mrp.evaluate import results
 from mrp.evaluate.measures import MEAN_PER_CLASS
+from mrp.evaluate.tagged import TITLES
 from mrp.evaluators.validation import VALIDATION
 from mrp.files import mapping_in
 from mrp.folder import ENVIRONMENT, flat
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head
-from mrp.model import NO_DATA, Model
+from mrp.model import NO_DATA, Model, class_names
 from mrp.monitor.metrics import METRICS, from_the_end
 from mrp.objectives import classify
 from mrp.run import NOT_IN_IDENTITY
@@ -22,7 +23,7 @@ from mrp.run import NOT_IN_IDENTITY
 FILE = "README.md"
 _LIBRARIES = {"timm": "timm", "transformers": "transformers", "onnx": "onnx", "torch-export": "pytorch"}
 _INFERRED = {"objective", "backbone", "data"}  # sections that imported weights tell
-_MEASURES = ("accuracy", "accuracy5", "low", "high")
+_MEASURES = ("accuracy", "accuracy5", *TITLES, "low", "high")
 _OF_THE_MACHINE, _OF_THE_TRAINING = ("memory/", "loader/", "checkpoint/", "images_per_second"), ("optim/", "objective/")
 _ROWS = 24  # of the table of metrics
 
@@ -82,6 +83,12 @@ def _summary(model: Model, exported: Exported) -> str:
     if model.objective.has_own_features:
         parts.append(
             f"{_last(model.run.name)} defines the features of an image itself; this folder gives the encoder's."
+        )
+    if getattr(model.run.objective, "learns_tags", False):
+        names = ", ".join(class_names(model)) or "an order that the run no longer tells"
+        parts.append(
+            "It tells tags, of which an image may have several or none: the sigmoid of each score is how likely the "
+            f"image has that tag. Their order: {names}."
         )
     if exported.difference is not None:
         compared = "Loaded again at export and compared with mrp on random images in float32: the answers differ"

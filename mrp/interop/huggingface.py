@@ -105,6 +105,8 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
             "target": "pixels_norm" if settings.norm_pix_loss else "pixels",
             "decoder": {"heads": settings.decoder_num_attention_heads},
         }
+    if config.get("problem_type") == "multi_label_classification":
+        objective["loss"] = "tags"
     data = {"size": size if isinstance(size, tuple) else (size, size)} | _statistics(folder)
     return ForeignWeights(file, _method(kind, tensors), tensors, backbone, objective, data)
 

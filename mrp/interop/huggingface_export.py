@@ -39,6 +39,7 @@ def write(
     traits = Traits.of(objective.backbone)
     _refuse(objective.backbone, traits, images)
     head = None if whole else linear_head(objective, missing)
+    of_tags = head is not None and bool(getattr(getattr(objective, "config", None), "learns_tags", False))
     state = {BACKBONE + name: tensor for name, tensor in objective.backbone.state_dict().items()}
     if whole:
         name, model_type, values = "ViTMAEForPreTraining", "vit_mae", _decoder(objective, missing)
@@ -52,6 +53,7 @@ def write(
             raise ConfigError(f"objective.pool: mean of normalised tokens is what {SIDE} has no model for")
         name = name.replace("Model", "ForImageClassification")
         values |= _labels(classes if len(classes) == head.out_features else (), head.out_features)
+        values |= {"problem_type": "multi_label_classification"} if of_tags else {}
         state |= tensors_of(head)
     prefix = "" if name.endswith("Model") else PREFIXES[model_type]
     save_tensors(folder / WEIGHTS, _renamed(state, prefix, key_bias=model_type != "data2vec-vision"))
@@ -61,7 +63,7 @@ def write(
         | {"dtype": "float32"},
     )
     save_json(folder / "preprocessor_config.json", _preprocessing(images))
-    return _usage(name)
+    return _usage(name, of_tags)
 
 
 def _refuse(vit: Backbone, traits: Traits, images: Preprocessing) -> None:
@@ -176,7 +178,7 @@ def _preprocessing(images: Preprocessing) -> dict[str, Any]:
     }
 
 
-def _usage(name: str) -> str:
+def _usage(name: str, of_tags: bool) -> str:
     """Returns the call that loads the folder, and the one that gets an answer for `images` (PIL, or uint8 tensors)."""
     options = ", add_pooling_layer=False" if name.endswith("Model") else ""
     answer = "outputs = model(**inputs)  # loss, logits and mask; other patches are hidden at each call"
@@ -184,6 +186,8 @@ def _usage(name: str) -> str:
         answer = "features = model(**inputs).last_hidden_state[:, 0]  # the class token, one vector per image"
     elif name.endswith("Classification"):
         answer = "scores = model(**inputs).logits"
+        if of_tags:
+            answer = "likely = model(**inputs).logits.sigmoid()  # how likely an image has each tag of id2label"
     return (
         f"from transformers import AutoImageProcessor, {name}\n\n"
         f'model = {name}.from_pretrained("FOLDER"{options})  # or, uploaded: "OWNER/NAME"\n'

@@ -141,7 +141,7 @@ def _sizes(config: vit.Config) -> dict[str, Any]:
 def start(config: Config, method: str, step: nn.Module, classes: tuple[str, ...] = ()) -> str:
     """Gives a new step the weights that its run starts from; returns one line on what was taken and what was not.
 
-    `classes` are those of the run's data, where these have some.
+    `classes` are those of the run's data, or their tags, where these have some.
     """
     objective: nn.Module = step.get_submodule("objective")
     state: dict[str, Tensor] = objective.state_dict()
@@ -183,6 +183,9 @@ def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...
         field = type(config).model_fields.get(key)
         if field is not None and (theirs := weights.objective.get(key, field.default)) != getattr(config, key):
             return f"; the head was trained with objective.{key}: {str(theirs).lower()}"
+    losses = weights.objective.get("loss", "cross_entropy"), getattr(config, "loss", None)
+    if "tags" in losses and "cross_entropy" in losses:
+        return f"; the head was trained with objective.loss: {losses[0]}"
     unnamed = tuple(map(str, range(len(classes))))
     if (
         len(weights.classes) == len(classes)
@@ -190,8 +193,9 @@ def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...
         and classes != weights.classes
     ):
         other = next(name for name, now in zip(weights.classes, classes, strict=True) if name != now)
+        what = "tags" if "tags" in losses else "classes"
         return (
-            f"; the head tells other classes apart, such as '{other}' at number {weights.classes.index(other)} (if "
+            f"; the head tells other {what} apart, such as '{other}' at number {weights.classes.index(other)} (if "
             "they are the same, call them alike in the data)"
         )
     return ""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, ClassVar, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -20,11 +20,13 @@ class Config(Node):
 
     small: ClassVar[dict[str, Any]] = {"classes": 4}
     name: Literal["classify"] = "classify"
-    classes: int = Field(gt=1)  # of the data
+    classes: int = Field(gt=0)  # of the data, or how many tags these have
     pool: Literal["cls", "mean"] = "mean"  # mean: normalised after pooling (MAE's fine-tuning), unless frozen
     head_std: float = Field(2e-5, gt=0)  # standard deviation of the head's initial weights
-    loss: Literal["cross_entropy", "binary"] = "cross_entropy"  # binary: one yes-or-no question per class
-    smoothing: float = Field(0.0, ge=0, lt=1)  # the share of each label that is spread over all classes
+    # binary: one yes-or-no question per class; tags: the same for data in which an image may have several, or none.
+    loss: Literal["cross_entropy", "binary", "tags"] = "cross_entropy"
+    # The share of each label that is spread over all classes; of tags, over the two answers yes and no.
+    smoothing: float = Field(0.0, ge=0, lt=1)
     frozen: bool = False  # train a linear head alone, on standardised features (MAE's probe)
     frozen_blocks: int | None = Field(None, ge=0)  # this many first blocks, and all before them, are not trained
 
@@ -33,9 +35,23 @@ class Config(Node):
         """Whether the loss of a sample depends on the other samples of its micro-step, as in the probe's BatchNorm."""
         return self.frozen
 
+    @property
+    def learns_tags(self) -> bool:
+        """Whether it learns from data that have tags in place of classes (see `mrp.data.source.Source`)."""
+        return self.loss == "tags"
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> Config:
+        if self.classes == 1 and not self.learns_tags:
+            raise ValueError("classes: 1 leaves nothing to tell apart; give 2 or more (or one, for loss: tags)")
+        return self
+
 
 class Objective(kit.Objective):
-    """Cross-entropy of a linear head; labels are numbers or, where images are mixed, shares of classes."""
+    """Cross-entropy of a linear head; labels are numbers or, where images are mixed, shares of classes.
+
+    With tags, labels say of each whether an image has it (1, 0, or NaN where nobody knows; shares where it is mixed).
+    """
 
     undecayed = frozenset({"cls_token", "reg_token", "pos_embed"})  # as in MAE's, BEiT's and DeiT's recipes
 
@@ -75,28 +91,31 @@ class Objective(kit.Objective):
                 parameter.requires_grad_(False)
 
     def forward(self, batch: Batch) -> Output:
-        """Returns the cross-entropy, and whether the label is the first or among the first five answers."""
+        """Returns the cross-entropy, and whether the label is the first or among the first five answers.
+
+        Of tags, of which an image may have several, it returns how many are known of each image in place of these.
+        """
         if batch.labels is None:
             raise ConfigError("objective: classify needs labels, and the data has none; take other data")
         features, logits = self.predict(batch.images, batch.keys)
         per_sample = self.error(logits, batch.labels)
-        label = batch.labels if batch.labels.ndim == 1 else batch.labels.argmax(1)
-        answers = logits.topk(min(5, self.config.classes)).indices  # B 5
-        hits = answers == label[:, None]
-        correct, correct5 = hits[:, 0].float(), hits.any(1).float()
+        found = {"loss": per_sample.detach()} | self._answers(logits.detach(), batch.labels)
         loss = per_sample.mean()
         return Output(
             loss=loss,
-            metrics={"loss": loss.detach(), "accuracy": correct.mean()},
-            per_sample={
-                "loss": per_sample.detach(),
-                "correct": correct,
-                "correct5": correct5,
-                "answer": answers[:, 0],
-            },
+            metrics={"loss": loss.detach()} | ({"accuracy": found["correct"].mean()} if "correct" in found else {}),
+            per_sample=found,
             features=features.detach(),
             scores=logits.detach(),
         )
+
+    def _answers(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        if self.config.learns_tags:
+            return {"known": (~labels.isnan()).sum(1).float() if labels.ndim > 1 else torch.ones_like(logits[:, 0])}
+        label = labels if labels.ndim == 1 else labels.argmax(1)
+        answers = logits.topk(min(5, self.config.classes)).indices  # B 5
+        hits = answers == label[:, None]
+        return {"correct": hits[:, 0].float(), "correct5": hits.any(1).float(), "answer": answers[:, 0]}
 
     def error(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Returns the loss of each sample; labels are smoothed in training only."""
@@ -104,6 +123,8 @@ class Objective(kit.Objective):
         if self.config.loss == "cross_entropy":
             return functional.cross_entropy(logits, labels, reduction="none", label_smoothing=smoothing)
         shares = functional.one_hot(labels, self.config.classes).float() if labels.ndim == 1 else labels
+        if self.config.learns_tags:
+            return _of_tags(logits, shares, smoothing)
         shares = shares * (1 - smoothing) + smoothing / self.config.classes
         return functional.binary_cross_entropy_with_logits(logits, shares, reduction="none").mean(1)
 
@@ -117,3 +138,11 @@ class Objective(kit.Objective):
         """Moves the probe's running statistics."""
         if isinstance(self.standardise, kit.Standardise):
             self.standardise.follow(updated)
+
+
+def _of_tags(logits: Tensor, has: Tensor, smoothing: float) -> Tensor:
+    """Returns the mean over those tags of which it is known whether an image has them; 0 where none is known."""
+    known = ~has.isnan()
+    answers = torch.where(known, has, 0.0) * (1 - smoothing) + smoothing / 2
+    losses = functional.binary_cross_entropy_with_logits(logits, answers, reduction="none")
+    return torch.where(known, losses, 0.0).sum(1) / known.sum(1).clamp_min(1)

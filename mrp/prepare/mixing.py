@@ -88,17 +88,23 @@ class Mix(nn.Module):
         self.register_buffer("boxes", torch.tensor(boxes), persistent=False)
 
     def forward(self, batch: Batch) -> Batch:
-        """Returns the batch with mixed images, and labels as shares of classes."""
+        """Returns the batch with mixed images, and labels as shares of classes.
+
+        Of a mixture it is not known whether it has a tag unless it is known of both images.
+        """
         assert batch.labels is not None
         images, labels = batch.images, batch.labels
         if labels.ndim == 1:
             labels = functional.one_hot(labels, self.classes).float()
         mask, share = self.draw(batch)
+        mixed = labels.lerp(swapped(labels), share[:, None])
+        if batch.labels.ndim > 1:  # what is not known of its neighbour is no matter for an image that stays as it is
+            mixed = torch.where(share[:, None] == 0, labels, mixed)
         return replace(
             batch,
             images=images.lerp(swapped(images), mask[:, None]),
             present=None if batch.present is None else batch.present | swapped(batch.present),
-            labels=labels.lerp(swapped(labels), share[:, None]),
+            labels=mixed,
         )
 
     def draw(self, batch: Batch) -> tuple[Tensor, Tensor]:

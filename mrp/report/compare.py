@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 from mrp.config import ConfigError, compose
 from mrp.evaluate import copies, measures, results
 from mrp.evaluate.interval import wilson
-from mrp.evaluate.measures import Measure
+from mrp.evaluate.measures import MEASURES, Measure
 from mrp.evaluate.results import Record
+from mrp.evaluate.tagged import TITLES
 from mrp.evaluators.validation import VALIDATION
+from mrp.files import mapping_in
 from mrp.folder import CONFIG, recorded
 from mrp.interop import runs
 from mrp.monitor.metrics import METRICS, each_line
@@ -23,7 +25,7 @@ from mrp.report import about, corrupted
 from mrp.report.page import Cell, Column, Page, Row, cell_of, short_names
 
 NOT_RECORDED = "not recorded"
-_ACCURACIES = {"student": "validation/accuracy", "average": "validation/average/accuracy"}
+_VALIDATED = {"student": "validation", "average": "validation/average"}
 _PLACE = ("train", "test", "classes", "fraction", "labels", "group")  # options that say which data a run has
 
 
@@ -131,26 +133,36 @@ class Measured:
         for path in sorted(self.folder.glob(f"paper-*/{VALIDATION}")):
             run = compose(path.parent / CONFIG).values
             weights, step = run["init"]["weights"], int(path.parent.name.split("-")[1])
-            measure = Measure("paper", "linear probe (paper)", *_student(path)["accuracy"].values())
-            yield Point(
-                self._name(weights), step, self.folder, self._data_of(run["data"], path.parent), Cell("", measure),
-                weights,
-            )  # fmt: skip
+            title, found = "linear probe (paper)", _student(path)
+            of_tags = [_area("paper", f"{title}: {TITLES[key]}", found, key) for key in TITLES if key in found]
+            for measure in of_tags or [Measure("paper", title, *found["accuracy"].values())]:
+                yield Point(
+                    self._name(weights), step, self.folder, self._data_of(run["data"], path.parent),
+                    Cell("", measure), weights,
+                )  # fmt: skip
 
     def _validated(self) -> Iterator[Point]:
-        """Yields the accuracies on the test data while the run trained; the last file says on how many images."""
+        """Yields the accuracies on the test data while the run trained, or how well it told tags.
+
+        The last file says on how many images they were counted.
+        """
         path = self.folder / VALIDATION
         images = int(_student(path)["images"]) if path.is_file() else 0
         if not images:
             return
-        data, grouped = self._own_data(), bool(self._data().get("group"))
+        data, grouped, kept = self._own_data(), bool(self._data().get("group")), mapping_in(path)
         for line in each_line(self.folder / METRICS):
-            for weights, key in _ACCURACIES.items():
-                if isinstance(line.get(key), float | int):
-                    value, low, high = wilson(round(float(line[key]) * images), images)
+            for weights, prefix in _VALIDATED.items():
+                found = []
+                if isinstance(accuracy := line.get(f"{prefix}/accuracy"), float | int):
+                    value, low, high = wilson(round(float(accuracy) * images), images)
                     bounds = (None, None) if grouped else (low, high)  # the group of each answer is not kept
-                    cell = Cell("", Measure("validation", "test accuracy in training", value, *bounds))
-                    yield Point(self._name(weights), int(line["step"]), self.folder, data, cell, weights)
+                    found = [Measure("validation", "test accuracy in training", value, *bounds)]
+                last = kept.get(weights, {}) if kept.get("step") == line["step"] else {}
+                areas = {key: one for key in TITLES if isinstance(one := line.get(f"{prefix}/{key}"), float | int)}
+                found += [_area("validation", f"test {TITLES[key]} in training", last | areas, key) for key in areas]
+                for one in found:
+                    yield Point(self._name(weights), int(line["step"]), self.folder, data, Cell("", one), weights)
 
     def _own_data(self) -> Named:
         """Returns the run's own data; its evaluators have recorded what their content was.
@@ -272,6 +284,14 @@ def _costs(step: int, cost: about.Cost | None) -> dict[str, str]:
         known |= {"images seen": f"{cost.images:,}", "training FLOPs": f"{cost.bound}{cost.flops:.2g}"}
         known |= {} if cost.hours is None else {"hours": f"{cost.hours:.2g}"}
     return known
+
+
+def _area(name: str, title: str, found: Mapping[str, Any], key: str) -> Measure:
+    """Returns how well tags are told, with the interval where one is known: after the last step."""
+    kept = found.get(MEASURES, {}).get(key, {})
+    return Measure(
+        f"{name}/{key}", title, float(found[key]), kept.get("low"), kept.get("high"), draws=tuple(kept.get("draws", ()))
+    )
 
 
 def _student(path: Path) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Any
 from mrp.config import ConfigError, compose, nearest
 from mrp.evaluate import measures, results
 from mrp.evaluate.interval import in_percent
+from mrp.evaluate.tagged import TITLES
 from mrp.folder import CONFIG, flat
 from mrp.progress import duration
 from mrp.report.page import without_hashes
@@ -98,7 +99,7 @@ def _best(row: Row) -> str:
 
 
 def _is_share(name: str, row: Row) -> bool:
-    return name not in row.status.best or "accuracy" in name
+    return name not in row.status.best or "accuracy" in name or name.endswith(tuple(TITLES))
 
 
 _COLUMNS: dict[str, Callable[[Row], Any]] = {

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from mrp import imports, progress
 from mrp.verbs import _words
 
-HELP = "fine-tune pretrained weights with a recipe of classification, and measure the accuracy of each class"
+HELP = "fine-tune pretrained weights with a recipe of classification, and measure how well it tells each class or tag"
 EXAMPLE = "mrp finetune finetune_tiny_digits init=runs/demo"
 _TOP = 5
 _WORST = 5  # classes that are named
@@ -47,6 +48,9 @@ def show(path: Path, as_json: bool = False) -> None:
         return
     print(f"{path.parent}: on the test data after step {results['step']}")
     judged = results.get("average") or results["student"]  # the weights that are loaded, probed and exported
+    if "tags" in judged:
+        _show_tags(path, results, judged["tags"])
+        return
     every = judged.get("classes", ())
     keys = ("accuracy", "accuracy5") if len(every) > _TOP else ("accuracy",)  # five answers of five are always right
     titles = {"accuracy": "top-1", "accuracy5": f"top-{_TOP}"}
@@ -63,3 +67,31 @@ def show(path: Path, as_json: bool = False) -> None:
     if none := tuple(entry["name"] for entry in every if entry["accuracy"] is None):
         print(f"classes without a test image: {listed(none)}")
     print(f"the accuracy and the confusions of every class: {path}")
+
+
+def _show_tags(path: Path, results: dict[str, Any], every: list[dict[str, Any]]) -> None:
+    """Prints how well the tags are told that an image may have several of, and which are told worst."""
+    from rich.table import Table
+
+    from mrp.data.source import listed
+    from mrp.evaluate.interval import in_percent
+    from mrp.evaluate.measures import MEASURES
+
+    found = {weights: row for weights in ("student", "average") if (row := results.get(weights))}
+    measures = next(iter(found.values()))[MEASURES]
+    table = Table("weights", "images", *(one["title"] for one in measures.values()), "loss")
+    for weights, row in found.items():
+        shares = (_words.percent(_as_accuracy(row[MEASURES][key]), digits=2) for key in measures)
+        table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
+    _words.print_table(table)
+    judged = sorted((one for one in every if "ap" in one), key=lambda one: float(one["auroc"]["value"]))
+    parts = (f"{one['name']} {in_percent(one['auroc']['value'])} % ({one['having']:,} images)" for one in judged)
+    print("tags of the lowest AUROC: " + ", ".join([*parts][:_WORST]))
+    if none := tuple(str(one["name"]) for one in every if "ap" not in one):
+        print(f"tags that all test images are known to have, or none: {listed(none)}")
+    print(f"average precision and AUROC of every tag: {path}")
+
+
+def _as_accuracy(area: dict[str, Any]) -> dict[str, Any]:
+    bounds = {key: area[key] for key in ("low", "high") if area.get(key) is not None}
+    return {"accuracy": area["value"]} | bounds

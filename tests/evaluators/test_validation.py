@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,14 +13,18 @@ import torch
 
 from mrp.build import build_step, check_classes, open_validation
 from mrp.config import ConfigError
+from mrp.data.config import CacheConfig
 from mrp.data.mixtures import Mixture
-from mrp.data.source import Arrays
-from mrp.evaluate import answering
+from mrp.data.source import Arrays, Source
+from mrp.data.storage.cache import Cache
+from mrp.data.subset import Subset
+from mrp.evaluate import answering, tagged
 from mrp.evaluate.config import Validation
 from mrp.evaluate.contract import never
 from mrp.evaluators.validation import Counts, Evaluator
 from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
+from tests import tagged_digits
 from tests.evaluators.settings import setting, some, together
 
 TINY = ["backbone.width=16", "backbone.depth=1", "backbone.heads=2", "objective.head_std=1"]
@@ -138,8 +143,9 @@ def sources(train: tuple[str, ...] | str, test: tuple[str, ...]) -> Any:
     parts = [Arrays(name, np.zeros((2, 8, 8, 1), np.uint8), np.arange(2), (name, "b")) for name in "ac"]
     mixed = Mixture(parts, [1.0, 1.0])
     return {
-        "train": mixed if train == "mixed" else SimpleNamespace(classes=train), "test": SimpleNamespace(classes=test),
-    }  # fmt: skip
+        "train": mixed if train == "mixed" else SimpleNamespace(classes=train, tags=()),
+        "test": SimpleNamespace(classes=test, tags=()),
+    }
 
 
 @pytest.mark.parametrize(
@@ -175,3 +181,106 @@ def test_the_test_data_need_not_have_every_class(monkeypatch: pytest.MonkeyPatch
     chosen = load("finetune_tiny_digits", ["objective.classes=3"])
     check_classes(chosen, known["train"])
     assert open_validation(chosen, known["train"]) is known["test"]
+
+
+def tagged_source(split: Any, *tags: str, **options: Any) -> Source:
+    config = tagged_digits.Config(tags=tags or tagged_digits.TAGS, **options)
+    return tagged_digits.Source(config, split, Cache(CacheConfig()))
+
+
+@pytest.fixture(scope="module")
+def run_of_tags() -> Run:
+    return load("finetune_tiny_digits", [*TINY, "objective.loss=tags", "objective.classes=4"])
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_tags_are_judged_as_by_hand_however_many_look(run_of_tags: Run, world: int) -> None:
+    """The test data name the tags in another order, and know nothing of one."""
+    step, train = build_step(run_of_tags).eval(), tagged_source("train")
+    whole = tagged_source("test")
+    few = Subset(tagged_source("test", "seven", "with a loop", "even"), np.arange(61))
+
+    def measured(processes: Any) -> Any:
+        at = setting(run_of_tags.data, train, few, processes)
+        return Evaluator(Validation(), at).measure(step, 0, never)
+
+    found = together(world, measured)
+    images = torch.from_numpy(np.ascontiguousarray(whole.images[:61])).permute(0, 3, 1, 2)  # type: ignore[attr-defined]
+    with torch.no_grad():
+        logits = step.objective.predict(step.prepare(images))[1].double()
+    tags = few.tagged[:, [2, 0, 1, 0]].copy()
+    tags[:, 1] = -1
+    tags[:, 3] = few.tagged[:, 0]
+    known = torch.from_numpy(tags >= 0)
+    losses = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits, torch.from_numpy(tags).double(), known.double(), reduction="none"
+    )
+    loss = (losses.sum(1) / known.sum(1).clamp_min(1)).mean()
+    values, details = tagged.result(logits.numpy(), tags, tagged_digits.TAGS)
+    assert found.values["loss"] == pytest.approx(float(loss), rel=1e-6)
+    assert found.values == {"loss": found.values["loss"]} | {k: pytest.approx(v, rel=1e-6) for k, v in values.items()}
+    assert found.details["images"] == 61
+    assert [one["having"] for one in found.details["tags"]] == (tags == 1).sum(0).tolist()
+    assert "ap" not in found.details["tags"][1]
+    assert found.details["measures"]["mean_ap"]["low"] == pytest.approx(details["measures"]["mean_ap"]["low"])
+
+
+def test_groups_widen_the_intervals_of_tags(run_of_tags: Run) -> None:
+    step, train, test = build_step(run_of_tags), tagged_source("train"), tagged_source("test")
+    at = setting(run_of_tags.data, train, test)
+    grouped = replace(at, data=at.data.model_copy(update={"group": "x"}))
+    grouped.known_groups[test.content, "x"] = np.arange(len(test)) // 36
+    first, second = (
+        Evaluator(Validation(), one).measure(step, 0, never).details["measures"]["mean_ap"] for one in (at, grouped)
+    )
+    assert first["value"] == second["value"]
+    assert first["low"] != second["low"]
+
+
+def test_a_classifier_of_tags_reports_the_areas_under_their_names() -> None:
+    assert Evaluator.value_names({"loss", "known"}) == ["loss", "mean_ap", "mean_auroc"]
+    assert Evaluator.value_names({"loss", "correct"}) == ["loss", "accuracy"]
+
+
+ABOUT_TAGS = ["objective.loss=tags", "objective.classes=4"]
+
+
+@pytest.mark.parametrize(
+    ("words", "train", "test", "message"),
+    [
+        (
+            [], tagged_source("train"), None, "objective.loss: cross_entropy, but data.train has tags, .* several; set "
+            "objective.loss=tags objective.classes=4 checkpoint.best=validation/mean_ap",
+        ),
+        (
+            ["objective.loss=binary", "checkpoint.best=loss"], tagged_source("train"), None,
+            "objective.loss: binary, but data.train has tags, .* objective.loss=tags objective.classes=4$",
+        ),
+        (ABOUT_TAGS, some("train", 9), None, "objective.loss: tags, but data.train has classes, one per image; set"),
+        (
+            ["objective.loss=tags"], tagged_source("train"), None,
+            "objective.classes: 10, but data.train has 4 tags; set objective.classes=4",
+        ),
+        (
+            ABOUT_TAGS, Mixture([tagged_source("train"), tagged_source("train", "even", "seven")], [1, 1]), None,
+            "data.train: mixes sources whose tags differ, so it has no labels, which classify needs",
+        ),
+        (ABOUT_TAGS, tagged_source("train"), some("test", 9), "data.test: has no tags, which a classifier of tags"),
+        (
+            ABOUT_TAGS, tagged_source("train"), tagged_source("test", "even", "odd"),
+            r"data.test: has a tag 'odd' that data.train has not, which has the tags 4 \(even, below",
+        ),
+        (
+            ABOUT_TAGS, tagged_source("train"), Subset(tagged_source("test", "seven"), np.arange(2)),
+            "data.test: of no tag it is known that some of its images have it and others not",
+        ),
+    ],
+)  # fmt: skip
+def test_tags_and_losses_have_to_fit(
+    words: list[str], train: Source, test: Source | None, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mrp.build.open_source", lambda run, split: test)
+    chosen = load("finetune_tiny_digits", words)
+    check = partial(check_classes, chosen, train) if test is None else partial(open_validation, chosen, train)
+    with pytest.raises(ConfigError, match=message):
+        check()

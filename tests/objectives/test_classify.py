@@ -165,3 +165,57 @@ def test_a_frozen_prefix_gets_no_gradient_and_stays_as_in_evaluation(count: int)
 def test_a_prefix_that_cannot_be_frozen(options: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build_step(run(**options))
+
+
+HAS = [[1.0, 0.0, torch.nan], [torch.nan, 1.0, 1.0], [torch.nan] * 3, [0.0, 0.0, 0.0]]  # images, tags
+
+
+def tags(**options: Any) -> tuple[Any, Batch, torch.Tensor]:
+    """A classifier of three tags, images, and what it says of them."""
+    chosen = run(classes=3, loss="tags", **options)
+    step, batch = build_step(chosen), make_batch(chosen, 4)
+    batch.labels = torch.tensor(HAS)
+    return step, batch, step.objective.predict(step.prepare(batch.images), batch.keys)[1]
+
+
+def test_tags_are_asked_one_by_one_and_those_that_nobody_knows_do_not_count() -> None:
+    step, batch, logits = tags()
+    yes, no = -functional.logsigmoid(logits), -functional.logsigmoid(-logits)
+    expected = [(yes[0, 0] + no[0, 1]) / 2, (yes[1, 1] + yes[1, 2]) / 2, torch.zeros(()), no[3].mean()]
+    output = step(batch)
+    assert torch.allclose(output.per_sample["loss"], torch.stack(expected), atol=1e-6)
+    assert torch.allclose(output.loss, torch.stack(expected).mean(), atol=1e-6)
+    assert output.per_sample["known"].tolist() == [2, 2, 0, 3]
+    assert output.metrics.keys() == {"loss"}
+    assert output.scores is not None
+    assert torch.equal(output.scores, logits)
+
+
+def test_a_tag_that_nobody_knows_moves_nothing() -> None:
+    step, batch, _ = tags()
+    batch.labels[:, 2] = torch.nan
+    step(batch).loss.backward()
+    gradient = step.objective.head.weight.grad
+    assert gradient[2].eq(0).all()
+    assert gradient.isfinite().all()
+    assert gradient[:2].ne(0).any(1).all()
+
+
+def test_smoothing_of_tags_is_spread_over_yes_and_no() -> None:
+    step, batch, logits = tags(smoothing=0.2)
+    of_last = functional.binary_cross_entropy_with_logits(logits[3], torch.full((3,), 0.1))
+    assert torch.allclose(step(batch).per_sample["loss"][3], of_last)
+    assert torch.allclose(step.eval()(batch).per_sample["loss"][3], -functional.logsigmoid(-logits[3]).mean())
+
+
+def test_shares_of_tags_are_answers_in_between() -> None:
+    step, batch, logits = tags()
+    batch.labels = torch.tensor([[0.25, torch.nan, 0.0]] * 4)
+    asked = functional.binary_cross_entropy_with_logits(logits[:, [0, 2]], batch.labels[:, [0, 2]], reduction="none")
+    assert torch.allclose(step(batch).per_sample["loss"], asked.mean(1))
+
+
+def test_one_tag_is_enough_and_one_class_is_not() -> None:
+    assert build_step(run(classes=1, loss="tags")).objective.head.out_features == 1
+    with pytest.raises(ConfigError, match="classes: 1 leaves nothing to tell apart; give 2 or more"):
+        run(classes=1)

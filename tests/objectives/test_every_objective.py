@@ -38,6 +38,7 @@ VARIANTS: dict[str, dict[str, Any]] = {name: small(name) for name in OBJECTIVES.
         "uniformity": {"weight": 0.1, "feature": "mean"},
     },
     "classify": small("classify") | {"smoothing": 0.1},
+    "tags": small("classify") | {"loss": "tags", "smoothing": 0.1},
     "probe": {"name": "classify", "classes": 4, "frozen": True, "head_std": 0.01},
 }  # fmt: skip
 NAMES = list(VARIANTS)

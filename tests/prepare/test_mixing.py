@@ -62,6 +62,19 @@ def test_neighbours_change_places() -> None:
     assert swapped(torch.arange(6)).tolist() == [1, 0, 3, 2, 5, 4]
 
 
+def test_a_mixture_has_a_tag_in_shares_where_it_is_known_of_both_images() -> None:
+    mix = Mix(Mixing(cutmix=1.0, together=2, chance=0.5), 3, (16, 16), seed=3)
+    given = batch(8, 0)
+    given.labels = torch.tensor([[1.0, torch.nan, 0.0], [0.0, 1.0, torch.nan]] * 4)
+    shares = mix.draw(given)[1]
+    mixed = shares > 0
+    assert 0 < int(mixed.sum()) < 8
+    found = mix(given).labels
+    assert torch.equal(found[~mixed].nan_to_num(9), given.labels[~mixed].nan_to_num(9))
+    assert torch.allclose(found[mixed, 0], given.labels[mixed, 0].lerp(1 - given.labels[mixed, 0], shares[mixed]))
+    assert found[mixed, 1:].isnan().all()
+
+
 @pytest.mark.parametrize("config", [Mixing(mixup=0.8), Mixing(cutmix=1.0), Mixing(mixup=0.8, cutmix=1.0)])
 def test_pixels_and_labels_are_mixed_in_the_same_shares(config: Mixing) -> None:
     mix = Mix(config, 10, (16, 16), seed=3)
