@@ -42,6 +42,7 @@ RESOLVED = {
     r"mrp doctor": "measures the machine for a minute; tests/doctor tries it",
     r"mrp .*track\.name": "a tracker of others, tried by its own tests",
     r"mrp .*--processes": "starts processes, as tests/processes does",
+    r"mrp finetune .*data\.labels": "needs a table of tags; tests/integration/test_finetune_tags.py trains on such",
     r"mrp .*(hf|s3|https?):": "needs a network",
     r"mrp .*--watch": "does not end by itself",
     r"mrp .*--protocol paper": "trains for 90 epochs",

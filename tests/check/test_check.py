@@ -143,6 +143,8 @@ def test_two_processes_that_differ_are_found(tmp_path: Path) -> None:
     [
         (sources.samples_are_images, "astype(np.uint8)", "astype(np.float64)", "sample 0 is float64 of shape"),
         (sources.samples_are_images, "), index % 2", "), 1 - index % 2", "read(0) has the label 1 and labels[0] is 0"),
+        (sources.samples_are_images, 'classes = ("across", "along")',
+         'tags = ("along",)\n    tagged = np.full((64, 1), 2)', "its tagged holds 2"),
         (sources.the_identity_is_of_the_data, "{split}", "{id(self)}", "opened twice, it has two identities"),
         (sources.a_sample_is_the_same_each_time, "row = (np.arange(8) * (index + 1)",
          "self.count += 1\n        row = (np.arange(8) * (index + self.count)", "is another image when others"),

@@ -185,6 +185,12 @@ def test_a_source_may_read_every_image_into_one_array(stripes: str) -> None:
         ("self.identity = 'x'; self.labels = [0]", "it has 1 labels for 64 images"),
         ("self.identity = 'x'; self.classes = (0, 1)", "its classes are (0, 1); give each a name of its own"),
         ("self.identity = 'x'; self.classes = ('a', 'a')", "its classes are ('a', 'a'); give each a name"),
+        ("self.identity = 'x'; self.tags = ('a',)", "has classes and tags; give one of the two"),
+        ("self.identity = 'x'; self.classes = (); self.tags = ('a', 'a')", "its tags are ('a', 'a'); give each a name"),
+        (
+            "self.identity = 'x'; self.classes = (); self.tags = ('a',); self.tagged = np.zeros((64, 2))",
+            "its tagged is of shape (64, 2) for 64 images and 1 tags; give one row per image and one column per tag",
+        ),
     ],
 )
 def test_a_source_that_contradicts_itself_is_one_line(stripes: str, instead: str, wanted: str) -> None:

@@ -21,6 +21,7 @@ from mrp.data.storage.cache import Cache
 from mrp.data.subset import Subset, class_list
 from mrp.data.workers import WorkerError
 from tests.data.conftest import loaded
+from tests.tagged_digits import FILE
 
 NUMBERS = {1: [93, 110, 73, 109, 2, 115, 52, 116], 2: [40, 109, 31, 102, 97, 113, 48, 115]}
 
@@ -194,3 +195,17 @@ def test_folders_keep_the_order_they_had(photographs: Path) -> None:
     data = config(train=str(photographs))
     found = order(opened(train=str(photographs)), data, 8, 3)
     assert found.slots(5).samples.tolist() == Order(60, 8, 3).slots(5).samples.tolist()
+
+
+def test_of_tags_a_fraction_is_of_all_images_and_no_class_can_be_chosen(tmp_path: Path) -> None:
+    tagged: Any = {"name": FILE}
+    whole, part, less = (opened(train=tagged, **more) for more in ({}, {"fraction": 0.1}, {"fraction": 0.05}))
+    assert isinstance(part, Subset)
+    assert isinstance(less, Subset)
+    assert (len(part), len(less)) == (round(0.1 * len(whole)), round(0.05 * len(whole)))
+    assert {*less.chosen.tolist()} < {*part.chosen.tolist()}
+    assert part.tags == whole.tags
+    assert np.array_equal(part.tagged, whole.tagged[part.chosen])
+    (tmp_path / "some.txt").write_text("even\n")
+    with pytest.raises(ConfigError, match=r"data\.classes: data\.train has tags and no classes that could be chosen"):
+        opened(train=tagged, classes=str(tmp_path / "some.txt"))

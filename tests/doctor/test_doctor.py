@@ -24,6 +24,7 @@ from mrp.doctor.machine import Machine
 from mrp.doctor.speed import Rate, Speed
 from mrp.run import find_recipe, load, recipes
 from tests.data.conftest import make
+from tests.tagged_digits import FILE
 
 MACHINE = Machine(
     versions={"Python": "3.11.7", "torch": "2.15.0", "torchvision": "0.29", "timm": "1.0.31", "accelerate": "1.15"},
@@ -369,3 +370,20 @@ def test_the_verb_prints_each_line_and_ends_with_code_2_on_errors(capsys: pytest
     with pytest.raises(SystemExit):
         main(["doctor", "demo", "--on", "h10"])
     assert "--on: 'h10' was given; allowed: a100, h100" in capsys.readouterr().err
+
+
+def test_it_counts_who_has_the_rarest_tag_and_names_those_that_nobody_has() -> None:
+    of_tags = ["objective.loss=tags", "checkpoint.best=null"]
+
+    def tags(*names: str) -> list[Finding]:
+        given = [f"data.{split}={{name: {FILE}, tags: [{', '.join(names)}]}}" for split in ("train", "test")]
+        patient = case("finetune_tiny_digits", *of_tags, f"objective.classes={len(names)}", *given)
+        return [finding for _, finding in examine(patient) if finding.about == "tags"]
+
+    train, test = tags("even", "seven")
+    assert (train.level, test.level) == ("ok", "ok")
+    assert re.search(r"data.train: 2 \(even, seven\); the rarest is 'seven', which \d+ of 1,\d+ images", train.found)
+    train, test = tags("even", "seven", "striped")
+    assert train.level == "warning"
+    assert "no image is known to have 1 (striped), which cannot be learned" in train.found
+    assert test.found.endswith("which cannot be judged")

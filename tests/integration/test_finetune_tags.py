@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from mrp import api
 from mrp.build import follow_up
@@ -133,6 +135,31 @@ def test_it_is_measured_on_other_data_that_have_some_of_its_tags(
         error = capsys.readouterr().err
         assert message in error
         assert error.count("\n") == 1
+
+
+def test_labels_from_a_table_come_along(pretrained: Path, tmp_path: Path) -> None:
+    """The table of a run says what its own test images show, also after the training."""
+    random, rows = np.random.default_rng(0), ["image,bright,dark"]
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        for number in range(48):
+            bright = int(random.integers(2))
+            pixels = random.integers(0, 100, (8, 8), np.uint8) + np.uint8(150 * bright)
+            Image.fromarray(pixels).save(tmp_path / split / f"{split}{number}.png")
+            rows.append(f"{split}{number}.png,{bright},{'' if number % 5 == 0 else 1 - bright}")
+    (tmp_path / "tags.csv").write_text("\n".join(rows))
+    words = [
+        f"data.train={tmp_path / 'train'}", f"data.test={tmp_path / 'test'}", "length=40 steps", "objective.classes=2",
+        f"data.labels={{table: {tmp_path / 'tags.csv'}, label: [bright, dark]}}", "data.channels=1", "average=null",
+    ]  # fmt: skip
+    main(["finetune", *RECIPE, *words, f"init={pretrained}", "--folder", str(tmp_path / "run")])
+    student = json.loads((tmp_path / "run" / "validation.json").read_text())["student"]
+    assert student["mean_auroc"] == 1
+    assert [one["images"] for one in student["tags"]] == [48, 38]
+    found = api.evaluate(tmp_path / "run")
+    assert found is not None
+    cells = [cell.measure for _, cell in sorted(found.page.cells.items())]
+    assert [one.value for one in cells if one] == pytest.approx([1, 1, student["loss"]], rel=1e-6)
 
 
 def test_what_asks_for_one_answer_per_image_refuses_it(tuned: Path, capsys: pytest.CaptureFixture[str]) -> None:

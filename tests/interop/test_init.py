@@ -144,6 +144,26 @@ def test_a_head_goes_on_with_the_features_and_classes_that_it_knows(
     assert said.endswith("not taken: nothing") if reason is None else reason in said
 
 
+@pytest.mark.parametrize(
+    ("before", "tags", "reason"),
+    [
+        (["objective.loss=tags"], ("a", "b", "c"), None),
+        (["objective.loss=tags"], ("a", "c", "b"), "the head tells other tags apart, such as 'b' at number 1"),
+        (["objective.loss=binary"], ("a", "b", "c"), None),
+        ([], ("a", "b", "c"), "the head was trained with objective.loss: cross_entropy"),
+    ],
+)
+def test_a_head_goes_on_with_the_tags_that_it_knows(
+    pretrained: Path, tmp_path: Path, before: list[str], tags: tuple[str, ...], reason: str | None
+) -> None:
+    few = ["backbone=null", "objective.classes=3"]
+    tuned = made(tmp_path / "tuned", *few, *before, f"init={pretrained}", "seed=7", recipe="finetune_tiny_digits")
+    (tuned / CLASSES).write_text(json.dumps(["a", "b", "c"]))
+    objective, said = started(load("finetune_tiny_digits", [*few, "objective.loss=tags", f"init={tuned}"]), tags)
+    assert torch.equal(objective.head.weight, weights(tuned)["head.weight"]) == (reason is None)
+    assert reason is None or reason in said
+
+
 def test_a_teacher_that_is_not_given_starts_where_its_student_does(pretrained: Path) -> None:
     words = ["backbone=null", "objective.layers=1", f"init={pretrained}"]
     objective, said = started(load("data2vec_tiny_digits", words))
