@@ -171,7 +171,7 @@ def _of_other_kind(run: Run, source: Source, learns_tags: bool) -> str:
             f"objective.classes={len(source.classes)}, or take data with tags"
         )
     if loss is None:
-        return f"data.train: has tags, of which an image may have several, and {run.name} needs one class per image"
+        return f"data.train: has tags, and {run.name} needs one class per image; take data with classes"
     best = run.checkpoint.best
     more = " checkpoint.best=validation/mean_ap" if best and best.name.startswith("validation/acc") else ""
     return (

@@ -28,7 +28,7 @@ from mrp.evaluate.answering import (
     classes_told_apart,
     learns_tags,
     test_batches,
-)  # fmt: skip
+)
 from mrp.evaluate.config import Validation as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.interval import share_of

@@ -111,7 +111,8 @@ class Objective(kit.Objective):
 
     def _answers(self, logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
         if self.config.learns_tags:
-            return {"known": (~labels.isnan()).sum(1).float() if labels.ndim > 1 else torch.ones_like(logits[:, 0])}
+            known = ~labels.isnan() if labels.ndim > 1 else torch.ones_like(logits, dtype=torch.bool)
+            return {"known": known.sum(1).float()}
         label = labels if labels.ndim == 1 else labels.argmax(1)
         answers = logits.topk(min(5, self.config.classes)).indices  # B 5
         hits = answers == label[:, None]
