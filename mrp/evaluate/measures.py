@@ -78,6 +78,13 @@ def of_answers(record: Record) -> list[Measure]:
     return [*shares, Measure("loss", "loss", result["loss"], share=False, better="lower")]
 
 
+def of_tags(name: str, title: str, found: Mapping[str, Any], key: str) -> Measure:
+    """Returns how well a validation told tags, with the interval where it has one, as after the last step."""
+    kept = found.get(MEASURES, {}).get(key, {})
+    draws = tuple(kept.get("draws", ()))
+    return Measure(f"{name}/{key}", title, float(found[key]), kept.get("low"), kept.get("high"), draws=draws)
+
+
 def _accuracy(name: str, title: str, found: Mapping[str, Any]) -> Measure:
     return Measure(name, title, found["accuracy"], found.get("low"), found.get("high"), counted=True)
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from mrp.config import ConfigError, compose
 from mrp.evaluate import copies, measures, results
 from mrp.evaluate.interval import wilson
-from mrp.evaluate.measures import MEASURES, Measure
+from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Record
 from mrp.evaluate.tagged import TITLES
 from mrp.evaluators.validation import VALIDATION
@@ -134,7 +134,9 @@ class Measured:
             run = compose(path.parent / CONFIG).values
             weights, step = run["init"]["weights"], int(path.parent.name.split("-")[1])
             title, found = "linear probe (paper)", _student(path)
-            of_tags = [_area("paper", f"{title}: {TITLES[key]}", found, key) for key in TITLES if key in found]
+            of_tags = [
+                measures.of_tags("paper", f"{title}: {TITLES[key]}", found, key) for key in TITLES if key in found
+            ]
             for measure in of_tags or [Measure("paper", title, *found["accuracy"].values())]:
                 yield Point(
                     self._name(weights), step, self.folder, self._data_of(run["data"], path.parent),
@@ -160,7 +162,10 @@ class Measured:
                     found = [Measure("validation", "test accuracy in training", value, *bounds)]
                 last = kept.get(weights, {}) if kept.get("step") == line["step"] else {}
                 areas = {key: one for key in TITLES if isinstance(one := line.get(f"{prefix}/{key}"), float | int)}
-                found += [_area("validation", f"test {TITLES[key]} in training", last | areas, key) for key in areas]
+                found += [
+                    measures.of_tags("validation", f"test {TITLES[key]} in training", last | areas, key)
+                    for key in areas
+                ]
                 for one in found:
                     yield Point(self._name(weights), int(line["step"]), self.folder, data, Cell("", one), weights)
 
@@ -284,14 +289,6 @@ def _costs(step: int, cost: about.Cost | None) -> dict[str, str]:
         known |= {"images seen": f"{cost.images:,}", "training FLOPs": f"{cost.bound}{cost.flops:.2g}"}
         known |= {} if cost.hours is None else {"hours": f"{cost.hours:.2g}"}
     return known
-
-
-def _area(name: str, title: str, found: Mapping[str, Any], key: str) -> Measure:
-    """Returns how well tags are told, with the interval where one is known: after the last step."""
-    kept = found.get(MEASURES, {}).get(key, {})
-    return Measure(
-        f"{name}/{key}", title, float(found[key]), kept.get("low"), kept.get("high"), draws=tuple(kept.get("draws", ()))
-    )
 
 
 def _student(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How well a classifier knows each class, and what it takes for what; or how well it tells each tag."""
+"""How well a classifier knows each class, and what it takes for what."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mrp.evaluate.interval import in_percent, wilson
 from mrp.report.document import Markup, folded, join, table, tag, wide
 
 _MATRIX = 20  # classes whose confusions are shown as a whole
-_LISTED = 12  # classes, or tags; of more than twice as many, the hardest
+_LISTED = 12  # classes; of more than twice as many, the hardest
 _CONFUSED = 8  # pairs of classes
 
 
@@ -80,31 +80,3 @@ def _matrix(names: Sequence[str], matrix: NDArray[np.int64]) -> Markup:
         for row, name in enumerate(names)
     )
     return wide(tag("table", tag("thead", head), tag("tbody", *body), class_="confusion"))
-
-
-def of_tags(found: Sequence[Mapping[str, Any]]) -> Iterator[Markup]:
-    """Yields the table of a validation that has judged tags, from the hardest; then those that cannot be judged."""
-    judged = sorted((one for one in found if "ap" in one), key=lambda one: float(one["auroc"]["value"]))
-    rows = [
-        [one["name"], f"{one['images']:,}", f"{one['having']:,}", _area(one["ap"]), _area(one["auroc"])]
-        for one in judged
-    ]
-    yield tag("h2", "Tags of the test images")
-    yield tag("p", (
-        "An image may have several tags, or none; images of which nobody knows whether they have a tag do not count "
-        "for it. By chance, the average precision is about the share of images that have the tag, and AUROC is 50 %."
-    ))  # fmt: skip
-    header = ["tag", "images", "having it", "average precision", "AUROC"]
-    if len(rows) > 2 * _LISTED:
-        yield join([table(header, rows[:_LISTED]), folded(f"all {len(rows)} tags", table(header, rows))])
-    elif rows:
-        yield table(header, rows)
-    if others := [str(one["name"]) for one in found if "ap" not in one]:
-        which = ", ".join(others)
-        yield tag("p", f"Not judged, since all test images are known to have them, or none: {which}.", class_="note")
-
-
-def _area(found: Mapping[str, Any]) -> str:
-    value = f"{in_percent(found['value'])} %"
-    low, high = found.get("low"), found.get("high")
-    return value if low is None or high is None else f"{value} ({in_percent(low)} to {in_percent(high)})"

@@ -146,7 +146,7 @@ class History:
 
     def measured(self, evaluator: str) -> dict[str, Any]:
         """Returns what an evaluator measured last while the run trained; empty where it did not, or later."""
-        found = mapping_in(self.folder / f"evaluations/{evaluator}.json")
+        found = mapping_in(self.folder / (VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"))
         if not found or (self.until < math.inf and found.get("step") != self.until):
             return {}
         one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
@@ -157,24 +157,15 @@ class History:
 
         It is of no checkpoint but that of its step.
         """
-        one = self._validated()
+        found = mapping_in(self.folder / VALIDATION)
+        if self.until < math.inf and found.get("step") != self.until:
+            return {}
+        one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
         try:
             shape = np.asarray(one["confusion"], np.int64).shape
             return dict(one) if shape == 2 * (len([each["name"] for each in one["classes"]]),) else {}
         except (KeyError, TypeError, ValueError, OverflowError):
             return {}
-
-    def tags(self) -> list[dict[str, Any]]:
-        """Returns what the last validation says of each tag; empty where the run is no classifier of tags."""
-        found = self._validated().get("tags")
-        each = [dict(one) for one in found if isinstance(one, Mapping)] if isinstance(found, list) else []
-        return [one for one in each if {"name", "images", "having"} <= one.keys()]
-
-    def _validated(self) -> Mapping[str, Any]:
-        found = mapping_in(self.folder / VALIDATION)
-        if self.until < math.inf and found.get("step") != self.until:
-            return {}
-        return _mapping(found.get("average")) or next(filter(None, map(_mapping, found.values())), {})
 
 
 def _with_intervals(series: Series, images: int) -> Series:

@@ -128,8 +128,8 @@ def _tags(told: Told) -> Iterator[Markup]:
 def _classes(told: Told, missing: list[Markup]) -> Iterator[Markup]:
     if found := told.history.classes():
         yield from confused.section(found)
-    elif tags := told.history.tags():
-        yield from confused.of_tags(tags)
+    elif "tags" in (found := told.history.measured("validation")):
+        yield from tagged.section(found, "Told by the classifier after")
     elif not told.subject.imported:
         missing.append(_made_by("Classes and their confusions", f"mrp finetune RECIPE init={told.subject.path}"))
 

@@ -29,10 +29,10 @@ def lines(tags: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]
     return ["tag", "images", "having it", *(_NUMBERS[key] for key in keys)], rows
 
 
-def section(found: Mapping[str, Any]) -> Iterator[Markup]:
+def section(found: Mapping[str, Any], how: str = "Told from frozen features of") -> Iterator[Markup]:
     """Yields what the page says of a measurement; of many tags the lowest stand open. A damaged file says nothing."""
     try:
-        about = f"Told from frozen features of step {found['step']:,}, on {found['num_test']:,} test images."
+        about = f"{how} step {found['step']:,}, on {found['num_test']:,} test images."
         header, rows = lines(found["tags"])
     except (KeyError, TypeError, ValueError):
         return

@@ -70,12 +70,11 @@ def show(path: Path, as_json: bool = False) -> None:
 
 
 def _show_tags(path: Path, results: dict[str, Any], every: list[dict[str, Any]]) -> None:
-    """Prints how well the tags are told that an image may have several of, and which are told worst."""
+    """Prints how well the tags are told that an image may have several of, and then each, or the lowest of many."""
     from rich.table import Table
 
-    from mrp.data.source import listed
-    from mrp.evaluate.interval import in_percent
     from mrp.evaluate.measures import MEASURES
+    from mrp.report import tagged
 
     found = {weights: row for weights in ("student", "average") if (row := results.get(weights))}
     measures = next(iter(found.values()))[MEASURES]
@@ -84,11 +83,12 @@ def _show_tags(path: Path, results: dict[str, Any], every: list[dict[str, Any]])
         shares = (_words.percent(_as_accuracy(row[MEASURES][key]), digits=2) for key in measures)
         table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
     _words.print_table(table)
-    judged = sorted((one for one in every if "ap" in one), key=lambda one: float(one["auroc"]["value"]))
-    parts = (f"{one['name']} {in_percent(one['auroc']['value'])} % ({one['having']:,} images)" for one in judged)
-    print("tags of the lowest AUROC: " + ", ".join([*parts][:_WORST]))
-    if none := tuple(str(one["name"]) for one in every if "ap" not in one):
-        print(f"tags that all test images are known to have, or none: {listed(none)}")
+    header, rows = tagged.lines(every)
+    images = next(iter(found.values()))["images"]
+    table = Table(*header, title=f"{len(rows)} tags on {images:,} test images, from the lowest")
+    for line in rows[: tagged.LISTED]:
+        table.add_row(*line)
+    _words.print_table(table)
     print(f"average precision and AUROC of every tag: {path}")
 
 
