@@ -87,7 +87,12 @@ def placed(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _with_absolute_paths(section: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: _absolute(value) if key in _PATHS else value for key, value in section.items()}
+    found = {key: _absolute(value) if key in _PATHS else value for key, value in section.items()}
+    if isinstance(labels := found.get("labels"), Mapping):
+        found["labels"] = {
+            key: _absolute(value) if key in ("table", "test") else value for key, value in labels.items()
+        }
+    return found
 
 
 def _absolute(value: Any) -> Any:
@@ -172,7 +177,7 @@ def _other(key: str, before: Any, now: Any) -> str:
     if key != "data.content":
         return f"{key} = {before!r}, not {now!r}; restore that value"
     ids = f"{key} {str(before)[:12]}, not {str(now)[:12]}"
-    return f"other training data ({ids}): samples were added, removed, renamed or changed since; bring those back"
+    return f"other training data ({ids}): samples or labels were added, removed, renamed or changed; bring those back"
 
 
 def with_defaults(old: Mapping[str, Any], new: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -242,7 +242,7 @@ class _Judging:
 
 
 def _words(data: Data, test: Any, changes: Words) -> dict[str, Mapping[str, Any]]:
-    chosen = {"classes": None, "fraction": None, **changes.get("data", {}), **data.train, "test": test}
+    chosen = {"classes": None, "fraction": None, "labels": None, **changes.get("data", {}), **data.train, "test": test}
     return {**changes, "data": chosen}
 
 

@@ -148,6 +148,16 @@ def labelled(source: Source, config: Labels, split: Literal["train", "test"], wh
     return Labelled(source, table, rows, np.flatnonzero(known), labels, classes, tagged, tags)
 
 
+def refuse_other_images(words: Mapping[str, object], labels: object) -> None:
+    """Refuses other images than a run's own, to which its table would no longer belong, where nothing is said of it."""
+    other = [key for key in ("train", "test") if key in words]
+    if labels is not None and other and "labels" not in words:
+        raise ConfigError(
+            f"data.{other[0]}: the run's labels are from a table about its own images; add data.labels=TABLE, or "
+            "data.labels=null where folders are classes"
+        )
+
+
 def refuse_same_rows(parts: Iterable[tuple[str, Source]]) -> None:
     """Refuses one row of a table that is about images of two of these sources, each with its option."""
     known = list[tuple[str, Labelled]]()

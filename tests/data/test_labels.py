@@ -411,7 +411,42 @@ def test_a_table_serves_going_on(run: Path, scans: tuple[Path, list[str]], capsy
 
 
 def test_the_table_of_a_run_is_about_its_own_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main(["probe", str(run), "data.train=digits", "data.test=digits", "--evaluator", "knn"])
+    digits = ["data.train=digits", "data.test=digits"]
+    for words in (["--evaluator", "knn"], ["--protocol", "paper"]):
+        with pytest.raises(SystemExit, match="2"):
+            main(["probe", str(run), *digits, *words])
+        assert (
+            "the run's labels are from a table about its own images; add data.labels=TABLE" in capsys.readouterr().err
+        )
+    main(["probe", str(run), *digits, "data.labels=null", "--evaluator", "knn"])
     (record,) = [one for one in results.read(run) if one.data["train"] == "digits"]
     assert "labels" not in record.data
     assert record.result["num_test"] > 100
+
+
+def test_a_run_finds_its_table_from_anywhere(
+    scans: tuple[Path, list[str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root, data = scans
+    monkeypatch.chdir(root)
+    words = [*data[:2], "data.labels=labels.csv", "data.labels.test=labels.csv"]
+    run = pretrained(root / "relative", *NARROW, *words, "batch=8", "length=1 steps", "optim.warmup=0 steps")
+    other = written(tmp_path, (root / "labels.csv").read_text().replace("low", "high"))
+    assert Path(other).name == "labels.csv"
+    monkeypatch.chdir(tmp_path)
+    main(["probe", str(run), "--evaluator", "knn"])
+    (record,) = results.read(run)
+    assert record.data["labels"]["table"] == record.data["labels"]["test"] == str(root / "labels.csv")
+
+
+def test_another_column_of_the_same_table(scans: tuple[Path, list[str]], tmp_path: Path) -> None:
+    root, data = scans
+    rows = [line.split(",") for line in (root / "labels.csv").read_text().split()[1:]]
+    wide = written(
+        tmp_path, "file,level,odd\n" + "".join(f"{name},{level},{int(name[:-4]) % 2}\n" for name, level in rows)
+    )
+    labels = [f"data.labels={wide}", "data.labels.image=file", "data.labels.label=level"]
+    run = pretrained(root / "wide", *NARROW, *data[:2], *labels, "batch=8", "length=1 steps", "optim.warmup=0 steps")
+    main(["probe", str(run), "data.labels.label=odd", "--evaluator", "knn"])
+    (record,) = results.read(run)
+    assert (record.data["own"], record.data["labels"]["label"], record.data["labels"]["table"]) == (False, "odd", wide)

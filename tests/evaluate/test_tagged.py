@@ -94,3 +94,43 @@ def test_intervals_count_groups() -> None:
         assert 2 < widths[1] / widths[0] < 4  # the square root of ten
     alone = number(auroc, scores, has, np.zeros(len(has), np.int64))
     assert (alone.low, alone.high) == (0, 1)
+
+
+@pytest.mark.parametrize("area", AREAS)
+@pytest.mark.parametrize("tags", [1, 3])
+@pytest.mark.parametrize(("patients", "images"), [(8, 50), (20, 20)])
+def test_intervals_over_few_groups_hold_the_true_value(area: Area, tags: int, patients: int, images: int) -> None:
+    draw, distance = np.random.default_rng(8), 1.0
+    has = draw.random(300_000) < 0.4
+    true = float(area(draw.normal(size=len(has)) + distance * has, has)[0])
+    groups, held = np.repeat(np.arange(patients), images), []
+    for _ in range(100):
+        own = np.repeat(draw.random((patients, tags)) < 0.4, images, axis=0)  # a patient has a tag in all images
+        alike = np.repeat(draw.normal(size=(patients, tags)), images, axis=0)
+        scores = 0.9 * alike + math.sqrt(1 - 0.81) * draw.normal(size=own.shape) + distance * own
+        found = number(area, scores, own.astype(np.int8), groups)
+        if found.low is not None and found.high is not None:
+            held.append(found.low <= true <= found.high)
+    assert np.mean(held) >= 0.9
+
+
+def test_nothing_is_certain_where_all_is_wrong_or_one_image_has_a_tag() -> None:
+    scores = np.arange(40.0)[:, None]
+    for has in (scores[::-1] > 30, scores == 0, scores > 30):
+        for area in AREAS:
+            found = number(area, scores, has.astype(np.int8))
+            assert found.low is not None
+            assert found.high is not None
+            assert 0.03 < found.high - found.low
+
+
+def test_draws_are_given_where_each_part_can_be_judged_and_scores_are_numbers() -> None:
+    draw = np.random.default_rng(9)
+    scores, tags = draw.normal(size=(60, 2)), (draw.random((60, 2)) < 0.5).astype(np.int8)
+    assert "draws" in result(scores, tags, ["a", "b"])[1]["measures"]["mean_ap"]
+    tags[:, 1] = np.arange(60) == 5  # without its part nobody has it
+    assert "draws" not in result(scores, tags, ["a", "b"])[1]["measures"]["mean_ap"]
+    scores[0, 0] = np.nan
+    values, details = result(scores, tags, ["a", "b"])
+    assert math.isnan(values["mean_ap"])
+    assert details["measures"]["mean_auroc"]["low"] is None
