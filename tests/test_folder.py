@@ -67,7 +67,8 @@ def test_the_same_run_may_claim_it_again(tmp_path: Path) -> None:
         ({"optim": {"lr": 0.1}}, "optim.betas = [0.9, 0.95], not None"),
         (
             {"data": {"content": "abd"}},
-            "other training data (data.content abc, not abd): samples or labels were added, removed, renamed or changed",
+            "other training data (data.content abc, not abd): samples or labels were added, removed, renamed or "
+            "changed",
         ),
         ({"more": 1}, "more = None, not 1"),
     ],

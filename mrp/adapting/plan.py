@@ -68,6 +68,11 @@ def make(
             "data.channels: weights are compared on images with the channels that they know; leave it out, or train "
             "with 'mrp pretrain', init=WEIGHTS and init.channels=spread"
         )
+    if isinstance(labels := changes.get("labels"), Mapping) and labels.get("missing") == "leave_out":
+        raise ConfigError(
+            "data.labels.missing: leave_out would leave images out of training too; give every image a row, or train "
+            "on all of them without data.labels, and judge with 'mrp judge'"
+        )
     spec, test = _spec(data, "DATA"), changes.get("test")
     whole, name = open_source(spec, "train"), held_out.named(spec)
     if test is not None and open_source(_spec(test, "data.test"), "test").content == whole.content:

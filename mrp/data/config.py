@@ -21,6 +21,7 @@ Size = tuple[int, int]  # height, width
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _OTHER_MEAN, _OTHER_STD = 0.5, 0.25
 HIGHEST_MAGNITUDE = 10.0
+_MOST_CHANNELS = 1 << 16
 _KEPT = 224 / 256  # the custom of ImageNet
 
 
@@ -227,9 +228,9 @@ class Config(Node):
     @field_validator("channels")
     @classmethod
     def _check_channels(cls, value: int | tuple[str, ...]) -> int | tuple[str, ...]:
-        if _count(value) < 1 or (isinstance(value, tuple) and len(set(value)) < len(value)):
+        if not 1 <= _count(value) <= _MOST_CHANNELS or (isinstance(value, tuple) and len(set(value)) < len(value)):
             given = list(value) if isinstance(value, tuple) else value
-            raise ValueError(f"{given} was given; allowed: a number from 1, or a list of different names")
+            raise ValueError(f"{given} was given; allowed: a number from 1 to {_MOST_CHANNELS}, or a list of names")
         return value
 
     @field_validator("group")

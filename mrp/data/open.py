@@ -107,6 +107,8 @@ def _check(source: Source, name: str) -> None:
             f"{name}: its tagged is of shape {np.shape(source.tagged)} for {len(source):,} images and {len(tags)} "
             "tags; give one row per image and one column per tag"
         )
+    if tags and "tagged" in vars(source) and not np.isin(source.tagged, (-1, 0, 1)).all():
+        raise ConfigError(f"{name}: its tagged holds other numbers than 1 (has it), 0 (has it not) and -1 (unknown)")
 
 
 def _recognise(text: str, split: Split) -> Node:
