@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from mrp.probing import EVALUATORS as EVALUATORS
 from mrp.probing import Probed as Probed
 from mrp.probing import features as features
 from mrp.probing import probe as probe
-from mrp.report import gallery
+from mrp.report import gallery, tagged
 from mrp.report.judged import page_of, write_all
 from mrp.report.page import Page
 from mrp.run import Run, run_folder
@@ -107,10 +108,19 @@ def evaluate(
     judged = judging.carry_out(plan, given, weights, again=again, changes=changes, head=head)
     if not progress.is_first():
         return None
+    judged = [replace(one, notes=(*one.notes, *_by_tag(one))) for one in judged]
     found = Judged(page_of(plan, judged, of_answers=True), Path(out or judged[0].folder))
     if out is not None:
         write_all(found.page, found.folder, plan.suite)
     return found
+
+
+def _by_tag(judged: judging.Judged) -> Iterator[str]:
+    """Yields a line for each test set of a classifier of tags."""
+    for task, record in judged.records.items():
+        if isinstance(every := record.result.get("tags"), list):
+            where = " on ".join(filter(None, (judged.path.name, task.label)))
+            yield f"AP and AUROC in percent by tag, {where}: {tagged.in_words(every)}."
 
 
 def judge(

@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from mrp.config import ConfigError, Tree, compose, nearest, overridden
-from mrp.data.labels import refuse_other_images
+from mrp.data.labels import refuse_other_images, refuse_same_rows
 from mrp.data.mixtures import Mixture
 from mrp.data.open import open_data
 from mrp.data.source import Source, listed
 from mrp.data.storage.cache import Cache
 from mrp.evaluate.classes import tag_numbers
+from mrp.evaluate.labels import BLANKS
 from mrp.evaluate.tagged import rated
 from mrp.evaluators import EVALUATORS, short_name
 from mrp.folder import CONFIG
@@ -161,6 +162,11 @@ def check_classes(run: Run, source: Source) -> None:
         raise ConfigError(
             f"objective.classes: {wanted}, but data.train has {len(names)} {what}; set objective.classes={len(names)}"
         )
+    if learns_tags and not rated(source.tagged):
+        raise ConfigError(
+            "data.train: of no tag it is known that some images have it and others not, so nothing can be learned; "
+            f"{BLANKS}, or take other data"
+        )
 
 
 def _of_other_kind(run: Run, source: Source, learns_tags: bool) -> str:
@@ -169,16 +175,20 @@ def _of_other_kind(run: Run, source: Source, learns_tags: bool) -> str:
     if learns_tags:
         return (
             f"objective.loss: {loss}, but data.train has classes, one per image; set objective.loss=cross_entropy "
-            f"objective.classes={len(source.classes)}, or take data with tags"
+            f"objective.classes={len(source.classes)}{_best(run, 'mean_', 'accuracy')}, or take data with tags"
         )
     if loss is None:
         return f"data.train: has tags, and {run.name} needs one class per image; take data with classes"
-    best = run.checkpoint.best
-    more = " checkpoint.best=validation/mean_ap" if best and best.name.startswith("validation/acc") else ""
     return (
         f"objective.loss: {loss}, but data.train has tags, of which an image may have several; set objective.loss=tags "
-        f"objective.classes={len(source.tags)}{more}"
+        f"objective.classes={len(source.tags)}{_best(run, 'acc', 'mean_ap')}"
     )
+
+
+def _best(run: Run, others: str, own: str) -> str:
+    """Returns the word that a run needs besides whose best checkpoint is by a number of classes, or of tags."""
+    best = run.checkpoint.best
+    return f" checkpoint.best=validation/{own}" if best and best.name.startswith(f"validation/{others}") else ""
 
 
 def check_best(run: Run) -> None:
@@ -199,9 +209,12 @@ def check_best(run: Run) -> None:
         known.update(f"{prefix}/{value}" for prefix in prefixes for value in values or ())
         unknown += [label] if values is None else []
     if best.name not in known and best.name.partition("/")[0] not in unknown:
+        hint = nearest(best.name, known)
+        if best.name.startswith("validation/acc") and "validation/mean_ap" in known:
+            hint = "; of tags take validation/mean_ap"
         of_evaluators = "".join(f", or one of {label}/" for label in unknown)
         raise ConfigError(
-            f"checkpoint.best: {best.name} is not among the metrics of this run{nearest(best.name, known)}; it logs "
+            f"checkpoint.best: {best.name} is not among the metrics of this run{hint}; it logs "
             f"{', '.join(sorted(known))}{of_evaluators}"
         )
 
@@ -213,12 +226,13 @@ def open_validation(run: Run, train: Source) -> Source | None:
     if run.data.test is None:
         raise ConfigError("validation.every: data.test is not set, so there is nothing to validate on; set it")
     source = open_source(run, "test")
+    refuse_same_rows([("data.train", train), ("data.test", source)])
     if getattr(run.objective, "learns_tags", False):
         tag_numbers(train.tags, source.tags)
         if not rated(source.tagged):
             raise ConfigError(
                 "data.test: of no tag it is known that some of its images have it and others not, so none can be "
-                "judged; take other data, or set validation.every=null"
+                f"judged; {BLANKS}, or take other data"
             )
     elif getattr(run.objective, "classes", None) is not None:
         if not source.classes:

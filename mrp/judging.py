@@ -15,6 +15,7 @@ import torch
 from mrp.apart import apart
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
+from mrp.data.labels import refuse_same_rows
 from mrp.data.source import Named, Source
 from mrp.data.subset import class_list
 from mrp.evaluate import measures, results
@@ -154,6 +155,9 @@ class _Opened:
             runs = {test.name: changed_run(model, _words(data, test.words, changes)) for test in data.tests}
             tests = {name: open_source(run, "test") for name, run in runs.items()}
             train = None if data.of_classifiers else open_source(next(iter(runs.values())), "train")
+            if data.score != measures.ACCURACY and train is not None and train.tags:
+                raise ConfigError(f"score: {data.score} is of classes, and the data have tags; leave it out")
+            refuse_same_rows((f"the test data {name}".strip(), source) for name, source in tests.items())
             return cls(data, train, tests, changes)
         except ConfigError as error:
             raise ConfigError(f"data set '{data.name}' of the suite: {error}" if data.name else str(error)) from None

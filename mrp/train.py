@@ -23,6 +23,7 @@ from mrp.data.mixtures import Mixed
 from mrp.data.source import listed
 from mrp.data.workers import prepare_workers
 from mrp.evaluate.contract import Result, Setting, Training
+from mrp.evaluate.labels import BLANKS, one_sided
 from mrp.evaluate.schedule import Evaluators
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import scheduled
@@ -245,6 +246,8 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
         lines += [f"classes of data.train: {listed(job.source.classes)}"]
     if job.source.tags:
         lines += [f"tags of data.train: {listed(job.source.tags)}"]
+    if getattr(job.run.objective, "learns_tags", False) and (odd := one_sided(job.source)):
+        lines += [f"warning: {odd}: this cannot be learned; {BLANKS}"]
     if job.source.left_out:
         lines += [f"{job.source.left_out}; rename those that are images"]
     if order.dropped:

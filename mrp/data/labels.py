@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, ClassVar, Literal
@@ -21,7 +21,7 @@ from mrp.config import ConfigError, Node
 from mrp.data import labeltable
 from mrp.data.labeltable import Ends, Table
 from mrp.data.order import Ints
-from mrp.data.source import Source
+from mrp.data.source import Derived, Source
 from mrp.data.subset import Subset
 
 _WORDS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "-1": -1, "-1.0": -1}
@@ -158,14 +158,23 @@ def refuse_other_images(words: Mapping[str, object], labels: object) -> None:
         )
 
 
-def refuse_same_rows(parts: Iterable[tuple[str, Source]]) -> None:
+def refuse_same_rows(parts: Iterable[tuple[str, Source | None]]) -> None:
     """Refuses one row of a table that is about images of two of these sources, each with its option."""
     known = list[tuple[str, Labelled]]()
     for where, source in parts:
-        if isinstance(source, Labelled):
+        for one in _inside(source):
             for there, other in known:
-                source.refuse_same_rows(other, where, there)
-            known.append((where, source))
+                one.refuse_same_rows(other, where, there)
+            known.append((where, one))
+
+
+def _inside(source: object) -> Iterator[Labelled]:
+    """Yields the sources with a table of which a source consists."""
+    if isinstance(source, Labelled):
+        yield source
+    elif isinstance(source, Derived):
+        for part in getattr(source, "sources", (getattr(source, "source", None),)):
+            yield from _inside(part)
 
 
 def _rows_of(source: Source, table: Table, root: str) -> Ints:

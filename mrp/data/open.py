@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from typing import Literal
 
 import numpy as np
@@ -30,11 +29,6 @@ def open_data(config: Config, split: Split, cache: Cache) -> Source:
     where, names = f"data.{split}", config.channels
 
     found = _labelled(config, split, cache)
-    if config.labels is not None and config.labels.test is None and split == "test":
-        train = dict[str, Source]()
-        with suppress(ConfigError):  # training data need not be at hand where only test data are asked for
-            train = _labelled(config, "train", cache)
-        refuse_same_rows([*train.items(), *found.items()])
     sources = choose(list(found.values()), where, names)
     if not isinstance(spec, tuple):
         return select(sources[0], where, config.classes, config.fraction if split == "train" else None)

@@ -19,6 +19,7 @@ from mrp.data.survey import digest_of
 from mrp.doctor.case import Case
 from mrp.doctor.finding import Finding, error, ok, warning
 from mrp.evaluate.contract import Setting
+from mrp.evaluate.labels import BLANKS, one_sided
 from mrp.evaluate.tables import Tables
 from mrp.evaluators import make
 from mrp.outside import SUFFIX
@@ -69,18 +70,15 @@ def tags(case: Case) -> Iterator[Finding]:
         if source is None or not source.tags:
             continue
         having, lacking = ((source.tagged == answer).sum(0) for answer in (1, 0))
-        nobody = tuple(tag for tag, count in zip(source.tags, having, strict=True) if not count)
-        everybody = tuple(tag for tag, count in zip(source.tags, lacking, strict=True) if not count)
-        rarest = int(having.argmin())
+        rarest, odd = int(having.argmin()), one_sided(source)
         text = (
             f"{name}: {listed(source.tags)}; the rarest is '{source.tags[rarest]}', which {having[rarest]:,} of "
             f"{having[rarest] + lacking[rarest]:,} images have"
         )
-        text += f"; no image is known to have {listed(nobody)}" if nobody else ""
-        text += f"; no image is known not to have {listed(everybody)}" if everybody else ""
-        if nobody or everybody:
+        if odd:
             cannot = "learned" if source is case.source else "judged"
-            yield warning("tags", f"{text}, which cannot be {cannot}", "add such images, or leave these tags out")
+            remedy = f"add such images, or leave these tags out; {BLANKS}"
+            yield warning("tags", f"{text}; {odd}, which cannot be {cannot}", remedy)
         else:
             yield ok("tags", text)
 

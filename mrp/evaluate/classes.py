@@ -65,7 +65,7 @@ def tag_numbers(
 ) -> list[int]:
     """Returns the number in training of each test tag, which are called alike unless `how` says otherwise."""
     if not test:
-        raise ConfigError("data.test: has no tags, which a classifier of tags is measured by; take data with tags")
+        raise ConfigError("data.test: has no tags, which a classifier of tags is measured by; add data.labels=TABLE")
     if how == BY_NAME and (odd := next((name for name in test if name not in train), None)):
         raise ConfigError(
             f"data.test: has a tag '{odd}' that {whose} has not, which has the tags {listed(train)}; take data with "

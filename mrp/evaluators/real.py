@@ -37,6 +37,8 @@ class Evaluator(contract.Evaluator):
     """Counts answers that are among an image's labels; images for which the file lists none do not count."""
 
     def __init__(self, config: Config, setting: Setting) -> None:
+        if setting.test_or_train.tags:
+            raise ConfigError("real: is about classes, and the test data have tags; leave it out")
         self._path, self._setting = Path(config.labels), setting
         self._test = setting.labelled_test()
         self._labels = _read(self._path)

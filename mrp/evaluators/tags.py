@@ -59,7 +59,9 @@ class Evaluator(Probe[Head]):
         near = neighbours.tag_scores(keys, train_tags, queries, _K, device=self.device)
         values, details = self._judged("linear probe", learned.scores(test), test)
         knn_values, knn = self._judged(f"kNN (k = {_K})", near.numpy(), test)
+        asked = [self.setting.train.tags.index(tag) for tag in self.asked().tags]
         for number, tag in enumerate(details["tags"]):
+            tag["learned"] = asked[number] in learned.learned
             tag |= {f"knn_{key}": value for key, value in knn["tags"][number].items() if key in ("ap", "auroc")}
         details[MEASURES] |= {f"knn_{key}": measure for key, measure in knn[MEASURES].items()}
         knn_values = {f"knn_{key}": value for key, value in knn_values.items()}

@@ -114,7 +114,7 @@ def embedding(newest: Pictures, side: int) -> Iterator[Markup]:
         note += f" Only the {_CLASSES} most frequent of {there} classes are drawn." if there > _CLASSES else ""
         groups = np.searchsorted(drawn, labels[kept]).tolist()
     else:
-        title, names = "Features of images without labels", ["image"]
+        title, names = "Features of images, without classes", ["image"]
         kept, groups = np.ones(len(plane), bool), [0] * len(plane)
     yield tag("div", charts.scatter(title, plane[kept, 0], plane[kept, 1], names, groups, note), class_="charts one")
     if (beside := newest.arrays.get("beside")) is None:

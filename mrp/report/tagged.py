@@ -17,7 +17,7 @@ _NUMBERS = {
 def lines(tags: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Returns the header and the rows of a table: tags from the lowest average precision, those without any last.
 
-    Precision has to be seen beside the share of the images that have the tag: scores without sense come to that.
+    Precision has to be seen beside the share of the images that have the tag: random scores come to that.
     """
     keys = [key for key in _NUMBERS if any(key in one for one in tags)]
     ordered = sorted(tags, key=lambda one: one["ap"]["value"] if "ap" in one else 2.0)
@@ -25,8 +25,18 @@ def lines(tags: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]
     for one in ordered:
         share = f"{in_percent(one['having'] / one['images'])} %" if one["images"] else "-"
         numbers = [_shown(one[key]) if key in one else "-" for key in keys]
-        rows.append([str(one["name"]), f"{one['images']:,}", f"{one['having']:,} ({share})", *numbers])
+        name = f"{one['name']} (not learned)" if one.get("learned") is False else str(one["name"])
+        rows.append([name, f"{one['images']:,}", f"{one['having']:,} ({share})", *numbers])
     return ["tag", "images", "having it", *(_NUMBERS[key] for key in keys)], rows
+
+
+def in_words(tags: Sequence[Mapping[str, Any]]) -> str:
+    """Returns average precision and AUROC of every tag in a line, from the lowest; of many the lowest."""
+    rated = sorted((one for one in tags if "ap" in one), key=lambda one: one["ap"]["value"])
+    shown = [
+        f"{one['name']} {in_percent(one['ap']['value'])}, {in_percent(one['auroc']['value'])}" for one in rated[:LISTED]
+    ]
+    return "; ".join(shown) + ("; ..." if len(rated) > LISTED else "")
 
 
 def section(found: Mapping[str, Any], how: str = "Told from frozen features of") -> Iterator[Markup]:

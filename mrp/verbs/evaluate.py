@@ -8,7 +8,7 @@ from pathlib import Path
 from mrp import imports
 from mrp.verbs import _words
 
-HELP = "measure classifiers on one or several test sets, as they are: top-1, top-5, mean per class, ReaL, corruptions"
+HELP = "measure classifiers on one or several test sets, as they are: top-1, top-5, per class, tags, ReaL, corruptions"
 EXAMPLE = "mrp evaluate mae_finetuned_vit_base.pth --test val=/data/imagenet/val --test v2=/data/imagenetv2,by_index"
 
 
@@ -16,7 +16,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     """Classifiers, test sets, what their classes are."""
     parser.add_argument(
         "weights", nargs="+", metavar="WEIGHTS", help="fine-tuned runs, checkpoints or classifiers to import; and "
-        "data.test=PATH (default: the run's own), data.size=N, data.classes=LIST, machine.workers=N",
+        "data.test=PATH (default: the run's own), data.labels=TABLE, data.size=N, data.classes=LIST, machine.workers=N",
     )  # fmt: skip
     parser.add_argument(
         "--test", action="append", default=[], metavar="NAME=PATH[,HOW]", help="a test set, once for each; HOW: "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from mrp.data.augment import View
 from mrp.data.batches import Batches, EvaluationPlan
 from mrp.data.config import CacheConfig, Config
 from mrp.data.held import Holding
+from mrp.data.labels import refuse_same_rows
 from mrp.data.open import open_data
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
@@ -184,18 +186,21 @@ def test_one_row_is_about_one_image_of_both_splits(images: Path, tmp_path: Path)
     other.parent.mkdir(parents=True)
     other.write_bytes((images / "a" / "1.png").read_bytes())
     text = "image,kind\n" + "".join(f"{name},x\n" for name in NAMES)
-    section = {"train": str(images), "test": str(tmp_path / "test")}
-    with pytest.raises(
-        ConfigError, match=r"one row is about .*test/a/1\.png' of data\.test and .* of data\.train; name"
-    ):
-        opened(split="test", **section, labels=written(tmp_path, text))
-    longer = written(tmp_path, text.replace("\na/1", "\nimages/a/1") + "test/a/1.png,y\n", "longer.csv")
-    assert of(opened(split="test", **section, labels=longer)) == {"a/1.png": "y"}
-    same = {"table": written(tmp_path, text), "test": written(tmp_path, text, "test.csv")}
-    assert of(opened(split="test", **section, labels=same)) == {"a/1.png": "x"}
+
+    def both(labels: Any, **more: Any) -> list[tuple[str, Source | None]]:
+        section = {"train": str(images), "test": str(tmp_path / "test"), "labels": labels} | more
+        return [(split, opened(split=split, **section)) for split in ("train", "test")]
+
+    shared, longer = written(tmp_path, text), text.replace("\na/1", "\nimages/a/1") + "test/a/1.png,y\n"
+    for fraction in (None, 1.0):
+        with pytest.raises(ConfigError, match=r"one row is about .*test/a/1\.png' of test and .* of train; name more"):
+            refuse_same_rows(both(shared, fraction=fraction))
+    refuse_same_rows(both(written(tmp_path, longer, "longer.csv")))
+    refuse_same_rows(both({"table": shared, "test": written(tmp_path, text, "test.csv")}))
+    refuse_same_rows([*both(shared)[:1], ("the same", opened(str(images), shared)), ("none", None)])
     mixed = [{"source": str(images), "weight": 1}, {"source": str(tmp_path / "test"), "weight": 1}]
     with pytest.raises(ConfigError, match=r"of data\.train\.1 and .* of data\.train\.0"):
-        opened(mixed, written(tmp_path, text), test=None)
+        opened(mixed, shared, test=None)
 
 
 def test_with_a_table_images_may_lie_anywhere(images: Path, tmp_path: Path) -> None:
@@ -399,6 +404,33 @@ def test_a_table_serves_fine_tuning_and_what_comes_after(
     assert json.loads((tuned / "classes.json").read_text()) == ["high", "low", "mid"]
     main(["evaluate", str(tuned)])
     assert [one.result["images"] for one in results.read(tuned)] == [12]
+    shutil.copytree(root / "test", root / "other")
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match="2"):
+        main(["evaluate", str(tuned), *(f"--test={name}={root / name}" for name in ("test", "other")), data[2]])
+    assert "of the test data other and" in capsys.readouterr().err
+
+
+def test_tags_of_which_only_one_answer_is_known_are_not_learned(
+    run: Path, scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, data = scans
+    table = written(root, (root / "labels.csv").read_text().replace(",low", ",").replace(",mid", ",seen"), "seen.csv")
+    table = written(root, Path(table).read_text().replace(",high", ","), "seen.csv")
+    words = ["finetune", "finetune_tiny_digits", "backbone=null", f"init={run}", *data[:2], *FEW, "objective.loss=tags"]
+    words += ["checkpoint.best=null", "validation.every=null"]
+
+    def labels(table: str, **more: str) -> str:
+        return f"data.labels={json.dumps({'table': table, 'separator': '|'} | more)}"
+
+    with pytest.raises(SystemExit, match="2"):
+        main([*words, "objective.classes=1", labels(table), "--folder", str(root / "seen")])
+    assert "nothing can be learned; where empty cells mean" in capsys.readouterr().err
+    main([*words, "objective.classes=1", labels(table, blank="absent"), "--folder", str(root / "seen")])
+    assert "cannot be learned" not in capsys.readouterr().out
+    more = written(root, Path(table).read_text() + "none.png,unseen\n", "more.csv")
+    main([*words, "objective.classes=2", labels(more, blank="absent"), "--folder", str(root / "more")])
+    assert "warning: no image is known to have 1 (unseen): this cannot be learned" in capsys.readouterr().out
 
 
 def test_a_table_serves_going_on(run: Path, scans: tuple[Path, list[str]], capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,7 @@ def test_the_numbers_are_those_of_scikit_learn_whatever_the_order_of_the_tags(st
     by_name = {one["name"]: one for one in result.details["tags"]}
     assert [one["name"] for one in other.details["tags"]] == ["large", "round"]
     assert result.details["not_learned"] == ["unseen"]
+    assert [one["name"] for one in result.details["tags"] if not one["learned"]] == ["unseen"]
     assert result.values["mean_ap"] == pytest.approx(
         np.mean([by_name[tag]["ap"]["value"] for tag in ("even", "round", "large")])
     )
