@@ -19,7 +19,7 @@ from mrp.data.labels import refuse_same_rows
 from mrp.data.source import Named, Source
 from mrp.data.subset import class_list
 from mrp.evaluate import measures, results
-from mrp.evaluate.answering import classes_told_apart
+from mrp.evaluate.answering import classes_told_apart, learns_tags
 from mrp.evaluate.classes import BY_NAME, of_test_sets
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Setting, checked, never
@@ -166,17 +166,18 @@ class _Opened:
         """Returns the training data, or names of a classifier's classes in their place and a line on their origin."""
         if self.train is not None:
             return self.train, ""
-        count = classes_told_apart(model.module)
+        count, of_tags = classes_told_apart(model.module), learns_tags(model.module)
+        what = "tags" if of_tags else "classes"
         if head is not None:
             names, origin = class_list(str(head)), str(head)
             if len(names) != count:
-                raise ConfigError(f"{head}: names {len(names)} classes, but {model.folder} tells {count} apart")
+                raise ConfigError(f"{head}: names {len(names)} {what}, but {model.folder} tells {count} apart")
         elif names := class_names(model):
             origin = "the run"
         else:
             tests = {test.name: (self.tests[test.name].classes, test.classes) for test in self.data.tests}
-            names, origin = of_test_sets(count, tests)
-        return Named(names), f"Names of the {count:,} classes: {origin}." if origin != "the run" else ""
+            names, origin = of_test_sets(count, tests, of_tags)
+        return Named(names), f"Names of the {count:,} {what}: {origin}." if origin != "the run" else ""
 
     def settings(
         self, model: Model, train: Source, folder: Path, cache: str | Path | None

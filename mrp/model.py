@@ -64,9 +64,13 @@ def step_of(weights: ModelWeights, run: Run) -> Step:
 
 
 def origin(weights: ModelWeights) -> dict[str, Any]:
-    """Returns where the weights come from, for a checkpoint's state; of a path the last part only."""
+    """Returns where the weights come from, for a checkpoint's state; of a path the last part only.
+
+    `classes` are what a classifier's classes or tags are called, where the source says so.
+    """
     source = weights.source if weights.source.startswith(hub.PREFIX) else Path(weights.source).name
-    return {"imported": {"source": source, "sha256": weights.digest, "missing": list(weights.missing)}}
+    missing, classes = list(weights.missing), list(weights.classes)
+    return {"imported": {"source": source, "sha256": weights.digest, "missing": missing, "classes": classes}}
 
 
 @dataclass(frozen=True)
@@ -228,10 +232,10 @@ def resized(module: Step, run: Run) -> Step:
 def class_names(model: Model) -> tuple[str, ...]:
     """Returns what a run calls the classes or tags that its model tells apart; none where nobody knows.
 
-    The run's folder says so, or else its training data.
+    The run's folder says so, or what was imported, or else its training data.
     """
     count = getattr(model.run.objective, "classes", 0)
-    names = runs.classes_of(model.folder)
+    names = runs.classes_of(model.folder) or tuple(model.source.get("classes", ()))
     if count and not names:
         with suppress(ConfigError):
             source = open_source(model.run, "train")

@@ -55,6 +55,7 @@ class _Imported(TypedDict, total=False):
     source: str
     sha256: str
     missing: list[str]
+    classes: list[str]
 
 
 @with_config(ConfigDict(extra="ignore"))

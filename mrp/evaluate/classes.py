@@ -94,13 +94,16 @@ def _read(path: Path) -> dict[str, str]:
     return names
 
 
-def of_test_sets(count: int, tests: Mapping[str, tuple[tuple[str, ...], str]]) -> tuple[tuple[str, ...], str]:
+def of_test_sets(
+    count: int, tests: Mapping[str, tuple[tuple[str, ...], str]], of_tags: bool = False
+) -> tuple[tuple[str, ...], str]:
     """Returns what a classifier's classes are called, as far as test sets tell, and which one did.
 
     `tests` maps names of test sets to their classes and `how`. Folders of which there are as many as classes stand in
-    the order of training, which is that of their names, as for ImageNet's WordNet ids.
+    the order of training, which is that of their names, as for ImageNet's WordNet ids. Tags stand in any order.
     """
     by_name = {name: classes for name, (classes, how) in tests.items() if how == BY_NAME and len(classes) == count}
+    by_name = {} if of_tags else by_name
     for name, classes in by_name.items():
         numbers = [int(one) for one in classes if one.isdecimal()]
         if len(numbers) == count and numbers != sorted(numbers):
@@ -111,6 +114,11 @@ def of_test_sets(count: int, tests: Mapping[str, tuple[tuple[str, ...], str]]) -
         return classes, f"the class folders of {name}"
     if all(how == BY_INDEX for _, how in tests.values()):
         return tuple(map(str, range(count))), "numbers"
+    if of_tags:
+        raise ConfigError(
+            f"the model has scores for {count} tags, and does not say what they are called; give --head FILE with "
+            "their names, one per line, in the order of its scores"
+        )
     raise ConfigError(
         f"the model tells {count} classes apart, and no test set has as many to say what they are called; give one "
         "that has, or --head FILE with their names, one per line, in its order (of ImageNet: sorted WordNet ids)"

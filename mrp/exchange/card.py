@@ -126,14 +126,14 @@ def _images(images: Preprocessing, to: str) -> str:
 
 def _recipe(model: Model) -> str:
     """Returns the section on data, commands and configuration, without the folders of this machine."""
-    sections = {k: v for k, v in model.run.resolved().items() if k not in NOT_IN_IDENTITY}
+    sections = {k: _bare(v) for k, v in model.run.resolved().items() if k not in NOT_IN_IDENTITY}
     if model.source:
         sections = {key: value for key, value in sections.items() if key in _INFERRED}
     if sections.get("init"):
         sections["init"]["from"] = _last(sections["init"]["from"])
     starts = mapping_in(model.folder / ENVIRONMENT).get("starts") or [{}]
     commands = [
-        shlex.join(["mrp", *(without_folders(str(word)) for word in start["command"])])
+        shlex.join(["mrp", *(_without_folders(str(word)) for word in start["command"])])
         for start in starts
         if start.get("command")
     ]
@@ -144,7 +144,7 @@ def _recipe(model: Model) -> str:
     if any(versions.values()):
         listed = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
         lines += ["", f"With {listed}; on {starts[-1].get('device', 'unknown')}."]
-    return "\n".join([*lines, "", "```yaml", without_folders(dump(sections).rstrip()), "```"])
+    return "\n".join([*lines, "", "```yaml", dump(sections).rstrip(), "```"])
 
 
 def _metrics(model: Model) -> str:
@@ -198,9 +198,20 @@ def _data(model: Model) -> str:
     return "unknown" if train == NO_DATA else _last(train)
 
 
-def without_folders(text: str) -> str:
-    """Returns a text in which each path outside the current folder has become its last name."""
-    return re.sub(r"""(?<![^\s=,\[{"'])(?:~|\.{1,2})?/[^\s=,\]}"']*""", lambda path: _last(path[0]), text)
+def _bare(value: Any) -> Any:
+    """Returns a part of a configuration, in which each path outside the current folder has become its last name."""
+    if isinstance(value, dict):
+        return {_bare(key): _bare(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_bare(one) for one in value]
+    if not isinstance(value, str):
+        return value
+    return _last(value) if value.startswith(("/", "./", "../", "~")) else _without_folders(value)
+
+
+def _without_folders(word: str) -> str:
+    """Returns a word of a command, in which each path outside the current folder has become its last name."""
+    return re.sub(r"""(?<![^\s=,\[{"'])(?:~|\.{1,2})?/[^=,\]}"']*""", lambda path: _last(path[0]), word)
 
 
 def _last(path: str) -> str:

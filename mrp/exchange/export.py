@@ -11,7 +11,7 @@ from mrp.exchange.folders import check_is_new, new_folder
 from mrp.interop import graphs, huggingface_export, official_export, timm_export, verify
 from mrp.interop.config import WeightsName
 from mrp.interop.folders import Preprocessing
-from mrp.interop.heads import linear_head
+from mrp.interop.heads import linear_head, tells_tags
 from mrp.model import Model, class_names, load
 
 To = Literal["timm", "transformers", "official", "onnx", "torch-export"]
@@ -47,7 +47,8 @@ def _write(model: Model, to: str, folder: Path, images: Preprocessing, whole: bo
     head = linear_head(objective, missing)
     answers = graphs.Answers(objective.backbone, head, images.mean, images.std).eval()
     if to == "timm":
-        usage = timm_export.write(folder, objective.backbone, head, images, class_names(model))
+        names, of_tags = class_names(model), tells_tags(objective)
+        usage = timm_export.write(folder, objective.backbone, head, images, names, of_tags)
     elif to == "transformers":
         usage = huggingface_export.write(folder, objective, images, class_names(model), missing, whole)
     elif to == "official":

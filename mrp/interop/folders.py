@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OF_TAGS = {"problem_type": "multi_label_classification"}  # in config.json: an image may have several labels, or none
 
 
 class Preprocessing(NamedTuple):

@@ -16,6 +16,11 @@ def tensors_of(head: nn.Linear | None) -> dict[str, Tensor]:
     return {} if head is None else {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
 
 
+def tells_tags(objective: Objective) -> bool:
+    """Returns whether a head tells tags, of which an image may have several."""
+    return bool(getattr(getattr(objective, "config", None), "learns_tags", False))
+
+
 def linear_head(objective: Objective, missing: Collection[str] = ()) -> nn.Linear | None:
     """Returns the layer that turns features into scores; None where there is no head, or where it was never trained.
 

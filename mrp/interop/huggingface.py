@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mrp.config import ConfigError, Node, Tree, build
 from mrp.interop import untrusted
+from mrp.interop.folders import OF_TAGS
 from mrp.interop.names import NameTable, Pairs, join_projections
 from mrp.interop.weights import ForeignWeights
 
@@ -105,10 +106,11 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
             "target": "pixels_norm" if settings.norm_pix_loss else "pixels",
             "decoder": {"heads": settings.decoder_num_attention_heads},
         }
-    if config.get("problem_type") == "multi_label_classification":
+    if OF_TAGS.items() <= config.items():
         objective["loss"] = "tags"
-    data = {"size": size if isinstance(size, tuple) else (size, size)} | _statistics(folder)
-    return ForeignWeights(file, _method(kind, tensors), tensors, backbone, objective, data)
+    data = {"size": size if isinstance(size, tuple) else (size, size)} | _of_images(folder)
+    classes = _names(config.get("id2label"))
+    return ForeignWeights(file, _method(kind, tensors), tensors, backbone, objective, data, classes)
 
 
 def _method(kind: str, tensors: Mapping[str, Tensor]) -> str:
@@ -117,14 +119,38 @@ def _method(kind: str, tensors: Mapping[str, Tensor]) -> str:
     return "data2vec" if kind == "data2vec-vision" else "mae"
 
 
-def _statistics(folder: Path) -> dict[str, Any]:
-    """Returns the mean and standard deviation of the images, where the folder says them."""
+def _names(labels: Any) -> tuple[str, ...]:
+    """Returns what the classes or tags of a head are called; none where one has none, or a made-up one."""
+    if not isinstance(labels, Mapping):
+        return ()
+    names = tuple(str(labels.get(str(number), "")) for number in range(len(labels)))
+    return () if any(re.fullmatch(r"(LABEL_\d+)?", name) for name in names) else names
+
+
+def _of_images(folder: Path) -> dict[str, Any]:
+    """Returns the statistics of the images, and what evaluation sees of one, where the folder says them."""
     try:
         images = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-        mean, std = images.get("image_mean"), images.get("image_std")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError):
         return {}
-    return {"mean": mean, "std": std} if isinstance(mean, list) and isinstance(std, list) else {}
+    if not isinstance(images, dict):
+        return {}
+    mean, std, augment = images.get("image_mean"), images.get("image_std"), _augment(images)
+    found = {"mean": mean, "std": std} if isinstance(mean, list) and isinstance(std, list) else {}
+    return found | ({"augment": augment} if augment else {})
+
+
+def _augment(images: Mapping[str, Any]) -> Any:
+    """Returns `data.augment` where all of an image is seen, or of its shorter side; of other shares there is one."""
+    size, crop, is_cropped = (images.get(key) for key in ("size", "crop_size", "do_center_crop"))
+    if size is None or images.get("do_resize") is False:
+        return None
+    shorter = size.get("shortest_edge") if isinstance(size, Mapping) else size if is_cropped else None
+    if shorter is None:  # height and width, or one number for both: the whole image is squeezed into them
+        return "resize" if not is_cropped or crop == size else None
+    sides = list(crop.values()) if isinstance(crop, Mapping) else [crop]
+    is_whole = is_cropped and all(side == shorter for side in sides)
+    return {"name": "crop", "whole_from": 1} if is_whole else None
 
 
 def _renamed(weights: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from mrp.config import ConfigError
-from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_tensors
-from mrp.interop.heads import linear_head, tensors_of
+from mrp.interop.folders import CONFIG, OF_TAGS, WEIGHTS, Preprocessing, save_json, save_tensors
+from mrp.interop.heads import linear_head, tells_tags, tensors_of
 from mrp.interop.huggingface import NAMES, PREFIXES
 from mrp.interop.names import split_projections
 from mrp.interop.traits import EVA, Traits, refuse
@@ -39,7 +39,7 @@ def write(
     traits = Traits.of(objective.backbone)
     _refuse(objective.backbone, traits, images)
     head = None if whole else linear_head(objective, missing)
-    of_tags = head is not None and bool(getattr(getattr(objective, "config", None), "learns_tags", False))
+    of_tags = head is not None and tells_tags(objective)
     state = {BACKBONE + name: tensor for name, tensor in objective.backbone.state_dict().items()}
     if whole:
         name, model_type, values = "ViTMAEForPreTraining", "vit_mae", _decoder(objective, missing)
@@ -53,7 +53,7 @@ def write(
             raise ConfigError(f"objective.pool: mean of normalised tokens is what {SIDE} has no model for")
         name = name.replace("Model", "ForImageClassification")
         values |= _labels(classes if len(classes) == head.out_features else (), head.out_features)
-        values |= {"problem_type": "multi_label_classification"} if of_tags else {}
+        values |= OF_TAGS if of_tags else {}
         state |= tensors_of(head)
     prefix = "" if name.endswith("Model") else PREFIXES[model_type]
     save_tensors(folder / WEIGHTS, _renamed(state, prefix, key_bias=model_type != "data2vec-vision"))

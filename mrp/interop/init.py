@@ -184,6 +184,11 @@ def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...
         if field is not None and (theirs := weights.objective.get(key, field.default)) != getattr(config, key):
             return f"; the head was trained with objective.{key}: {str(theirs).lower()}"
     losses = weights.objective.get("loss", "cross_entropy"), getattr(config, "loss", None)
+    if losses == ("cross_entropy", "tags") and weights.imported:
+        return (
+            "; whether the head tells tags is unknown (if it does, say so: mrp import SOURCE --out FOLDER "
+            "objective.loss=tags, and start from that folder)"
+        )
     if "tags" in losses and "cross_entropy" in losses:
         return f"; the head was trained with objective.loss: {losses[0]}"
     unnamed = tuple(map(str, range(len(classes))))

@@ -107,11 +107,12 @@ def _complete(
         options = merged(foreign.objective, options)
     else:
         tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(BACKBONE)}
+    objective = merged(shape.of_objective(method, tensors, options), options)
     return ModelWeights(
         source=source,
         digest=sha256_of(foreign.file),
         method=method,
-        objective=merged(shape.of_objective(method, tensors, options), options),
+        objective=objective,
         backbone=build(vit.Config, Tree(fits.backbone, {"": f"{source}: backbone"})),
         size=fits.size,
         channels=fits.channels,
@@ -120,4 +121,7 @@ def _complete(
         std=tuple(foreign.data.get("std", ())),
         augment=foreign.data.get("augment"),
         stored_as=stored_as,
+        # Other people's data may call the same classes otherwise (`n01440764`, `tench`); tags are known by name alone.
+        classes=foreign.classes if objective.get("loss") == "tags" else (),
+        imported=True,
     )

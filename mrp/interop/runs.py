@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -85,6 +87,7 @@ def read(path: Path, weights: WeightsName | None = None, step: int | None = None
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"{file}: is not the configuration of a run: {' '.join(str(error).split())}") from None
     weights = weights or judged(method, folder)
+    imported: Mapping[str, Any] = chosen.state().get("imported") or {}
     groups = [MODEL, AVERAGE] if weights == "average" else [MODEL]
     return ModelWeights(
         source=str(path),
@@ -99,7 +102,8 @@ def read(path: Path, weights: WeightsName | None = None, step: int | None = None
         std=data.std,
         step=chosen.step,
         weights=weights,
-        classes=classes_of(folder),
+        classes=classes_of(folder) or tuple(imported.get("classes", ())),
+        imported=bool(imported),
     )
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from mrp.config import ConfigError
 from mrp.interop import eva, official, untrusted
+from mrp.interop.folders import OF_TAGS
 from mrp.interop.shape import DEEPEST
 from mrp.interop.traits import exact_gelu
 from mrp.interop.weights import ForeignWeights
@@ -54,7 +55,10 @@ def load(folder: Path, config: Mapping[str, Any]) -> ForeignWeights:
         data |= {"mean": images["mean"], "std": images["std"]}
     if images.get("crop_pct") == 1:  # all of an image, or of its shorter side; of other shares there is one here
         data["augment"] = "resize" if images.get("crop_mode") == "squash" else {"name": "crop", "whole_from": 1}
-    return weights._replace(backbone=weights.backbone | backbone, data=data)
+    objective = weights.objective | ({"loss": "tags"} if OF_TAGS.items() <= config.items() else {})
+    names = config.get("label_names")
+    classes = tuple(map(str, names)) if isinstance(names, list) else ()
+    return weights._replace(backbone=weights.backbone | backbone, objective=objective, data=data, classes=classes)
 
 
 def _without_weights(config: Mapping[str, Any], arguments: dict[str, Any]) -> VisionTransformer | Beit | Eva:

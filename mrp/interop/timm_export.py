@@ -12,7 +12,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mrp.config import ConfigError
-from mrp.interop.folders import CONFIG, WEIGHTS, Preprocessing, save_json, save_tensors
+from mrp.interop.folders import CONFIG, OF_TAGS, WEIGHTS, Preprocessing, save_json, save_tensors
 from mrp.interop.heads import tensors_of
 from mrp.interop.names import NameTable, split_projections
 from mrp.interop.official import CLASSIFY
@@ -29,9 +29,17 @@ _ARCHITECTURES = {192: "vit_tiny_patch16_224", 384: "vit_small_patch16_224", 102
 
 
 def write(
-    folder: Path, vit: Backbone, head: nn.Linear | None, images: Preprocessing, classes: Sequence[str] = ()
+    folder: Path,
+    vit: Backbone,
+    head: nn.Linear | None,
+    images: Preprocessing,
+    classes: Sequence[str] = (),
+    of_tags: bool = False,
 ) -> str:
-    """Writes config.json and model.safetensors in timm's hub format, and returns how to load them."""
+    """Writes config.json and model.safetensors in timm's hub format, and returns how to load them.
+
+    timm itself does not read whether the head tells tags; import does.
+    """
     model, architecture, arguments = build(vit, head)
     cropped = images.crop is not None
     save_tensors(folder / WEIGHTS, model.state_dict())
@@ -44,6 +52,7 @@ def write(
             "global_pool": model.global_pool,
             "model_args": arguments,
             **({"label_names": list(classes)} if classes and len(classes) == model.num_classes else {}),
+            **(OF_TAGS if of_tags and head is not None else {}),
             "pretrained_cfg": {
                 "tag": "mrp",
                 "input_size": [images.channels, *images.size],

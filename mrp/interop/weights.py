@@ -28,6 +28,7 @@ class ForeignWeights(NamedTuple):
     backbone: dict[str, Any]  # options of the sections of these names that the shapes of the weights do not tell
     objective: dict[str, Any]
     data: dict[str, Any]  # size, mean, std, augment
+    classes: tuple[str, ...] = ()  # what the classes or tags of a head are called
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class ModelWeights:
     step: int = 0
     weights: WeightsName = "student"  # which of a run's
     classes: tuple[str, ...] = ()  # of a classifier, where the source says what they are called
+    imported: bool = False  # from another project, whose files do not say all of how they were trained
 
     def fitted(self) -> ModelWeights:
         """Returns the same after checking every name and shape against the objective, with `missing` filled in."""

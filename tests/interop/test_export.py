@@ -18,16 +18,20 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 import mrp
-from mrp.api import Model
+from mrp.api import Model, evaluate
 from mrp.cli import main
 from mrp.config import ConfigError
+from mrp.data.augment import View
 from mrp.exchange import card as card_module
 from mrp.exchange.export import _preprocessing, export
+from mrp.exchange.importing import import_weights
 from mrp.interop import official_export, reading, untrusted
+from mrp.model import class_names
 from mrp.models.vit import embed, encode
 from mrp.objectives import mae
 from tests.interop.conftest import Make, images
 from tests.probed import write_probe
+from tests.tagged_digits import FILE, TAGS
 
 CASES = Path(__file__).parent.parent / "reference" / "cases"
 RELATIVE = {"positions": "none", "relative_bias": "shared", "layer_scale": 0.1, "qkv_bias": "query_value"}
@@ -73,6 +77,72 @@ def test_evaluation_sees_as_much_of_an_image_as_timm_says(make: Make, said: dict
     (out / "config.json").write_text(json.dumps(about))
     data = mrp.load(out).run.data
     assert data.frame.kept(data.shape) == kept
+
+
+@pytest.mark.parametrize("to", ["timm", "transformers"])
+@pytest.mark.parametrize(
+    "augment", ["resize", {"name": "resize", "flip": True}, "crop", {"name": "crop", "whole_from": 16}]
+)
+def test_what_comes_back_sees_the_same_of_an_image(augment: Any, to: str, make: Make) -> None:
+    """Else its features, and what is measured of it, would be those of other images."""
+    folder = make("classify", pool="cls", data={"augment": augment})
+    out = exported(folder, to)
+    import_weights(str(out), out.with_name("imported"))
+    ours, picture = mrp.load(folder), (images(1, (40, 24))[0] * 255).to(torch.uint8)
+    seen = View(ours.run.data, train=False)(picture, 0)
+    for path in (out, out.with_name("imported")):
+        again = mrp.load(path)
+        assert again.run.data.frame.name == ours.run.data.frame.name  # type: ignore[attr-defined]
+        assert again.run.data.frame.kept((16, 16)) == ours.run.data.frame.kept((16, 16))
+        same = View(again.run.data, train=False)(picture, 0)
+        assert torch.equal(same, seen)
+        assert close(again.features(same[None]), ours.features(seen[None]))
+
+
+@pytest.mark.parametrize("to", ["timm", "transformers"])
+def test_a_head_comes_back_with_its_tags(
+    to: str, make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make("classify", data={"train": {"name": FILE}, "augment": "resize"}, classes=4, loss="tags")
+    out, imported = exported(folder, to), tmp_path / "imported"
+    config = json.loads((out / "config.json").read_text())
+    assert config["problem_type"] == "multi_label_classification"
+    import_weights(str(out), imported)
+    some = {"test": {"name": FILE, "tags": ["seven", "even"]}}
+    found = []
+    for path in (folder, out, imported):
+        model = mrp.load(path)
+        assert (model.run.objective.loss, class_names(model)) == ("tags", TAGS)  # type: ignore[attr-defined]
+        answer = evaluate(path, data=some)
+        assert answer is not None
+        found.append([cell.measure.value for _, cell in sorted(answer.page.cells.items()) if cell.measure])
+    assert found[0] == pytest.approx(found[1], rel=1e-4)
+    assert found[1] == pytest.approx(found[2], rel=1e-6)
+    unnamed = {"id2label": {str(number): f"LABEL_{number}" for number in range(4)}}
+    config = {key: value for key, value in config.items() if key != "label_names"} | unnamed
+    (out / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigError, match=r"has scores for 4 tags, .* what they are called; give --head FILE"):
+        evaluate(out, data=some)
+    head = tmp_path / "names.txt"
+    head.write_text("\n".join(TAGS))
+    capsys.readouterr()
+    main(["evaluate", str(out), f"data.test={{name: {FILE}}}", "--head", str(head)])
+    assert f"Names of the 4 tags: {head}." in " ".join(capsys.readouterr().out.split())
+    head.write_text("\n".join(TAGS[:3]))
+    with pytest.raises(ConfigError, match="names 3 tags, but"):
+        evaluate(out, data=some, head=head)
+
+
+def test_names_of_classes_stay_those_of_the_test_data(make: Make) -> None:
+    """Folders of images are often called otherwise (n01440764) than other people's heads call the same classes."""
+    folder = make("classify", classes=10)
+    out = exported(folder, "transformers")
+    assert list(json.loads((out / "config.json").read_text())["id2label"].values()) == [*"0123456789"]
+    config = json.loads((out / "config.json").read_text())
+    config["id2label"] = {str(number): f"digit {number}" for number in range(10)}
+    (out / "config.json").write_text(json.dumps(config))
+    assert class_names(mrp.load(out)) == ()
+    assert evaluate(out, data={"test": "digits"}) is not None
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if "eps" not in kind])
@@ -326,20 +396,30 @@ def test_the_whole_of_what_has_none_is_refused(method: str, to: str, message: st
 
 
 def test_the_card_shows_commands_and_data_without_the_folders_of_this_machine(make: Make, tmp_path: Path) -> None:
-    pictures = tmp_path / "secret" / "in1k"
+    pictures = tmp_path / "secret" / "my pictures, and more" / "in1k"
     for name in "ab":
         (pictures / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(pictures / name / "0.png")
-    folder = make("mae", data={"train": {"name": "folder", "path": str(pictures)}})
-    command = ["pretrain", "demo", "length=4 steps", "init={from: runs/mae, resample: true}", "data.train=/secret/in1k"]
+    table = pictures.parent / "labels of 2026.csv"
+    table.write_text("image,class\na/0,x\nb/0,y\n")
+    labels = {"table": str(table), "prefix": "/secret/ours"}
+    folder = make("mae", data={"train": {"name": "folder", "path": str(pictures)}, "labels": labels})
+    command = [
+        "pretrain", "demo", "length=4 steps", "init={from: runs/mae, resample: true}",
+        "data.labels={table: /secret/my pictures/t.csv, test: '/secret/a/e.csv'}",
+        "data.train=/secret/my pictures/in1k",
+    ]  # fmt: skip
     (folder / "environment.json").write_text(json.dumps({"starts": [{"command": command}, {"command": command}]}))
     card = (exported(folder, "timm") / "README.md").read_text()
     block = re.search(r"```sh\n(.*?)```", card, re.DOTALL)
     assert block
     (line,) = block[1].splitlines()
-    assert shlex.split(line) == ["mrp", *command[:-1], "data.train=in1k"]
-    assert "/secret" not in card
-    assert "train: {name: folder, path: in1k}" in card
+    of_table = "data.labels={table: t.csv, test: 'e.csv'}"
+    assert shlex.split(line) == ["mrp", *command[:-2], of_table, "data.train=in1k"]
+    assert not re.search("secret|my pictures", card)
+    assert "train: {name: folder, path: in1k, classes: true}" in card
+    assert "table: labels of 2026.csv," in card
+    assert "prefix: ours," in card
     model = mrp.load(folder)
     method = model.run.objective.model_copy(update={"name": "/secret/mine.py"})  # as that of a file of one's own
     own = replace(model, run=model.run.model_copy(update={"objective": method}))

@@ -218,6 +218,34 @@ def test_an_encoder_alone_goes_into_the_method_that_is_asked_for(make: Make) -> 
         shutil.rmtree(path.with_name("imported"))
 
 
+SQUARE, COVER = {"height": 16, "width": 16}, {"shortest_edge": 16}
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ({"size": SQUARE}, None),  # ViTImageProcessor
+        ({"size": 16, "do_center_crop": False, "crop_size": 16}, None),  # BEiT's, as transformers 4 first wrote it
+        ({"size": SQUARE, "do_center_crop": True, "crop_size": SQUARE}, None),
+        ({"size": COVER, "do_center_crop": True, "crop_size": SQUARE}, 1.0),
+        ({"size": 16, "do_center_crop": True, "crop_size": 16}, 1.0),
+        ({"size": {"shortest_edge": 18}, "do_center_crop": True, "crop_size": SQUARE}, 224 / 256),
+        ({"size": SQUARE, "do_center_crop": True, "crop_size": {"height": 12, "width": 12}}, 224 / 256),
+        ({"size": COVER}, 224 / 256),  # images of many sizes, which no model here takes
+        ({"do_resize": False, "size": SQUARE}, 224 / 256),
+        ({}, 224 / 256),
+        ([], 224 / 256),
+    ],
+)
+def test_evaluation_sees_as_much_of_an_image_as_transformers_says(said: Any, kept: float | None, make: Make) -> None:
+    folder = make("mae")
+    out = folder.with_name("out")
+    export(folder, "transformers", out)
+    (out / "preprocessor_config.json").write_text(json.dumps(said))
+    data = mrp.load(out).run.data
+    assert data.frame.kept(data.shape) == kept
+
+
 @pytest.mark.parametrize("prefix", ["module.", "_orig_mod.", "backbone.", "encoder.", "module.base_encoder."])
 def test_an_encoder_that_was_a_part_of_something_is_read(prefix: str, tmp_path: Path) -> None:
     theirs = moved(timm.create_model("vit_base_patch16_224", **SMALL, num_classes=0)).state_dict()

@@ -18,6 +18,8 @@ from mrp.checkpoint import checkpoints
 from mrp.checkpoint import layout as tensors
 from mrp.checkpoint.saver import save_now
 from mrp.config import ConfigError, compose, dump
+from mrp.exchange.export import export
+from mrp.exchange.importing import import_weights
 from mrp.folder import CLASSES, CONFIG
 from mrp.interop import init
 from mrp.models import vit
@@ -162,6 +164,27 @@ def test_a_head_goes_on_with_the_tags_that_it_knows(
     objective, said = started(load("finetune_tiny_digits", [*few, "objective.loss=tags", f"init={tuned}"]), tags)
     assert torch.equal(objective.head.weight, weights(tuned)["head.weight"]) == (reason is None)
     assert reason is None or reason in said
+
+
+def test_whether_the_head_of_others_tells_tags_can_be_said_at_import(pretrained: Path, tmp_path: Path) -> None:
+    few = ["backbone=null", "objective.classes=3"]
+    tuned = made(tmp_path / "tuned", *few, f"init={pretrained}", "seed=7", recipe="finetune_tiny_digits")
+    (tuned / CLASSES).write_text(json.dumps(["a", "b", "c"]))
+    theirs = tmp_path / "theirs"
+    export(tuned, "timm", theirs, "student")
+    for said, words in ((None, []), ("tags", ["objective.loss=tags"])):
+        import_weights(str(theirs), tmp_path / f"imported {said}", words=words)
+    for source, tags, reason in (
+        (theirs, "abc", "whether the head tells tags is unknown (if it does, say so: mrp import SOURCE"),
+        (tmp_path / "imported None", "abc", "whether the head tells tags is unknown"),
+        (tmp_path / "imported tags", "abc", None),
+        (tmp_path / "imported tags", "acb", "the head tells other tags apart, such as 'b' at number 1"),
+    ):
+        run = load("finetune_tiny_digits", [*few, "objective.loss=tags", f"init={json.dumps(str(source))}"])
+        objective, said = started(run, tuple(tags))
+        assert torch.equal(objective.head.weight, weights(tuned)["head.weight"]) == (reason is None)
+        assert said.endswith("not taken: nothing") if reason is None else reason in said
+        assert "cross_entropy" not in said
 
 
 def test_a_teacher_that_is_not_given_starts_where_its_student_does(pretrained: Path) -> None:
