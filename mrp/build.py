@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mrp.config import ConfigError, Tree, compose, nearest, overridden
-from mrp.data.labels import refuse_other_images, refuse_same_rows
+from mrp.data.labels import of_other_images, refuse_same_rows
 from mrp.data.mixtures import Mixture
 from mrp.data.open import open_data
 from mrp.data.source import Source, listed
@@ -257,9 +257,10 @@ def follow_up(recipe: str, path: Path, overrides: Iterable[str] = (), folder: Pa
     words = list(overrides)
     about_data = [word for word in words if word.partition("=")[0].strip().split(".")[0] == "data"]
     other = overridden(Tree({}, {}), about_data).values.get("data", {})
-    if isinstance(other, dict) and {"train", "test"} & other.keys():
-        refuse_other_images(other, load(origin / CONFIG).data.labels)
-        about_data.insert(0, "data.group=null")  # a run's groups are those of its own data
+    if isinstance(other, dict):
+        labels = of_other_images(load(origin / CONFIG).data.labels, other).get("labels")
+        about_data += [] if labels is None else [f"data.labels={json.dumps(labels)}"]
+        about_data[:0] = ["data.group=null"] if {"train", "test"} & other.keys() else []  # a run's are of its own data
     pretraining = load(origin / CONFIG, about_data)
     source = open_source(pretraining, "train")
     names = source.tags or source.classes

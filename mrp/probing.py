@@ -18,7 +18,7 @@ from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, as_words, build, overridden
 from mrp.data.config import Config as Data
 from mrp.data.handed import handed_over
-from mrp.data.labels import refuse_other_images
+from mrp.data.labels import of_other_images
 from mrp.data.source import Source
 from mrp.evaluate import feature_files, results, statistics
 from mrp.evaluate.classes import BY_NAME
@@ -252,12 +252,10 @@ def changed(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Model:
 
 def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
     """Returns the configuration of a model as it is evaluated."""
-    own, new = model.run.data.model_dump(mode="json"), dict(words.get("data", {}))
-    refuse_other_images(new, own["labels"])
+    own = model.run.data.model_dump(mode="json")
+    new = of_other_images(model.run.data.labels, words.get("data", {}))
     if {"train", "test"} & new.keys():  # the names of other images may have another form
         own |= {"group": None}
-    if isinstance(own["labels"], Mapping) and isinstance(new.get("labels"), Mapping):  # such as another column
-        new["labels"] = own["labels"] | new["labels"]
     machine = model.run.machine.model_dump(mode="json") | dict(words.get("machine", {}))
     replaced = {"data": build(Data, Tree(own | new, {})), "machine": build(Machine, Tree(machine, {}))}
     # Files of weights do not tell the precision that they were trained in; runs do.

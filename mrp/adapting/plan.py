@@ -74,8 +74,9 @@ def make(
             "on all of them without data.labels, and judge with 'mrp judge'"
         )
     spec, test = _spec(data, "DATA"), changes.get("test")
-    whole, name = open_source(spec, "train"), held_out.named(spec)
-    if test is not None and open_source(_spec(test, "data.test"), "test").content == whole.content:
+    classes = changes.get("labels") is None  # else a table has them
+    whole, name = open_source(spec, "train", classes=classes), held_out.named(spec)
+    if test is not None and open_source(_spec(test, "data.test"), "test", classes=classes).content == whole.content:
         raise ConfigError(f"data.test: {name} has the images to train on; leave it out, and a tenth is held out")
     start, survey = _opened(checkpoint, whole, name, folder, words)
     section, images = _split(whole, name, data, spec, folder, survey, test, group)
@@ -130,7 +131,7 @@ def _split(
     whole: Source, name: str, data: Any, spec: str | Node, folder: Path, survey: Survey, test: Any, group: str | None
 ) -> tuple[dict[str, Any], int]:
     """Returns the sections of the data, and how many images there are to train on; writes which are held out."""
-    own = open_source(spec, "test")
+    own = open_source(spec, "test", classes=bool(whole.classes))
     if test is None and own.identity != whole.identity:  # such as an archive of CIFAR, which holds test images
         test = deepcopy(data)
     chosen = np.empty(0, np.int64)

@@ -6,11 +6,12 @@ Rows are found by the names of the images. Nothing is guessed where a row could 
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import pairwise
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,9 +70,10 @@ class Labels(Node):
         """Returns what a table says in these columns."""
         labels = (self.label,) if isinstance(self.label, str) else self.label
         table = labeltable.read(path, self.image, labels)
-        kept = [number for number, image in enumerate(table.images) if image.startswith(self.prefix)]
+        names, prefix = ([name.replace("\\", "/") for name in some] for some in (table.images, [self.prefix]))
+        kept = [number for number, name in enumerate(names) if name.startswith(prefix[0])]
         return table._replace(
-            images=[table.images[number].removeprefix(self.prefix) for number in kept],
+            images=[names[number].removeprefix(prefix[0]) for number in kept],
             cells=[table.cells[number] for number in kept],
             lines=[table.lines[number] for number in kept],
         )
@@ -81,12 +83,12 @@ class Labelled(Subset):
     """A source with the labels of a table, and without the images that are left out."""
 
     def __init__(
-        self, source: Source, table: Table, rows: Ints, chosen: Ints, labels: NDArray[np.int32],
+        self, source: Source, root: str, table: Table, rows: Ints, chosen: Ints, labels: NDArray[np.int32],
         classes: tuple[str, ...], tagged: NDArray[np.int8], tags: tuple[str, ...],
     ) -> None:  # fmt: skip
         super().__init__(source, chosen, labels[chosen], classes)
         self.tags, self.tagged = tags, tagged[chosen]
-        self._table, self._rows = table.path, rows[chosen]
+        self._root, self._table, self._rows = os.path.realpath(root), table.path, rows[chosen]
 
     def tags_of(self, index: int) -> NDArray[np.int8]:
         """Returns which tags a sample has by the table."""
@@ -104,15 +106,20 @@ class Labelled(Subset):
         return super().shard_sizes if len(self.source.shard_sizes) else self.source.shard_sizes
 
     def refuse_same_rows(self, other: Labelled, where: str, there: str) -> None:
-        """Refuses a row that is about an image here and another one there, as where both are called by numbers."""
+        """Refuses a row that is about an image here and another one there, as where both are called by numbers.
+
+        An image is one file, in whatever way its folder is named.
+        """
         if self._table != other._table:
             return
         _, mine, theirs = np.intersect1d(self._rows, other._rows, return_indices=True)
         for one, two in zip(mine.tolist(), theirs.tolist(), strict=True):
-            if (here := self.where(one)) != (elsewhere := other.where(two)):
+            paths = (os.path.join(each._root, each.name_of(n)) for each, n in ((self, one), (other, two)))
+            if len(set(paths)) > 1:
                 raise ConfigError(
-                    f"{self._table}: one row is about '{here}' of {where} and '{elsewhere}' of {there}; name more of "
-                    "the folders that they are in, or give the test images a table of their own in data.labels.test"
+                    f"{self._table}: one row is about '{self.where(one)}' of {where} and '{other.where(two)}' of "
+                    f"{there}; name more of the folders that they are in, or give them different tables (that of test "
+                    "data is data.labels.test; of several test sets measure one after another)"
                 )
 
 
@@ -145,17 +152,29 @@ def labelled(source: Source, config: Labels, split: Literal["train", "test"], wh
         )
     if lost:
         progress.say(f"{where}: {lost:,} of {len(known):,} images have no label in {table.path}, and are left out")
-    return Labelled(source, table, rows, np.flatnonzero(known), labels, classes, tagged, tags)
+    return Labelled(source, root, table, rows, np.flatnonzero(known), labels, classes, tagged, tags)
 
 
-def refuse_other_images(words: Mapping[str, object], labels: object) -> None:
-    """Refuses other images than a run's own, to which its table would no longer belong, where nothing is said of it."""
-    other = [key for key in ("train", "test") if key in words]
-    if labels is not None and other and "labels" not in words:
-        raise ConfigError(
-            f"data.{other[0]}: the run's labels are from a table about its own images; add data.labels=TABLE, or "
-            "data.labels=null where folders are classes"
-        )
+def of_other_images(own: Labels | None, words: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns words about data, in which those about a table are completed by a run's own.
+
+    A run's table is about its own images. Where others take their place, a table has to be named for these.
+    """
+    new = words.get("labels")
+    if own is None or ("labels" in words and new is None):
+        return dict(words)
+    given = {"table": new} if isinstance(new, str) else dict(new) if isinstance(new, Mapping) else {}
+    if "name" in given and "table" not in given:
+        given["table"] = given.pop("name")  # a text that was added to
+    for split, needed in (("train", {"table"}), ("test", {"table", "test"})):
+        if split in words and not needed & given.keys():
+            option = "data.labels" if split == "train" else "data.labels.test"
+            raise ConfigError(
+                f"data.{split}: the run's labels are from a table about its own images; add {option}=TABLE, or "
+                "data.labels=null where folders are classes"
+            )
+    kept = own.model_dump(mode="json", exclude={"test"} if "table" in given else None)
+    return {**words, "labels": kept | given} if given else dict(words)
 
 
 def refuse_same_rows(parts: Iterable[tuple[str, Source | None]]) -> None:
@@ -180,8 +199,9 @@ def _inside(source: object) -> Iterator[Labelled]:
 def _rows_of(source: Source, table: Table, root: str) -> Ints:
     """Returns the number of each image's row; -1 where there is none."""
     ends, found = Ends(source, root), np.full(len(source), -1, np.int64)
+    exact = np.zeros(len(source), bool)  # whether the row has the ending of the image too
     for number, image in enumerate(table.images):
-        matches = ends.of(image)
+        matches, same = ends.of(image)
         names = list(dict.fromkeys(source.name_of(index) for index in matches)) if len(matches) > 1 else []
         if len(names) > 1:  # windows of one image have one name
             raise ConfigError(
@@ -189,14 +209,16 @@ def _rows_of(source: Source, table: Table, root: str) -> Ints:
                 f"such as '{names[0]}' and '{names[1]}'; name more of the folders that they are in"
             )
         for index in matches:
-            earlier = int(found[index])
+            earlier = int(found[index]) if exact[index] == same else -1
+            if exact[index] and not same:
+                continue
             if earlier >= 0 and table.cells[earlier] != table.cells[number]:
                 raise ConfigError(
                     f"{table.path}: lines {table.lines[earlier]} and {table.lines[number]} say different things of the "
                     f"image '{source.name_of(index)}'; leave one row per image"
                 )
-            found[index] = number
-    first = ends.of(table.image)
+            found[index], exact[index] = number, same
+    first, _ = ends.of(table.image)
     if len(first) == 1 and found[first[0]] < 0:
         raise ConfigError(
             f"{table.path}: its first line has '{table.image}' in the place of a column's name, which is the image "

@@ -102,48 +102,52 @@ class Ends:
 
     def __init__(self, source: Source, root: str) -> None:
         self._keys = bool(len(source.shard_sizes))  # of shards: hyphens join the parts of a path
-        self._names = [self._form(source.name_of(index), root) for index in range(len(source))]
+        names = map(source.name_of, range(len(source)))
+        if self._keys:
+            self._names = [(tree.JOINT.join(map(tree.plain, name.split("/"))), "") for name in names]
+        else:
+            self._names = [self._form(name, root) for name in names]
         backwards = [name[::-1] for name, _ in self._names]
         self._order = sorted(range(len(backwards)), key=backwards.__getitem__)
         self._backwards = [backwards[index] for index in self._order]
 
-    def of(self, image: str) -> list[int]:
-        """Returns the images whose path ends as a row says, in whole parts, with this ending or any."""
+    def of(self, image: str) -> tuple[list[int], bool]:
+        """Returns the images whose path ends as a row says, in whole parts, and whether with the row's ending or none.
+
+        A whole key of a shard serves too, and that of a path of two parts as it was when one hyphen joined them.
+        """
         name, ending = self._form(image)
         found = list(self._ending_in(name)) if name else []
-        return [index for index in found if self._names[index][1] == ending] or found
+        for key in (image, name.replace(tree.JOINT, "-", 1)) if self._keys else ():
+            found = found or list(self._ending_in(key, whole=True))
+        same = [index for index in found if ending in ("", self._names[index][1])]
+        return (same, True) if same else (found, False)
 
     def _form(self, name: str, root: str = "") -> tuple[str, str]:
         """Returns a name as names are compared, and the ending that was taken off."""
         path = unicodedata.normalize("NFC", name.replace("\\", "/"))
         ending = next((one for one in (*tree.EXTENSIONS, *_OTHER_ENDINGS) if path.lower().endswith(one)), "")
         path = path[: len(path) - len(ending)]
-        path = posixpath.normpath(f"{root}/{path}" if root and not self._keys else path) if path else ""
+        path = posixpath.normpath(f"{root}/{path}" if root else path) if path else ""
         while path.startswith("../"):
             path = path.removeprefix("../")
         return (tree.key_of(path.split("/")), "") if self._keys else (path, ending)
 
-    def _ending_in(self, end: str) -> Iterator[int]:
-        """Yields the images whose names are this, or end in it behind the sign that joins parts."""
+    def _ending_in(self, end: str, whole: bool = False) -> Iterator[int]:
+        """Yields the images whose names are this, or end in it behind what joins parts."""
         backwards = end[::-1]
-        for start in (backwards, *(() if end.startswith("/") else (backwards + sign for sign in self._joints))):
+        joints = () if whole or end.startswith("/") else ("/", tree.JOINT) if self._keys else ("/",)
+        for start in (backwards, *(backwards + joint for joint in joints)):
             for place in range(bisect_left(self._backwards, start), len(self._backwards)):
                 if not self._backwards[place].startswith(start) or (start == backwards != self._backwards[place]):
                     break
                 yield self._order[place]
 
-    @property
-    def _joints(self) -> str:
-        return "/-" if self._keys else "/"
-
 
 def root_of(spec: object) -> str:
-    """Returns the absolute path that a text or a section of a source names; nothing where it names none."""
+    """Returns the absolute path of the folder that a text or a section of a source names; nothing if it names none."""
     path = getattr(spec, "path", spec)
-    return (
-        os.path.abspath(os.path.expanduser(path))
-        if isinstance(path, str)
-        else root_of(path)
-        if path is not spec
-        else ""
-    )
+    if not isinstance(path, str):
+        return "" if path is spec else root_of(path)
+    root = os.path.abspath(os.path.expanduser(path))
+    return os.path.dirname(root) if os.path.isfile(root) else root

@@ -20,6 +20,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".ppm",
 _MOST_ENDINGS, _MOST_KINDS = 5, 100  # that are listed, and that are counted one by one
 _OF_OTHER_KINDS = "of other kinds"  # numbers may stand in the place of an ending
 _MOST_WAYS = 100  # in which links behind other links may lead to one folder
+JOINT = "--"  # of the parts of a path in a key
 _MOST_LETTERS = 80  # of a key
 _SPLITS = {"train", "training", "val", "valid", "validation", "test"}
 
@@ -123,11 +124,16 @@ def _below(
 
 
 def key_of(parts: Sequence[str]) -> str:
-    """Returns the parts of a path, without an ending, as a key of a shard: hyphens join them.
+    """Returns the parts of a path, without an ending, as a key of a shard: two hyphens join them.
 
     It is in letters that any reader takes, and short enough for the head of a member of a tar.
     """
-    return re.sub(r"[^A-Za-z0-9_-]+", "_", "-".join(parts))[-_MOST_LETTERS:].strip("_")
+    return JOINT.join(re.sub(r"--+", "-", plain(part)) for part in parts)[-_MOST_LETTERS:].strip("_")
+
+
+def plain(part: str) -> str:
+    """Returns a part of a path in letters that any reader takes."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_")
 
 
 def is_hidden(name: str) -> bool:

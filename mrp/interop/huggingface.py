@@ -145,11 +145,12 @@ def _augment(images: Mapping[str, Any]) -> Any:
     size, crop, is_cropped = (images.get(key) for key in ("size", "crop_size", "do_center_crop"))
     if size is None or images.get("do_resize") is False:
         return None
-    shorter = size.get("shortest_edge") if isinstance(size, Mapping) else size if is_cropped else None
+    shorter = size.get("shortest_edge") if isinstance(size, Mapping) else None
+    sides, cut = (list(one.values()) if isinstance(one, Mapping) else [one, one] for one in (size, crop))
     if shorter is None:  # height and width, or one number for both: the whole image is squeezed into them
-        return "resize" if not is_cropped or crop == size else None
-    sides = list(crop.values()) if isinstance(crop, Mapping) else [crop]
-    is_whole = is_cropped and all(side == shorter for side in sides)
+        return "resize" if not is_cropped or cut == sides else None
+    sides = cut
+    is_whole = is_cropped and all(side == shorter for side in cut)
     return {"name": "crop", "whole_from": 1} if is_whole else None
 
 

@@ -124,7 +124,7 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     What has been measured already is taken from the results of each.
     """
     train, test = open_source(run, "train"), open_source(run, "test")
-    words = run.data.model_dump(mode="json", include={"train", "test", "labels", "group"})
+    words = run.data.model_dump(mode="json", include={"train", "test", "labels", "group", "augment"})
     tests = (Test("", words.pop("test")),)
     data = Data("held-out images", {**words, "size": list(run.data.shape)}, tests)
     one_class = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}

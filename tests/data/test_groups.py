@@ -71,7 +71,7 @@ def test_a_pattern_that_finds_no_groups_is_refused(folder: Path) -> None:
 def test_only_the_number_that_mrp_writes_is_no_part_of_a_key(folder: Path, tmp_path: Path) -> None:
     main(["shards", "build", str(folder), str(tmp_path / "shards"), "--shard-size", "5"])
     source = open_source(str(tmp_path / "shards"), "train")
-    assert source.name_of(7) == open_source(str(folder), "train").name_of(7).replace("/", "-").removesuffix(".png")
+    assert source.name_of(7) == open_source(str(folder), "train").name_of(7).replace("/", "--").removesuffix(".png")
     with tarfile.open(tmp_path / "theirs.tar", "w") as tar:
         for number in range(4):
             tar.add(next(folder.rglob("*.png")), f"123456780-00000000{number}.png")

@@ -19,12 +19,14 @@ from mrp.data.augment import View
 from mrp.data.batches import Batches, EvaluationPlan
 from mrp.data.config import CacheConfig, Config
 from mrp.data.held import Holding
-from mrp.data.labels import refuse_same_rows
+from mrp.data.labels import Labels, of_other_images, refuse_same_rows
 from mrp.data.open import open_data
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
 from mrp.evaluate import results
+from mrp.report import verdict
+from mrp.run import load
 from tests.trained import NARROW, pretrained
 
 NAMES = ("a/1.png", "a/2.png", "b/1.png", "b/3.png")
@@ -78,7 +80,7 @@ def test_the_whole_path_names_an_image_too(images: Path, tmp_path: Path) -> None
     assert of(opened(str(images), table)) == {name: name[0] for name in NAMES}
 
 
-@pytest.mark.parametrize("form", ["{}/{}.png", "set/images/{}/{}", "{}-{}"])
+@pytest.mark.parametrize("form", ["{}/{}.png", "set/images/{}/{}", "{}--{}"])
 def test_rows_name_the_images_of_shards(form: str, images: Path, tmp_path: Path) -> None:
     main(["shards", "build", str(images), str(tmp_path / "shards"), "--shard-size", "3"])
     rows = [f"{form.format(*name[:-4].split('/'))},{kind}" for name, kind in zip(NAMES, "xyyx", strict=True)]
@@ -87,7 +89,7 @@ def test_rows_name_the_images_of_shards(form: str, images: Path, tmp_path: Path)
         "prefix": "set/images/" * form.startswith("s"),
     }
     source = opened(str(tmp_path / "shards"), labels)
-    assert of(source) == {name[:-4].replace("/", "-"): kind for name, kind in zip(NAMES, "xyyx", strict=True)}
+    assert of(source) == {name[:-4].replace("/", "--"): kind for name, kind in zip(NAMES, "xyyx", strict=True)}
     assert source.shard_sizes.tolist() == [3, 1]
 
 
@@ -108,7 +110,7 @@ def test_shards_of_deep_trees_keep_whole_paths(tmp_path: Path) -> None:
         path.parent.mkdir(parents=True)
         Image.new("RGB", (4, 4)).save(path)
     main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards")])
-    expected = {name.replace("/", "-"): name[1] + name[8] for name in names}
+    expected = {name.replace("/", "--"): name[1] + name[8] for name in names}
     for number, form in enumerate(["{}.dcm", "{}"]):
         rows = "".join(f"{form.format(name)},{name[1]}{name[8]}\n" for name in names)
         assert (
@@ -125,6 +127,23 @@ def test_a_file_beside_another_of_the_same_name_is_told_by_its_ending(images: Pa
     with pytest.raises(ConfigError, match=r"1 of its 5 images have no row .* such as 'a/1\.jpg'"):
         opened(str(images), written(tmp_path, text))
     assert of(opened(str(images), written(tmp_path, text + "a/1.jpg,y\n")))["a/1.jpg"] == "y"
+
+
+def test_a_row_with_the_ending_of_an_image_comes_before_others(images: Path, tmp_path: Path) -> None:
+    rows = "".join(f"{name},x\n{name[:-4]}.jpg,y\n" for name in NAMES[:2])
+    rows += "".join(f"{name[:-4]}.jpg,y\n{name},x\n" for name in NAMES[2:])
+    assert of(opened(str(images), written(tmp_path, f"image,kind\n{rows}"))) == dict.fromkeys(NAMES, "x")
+
+
+def test_hyphens_in_names_join_nothing(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for name in ("1", "2", "10-1", "cat-2"):
+        Image.new("RGB", (4, 4)).save(tmp_path / "images" / f"{name}.png")
+    main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards")])
+    table = written(tmp_path, "image,kind\n1.png,a\n2.png,b\n10-1.png,c\ncat-2.png,d\n")
+    expected = {"1": "a", "2": "b", "10-1": "c", "cat-2": "d"}
+    assert of(opened(str(tmp_path / "shards"), table)) == expected
+    assert of(opened(str(tmp_path / "images"), table)) == {f"{name}.png": kind for name, kind in expected.items()}
 
 
 def test_an_ending_that_is_a_part_of_another_name_is_no_match(images: Path, tmp_path: Path) -> None:
@@ -197,7 +216,9 @@ def test_one_row_is_about_one_image_of_both_splits(images: Path, tmp_path: Path)
             refuse_same_rows(both(shared, fraction=fraction))
     refuse_same_rows(both(written(tmp_path, longer, "longer.csv")))
     refuse_same_rows(both({"table": shared, "test": written(tmp_path, text, "test.csv")}))
-    refuse_same_rows([*both(shared)[:1], ("the same", opened(str(images), shared)), ("none", None)])
+    (images.parent / "link").symlink_to(images)
+    for same in (str(images.parent / "link"), {"name": "folder", "path": str(images)}):
+        refuse_same_rows([*both(shared)[:1], ("the same", opened(same, shared)), ("none", None)])
     mixed = [{"source": str(images), "weight": 1}, {"source": str(tmp_path / "test"), "weight": 1}]
     with pytest.raises(ConfigError, match=r"of data\.train\.1 and .* of data\.train\.0"):
         opened(mixed, shared, test=None)
@@ -442,13 +463,59 @@ def test_a_table_serves_going_on(run: Path, scans: tuple[Path, list[str]], capsy
     assert best > 0.9  # of three levels; the five patients, which the folders are called by, cannot be told apart
 
 
+def test_weights_before_and_after_are_judged_on_one_view(tmp_path: Path) -> None:
+    for number in range(60):  # what tells the classes apart is at the left edge
+        path = tmp_path / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 30, (8, 32)).astype(np.uint8)
+        pixels[:, :4] += 200 * np.uint8(number % 2)
+        Image.fromarray(pixels).save(path)
+    data = [f"data.{split}={tmp_path}" for split in ("train", "test")]
+    words = [*data, "batch=8", "length=1 steps", "optim.warmup=0 steps", "optim.lr=1e-12"]  # so weights stay equal
+    seen, cut = (
+        pretrained(tmp_path.with_name(augment), *NARROW, *words, f"data.augment={augment}")
+        for augment in ("resize", "crop")
+    )
+    found = verdict.measure(load(cut / "config.yaml"), [cut, seen])
+    assert found.changes
+    assert all(change.before == change.after for change in found.changes)
+
+
+def test_images_may_lie_anywhere_when_going_on_too(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for number in range(360):
+        path = tmp_path / "images" / ("train/deep" if number % 3 else "") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((8, 8), number % 180 + np.eye(8) * (number // 180), np.uint8)).save(path)
+        rows.append(f"{path.name},{number % 2}\n")
+    table = written(tmp_path, f"image,kind\n{''.join(rows)}")
+    main(
+        [
+            "adapt",
+            str(run),
+            str(tmp_path / "images"),
+            f"data.labels={table}",
+            "--plan-only",
+            "--out",
+            str(tmp_path / "out"),
+        ]
+    )
+    planned = load(tmp_path / "out" / "adapt.yaml")
+    whole = [open_data(planned.data, split, Cache(CacheConfig())) for split in ("train", "test")]
+    assert {source.classes for source in whole} == {("0", "1")}
+    assert sum(map(len, whole)) == 360
+
+
 def test_the_table_of_a_run_is_about_its_own_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     digits = ["data.train=digits", "data.test=digits"]
     for words in (["--evaluator", "knn"], ["--protocol", "paper"]):
         with pytest.raises(SystemExit, match="2"):
             main(["probe", str(run), *digits, *words])
         assert (
-            "the run's labels are from a table about its own images; add data.labels=TABLE" in capsys.readouterr().err
+            "the run's labels are from a table about its own images; add data.labels=TABLE, or"
+            in capsys.readouterr().err
         )
     main(["probe", str(run), *digits, "data.labels=null", "--evaluator", "knn"])
     (record,) = [one for one in results.read(run) if one.data["train"] == "digits"]
@@ -469,6 +536,34 @@ def test_a_run_finds_its_table_from_anywhere(
     main(["probe", str(run), "--evaluator", "knn"])
     (record,) = results.read(run)
     assert record.data["labels"]["table"] == record.data["labels"]["test"] == str(root / "labels.csv")
+
+
+OWN = Labels(table="train.csv", test="test.csv", image="file", label="level")
+COMPLETED: list[tuple[dict[str, Any], dict[str, Any] | str]] = [
+    ({"labels": {"label": "odd"}}, {"table": "train.csv", "test": "test.csv", "label": "odd"}),
+    ({"labels": "other.csv"}, {"table": "other.csv", "test": None, "label": "level"}),
+    ({"labels": {"name": "other.csv", "label": "odd"}}, {"table": "other.csv", "test": None, "label": "odd"}),
+    ({"test": "x", "labels": {"test": "x.csv"}}, {"table": "train.csv", "test": "x.csv", "label": "level"}),
+    ({"test": "x", "labels": "both.csv"}, {"table": "both.csv", "test": None, "label": "level"}),
+    ({"test": "x", "labels": {"label": "odd"}}, "data.test: the run's labels .* add data.labels.test=TABLE"),
+    ({"train": "x", "labels": {"test": "x.csv"}}, "data.train: the run's labels .* add data.labels=TABLE"),
+    ({"train": "x"}, "data.train: the run's labels"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("words", "expected"), COMPLETED, ids=map(str, range(len(COMPLETED))))
+def test_words_about_a_table_are_completed_by_the_runs_own(
+    words: dict[str, Any], expected: dict[str, Any] | str
+) -> None:
+    if isinstance(expected, str):
+        with pytest.raises(ConfigError, match=expected):
+            of_other_images(OWN, words)
+        return
+    labels = build(Labels, Tree(of_other_images(OWN, words)["labels"], {}))
+    assert labels.model_dump(include=set(expected)) == expected
+    assert labels.image == "file"
+    assert of_other_images(OWN, words | {"labels": None})["labels"] is None
+    assert of_other_images(None, words) == words
 
 
 def test_another_column_of_the_same_table(scans: tuple[Path, list[str]], tmp_path: Path) -> None:

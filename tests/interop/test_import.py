@@ -228,7 +228,10 @@ SQUARE, COVER = {"height": 16, "width": 16}, {"shortest_edge": 16}
         ({"size": 16, "do_center_crop": False, "crop_size": 16}, None),  # BEiT's, as transformers 4 first wrote it
         ({"size": SQUARE, "do_center_crop": True, "crop_size": SQUARE}, None),
         ({"size": COVER, "do_center_crop": True, "crop_size": SQUARE}, 1.0),
-        ({"size": 16, "do_center_crop": True, "crop_size": 16}, 1.0),
+        (
+            {"size": 16, "do_center_crop": True, "crop_size": 16},
+            None,
+        ),  # BEiT's and DeiT's take one number for both sides
         ({"size": {"shortest_edge": 18}, "do_center_crop": True, "crop_size": SQUARE}, 224 / 256),
         ({"size": SQUARE, "do_center_crop": True, "crop_size": {"height": 12, "width": 12}}, 224 / 256),
         ({"size": COVER}, 224 / 256),  # images of many sizes, which no model here takes

@@ -25,6 +25,7 @@ class Config(Node):
 
     name: Literal["held_out"] = "held_out"
     path: SourceName  # of the source: a folder of images, shards, or a section
+    classes: bool = True  # whether folders may be its classes; false: images may lie anywhere, without labels
     list: str  # the file that says which images are held out, and which are damaged and left out
 
 
@@ -32,7 +33,7 @@ class Source(Subset):
     """The images that are held out (test), or all others that are not damaged (train)."""
 
     def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
-        whole = open_source(config.path, "train", cache)
+        whole = open_source(config.path, "train", cache, classes=config.classes)
         held_out, damaged = _read(Path(config.list).expanduser(), named(config.path), whole)
         rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([held_out, damaged]))
         super().__init__(whole, held_out if split == "test" else rest)
