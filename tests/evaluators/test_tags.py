@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from mrp.evaluate.tagged import Tags
 from mrp.evaluators.tags import Config, Evaluator
 from mrp.run import load
 from mrp.step import Step
-from tests import tagging
+from tests import tagged_digits
 from tests.evaluators.settings import Alone, setting
 
 READOUT = Readout((1, 2), ("mean",), width=12, num_patches=4)
@@ -135,16 +134,16 @@ def measured(step: Step, train: Source, test: Source, processes: Any = None, **o
     return Evaluator(Config(images=400, **options), at).measure(step, 0, never)
 
 
-def test_the_numbers_are_those_of_scikit_learn_whatever_the_order_of_the_tags(step: Step, tmp_path: Path) -> None:
-    train, test = (tagging.opened(tmp_path, split) for split in ("train", "test"))
+def test_the_numbers_are_those_of_scikit_learn_whatever_the_order_of_the_tags(step: Step) -> None:
+    train, test = (tagged_digits.opened(split) for split in ("train", "test"))
     result = measured(step, train, test)
-    other = measured(step, train, tagging.opened(tmp_path, "test", tags=["large", "round"]))
+    other = measured(step, train, tagged_digits.opened("test", tags=["large", "with a loop"]))
     by_name = {one["name"]: one for one in result.details["tags"]}
-    assert [one["name"] for one in other.details["tags"]] == ["large", "round"]
+    assert [one["name"] for one in other.details["tags"]] == ["large", "with a loop"]
     assert result.details["not_learned"] == ["unseen"]
     assert [one["name"] for one in result.details["tags"] if not one["learned"]] == ["unseen"]
     assert result.values["mean_ap"] == pytest.approx(
-        np.mean([by_name[tag]["ap"]["value"] for tag in ("even", "round", "large")])
+        np.mean([by_name[tag]["ap"]["value"] for tag in ("even", "with a loop", "large")])
     )
     assert json.dumps(result.details)
     assert set(result.values) == set(Evaluator.values)
@@ -165,9 +164,9 @@ def test_the_numbers_are_those_of_scikit_learn_whatever_the_order_of_the_tags(st
     assert (by_name["large"]["ap"]["value"], by_name["large"]["auroc"]["value"]) == pytest.approx(expected)
 
 
-def test_the_test_images_decide_nothing(step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_test_images_decide_nothing(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are read after the choice, and with other tags of theirs the choice and the head are the same."""
-    train, test = (tagging.opened(tmp_path, split) for split in ("train", "test"))
+    train, test = (tagged_digits.opened(split) for split in ("train", "test"))
     read, learn = list[str](), tag_heads.learn
 
     def noted(*arguments: Any) -> tag_heads.Head:
@@ -177,8 +176,8 @@ def test_the_test_images_decide_nothing(step: Step, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(tag_heads, "learn", noted)
 
     def reads(source: Any, index: int) -> Any:
-        read.append(source.digits.name)
-        return source.digits.read(index)[0], -1
+        read.append(source.name)
+        return source.images[index], -1
 
     monkeypatch.setattr(type(test), "read", reads)
     first = measured(step, train, test)
@@ -190,13 +189,13 @@ def test_the_test_images_decide_nothing(step: Step, tmp_path: Path, monkeypatch:
     assert first.values != second.values
 
 
-def test_another_process_helps_and_gets_nothing(step: Step, tmp_path: Path) -> None:
-    train, test = (tagging.opened(tmp_path, split) for split in ("train", "test"))
+def test_another_process_helps_and_gets_nothing(step: Step) -> None:
+    train, test = (tagged_digits.opened(split) for split in ("train", "test"))
     assert not measured(step, train, test, Alone(1)).values
 
 
-def test_groups_widen_the_intervals(step: Step, tmp_path: Path) -> None:
-    train, test = (tagging.opened(tmp_path, split, groups=20) for split in ("train", "test"))
+def test_groups_widen_the_intervals(step: Step) -> None:
+    train, test = (tagged_digits.opened(split, groups=20) for split in ("train", "test"))
     data = load("demo").data
     grouped = data.model_copy(update={"group": r"group(\d+)_"})
     one, other = (
@@ -217,9 +216,9 @@ def test_held_out_images_of_which_nothing_is_known_choose_nothing() -> None:
         learned(table, tags)
 
 
-def test_too_few_images_to_hold_some_out(step: Step, tmp_path: Path) -> None:
-    _, test = (tagging.opened(tmp_path, split) for split in ("train", "test"))
-    two = Arrays("two", test.digits.images[:2], np.array([-1, -1]), ())  # type: ignore[attr-defined]
+def test_too_few_images_to_hold_some_out(step: Step) -> None:
+    _, test = (tagged_digits.opened(split) for split in ("train", "test"))
+    two = Arrays("two", test.images[:2], np.array([-1, -1]), ())  # type: ignore[attr-defined]
     two.tags, two.tagged = test.tags, np.array([[1, 0, 0, 0], [0, 1, 1, 0]], np.int8)
     with pytest.raises(ConfigError, match=r"needs two training samples of some class \(or tag\)"):
         measured(step, two, test)

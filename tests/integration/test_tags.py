@@ -13,7 +13,7 @@ from PIL import Image
 from mrp import api
 from mrp.cli import main
 from mrp.evaluate import results
-from tests import tagging
+from tests import tagged_digits
 from tests.forked import launch
 from tests.trained import NARROW
 
@@ -24,18 +24,18 @@ SMALL = [
 VALUES = ("mean_ap", "mean_auroc", "knn_mean_ap", "knn_mean_auroc")
 
 
-def data(folder: Path, split: str = "train", **options: Any) -> str:
-    return f"data.{split}={json.dumps({'name': tagging.write(folder), **options})}"
+def data(split: str = "train", **options: Any) -> str:
+    return f"data.{split}={json.dumps({'name': tagged_digits.FILE, 'tags': tagged_digits.UNSEEN, **options})}"
 
 
-def both(folder: Path) -> list[str]:
-    return [data(folder), data(folder, "test", tags=["large", "even", "round"])]
+def both() -> list[str]:
+    return [data(), data("test", tags=["large", "even", "with a loop"])]
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tags")
-    main(["pretrain", *SMALL, *both(folder), "--folder", str(folder / "run")])
+    main(["pretrain", *SMALL, *both(), "--folder", str(folder / "run")])
     return folder / "run"
 
 
@@ -63,7 +63,7 @@ def test_in_training_it_measures_what_it_measures_after_it(run: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_measure_what_one_measures(run: Path, tmp_path: Path) -> None:
-    words = [*SMALL, *both(run.parent)]
+    words = [*SMALL, *both()]
     assert launch(2, ["pretrain", *words, "--folder", str(tmp_path / "two")]) == 0
     assert logged(tmp_path / "two") == pytest.approx(logged(run), abs=5e-3)
 
@@ -102,19 +102,19 @@ def test_what_needs_no_classes_measures_data_with_tags(run: Path) -> None:
 
 
 def test_data_that_do_not_fit_are_refused_in_one_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, probe = run.parent, ("probe", str(run), "--evaluator", "tags")
-    other = data(folder, "test", tags=["even", "zero"])
+    probe = ("probe", str(run), "--evaluator", "tags")
+    other = data("test", tags=["even", "zero"])
     assert "1 of its 2 tags, such as 'zero', are none of data.train's 4" in refused(capsys, *probe, other)
     assert "data.train has classes, which the evaluators linear and knn" in refused(capsys, *probe, "data.train=digits")
     assert "data.test has classes" in refused(capsys, *probe, "data.test=digits")
     assert "data.test is not set" in refused(capsys, *probe, "data.test=null")
-    nothing = data(folder, "test", tags=["unseen"])
+    nothing = data("test", tags=["unseen"])
     assert "no tag is known of some images and known not to be of others" in refused(capsys, *probe, nothing)
     assert "tags are matched by name" in refused(capsys, *probe, "--classes", "by_index")
 
 
 def test_a_suite_compares_by_the_same_images(run: Path, tmp_path: Path) -> None:
-    train, test = ({"name": tagging.write(run.parent)} for _ in range(2))
+    train, test = ({"name": tagged_digits.FILE, "tags": tagged_digits.UNSEEN} for _ in range(2))
     measured = {"evaluator": "tags", "data": "digits", "options": {"images": 300}, "title": "head"}
     suite = tmp_path / "mine.yaml"
     suite.write_text(json.dumps({"data": {"digits": {"train": train, "test": test}}, "measure": [measured]}))
@@ -137,14 +137,14 @@ def test_the_page_of_a_run_has_a_table_of_tags(run: Path, tmp_path: Path) -> Non
     main(["report", str(run), "--out", str(tmp_path / "page.html")])
     text = (tmp_path / "page.html").read_text()
     assert "<h2>Tags</h2>" in text
-    assert '<th scope="row">round</th>' in text
+    assert '<th scope="row">with a loop</th>' in text
     assert "Mean average precision" in text  # the curve
 
 
 def test_features_are_written_with_tags(run: Path, tmp_path: Path) -> None:
     main(["features", str(run), "--out", str(tmp_path / "rows.npy")])
     about = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
-    source = tagging.opened(run.parent, "test", tags=["large", "even", "round"])
+    source = tagged_digits.opened("test", tags=["large", "even", "with a loop"])
     for number, one in enumerate(about):
         known = dict(zip(source.tags, source.tagged[number].tolist(), strict=True))
         assert one["tags"] == [tag for tag, has in known.items() if has == 1]
@@ -154,7 +154,7 @@ def test_features_are_written_with_tags(run: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_adaptation_is_judged_by_the_tags_of_a_table(run: Path, tmp_path: Path) -> None:
-    source = tagging.opened(tmp_path, "train")
+    source = tagged_digits.opened("train")
     (tmp_path / "images").mkdir()
     for number in range(600):
         Image.fromarray(source.read(number)[0].squeeze(-1)).save(tmp_path / "images" / f"{number:04}.png")
@@ -171,7 +171,7 @@ def test_an_adaptation_is_judged_by_the_tags_of_a_table(run: Path, tmp_path: Pat
 @pytest.mark.slow
 def test_what_an_adaptation_has_made_better_is_told_by_tags(run: Path, tmp_path: Path) -> None:
     words = ["length=2 steps", "batch=16", "optim.lr.warmup=0 steps"]
-    source = json.dumps({"name": tagging.write(run.parent), "alike": True})
+    source = json.dumps({"name": tagged_digits.FILE, "tags": tagged_digits.UNSEEN, "alike": True})
     main(["adapt", str(run), source, *words, "--out", str(tmp_path / "adapt")])
     told = json.loads((tmp_path / "adapt" / "adapt.json").read_text())["verdict"]
     assert told["changes"][0]["name"] == "tags/mean_ap"
