@@ -9,7 +9,6 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import cached_property
 from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -23,7 +22,7 @@ from mrp.data import labeltable
 from mrp.data.labeltable import Ends, Table
 from mrp.data.order import Ints
 from mrp.data.source import Derived, Source
-from mrp.data.subset import Subset
+from mrp.data.subset import Part
 
 _WORDS = {"1": 1, "1.0": 1, "true": 1, "yes": 1, "0": 0, "0.0": 0, "false": 0, "no": 0, "-1": -1, "-1.0": -1}
 _BLANK = {"", "nan", "<na>"}
@@ -31,6 +30,13 @@ _BLANK = {"", "nan", "<na>"}
 
 def _as_text(value: object) -> object:
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _as_section(value: str | Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the section that a text is short for, also where options were added to the text (`mrp.config.tree`)."""
+    if isinstance(value, str):
+        return {"table": value}
+    return {("table" if key == "name" and "table" not in value else key): one for key, one in value.items()}
 
 
 _Column = Annotated[str, BeforeValidator(_as_text)]  # a name that is a number is text too
@@ -54,9 +60,7 @@ class Labels(Node):
     @model_validator(mode="before")
     @classmethod
     def _accept_path(cls, value: object) -> object:
-        if isinstance(value, Mapping) and "name" in value and "table" not in value:
-            return {("table" if key == "name" else key): one for key, one in value.items()}  # a text that was added to
-        return {"table": value} if isinstance(value, str) else value
+        return _as_section(value) if isinstance(value, str | Mapping) else value
 
     @model_validator(mode="after")
     def _check_columns(self) -> Labels:
@@ -70,16 +74,16 @@ class Labels(Node):
         """Returns what a table says in these columns."""
         labels = (self.label,) if isinstance(self.label, str) else self.label
         table = labeltable.read(path, self.image, labels)
-        names, prefix = ([name.replace("\\", "/") for name in some] for some in (table.images, [self.prefix]))
-        kept = [number for number, name in enumerate(names) if name.startswith(prefix[0])]
+        names, prefix = [name.replace("\\", "/") for name in table.images], self.prefix.replace("\\", "/")
+        kept = [number for number, name in enumerate(names) if name.startswith(prefix)]
         return table._replace(
-            images=[names[number].removeprefix(prefix[0]) for number in kept],
+            images=[names[number].removeprefix(prefix) for number in kept],
             cells=[table.cells[number] for number in kept],
             lines=[table.lines[number] for number in kept],
         )
 
 
-class Labelled(Subset):
+class Labelled(Part):
     """A source with the labels of a table, and without the images that are left out."""
 
     def __init__(
@@ -99,11 +103,6 @@ class Labelled(Subset):
         digest = hashlib.sha256(f"{super()._known_by(what)}\n{self.tags}\n".encode())
         digest.update(self.labels.astype("<i4").tobytes() + self.tagged.tobytes())
         return digest.hexdigest()
-
-    @cached_property
-    def shard_sizes(self) -> Ints:
-        """How many samples are left in each shard; empty where the source has none."""
-        return super().shard_sizes if len(self.source.shard_sizes) else self.source.shard_sizes
 
     def refuse_same_rows(self, other: Labelled, where: str, there: str) -> None:
         """Refuses a row that is about an image here and another one there, as where both are called by numbers.
@@ -163,9 +162,7 @@ def of_other_images(own: Labels | None, words: Mapping[str, Any]) -> dict[str, A
     new = words.get("labels")
     if own is None or ("labels" in words and new is None):
         return dict(words)
-    given = {"table": new} if isinstance(new, str) else dict(new) if isinstance(new, Mapping) else {}
-    if "name" in given and "table" not in given:
-        given["table"] = given.pop("name")  # a text that was added to
+    given = _as_section(new) if isinstance(new, str | Mapping) else {}
     for split, needed in (("train", {"table"}), ("test", {"table", "test"})):
         if split in words and not needed & given.keys():
             option = "data.labels" if split == "train" else "data.labels.test"

@@ -94,6 +94,19 @@ class Subset(Derived):
         self.source.fetch(shard)
 
 
+class Part(Subset):
+    """A subset that has no shards where its source has none.
+
+    `data.classes` and `data.fraction` make a plain `Subset`, of which a folder's samples lie in one shard: the order of
+    the runs that began so depends on it.
+    """
+
+    @cached_property
+    def shard_sizes(self) -> Ints:
+        """How many samples are left in each shard; empty where the source has none."""
+        return super().shard_sizes if len(self.source.shard_sizes) else self.source.shard_sizes
+
+
 def evenly_spaced(source: Source, count: int) -> Subset:
     """Returns so many samples, as far apart as they can be: nearly the same share of every class."""
     return Subset(source, np.arange(count, dtype=np.int64) * len(source) // count)

@@ -35,7 +35,7 @@ def learns_tags(model: nn.Module) -> bool:
     return bool(getattr(_config(model), "learns_tags", False))
 
 
-def refuse_tags(model: nn.Module, name: str) -> None:
+def refuse_classifier_of_tags(model: nn.Module, name: str) -> None:
     """Refuses a classifier of tags for an evaluator that needs one answer per image."""
     if learns_tags(model):
         raise ConfigError(f"{name}: the model tells tags, of which an image may have several; leave {name} out")

@@ -127,7 +127,7 @@ def _of_tag(area: Area, scores: Floats, tags: NDArray[np.int8]) -> Floats:
     return area(scores[known], tags[known] == 1)
 
 
-def values(scores: Floats, tags: Tags) -> dict[str, float]:
+def means(scores: Floats, tags: Tags) -> dict[str, float]:
     """Returns both areas as means over tags, without intervals."""
     return {"mean_ap": over_tags(average_precision, scores, tags), "mean_auroc": over_tags(auroc, scores, tags)}
 

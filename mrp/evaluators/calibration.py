@@ -17,7 +17,7 @@ from mrp.batch import Batch, Output
 from mrp.config import ConfigError
 from mrp.data.order import Ints, fold
 from mrp.evaluate import sweep
-from mrp.evaluate.answering import refuse_tags, test_batches
+from mrp.evaluate.answering import refuse_classifier_of_tags, test_batches
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
@@ -70,7 +70,7 @@ class Evaluator(Probe[Learned]):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Measures the whole model if it is a classifier, and a linear probe otherwise."""
-        refuse_tags(model, "calibration")
+        refuse_classifier_of_tags(model, "calibration")
         objective: Any = objective_of(model)
         classes = getattr(getattr(objective, "config", None), "classes", 0) if hasattr(objective, "predict") else 0
         return self._of_classifier(model, classes, pause) if classes else super().measure(model, step, pause)

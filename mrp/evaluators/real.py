@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mrp.config import ConfigError, reading
 from mrp.data.source import Source
 from mrp.evaluate import contract
-from mrp.evaluate.answering import ANSWER, LABEL, answered, classes_told_apart, refuse_tags, test_batches
+from mrp.evaluate.answering import ANSWER, LABEL, answered, classes_told_apart, refuse_classifier_of_tags, test_batches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.interval import share_of
@@ -46,7 +46,7 @@ class Evaluator(contract.Evaluator):
 
     def measure(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Counts every image that has labels."""
-        refuse_tags(model, "real")
+        refuse_classifier_of_tags(model, "real")
         number = classes_told_apart(model)
         if not number:
             raise ConfigError("real: the model is no classifier; leave it out")

@@ -54,20 +54,20 @@ class Evaluator(Probe[Head]):
 
     def count(self, learned: Head, train: Table, test: Table, readout: Readout) -> Result:
         """Judges the head's scores, and those of the nearest training images."""
+        not_learned = [tag for n, tag in enumerate(self.setting.train.tags) if n not in learned.learned]
         train_tags = torch.from_numpy(np.asarray(self.setting.train.tagged))
         keys, queries = train.columns[self._own], test.columns[self._own]
         near = neighbours.tag_scores(keys, train_tags, queries, _K, device=self.device)
         values, details = self._judged("linear probe", learned.scores(test), test)
         knn_values, knn = self._judged(f"kNN (k = {_K})", near.numpy(), test)
-        asked = [self.setting.train.tags.index(tag) for tag in self.asked().tags]
         for number, tag in enumerate(details["tags"]):
-            tag["learned"] = asked[number] in learned.learned
+            tag["learned"] = tag["name"] not in not_learned
             tag |= {f"knn_{key}": value for key, value in knn["tags"][number].items() if key in ("ap", "auroc")}
         details[MEASURES] |= {f"knn_{key}": measure for key, measure in knn[MEASURES].items()}
         knn_values = {f"knn_{key}": value for key, value in knn_values.items()}
         about = {
             "num_train": learned.num_train,
-            "not_learned": [tag for number, tag in enumerate(self.setting.train.tags) if number not in learned.learned],
+            "not_learned": not_learned,
             "chosen": learned.chosen._asdict(),
             "tried": [one._asdict() for one in learned.tried],
         }

@@ -111,7 +111,7 @@ class Evaluator(contract.Evaluator):
         scores, tags = found[SCORES].numpy(), found[TAGS].numpy()
         loss = {"loss": float(found[LOSS].mean())}
         if training is not None and step < training.steps:
-            return Result(loss | tagged.values(scores, tags))
+            return Result(loss | tagged.means(scores, tags))
         values, details = tagged.result(scores, tags, names, setting.groups(setting.test))
         return Result(loss | values, {"images": len(scores)} | loss | details)
 

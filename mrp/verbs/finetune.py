@@ -74,7 +74,6 @@ def _show_tags(path: Path, results: dict[str, Any], every: list[dict[str, Any]])
     from rich.table import Table
 
     from mrp.evaluate.measures import MEASURES
-    from mrp.report import tagged
 
     found = {weights: row for weights in ("student", "average") if (row := results.get(weights))}
     measures = next(iter(found.values()))[MEASURES]
@@ -83,12 +82,7 @@ def _show_tags(path: Path, results: dict[str, Any], every: list[dict[str, Any]])
         shares = (_words.percent(_as_accuracy(row[MEASURES][key]), digits=2) for key in measures)
         table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
     _words.print_table(table)
-    header, rows = tagged.lines(every)
-    images = next(iter(found.values()))["images"]
-    table = Table(*header, title=f"{len(rows)} tags on {images:,} test images, from the lowest")
-    for line in rows[: tagged.LISTED]:
-        table.add_row(*line)
-    _words.print_table(table)
+    _words.print_table(_words.table_of_tags(every, next(iter(found.values()))["images"]))
     print(f"average precision and AUROC of every tag: {path}")
 
 

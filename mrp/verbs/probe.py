@@ -185,8 +185,6 @@ def _tags(results: dict[str, dict[str, Any]]) -> Iterator[Table]:
     """
     from rich.table import Table
 
-    from mrp.report import tagged
-
     if "tags" not in results:
         return
     found = results["tags"]
@@ -201,11 +199,7 @@ def _tags(results: dict[str, dict[str, Any]]) -> Iterator[Table]:
         losses = "  ".join(f"{value}: {loss:.4f}" for value, loss in least.items())
         table.add_row(choice, str(chosen[choice]), losses)
     yield table
-    header, rows = tagged.lines(found["tags"])
-    table = Table(*header, title=f"{len(rows)} tags on {found['num_test']:,} test images, from the lowest")
-    for row in rows[: tagged.LISTED]:
-        table.add_row(*row)
-    yield table
+    yield _words.table_of_tags(found["tags"], found["num_test"])
 
 
 def _listed(accuracies: dict[str, float]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +15,7 @@ from mrp.data.config import SourceName
 from mrp.data.open import open_source
 from mrp.data.order import Ints
 from mrp.data.storage.cache import Cache
-from mrp.data.subset import Subset
+from mrp.data.subset import Part
 from mrp.files import write_atomically
 
 
@@ -29,7 +28,7 @@ class Config(Node):
     list: str  # the file that says which images are held out, and which are damaged and left out
 
 
-class Source(Subset):
+class Source(Part):
     """The images that are held out (test), or all others that are not damaged (train)."""
 
     def __init__(self, config: Config, split: Literal["train", "test"], cache: Cache) -> None:
@@ -37,11 +36,6 @@ class Source(Subset):
         held_out, damaged = _read(Path(config.list).expanduser(), named(config.path), whole)
         rest = np.setdiff1d(np.arange(len(whole)), np.concatenate([held_out, damaged]))
         super().__init__(whole, held_out if split == "test" else rest)
-
-    @cached_property
-    def shard_sizes(self) -> Ints:
-        """How many samples are left in each shard; empty where the source has none."""
-        return super().shard_sizes if len(self.source.shard_sizes) else self.source.shard_sizes
 
 
 def named(spec: object) -> str:
