@@ -49,6 +49,11 @@ class Prepare(nn.Module):
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1))
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Keeps the configuration's mean and std, which a run may change in its midst (`resume.allow`)."""
+        own = {f"{prefix}mean": self.mean, f"{prefix}std": self.std}
+        super()._load_from_state_dict(state_dict | own, prefix, *rest)
+
     def forward(self, images: Tensor) -> Tensor:
         """Returns pixels in units of their standard deviation."""
         # The loader's pixels lie colour beside colour; from here on each colour is in one piece.

@@ -80,6 +80,12 @@ def test_mean_and_std_travel_with_the_weights() -> None:
     assert step.state_dict()["prepare.std"].flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
 
 
+def test_weights_bring_no_other_mean_and_std() -> None:
+    step, other = (Step(Prepare((mean,), (0.5,)), Probe(), "fp32") for mean in (0.1, 0.7))
+    step.load_state_dict(other.state_dict())
+    assert step.prepare.mean.item() == pytest.approx(0.1)  # as the configuration says, which a run may change
+
+
 def test_bf16_is_the_matrix_products_and_not_the_images() -> None:
     step = Step(Prepare((0.5,), (0.5,)), Probe(), "bf16")
     output = step(Batch(torch.rand(3, 1, 2, 2), torch.arange(3)))

@@ -11,7 +11,9 @@ import pytest
 
 from mrp.checkpoint import checkpoints, sealed
 from mrp.cli import main
+from mrp.model import load
 from tests.forked import Started
+from tests.trained import NARROW, pretrained
 
 STEPS = 60
 # Saves at every other step, so that a kill often falls into one; a flip, so that the keys decide the pixels.
@@ -51,6 +53,16 @@ def content(folder: Path) -> dict[str, bytes]:
 def losses(folder: Path) -> list[tuple[int, float, float]]:
     lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
     return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines]
+
+
+def test_a_mean_that_is_changed_in_its_midst_is_what_the_run_goes_on_with(tmp_path: Path) -> None:
+    changed = ["data.mean=0.25", "resume.allow=[data.mean, length]"]
+    pretrained(tmp_path / "run", *NARROW, "length=1 steps", "optim.warmup=0 steps")
+    pretrained(tmp_path / "run", *NARROW, "length=2 steps", "optim.warmup=0 steps", *changed)
+    assert load(tmp_path / "run").module.prepare.mean.item() == 0.25
+    saved = checkpoints.newest(tmp_path / "run")
+    assert saved is not None
+    assert saved.weights()["prepare.mean"].item() == 0.25
 
 
 @pytest.fixture(scope="module")
