@@ -51,6 +51,12 @@ def build_step(run: Run) -> Step:
     return Step(_build_prepare(run), objective, run.precision)
 
 
+def build_empty(run: Run) -> Step:
+    """Returns the model on shapes alone, without content; torch's generator stays as it is."""
+    with torch.device("meta"), torch.random.fork_rng(devices=[]):
+        return build_step(run)
+
+
 def _check_form(objective: Objective) -> None:
     """Refuses a method that has its teacher judged and has none, or that cannot be called before or after a step."""
     for call in (objective.before_step, objective.after_step):
@@ -85,8 +91,7 @@ def measure_cost(run: Run) -> Cost:
     """Returns parameters, FLOPs and memory, counted on shapes, once per process; torch's generator stays as it is."""
     key = repr((run.identity(data=""), run.machine.checkpointing))  # all that build_step and an optimizer read
     if key not in _COSTS:
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            step = build_step(run)
+        step = build_empty(run)
         cost = measure(step, run.data.num_channels, run.data.shape, run.data.views)
         changes = any(isinstance(part, ScheduledCount) and part.changes for part in step.modules())
         _COSTS[key] = replace(cost, moments=_moments(run.optim, step), changes=changes)
@@ -196,9 +201,7 @@ def check_best(run: Run) -> None:
     best = run.checkpoint.best
     if best is None:
         return
-    with torch.device("meta"):
-        step = build_step(run)
-    metrics, per_sample = reported_names(step, run.data.num_channels, run.data.shape, run.data.views)
+    metrics, per_sample = reported_names(build_empty(run), run.data.num_channels, run.data.shape, run.data.views)
     known, unknown = {"loss", "gradient_norm", *metrics}, []
     for name, section in {"diagnose": run.diagnose, "validation": run.validation, **run.evaluate}.items():
         if section.every is None:

@@ -18,6 +18,7 @@ from mrp.files import mapping_in, unfinished, write_atomically
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 CLASSES = "classes.json"  # what a classifier's classes are called, for where its training data are not at hand
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # how the files of a run write a time
+_FEW = 4  # options that are named one by one
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PATHS = ("train", "test", "classes", "source")
 _ALWAYS_DIFFERENT = ("time", "step", "steps", "balance", "command", "changed", "end")
@@ -163,13 +164,16 @@ class _Claim(NamedTuple):
         return old
 
     def _compare(self, old: Mapping[str, Any]) -> None:
-        for key in _differing(old, self.new):
-            if not any(f"{key}.".startswith(f"{allowed}.") for allowed in self.allow):
-                other = _other(key, old.get(key), self.new.get(key))
-                raise ConfigError(
-                    f"{self.folder}: this run was made with {other}, start another run with --folder FOLDER, or go on "
-                    f"with the change: resume.allow=[{key}]"
-                )
+        allowed = [f"{key}." for key in self.allow]
+        others = [key for key in _differing(old, self.new) if not f"{key}.".startswith((*allowed,))]
+        if others:
+            other = _other(others[0], old.get(others[0]), self.new.get(others[0]))
+            more = f" (and {len(others) - 1} more)" if others[1:] else ""
+            named = others if len(others) <= _FEW else dict.fromkeys(key.partition(".")[0] for key in others)
+            raise ConfigError(
+                f"{self.folder}: this run was made with {other}{more}, start another run with --folder FOLDER, or go "
+                f"on with the change: resume.allow=[{', '.join([*self.allow, *named])}]"
+            )
 
 
 def _other(key: str, before: Any, now: Any) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
+from safetensors import SafetensorError
 from torch import nn
 
-from mrp.build import build_optimizer, build_step
+from mrp.build import build_empty, build_optimizer, build_step
 from mrp.checkpoint import checkpoints
 from mrp.checkpoint.checkpoints import Checkpoint, Kept
 from mrp.checkpoint.config import Config as CheckpointSection
 from mrp.checkpoint.saver import Saver
-from mrp.config import Stopped
+from mrp.config import ConfigError, Stopped
 from mrp.data.quarantine import FILE, Quarantine
 from mrp.folder import CONFIG, IDENTITY, placed
 from mrp.interop import init
@@ -63,7 +66,7 @@ class State:
         _load(checkpoint, job, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: Kept = checkpoint.state() if checkpoint else {}
-        if "length" in kept and (jump := job.jump(step, Length(**kept["length"]))) is not None:
+        if step < job.steps and "length" in kept and (jump := job.jump(step, Length(**kept["length"]))) is not None:
             session.say(jump)
         data = kept.get("data", {})
         same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
@@ -150,6 +153,22 @@ class State:
         if self.average is not None:
             self.average.restore(_averaged(checkpoint))
         return checkpoint.step
+
+
+def refuse_impossible(job: Job, folder: Path) -> None:
+    """Refuses a change with which no checkpoint can go on, before it is written into the folder (`resume.allow`).
+
+    A damaged checkpoint is met again when it is loaded.
+    """
+    for checkpoint in reversed(checkpoints.listed(folder)) if job.run.resume.allow else ():
+        if checkpoint.step > job.steps:
+            raise ConfigError(
+                f"length: {job.run.length} end at step {job.steps:,}, and {folder} has reached step "
+                f"{checkpoint.step:,}; give a longer one"
+            )
+        with suppress(OSError, SafetensorError):
+            checkpoint.refuse_others(build_empty(job.run))
+            return
 
 
 def _build_model(run: Run, session: Session) -> tuple[Step, nn.Module, torch.optim.Optimizer]:

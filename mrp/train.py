@@ -40,7 +40,7 @@ from mrp.processes.join import from_first
 from mrp.processes.wrapping import clip, synchronised
 from mrp.run import Run, default_identity
 from mrp.session import Session
-from mrp.state import State
+from mrp.state import State, refuse_impossible
 from mrp.step import seed_step
 
 
@@ -68,6 +68,7 @@ def train(run: Run, folder: Path) -> None:
     with Session.open(folder, run.machine, run.precision, long_evaluations=bool(run.evaluate)) as session:
         memory_of_each = session.least_memory()
         job = session.together(lambda: plan_job(run, folder, session.processes, memory_of_each))
+        session.together(lambda: refuse_impossible(job, folder))
         session.enter(threads.limited(job.threads(session.device)))
         balance = balance_warning(job.source, job.order)
         session.lock(job.run.resolved(), job.identity, default_identity(job.run), run.resume.allow, job.steps, balance)

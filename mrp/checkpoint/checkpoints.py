@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
@@ -101,6 +101,19 @@ class Checkpoint(NamedTuple):
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise ConfigError(_unreadable(path, error)) from None
+
+    def refuse_others(self, module: nn.Module) -> None:
+        """Refuses a model whose tensors have other names or shapes; no value is read."""
+        own = {name: list(tensor.shape) for name, tensor in module.state_dict().items()}
+        with safe_open(self.path(MODEL), framework="pt") as file:
+            saved = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+        odd = next((name for name in {**saved, **own} if saved.get(name) != own.get(name)), None)
+        if odd is not None:
+            there, here = (f"of shape {shapes[odd]}" if odd in shapes else "missing" for shapes in (saved, own))
+            raise ConfigError(
+                f"{self.folder}: is of another model: '{odd}' is {there} there and {here} here; take the change back, "
+                f"or start another run from its weights: init={self.folder} --folder FOLDER"
+            )
 
     def path(self, group: str) -> Path:
         """Returns the file of a group of tensors."""
@@ -216,12 +229,8 @@ def step_of(folder: Path) -> int | None:
 def restore(checkpoint: Checkpoint, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     """Loads weights and optimizer state in place, also into a sharded module."""
     current, weights = module.state_dict(), checkpoint.weights()
-    weights |= {name: laid_out_like(current[name], weights[name]) for name in current.keys() & weights.keys()}
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split(":", 1)[-1].split())
-        raise ConfigError(f"{checkpoint.folder}: is of another model: {reason}") from None
+    checkpoint.refuse_others(module)
+    module.load_state_dict({name: laid_out_like(current[name], tensor) for name, tensor in weights.items()})
     tensors = checkpoint.optimizer()
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

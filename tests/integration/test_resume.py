@@ -55,12 +55,27 @@ def losses(folder: Path) -> list[tuple[int, float, float]]:
     return [(line["step"], line["loss"], line["gradient_norm"]) for line in lines]
 
 
-def test_a_mean_that_is_changed_in_its_midst_is_what_the_run_goes_on_with(tmp_path: Path) -> None:
-    changed = ["data.mean=0.25", "resume.allow=[data.mean, length]"]
-    pretrained(tmp_path / "run", *NARROW, "length=1 steps", "optim.warmup=0 steps")
-    pretrained(tmp_path / "run", *NARROW, "length=2 steps", "optim.warmup=0 steps", *changed)
-    assert load(tmp_path / "run").module.prepare.mean.item() == 0.25
-    saved = checkpoints.newest(tmp_path / "run")
+def test_a_run_changes_in_its_midst_as_it_says_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, short = tmp_path / "run", [*NARROW, "optim.warmup=0 steps"]
+    pretrained(folder, *short, "length=2 steps")
+    before = {name: (folder / name).read_bytes() for name in ("identity.json", "config.yaml", "metrics.jsonl")}
+    refused = {
+        (
+            "length=1 steps",
+            "resume.allow=[length]",
+        ): f"length: 1 steps end at step 1, and {folder} has reached step 2; ",
+        ("backbone.depth=3", "resume.allow=[backbone]"): "is of another model: 'objective.backbone.blocks.",
+    }
+    for words, line in refused.items():
+        with pytest.raises(SystemExit, match="2"):
+            pretrained(folder, *short, "length=2 steps", *words)
+        assert line in capsys.readouterr().err
+        assert before == {name: (folder / name).read_bytes() for name in before}
+    pretrained(folder, *short, "length=3 steps", "data.mean=0.25", "resume.allow=[length, data.mean]")
+    assert load(folder).module.prepare.mean.item() == 0.25
+    saved = checkpoints.newest(folder)
     assert saved is not None
     assert saved.weights()["prepare.mean"].item() == 0.25
 
