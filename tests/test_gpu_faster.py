@@ -13,7 +13,7 @@ import torch
 from gpu_candidates import CANDIDATES, Candidate
 from gpu_faster import Trainer, agrees, apart, in_turns, kernels, verdict
 from gpu_setup import Scale, make_run
-from roofline import Shape, Ways, expected, parts
+from roofline import GPUS, Shape, Ways, expected, gpu_named, parts
 from torch import nn
 
 from mrp.build import measure_cost
@@ -97,7 +97,7 @@ def test_both_are_called_in_turns_and_in_changing_order() -> None:
 
 def test_flops_of_the_parts_are_those_that_the_product_counts() -> None:
     run = make_run("mae", TINY)
-    shape = Shape.of(run)
+    shape = Shape.of(run, GPUS["h100"])
     assert sum(part.flops for part in parts(shape)) == run.batch * measure_cost(run).training_flops
     fewer = sum(part.flops for part in parts(shape, Ways(visible=True, hidden=True)))
     assert fewer < sum(part.flops for part in parts(shape))
@@ -116,8 +116,16 @@ def test_flops_of_the_parts_are_those_that_the_product_counts() -> None:
     ],
 )
 def test_each_way_is_foretold_to_save_a_part_of_a_large_step(ways: dict[str, Any]) -> None:
-    shape = Shape.of(make_run("mae", Scale(False, Path()), "vit_base_patch16_224", batch=256))
+    shape = Shape.of(make_run("mae", Scale(False, Path()), "vit_base_patch16_224", batch=256), GPUS["h100"])
     assert 0.7 < expected(shape, Ways(**ways)) / expected(shape) < 0.995
+
+
+def test_what_a_faster_memory_saves_is_foretold_for_the_gpu_that_is_there() -> None:
+    run = make_run("mae", Scale(False, Path()), "vit_base_patch16_224", batch=256)
+    h100, h200 = (Shape.of(run, gpu_named(name)) for name in ("NVIDIA H100 80GB HBM3", "NVIDIA H200"))
+    assert expected(h200) < expected(h100)
+    gains = [1 - expected(shape, Ways(residual=2)) / expected(shape) for shape in (h100, h200)]
+    assert gains[1] < gains[0]
 
 
 def test_the_options_exist_in_this_torch() -> None:

@@ -293,7 +293,7 @@ def _of_attention(share: float) -> Callable[[Shape], float]:
     """Returns the change of a step whose attention takes this much longer, relative."""
 
     def foretold(shape: Shape) -> float:
-        attention = sum(part.expected for part in parts(shape) if part.kind == "attention")
+        attention = sum(part.expected(shape.gpu) for part in parts(shape) if part.kind == "attention")
         return share * attention / expected(shape)
 
     return foretold
@@ -311,7 +311,7 @@ def _without_launches(shape: Shape) -> float:
 
 def _unfused_pixels(shape: Shape) -> float:
     """Returns the change of a step in which pixels, targets and loss are computed by one kernel per operation."""
-    return 3 * next(parts(shape)).expected / expected(shape)
+    return 3 * next(parts(shape)).expected(shape.gpu) / expected(shape)
 
 
 CANDIDATES = {

@@ -23,7 +23,7 @@ import torch
 from bench_step import METHODS
 from gpu_candidates import CANDIDATES, CIFAR, Candidate, Model, compile_blocks, whole
 from gpu_setup import CONTEXT, Process, Row, Scale, make_batch, make_run
-from roofline import BANDWIDTH, REACH, Shape
+from roofline import REACH, Gpu, Shape, gpu_named
 from torch import Tensor
 from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -83,7 +83,12 @@ def _foretold(name: str, candidate: Candidate) -> Row:
 
 @functools.cache
 def _shape(model: Model) -> Shape:
-    return Shape.of(_run(model, Scale(False, Path())))  # in a rehearsal too: nothing is computed
+    return Shape.of(_run(model, Scale(False, Path())), _gpu())  # in a rehearsal too: nothing is computed
+
+
+def _gpu() -> Gpu:
+    """Returns the limits of the GPU that is there; those of an H100 where there is none."""
+    return gpu_named(torch.cuda.get_device_name() if torch.cuda.is_available() else "")
 
 
 def _run(model: Model, scale: Scale, precision: str = "bf16") -> Run:
@@ -349,7 +354,7 @@ def _average(scale: Scale) -> Iterator[Row]:
     updated, rate = (torch.ones((), device=scale.device), torch.full((), 1 - 0.999, device=scale.device))
     weights = [parameter.detach() for parameter in step.parameters() if parameter.requires_grad]
     bytes_less = 20 * sum(weight.numel() for weight in weights)  # 12 in place of 32 per weight
-    foretold = 1e3 * bytes_less / BANDWIDTH / REACH["memory"]
+    foretold = 1e3 * bytes_less / _gpu().bandwidth / REACH["memory"]
     yield Row("average, foretold: compiled into one pass", f"-62 %, -{foretold:.2f} ms per step of a ViT-B", None)
     averages = list(theirs.tensors().values())
     value, numbers = _compared(lambda: ours.follow(updated), lambda: fused(averages, weights, rate), scale)

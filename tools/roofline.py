@@ -1,6 +1,7 @@
-"""Where the time of a training step must go: FLOPs and bytes of each part of MAE and SimMIM against an H100's limits.
+"""Where the time of a training step must go: FLOPs and bytes of each part of MAE and SimMIM against a GPU's limits.
 
-    python tools/roofline.py                                    # ViT-B and ViT-L at 224, batch 256
+    python tools/roofline.py                                    # ViT-B and ViT-L at 224, batch 256, on an H100
+    python tools/roofline.py --gpu h200
     python tools/roofline.py --backbone vit_huge_patch14_224 --batch 128
 
 Nothing is measured. FLOPs are exact (they add up to those that `mrp` counts); bytes are what the kernels of a compiled
@@ -23,8 +24,16 @@ from mrp.build import build_step
 from mrp.models.vit import num_heads
 from mrp.run import Run
 
-# The data sheet of the H100 SXM: dense bf16 products, twice as many in float8, and its memory.
-FLOPS, BANDWIDTH = 989e12, 3.35e12
+
+@dataclass(frozen=True)
+class Gpu:
+    """What a GPU can do per second by its data sheet."""
+
+    flops: float  # dense bf16 products; in float8 twice as many
+    bandwidth: float  # bytes of its memory
+
+
+GPUS = {"h100": Gpu(989e12, 3.35e12), "h200": Gpu(989e12, 4.8e12)}  # SXM
 # The share of these limits that kernels reach. These are assumptions, until a profile gives better ones.
 REACH = {"product": 0.65, "convolution": 0.2, "attention": 0.4, "memory": 0.85}
 _HALF, _SINGLE = 2, 4  # bytes
@@ -43,18 +52,16 @@ class Part:
     kind: str  # a key of REACH
     flops: float
     bytes: float
-    rate: float = FLOPS
+    speed: int = 1  # 2: of products in float8
 
-    @property
-    def least(self) -> float:
-        """Returns the seconds below which no kernel can be."""
-        return max(self.flops / self.rate, self.bytes / BANDWIDTH)
+    def limits(self, gpu: Gpu) -> tuple[float, float]:
+        """Returns the seconds below which neither the products nor the memory can be."""
+        return self.flops / self.speed / gpu.flops, self.bytes / gpu.bandwidth
 
-    @property
-    def expected(self) -> float:
+    def expected(self, gpu: Gpu) -> float:
         """Returns the seconds at the shares of the limits that are assumed."""
-        reach = REACH[self.kind]
-        return max(self.flops / self.rate / reach, self.bytes / BANDWIDTH / REACH["memory"])
+        products, memory = self.limits(gpu)
+        return max(products / REACH[self.kind], memory / REACH["memory"])
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,10 @@ class Shape:
     visible: int  # patches that enter the encoder
     outputs: int  # numbers per patch
     parameters: int  # trained ones
+    gpu: Gpu  # that it is computed on
 
     @classmethod
-    def of(cls, run: Run) -> Shape:
+    def of(cls, run: Run, gpu: Gpu) -> Shape:
         """Returns those of a run of MAE or SimMIM."""
         with torch.device("meta"):
             step = build_step(run)
@@ -99,7 +107,7 @@ class Shape:
             decoder = Blocks("decoder", rows, tokens, width, len(decoder.blocks), decoder.blocks[0].attn.num_heads)
         numbers = vit.patch_embed.proj.weight[0].numel()
         trained = sum(p.numel() for p in step.parameters() if p.requires_grad)
-        return cls(encoder, decoder, patches, visible, numbers, trained)
+        return cls(encoder, decoder, patches, visible, numbers, trained, gpu)
 
 
 @dataclass(frozen=True)
@@ -150,7 +158,7 @@ def _product(
     """Returns a linear layer: its output, and the gradients of its weight and (in three passes) of its input."""
     numbers = passes * (rows * inputs + inputs * outputs + rows * outputs)
     flops = 2 * passes * rows * inputs * outputs
-    return Part(name, kind, flops, _HALF * numbers, 2 * FLOPS if fp8 else FLOPS)
+    return Part(name, kind, flops, _HALF * numbers, 2 if fp8 else 1)
 
 
 def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Part]:
@@ -165,7 +173,7 @@ def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Par
         _product("", rows, width, 8 * width, fp8=ways.fp8),  # both of the MLP
     ]
     yield Part(
-        f"{name}: linear layers", "product", sum(p.flops for p in linear), sum(p.bytes for p in linear), linear[0].rate
+        f"{name}: linear layers", "product", sum(p.flops for p in linear), sum(p.bytes for p in linear), linear[0].speed
     )
     pairs = (rows * blocks.tokens) * width
     yield Part(f"{name}: attention", "attention", 14 * pairs, _HALF * 12 * rows * width)
@@ -184,24 +192,32 @@ def _blocks(blocks: Blocks, ways: Ways, last: int | None = None) -> Iterator[Par
 
 def expected(shape: Shape, ways: Ways = Ways()) -> float:
     """Returns the seconds of a step at the assumed shares of the limits."""
-    return sum(part.expected for part in parts(shape, ways))
+    return sum(part.expected(shape.gpu) for part in parts(shape, ways))
 
 
-def table(run: Run) -> str:
+def gpu_named(name: str) -> Gpu:
+    """Returns the limits of a GPU by a part of its name; those of an H100 where none is known."""
+    return next((gpu for key, gpu in GPUS.items() if key in name.lower()), GPUS["h100"])
+
+
+def table(run: Run, gpu: Gpu) -> str:
     """Returns the parts of a run's step as a table."""
-    found = list(parts(Shape.of(run)))
-    least, likely = sum(part.least for part in found), sum(part.expected for part in found)
+    shape = Shape.of(run, gpu)
+    found = list(parts(shape))
+    likely = expected(shape)
     lines = [
         "| part | TFLOP | GB | ms at the limits | bound by | ms expected | share |",
         "|---|---|---|---|---|---|---|",
     ]
     for part in found:
-        bound = "products" if part.flops / part.rate > part.bytes / BANDWIDTH else "memory"
+        products, memory = part.limits(gpu)
+        bound = "products" if products > memory else "memory"
         lines.append(
-            f"| {part.name} | {part.flops / 1e12:.2f} | {part.bytes / 1e9:.2f} | {1e3 * part.least:.2f} | {bound} "
-            f"| {1e3 * part.expected:.2f} | {part.expected / likely:.1%} |"
+            f"| {part.name} | {part.flops / 1e12:.2f} | {part.bytes / 1e9:.2f} | {1e3 * max(products, memory):.2f} "
+            f"| {bound} | {1e3 * part.expected(gpu):.2f} | {part.expected(gpu) / likely:.1%} |"
         )
     flops, moved = sum(part.flops for part in found), sum(part.bytes for part in found)
+    least = sum(max(part.limits(gpu)) for part in found)
     lines.append(
         f"| all | {flops / 1e12:.2f} | {moved / 1e9:.2f} | {1e3 * least:.2f} | | {1e3 * likely:.2f} | 100.0% |"
     )
@@ -214,10 +230,11 @@ def main() -> None:
     words.add_argument("--backbone", nargs="+", default=["vit_base_patch16_224", "vit_large_patch16_224"])
     words.add_argument("--method", choices=("mae", "simmim"), default="mae")
     words.add_argument("--batch", type=int, default=256)
+    words.add_argument("--gpu", choices=GPUS, default="h100")
     options = words.parse_args()
     for name in options.backbone:
         run = make_run(options.method, Scale(False, Path()), name, batch=options.batch, precision="bf16")
-        print(f"{options.method}, {name}, batch {options.batch}:\n\n{table(run)}\n")
+        print(f"{options.method}, {name}, batch {options.batch}, {options.gpu}:\n\n{table(run, GPUS[options.gpu])}\n")
 
 
 if __name__ == "__main__":
