@@ -20,7 +20,7 @@ from mrp.data.source import Named, Source
 from mrp.data.subset import class_list
 from mrp.evaluate import measures, results
 from mrp.evaluate.answering import classes_told_apart, learns_tags
-from mrp.evaluate.classes import BY_NAME, of_test_sets
+from mrp.evaluate.classes import BY_NAME, called_otherwise, of_test_sets
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Setting, checked, never
 from mrp.evaluate.interval import in_percent
@@ -172,12 +172,12 @@ class _Opened:
             names, origin = class_list(str(head)), str(head)
             if len(names) != count:
                 raise ConfigError(f"{head}: names {len(names)} {what}, but {model.folder} tells {count} apart")
-        elif names := class_names(model):
-            origin = "the run"
         else:
             tests = {test.name: (self.tests[test.name].classes, test.classes) for test in self.data.tests}
-            names, origin = of_test_sets(count, tests, of_tags)
-        return Named(names), f"Names of the {count:,} {what}: {origin}." if origin != "the run" else ""
+            names, origin = class_names(model), f"as {model.folder} has them" if model.source else ""
+            if not names or (model.source and not of_tags and called_otherwise(names, tests)):
+                names, origin = of_test_sets(count, tests, of_tags)
+        return Named(names), f"Names of the {count:,} {what}: {origin}." if origin else ""
 
     def settings(
         self, model: Model, train: Source, folder: Path, cache: str | Path | None

@@ -94,12 +94,18 @@ def _read(path: Path) -> dict[str, str]:
     return names
 
 
-def of_test_sets(
-    count: int, tests: Mapping[str, tuple[tuple[str, ...], str]], of_tags: bool = False
-) -> tuple[tuple[str, ...], str]:
+TestSets = Mapping[str, tuple[tuple[str, ...], str]]  # the classes of each, and `how` (see class_numbers)
+
+
+def called_otherwise(names: tuple[str, ...], tests: TestSets) -> bool:
+    """Returns whether no test set knows a class by its name, as where a folder is called n01440764 and not tench."""
+    return not any(set(names) & set(classes) for classes, how in tests.values() if how == BY_NAME)
+
+
+def of_test_sets(count: int, tests: TestSets, of_tags: bool = False) -> tuple[tuple[str, ...], str]:
     """Returns what a classifier's classes are called, as far as test sets tell, and which one did.
 
-    `tests` maps names of test sets to their classes and `how`. Folders of which there are as many as classes stand in
+    Folders of which there are as many as classes stand in
     the order of training, which is that of their names, as for ImageNet's WordNet ids. Tags stand in any order.
     """
     by_name = {name: classes for name, (classes, how) in tests.items() if how == BY_NAME and len(classes) == count}

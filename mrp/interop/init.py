@@ -192,10 +192,13 @@ def _unlike(weights: ModelWeights, objective: nn.Module, classes: tuple[str, ...
     if "tags" in losses and "cross_entropy" in losses:
         return f"; the head was trained with objective.loss: {losses[0]}"
     unnamed = tuple(map(str, range(len(classes))))
+    # Other people may call the same classes otherwise (`tench`, `n01440764`); tags are known by name alone.
+    otherwise = weights.imported and "tags" not in losses and not set(classes) & set(weights.classes)
     if (
         len(weights.classes) == len(classes)
         and unnamed not in (classes, weights.classes)
         and classes != weights.classes
+        and not otherwise
     ):
         other = next(name for name, now in zip(weights.classes, classes, strict=True) if name != now)
         what = "tags" if "tags" in losses else "classes"

@@ -121,7 +121,6 @@ def _complete(
         std=tuple(foreign.data.get("std", ())),
         augment=foreign.data.get("augment"),
         stored_as=stored_as,
-        # Other people's data may call the same classes otherwise (`n01440764`, `tench`); tags are known by name alone.
-        classes=foreign.classes if objective.get("loss") == "tags" else (),
+        classes=foreign.classes,
         imported=True,
     )

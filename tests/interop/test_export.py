@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import timm
 import torch
 from PIL import Image
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import mrp
@@ -133,16 +135,45 @@ def test_a_head_comes_back_with_its_tags(
         evaluate(out, data=some, head=head)
 
 
-def test_names_of_classes_stay_those_of_the_test_data(make: Make) -> None:
+def renamed(folder: Path, names: list[str]) -> None:
+    """Writes other names of the classes into an exported folder."""
+    config = json.loads((folder / "config.json").read_text())
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def test_classes_that_are_called_otherwise_are_those_of_the_test_data(make: Make) -> None:
     """Folders of images are often called otherwise (n01440764) than other people's heads call the same classes."""
-    folder = make("classify", classes=10)
-    out = exported(folder, "transformers")
+    out = exported(make("classify", classes=10), "transformers")
     assert list(json.loads((out / "config.json").read_text())["id2label"].values()) == [*"0123456789"]
-    config = json.loads((out / "config.json").read_text())
-    config["id2label"] = {str(number): f"digit {number}" for number in range(10)}
-    (out / "config.json").write_text(json.dumps(config))
-    assert class_names(mrp.load(out)) == ()
-    assert evaluate(out, data={"test": "digits"}) is not None
+    names = [f"digit {number}" for number in range(10)]
+    renamed(out, names)
+    assert class_names(mrp.load(out)) == tuple(names)
+    found = evaluate(out, data={"test": "digits"})
+    assert found is not None
+    assert "Names of the 10 classes: the class folders of test." in found.page.notes
+
+
+def test_a_classifier_that_numbers_the_same_classes_otherwise_is_measured_by_their_names(
+    make: Make, tmp_path: Path
+) -> None:
+    out, other = exported(make("classify", classes=10), "transformers"), tmp_path / "other"
+    shutil.copytree(out, other)
+    order = [3, 1, 4, 0, 5, 9, 2, 6, 8, 7]
+    tensors = load_file(other / "model.safetensors")
+    save_file(
+        {name: tensor[order] if name.startswith("classifier.") else tensor for name, tensor in tensors.items()},
+        other / "model.safetensors",
+        {"format": "pt"},
+    )
+    renamed(other, [str(number) for number in order])
+    found, same = (evaluate(folder, data={"test": "digits"}) for folder in (out, other))
+    assert found is not None
+    assert same is not None
+    assert same.page.cells[0, 0].measure.value == found.page.cells[0, 0].measure.value
+    renamed(other, ["0", "one", *map(str, range(2, 10))])
+    with pytest.raises(ConfigError, match=r"1 of its 10 classes \('1'\) are none of the classifier's 10"):
+        evaluate(other, data={"test": "digits"})
 
 
 @pytest.mark.parametrize("kind", [kind for kind in EVERY_KIND if "eps" not in kind])
