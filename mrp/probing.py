@@ -216,10 +216,10 @@ def features(
     """
     feature_files.check(out)
     model = changed(load(path, weights, step), sections(overrides))
-    setting = setting_of(model, results_folder(path, model), cache)
-    source = setting.train if split == "train" else setting.test
-    if source is None:
+    if split == "test" and not model.run.data.test:
         raise ConfigError("data.test is not set; give data.test=PATH, or --split train")
+    source = open_source(model.run, split)  # the other split may be gone
+    setting = setting_of(model, results_folder(path, model), cache, opened=(source, None))
     readout = Readout.of(model.module, layer, pooling) if layer or pooling else Readout.own(model.module)
     with computing(model.run, setting), tables_of(model.module, [setting]):
         table = setting.features(source, model.module, readout, never)
@@ -268,7 +268,7 @@ def changed_run(model: Model, words: Mapping[str, Mapping[str, Any]]) -> Run:
 
 def setting_of(
     model: Model, folder: Path, cache: str | Path | None = None, classes: str = BY_NAME,
-    opened: tuple[Source, Source] | None = None,
+    opened: tuple[Source, Source | None] | None = None,
 ) -> Setting:  # fmt: skip
     """Returns the setting in which a model is measured after its training; `opened` are its data, if open already.
 

@@ -78,6 +78,9 @@ def test_two_folders_with_the_same_names_are_two_data_sets(run: Path, digits: di
     main(["features", str(run), *words, "--split", "test", "--out", str(tmp_path / "again.npy")])
     assert not np.array_equal(np.load(tmp_path / "again.npy")[0], rows["test"][0])
     assert np.array_equal(np.load(tmp_path / "again.npy")[1:], rows["test"][1:])
+    digits["train"].rename(tmp_path / "elsewhere")  # is not asked for
+    main(["features", str(run), *words, "--split", "test", "--out", str(tmp_path / "alone.npy")])
+    assert np.array_equal(np.load(tmp_path / "alone.npy"), np.load(tmp_path / "again.npy"))
 
 
 def test_classes_that_training_does_not_know_are_refused_or_mapped(
