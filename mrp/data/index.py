@@ -8,16 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mrp.data.manifest import ManifestError
-from mrp.files import replacing, sha256_of, write_atomically
+from mrp.files import sha256_of, write_atomically
 
 INDEX, HASHES = "index.bin", "index.sha256"
 SMALL = 1 << 28  # bytes of an index up to which it is hashed whole
@@ -38,51 +36,17 @@ Records = NDArray[np.void]
 _CHUNK = 2048 * RECORD.itemsize  # bytes
 
 
-class Writer:
-    """Takes the records of one shard after another; what is known of them all is their hashes."""
+def seal(path: Path) -> tuple[str, str]:
+    """Returns the hash of an index at `path`, and that of the list of its chunks' hashes, which is written beside it.
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self._whole = file, hashlib.sha256()
-        self._hashes, self._rest, self._size = bytearray(), b"", 0
-
-    def add(self, records: Records) -> None:
-        """Appends records."""
-        content = np.ascontiguousarray(records, RECORD).tobytes()
-        self._file.write(content)
-        self._whole.update(content)
-        self._size += len(content)
-        content = self._rest + content
-        complete = len(content) - len(content) % _CHUNK
-        for start in range(0, complete, _CHUNK):
-            self._hashes += _sha256(content[start : start + _CHUNK])
-        self._rest = content[complete:]
-
-    @property
-    def sha256(self) -> str:
-        """The hash of the whole index."""
-        return self._whole.hexdigest()
-
-    @property
-    def hashes(self) -> bytes:
-        """The hashes of its chunks if it is large."""
-        if self._size <= SMALL:
-            return b""
-        return bytes(self._hashes) + (_sha256(self._rest) if self._rest else b"")
-
-    @property
-    def hashes_sha256(self) -> str:
-        """The hash of that list, or nothing."""
-        return _sha256(self.hashes).hex() if self.hashes else ""
-
-
-@contextmanager
-def writing(folder: Path) -> Iterator[Writer]:
-    """Opens a new index, which takes the place of an old one when the block ends."""
-    with replacing(folder / INDEX) as file:
-        writer = Writer(file)
-        yield writer
-        if writer.hashes:
-            write_atomically(folder / HASHES, writer.hashes)
+    A small index has no such list, and an empty hash of it.
+    """
+    if path.stat().st_size <= SMALL:
+        return sha256_of(path), ""
+    with path.open("rb") as file:
+        hashes = b"".join(_sha256(chunk) for chunk in iter(lambda: file.read(_CHUNK), b""))
+    write_atomically(path.with_name(HASHES), hashes)
+    return sha256_of(path), _sha256(hashes).hex()
 
 
 def _sha256(content: bytes) -> bytes:

@@ -31,7 +31,7 @@ from mrp.data import manifest
 from mrp.data.augment import View
 from mrp.data.config import CacheConfig, Config
 from mrp.data.decode import DecodeError, decode
-from mrp.data.index import RECORD, writing
+from mrp.data.index import RECORD, seal
 from mrp.data.manifest import ManifestError, parse
 from mrp.data.mixtures import order
 from mrp.data.open import open_source
@@ -723,9 +723,9 @@ def reseal(place: Path, field: str, value: int) -> None:
     records = np.fromfile(place / "index.bin", RECORD)
     records[field][3] = value
     before = parse((place / "manifest.json").read_bytes())
-    with writing(place) as writer:
-        writer.add(records)
-    (place / "manifest.json").write_text(dataclasses.replace(before, index_sha256=writer.sha256).dump())
+    records.tofile(place / "index.bin")
+    sha256, _ = seal(place / "index.bin")
+    (place / "manifest.json").write_text(dataclasses.replace(before, index_sha256=sha256).dump())
 
 
 def test_a_label_outside_of_the_classes_is_named(made: Path, tmp_path: Path, opened: Open) -> None:

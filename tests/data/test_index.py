@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import tracemalloc
 from collections import Counter
@@ -24,13 +25,9 @@ from mrp.data.storage.open import open_store
 from tests.data.conftest import jpeg, tar
 
 
-@pytest.mark.parametrize("run", [1, 5, 1000])
-def test_keys_of_equal_hashes_are_compared_themselves(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: int
-) -> None:
+def test_keys_of_equal_hashes_are_compared_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hashes for all keys; only two keys that are the same are one too many."""
     monkeypatch.setattr("mrp.data.shardtool.scan._hash", lambda key: 2**63 if key[-1] in "02468" else 7)
-    monkeypatch.setattr("mrp.data.shardtool.keys._RUN", run)
     names = [f"{shard}.tar" for shard in range(6)]
     for shard, name in enumerate(names):
         tar(tmp_path / name, [(f"s{3 * shard + number}.jpg", jpeg(number)) for number in range(3)])
@@ -45,11 +42,11 @@ def test_keys_of_equal_hashes_are_compared_themselves(
     assert not list(tmp_path.glob(".*"))
 
 
-@given(shards=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=8), run=st.integers(1, 20))
-def test_hashes_that_stand_twice_are_found(shards: list[list[int]], run: int) -> None:
-    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile() as file:
-        patch.setattr("mrp.data.shardtool.keys._RUN", run)
-        keys, values = Keys(file), np.array([0, 1, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 5, 6, 7], np.uint64)
+@given(shards=st.lists(st.lists(st.integers(0, 9), max_size=8), min_size=1, max_size=8), files=st.integers(1, 5))
+def test_hashes_that_stand_twice_are_found(shards: list[list[int]], files: int) -> None:
+    with contextlib.ExitStack() as stack:
+        keys = Keys([stack.enter_context(tempfile.TemporaryFile()) for _ in range(files)])
+        values = np.array([0, 1, 2**32, 2**63 - 1, 2**63, 2**63 + 1, 2**64 - 1, 5, 6, 7], np.uint64)
         for shard in shards:
             keys.add(values[np.array(shard, np.int64)])
         every = [value for shard in shards for value in shard]
@@ -58,9 +55,8 @@ def test_hashes_that_stand_twice_are_found(shards: list[list[int]], run: int) ->
     assert found == sorted(group for group in wanted if len(group) > 1)
 
 
-def test_an_index_is_made_without_holding_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A million samples: 32 MB of records and 12 MB of hashes, of which no more than a tenth is held at once."""
-    monkeypatch.setattr("mrp.data.shardtool.keys._RUN", 20_000)
+def test_an_index_is_made_without_holding_it(tmp_path: Path) -> None:
+    """A million samples: 32 MB of records and 16 MB of hashes, of which no more than a tenth is held at once."""
     count, each = 200, 5000
     noise = np.random.default_rng(0)
 
@@ -72,10 +68,11 @@ def test_an_index_is_made_without_holding_it(tmp_path: Path, monkeypatch: pytest
             yield FinishedShard(Shard(f"{number}.tar", 1, "0" * 64, each), records, np.zeros((3, 3)), Counter(grey=2))
         assert not list(keys.repeated())
 
-    with tempfile.TemporaryFile() as file:
+    with contextlib.ExitStack() as stack:
+        keys = Keys([stack.enter_context(tempfile.TemporaryFile()) for _ in range(100)])
         tracemalloc.start()
         try:
-            made = write_set(tmp_path, finished(Keys(file)), None, "")
+            made = write_set(tmp_path, finished(keys), None, "")
             peak = tracemalloc.get_traced_memory()[1]
         finally:
             tracemalloc.stop()

@@ -14,7 +14,7 @@ from mrp.data import index, manifest
 from mrp.data.index import Records
 from mrp.data.manifest import Manifest, Shard
 from mrp.data.shardtool.statistics import Sums, moments
-from mrp.files import write_atomically
+from mrp.files import replacing, write_atomically
 
 _NAMED = {"unreadable: ": 20, "passed over: ": 100}  # of notes that begin so, as many kinds are kept
 
@@ -41,11 +41,11 @@ def write_set(
     """
     shards, sums, notes = list[Shard](), np.zeros((3, 3)), Counter[str]()
     lowest, highest = 0, -1
-    with index.writing(folder) as writer:
+    with replacing(folder / index.INDEX) as file:
         for shard, records, its_sums, its_notes in finished:
             numbered = records.copy()
             numbered["shard"] = len(shards)
-            writer.add(numbered)
+            file.write(numbered.tobytes())
             if len(records):
                 lowest = min(lowest, int(records["label"].min()))
                 highest = max(highest, int(records["label"].max()))
@@ -59,9 +59,8 @@ def write_set(
     classes = tuple(str(number) for number in range(highest + 1)) if classes is None else classes
     mean, std = moments(sums)
     noted: dict[str, int | str] = dict(sorted(notes.items()))
-    made = Manifest(
-        tuple(shards), writer.sha256, classes, location, mean, std, noted | (more or {}), writer.hashes_sha256
-    )
+    sha256, hashes_sha256 = index.seal(folder / index.INDEX)
+    made = Manifest(tuple(shards), sha256, classes, location, mean, std, noted | (more or {}), hashes_sha256)
     write_atomically(folder / manifest.MANIFEST, made.dump())
     return made
 

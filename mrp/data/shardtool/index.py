@@ -22,6 +22,7 @@ from mrp.data.storage.store import PIECE, Store
 from mrp.files import sha256_of
 
 _MEASURED = 100  # images per shard
+_NUM_FILES = 256  # over which the hashes of keys are spread: of a billion, a file has 63 MB
 _MOST_CLASSES = 1_000_000  # that labels are taken to stand for, where no list names the classes
 
 
@@ -45,8 +46,9 @@ def index(
     is_new = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryFile(dir=out) as file:  # it has no name, so that a process that is killed leaves none
-            scanned = _scanned(store, names, Keys(file), classes, progress)
+        with contextlib.ExitStack() as stack:  # the files have no names, so that a process that is killed leaves none
+            files = [stack.enter_context(tempfile.TemporaryFile(dir=out)) for _ in range(_NUM_FILES)]
+            scanned = _scanned(store, names, Keys(files), classes, progress)
             return write_set(out, scanned, classes, location)
     except BaseException:
         if is_new:
