@@ -17,7 +17,7 @@ from mrp.cli import _read, main
 from mrp.config import ConfigError
 from mrp.probing import Probed
 from mrp.run import load, recipes
-from mrp.verbs import finetune, pretrain, probe, report
+from mrp.verbs import _words, finetune, pretrain, probe, report
 
 
 def shown(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, dict[str, str]]:
@@ -142,7 +142,7 @@ def test_numbers_without_labels_stand_beside_those_of_the_untrained_backbone(
 
 
 def test_what_is_not_all_is_not_rounded_to_all() -> None:
-    assert probe._shown({"value": 0.9996, "low": 0.999, "high": 1.0, "share": True}) == "99.96 % (99.9 to 100.0)"
+    assert _words.measured({"value": 0.9996, "low": 0.999, "high": 1.0, "share": True}) == "99.96 % (99.9 to 100.0)"
     assert probe._listed({"lr 0.1": 0.99996}) == "lr 0.1: 99.996"
 
 

@@ -123,14 +123,20 @@ def width() -> int:
 
 def percent(result: Mapping[str, Any] | None, digits: int = 1) -> str:
     """Returns an accuracy with its interval, where it has one, in words."""
-    from mrp.evaluate.interval import in_percent
-
     while isinstance(inside := (result or {}).get("accuracy"), Mapping):
         result = inside
     if result is None:
         return ""
-    value, *bounds = (in_percent(result[key], digits) for key in ("accuracy", "low", "high") if key in result)
-    return f"{value} % ({' to '.join(bounds)})" if bounds else f"{value} %"
+    return measured({**result, "value": result["accuracy"], "share": True}, digits)
+
+
+def measured(measure: Mapping[str, Any], digits: int = 1) -> str:
+    """Returns a number with its interval, where it has one, in words; a share in percent."""
+    from mrp.evaluate.interval import in_percent
+
+    bounds = [measure[key] for key in ("value", "low", "high") if measure.get(key) is not None]
+    value, *interval = (in_percent(bound, digits) if measure["share"] else f"{bound:.4g}" for bound in bounds)
+    return value + " %" * bool(measure["share"]) + (f" ({' to '.join(interval)})" if interval else "")
 
 
 def print_page(page: Page, as_json: bool, written: object = None) -> None:

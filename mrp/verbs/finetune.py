@@ -79,13 +79,8 @@ def _show_tags(path: Path, results: dict[str, Any], every: list[dict[str, Any]])
     measures = next(iter(found.values()))[MEASURES]
     table = Table("weights", "images", *(one["title"] for one in measures.values()), "loss")
     for weights, row in found.items():
-        shares = (_words.percent(_as_accuracy(row[MEASURES][key]), digits=2) for key in measures)
+        shares = (_words.measured(row[MEASURES][key], digits=2) for key in measures)
         table.add_row(weights, f"{row['images']:,}", *shares, f"{row['loss']:.4f}")
     _words.print_table(table)
     _words.print_table(_words.table_of_tags(every, next(iter(found.values()))["images"]))
     print(f"average precision and AUROC of every tag: {path}")
-
-
-def _as_accuracy(area: dict[str, Any]) -> dict[str, Any]:
-    bounds = {key: area[key] for key in ("low", "high") if area.get(key) is not None}
-    return {"accuracy": area["value"]} | bounds

@@ -141,7 +141,7 @@ def _numbers(title: str, results: dict[str, dict[str, dict[str, Any]]]) -> Table
     for name, result in results["trained"].items():
         for measure in result.get(MEASURES, ()):
             found = [each.get(name, {}).get(MEASURES, {}).get(measure) for each in results.values()]
-            table.add_row(name, measure, *("-" if one is None else _shown(one) for one in found))
+            table.add_row(name, measure, *("-" if one is None else _words.measured(one) for one in found))
     return table
 
 
@@ -206,12 +206,3 @@ def _listed(accuracies: dict[str, float]) -> str:
     from mrp.evaluate.interval import in_percent
 
     return "  ".join(f"{name}: {in_percent(accuracy)}" for name, accuracy in accuracies.items())
-
-
-def _shown(measure: dict[str, Any]) -> str:
-    """Returns a number with its interval, where it has one."""
-    from mrp.evaluate.interval import in_percent
-
-    bounds = [measure[key] for key in ("value", "low", "high") if measure.get(key) is not None]
-    value, *interval = (in_percent(bound) if measure["share"] else f"{bound:.4g}" for bound in bounds)
-    return value + " %" * bool(measure["share"]) + (f" ({' to '.join(interval)})" if interval else "")
