@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -103,19 +101,15 @@ def a_misspelt_option_is_one_line(section: Augment) -> None:
 
 def _fitting(section: Augment) -> tuple[Tensor, int]:
     """Returns an image that it is for."""
-    for image, channels in _candidates():
-        try:
-            viewed(section, channels)(image, 1)
-        except ConfigError:
-            continue
-        return image, channels
-    raise Skipped("there is no kind of image that it is for")
-
-
-def _candidates() -> Iterator[tuple[Tensor, int]]:
     for kind in (np.uint8, np.uint16, np.float32):
         for channels in (3, 1, 5):
-            yield _image(channels, kind), channels
+            image = _image(channels, kind)
+            try:
+                viewed(section, channels)(image, 1)
+            except ConfigError:
+                continue
+            return image, channels
+    raise Skipped("there is no kind of image that it is for")
 
 
 CHECKS = (

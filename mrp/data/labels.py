@@ -86,6 +86,8 @@ class Labels(Node):
 class Labelled(Part):
     """A source with the labels of a table, and without the images that are left out."""
 
+    tags_of = Source.tags_of  # by the table, not by the source
+
     def __init__(
         self, source: Source, root: str, table: Table, rows: Ints, chosen: Ints, labels: NDArray[np.int32],
         classes: tuple[str, ...], tagged: NDArray[np.int8], tags: tuple[str, ...],
@@ -93,11 +95,6 @@ class Labelled(Part):
         super().__init__(source, chosen, labels[chosen], classes)
         self.tags, self.tagged = tags, tagged[chosen]
         self._root, self._table, self._rows = os.path.realpath(root), table.path, rows[chosen]
-
-    def tags_of(self, index: int) -> NDArray[np.int8]:
-        """Returns which tags a sample has by the table."""
-        row: NDArray[np.int8] = self.tagged[index]
-        return row
 
     def _known_by(self, what: Callable[[Source], str]) -> str:
         digest = hashlib.sha256(f"{super()._known_by(what)}\n{self.tags}\n".encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,15 +37,9 @@ def run(options: argparse.Namespace) -> None:
     """Prints what each check finds, and ends with exit code 2 where the run could not go well."""
     found = look(_case(options), options.quick, quiet=options.json)
     if options.json:
-        findings = [
-            {"group": group, "level": one.level, "about": one.about, "found": one.found, "remedy": one.remedy}
-            for group, one in found
-        ]
-        print(
-            json.dumps(
-                {"errors": _count(found, "error"), "warnings": _count(found, "warning"), "findings": findings}, indent=1
-            )
-        )
+        counts = {"errors": _count(found, "error"), "warnings": _count(found, "warning")}
+        findings = [{"group": group} | asdict(finding) for group, finding in found]
+        print(json.dumps(counts | {"findings": findings}, indent=1))
     summary = check(found, options.recipe)
     if not options.json:
         print(summary)

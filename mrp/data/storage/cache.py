@@ -15,7 +15,7 @@ from mrp.config import ConfigError
 from mrp.data.config import CacheConfig
 from mrp.data.manifest import is_sha256
 from mrp.data.storage.store import PIECE, StorageError, Store, UnreachableError, say
-from mrp.files import UNFINISHED, lock, replacing, unfinished
+from mrp.files import UNFINISHED, lock, replacing, unfinished, write_atomically
 
 _INDEX, _LOCK = ".index", ".lock"  # the endings of files that are never removed
 
@@ -68,8 +68,7 @@ class Cache:
             return kept.read_bytes()
         with contextlib.suppress(OSError):  # of a cache that may not be written to
             self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(kept) as file:
-                file.write(content)
+            write_atomically(kept, content)
         return content
 
     def drop(self, path: Path) -> None:
