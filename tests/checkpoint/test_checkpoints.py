@@ -178,16 +178,6 @@ def test_the_oldest_go_and_nothing_that_is_not_ours(tmp_path: Path) -> None:
     assert all((tmp_path / "checkpoints" / name / "precious").exists() for name in others)
 
 
-def test_what_a_kill_left_unfinished_is_cleared(tmp_path: Path) -> None:
-    training = Training()
-    stamp(tmp_path, ".unfinished-step-00000002")
-    (tmp_path / "checkpoints" / ".unfinished-step-00000002" / "model.safetensors").write_bytes(b"half")
-    (tmp_path / "checkpoints" / ".unfinished-latest").write_bytes(b"half")
-    training.save(tmp_path, 3)
-    training.save(tmp_path, 4)
-    assert names(tmp_path) == ["latest", "step-00000003", "step-00000004"]
-
-
 # Damage
 
 

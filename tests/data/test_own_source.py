@@ -104,15 +104,6 @@ def test_the_example_of_the_documentation_is_read(tmp_path: Path, monkeypatch: p
     assert source.read(0)[0] in [jpeg(number) for number in range(4)]
 
 
-def test_a_worker_process_loads_its_file(stripes: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
-    source = open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
-    sent = pickle.dumps(source)
-    monkeypatch.delitem(sys.modules, type(source).__module__)  # as in a process that has just started
-    assert pickle.loads(sent).read(1)[1] == 1
-
-
 def test_files_of_one_name_in_two_folders_are_two_sources(stripes: str, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "stripes.py").write_text(STRIPES.replace("index % 2\n", "1 - index % 2\n"))
@@ -198,11 +189,6 @@ def test_a_source_that_contradicts_itself_is_one_line(stripes: str, instead: str
     Path(stripes).write_text(STRIPES.replace(line.strip(), instead))
     with pytest.raises(ConfigError, match=re.escape(wanted)):
         open_source(load("demo", [f"data.train={{name: {stripes}}}"]), "train")
-
-
-def test_a_section_names_a_kind_that_comes_with_mrp(tmp_path: Path) -> None:
-    by_text = open_source(load("demo"), "train")
-    assert open_source(load("demo", ["data.train={name: digits}"]), "train").identity == by_text.identity
 
 
 def test_labels_that_are_lacking_are_no_labels() -> None:

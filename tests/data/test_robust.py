@@ -260,15 +260,6 @@ def test_too_little_memory_is_no_bad_image(monkeypatch: pytest.MonkeyPatch) -> N
             attempt()
 
 
-def test_over_the_limit_the_list_is_written_before_the_run_stops(tmp_path: Path) -> None:
-    bad = [Bad(number, f"sample {number}", "no image") for number in range(3)]
-    for _ in range(2):
-        with pytest.raises(ConfigError, match=r"data\.damaged: 3 samples are no images, and 2 are allowed"):
-            Quarantine(2, folder=tmp_path).add(bad)
-    lines = (tmp_path / "quarantine.jsonl").read_text().splitlines()
-    assert [json.loads(line)["sample"] for line in lines] == [0, 1, 2]
-
-
 def test_a_line_of_the_list_that_a_kill_has_torn_ends_no_later_run(tmp_path: Path) -> None:
     quarantine, path = Quarantine(), tmp_path / "quarantine.jsonl"
     quarantine.add(Bad(number, f"sample {number}", "no image") for number in range(2))

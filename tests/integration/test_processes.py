@@ -11,19 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from mrp import session
-from mrp.build import build_step
 from mrp.checkpoint import sealed
 from mrp.cli import main
 from mrp.config import ConfigError
-from mrp.data.augment import View
-from mrp.data.loader import Loader
-from mrp.data.open import open_source
-from mrp.data.order import Order
 from mrp.processes.launch import launch
-from mrp.run import load
 from tests import forked
 from tests.trained import pretrained
 
@@ -31,36 +24,6 @@ RECIPE = [
     "demo", "batch=64", "length=12 steps", "optim.warmup=2 steps", "backbone.depth=2", "backbone.width=32",
     "objective.decoder.depth=1", "data.augment={name: crop, scale: [0.5, 1]}", "track.every=1",
 ]  # fmt: skip
-
-
-def test_two_ranks_of_32_see_what_one_of_64_sees() -> None:
-    run = load(RECIPE[0], RECIPE[1:])
-    source = open_source("digits", "train")
-    order = Order(len(source), 64, run.seed)
-    objective = build_step(run).objective
-
-    def batches(world: int, micro_batch: int) -> list[list[object]]:
-        loaders = [
-            Loader(
-                source, order, View(run.data, train=True), group=64, micro_batch=micro_batch, rank=rank, world=world,
-                workers=0, pin_memory=False,
-            )
-            for rank in range(world)
-        ]  # fmt: skip
-        ranks = [list(loader.steps(20, 24)) for loader in loaders]  # the end of one epoch and the start of the next
-        steps = [[batch for rank in ranks for batch in rank[step]] for step in range(4)]
-        return [
-            [torch.cat([batch.keys for batch in step]), torch.cat([batch.images for batch in step]),
-             torch.cat([batch.labels for batch in step]), torch.cat([objective.mask(batch.keys) for batch in step])]
-            for step in steps
-        ]  # fmt: skip
-
-    one = batches(1, 64)
-    for other in (batches(2, 32), batches(2, 16), batches(4, 8)):
-        assert all(
-            torch.equal(a, b) for left, right in zip(one, other, strict=True) for a, b in zip(left, right, strict=True)
-        )
-    assert len({int(key) for step in one for key in step[0]}) == 4 * 64
 
 
 @pytest.fixture(scope="module")

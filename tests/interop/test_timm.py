@@ -69,7 +69,6 @@ def test_a_norm_after_pooling_goes_with_it(bias: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "post"}, "backbone.norm: post"),
         ({"relative_bias": "shared", "registers": 1}, "backbone.registers: 1 with a relative_bias"),
         ({"relative_bias": "per_block", "class_token": False}, "backbone.class_token: false with a relative_bias"),
     ],

@@ -15,10 +15,6 @@ def test_threads_are_given_back() -> None:
         with limited(None):
             assert torch.get_num_threads() == before + 2
     assert torch.get_num_threads() == before
-
-
-def test_threads_are_given_back_after_an_error() -> None:
-    before = torch.get_num_threads()
     with pytest.raises(KeyError), limited(before + 2):
         raise KeyError
     assert torch.get_num_threads() == before
