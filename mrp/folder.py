@@ -6,12 +6,12 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
 from mrp import locking, outside
-from mrp.config import ConfigError, dump, writing
+from mrp.config import ConfigError, dump, nearest, writing
 from mrp.environment import environment
 from mrp.files import mapping_in, unfinished, write_atomically
 
@@ -51,6 +51,7 @@ def claim(
     lock = locking.take(folder)
     try:
         old = claimant.read()
+        _refuse_unknown(allow, {**flat(config), **new, **old})
         starts = starts_of(folder)
         changes = {key: [old.get(key), new.get(key)] for key in _differing(old, new)} if old else {}
         history = old.get(_HISTORY, []) if begun else []
@@ -75,6 +76,14 @@ def claim(
     for line in _warnings(changed):
         say(line)
     return lock
+
+
+def _refuse_unknown(allow: Sequence[str], options: Iterable[str]) -> None:
+    """Refuses to allow a change of what is no option, which would be misspelt."""
+    known = {name for option in options for name in (*_ancestors(option), option)}
+    for key in allow:
+        if key not in known:
+            raise ConfigError(f"resume.allow: {key} is neither an option nor a section{nearest(key, known)}")
 
 
 def placed(config: Mapping[str, Any]) -> dict[str, Any]:

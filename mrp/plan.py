@@ -6,7 +6,6 @@ takes at once. What cannot be divided is refused here, in one line, before anyth
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -250,25 +249,6 @@ class Job:
     def threads(self, device: torch.device) -> int | None:
         """Returns the threads that torch trains with; None leaves their number to torch."""
         return threads(self.run, self.plan.micro_batch, device)
-
-    def jump(self, step: int, before: Length) -> str | None:
-        """Returns how learning rate and epoch jump at a step until which the run had another length or batch, if so."""
-        plan, optim = self.plan, self.run.optim
-        lengths = before, plan.length
-        was, goes_on = (optim.lr_at(min(step, each.steps), each, plan.warmup, plan.drops) for each in lengths)
-        epoch, counts_as = (step / each.steps_per_epoch for each in lengths)
-        jumps = []
-        if not math.isclose(was, goes_on, rel_tol=0.01):
-            jumps += [f"the learning rate was {was:.3g} and goes on at {goes_on:.3g}"]
-        if not math.isclose(epoch, counts_as, rel_tol=0.01):
-            jumps += [f"epoch {epoch:.4g} of the data counts as epoch {counts_as:.4g}"]
-        if not jumps:
-            return None
-        now = plan.length
-        return (
-            f"warning: the run had {before.steps:,} steps of {before.batch} and has {now.steps:,} of {now.batch}: "
-            f"at step {step:,} {', and '.join(jumps)}"
-        )
 
     def micro_batch_that_fits(self, used: int) -> int:
         """Returns the images at once for which memory would have sufficed, where so many bytes were in use."""

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -24,7 +28,7 @@ from mrp.monitor.guard import Guard
 from mrp.monitor.incident import Incidents
 from mrp.monitor.metrics import INTERRUPTED, METRICS, from_the_end
 from mrp.optim.average import GROUP, Average
-from mrp.optim.groups import drop_foreign_state
+from mrp.optim.groups import drop_foreign_state, get_lr, set_lr
 from mrp.plan import Job
 from mrp.processes.join import from_first
 from mrp.processes.unused import refuse_unused_parameters
@@ -66,14 +70,15 @@ class State:
         _load(checkpoint, job, module, optimizer, session)
         module.before_step(max(0, step - 1), job.plan.length)  # for an evaluation that is to be repeated
         kept: Kept = checkpoint.state() if checkpoint else {}
-        if step < job.steps and "length" in kept and (jump := job.jump(step, Length(**kept["length"]))) is not None:
-            session.say(jump)
         data = kept.get("data", {})
         same = data.get("manifest") == job.source.identity  # in other data the numbers of samples mean other samples
         texts = (CONFIG, IDENTITY) if session.main else ()
         about = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         lines = from_the_end(folder / METRICS) if session.main else ()
         last = next((line for _, line in lines if line["step"] <= step), {})
+        before = Length(**kept["length"]) if "length" in kept else job.plan.length
+        if 0 < step < job.steps and (text := jump(job, optimizer, step, before, last)):
+            session.say(text)
         return cls(
             step=step,
             module=module,
@@ -169,6 +174,26 @@ def refuse_impossible(job: Job, folder: Path) -> None:
         with suppress(OSError, SafetensorError):
             checkpoint.refuse_others(build_empty(job.run))
             return
+
+
+def jump(job: Job, optimizer: torch.optim.Optimizer, step: int, before: Length, last: Mapping[str, Any]) -> str | None:
+    """Returns how learning rate and epoch jump at a step until which the run had other options, if they do.
+
+    `before` is the length that it had, and `last` what was logged last, which a learning rate is taken from.
+    """
+    now, jumps = job.plan.length, []
+    if "lr" in last and not math.isclose(last["lr"], _learning_rate(job, optimizer, last["step"] - 1), rel_tol=0.01):
+        jumps += [f"the learning rate was {last['lr']:.3g} and goes on at {_learning_rate(job, optimizer, step):.3g}"]
+    epoch, counts_as = (step / each.steps_per_epoch for each in (before, now))
+    if not math.isclose(epoch, counts_as, rel_tol=0.01):
+        jumps += [f"epoch {epoch:.4g} of the data counts as epoch {counts_as:.4g}"]
+    had = f"the run had {before.steps:,} steps of {before.batch} and has {now.steps:,} of {now.batch}: "
+    return f"warning: {had if before != now else ''}at step {step:,} {', and '.join(jumps)}" if jumps else None
+
+
+def _learning_rate(job: Job, optimizer: torch.optim.Optimizer, step: int) -> float:
+    set_lr(optimizer, partial(job.run.optim.lr_at, step, job.plan.length, job.plan.warmup, job.plan.drops))
+    return get_lr(optimizer)
 
 
 def _build_model(run: Run, session: Session) -> tuple[Step, nn.Module, torch.optim.Optimizer]:

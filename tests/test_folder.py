@@ -286,6 +286,12 @@ def test_an_allowance_is_a_key_or_a_section_and_no_beginning_of_one(tmp_path: Pa
     assert "optim.lr = 0.1, not 0.2" in refused(tmp_path, CONFIGURATION | other, WHO | other, [allowed])
 
 
+def test_an_allowance_that_means_nothing_is_refused(tmp_path: Path) -> None:
+    line = refused(tmp_path, CONFIGURATION, WHO, ["optim.lrr"])
+    assert line == "resume.allow: optim.lrr is neither an option nor a section; did you mean 'optim.lr'?"
+    claim(tmp_path, CONFIGURATION, WHO, ["optim", "data.content", "machine"]).close()
+
+
 def test_each_start_is_kept_with_what_had_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
     versions = {"packages": {"torch": "2.15.0"}, "command": ["a"], "device": "cpu"}

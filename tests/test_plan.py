@@ -17,6 +17,7 @@ from mrp.folder import IDENTITY
 from mrp.plan import Job, length_of, plan_job
 from mrp.processes.threads import limited
 from mrp.run import load, recipes
+from mrp.state import jump
 from mrp.train import announcement
 
 GIB = 2**30
@@ -101,18 +102,24 @@ def test_the_start_says_where_there_are_more_workers_than_cores(
         assert "workers" not in announcement(job(tmp_path, words), state, session, None)  # type: ignore[arg-type]
 
 
-def test_a_run_of_another_length_says_how_the_learning_rate_jumps(tmp_path: Path) -> None:
+def test_a_run_that_changes_says_how_learning_rate_and_epoch_jump(tmp_path: Path) -> None:
     longer = job(tmp_path, "length=200 steps", "optim.warmup=10 steps", "optim.lr=1.0", "optim.per=null")
-    assert longer.jump(100, longer.plan.length) is None
-    assert longer.jump(5, replace(longer.plan.length, steps=100)) is None  # both in the warm-up
-    twice = replace(longer.plan.length, batch=32, steps_per_epoch=2 * longer.plan.steps_per_epoch)
-    assert longer.jump(100, twice) == (
+    optimizer, now = torch.optim.SGD([torch.zeros(1)]), longer.plan.length
+    as_before = {"step": 98, "lr": longer.run.optim.lr_at(97, now, 10)}
+    assert jump(longer, optimizer, 100, now, as_before) is None
+    assert jump(longer, optimizer, 100, now, {}) is None  # nothing was logged
+    assert jump(longer, optimizer, 100, now, as_before | {"lr": 0.3}) == (
+        "warning: at step 100 the learning rate was 0.3 and goes on at 0.541"
+    )
+    assert jump(longer, optimizer, 5, replace(now, steps=100), {"step": 5, "lr": 0.4}) is None  # both in the warm-up
+    twice = replace(now, batch=32, steps_per_epoch=2 * now.steps_per_epoch)
+    assert jump(longer, optimizer, 100, twice, as_before) == (
         "warning: the run had 200 steps of 32 and has 200 of 64: at step 100 epoch 2.227 of the data counts as epoch "
         "4.454"
     )
-    assert longer.jump(100, replace(longer.plan.length, steps=100)) == (
-        "warning: the run had 100 steps of 64 and has 200 of 64: at step 100 the learning rate was 0 and goes on at "
-        "0.541"
+    assert jump(longer, optimizer, 100, replace(now, steps=100), {"step": 100, "lr": 0.001}) == (
+        "warning: the run had 100 steps of 64 and has 200 of 64: at step 100 the learning rate was 0.001 and goes on "
+        "at 0.541"
     )
 
 

@@ -111,6 +111,14 @@ def test_the_seed_alone_decides_the_initial_weights() -> None:
     assert (first.state_dict()[weight] != other.state_dict()[weight]).any()
 
 
+def test_an_interval_of_zero_is_never() -> None:
+    run = demo("diagnose.every=0 steps", "evaluate={knn: {every: 0 epochs}}", "checkpoint.milestone=0 steps")
+    assert run.evaluations == {}
+    assert plan_run(run, 22, 1, GIB).milestone_every == 0
+    with pytest.raises(ConfigError, match=r"checkpoint\.every: 0 steps is never; give 1 step or more"):
+        demo("checkpoint.every=0 steps")
+
+
 @pytest.mark.parametrize("path", sorted(recipes().glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_recipe_is_sound_and_says_what_it_is(path: Path) -> None:
     head = path.read_text().splitlines()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mrp.config import Duration, Node
 
@@ -42,3 +42,12 @@ class Config(Node):
     milestone: Duration | None = None  # also at each multiple of this, kept for ever
     best: Best | None = None  # also where this metric has its best value so far, kept until it is beaten
     asynchronous: bool = True  # written by a process of its own, out of a copy in the host's memory
+
+    @field_validator("every")
+    @classmethod
+    def _check_every(cls, every: Duration) -> Duration:
+        if not every.amount:
+            raise ValueError(
+                f"{every} is never; give 1 step or more, since a run that is killed goes on from the last one"
+            )
+        return every

@@ -169,7 +169,10 @@ def classes(
         )
     found = () if flat else tuple(sorted(set(tops), key=os.fsencode))
     if found and {name.lower() for name in found} <= _SPLITS:
-        raise ConfigError(f"{root}: its folders ({', '.join(found)}) are splits, not classes; give {root / found[0]}")
+        one = next((name for name in found if name.lower().startswith("train")), found[0])
+        raise ConfigError(
+            f"{root}: its folders ({', '.join(found)}) are splits, not classes; give one of them, such as {root / one}"
+        )
     for split in (top for top in found if top.lower() in _SPLITS):
         inside = {name.split("/")[1] for name in names if name.startswith(f"{split}/") and name.count("/") > 1}
         if same := sorted(inside & set(found)):

@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mrp.config import Duration, Node
 
@@ -15,12 +15,17 @@ class Section(Node):
     """What every evaluator's section has; null in its place is a section that says never."""
 
     short: ClassVar[type | None] = type(None)
-    every: Duration | None = None  # how often while a run trains, and after its last step; null: never
+    every: Duration | None = None  # how often while a run trains, and after its last step; null or 0 steps: never
 
     @model_validator(mode="before")
     @classmethod
     def _from_null(cls, value: Any) -> Any:
         return {"every": None} if value is None else value
+
+    @field_validator("every")
+    @classmethod
+    def _zero_is_never(cls, every: Duration | None) -> Duration | None:
+        return every if every and every.amount else None
 
     def content(self) -> str:
         """Returns a hash of the files that the options name, for a result is kept under what it was measured on."""

@@ -129,11 +129,10 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_splits_is_not_a_folder_of_classes(tmp_path: Path) -> None:
-    for name in ("train/cat/1.png", "val/cat/1.png"):
+    for name in ("test/cat/1.png", "train/cat/1.png"):
         picture(tmp_path / name)
-    assert (
-        message(tmp_path) == f"{tmp_path}: its folders (train, val) are splits, not classes; give {tmp_path / 'train'}"
-    )
+    said = f"{tmp_path}: its folders (test, train) are splits, not classes; give one of them, such as {tmp_path}/train"
+    assert message(tmp_path) == said
 
 
 def test_a_split_among_the_classes_is_not_a_class(tmp_path: Path) -> None:
