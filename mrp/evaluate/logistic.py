@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,27 +22,11 @@ from mrp.evaluate.split import Split
 STRENGTHS = (1.0, 1e-1, 1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 
 
-class Loss(Protocol):
-    """What is minimised beside the penalty: a mean over rows, or of each output a mean over those that count for it."""
-
-    def count(self, targets: Tensor) -> int | Tensor:
-        """Returns over how many rows the mean is taken; of each output, where these differ."""
-
-    def summed(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Returns the loss summed over rows; of each output, where the means are taken over different rows."""
-
-    def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Returns its second derivative in the logits, summed over rows: one number for all outputs, or one of each."""
-
-    def score(self, logits: Tensor, targets: Tensor) -> float:
-        """Returns how good these logits are, from which the strength is chosen: the larger the better."""
-
-
 class OfClasses:
     """Cross-entropy, of which the strength is chosen by accuracy; targets are numbers of classes (N)."""
 
     def count(self, targets: Tensor) -> int:
-        """Returns the number of rows."""
+        """Returns the number of rows, over which the mean is taken."""
         return len(targets)
 
     def summed(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -50,12 +34,12 @@ class OfClasses:
         return F.cross_entropy(logits, targets, reduction="sum")
 
     def curvature(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Returns p (1 - p), averaged over classes and summed over rows."""
+        """Returns the second derivative in the logits: p (1 - p), averaged over classes and summed over rows."""
         shares = logits.softmax(dim=1)
         return (shares * (1 - shares)).mean(dim=1).sum()
 
     def score(self, logits: Tensor, targets: Tensor) -> float:
-        """Returns the accuracy."""
+        """Returns the accuracy, from which the strength is chosen."""
         return float((logits.argmax(dim=1) == targets).double().mean())
 
 
@@ -83,6 +67,7 @@ class OfTags:
 
 
 CLASSES, TAGS = OfClasses(), OfTags()
+Loss = OfClasses | OfTags  # what is minimised beside the penalty, as a mean over rows, or of each output over its own
 
 
 class Coordinates(NamedTuple):

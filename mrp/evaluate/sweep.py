@@ -63,22 +63,19 @@ def inputs(layers: Sequence[int], poolings: Sequence[str], method: str | None = 
     return single + several + ([Input((method,), FEATURES)] if method else [])
 
 
-def inputs_of_dinov2(layers: Sequence[int], poolings: Sequence[str]) -> list[Input]:
-    """Returns the class token of the last layer and of the last four, with and without the last mean patch token."""
-    if "class" not in poolings:
-        raise ConfigError("inputs: dinov2 reads class tokens, and the backbone has none; take sweep")
-    last, several = (layers[-1],), tuple(layers[-LAST:])
-    found = [Input(last, "class"), Input(last, "both")]
-    return found + ([Input(several, "class"), Input(several, WITH_MEAN)] if len(several) > 1 else [])
-
-
 def inputs_of(readout: Readout, which: str) -> list[Input]:
-    """Returns the inputs that the option `inputs` names."""
-    own, found = readout.own_features, list[Input]()
+    """Returns the inputs that the option `inputs` names.
+
+    Those of dinov2 are the class token of the last layer and of the last four, with and without the last mean token.
+    """
+    own, layers, found = readout.own_features, readout.layers, list[Input]()
     if which != "dinov2":
-        found += inputs(readout.layers, readout.poolings, own and own.method)
+        found += inputs(layers, readout.poolings, own and own.method)
     if which != "sweep":
-        found += inputs_of_dinov2(readout.layers, readout.poolings)
+        if "class" not in readout.poolings:
+            raise ConfigError("inputs: dinov2 reads class tokens, and the backbone has none; take sweep")
+        found += [Input(layers[-1:], "class"), Input(layers[-1:], "both")]
+        found += [Input(layers[-LAST:], pooling) for pooling in ("class", WITH_MEAN) if len(layers) > 1]
     return list(dict.fromkeys(found))
 
 

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -30,34 +30,19 @@ _AT_ONCE = 1 << 24  # bytes that a checksum reads
 Ints = NDArray[np.int64]
 
 
-class Columns(Protocol):
-    """One block of columns (N D): an array, the map of a file, or rows that are gathered from several."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Rows and columns."""
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """The precision of the numbers."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, rows: Any, /) -> NDArray[Any]: ...
-
-
 class Gathered:
     """Some rows of several blocks that are thought of as one below the other; they stay where they are until read."""
 
     def __init__(self, parts: Sequence[Columns], rows: Ints) -> None:
         self._parts, self._rows = parts, rows
         self._ends = np.cumsum([len(part) for part in parts])
-        self.shape, self.dtype = (len(rows), parts[0].shape[1]), parts[0].dtype
+        self.shape: tuple[int, ...] = (len(rows), parts[0].shape[1])
+        self.dtype: np.dtype[Any] = parts[0].dtype
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, rows: slice | Ints, /) -> NDArray[Any]:
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
         chosen = self._rows[rows]
         of = np.searchsorted(self._ends, chosen, side="right")
         found = np.empty((len(chosen), self.shape[1]), self.dtype)
@@ -66,6 +51,9 @@ class Gathered:
             if len(here):
                 found[here] = part[chosen[here] - (end - len(part))]
         return found
+
+
+Columns = NDArray[Any] | Gathered  # one block of columns (N D): an array, the map of a file, or gathered rows
 
 
 @dataclass(frozen=True, slots=True)

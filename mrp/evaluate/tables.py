@@ -94,7 +94,11 @@ class Tables:
             writer = self._writer(name, described) if processes.is_main_process else None
             if writer is not None:
                 stack.callback(writer.discard)  # also where an interrupt comes between two lines
-            _write_all(writer, model, readout, batches, count, processes, pause)
+            rows, here = partial(_rows, model, readout), writer is not None
+            with evaluating(model):
+                for start, columns in gathered(batches, count, processes, pause, "batches of features", rows, here):
+                    assert writer is not None
+                    writer.put(start, *columns)
             if writer is not None:
                 self._opened.append((name, writer.finish()))
         return self._opened[-1][1] if processes.is_main_process else None
@@ -148,20 +152,6 @@ def model_digest(step: nn.Module, parts: tuple[str, ...] = ("",), shown: str = "
 
 def _digest(described: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write_all(
-    writer: Writer | None, model: nn.Module, readout: Readout, batches: Iterable[Batch], count: int,
-    processes: Accelerator, pause: Callable[[], None],
-) -> None:  # fmt: skip
-    """Takes every batch through the model, and writes its rows."""
-    rows = partial(_rows, model, readout)
-    with evaluating(model):
-        for start, columns in gathered(
-            batches, count, processes, pause, "batches of features", rows, here=writer is not None
-        ):
-            assert writer is not None
-            writer.put(start, *columns)
 
 
 def _rows(model: nn.Module, readout: Readout, batch: Batch) -> Columns:

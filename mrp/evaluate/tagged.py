@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from mrp.config import ConfigError
 from mrp.data.order import Ints
-from mrp.evaluate.interval import Z_95, by_group, effective, student_95
+from mrp.evaluate.interval import Z_95, by_group, effective, student_95, with_groups
 from mrp.evaluate.measured import Number, told
 from mrp.evaluate.measures import MEASURES
 from mrp.evaluate.statistics import pseudo_values
@@ -94,11 +94,10 @@ def number(area: Area, scores: Floats, tags: Tags, groups: Ints | None = None) -
         return Number(math.nan)
     value, more = float(np.mean(areas)), 1
     if groups is not None:
-        groups = np.unique(groups, return_inverse=True)[1].reshape(-1)
-        if (count := int(groups.max()) + 1) < 2:
+        if len(np.unique(groups)) < 2:
             return Number(value, 0.0, 1.0)
-        more = max(1, round(len(groups) / count))
-        groups = np.append(groups, np.full(more, count))
+        groups = with_groups(np.zeros(len(tags)), groups, 0.0)[1]
+        more = len(groups) - len(tags)
     moved = np.zeros((len(judged), len(tags) + more))  # how far each image moves the mean, times the number of images
     kinds = [np.append(tags[:, t], np.ones(more, np.int8)) for t in judged]
     for row, t, one, has in zip(moved, judged, areas, kinds, strict=True):

@@ -6,7 +6,6 @@ Every image counts once on any number of processes.
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -45,36 +44,6 @@ _FEWEST = 20  # images of whose losses an interval is given
 _MOST_CLASSES = 4096  # whose confusions are counted: a table of 128 MiB
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What was counted over the whole test set."""
-
-    images: int
-    means: dict[str, float]  # loss, accuracy, accuracy5: those that the objective reports
-    confusion: Tensor | None = None  # labels, answers
-    answers: dict[str, Tensor] = field(default_factory=dict)  # accuracy, accuracy5: of each image, for a classifier
-    losses: Tensor | None = None  # of each image, for other methods
-    groups: Ints | None = None  # of each image, where the data have groups
-
-    def details(self, classes: tuple[str, ...]) -> dict[str, Any]:
-        """Returns the counts with intervals, class by class."""
-        details: dict[str, Any] = {"images": self.images} | self.means
-        details |= {name: share_of(right, self.groups)._asdict() for name, right in self.answers.items()}
-        if self.confusion is not None:
-            counts, hits = self.confusion.sum(1).tolist(), self.confusion.diagonal().tolist()
-            details["classes"] = [
-                {"name": name, "images": count, "accuracy": hit / count if count else None}
-                for name, count, hit in zip(classes, counts, hits, strict=True)
-            ]
-            details["confusion"] = self.confusion.tolist()
-        if self.losses is not None:
-            losses = self.losses.double().numpy()
-            draws = pseudo_values(len(losses), lambda rows: float(losses[rows].mean()), groups=self.groups)
-            loss = mean_of(self.losses, share=False, better="lower", groups=self.groups)._replace(draws=draws)
-            details[MEASURES] = {"loss": loss.plain() | {"title": "loss of the method"}}
-        return details
-
-
 class Evaluator(contract.Evaluator):
     """Goes through the test data with the whole model; every process takes its part and all get the result."""
 
@@ -96,8 +65,20 @@ class Evaluator(contract.Evaluator):
         """Counts every image once."""
         if learns_tags(model):
             return self._of_tags(model, step, pause)
-        counts = self.count(model, pause)
-        return Result(counts.means, counts.details(self._setting.train.classes), right=counts.answers.get("accuracy"))
+        setting, number = self._setting, classes_told_apart(model)
+        self._check_number(number, len(setting.train.classes), "classes")
+        found = answered(model, setting, self._batches, pause)
+        assert setting.test is not None
+        images, groups = len(setting.test), setting.groups(setting.test)
+        means = {mean: float(found[name].sum()) / max(1, images) for name, mean in _MEANS.items() if name in found}
+        answers = {_MEANS[name]: found[name].bool() for name in (CORRECT, CORRECT5) if name in found}
+        details: dict[str, Any] = {"images": images, **means}
+        details |= {name: share_of(right, groups)._asdict() for name, right in answers.items()}
+        if 0 < number <= _MOST_CLASSES and ANSWER in found:
+            details |= of_classes(found[LABEL], found[ANSWER], setting.train.classes)
+        if LOSS in found and CORRECT not in found and images >= _FEWEST:
+            details[MEASURES] = {"loss": _loss(found[LOSS], groups)}
+        return Result(means, details, right=answers.get("accuracy"))
 
     def _of_tags(self, model: nn.Module, step: int, pause: Pause) -> Result:
         """Judges the scores of every tag; with intervals where somebody will read them, after the last step."""
@@ -121,18 +102,21 @@ class Evaluator(contract.Evaluator):
                 f"validation: the model tells {told} {what} apart, but data.train has {there}; take the data of the run"
             )
 
-    def count(self, model: nn.Module, pause: Pause) -> Counts:
-        """Returns what was counted over all images; labels are numbered as in training."""
-        number = classes_told_apart(model)
-        self._check_number(number, len(self._setting.train.classes), "classes")
-        found = answered(model, self._setting, self._batches, pause)
-        images = len(self._setting.test or ())
-        means = {mean: float(found[name].sum()) / max(1, images) for name, mean in _MEANS.items() if name in found}
-        groups = self._setting.groups(self._setting.test) if self._setting.test else None
-        confusion = None
-        if 0 < number <= _MOST_CLASSES and ANSWER in found:
-            cells = torch.bincount(found[LABEL] * number + found[ANSWER], minlength=number * number)
-            confusion = cells.view(number, number)
-        losses = found[LOSS] if LOSS in found and CORRECT not in found and images >= _FEWEST else None
-        answers = {_MEANS[name]: found[name].bool() for name in (CORRECT, CORRECT5) if name in found}
-        return Counts(images, means, confusion, answers, losses, groups)
+
+def of_classes(labels: Tensor, answers: Tensor, classes: tuple[str, ...]) -> dict[str, Any]:
+    """Returns how many images each class has and which share of them was answered rightly, and all confusions."""
+    confusion = torch.bincount(labels * len(classes) + answers, minlength=len(classes) ** 2).view(len(classes), -1)
+    counts, hits = confusion.sum(1).tolist(), confusion.diagonal().tolist()
+    every = [
+        {"name": name, "images": count, "accuracy": hit / count if count else None}
+        for name, count, hit in zip(classes, counts, hits, strict=True)
+    ]
+    return {"classes": every, "confusion": confusion.tolist()}
+
+
+def _loss(losses: Tensor, groups: Ints | None) -> dict[str, Any]:
+    """Returns the mean loss of a method that is no classifier, with what compares it with others."""
+    values = losses.double().numpy()
+    draws = pseudo_values(len(values), lambda rows: float(values[rows].mean()), groups=groups)
+    loss = mean_of(losses, share=False, better="lower", groups=groups)._replace(draws=draws)
+    return loss.plain() | {"title": "loss of the method"}

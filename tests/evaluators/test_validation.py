@@ -21,7 +21,7 @@ from mrp.data.subset import Subset
 from mrp.evaluate import answering, tagged
 from mrp.evaluate.config import Validation
 from mrp.evaluate.contract import never
-from mrp.evaluators.validation import Counts, Evaluator
+from mrp.evaluators.validation import Evaluator, of_classes
 from mrp.processes.signals import Interrupted
 from mrp.run import Run, load
 from tests import tagged_digits
@@ -63,17 +63,19 @@ def test_counts_are_exact_however_many_look(run: Run, count: int, world: int) ->
 
 def test_what_was_answered_is_counted(run: Run) -> None:
     step, source = build_step(run).eval(), some("test", 37)
-    counts = make(run, source).count(step, never)
+    found = make(run, source).measure(step, 1, never)
     images = torch.from_numpy(np.ascontiguousarray(source.images)).permute(0, 3, 1, 2)
     with torch.no_grad():
         answers = step.objective.predict(step.prepare(images))[1].argmax(1)
     labels = torch.from_numpy(source.labels)
     confusion = torch.zeros(10, 10, dtype=torch.int64).index_put_((labels, answers), torch.tensor(1), True)
-    assert counts.confusion is not None
-    assert torch.equal(counts.confusion, confusion)
-    assert counts.answers.keys() == {"accuracy", "accuracy5"}
-    assert torch.equal(counts.answers["accuracy"], answers == labels)
-    assert counts.means["accuracy"] == float((answers == labels).sum()) / 37
+    assert found.details["confusion"] == confusion.tolist()
+    assert found.right is not None
+    assert torch.equal(found.right, answers == labels)
+    share = float((answers == labels).sum()) / 37
+    assert found.values["accuracy"] == found.details["accuracy"]["accuracy"] == share
+    assert 0 <= found.details["accuracy"]["low"] <= share < found.details["accuracy"]["high"] < 1
+    assert found.details["images"] == 37
 
 
 def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> None:
@@ -88,20 +90,20 @@ def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> Non
         logits = step.objective.predict(step.prepare(images))[1]
     labels = torch.tensor([2, 5, 7])[torch.from_numpy(three.labels)]
     whole = setting(run.data, source, three)
-    found = Evaluator(Validation(), whole).count(step, never)
-    limited = Evaluator(Validation(), replace(whole, limited=True)).count(step, never)
-    assert found.means["accuracy"] == float((logits.argmax(1) == labels).double().mean())
+    found = Evaluator(Validation(), whole).measure(step, 1, never).values
+    limited = Evaluator(Validation(), replace(whole, limited=True)).measure(step, 1, never).values
+    assert found["accuracy"] == float((logits.argmax(1) == labels).double().mean())
     among = torch.tensor([2, 5, 7])[logits[:, [2, 5, 7]].argmax(1)]
-    assert limited.means["accuracy"] == float((among == labels).double().mean())
-    assert limited.means["accuracy"] > found.means["accuracy"]
-    assert limited.means["accuracy5"] == 1.0  # there are only three
-    assert limited.means["loss"] == found.means["loss"]
+    assert limited["accuracy"] == float((among == labels).double().mean())
+    assert limited["accuracy"] > found["accuracy"]
+    assert limited["accuracy5"] == 1.0  # there are only three
+    assert limited["loss"] == found["loss"]
 
 
 def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
     step = build_step(run).train()
     before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
-    make(run, some("test", 9)).count(step, never)
+    make(run, some("test", 9)).measure(step, 1, never)
     assert step.objective.backbone.training
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
 
@@ -122,21 +124,17 @@ def test_it_can_be_left_between_batches(run: Run) -> None:
 
 def test_a_method_without_answers_is_judged_by_its_loss() -> None:
     chosen = load("demo", ["backbone.width=16", "backbone.depth=1", "backbone.heads=2"])
-    counts = make(chosen, some("test", 9)).count(build_step(chosen), never)
-    assert counts.means.keys() == {"loss"}
-    assert counts.confusion is None
+    found = make(chosen, some("test", 9)).measure(build_step(chosen), 1, never)
+    assert found.values.keys() == {"loss"}
+    assert found.details == {"images": 9, "loss": found.values["loss"]}
 
 
-def test_details_have_intervals_and_every_class() -> None:
-    confusion = torch.zeros(10, 10, dtype=torch.int64)
-    confusion[0, 0], confusion[0, 3], confusion[4, 4] = 2, 1, 1
-    answers = {"accuracy": torch.tensor([True, True, False, True])}
-    details = Counts(4, {"loss": 1.5, "accuracy": 0.75}, confusion, answers).details(tuple("0123456789"))
-    assert (details["images"], details["loss"], details["accuracy"]["accuracy"]) == (4, 1.5, 0.75)
-    assert 0 < details["accuracy"]["low"] < 0.75 < details["accuracy"]["high"] < 1
-    assert details["classes"][0] == {"name": "0", "images": 3, "accuracy": 2 / 3}
-    assert details["classes"][1] == {"name": "1", "images": 0, "accuracy": None}
-    assert details["confusion"] == confusion.tolist()
+def test_every_class_is_counted_also_one_without_images() -> None:
+    labels, answers = torch.tensor([0, 0, 0, 2]), torch.tensor([0, 0, 1, 2])
+    found = of_classes(labels, answers, ("a", "b", "c"))
+    assert found["classes"][0] == {"name": "a", "images": 3, "accuracy": 2 / 3}
+    assert found["classes"][1] == {"name": "b", "images": 0, "accuracy": None}
+    assert found["confusion"] == [[2, 1, 0], [0, 0, 0], [0, 0, 1]]
 
 
 def sources(train: tuple[str, ...] | str, test: tuple[str, ...]) -> Any:
