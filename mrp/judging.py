@@ -10,8 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mrp.apart import apart
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
@@ -30,7 +28,7 @@ from mrp.evaluators import EVALUATORS, make
 from mrp.interop.config import WeightsName
 from mrp.model import Model, class_names, load
 from mrp.probing import Subject, changed, changed_run, results_folder, setting_of, tables_of
-from mrp.processes.join import Accelerator
+from mrp.processes.join import from_first
 from mrp.suites import Data, Plan, Task, read
 from mrp.suites.given import plan_of
 
@@ -128,8 +126,9 @@ def carry_out(
                     opened[name] = opened.get(name) or _Opened.of(plan.data[name], loaded, changes)
                     named, origin = opened[name].named(loaded, head)
                     notes |= {origin: None} if origin else {}
-                    settings = opened[name].settings(loaded, named, folder, cache)
-                    records |= judging.measure({task: section_of[task] for task in tasks}, opened[name], settings)
+                    model, settings = opened[name].settings(loaded, named, folder, cache)
+                    sections = {task: section_of[task] for task in tasks}
+                    records |= judging.measure(sections, opened[name].data, model, settings)
             judged.append(Judged(Path(path), subject, folder, records, tuple(notes)))
     return judged
 
@@ -181,8 +180,8 @@ class _Opened:
 
     def settings(
         self, model: Model, train: Source, folder: Path, cache: str | Path | None
-    ) -> dict[str, tuple[Model, Setting]]:
-        """Returns, for each test set, the model as it is evaluated, and its setting; the feature tables are shared."""
+    ) -> tuple[Model, dict[str, Setting]]:
+        """Returns the model as it is evaluated, and the setting of each test set; the feature tables are shared."""
         first = self.data.tests[0]
         model = changed(model, _words(self.data, first.words, self.changes))
         shared = setting_of(model, folder, cache, opened=(train, self.tests[first.name]))
@@ -190,9 +189,8 @@ class _Opened:
         for test in self.data.tests:
             data = changed_run(model, _words(self.data, test.words, self.changes)).data
             source = self.tests[test.name]
-            setting = replace(shared, data=data, test=source, classes=test.classes, limited=test.limited)
-            settings[test.name] = model, setting
-        return settings
+            settings[test.name] = replace(shared, data=data, test=source, classes=test.classes, limited=test.limited)
+        return model, settings
 
 
 @dataclass(frozen=True)
@@ -206,23 +204,21 @@ class _Judging:
     say: Callable[[str], object]
 
     def measure(
-        self, tasks: Mapping[Task, Section], opened: _Opened, settings: Mapping[str, tuple[Model, Setting]]
+        self, tasks: Mapping[Task, Section], data: Data, model: Model, settings: Mapping[str, Setting]
     ) -> dict[Task, Record]:
         """Returns the record of every task on one data set; what is missing is measured and kept, one by one."""
-        about = {
-            task: self._about(task, section, opened.data, settings[task.test][1]) for task, section in tasks.items()
-        }
-        model, shared = next(iter(settings.values()))
+        about = {task: self._about(task, section, data, settings[task.test]) for task, section in tasks.items()}
+        processes = next(iter(settings.values())).processes
         kept = {} if self.again else {record.key: record for record in results.read(self.folder) if self._whole(record)}
-        missing = _first_says([about[task].key not in kept for task in tasks], shared.processes)
-        with tables_of(model.module, [setting for _, setting in settings.values()]):
+        missing = from_first([about[task].key not in kept for task in tasks])  # whose disk may alone hold results
+        with tables_of(model.module, [*settings.values()]):
             for task in (task for task, is_missing in zip(tasks, missing, strict=True) if is_missing):
-                record = self._record(task, tasks[task], about[task], *settings[task.test])
-                if shared.processes.is_main_process:
+                record = self._record(task, tasks[task], about[task], model, settings[task.test])
+                if processes.is_main_process:
                     results.add(self.folder, [record])
                     kept[record.key] = record
                     self.say(_line(self.loaded, record))
-        return {task: kept[about[task].key] for task in tasks} if shared.processes.is_main_process else {}
+        return {task: kept[about[task].key] for task in tasks} if processes.is_main_process else {}
 
     def _about(self, task: Task, section: Section, data: Data, setting: Setting) -> Record:
         named: dict[str, Any] = {"label": task.label}
@@ -261,12 +257,6 @@ def _section(task: Task) -> Section:
     if section.every is not None:
         raise ConfigError(f"{task.origins['every']}: every: is for evaluators inside training; leave it out")
     return section
-
-
-def _first_says(values: Sequence[bool], processes: Accelerator) -> list[bool]:
-    """Returns what the first process has found, for its disk may be the only one that holds results."""
-    numbers = torch.tensor([int(value and processes.is_main_process) for value in values], device=processes.device)
-    return [bool(number) for number in processes.reduce(numbers, "sum").tolist()]
 
 
 def _line(model: Model, record: Record) -> str:

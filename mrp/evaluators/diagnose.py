@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from accelerate.utils import broadcast_object_list
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -22,6 +21,7 @@ from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 from mrp.files import step_name
 from mrp.monitor.metrics import METRICS, each_line
+from mrp.processes.join import from_first
 
 _LARGEST_BATCH = 128
 _NEIGHBOURS = 10
@@ -92,11 +92,10 @@ class Evaluator(contract.Evaluator):
         if self._setting.processes.is_main_process:
             checked = ((line["step"], alarm.check(line["step"], line)) for line in each_line(folder / METRICS))
             faults = [f"step {step}: {fault}" for step, fault in checked if fault]
-        first = [next(iter(faults), None)]
-        broadcast_object_list(first)  # the others may have read the file before the first process cut it
-        if first[0] and self._config.action == "stop":
+        first = from_first(next(iter(faults), None))  # the others may have read the file before that process cut it
+        if first and self._config.action == "stop":
             raise Stopped(
-                f"{folder}: the features had collapsed at {first[0]}; "
+                f"{folder}: the features had collapsed at {first}; "
                 "start again with --folder FOLDER, or go on regardless with diagnose.action=warn"
             )
 
@@ -106,9 +105,8 @@ class Evaluator(contract.Evaluator):
         if self._alarm is None:
             return Result(values)
         named = {f"{self.label}/{name}": value for name, value in values.items()}
-        fault = [self._alarm.check(step, named)]
-        broadcast_object_list(fault)  # the first process decides for all
-        if fault[0] is None:
+        fault = from_first(self._alarm.check(step, named))
+        if fault is None:
             return Result(values)
         folder = self._setting.folder
         evidence = folder / "alarms" / step_name(step)
@@ -116,7 +114,7 @@ class Evaluator(contract.Evaluator):
             evidence.mkdir(parents=True, exist_ok=True)
             (evidence / "diagnostics.json").write_text(json.dumps(named, indent=1))
             save_file({"features": features.contiguous()}, evidence / "features.safetensors")
-        alarm = f"{folder}: the features have collapsed at step {step}: {fault[0]}; evidence in {evidence}"
+        alarm = f"{folder}: the features have collapsed at step {step}: {fault}; evidence in {evidence}"
         return Result(values, alarm=alarm, stop=self._config.action == "stop")
 
     def _measure(self, model: nn.Module, pause: Pause) -> tuple[dict[str, float], Tensor]:

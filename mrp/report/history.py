@@ -135,35 +135,29 @@ class History:
             yield _with_intervals(series, self._counted(evaluator, weights[0] if weights else ""))
 
     def _counted(self, evaluator: str, weights: str) -> int:
-        config = self.folder / CONFIG
-        if config.is_file() and compose(config).values.get("data", {}).get("group"):
+        if self.section("data").get("group"):
             return 0  # images of a group are not independent, and which are right is not kept for each step
-        file = VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"
-        results = mapping_in(self.folder / file)
-        one = results.get(weights) or next((value for value in results.values() if isinstance(value, Mapping)), {})
+        one = self._last(evaluator, weights)
         count = one.get("num_test", one.get("images", 0))
         return count if isinstance(count, int) else 0
 
+    def _last(self, evaluator: str, weights: str) -> dict[str, Any]:
+        """Returns the last measurement of these weights, or else of the others, and its step."""
+        found = mapping_in(self.folder / (VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"))
+        several = (one for one in (found.get(weights), *found.values()) if isinstance(one, Mapping) and one)
+        return next(({"step": found.get("step"), **one} for one in several), {})
+
     def measured(self, evaluator: str) -> dict[str, Any]:
         """Returns what an evaluator measured last while the run trained; empty where it did not, or later."""
-        found = mapping_in(self.folder / (VALIDATION if evaluator == "validation" else f"evaluations/{evaluator}.json"))
-        if not found or (self.until < math.inf and found.get("step") != self.until):
-            return {}
-        one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
-        return {"step": found.get("step"), **one} if one else {}
+        found = self._last(evaluator, "average")
+        return found if self.until == math.inf or found.get("step") == self.until else {}
 
     def classes(self) -> dict[str, Any]:
-        """Returns the last validation's classes and confusion; empty where the run is no classifier.
-
-        It is of no checkpoint but that of its step.
-        """
-        found = mapping_in(self.folder / VALIDATION)
-        if self.until < math.inf and found.get("step") != self.until:
-            return {}
-        one = found.get("average") or next((value for value in found.values() if isinstance(value, Mapping)), {})
+        """Returns the last validation's classes and confusion; empty where the run is no classifier."""
+        one = self.measured("validation")
         try:
             shape = np.asarray(one["confusion"], np.int64).shape
-            return dict(one) if shape == 2 * (len([each["name"] for each in one["classes"]]),) else {}
+            return one if shape == 2 * (len([each["name"] for each in one["classes"]]),) else {}
         except (KeyError, TypeError, ValueError, OverflowError):
             return {}
 

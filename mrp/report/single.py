@@ -34,13 +34,14 @@ def fitted(make: Callable[[int], str]) -> str:
 
 
 def _body(told: Told, side: int) -> Iterator[Markup]:
-    missing: list[Markup] = []
+    missing: list[str] = []
     yield tag("h1", told.history.name)
     yield from summary(told)
     yield from _training(told, missing)
     yield from _features(told, missing)
     yield from _results(told, missing)
-    yield from _tags(told)
+    if found := told.tags:
+        yield from tagged.section(found)
     yield from _classes(told, missing)
     yield from _pictures(told, side, missing)
     if missing:
@@ -56,9 +57,9 @@ def _drawn(drawn: Sequence[Chart]) -> Markup:
     return tag("div", *map(charts.draw, drawn), class_="charts")
 
 
-def _training(told: Told, missing: list[Markup]) -> Iterator[Markup]:
+def _training(told: Told, missing: list[str]) -> Iterator[Markup]:
     if told.subject.imported:
-        missing.append(join(["Curves: these are weights of another project, and their training left no log here."]))
+        missing.append("Curves: these are weights of another project, and their training left no log here.")
         return
     drawn = curves.of_one(curves.TRAINING, told.history)
     if not drawn:
@@ -69,10 +70,10 @@ def _training(told: Told, missing: list[Markup]) -> Iterator[Markup]:
     yield tag("h2", curves.TRAINING.title)
     yield _drawn(drawn)
     if told.verdict is None:
-        missing.append(join(["Loader-bound or compute-bound: not recorded; a run that goes on now records it."]))
+        missing.append("Loader-bound or compute-bound: not recorded; a run that goes on now records it.")
 
 
-def _features(told: Told, missing: list[Markup]) -> Iterator[Markup]:
+def _features(told: Told, missing: list[str]) -> Iterator[Markup]:
     drawn, tags = (curves.of_one(group, told.history) for group in (curves.FEATURES, curves.TAGS))
     accuracy = curves.accuracies(told.history)
     pictures = [one for one in told.pictures.pictures if "spectrum" in one.arrays]
@@ -97,11 +98,11 @@ def _made_by(what: str, command: str) -> Markup:
     return join([f"{what}: ", tag("code", command)])
 
 
-def _results(told: Told, missing: list[Markup]) -> Iterator[Markup]:
+def _results(told: Told, missing: list[str]) -> Iterator[Markup]:
     results = told.results
     if results is None:
         command = _made_by("Results on held-out images", f"mrp probe {told.subject.path}")
-        missing.append(join([f"Results: {told.damage}."]) if told.damage else command)
+        missing.append(f"Results: {told.damage}." if told.damage else command)
         return
     yield tag("h2", "Results")
     yield from results_table(results)
@@ -120,12 +121,7 @@ def results_table(results: Page) -> Iterator[Markup]:
         yield tag("p", note, class_="note")
 
 
-def _tags(told: Told) -> Iterator[Markup]:
-    if found := told.tags:
-        yield from tagged.section(found)
-
-
-def _classes(told: Told, missing: list[Markup]) -> Iterator[Markup]:
+def _classes(told: Told, missing: list[str]) -> Iterator[Markup]:
     if found := told.history.classes():
         yield from confused.section(found)
     elif "tags" in (found := told.history.measured("validation")):
@@ -134,19 +130,19 @@ def _classes(told: Told, missing: list[Markup]) -> Iterator[Markup]:
         missing.append(_made_by("Classes and their confusions", f"mrp finetune RECIPE init={told.subject.path}"))
 
 
-def _pictures(told: Told, side: int, missing: list[Markup]) -> Iterator[Markup]:
+def _pictures(told: Told, side: int, missing: list[str]) -> Iterator[Markup]:
     pictures, faults = told.pictures
-    missing.extend(join([f"Pictures: {fault}."]) for fault in faults)
+    missing.extend(f"Pictures: {fault}." for fault in faults)
     if not pictures:
         if not faults:
-            missing.append(join(["Pictures: there is no checkpoint yet; the run writes the first one itself."]))
+            missing.append("Pictures: there is no checkpoint yet; the run writes the first one itself.")
         return
     newest = pictures[-1]
     titles = {
         "images": "Pictures", "reconstructions": "Reconstructions", "attention": "Attention",
         "colours": "Patch features", "embedding": "Embedding and neighbours",
     }  # fmt: skip
-    missing.extend(join([f"{titles[name]}: {reason}."]) for name, reason in newest.without.items())
+    missing.extend(f"{titles[name]}: {reason}." for name, reason in newest.without.items())
     if (images := newest.arrays.get("input")) is not None and max(images.shape[1:3]) > side:
         yield tag("p", f"Images are shown at {side} pixels, so that the page stays small.", class_="note")
     if "predicted" in newest.arrays:
