@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from mrp.config import ConfigError
 from mrp.data.order import Ints
 from mrp.evaluate.interval import Z_95, by_group, effective, student_95, with_groups
-from mrp.evaluate.measured import Number, told
-from mrp.evaluate.measures import MEASURES
+from mrp.evaluate.measures import MEASURES, Number, told
 from mrp.evaluate.statistics import pseudo_values
 
 TITLES = {"mean_ap": "mean average precision", "mean_auroc": "mean AUROC"}

@@ -21,7 +21,7 @@ from mrp.evaluate.answering import refuse_classifier_of_tags, test_batches
 from mrp.evaluate.config import Heads
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
-from mrp.evaluate.measured import Number, share_of, told
+from mrp.evaluate.measures import Number, share_of, told
 from mrp.evaluate.probe import Probe, linear_head
 from mrp.evaluate.readout import Readout, objective_of
 from mrp.evaluate.sealed import Decision

@@ -15,7 +15,7 @@ from mrp.data.subset import Subset, fixed_sample
 from mrp.evaluate import contract, ranking
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.measured import Number, share_of, told
+from mrp.evaluate.measures import Number, share_of, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.views import Cropped
 

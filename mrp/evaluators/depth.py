@@ -16,7 +16,7 @@ from mrp.evaluate import pairs as files
 from mrp.evaluate.config import Depths, Section
 from mrp.evaluate.contract import Result
 from mrp.evaluate.dense import PER_PATCH, Dense, Learned, Tokens, bootstrap, chunks, enlarged
-from mrp.evaluate.measured import Number, told
+from mrp.evaluate.measures import Number, told
 from mrp.evaluate.pairs import Pair, read_depth, sampled
 from mrp.evaluate.table import Table
 

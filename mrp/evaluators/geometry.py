@@ -16,7 +16,7 @@ from mrp.data.subset import Subset, evenly_spaced
 from mrp.evaluate import contract, geometry
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.measured import Number, told
+from mrp.evaluate.measures import Number, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.statistics import pseudo_values
 from mrp.evaluate.table import Table

@@ -14,7 +14,7 @@ from mrp.data.subset import evenly_spaced
 from mrp.evaluate import contract, sweep
 from mrp.evaluate.config import Heads, Section
 from mrp.evaluate.contract import Pause, Result, Setting
-from mrp.evaluate.measured import Number, mean_of, share_of, told
+from mrp.evaluate.measures import Number, mean_of, share_of, told
 from mrp.evaluate.probe import linear_head
 from mrp.evaluate.readout import Readout, backbone_of
 from mrp.evaluate.sealed import NothingToChoose, Sealed

@@ -21,7 +21,7 @@ from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.images import Box, Images, named
 from mrp.evaluate.labels import refuse_tags
-from mrp.evaluate.measured import Number, mean_of, share_of, told
+from mrp.evaluate.measures import Number, mean_of, share_of, told
 from mrp.evaluate.ranking import Landmarks
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import NothingToChoose

@@ -19,7 +19,7 @@ from mrp.evaluate.config import Masks, Section
 from mrp.evaluate.contract import Result
 from mrp.evaluate.dense import PER_PATCH, Dense, Learned, Tokens, best_class, bootstrap, chunks
 from mrp.evaluate.heads import warmup_cosine
-from mrp.evaluate.measured import Number, told
+from mrp.evaluate.measures import Number, told
 from mrp.evaluate.pairs import Pair, read_mask, sampled
 from mrp.evaluate.table import Table
 

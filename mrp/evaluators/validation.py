@@ -31,8 +31,7 @@ from mrp.evaluate.answering import (
 from mrp.evaluate.config import Validation as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.interval import share_of
-from mrp.evaluate.measured import mean_of
-from mrp.evaluate.measures import MEASURES
+from mrp.evaluate.measures import MEASURES, mean_of
 from mrp.evaluate.statistics import pseudo_values
 
 __all__ = ["Config", "Evaluator"]

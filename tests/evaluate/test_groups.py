@@ -19,7 +19,7 @@ from mrp.config import ConfigError
 from mrp.data.open import open_source
 from mrp.evaluate import statistics
 from mrp.evaluate.interval import share_of, wilson
-from mrp.evaluate.measured import mean_of
+from mrp.evaluate.measures import mean_of
 from mrp.evaluate.results import read, read_outcomes
 from mrp.evaluate.split import split
 from mrp.model import load
