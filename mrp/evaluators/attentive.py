@@ -28,7 +28,7 @@ from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
-from mrp.evaluate.heads import warmup_cosine
+from mrp.evaluate.heads import Schedule, warmup_cosine
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision, Sealed
@@ -37,7 +37,8 @@ from mrp.evaluate.table import Table
 
 LRS = (1e-3, 3e-3, 1e-2)
 GIB = 8  # of patch tokens on disk
-_DECAY, _EPOCHS, _STEPS, _BATCH, _WARMUP = 0.05, 10, 500, 128, 0.05
+_DECAY, _SCHEDULE = 0.05, Schedule(batches=(128, 128), most=500)
+_AT_ONCE = 128  # images whose classes are told together
 _HEAD_WIDTH = 32
 _COST_AFTER = 20  # steps after which it is said what computing tokens will take
 
@@ -125,13 +126,11 @@ class Evaluator(Probe[Learned]):
 
     def _train(self, table: Table, readout: Readout, rows: NDArray[np.int64], lr: float) -> Attend:
         head = self._head(readout, int(table.labels.max()) + 1)
-        batch = min(len(rows), _BATCH)
-        per_epoch = len(rows) // batch
-        epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
+        batch, per_epoch, epochs = _SCHEDULE.of(len(rows))
+        steps, batches = per_epoch * epochs, minibatches(rows, batch, per_epoch, epochs, seed=0)
         optimizer = torch.optim.AdamW(head.parameters(), lr, weight_decay=_DECAY)
-        batches = minibatches(rows, batch, per_epoch, epochs, seed=0)
-        for number, chosen in enumerate(progress.over(batches, "steps of an attentive head", per_epoch * epochs)):
-            optimizer.param_groups[0]["lr"] = lr * warmup_cosine(number, per_epoch * epochs, _WARMUP)
+        for number, chosen in enumerate(progress.over(batches, "steps of an attentive head", steps)):
+            optimizer.param_groups[0]["lr"] = lr * warmup_cosine(number, steps, _SCHEDULE.warmup)
             labels = table.labels[torch.from_numpy(chosen)].to(self.device)
             loss = functional.cross_entropy(head(table.rows(readout.blocks, chosen).to(self.device)), labels)
             optimizer.zero_grad()
@@ -173,9 +172,9 @@ class Evaluator(Probe[Learned]):
             for head, lr in zip(heads, (*LRS, *LRS), strict=True)
         ]
         world = processes.num_processes
-        share = max(1, min(len(source) // world, -(-_BATCH // world)))  # of a batch that each process takes
+        share = max(1, min(len(source) // world, -(-_SCHEDULE.batches[0] // world)))  # of a batch, per process
         batch, tail = share * world, "drop" if world <= len(source) else "continuous"
-        steps = max(_EPOCHS * (len(source) // batch), _STEPS)
+        steps = max(_SCHEDULE.epochs * (len(source) // batch), _SCHEDULE.steps)
         in_order = order(source, self.setting.data.model_copy(update={"lanes": 1, "tail": tail}), batch, seed=0)
         places = division(batch, batch, processes.process_index, processes.num_processes)
         loader = Loader(
@@ -191,7 +190,7 @@ class Evaluator(Probe[Learned]):
                 assert images.labels is not None
                 answers = images.labels.to(self.device)
                 weights = fits[in_order.slots(number, places).samples].to(self.device)
-                pace = warmup_cosine(number, steps, _WARMUP)
+                pace = warmup_cosine(number, steps, _SCHEDULE.warmup)
                 with torch.enable_grad():
                     for head, optimizer, lr, weight in zip(
                         heads, optimizers, (*LRS, *LRS), [weights / fits.mean()] * len(LRS) + [1.0] * len(LRS),
@@ -241,7 +240,7 @@ class Evaluator(Probe[Learned]):
             tokens = self._tokens(model, readout, images)
             return (torch.stack([best_class(head(tokens), among) for head in heads], dim=1),)
 
-        loader, processes = self.setting.loader(source, _BATCH), self.setting.processes
+        loader, processes = self.setting.loader(source, _AT_ONCE), self.setting.processes
         with evaluating(model):
             (found,) = in_order(gathered(loader, len(source), processes, pause, f"batches of {what}", of_batch))
         return found
@@ -262,8 +261,8 @@ class Evaluator(Probe[Learned]):
         self, head: Attend, table: Table, readout: Readout, rows: NDArray[np.int64], among: Tensor | None = None
     ) -> Tensor:
         right = []
-        for start in range(0, len(rows), _BATCH):
-            part = rows[start : start + _BATCH]
+        for start in range(0, len(rows), _AT_ONCE):
+            part = rows[start : start + _AT_ONCE]
             found = best_class(head(table.rows(readout.blocks, part).to(self.device)), among).cpu()
             right.append(found == table.labels[torch.from_numpy(part)])
         return torch.cat(right)

@@ -18,13 +18,13 @@ from mrp.evaluate.batches import minibatches
 from mrp.evaluate.config import Masks, Section
 from mrp.evaluate.contract import Result
 from mrp.evaluate.dense import PER_PATCH, Dense, Learned, Tokens, best_class, bootstrap, chunks
-from mrp.evaluate.heads import warmup_cosine
+from mrp.evaluate.heads import Schedule, warmup_cosine
 from mrp.evaluate.measures import Number, told
 from mrp.evaluate.pairs import Pair, read_mask, sampled
 from mrp.evaluate.table import Table
 
 LRS = (3e-4, 1e-3, 3e-3, 1e-2)
-_DECAY, _EPOCHS, _STEPS, _BATCH, _WARMUP = 1e-4, 10, 500, 16, 0.05
+_DECAY, _SCHEDULE = 1e-4, Schedule(batches=(16, 16), most=500)
 _MOST_CLASSES = 4096
 
 Head = tuple[Tensor, Tensor]  # weight (D classes) and bias (1 classes)
@@ -58,17 +58,15 @@ class Evaluator(Dense[Head]):
         heads = [(weight[i].requires_grad_(), bias[i].requires_grad_()) for i in range(len(settings))]
         groups: list[dict[str, Any]] = [{"params": head, "lr": lr} for head, lr in zip(heads, settings, strict=True)]
         optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
-        batch = min(len(rows), _BATCH)
-        per_epoch = len(rows) // batch
-        epochs = max(_EPOCHS, -(-_STEPS // per_epoch))
-        batches = minibatches(rows, batch, per_epoch, epochs, seed=0)
-        for number, chosen in enumerate(progress.over(batches, "steps of heads", per_epoch * epochs)):
+        batch, per_epoch, epochs = _SCHEDULE.of(len(rows))
+        steps, batches = per_epoch * epochs, minibatches(rows, batch, per_epoch, epochs, seed=0)
+        for number, chosen in enumerate(progress.over(batches, "steps of heads", steps)):
             inputs = tokens.rows(chosen).flatten(0, 1)
             points = labels[torch.from_numpy(chosen)].flatten(0, 1).long().to(tokens.device)
             known = points >= 0
             shares = inputs.new_zeros(len(inputs), classes).scatter_add_(1, points.clamp_min(0), known.float())
             for group, lr in zip(optimizer.param_groups, settings, strict=True):
-                group["lr"] = lr * warmup_cosine(number, per_epoch * epochs, _WARMUP)
+                group["lr"] = lr * warmup_cosine(number, steps, _SCHEDULE.warmup)
             losses = [-(shares * (inputs @ w + b).log_softmax(1)).sum() for w, b in heads]
             optimizer.zero_grad()
             (torch.stack(losses).sum() / known.sum().clamp_min(1)).backward()

@@ -144,7 +144,11 @@ class Watchdog:
         now = time.time()
         phase = ending.GIVEN_UP if self._given_up else phase  # the last word, also where the main thread wakes up
         beat = Heartbeat(self._rank, phase, step, now - idle, now, socket.gethostname(), os.getpid())
-        self._write(beat)
+        path = self._folder / RANKS / f"rank-{self._rank}.json"
+        with contextlib.suppress(OSError):  # a full disk must not end the watch
+            if self.claimed:
+                path.parent.mkdir(exist_ok=True)
+                write_atomically(path, json.dumps(asdict(beat)))
         return beat
 
     def _check_end(self, end: float) -> None:
@@ -161,15 +165,6 @@ class Watchdog:
         self._given_up = True
         self._beat()  # the script of a SLURM job reads it
         ending.note(self._folder, ending.FAILED, stands)
-
-    def _write(self, heartbeat: Heartbeat) -> None:
-        """Writes a heartbeat where that is possible: a full disk must not end the watch."""
-        if not self.claimed:
-            return
-        path = self._folder / RANKS / f"rank-{self._rank}.json"
-        with contextlib.suppress(OSError):
-            path.parent.mkdir(exist_ok=True)
-            write_atomically(path, json.dumps(asdict(heartbeat)))
 
     def _heartbeats(self) -> list[Heartbeat]:
         heartbeats = []

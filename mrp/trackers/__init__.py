@@ -9,13 +9,15 @@ fails is switched off.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, field_validator, model_validator
 
 from mrp import outside
-from mrp.config import Node
+from mrp.config import ConfigError, Node
 from mrp.registry import Registry
 
 TRACKERS = Registry("tracker", __name__, ("Config", "Tracker"), default="none")
@@ -43,6 +45,15 @@ class Section(Node):
         for name in names:
             TRACKERS.find(name)
         return tuple(str(Path(name).absolute()) if name.endswith(outside.SUFFIX) else name for name in names)
+
+
+@contextmanager
+def installed(name: str) -> Iterator[None]:
+    """Says what to do where the package that is imported inside is not there."""
+    try:
+        yield
+    except ImportError:
+        raise ConfigError(f"track: {name} is not installed; 'pip install {name}', or track: none") from None
 
 
 def parts(section: Section) -> list[Section]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from mrp.config import ConfigError, dump
-from mrp.trackers import Section
+from mrp.config import dump
+from mrp.trackers import Section, installed
 
 
 class Config(Section):
@@ -19,12 +19,8 @@ class Tracker:
     """Writes scalars and pictures to `tensorboard/` in the run's folder."""
 
     def __init__(self, config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
-        try:
+        with installed("tensorboard"):
             from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise ConfigError(
-                "track: tensorboard is not installed; 'pip install tensorboard', or track: none"
-            ) from None
         # Values that a killed run wrote after its last checkpoint are not shown.
         self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_at + 1)
         self._writer.add_text("configuration", f"```yaml\n{dump(resolved)}\n```", resumed_at)

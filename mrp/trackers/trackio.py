@@ -8,9 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
-from mrp.config import ConfigError
 from mrp.environment import code_version
-from mrp.trackers import Section
+from mrp.trackers import Section, installed
 
 
 class Config(Section):
@@ -27,10 +26,8 @@ class Tracker:
     """
 
     def __init__(self, config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
-        try:
+        with installed("trackio"):
             import trackio
-        except ImportError:
-            raise ConfigError("track: trackio is not installed; 'pip install trackio', or track: none") from None
         kept = folder / "trackio_name.txt"
         if not kept.exists():
             kept.write_text(f"{folder.resolve().name}-{secrets.token_hex(3)}")

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mrp import progress
 from mrp.config import ConfigError
 from mrp.environment import code_version
-from mrp.trackers import Section
+from mrp.trackers import Section, installed
 
 _LAST = 150.0  # seconds in which what is left is sent at the end
 
@@ -26,10 +26,8 @@ class Tracker:
     """Logs to a run of Weights & Biases."""
 
     def __init__(self, config: Config, folder: Path, resolved: dict[str, Any], resumed_at: int) -> None:
-        try:
+        with installed("wandb"):
             import wandb
-        except ImportError:
-            raise ConfigError("track: wandb is not installed; 'pip install wandb', or track: none") from None
         self._picture = wandb.Image
         name = folder / "wandb_id.txt"
         if not name.exists():

@@ -14,6 +14,7 @@ from mrp.data.open import open_source
 from mrp.data.order import keys
 from mrp.data.subset import evenly_spaced
 from mrp.evaluate.contract import Setting, Training, never
+from mrp.evaluate.heads import Schedule
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import TOKENS, Readout
 from mrp.evaluate.split import split
@@ -74,7 +75,7 @@ def computed(folder: Path, **options: object) -> tuple[attentive.Evaluator, Sett
 def test_tokens_that_do_not_fit_are_computed_of_all_images(
     step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, value in {"GIB": 0, "_EPOCHS": 3, "_STEPS": 30, "_BATCH": 32, "_COST_AFTER": 2}.items():
+    for name, value in {"GIB": 0, "_SCHEDULE": Schedule((32, 32), 3, 30), "_COST_AFTER": 2}.items():
         monkeypatch.setattr(attentive, name, value)
     evaluator, at = computed(tmp_path)
     with at.tables.of("weights"):
@@ -96,8 +97,7 @@ def test_tokens_that_do_not_fit_are_computed_of_all_images(
 def test_every_test_image_counts_where_only_the_training_images_fit(
     step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"_EPOCHS": 1, "_STEPS": 3, "_BATCH": 32}.items():
-        monkeypatch.setattr(attentive, name, value)
+    monkeypatch.setattr(attentive, "_SCHEDULE", Schedule((32, 32), 1, 3))
     monkeypatch.setattr(attentive.Evaluator, "most", lambda self, readout: 200)
     train, test = (evenly_spaced(open_source("digits", "test"), count) for count in (100, 210))
     at = setting(load("demo").data, train, test, folder=tmp_path)
@@ -127,8 +127,7 @@ def learned_heads(
 def test_fewer_images_than_a_batch_of_all_processes(
     images: int, world: int, step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attentive, "_EPOCHS", 1)
-    monkeypatch.setattr(attentive, "_STEPS", 2)
+    monkeypatch.setattr(attentive, "_SCHEDULE", Schedule((128, 128), 1, 2))
     monkeypatch.setattr(
         attentive.Evaluator, "_answers", lambda _, heads, source, *more: torch.zeros(len(source), len(heads))
     )
@@ -154,8 +153,7 @@ def test_workers_end_where_it_is_interrupted(step: Step, tmp_path: Path, monkeyp
 def test_held_out_images_do_not_touch_the_heads_that_choose_the_rate(
     step: Step, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"_EPOCHS": 1, "_STEPS": 8, "_BATCH": 32}.items():
-        monkeypatch.setattr(attentive, name, value)
+    monkeypatch.setattr(attentive, "_SCHEDULE", Schedule((32, 32), 1, 8))
     _, at = computed(tmp_path)
     clean = learned_heads(step, at, monkeypatch)
     labels = torch.from_numpy(at.train.labels.astype(np.int64))

@@ -21,6 +21,7 @@ from mrp.data.open import open_source
 from mrp.evaluate import dense, pairs
 from mrp.evaluate.config import Masks
 from mrp.evaluate.contract import Setting, never
+from mrp.evaluate.heads import Schedule
 from mrp.evaluate.pairs import Pair, find, read_mask
 from mrp.evaluators import depth, segmentation
 from mrp.run import load
@@ -42,8 +43,7 @@ def at() -> Setting:
 
 @pytest.fixture(autouse=True)
 def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(segmentation, "_STEPS", 60)
-    monkeypatch.setattr(segmentation, "_EPOCHS", 1)
+    monkeypatch.setattr(segmentation, "_SCHEDULE", Schedule((16, 16), 1, 60))
     monkeypatch.setattr(dense, "_DRAWS", 100)
 
 

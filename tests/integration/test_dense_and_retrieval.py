@@ -13,6 +13,7 @@ from PIL import Image
 
 from mrp.cli import main
 from mrp.evaluate import dense, results
+from mrp.evaluate.heads import Schedule
 from mrp.evaluators import segmentation
 from tests.evaluators.miniature import PIXELS, as_depth, as_mask, blocks
 from tests.trained import NARROW, pretrained
@@ -24,8 +25,7 @@ SMALL = [*NARROW, "length=1 steps", "optim.warmup=1 steps", "backbone.depth=1"]
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = pretrained(tmp_path_factory.mktemp("suites") / "run", *SMALL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(segmentation, "_STEPS", 20)
-        patch.setattr(segmentation, "_EPOCHS", 1)
+        patch.setattr(segmentation, "_SCHEDULE", Schedule((16, 16), 1, 20))
         patch.setattr(dense, "_DRAWS", 100)
         yield folder
 

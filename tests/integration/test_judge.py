@@ -65,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Path]]:
             ((1e-1,), (0.0,), heads.Schedule(epochs=1, steps=10), *sweep.choose.__defaults__[3:]),
         )
         patch.setattr(sweep.fit, "__defaults__", (heads.Schedule(epochs=1, steps=10), *sweep.fit.__defaults__[1:]))
-        patch.setattr(attentive, "_STEPS", 10)
+        patch.setattr(attentive, "_SCHEDULE", heads.Schedule((128, 128), steps=10))
         yield folders
 
 
