@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from mrp.apart import apart
-from mrp.batch import Batch, Output
+from mrp.batch import Batch
 from mrp.build import build_step, open_source
 from mrp.config import ConfigError, Tree, build
 from mrp.data.config import Config as DataConfig
 from mrp.data.order import keys
-from mrp.evaluate.readout import backbone_of
+from mrp.evaluate.readout import backbone_of, features_of
 from mrp.folder import CONFIG
 from mrp.interop import hub, reading, runs
 from mrp.interop.config import WeightsName
@@ -106,9 +106,7 @@ class Model:
     def features(self, images: Tensor) -> Tensor:
         """Returns one vector per image; images are uint8, uint16 or float in [0, 1], of the run's size."""
         with torch.no_grad():
-            output: Output = self.module(self._raw(images), features=True)
-        assert output.features is not None
-        return output.features
+            return features_of(self.module, self._raw(images))
 
     @property
     def missing_part(self) -> str | None:

@@ -21,7 +21,7 @@ import torch
 import mrp
 from mrp.cli import _read, main
 from mrp.config import ConfigError
-from mrp.report.told import Subject
+from mrp.report.told import Told
 from mrp.run import run_folder
 from tests.interop.conftest import Make, images, make  # noqa: F401 -- the fixture
 
@@ -151,7 +151,7 @@ def test_a_checkpoint_is_found_by_folder_and_by_step(make: Make) -> None:  # noq
     assert torch.equal(mrp.load(folder / "checkpoints" / "step-00000004" / "model.safetensors").features(images()), own)
     (folder / "checkpoints" / "latest").write_text("step-00000004\n")
     assert torch.equal(mrp.load(folder / "checkpoints" / "latest").features(images()), own)
-    assert Subject.of(folder / "checkpoints" / "latest").step == 4
+    assert Told.of(folder / "checkpoints" / "latest").step == 4
     alone = folder.with_name("step-00000004")
     (folder / "checkpoints" / "step-00000004").rename(alone)  # it explains itself
     assert torch.equal(mrp.load(alone).features(images()), own)

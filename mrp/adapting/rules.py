@@ -82,15 +82,12 @@ def recipe(
         except ConfigError as error:
             faults.append(f"{objective.value['name']}: {error}")
             continue
-        why = {key: one.why + _changed(one.value, tree.values[key]) for key, one in chosen.items()}
+        changed = {key for key, one in chosen.items() if one.value != tree.values[key]}
+        why = {key: one.why + "; changed on the command line" * (key in changed) for key, one in chosen.items()}
         why["objective"] += "".join(f"; {fault}" for fault in faults)
         asked = {key: "as given on the command line" for key in tree.values if key not in why}
         return [Choice(key, tree.values[key], reason) for key, reason in (why | asked).items()]
     raise ConfigError(faults[0].partition(": ")[2])
-
-
-def _changed(chosen: Any, value: Any) -> str:
-    return "" if chosen == value else "; changed on the command line"
 
 
 def _resampling(start: Start, given: Mapping[str, Any]) -> dict[str, Any]:

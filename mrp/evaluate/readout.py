@@ -137,6 +137,13 @@ def objective_of(model: nn.Module) -> Objective:
     return cast(Objective, step.objective)
 
 
+def features_of(model: nn.Module, batch: Batch, which: Any = True) -> Tensor:
+    """Returns what a step gives in place of its loss: the method's own features, or what is read out of it."""
+    output: Output = model(batch, features=which)
+    assert output.features is not None
+    return output.features
+
+
 def _own_features(model: nn.Module) -> Own | None:
     """Returns what a method defines as the features of an image; None where they are the backbone's."""
     if isinstance(model, Backbone) or not objective_of(model).has_own_features:
@@ -145,11 +152,10 @@ def _own_features(model: nn.Module) -> Own | None:
     key = torch.zeros(1, dtype=torch.int64, device=next(model.parameters()).device)
     shape = cast(int, backbone.patch_embed.proj.in_channels), *cast(tuple[int, int], backbone.patch_embed.img_size)
     with evaluating(model):
-        output: Output = model(Batch(key.new_zeros((1, *shape), dtype=torch.uint8), key), features=True)
-    assert output.features is not None
-    if output.features.ndim != 2 or len(output.features) != 1:
+        features = features_of(model, Batch(key.new_zeros((1, *shape), dtype=torch.uint8), key))
+    if features.ndim != 2 or len(features) != 1:
         raise ConfigError(
             f"objective.name: the features of {objective.name} for one image are of shape "
-            f"{tuple(output.features.shape)}; return one vector per image (B x D)"
+            f"{tuple(features.shape)}; return one vector per image (B x D)"
         )
-    return Own(objective.name, type(objective).__module__, output.features.shape[1])
+    return Own(objective.name, type(objective).__module__, features.shape[1])

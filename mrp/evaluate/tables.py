@@ -17,10 +17,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from mrp.batch import Batch, Output
+from mrp.batch import Batch
 from mrp.config import writing
 from mrp.evaluate.gathering import Columns, evaluating, gathered
-from mrp.evaluate.readout import Readout, backbone_of, objective_of
+from mrp.evaluate.readout import Readout, backbone_of, features_of, objective_of
 from mrp.evaluate.table import UNFINISHED, Table, Writer, here, open_table
 from mrp.files import lock
 from mrp.models.vit import num_heads
@@ -155,12 +155,10 @@ def _digest(described: Mapping[str, Any]) -> str:
 
 
 def _rows(model: nn.Module, readout: Readout, batch: Batch) -> Columns:
-    output: Output = model(batch, features=readout)
-    assert output.features is not None
     labels = batch.labels
     if labels is None or labels.ndim > 1:  # tags are read from the source
         labels = torch.full_like(batch.keys, -1)
-    return output.features, labels, batch.keys
+    return features_of(model, batch, readout), labels, batch.keys
 
 
 def _remove_if_abandoned(folder: Path) -> None:

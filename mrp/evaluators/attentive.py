@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrp import progress
-from mrp.batch import Batch, Output
+from mrp.batch import Batch
 from mrp.data.augment import View
 from mrp.data.loader import Loader
 from mrp.data.mixtures import order
@@ -30,7 +30,7 @@ from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 from mrp.evaluate.heads import Schedule, warmup_cosine
 from mrp.evaluate.probe import Probe
-from mrp.evaluate.readout import Readout
+from mrp.evaluate.readout import Readout, features_of
 from mrp.evaluate.sealed import Decision, Sealed
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
@@ -246,9 +246,7 @@ class Evaluator(Probe[Learned]):
         return found
 
     def _tokens(self, model: nn.Module, readout: Readout, images: Batch) -> Tensor:
-        output: Output = model(images.to(self.device, non_blocking=True), features=readout)
-        assert output.features is not None
-        return output.features.float()
+        return features_of(model, images.to(self.device, non_blocking=True), readout).float()
 
     def _head(self, readout: Readout, classes: int) -> Attend:
         """Returns a new head, the same one every time."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrp.batch import Batch, Output
+from mrp.batch import Batch
 from mrp.config import ConfigError
 from mrp.data.order import Ints, fold
 from mrp.evaluate import sweep
@@ -23,7 +23,7 @@ from mrp.evaluate.contract import Pause, Result
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
 from mrp.evaluate.measures import Number, share_of, told
 from mrp.evaluate.probe import Probe, linear_head
-from mrp.evaluate.readout import Readout, objective_of
+from mrp.evaluate.readout import Readout, features_of, objective_of
 from mrp.evaluate.sealed import Decision
 from mrp.evaluate.split import split
 from mrp.evaluate.table import Table
@@ -162,10 +162,8 @@ def _scores_of(objective: Any, batch: Batch) -> Tensor:
 
 
 def _said(model: nn.Module, batch: Batch) -> Columns:
-    output: Output = model(batch, features=_scores_of)
-    assert output.features is not None
     assert batch.labels is not None
-    return output.features, batch.labels, batch.keys
+    return features_of(model, batch, _scores_of), batch.labels, batch.keys
 
 
 def of(scores: Scores) -> dict[str, float]:

@@ -19,6 +19,7 @@ from mrp.evaluate import contract, geometry, neighbours
 from mrp.evaluate.config import Diagnose as Config
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.gathering import Columns, evaluating, gathered, in_order
+from mrp.evaluate.readout import features_of
 from mrp.files import step_name
 from mrp.monitor.metrics import METRICS, each_line
 from mrp.processes.join import from_first
@@ -148,7 +149,9 @@ class Evaluator(contract.Evaluator):
         if variance > 0:
             values["loss_over_variance"] = reconstruction / variance
         if self._labelled:
-            values["knn"] = _accuracy_of_neighbours(whole, labels)
+            # The share of one half of the images whose class the neighbours in the other half name.
+            (answers,) = neighbours.predict(whole[::2], labels[::2], whole[1::2], [_NEIGHBOURS])
+            values["knn"] = float((answers == labels[1::2]).double().mean())
         return values, whole
 
 
@@ -157,19 +160,12 @@ def _rows(model: nn.Module, batch: Batch) -> tuple[Columns, Tensor]:
     first: Output = model(batch)
     other_keys = torch.from_numpy(keys(1, 0, batch.keys.cpu().numpy())).to(batch.keys.device)
     second: Output = model(replace(batch, keys=other_keys))
-    whole: Output = model(batch, features=True)
-    assert whole.features is not None
-    masked = [output.features if output.features is not None else whole.features for output in (first, second)]
+    whole = features_of(model, batch)
+    masked = [output.features if output.features is not None else whole for output in (first, second)]
     labels = batch.labels
     if labels is None or labels.ndim > 1:  # neighbours name classes, and no tags
         labels = torch.zeros_like(batch.keys)
     reconstruction = first.metrics.get("reconstruction", first.loss)  # without uniformity's penalty and the like
     variance = first.metrics.get("target_variance", torch.zeros_like(first.loss))
     metrics = torch.stack([value.float() for value in (first.loss, reconstruction, variance)])
-    return (whole.features.float(), *(features.float() for features in masked), labels), metrics
-
-
-def _accuracy_of_neighbours(features: Tensor, labels: Tensor) -> float:
-    """Returns the share of one half of the images whose class the neighbours in the other half name."""
-    (answers,) = neighbours.predict(features[::2], labels[::2], features[1::2], [_NEIGHBOURS])
-    return float((answers == labels[1::2]).double().mean())
+    return (whole.float(), *(features.float() for features in masked), labels), metrics

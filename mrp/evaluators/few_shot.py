@@ -14,7 +14,6 @@ from mrp.evaluate.answers import best_class
 from mrp.evaluate.config import Labelled
 from mrp.evaluate.contract import Result
 from mrp.evaluate.heads import Scale
-from mrp.evaluate.interval import share_of
 from mrp.evaluate.probe import Probe
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.sealed import Decision
@@ -77,9 +76,7 @@ class Evaluator(Probe[Learned]):
         (block,) = readout.blocks
         if learned.labels:
             right = self._right(learned, learned.classifiers[0], test, block)[0]
-            interval = share_of(right, test.group_numbers)
-            counts = {"num_train": learned.labels, "num_test": len(test)}
-            return Result({"accuracy": interval.accuracy}, interval._asdict() | counts, right=right)
+            return Result.of_answers(right, groups=test.group_numbers, num_train=learned.labels)
         summaries = []
         images = torch.bincount(train.labels)
         for shots, weights in learned.classifiers.items():

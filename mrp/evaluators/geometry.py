@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from mrp.config import ConfigError
 from mrp.data.config import Crop
 from mrp.data.order import Ints
-from mrp.data.source import Source
 from mrp.data.subset import Subset, evenly_spaced
 from mrp.evaluate import contract, geometry
 from mrp.evaluate.config import Section
@@ -19,7 +18,6 @@ from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.measures import Number, told
 from mrp.evaluate.readout import Readout
 from mrp.evaluate.statistics import pseudo_values
-from mrp.evaluate.table import Table
 from mrp.evaluate.views import Cropped
 
 
@@ -56,10 +54,13 @@ class Evaluator(contract.Evaluator):
         """Measures the features that the backbone itself gives."""
         readout, views = Readout.own(model), self._config.views
         whole = self._setting.features(self._images, model, readout, pause)
-        crops = self._setting.features(_repeated(self._images, views), model, readout, pause, view=self._view)
+        # All images, then all of them again: each place has a key, and so a crop, of its own.
+        repeated = Subset(self._images.source, np.tile(self._images.chosen, views))
+        crops = self._setting.features(repeated, model, readout, pause, view=self._view)
         if whole is None or crops is None:
             return Result()
-        features, cropped = _all(whole, readout), _all(crops, readout).unflatten(0, (views, -1)).transpose(0, 1)
+        features, cropped = (table.rows(readout.blocks, slice(None)) for table in (whole, crops))
+        cropped = cropped.unflatten(0, (views, -1)).transpose(0, 1)
         values = {
             "rank_me": geometry.rank_me(features),
             "effective_rank": geometry.effective_rank(features),
@@ -88,13 +89,3 @@ class Evaluator(contract.Evaluator):
             "log_uniformity": lambda rows: geometry.uniformity(features[rows]),
         }
         return {name: pseudo_values(len(features), one, parts, of_image) for name, one in statistics.items()}
-
-
-def _repeated(images: Subset, times: int) -> Source:
-    """Returns all images, then all of them again: each place has a key, and so a crop, of its own."""
-    return Subset(images.source, np.tile(images.chosen, times))
-
-
-def _all(table: Table, readout: Readout) -> Tensor:
-    features: Tensor = table.rows(readout.blocks, slice(None))
-    return features

@@ -19,7 +19,7 @@ from mrp.evaluate import contract
 from mrp.evaluate.config import Section
 from mrp.evaluate.contract import Pause, Result, Setting
 from mrp.evaluate.gathering import evaluating
-from mrp.evaluate.readout import objective_of
+from mrp.evaluate.readout import features_of, objective_of
 from mrp.methodkit import Objective
 from mrp.step import Prepare
 
@@ -58,7 +58,7 @@ class Evaluator(contract.Evaluator):
         (batch,) = self._loader
         batch = batch.to(self._device)
         with evaluating(model):
-            painted = model(batch, features=_paint).features
+            painted = features_of(model, batch, _paint)
             whole = self._prepare.undo(self._prepare(batch.images))
         pixels = self._prepare.undo(painted[:, : whole[0].numel()].reshape(whole.shape))
         mask, patch = painted[:, whole[0].numel() :] > 0, objective.backbone.patch_embed.patch_size

@@ -38,17 +38,13 @@ class Order:
     layer: int | None
     seed: int
 
-    def title(self, one: Seen, text: str) -> str:
-        """Returns the title of a model's column."""
-        return f"{one.name}: {text}" if len(self.seen) > 1 else text
-
 
 class _Columns(list[Column]):
     """The columns of a page: what models are given stands there once, and what they make of it once for each."""
 
     def __init__(self, order: Order) -> None:
         super().__init__()
-        self._order = order
+        self._several = len(order.seen) > 1
         self._given: dict[str, Tensor] = {}
 
     def give(self, one: Seen, title: str, images: Tensor) -> None:
@@ -61,7 +57,7 @@ class _Columns(list[Column]):
 
     def add(self, one: Seen, title: str, images: Tensor, captions: Sequence[str] = ()) -> None:
         """Adds what a model makes of images, under its name where there are several."""
-        self.append(Column(self._order.title(one, title), images, captions))
+        self.append(Column(f"{one.name}: {title}" if self._several else title, images, captions))
 
 
 class Page(NamedTuple):

@@ -49,7 +49,7 @@ def _body(told: Told, side: int) -> Iterator[Markup]:
         yield tag("ul", *(tag("li", one) for one in missing), class_="missing")
     if told.history.values:
         yield tag("h2", "Configuration")
-        text = (told.subject.folder / CONFIG).read_text(encoding="utf-8", errors="replace")
+        text = (told.history.folder / CONFIG).read_text(encoding="utf-8", errors="replace")
         yield folded("every option of the run", tag("pre", text))
 
 
@@ -58,7 +58,7 @@ def _drawn(drawn: Sequence[Chart]) -> Markup:
 
 
 def _training(told: Told, missing: list[str]) -> Iterator[Markup]:
-    if told.subject.imported:
+    if told.imported:
         missing.append("Curves: these are weights of another project, and their training left no log here.")
         return
     drawn = curves.of_one(curves.TRAINING, told.history)
@@ -85,7 +85,7 @@ def _features(told: Told, missing: list[str]) -> Iterator[Markup]:
     if drawn:
         yield tag("h2", curves.FEATURES.title)
         yield _drawn(drawn)
-    if told.subject.imported:
+    if told.imported:
         return
     if not any(metric.series(told.history) for metric in curves.FEATURES.metrics):
         missing.append(_made_by("Rank, alignment and uniformity over training", curves.FEATURES.command))
@@ -101,7 +101,7 @@ def _made_by(what: str, command: str) -> Markup:
 def _results(told: Told, missing: list[str]) -> Iterator[Markup]:
     results = told.results
     if results is None:
-        command = _made_by("Results on held-out images", f"mrp probe {told.subject.path}")
+        command = _made_by("Results on held-out images", f"mrp probe {told.path}")
         missing.append(f"Results: {told.damage}." if told.damage else command)
         return
     yield tag("h2", "Results")
@@ -126,8 +126,8 @@ def _classes(told: Told, missing: list[str]) -> Iterator[Markup]:
         yield from confused.section(found)
     elif "tags" in (found := told.history.measured("validation")):
         yield from tagged.section(found, "Told by the classifier after")
-    elif not told.subject.imported:
-        missing.append(_made_by("Classes and their confusions", f"mrp finetune RECIPE init={told.subject.path}"))
+    elif not told.imported:
+        missing.append(_made_by("Classes and their confusions", f"mrp finetune RECIPE init={told.path}"))
 
 
 def _pictures(told: Told, side: int, missing: list[str]) -> Iterator[Markup]:

@@ -53,13 +53,13 @@ def _results(told: Sequence[Told]) -> Iterator[Markup]:
     yield tag("h2", "Results")
     if measured:
         names = [one.history.name for one in measured]
-        yield from results_table(compare.page_of([one.subject.path for one in measured], names))
+        yield from results_table(compare.page_of([one.path for one in measured], names))
     for one in told:
         if one.damage:
             yield tag("p", f"{one.history.name}: {one.damage}", class_="note")
         elif one.results is None:
             yield tag("p", f"{one.history.name}: nothing was measured after its training; ", tag(
-                "code", f"mrp probe {one.subject.path}"
+                "code", f"mrp probe {one.path}"
             ), class_="note")  # fmt: skip
 
 

@@ -27,51 +27,40 @@ _MOST = 4  # numbers of the summary
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What a page is about: where its files are, and which checkpoint was asked for."""
+class Told:
+    """Everything that is known of a run, of one of its checkpoints, or of imported weights."""
 
     path: Path
-    folder: Path  # of the run, or of the results of imported weights
-    step: int | None = None
+    history: History  # in the folder of the run, or of the results of imported weights
     imported: bool = False
 
     @classmethod
-    def of(cls, path: Path) -> Subject:
+    def of(cls, path: Path, name: str = "") -> Told:
         """Finds what a path is; weights that are not ours are imported ones."""
+        own = name or path.absolute().name
         is_of_the_hub = str(path).startswith(hub.PREFIX)
         if is_of_the_hub or (path.exists() and not runs.is_ours(path)):
-            return cls(path, results.folder_of_import(path), imported=True)
+            return cls(path, History(own, results.folder_of_import(path)), imported=True)
         if (path / CONFIG).is_file() and not path.name.startswith("step-"):
-            return cls(path, path)
+            return cls(path, History(own, path))
         folder, checkpoint = runs.locate(path)  # refuses what is not there
-        return cls(path, folder, checkpoint.step)
+        name = name or f"{folder.absolute().name}, step {checkpoint.step:,}"
+        return cls(path, History(name, folder, checkpoint.step))
+
+    @property
+    def step(self) -> int | None:
+        """Returns the step of the checkpoint that was asked for; None of a whole run."""
+        return None if self.history.until == math.inf else int(self.history.until)
 
     @property
     def out(self) -> Path:
         """Returns where the page is written unless a file is named."""
-        return self.folder / ("report.html" if self.step is None else f"report-{self.step:08d}.html")
-
-
-@dataclass(frozen=True)
-class Told:
-    """Everything that is known of a run."""
-
-    subject: Subject
-    history: History
-
-    @classmethod
-    def of(cls, path: Path, name: str = "") -> Told:
-        """Reads what lies at a path."""
-        subject = Subject.of(path)
-        if subject.step is None:
-            return cls(subject, History(name or subject.path.absolute().name, subject.folder))
-        name = name or f"{subject.folder.absolute().name}, step {subject.step:,}"
-        return cls(subject, History(name, subject.folder, subject.step))
+        return self.history.folder / ("report.html" if self.step is None else f"report-{self.step:08d}.html")
 
     @cached_property
     def status(self) -> Status | None:
         """The state of the run; None for imported weights."""
-        return None if self.subject.imported else status_of(self.subject.folder)
+        return None if self.imported else status_of(self.history.folder)
 
     @property
     def results(self) -> Page | None:
@@ -85,9 +74,8 @@ class Told:
 
     @cached_property
     def _results(self) -> tuple[Page | None, str]:
-        path = self.subject.path
         try:
-            name = self.history.name
+            path, name = self.path, self.history.name
             return compare.page_of([path], [name]) if compare.Measured.of(path, name).points() else None, ""
         except ConfigError as error:
             return None, str(error)
@@ -97,7 +85,7 @@ class Told:
         """What `tags` has measured last, after the training or else in it; empty where it has not."""
         if self.damage or self.results is None:
             return self.history.measured("tags")
-        found = compare.Measured.of(self.subject.path, self.history.name)
+        found = compare.Measured.of(self.path, self.history.name)
         records = [one for one in results.read(found.folder) if found.has(one) and one.evaluator == "tags"]
         last = max(records, key=lambda one: one.step, default=None)
         return self.history.measured("tags") if last is None else {"step": last.step} | last.result
@@ -105,9 +93,9 @@ class Told:
     @cached_property
     def pictures(self) -> Drawn:
         """The pictures of some checkpoints, the newest last."""
-        if self.subject.imported:
-            return Drawn([gallery.of_weights(self.subject.path)])
-        return gallery.of_run(self.subject.folder, self.subject.step)
+        if self.imported:
+            return Drawn([gallery.of_weights(self.path)])
+        return gallery.of_run(self.history.folder, self.step)
 
     @property
     def verdict(self) -> story.Verdict | None:
@@ -117,8 +105,8 @@ class Told:
 
 def summary(told: Told) -> Iterator[Markup]:
     """Yields what ran, on what, how it ended, what came out, and what to worry about."""
-    if told.subject.imported:
-        yield tag("p", f"Weights of another project, read from {told.subject.path}.", class_="lead")
+    if told.imported:
+        yield tag("p", f"Weights of another project, read from {told.path}.", class_="lead")
     elif told.history.values:
         yield tag("p", what_ran(told.history), class_="lead")
     if best := _best(told):
@@ -172,7 +160,7 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
     if status is not None:
         left = f", {duration(status.seconds_left)} left" if status.seconds_left else ""
         yield (
-            "state" if told.subject.step is None else "state of the run",
+            "state" if told.step is None else "state of the run",
             f"{status.state}{f': {status.why}' if status.why else ''}; step {steps_of(status)}{left}",
         )
     if history.starts:
@@ -189,8 +177,8 @@ def _facts(told: Told) -> Iterator[tuple[str, object]]:
             f"{last.get('device')}, {count} {'process' if count == 1 else 'processes'}; {versions} ({code})",
         )
         yield "command", tag("code", shlex.join(["mrp", *map(str, last.get("command") or [])]))
-    step = told.subject.step or history.step
-    cost = about.costs(told.subject.folder, [step]).get(step) if step else None
+    step = told.step or history.step
+    cost = about.costs(history.folder, [step]).get(step) if step else None
     if cost is not None:
         hours = "" if cost.hours is None else f"{duration(3600 * cost.hours)} of training, "
         yield "cost", f"{hours}{cost.images:,} images, {cost.bound}{cost.flops:.2g} FLOPs"
@@ -229,7 +217,7 @@ def _best(told: Told) -> list[str]:
 def warnings(told: Told) -> Iterator[str]:
     """Yields what a reader has to know before he trusts the rest."""
     history, status = told.history, told.status
-    whole = history.until == math.inf  # of a checkpoint, it is not told how the run ended
+    whole = told.step is None  # of a checkpoint, it is not told how the run ended
     if whole and status is not None and status.state in (DIED, FAILED):
         yield f"The run {status.state}{f': {status.why}' if status.why else ''}."
     if history.alarms:

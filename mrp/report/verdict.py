@@ -13,6 +13,7 @@ from mrp.config import ConfigError
 from mrp.evaluate.statistics import Difference
 from mrp.judging import carry_out
 from mrp.model import load
+from mrp.probing import EVALUATORS, TAGGED
 from mrp.report.judged import page_of
 from mrp.report.page import Page, difference_of
 from mrp.run import Run
@@ -31,8 +32,6 @@ _TITLES = {
     "geometry/log_uniformity": "uniformity (lower is better)",
     "validation/loss": "error of reconstruction (lower is better)",
 }
-_LABELLED = ("linear", "knn", "few_shot")  # the first one decides
-_TAGGED = ("tags",)
 _GEOMETRY = {"groups": 10, "views": 2, "images": 1000}  # without labels
 
 
@@ -130,7 +129,8 @@ def measure(run: Run, weights: Sequence[Path], say: Callable[[str], object] = pr
     one_class = len(train.classes) > 1 and bool(test.classes) and {*test.classes} <= {*train.classes}
     several = bool(test.tags) and {*test.tags} <= {*train.tags}
     labelled = one_class or several
-    evaluators = _evaluators(run, weights[-1], _LABELLED if one_class else _TAGGED if several else ())
+    # The first one decides.
+    evaluators = _evaluators(run, weights[-1], EVALUATORS if one_class else TAGGED if several else ())
     changes, notes = list[Change](), list[str]()
     for evaluator, options in evaluators.items():
         task = Task(evaluator, options, data.name, "", "", {"": "mrp adapt"})

@@ -48,10 +48,10 @@ def draw(paths: Sequence[Path], out: Path | None = None, again: int | None = Non
     from mrp.config import ConfigError, check_out
     from mrp.files import write_atomically
     from mrp.report import single, together
-    from mrp.report.told import Subject
+    from mrp.report.told import Told
 
     if out is None:
-        out = Subject.of(paths[0]).out if len(paths) == 1 else Path(NAME)
+        out = Told.of(paths[0]).out if len(paths) == 1 else Path(NAME)
     elif out.is_dir():
         raise ConfigError(f"--out: {out} is a folder; give a file, such as {out / NAME}")
     else:
@@ -64,10 +64,10 @@ def draw(paths: Sequence[Path], out: Path | None = None, again: int | None = Non
 
 def _any_alive(paths: Sequence[Path]) -> bool:
     """Returns whether a run goes on; of one on another machine, whether it has shown a sign of life lately."""
-    from mrp.report.told import Subject
-    from mrp.status import UNKNOWN, status_of
+    from mrp.report.told import Told
+    from mrp.status import UNKNOWN
 
-    found = [status_of(one.folder) for one in map(Subject.of, paths) if not one.imported]
+    found = [status for path in paths if (status := Told.of(path).status)]  # imported weights have none
     return any(
         one.is_alive or (one.state == UNKNOWN and one.seen is not None and time.time() - one.seen < _SILENCE)
         for one in found

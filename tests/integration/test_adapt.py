@@ -25,7 +25,7 @@ WORDS = ["length=6 steps", "machine.workers=0", "track.every=1"]
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(speed, "measure", lambda case: FAST)
-    monkeypatch.setattr(verdict, "_LABELLED", ("knn", "few_shot"))
+    monkeypatch.setattr(verdict, "EVALUATORS", ("knn", "few_shot"))
 
 
 def flat(images: Path, folder: Path) -> Path:
