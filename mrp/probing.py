@@ -150,7 +150,7 @@ class Subject:
             classes = torch.where(result.counted.cpu(), classes, results.NOT_COUNTED)
         right, groups = result.right.cpu().numpy(), setting.groups(setting.test)
         outcomes = results.Outcomes(right, classes.numpy().astype(np.int32), groups)
-        mean = statistics.mean_per_class(*outcomes.counted())._asdict()
+        mean = statistics.mean_per_class(*outcomes.counted()).of_accuracy()
         return results.with_outcomes(
             setting.folder, replace(record, result=record.result | {MEAN_PER_CLASS: mean}), outcomes
         )

@@ -73,9 +73,7 @@ def compare(options: argparse.Namespace) -> None:
     assert test is not None
     found = wilson(int((head.predict(test) == test.labels).sum()), len(test))
     print(f"{count:,} images, {width} wide, {classes} classes; torch {torch.__version__}")
-    print(
-        f"sweep: {len(choice.trials)} heads, {found.accuracy:.4f} ({found.low:.4f} to {found.high:.4f}) on the test set"
-    )
+    print(f"sweep: {len(choice.trials)} heads, {found.value:.4f} ({found.low:.4f} to {found.high:.4f}) on the test set")
     print(f"  taken: {choice.best}")
     print(f"  CPU seconds: {extraction:.1f} for features (0 if they were there), {heads:.1f} for all heads")
     batch_seconds = protocol_seconds(model, setting, options.batches)

@@ -65,8 +65,8 @@ class Result:
     ) -> Result:
         """Returns the share of test images whose answer was right, with its interval, and what else is told."""
         share = share_of(right.cpu(), groups)
-        details = share._asdict() | details | {"num_test": len(right)}
-        return cls({"accuracy": share.accuracy} | (values or {}), details, right=right)
+        details = share.of_accuracy() | details | {"num_test": len(right)}
+        return cls({"accuracy": share.value} | (values or {}), details, right=right)
 
 
 def checked(result: Any, name: str) -> Result:

@@ -17,11 +17,15 @@ Z_95 = 1.959963984540054  # the two-sided 95 % quantile of the normal distributi
 
 
 class Interval(NamedTuple):
-    """An accuracy, and the bounds between which the true one lies with 95 % confidence."""
+    """A value, and the bounds between which the true one lies with 95 % confidence."""
 
-    accuracy: float
+    value: float
     low: float
     high: float
+
+    def of_accuracy(self) -> dict[str, float]:
+        """Returns it as accuracies are kept in a file."""
+        return {"accuracy": self.value, "low": self.low, "high": self.high}
 
 
 def share_of(right: Any, groups: Ints | None = None) -> Interval:
@@ -36,13 +40,13 @@ def share_of(right: Any, groups: Ints | None = None) -> Interval:
     if groups is None:
         return share
     if len(np.unique(groups)) < 2:
-        return Interval(share.accuracy, 0.0, 1.0)
-    more, more_groups = with_groups(answers, groups, float(share.accuracy < 0.5))
+        return Interval(share.value, 0.0, 1.0)
+    more, more_groups = with_groups(answers, groups, float(share.value < 0.5))
     mean, half = float(more.mean()), half_width(more, more_groups)
     worth = min(len(answers), mean * (1 - mean) * (Z_95 / half) ** 2)
     if worth < _WORTHLESS:
-        return Interval(share.accuracy, 0.0, 1.0)
-    return Interval(share.accuracy, *wilson(share.accuracy * worth, worth)[1:])
+        return Interval(share.value, 0.0, 1.0)
+    return Interval(share.value, *wilson(share.value * worth, worth)[1:])
 
 
 def with_groups(values: NDArray[np.float64], groups: Ints, *more: float) -> tuple[NDArray[np.float64], Ints]:

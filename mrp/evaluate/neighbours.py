@@ -26,7 +26,7 @@ Rows = Tensor | Columns  # N D, of any precision
 def counted(right: Tensor, num_train: int, ks: Sequence[int] = KS, groups: Ints | None = None) -> list[dict[str, Any]]:
     """Returns the accuracy of every k, with its interval, from which answers were right (ks, queries)."""
     return [
-        share_of(row, groups)._asdict() | {"k": k, "num_train": num_train, "num_test": len(row)}
+        share_of(row, groups).of_accuracy() | {"k": k, "num_train": num_train, "num_test": len(row)}
         for k, row in zip(ks, right, strict=True)
     ]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,14 +20,6 @@ Bools = NDArray[np.bool_]
 Classes = NDArray[np.integer[Any]]
 Scores = NDArray[np.float64]
 _PARTS = 0x67726F75  # of the hashes that images, or groups of them, are put into parts by
-
-
-class Difference(NamedTuple):
-    """How much larger the first value is, and the bounds between which the true difference lies."""
-
-    value: float
-    low: float
-    high: float
 
 
 def mcnemar(first: Bools, second: Bools, groups: Ints | None = None) -> float:
@@ -54,7 +46,7 @@ def mcnemar(first: Bools, second: Bools, groups: Ints | None = None) -> float:
 
 def paired(
     first: Bools, second: Bools, classes: Classes | None = None, groups: Ints | None = None
-) -> Difference:  # fmt: skip
+) -> Interval:  # fmt: skip
     """Returns the difference of two accuracies that were counted on the same images.
 
     The interval is Bonett and Price's (2012): Wald's after adding one image that only the first and one that only the
@@ -71,7 +63,7 @@ def paired(
     win, lose = (wins + added) / total, (losses + added) / total
     variance = (win + lose - (win - lose) ** 2) / total
     centre, half = float((win - lose).mean()), Z_95 * math.sqrt(float(variance.sum())) / len(images)
-    return Difference(float(((wins - losses) / images).mean()), centre - half, centre + half)
+    return Interval(float(((wins - losses) / images).mean()), centre - half, centre + half)
 
 
 def mean_of(scores: Scores, groups: Ints | None = None) -> Interval:
@@ -114,7 +106,7 @@ def pseudo_values(
     return tuple(parts * whole - (parts - 1) * statistic(rows[part != one]) for one in range(parts))
 
 
-def over_draws(first: Sequence[float], second: Sequence[float], value: float) -> Difference:
+def over_draws(first: Sequence[float], second: Sequence[float], value: float) -> Interval:
     """Returns a difference with Student's interval around it, from what both came to on the same draws.
 
     Draws are of training images, whose mean is the value; or they are `pseudo_values` of groups of test images. Then
@@ -122,12 +114,12 @@ def over_draws(first: Sequence[float], second: Sequence[float], value: float) ->
     """
     _, low, high = over_seeds([one - other for one, other in zip(first, second, strict=True)])
     half = (high - low) / 2
-    return Difference(value, value - half, value + half)
+    return Interval(value, value - half, value + half)
 
 
 def over_draws_and_images(
     first: tuple[Sequence[float], Sequence[float]], second: tuple[Sequence[float], Sequence[float]], value: float
-) -> Difference:
+) -> Interval:
     """Returns a difference with an interval that speaks of other draws of training images and of other test images.
 
     Both have come to numbers for the same draws, as means over the test images, and for the same groups of test images
@@ -142,7 +134,7 @@ def of_draws_and_images(right: Bools, groups: Ints | None = None) -> Interval:
     if groups is not None and len(images) < 2:
         return Interval(float(right.mean()), 0.0, 1.0)
     found = _welch(float(right.mean()), draws, images if len(images) > 1 else images.repeat(2))
-    return Interval(found.value, max(0.0, found.low), min(1.0, found.high))
+    return found._replace(low=max(0.0, found.low), high=min(1.0, found.high))
 
 
 def over_seeds(values: Sequence[float]) -> Interval:
@@ -152,7 +144,7 @@ def over_seeds(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half)
 
 
-def between_seeds(first: Sequence[float], second: Sequence[float]) -> Difference:
+def between_seeds(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Returns the difference of two means over seeds, with Welch's interval."""
     return _welch(float(np.mean(first) - np.mean(second)), first, second)
 
@@ -166,7 +158,7 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float:
     return float((one * two).sum()) / spread if spread else math.nan
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> Difference:
+def spearman(first: Sequence[float], second: Sequence[float]) -> Interval:
     """Returns the rank correlation of four pairs or more, with Bonett and Wright's interval (2000).
 
     Ranks that agree throughout would have no interval. They are taken for halfway to the next lower correlation that so
@@ -176,40 +168,40 @@ def spearman(first: Sequence[float], second: Sequence[float]) -> Difference:
     assert count == len(second) >= 4, "the interval needs four pairs"
     value = rank_correlation(first, second)
     if math.isnan(value):
-        return Difference(value, value, value)
+        return Interval(value, value, value)
     most = 1 - 6 / (count * (count**2 - 1))
     inner = max(-most, min(most, value))
     half = Z_95 * math.sqrt((1 + inner**2 / 2) / (count - 3))
     low, high = (math.tanh(math.atanh(inner) + sign * half) for sign in (-1, 1))
-    return Difference(value, min(value, low), max(value, high))
+    return Interval(value, min(value, low), max(value, high))
 
 
-def unpaired(first: Interval, second: Interval) -> Difference:
+def unpaired(first: Interval, second: Interval) -> Interval:
     """Returns the difference of two values of which only the intervals are known, by Newcombe's rule (1998)."""
-    value = first.accuracy - second.accuracy
-    below = math.hypot(first.accuracy - first.low, second.high - second.accuracy)
-    above = math.hypot(first.high - first.accuracy, second.accuracy - second.low)
-    return Difference(value, value - below, value + above)
+    value = first.value - second.value
+    below = math.hypot(first.value - first.low, second.high - second.value)
+    above = math.hypot(first.high - first.value, second.value - second.low)
+    return Interval(value, value - below, value + above)
 
 
-def _welch(value: float, *samples: Sequence[float] | Scores) -> Difference:
+def _welch(value: float, *samples: Sequence[float] | Scores) -> Interval:
     """Returns a value with the interval of a sum or difference of the means of independent samples."""
     shares = [float(np.var(values, ddof=1)) / len(values) for values in samples]
     total = sum(shares)
     if total == 0:
-        return Difference(value, value, value)
+        return Interval(value, value, value)
     spread = sum(share**2 / (len(values) - 1) for share, values in zip(shares, samples, strict=True))
     half = student_95(total**2 / spread) * math.sqrt(total)
-    return Difference(value, value - half, value + half)
+    return Interval(value, value - half, value + half)
 
 
 def _paired_over_groups(
     value: float, first: Bools, second: Bools, classes: Classes | None, groups: Ints
-) -> Difference:  # fmt: skip
+) -> Interval:  # fmt: skip
     less = _weighted(first, classes) - _weighted(second, classes)
     more, groups = with_groups(less, groups, 1.0, -1.0)
     centre, half = float(more.mean()), half_width(more, groups)
-    return Difference(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
+    return Interval(value, max(-1.0, min(value, centre - half)), min(1.0, max(value, centre + half)))
 
 
 def _weighted(right: Bools, classes: Classes | None) -> Scores:

@@ -122,7 +122,7 @@ def summary(shots: int, right: Tensor, groups: Ints | None = None) -> dict[str, 
     answers = right.numpy()
     of_image = answers.mean(0)
     parts = pseudo_values(len(of_image), lambda rows: float(of_image[rows].mean()), groups=groups)
-    interval = of_draws_and_images(answers, groups)._asdict()
+    interval = of_draws_and_images(answers, groups).of_accuracy()
     return {
         "shots": shots,
         **interval,

@@ -58,8 +58,8 @@ class Evaluator(contract.Evaluator):
         images = int(counted.sum())
         groups = self._setting.groups(self._test)
         share = share_of(right[counted], None if groups is None else groups[counted.numpy()])
-        details = {"images": images, "without_labels": len(labels) - images, "accuracy": share._asdict()}
-        return Result({"accuracy": share.accuracy}, details, right=right, counted=counted)
+        details = {"images": images, "without_labels": len(labels) - images, "accuracy": share.of_accuracy()}
+        return Result({"accuracy": share.value}, details, right=right, counted=counted)
 
     def _of_images(self, classes: int) -> list[frozenset[int]]:
         """Returns the labels of each test image, in the order of the source."""

@@ -72,7 +72,7 @@ class Evaluator(contract.Evaluator):
         means = {mean: float(found[name].sum()) / max(1, images) for name, mean in _MEANS.items() if name in found}
         answers = {_MEANS[name]: found[name].bool() for name in (CORRECT, CORRECT5) if name in found}
         details: dict[str, Any] = {"images": images, **means}
-        details |= {name: share_of(right, groups)._asdict() for name, right in answers.items()}
+        details |= {name: share_of(right, groups).of_accuracy() for name, right in answers.items()}
         if 0 < number <= _MOST_CLASSES and ANSWER in found:
             details |= of_classes(found[LABEL], found[ANSWER], setting.train.classes)
         if LOSS in found and CORRECT not in found and images >= _FEWEST:

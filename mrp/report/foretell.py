@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mrp.config import ConfigError
 from mrp.evaluate import measures, results
+from mrp.evaluate.interval import Interval
 from mrp.evaluate.schedule import SECONDS
-from mrp.evaluate.statistics import Difference, spearman
+from mrp.evaluate.statistics import spearman
 from mrp.monitor.metrics import METRICS, each_line
 from mrp.report.compare import Measured
 from mrp.report.page import short_names
@@ -26,7 +27,7 @@ class Foretold:
     run: str
     number: str
     measure: str
-    correlation: Difference
+    correlation: Interval
     steps: int
 
 

@@ -17,7 +17,6 @@ from mrp.evaluate import statistics
 from mrp.evaluate.interval import Interval
 from mrp.evaluate.measures import Measure
 from mrp.evaluate.results import Outcomes
-from mrp.evaluate.statistics import Difference
 
 BEST = "better than each of the others: the 95 % interval of every difference excludes 0"
 
@@ -133,7 +132,7 @@ def cell_of(measure: Measure, outcomes: Outcomes | None, per_class: bool) -> Cel
     return Cell("", measure, outcomes if measure.counted else None, per_class and measure.counted)
 
 
-def difference_of(first: Cell, second: Cell) -> Difference | None:
+def difference_of(first: Cell, second: Cell) -> Interval | None:
     """Returns how much larger the first value is, by the sharpest comparison that both allow; None where none does."""
     if first.measure is None or second.measure is None:
         return None
@@ -145,7 +144,7 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
         mine, theirs = pair
         return statistics.paired(mine.right, theirs.right, mine.classes if first.per_class else None, mine.groups)
     if first.scores is not None and second.scores is not None and len(first.scores) == len(second.scores):
-        return Difference(*statistics.mean_of(first.scores - second.scores, first.groups))
+        return statistics.mean_of(first.scores - second.scores, first.groups)
     if first.measure.draws and len(first.measure.draws) == len(second.measure.draws):
         return _of_draws(first.measure, second.measure)
     if first.interval is None or second.interval is None:
@@ -153,7 +152,7 @@ def difference_of(first: Cell, second: Cell) -> Difference | None:
     return statistics.unpaired(first.interval, second.interval)
 
 
-def _of_draws(first: Measure, second: Measure) -> Difference | None:
+def _of_draws(first: Measure, second: Measure) -> Interval | None:
     """Returns the difference of two means over the same draws; None where these are equal and nothing else is known.
 
     They are equal where a class has no more images than are drawn of it.
@@ -195,7 +194,7 @@ def _over_seeds(cells: Sequence[Cell]) -> Cell | None:
     mean = statistics.over_seeds(values)
     least, most = (0.0, 1.0) if found[0].share else (-math.inf, math.inf)
     low, high = (max(least, mean.low), min(most, mean.high)) if _differ(values) else (None, None)
-    measure = replace(found[0], value=mean.accuracy, low=low, high=high, draws=(), groups=(), counted=False)
+    measure = replace(found[0], value=mean.value, low=low, high=high, draws=(), groups=(), counted=False)
     return Cell("", measure, seeds=values)
 
 

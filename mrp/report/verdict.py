@@ -10,7 +10,7 @@ from typing import Any
 from mrp import progress
 from mrp.build import open_source
 from mrp.config import ConfigError
-from mrp.evaluate.statistics import Difference
+from mrp.evaluate.interval import Interval
 from mrp.judging import carry_out
 from mrp.model import load
 from mrp.probing import EVALUATORS, TAGGED
@@ -43,7 +43,7 @@ class Change:
     title: str
     before: float
     after: float
-    difference: Difference  # after less before
+    difference: Interval  # after less before
     lower_is_better: bool
     share: bool  # shown in percent
 

@@ -61,7 +61,7 @@ def test_means_over_classes() -> None:
     classes = np.repeat([3, 7], [90, 10])
     right = np.concatenate([np.ones(90, bool), np.zeros(5, bool), np.ones(5, bool)])
     mean = statistics.mean_per_class(right, classes)
-    assert mean.accuracy == pytest.approx(0.75)
+    assert mean.value == pytest.approx(0.75)
     assert mean.low < 0.75 < mean.high
     other = right.copy()
     other[95:] = False  # in the small class
@@ -101,7 +101,7 @@ def test_intervals_over_draws_and_images_cover_what_other_draws_and_images_give(
             for mean in (0.5, 0.8)
         )
         one = statistics.of_draws_and_images(first)
-        assert one.accuracy == pytest.approx(first.mean())
+        assert one.value == pytest.approx(first.mean())
         alone += one.low <= true[0] <= one.high
         value, draws = float(first.mean() - second.mean()), (first.mean(1), second.mean(1))
         both = statistics.over_draws_and_images((draws[0], groups(first)), (draws[1], groups(second)), value)
@@ -146,7 +146,7 @@ def test_the_difference_of_means_over_the_same_images() -> None:
     first, second = np.array([1.0, 2.0, 3.0, 5.0]), np.array([1.0, 1.0, 2.0, 3.0])
     half = 1.959963984540054 * math.sqrt(2 / 3) / 2
     assert statistics.mean_of(first - second) == pytest.approx((1.0, 1.0 - half, 1.0 + half))
-    assert statistics.mean_of(first).accuracy == 2.75
+    assert statistics.mean_of(first).value == 2.75
 
 
 def test_pseudo_values_of_a_mean_are_the_means_of_groups() -> None:

@@ -148,7 +148,7 @@ def test_test_sets_are_counted_as_they_say(fresh: list[Path], images: Path) -> N
     kept = results.read_outcomes(judged.folder, few)
     assert kept is not None
     assert few.result["accuracy"] == pytest.approx(kept.right.mean())
-    assert few.result["mean_per_class"] == pytest.approx(statistics.mean_per_class(*kept)._asdict())
+    assert few.result["mean_per_class"] == pytest.approx(statistics.mean_per_class(*kept).of_accuracy())
 
 
 def test_answers_limited_to_the_classes_that_are_there(fresh: list[Path], images: Path) -> None:

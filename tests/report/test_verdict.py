@@ -6,13 +6,13 @@ import math
 
 import pytest
 
-from mrp.evaluate.statistics import Difference
+from mrp.evaluate.interval import Interval
 from mrp.report.verdict import Change, Verdict
 
 
 def change(low: float, high: float, lower_is_better: bool = False) -> Change:
     value = (low + high) / 2
-    return Change("linear", "linear probe", 0.5, 0.5 + value, Difference(value, low, high), lower_is_better, True)
+    return Change("linear", "linear probe", 0.5, 0.5 + value, Interval(value, low, high), lower_is_better, True)
 
 
 @pytest.mark.parametrize(
