@@ -238,9 +238,8 @@ def test_test_images_of_ones_own_are_taken(images: Path, tmp_path: Path, make: M
     run = str(make("mae"))
     chosen = sections(plan(run, str(images), tmp_path / "one", words=[f"data.test={images / 'a'}"]))
     assert chosen["data"]["test"] == str(images / "a")
-    assert (
-        json.loads((tmp_path / "one" / LIST).read_text())["held_out"] == []
-    )  # damaged images are left out all the same
+    listed = json.loads((tmp_path / "one" / LIST).read_text())  # damaged images are left out all the same
+    assert listed["held_out"] == []
     digits = sections(plan(run, "digits", tmp_path / "two"))["data"]
     assert (digits["train"], digits["test"]) == ("digits", "digits")  # which hold test images themselves
 

@@ -254,9 +254,8 @@ class Evaluator(ABC):
     file: ClassVar[str] = ""  # of the run's folder, for the last details; by default evaluations/NAME.json
     values: ClassVar[Collection[str] | None] = None  # the names of its values; None where nobody knows them yet
     of_average: ClassVar[bool] = True  # whether the average of a run's weights is measured too, where it keeps one
-    version: ClassVar[int] = (
-        1  # raise it when the same options measure something else: earlier results are then kept apart
-    )
+    # Raise it when the same options measure something else: earlier results are then kept apart.
+    version: ClassVar[int] = 1
 
     @abstractmethod
     def __init__(self, config: Any, setting: Setting) -> None: ...

@@ -46,7 +46,7 @@ class Tokens(NamedTuple):
     @classmethod
     def of(
         cls, table: Table, readout: Readout, shape: tuple[int, int], device: torch.device, rows: NDArray[np.int64]
-    ) -> Tokens:  # fmt: skip
+    ) -> Tokens:
         """Takes mean and deviation of the tokens of some images: a BatchNorm without weights ends with the same."""
         zero = torch.zeros(readout.width, device=device)
         raw = cls(table, readout.blocks[0], shape, device, zero, zero + 1)

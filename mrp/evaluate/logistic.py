@@ -182,7 +182,7 @@ class Trial(NamedTuple):
 
 def path(
     inputs: Tensor, targets: Tensor, parts: Split, outputs: int, strengths: Sequence[float], loss: Loss = CLASSES
-) -> Iterator[Trial]:  # fmt: skip
+) -> Iterator[Trial]:
     """Yields the strengths as they are tried, from strong to weak, each starting where the last one ended."""
     fitting, held_out = (torch.from_numpy(rows).to(inputs.device) for rows in parts)
     weights = inputs.new_zeros(inputs.shape[1] + 1, outputs)

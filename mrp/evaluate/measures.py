@@ -67,7 +67,7 @@ def mean_of(values: Tensor, share: bool = True, better: str = "higher", groups: 
 
 def told(
     numbers: Mapping[str, Number], shown: Collection[str] | None = None
-) -> tuple[dict[str, float], dict[str, Any]]:  # fmt: skip
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Returns the values of some numbers, and for a file the same, with what tables have to know of those they show.
 
     Tables show all numbers unless some are named.

@@ -44,9 +44,7 @@ def mcnemar(first: Bools, second: Bools, groups: Ints | None = None) -> float:
     return max(exact, 2 * float(stdtr(effective(groups) - 1, -t)))
 
 
-def paired(
-    first: Bools, second: Bools, classes: Classes | None = None, groups: Ints | None = None
-) -> Interval:  # fmt: skip
+def paired(first: Bools, second: Bools, classes: Classes | None = None, groups: Ints | None = None) -> Interval:
     """Returns the difference of two accuracies that were counted on the same images.
 
     The interval is Bonett and Price's (2012): Wald's after adding one image that only the first and one that only the
@@ -195,9 +193,7 @@ def _welch(value: float, *samples: Sequence[float] | Scores) -> Interval:
     return Interval(value, value - half, value + half)
 
 
-def _paired_over_groups(
-    value: float, first: Bools, second: Bools, classes: Classes | None, groups: Ints
-) -> Interval:  # fmt: skip
+def _paired_over_groups(value: float, first: Bools, second: Bools, classes: Classes | None, groups: Ints) -> Interval:
     less = _weighted(first, classes) - _weighted(second, classes)
     more, groups = with_groups(less, groups, 1.0, -1.0)
     centre, half = float(more.mean()), half_width(more, groups)

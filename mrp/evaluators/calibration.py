@@ -120,9 +120,7 @@ class Evaluator(Probe[Learned]):
         result.details.update(num_test=len(first), of="classifier")
         return result
 
-    def _result(
-        self, scores: Scores, temperature: Tensor | float, shown: Number, groups: Ints | None
-    ) -> Result:  # fmt: skip
+    def _result(self, scores: Scores, temperature: Tensor | float, shown: Number, groups: Ints | None) -> Result:
         names, possible = self.setting.train.classes, self.setting.possible
         if (highest := int(scores.labels.max())) >= scores.logits.shape[1]:
             raise ConfigError(

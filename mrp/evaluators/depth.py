@@ -107,7 +107,7 @@ class Evaluator(Dense[Tensor]):
 
     def _measured(
         self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], weight: Tensor
-    ) -> NDArray[np.float64]:  # fmt: skip
+    ) -> NDArray[np.float64]:
         """Returns both errors and the share of right pixels of each image; NaN where no pixel of it counts."""
         measured = []
         for part in chunks(rows):

@@ -143,9 +143,7 @@ class Evaluator(contract.Evaluator):
         precisions, precision, hit = (torch.cat(column) for column in zip(*parts, strict=True))
         return precisions, precision, hit
 
-    def _by_landmarks(
-        self, benchmark: Benchmark, model: nn.Module, readout: Readout, pause: Pause
-    ) -> Result:  # fmt: skip
+    def _by_landmarks(self, benchmark: Benchmark, model: nn.Module, readout: Readout, pause: Pause) -> Result:
         setting, (block,) = self._setting, readout.blocks
         view = Whole(setting.data)
         gallery = setting.features(self._gallery, model, readout, pause, view=view)
@@ -172,7 +170,7 @@ class Evaluator(contract.Evaluator):
 
 def _summary(
     precisions: Tensor, precision: Tensor, hit: Tensor, groups: Ints | None
-) -> tuple[dict[str, float], dict[str, Any]]:  # fmt: skip
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Returns means over the queries whose class the gallery holds, alone and with intervals."""
     counts = ~precisions.isnan()
     if not counts.any():

@@ -113,9 +113,7 @@ class Evaluator(Dense[Head]):
             raise ConfigError(f"segmentation.train: {found} in its masks; look at segmentation.ignore, or set classes")
         return torch.from_numpy(np.stack(parts)), given or largest + 1
 
-    def _counts(
-        self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Head
-    ) -> NDArray[np.int64]:  # fmt: skip
+    def _counts(self, tokens: Tokens, pairs: Sequence[Pair], rows: NDArray[np.int64], head: Head) -> NDArray[np.int64]:
         """Returns for each image the pixels of each class that were right, that have it, and that were given it."""
         (weight, bias), counts = head, []
         classes = weight.shape[1]

@@ -43,9 +43,8 @@ class Named(NamedTuple):
         given = [_called(data[key]) for key in ("train", "test") if data.get(key)]
         sets = dict.fromkeys("/".join(Path(one).parts[-2:]) for one in given)
         parts = [f"{key} {data[key]}" for key in ("classes", "fraction") if data.get(key)]
-        parts += (
-            ["by groups"] if data.get("groups") or data.get("group") else []
-        )  # as a record says, or a configuration
+        # A record calls them groups, a configuration group.
+        parts += ["by groups"] if data.get("groups") or data.get("group") else []
         return cls(", ".join([" > ".join(sets), *parts]) if sets else NOT_RECORDED, content or "")
 
 
@@ -244,9 +243,8 @@ def page_of(paths: Sequence[Path], names: Sequence[str] | None = None) -> Page:
     rows = {key: number for number, key in enumerate(ordered)}
     several = Counter(run for run, _, _ in ordered)
     named = tuple(Row(f"{run}, step {step:,}" if several[run] > 1 else run, run, step) for run, step, _ in ordered)
-    found = {
-        (rows[point.run, point.step, point.folder], _place(point, labels)): point for point in points
-    }  # of several measurements of the same the last one counts
+    # Of several measurements of the same the last one counts.
+    found = {(rows[point.run, point.step, point.folder], _place(point, labels)): point for point in points}
     data = list(dict.fromkeys(labels[point.data] for point in points))
     places = sorted(dict.fromkeys(place for _, place in found), key=lambda place: (data.index(place[1]), place[0]))
     steps = {folder: [step for _, step, own in ordered if own == folder] for folder in {one[2] for one in ordered}}

@@ -37,9 +37,7 @@ def section(found: Mapping[str, Any]) -> Iterator[Markup]:
     yield tag("div", *(tag("div", part) for part in parts), class_="beside")
 
 
-def _classes(
-    names: Sequence[str], counts: NDArray[np.int64], right: NDArray[np.int64], order: Sequence[int]
-) -> Markup:  # fmt: skip
+def _classes(names: Sequence[str], counts: NDArray[np.int64], right: NDArray[np.int64], order: Sequence[int]) -> Markup:
     """Returns the accuracy of each class, from the hardest."""
     rows = []
     for number in order:

@@ -52,7 +52,7 @@ class Metric:
     def series(self, history: History) -> list[Series]:
         """Returns what a run has logged of it."""
         found = (history.curve(key, name) for key, name in self.keys.items())
-        return [replace(one, y=self.scale * one.y) for one in found if one is not None]
+        return [one.scaled(self.scale) for one in found if one is not None]
 
 
 @dataclass(frozen=True)
@@ -152,7 +152,7 @@ def accuracies(history: History) -> Chart | None:
     if not series:
         return None
     title = f"Accuracy: {story.accuracy(max(series, key=lambda one: one.y[-1]))}"
-    return Chart(title, "% of test images", [_in_percent(one) for one in series], _starts(history), "measured")
+    return Chart(title, "% of test images", [one.scaled(100) for one in series], _starts(history), "measured")
 
 
 def of_several(group: Group, histories: Sequence[History]) -> Iterator[Chart]:
@@ -162,7 +162,7 @@ def of_several(group: Group, histories: Sequence[History]) -> Iterator[Chart]:
         if key is None or all(_repeats(metric, one) for one in histories):
             continue
         found = [one.curve(key, one.name) or Series.of(one.name, [], []) for one in histories]
-        series = [replace(one, y=metric.scale * one.y) for one in found]
+        series = [one.scaled(metric.scale) for one in found]
         yield Chart(
             _compared(metric.what, series, metric.of_several), metric.unit, series[:SERIES], kind=metric.kind,
             note=metric.note, zero=metric.zero,
@@ -174,7 +174,7 @@ def accuracies_of_several(histories: Sequence[History]) -> Iterator[Chart]:
     found = [{one.name: one for one in history.accuracies()} for history in histories]
     for evaluator in dict.fromkeys(name for one in found for name in one):
         series = [
-            replace(_in_percent(one.get(evaluator, Series.of("", [], []))), name=history.name)
+            replace(one.get(evaluator, Series.of("", [], [])).scaled(100), name=history.name)
             for one, history in zip(found, histories, strict=True)
         ]
         yield Chart(_compared(f"Accuracy ({evaluator})", series), "% of test images", series[:SERIES], kind="measured")
@@ -192,11 +192,6 @@ def _compared(what: str, series: Sequence[Series], of: Compared = _last) -> str:
         return f"{what}, {found[0][0]}: {said(found[0][1])} in each run"
     values = [f"{said(value)} ({name})" for _, value, name in found]
     return f"{what}, {found[0][0]}: " + (story.listed(values) if len(values) < 5 else f"{values[0]} to {values[-1]}")
-
-
-def _in_percent(series: Series) -> Series:
-    bounds = (None if one is None else 100 * one for one in (series.low, series.high))
-    return Series(series.name, series.x, 100 * series.y, *bounds)
 
 
 def _starts(history: History) -> Marks:

@@ -34,10 +34,8 @@ class Foretold:
 def correlations(paths: Sequence[Path]) -> list[Foretold]:
     """Returns the correlations within each run, for each number and measure that were taken after enough steps."""
     found = [
-        one
-        for path, name in zip(paths, short_names(paths), strict=True)
-        for one in _within(Measured.of(path, name))
-    ]  # fmt: skip
+        one for path, name in zip(paths, short_names(paths), strict=True) for one in _within(Measured.of(path, name))
+    ]
     if not found:
         raise ConfigError(
             f"--foretell: needs '{LABEL_FREE}' and an accuracy after the same {FEWEST} steps of a run; measure them "

@@ -159,9 +159,7 @@ def _of_draws(first: Measure, second: Measure) -> Interval | None:
     """
     value = first.value - second.value
     if first.groups and len(first.groups) == len(second.groups):
-        return statistics.over_draws_and_images(
-            (first.draws, first.groups), (second.draws, second.groups), value
-        )  # fmt: skip
+        return statistics.over_draws_and_images((first.draws, first.groups), (second.draws, second.groups), value)
     if first.groups or second.groups:
         return None  # the other one was measured before its groups were kept; draws alone say too little
     if not (_differ(first.draws) or _differ(second.draws)):

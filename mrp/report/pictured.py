@@ -70,9 +70,9 @@ def attention(newest: Pictures, side: int) -> Iterator[Markup]:
         "more of the head's attention it has."
     ))  # fmt: skip
     inputs = newest.arrays["input"][: len(maps)]
-    yield strips([
-        strip("input", inputs, side), *(strip(f"head {n + 1}", maps[:, n], side) for n in range(maps.shape[1]))
-    ])  # fmt: skip
+    yield strips(
+        [strip("input", inputs, side), *(strip(f"head {n + 1}", maps[:, n], side) for n in range(maps.shape[1]))]
+    )
 
 
 def colours(pictures: Sequence[Pictures], side: int) -> Iterator[Markup]:

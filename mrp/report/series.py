@@ -33,6 +33,11 @@ class Series:
         """Returns a series without intervals."""
         return cls(name, np.asarray(x, np.float64), np.asarray(y, np.float64))
 
+    def scaled(self, by: float) -> Series:
+        """Returns the series in another unit."""
+        bounds = (None if one is None else by * one for one in (self.low, self.high))
+        return Series(self.name, self.x, by * self.y, *bounds)
+
     def finite(self) -> Series:
         """Returns the series without values that are not finite."""
         kept = np.isfinite(self.x) & np.isfinite(self.y)

@@ -135,8 +135,10 @@ def what_ran(history: History) -> str:
     shape = backbone.get("name") or f"a ViT of {backbone.get('depth')} blocks of width {backbone.get('width')}"
     size = data.get("size")
     size = "x".join(map(str, size)) if isinstance(size, list | tuple) else f"{size}x{size}"
-    trained = f"goes on from {_short(values['init'])}" if values.get("init") else "trains"
-    parts.append(f"{trained}{',' if values.get('init') else ''} {shape}, patches of {backbone.get('patch')}")
+    init = values.get("init")
+    source = Path(str(init.get("from") if isinstance(init, Mapping) else init))
+    trained = f"goes on from {'/'.join(source.parts[-2:])}," if init else "trains"
+    parts.append(f"{trained} {shape}, patches of {backbone.get('patch')}")
     parts.append(f"on {compare.Named.of(data, None).name}, images of {size}")
     steps = f"{values.get('length')} of {values.get('batch')} images per step, {values.get('precision')}"
     return f"{' '.join(parts)}: {steps}."
@@ -148,11 +150,6 @@ def _number(value: Any) -> str:
         return str(value)
     end = f" to {value.get('end')}" if value.get("kind") in ("linear", "cosine", "wsd") else ""
     return f"{value.get('value')}{end}, {value.get('kind')}"
-
-
-def _short(init: Any) -> str:
-    source = init.get("from") if isinstance(init, Mapping) else init
-    return "/".join(Path(str(source)).parts[-2:])
 
 
 def _facts(told: Told) -> Iterator[tuple[str, object]]:

@@ -154,10 +154,14 @@ class Suite:
                     f"{nearest(place, self.places) or f'; {known}'}"
                 )
         data, tasks = dict[str, Data](), list[Task]()
+        tests: dict[str, dict[str, list[Test]]] = {}  # of each data set; those whose places are given
         for name, config in self._config.data.items():
-            described = config.model_dump(mode="json", include=_OF_DATA)
-            words = {key: value for key, value in described.items() if value is not None}
-            data[name] = Data(name, _filled(words, places), tuple(self._tests(config, places)), config.score)
+            of_data = config.model_dump(mode="json", include=_OF_DATA)
+            given = {test: one for test, one in _test_sets(config).items() if {*_places(one)} <= places.keys()}
+            tests[name] = {test: self._filled(test, one, places) for test, one in given.items()}
+            every = tuple(one for found in tests[name].values() for one in found)
+            words = {key: value for key, value in of_data.items() if value is not None}
+            data[name] = Data(name, _filled(words, places), every, config.score)
         for number, measurement in enumerate(self._config.measure):
             for name in measurement.sets:
                 config = self._config.data[name]
@@ -166,7 +170,7 @@ class Suite:
                 for test, described in _test_sets(config).items():
                     missing = [place for place in (*needed, *_places(described)) if place not in places]
                     about = measurement.title or "", self._options_at(number), tuple(dict.fromkeys(missing))
-                    found = [test] if missing else [one.name for one in self._filled(test, described, places)]
+                    found = [test] if missing else [one.name for one in tests[name][test]]
                     group = test if described["corruptions"] else ""
                     tasks += [Task(measurement.evaluator, options, name, one, *about, group) for one in found]
         return Plan(self.name, data, tuple(tasks))
@@ -176,11 +180,6 @@ class Suite:
         prefix = f"measure.{number}.options."
         lines = {key.removeprefix(prefix): line for key, line in self._origins.items() if key.startswith(prefix)}
         return {"": self._where(f"measure.{number}")} | lines
-
-    def _tests(self, config: DataSet, places: Mapping[str, str]) -> Iterator[Test]:
-        for name, described in _test_sets(config).items():
-            if all(place in places for place in _places(described)):
-                yield from self._filled(name, described, places)
 
     def _filled(self, name: str, described: Mapping[str, Any], places: Mapping[str, str]) -> list[Test]:
         """Returns a test set, or each of the corrupted ones in a folder."""

@@ -106,9 +106,7 @@ def test_every_test_image_counts_where_only_the_training_images_fit(
     assert result.details["num_test"] == 210
 
 
-def learned_heads(
-    step: Step, at: Setting, monkeypatch: pytest.MonkeyPatch
-) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+def learned_heads(step: Step, at: Setting, monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor]:
     """Returns the classifiers of the first head that chooses, and of the head that was taken."""
     evaluator = attentive.Evaluator(attentive.Config(tokens="computed"), at)
     seen, answers = list[torch.Tensor](), evaluator._answers

@@ -127,7 +127,7 @@ def test_without_images_its_own_are_taken(make: Make, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.split() == [
         *("written", "to", str(run / "pictures/reconstruction.png")),
         *("written", "to", str(run / "pictures/pca.png")),
-    ]  # fmt: skip
+    ]
 
 
 def test_weights_of_another_project_and_what_they_lack(
