@@ -129,7 +129,7 @@ def train(
     coordinates = Coordinates.of(features)
     inputs = coordinates(features)
     tried = list(path(inputs, targets, parts, len(classes), strengths))
-    l2, _, start = best(tried)
+    l2, _, start = max(tried, key=lambda trial: trial.score)  # the stronger of equals
     weights = fit(inputs, targets, l2, start)
     accuracies = {f"{trial.l2:g}": trial.score for trial in tried}
     accuracy = CLASSES.score(logits_of(inputs, weights), targets)
@@ -190,11 +190,6 @@ def path(
         weights = fit(inputs[fitting], targets[fitting], l2, weights, loss=loss)
         score = loss.score(logits_of(inputs[held_out], weights), targets[held_out])
         yield Trial(l2, score, weights)
-
-
-def best(tried: Sequence[Trial]) -> Trial:
-    """Returns the best strength, the stronger of equals."""
-    return max(tried, key=lambda trial: trial.score)
 
 
 def logits_of(inputs: Tensor, weights: Tensor) -> Tensor:

@@ -46,18 +46,10 @@ def average_precisions(scores: Tensor, relevant: Tensor) -> Tensor:
     return (precision * hits).sum(1) / hits.sum(1)
 
 
-class Nearest(NamedTuple):
-    """For each query, one number per k."""
-
-    precision: Tensor  # Q ks: the relevant share of the k nearest
-    hit: Tensor  # Q ks, bool: whether any of the k nearest is relevant
-
-
-def nearest(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Nearest:
-    """Returns what the k nearest of each query are, for each k (for a smaller gallery, all of it)."""
+def nearest(scores: Tensor, relevant: Tensor, ks: Sequence[int]) -> Tensor:
+    """Returns the relevant share of the k nearest of each query, for each k (Q ks; of a smaller gallery, of all)."""
     found = relevant.gather(1, scores.topk(min(max(ks), scores.shape[1]), dim=1).indices)
-    precision = torch.stack([found[:, :k].double().mean(1) for k in ks], dim=1)
-    return Nearest(precision, precision > 0)
+    return torch.stack([found[:, :k].double().mean(1) for k in ks], dim=1)
 
 
 def pooled_precision(scores: Tensor, relevant: Tensor, wanted: int) -> float:

@@ -118,19 +118,19 @@ class Evaluator(contract.Evaluator):
         rows = np.arange(min(config.queries, len(test))) * len(test) // min(config.queries, len(test))
         itself = torch.from_numpy(rows) if config.gallery == "test" else None
         features, labels = ranking.unit(test.columns[block][rows], self._device), test.labels[torch.from_numpy(rows)]
-        precisions, precision, hit = self._ranked(
+        average, precision = self._ranked(
             features, labels.to(self._device), ranking.unit(gallery.columns[block], self._device),
             gallery.labels.to(self._device), itself,
         )  # fmt: skip
-        values, details = _summary(precisions, precision, hit, None if (of := test.group_numbers) is None else of[rows])
+        values, details = _summary(average, precision, None if (of := test.group_numbers) is None else of[rows])
         details |= {"gallery": config.gallery, "num_queries": len(rows), "num_gallery": len(gallery)}
         every = config.gallery == "train" and len(rows) == len(setting.labelled())
-        return Result(values, details, right=hit[:, 0] if every else None)
+        return Result(values, details, right=precision[:, 0] > 0 if every else None)
 
     def _ranked(
         self, queries: Tensor, classes: Tensor, gallery: Tensor, labels: Tensor, itself: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns each query's average precision, and for each k its precision and whether anything was found."""
+    ) -> tuple[Tensor, Tensor]:
+        """Returns each query's average precision, and its precision among the k nearest, for each k."""
         parts, others = [], len(gallery) - (itself is not None)
         for chunk, scores in ranking.cosines(queries, gallery):
             relevant = classes[chunk, None] == labels
@@ -138,10 +138,10 @@ class Evaluator(contract.Evaluator):
                 own = itself[chunk, None].to(scores.device)
                 scores.scatter_(1, own, -torch.inf)
                 relevant.scatter_(1, own, False)
-            near = ranking.nearest(scores, relevant, [min(k, others) for k in KS])
-            parts.append((ranking.average_precisions(scores, relevant).cpu(), near.precision.cpu(), near.hit.cpu()))
-        precisions, precision, hit = (torch.cat(column) for column in zip(*parts, strict=True))
-        return precisions, precision, hit
+            precision = ranking.nearest(scores, relevant, [min(k, others) for k in KS])
+            parts.append((ranking.average_precisions(scores, relevant).cpu(), precision.cpu()))
+        average, precision = (torch.cat(column) for column in zip(*parts, strict=True))
+        return average, precision
 
     def _by_landmarks(self, benchmark: Benchmark, model: nn.Module, readout: Readout, pause: Pause) -> Result:
         setting, (block,) = self._setting, readout.blocks
@@ -168,18 +168,16 @@ class Evaluator(contract.Evaluator):
         return Result(values, details | {"num_queries": len(queries), "num_gallery": len(gallery)})
 
 
-def _summary(
-    precisions: Tensor, precision: Tensor, hit: Tensor, groups: Ints | None
-) -> tuple[dict[str, float], dict[str, Any]]:
+def _summary(average: Tensor, precision: Tensor, groups: Ints | None) -> tuple[dict[str, float], dict[str, Any]]:
     """Returns means over the queries whose class the gallery holds, alone and with intervals."""
-    counts = ~precisions.isnan()
+    counts = ~average.isnan()
     if not counts.any():
         raise ConfigError("retrieval: no query has another image of its class in the gallery; give more images")
-    numbers = {"map": mean_of(precisions, groups=groups)}
+    numbers = {"map": mean_of(average, groups=groups)}
     groups = None if groups is None else groups[counts.numpy()]
     for column, k in enumerate(KS):
         numbers[f"precision{k}"] = mean_of(precision[counts, column], groups=groups)
-        numbers[f"recall{k}"] = share_of(hit[counts, column], groups)
+        numbers[f"recall{k}"] = share_of(precision[counts, column] > 0, groups)
     values, details = told(numbers, _SHOWN)
     return values, details | {"without": int((~counts).sum())}
 

@@ -38,14 +38,14 @@ def predicted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_balance_hides_as_much_as_possible_before_the_label_error_has_risen_as_much() -> None:
     ratios = [0.1, 0.3, 0.5, 0.7, 0.9]
     errors = [0.10, 0.11, 0.13, 0.25, 0.80]  # .05 for whole images, .9 by chance
-    merits = rules.merits([rules.Measured(r, e, 0.0) for r, e in zip(ratios, errors, strict=True)], 0.05, 0.9)
+    merits = rules.merits(ratios, errors, [0.0] * 5, 0.05, 0.9)
     assert merits["balance"] == pytest.approx([r - (e - 0.05) / 0.85 for r, e in zip(ratios, errors, strict=True)])
     assert rules.best(ratios, merits["balance"]) == 0.7
 
 
 def test_lesson_wants_pairs_of_which_one_tells_the_class() -> None:
-    seen = [rules.Measured(0.3, 0.1, 0.1), rules.Measured(0.6, 0.4, 0.3), rules.Measured(0.9, 0.8, 0.2)]
-    assert rules.best([0.3, 0.6, 0.9], rules.merits(seen, 0.0, 0.9)["lesson"]) == 0.6
+    ratios = [0.3, 0.6, 0.9]
+    assert rules.best(ratios, rules.merits(ratios, [0.1, 0.4, 0.8], [0.1, 0.3, 0.2], 0.0, 0.9)["lesson"]) == 0.6
 
 
 def test_rank_correlation() -> None:

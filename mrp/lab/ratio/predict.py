@@ -136,11 +136,8 @@ def predict(folder: Path, options: Options) -> dict[str, Any]:
     ratios = [hidden / patches for hidden in counts]
     whole = _measure(model.module, images, labels, 0, 1)["label_error"]
     chance = 1 - float(labels.bincount().max()) / len(labels)
-    seen = [
-        rules.Measured(ratio, row["label_error"]["value"], row["one_of_two"]["value"])
-        for ratio, row in zip(ratios, rows, strict=True)
-    ]
-    merits = rules.merits(seen, whole["value"], chance)
+    errors, one_of_two = ([row[name]["value"] for row in rows] for name in ("label_error", "one_of_two"))
+    merits = rules.merits(ratios, errors, one_of_two, whole["value"], chance)
     return {
         "images": len(images), "patches": patches, "steps": model.step, "whole": whole, "chance": chance,
         "ratios": ratios, "hidden": counts, "rows": rows, "rules": rules.RULES, "merits": merits,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mrp.evaluate import statistics
 
@@ -25,19 +24,17 @@ RULES: dict[str, str] = {
 FIXED = (0.5, 0.75)  # rules that look at nothing, which the others have to beat: the ratio that is nearest to this
 
 
-class Measured(NamedTuple):
-    """What a rule sees of one mask ratio: all follows from labels and a masked classifier."""
+def merits(
+    ratios: Sequence[float], label_errors: Sequence[float], one_of_two: Sequence[float], whole: float, chance: float
+) -> dict[str, list[float]]:
+    """Returns every ratio's merit by each rule, from the label error of whole images and of none of an image.
 
-    ratio: float  # the hidden share
-    label_error: float
-    one_of_two: float  # how often one of two views of an image is classified rightly, and the other is not
-
-
-def merits(measured: Sequence[Measured], whole: float, chance: float) -> dict[str, list[float]]:
-    """Returns every ratio's merit by each rule, from the label error of whole images and of none of an image."""
+    `one_of_two` is how often one of two views of an image is classified rightly, and the other is not.
+    """
+    rises = max(chance - whole, 1e-9)
     return {
-        "balance": [at.ratio - (at.label_error - whole) / max(chance - whole, 1e-9) for at in measured],
-        "lesson": [at.one_of_two for at in measured],
+        "balance": [ratio - (error - whole) / rises for ratio, error in zip(ratios, label_errors, strict=True)],
+        "lesson": [*one_of_two],
     }
 
 
