@@ -74,12 +74,6 @@ def test_fit_agrees_with_scikit_learn(l2: float) -> None:
 def test_digits() -> None:
     train, train_labels, test, test_labels = digits()
     found = measure(train, train_labels, test, test_labels)
-    scaler = StandardScaler().fit(train.numpy())
-    theirs = LogisticRegression(C=1 / (1400 * found["l2"]), max_iter=10000)
-    theirs.fit(scaler.transform(train.numpy()), train_labels.numpy())
-    assert found["accuracy"] == pytest.approx(
-        theirs.score(scaler.transform(test.numpy()), test_labels.numpy()), abs=0.006
-    )
     assert found["accuracy"] > 0.95
     assert found["train_accuracy"] > 0.98
     assert found["num_train"] == 1400

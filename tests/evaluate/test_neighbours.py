@@ -9,8 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from sklearn.datasets import load_digits
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from mrp.evaluate import neighbours
@@ -41,19 +39,6 @@ def test_agrees_with_a_naive_vote(k: int, query_chunk: int, key_chunk: int) -> N
     queries, _ = data(11, seed=1)
     (found,) = neighbours.predict(keys, labels, queries, [k], 0.5, query_chunk, key_chunk)
     assert found.tolist() == naive(keys, labels, queries, k, 0.5)
-
-
-@pytest.mark.parametrize("k", [10, 20, 100, 200])
-def test_agrees_with_scikit_learn_on_digits(k: int) -> None:
-    """Every answer is the same, so the accuracies agree to the last digit."""
-    images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(0).permutation(len(images))
-    rows, classes = images[order].astype(np.float32), labels[order]
-    vote = KNeighborsClassifier(k, metric="cosine", weights=lambda distance: np.exp(-distance / neighbours.TEMPERATURE))
-    expected = vote.fit(rows[:1400].astype(np.float64), classes[:1400]).predict(rows[1400:].astype(np.float64))
-    keys, queries = torch.from_numpy(rows[:1400]), torch.from_numpy(rows[1400:])
-    (found,) = neighbours.predict(keys, torch.from_numpy(classes[:1400]), queries, [k])
-    assert found.tolist() == expected.tolist()
 
 
 def test_the_nearer_outvotes_the_many() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from mrp.evaluators import depth, segmentation
 from mrp.run import load
 from mrp.step import Step
 from tests.evaluators.miniature import as_depth, as_mask, as_metres, blocks, write
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import setting
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +84,6 @@ def test_a_head_learns_the_classes_and_every_pixel_counts(
     told = details["measures"]["mean_iou"]
     assert told["low"] <= told["value"] <= told["high"]
     assert evaluator.measure(step, 0, never).values == result.values
-
-
-def test_the_first_process_alone_gets_the_result(masks: dict[str, Any], at: Setting, step: Step) -> None:
-    other = replace(at, processes=Alone(1))  # type: ignore[arg-type]
-    assert not segmentation.Evaluator(segmentation.Config.model_validate(masks), other).measure(step, 0, never).values
 
 
 def test_fewer_images_are_evenly_spaced(masks: dict[str, Any], at: Setting, step: Step) -> None:

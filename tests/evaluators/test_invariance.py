@@ -19,7 +19,7 @@ from mrp.evaluators.linear import Config as LinearConfig
 from mrp.evaluators.linear import Evaluator as Linear
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import Alone, setting, some
+from tests.evaluators.settings import setting, some
 
 DATA = load("demo").data
 
@@ -78,11 +78,6 @@ def test_without_labels_there_are_cosines_alone(at: Setting, step: Step) -> None
         result = Evaluator(config, setting_).measure(step, 0, never)
         assert result.details["images"] == 40
         assert not [name for name in result.values if "accuracy" in name]
-
-
-def test_another_process_helps_and_gets_nothing(at: Setting, step: Step) -> None:
-    other = replace(at, processes=Alone(1))  # type: ignore[arg-type]
-    assert not Evaluator(Config(images=20), other).measure(step, 0, never).values
 
 
 def test_a_share_that_is_none() -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -21,7 +19,7 @@ from mrp.evaluate.readout import Readout
 from mrp.evaluators.geometry import Config, Evaluator
 from mrp.run import load
 from mrp.step import Step
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import setting
 
 
 def test_the_numbers_are_those_of_evenly_spaced_images_and_their_crops(step: Step) -> None:
@@ -54,12 +52,6 @@ def test_without_test_data_the_training_images_are_measured_and_few_images_suffi
     train = open_source("digits", "test")
     at = setting(load("demo").data, train, None)
     assert Evaluator(Config(images=5000, views=2), at).measure(step, 0, never).details["images"] == 360
-
-
-def test_another_process_helps_and_gets_nothing(step: Step) -> None:
-    test = open_source("digits", "test")
-    at = replace(setting(load("demo").data, test, test, Alone(1)), batch=16)
-    assert not Evaluator(Config(images=8, views=2), at).measure(step, 0, never).values
 
 
 def test_one_image_is_refused() -> None:

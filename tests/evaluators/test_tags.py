@@ -24,7 +24,7 @@ from mrp.evaluators.tags import Config, Evaluator
 from mrp.run import load
 from mrp.step import Step
 from tests import tagged_digits
-from tests.evaluators.settings import Alone, setting
+from tests.evaluators.settings import setting
 
 READOUT = Readout((1, 2), ("mean",), width=12, num_patches=4)
 CPU = torch.device("cpu")
@@ -129,9 +129,8 @@ def test_neighbours_vote_where_they_know() -> None:
     assert (neighbours.tag_scores(keys, torch.full((90, 1), -1), queries, 5) == 0).all()
 
 
-def measured(step: Step, train: Source, test: Source, processes: Any = None, **options: Any) -> Result:
-    at = setting(load("demo").data, train, test, processes)
-    return Evaluator(Config(images=400, **options), at).measure(step, 0, never)
+def measured(step: Step, train: Source, test: Source) -> Result:
+    return Evaluator(Config(images=400), setting(load("demo").data, train, test)).measure(step, 0, never)
 
 
 def test_the_numbers_are_those_of_scikit_learn_whatever_the_order_of_the_tags(step: Step) -> None:
@@ -187,11 +186,6 @@ def test_the_test_images_decide_nothing(step: Step, monkeypatch: pytest.MonkeyPa
     second = measured(step, train, test)
     assert first.details["tried"] == second.details["tried"]
     assert first.values != second.values
-
-
-def test_another_process_helps_and_gets_nothing(step: Step) -> None:
-    train, test = (tagged_digits.opened(split) for split in ("train", "test"))
-    assert not measured(step, train, test, Alone(1)).values
 
 
 def test_groups_widen_the_intervals(step: Step) -> None:

@@ -100,14 +100,6 @@ def test_answers_can_be_limited_to_the_classes_of_the_test_data(run: Run) -> Non
     assert limited["loss"] == found["loss"]
 
 
-def test_training_goes_on_as_if_nothing_had_been_looked_at(run: Run) -> None:
-    step = build_step(run).train()
-    before = {name: tensor.clone() for name, tensor in step.state_dict().items()}
-    make(run, some("test", 9)).measure(step, 1, never)
-    assert step.objective.backbone.training
-    assert all(torch.equal(tensor, before[name]) for name, tensor in step.state_dict().items())
-
-
 def test_it_can_be_left_between_batches(run: Run) -> None:
     step, calls = build_step(run).train(), []
 
