@@ -169,6 +169,17 @@ def test_it_runs_on_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "which ratio each criterion would choose" in capsys.readouterr().out
 
 
+def test_the_toy_is_held_against_its_exact_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(maskgraph, "WORLDS", 2)
+    main(["lab", "maskgraph", "toy", "--images", "60", "--ratios", ".5", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "the exact values lie within the stated error for" in said
+    assert "label_error rises at every step of the ratio: 2 worlds" in said
+    assert all((tmp_path / name).stat().st_size > 1000 for name in ("measures.png", "spectra.png"))
+
+
 @pytest.mark.parametrize(
     ("changed", "named"),
     [

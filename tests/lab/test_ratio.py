@@ -96,6 +96,7 @@ def test_every_step_draws_how_much_is_visible_and_all_counts_come_up_equally() -
 
 def test_a_prediction_is_made_once_and_before_mae(predicted: Path, tmp_path: Path) -> None:
     before = (predicted / "prediction.json").read_bytes()
+    assert (predicted / "prediction.png").stat().st_size > 1000
     main(["lab", "ratio", "predict", "demo", *WORDS, "--out", str(predicted)])
     assert (predicted / "prediction.json").read_bytes() == before
     with pytest.raises(ConfigError, match="with other options"):
