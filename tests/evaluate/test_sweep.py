@@ -135,13 +135,6 @@ def test_the_choice_depends_on_the_training_set_alone() -> None:
         sealed.open(NothingToChoose("again"))
 
 
-def test_a_class_never_trained_on_is_a_mistake() -> None:
-    head = sweep.fit(choose(), TRAIN, CPU, SHORT)
-    other = Table(TEST.columns, torch.where(TEST.labels == 3, 10, TEST.labels), TEST.keys)
-    right = (head.predict(TEST) == TEST.labels) & (TEST.labels != 3)
-    assert accuracy(head, other) == pytest.approx(float(right.double().mean()))
-
-
 def test_features_that_never_change_vanish() -> None:
     flat = Table({"1.mean": np.full((40, 5), 0.7, np.float16)}, torch.arange(40) % 4 // 3, torch.arange(40))
     parts = split(flat.labels, flat.keys)

@@ -14,7 +14,7 @@ from mrp.data.open import open_source
 from mrp.data.subset import Subset
 from mrp.evaluate import sweep
 from mrp.evaluate.contract import Setting, never
-from mrp.evaluators import calibration, centroid, few_shot, knn, linear
+from mrp.evaluators import calibration, centroid, few_shot, knn, linear, logistic
 from mrp.run import load
 from mrp.step import Step
 from tests.evaluators.settings import setting
@@ -41,7 +41,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep.fit, "__defaults__", (schedule, *sweep.fit.__defaults__[1:]))
 
 
-@pytest.mark.parametrize("evaluator", [knn, centroid, linear, few_shot])
+@pytest.mark.parametrize("evaluator", [knn, centroid, linear, few_shot, logistic])
 def test_its_images_are_answered_wrongly(evaluator: ModuleType, step: Step, at: Setting) -> None:
     with at.tables.of("weights"):
         result = evaluator.Evaluator(evaluator.Config(), at).measure(step, 0, never)
