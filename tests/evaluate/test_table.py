@@ -21,22 +21,28 @@ from mrp.evaluate.table import Table, Writer, here
 from mrp.evaluate.tables import Tables
 from mrp.processes.join import Accelerator, join_for_evaluation
 from mrp.run import load
+from mrp.step import Step
 from tests.forked import together
 
 SAMPLES = 37  # divided by neither 2 nor 3, nor by the batch
 RUN = load("demo", ["backbone.depth=3", "backbone.width=24", "backbone.heads=2", "objective.decoder.depth=1"])
 
 
-def made(folder: Path, processes: Accelerator, count: int = SAMPLES, tokens: bool = False) -> Table | None:
-    step = build_step(RUN)
-    readout = Readout.tokens(backbone_of(step)) if tokens else Readout.last(backbone_of(step), 3)
+def got(
+    tables: Tables, step: Step, readout: Readout, processes: Accelerator, of: str = "a test", count: int = SAMPLES
+) -> Table | None:
     loader = EvalLoader(
         fixed_sample(open_source(RUN, "test"), count), View(RUN.data, train=False), batch=8, workers=0,
         rank=processes.process_index, world=processes.num_processes, pin_memory=False,
     )  # fmt: skip
-    tables = Tables(folder)
+    return tables.get({"of": of}, step, readout, loader, count, processes, never)
+
+
+def made(folder: Path, processes: Accelerator, count: int = SAMPLES, tokens: bool = False) -> Table | None:
+    step, tables = build_step(RUN), Tables(folder)
+    readout = Readout.tokens(backbone_of(step)) if tokens else Readout.last(backbone_of(step), 3)
     with tables.of("some"):
-        return tables.get({"of": "a test"}, step, readout, loader, count, processes, never)
+        return got(tables, step, readout, processes, count=count)
 
 
 def same(one: Table, other: Table) -> bool:
@@ -144,38 +150,36 @@ def test_what_cannot_be_is_not_written(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_table_serves_whoever_reads_a_part_of_its_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_table_serves_whoever_reads_a_part_of_its_columns(tmp_path: Path) -> None:
     """The sweep reads many blocks of columns; kNN takes one of them and needs no pass of its own."""
-    assert made(tmp_path, join_for_evaluation()) is not None
-    step, source = build_step(RUN), fixed_sample(open_source(RUN, "test"), SAMPLES)
-    loader = EvalLoader(source, View(RUN.data, train=False), batch=8, rank=0, world=1, workers=0, pin_memory=False)
-    own, tables = Readout.own(backbone_of(step)), Tables(tmp_path)
+    step, tables, alone = build_step(RUN), Tables(tmp_path), join_for_evaluation()
+    own = Readout.own(backbone_of(step))
+    assert made(tmp_path, alone) is not None
     with tables.of("some"):
-        assert tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never) is not None
+        assert got(tables, step, own, alone) is not None
         assert len(list(tmp_path.iterdir())) == 1
-        tables.get({"of": "other data"}, step, own, loader, SAMPLES, join_for_evaluation(), never)
+        got(tables, step, own, alone, of="other data")
     with tables.of("others"):
-        tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never)
+        got(tables, step, own, alone)
     assert len(list(tmp_path.iterdir())) == 3
     with tables.of(None):  # weights that go on changing
-        assert tables.get({"of": "a test"}, step, own, loader, SAMPLES, join_for_evaluation(), never) is not None
+        assert got(tables, step, own, alone) is not None
         assert len(list(tmp_path.rglob("meta.json"))) == 4
     assert len(list(tmp_path.rglob("meta.json"))) == 3
 
 
 def test_a_table_that_a_killed_run_has_left_is_not_taken_for_its_present_weights(tmp_path: Path) -> None:
-    step, source = build_step(RUN), fixed_sample(open_source(RUN, "test"), SAMPLES)
-    loader = EvalLoader(source, View(RUN.data, train=False), batch=8, rank=0, world=1, workers=0, pin_memory=False)
-    own, alone, tables = Readout.own(backbone_of(step)), join_for_evaluation(), Tables(tmp_path)
+    step, tables, alone = build_step(RUN), Tables(tmp_path), join_for_evaluation()
+    own = Readout.own(backbone_of(step))
     with tables.of(None):
-        before = tables.get({"of": "a test"}, step, own, loader, SAMPLES, alone, never)
+        before = got(tables, step, own, alone)
         shutil.copytree(tmp_path / "while-training", tmp_path / "left")
     (tmp_path / "left").rename(tmp_path / "while-training")
     with torch.no_grad():
         for parameter in step.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     with tables.of(None):
-        now = tables.get({"of": "a test"}, step, own, loader, SAMPLES, alone, never)
+        now = got(tables, step, own, alone)
         assert before is not None
         assert now is not None
         assert not same(before, now)

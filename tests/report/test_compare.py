@@ -167,11 +167,6 @@ def test_validations_of_the_average_stand_beside_those_of_the_student(tmp_path: 
     assert "step 10 (the best of 6 by these images; the last of step 15: 70.0 % (" in said
 
 
-def test_runs_are_called_as_a_page_calls_them(tmp_path: Path) -> None:
-    page = compare.page_of([run(tmp_path / "first", 0, 90)], ["deep/first"])
-    assert [row.name for row in page.rows] == ["deep/first"]
-
-
 def test_many_validations_read_the_log_and_the_recipe_no_more_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
