@@ -124,6 +124,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
             raise
         except UnidentifiedImageError:
             known = f"not an image that can be read; readable are JPEG, {', '.join(_FORMATS)}"
+            if data[:4] in (b"II*\0", b"MM\0*"):
+                known = (
+                    "a TIFF of a form that a folder of images does not take; try {name: tiff, path: FOLDER} as the data"
+                )
             raise DecodeError(known if data else "a file without content") from None
         except Exception as error:  # on damaged files Pillow raises almost anything
             raise DecodeError(f"damaged image: {one_line(error)}") from None

@@ -196,8 +196,14 @@ def _rows_of(source: Source, table: Table, root: str) -> Ints:
     exact = np.zeros(len(source), bool)  # whether the row has the ending of the image too
     for number, image in enumerate(table.images):
         matches, same = ends.of(image)
-        names = list(dict.fromkeys(source.name_of(index) for index in matches)) if len(matches) > 1 else []
-        if len(names) > 1:  # windows of one image have one name
+        names = [source.name_of(index) for index in matches] if len(matches) > 1 else []
+        if names and ends.of_keys and len(set(names)) == 1:
+            raise ConfigError(
+                f"{table.path}: line {table.lines[number]}: '{image}' may be each of {len(names)} images, for the keys "
+                f"of these shards were cut to '{names[0]}'; take the folder that they were built from"
+            )
+        names = list(dict.fromkeys(names))  # windows of one image have one name
+        if len(names) > 1:
             raise ConfigError(
                 f"{table.path}: line {table.lines[number]}: '{image}' is the end of the names of {len(names)} images, "
                 f"such as '{names[0]}' and '{names[1]}'; name more of the folders that they are in"

@@ -101,9 +101,9 @@ class Ends:
     """The names of images, found by their ends."""
 
     def __init__(self, source: Source, root: str) -> None:
-        self._keys = bool(len(source.shard_sizes))  # of shards: hyphens join the parts of a path
+        self.of_keys = bool(len(source.shard_sizes))  # of shards: hyphens join the parts of a path
         names = map(source.name_of, range(len(source)))
-        if self._keys:
+        if self.of_keys:
             self._names = [(tree.JOINT.join(map(tree.plain, name.split("/"))), "") for name in names]
         else:
             self._names = [self._form(name, root) for name in names]
@@ -118,7 +118,7 @@ class Ends:
         """
         name, ending = self._form(image)
         found = list(self._ending_in(name)) if name else []
-        for key in (image, name.replace(tree.JOINT, "-", 1)) if self._keys else ():
+        for key in (image, name.replace(tree.JOINT, "-", 1)) if self.of_keys else ():
             found = found or list(self._ending_in(key, whole=True))
         same = [index for index in found if ending in ("", self._names[index][1])]
         return (same, True) if same else (found, False)
@@ -131,12 +131,12 @@ class Ends:
         path = posixpath.normpath(f"{root}/{path}" if root else path) if path else ""
         while path.startswith("../"):
             path = path.removeprefix("../")
-        return (tree.key_of(path.split("/")), "") if self._keys else (path, ending)
+        return (tree.key_of(path.split("/")), "") if self.of_keys else (path, ending)
 
     def _ending_in(self, end: str, whole: bool = False) -> Iterator[int]:
         """Yields the images whose names are this, or end in it behind what joins parts."""
         backwards = end[::-1]
-        joints = () if whole or end.startswith("/") else ("/", tree.JOINT) if self._keys else ("/",)
+        joints = () if whole or end.startswith("/") else ("/", tree.JOINT) if self.of_keys else ("/",)
         for start in (backwards, *(backwards + joint for joint in joints)):
             for place in range(bisect_left(self._backwards, start), len(self._backwards)):
                 if not self._backwards[place].startswith(start) or (start == backwards != self._backwards[place]):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -132,7 +133,8 @@ def key_of(parts: Sequence[str]) -> str:
 
 
 def plain(part: str) -> str:
-    """Returns a part of a path in letters that any reader takes."""
+    """Returns a part of a path in letters that any reader takes; others become their numbers in Unicode (ue4 for ä)."""
+    part = re.sub(r"[^\x00-\x7f]", lambda letter: f"u{ord(letter[0]):x}", unicodedata.normalize("NFC", part))
     return re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_")
 
 
@@ -182,6 +184,6 @@ def classes(
             )
     empty = sorted({e.name for e in os.scandir(root) if e.is_dir() and not is_hidden(e.name)} - set(found))
     if found and full and empty:
-        raise ConfigError(f"{root / empty[0]}: a class folder without images; remove it, or put its images there")
+        raise ConfigError(f"{root / empty[0]}: a class folder without images; put its images there, or move it away")
     numbers = {name: number for number, name in enumerate(found)}
     return found, np.array([numbers.get(top, -1) for top in tops], np.int32)

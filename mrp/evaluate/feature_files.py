@@ -43,9 +43,11 @@ def _write_npy(file: BinaryIO, columns: Columns, source: Source) -> None:
 
 def _write_parquet(file: BinaryIO, columns: Columns, source: Source) -> None:
     arrow, parquet = _pyarrow()
-    fields = {"id": arrow.string(), "label": arrow.int64(), "class": arrow.string()}
+    fields = {"id": arrow.string(), "name": arrow.string()}
     if source.tags:
-        fields = {"id": arrow.string(), "tags": arrow.list_(arrow.string()), "unknown": arrow.list_(arrow.string())}
+        fields |= {"tags": arrow.list_(arrow.string()), "unknown": arrow.list_(arrow.string())}
+    else:
+        fields |= {"label": arrow.int64(), "class": arrow.string()}
     schema = arrow.schema([*fields.items(), ("features", arrow.list_(arrow.float32(), columns.shape[1]))])
     with parquet.ParquetWriter(file, schema) as writer:
         for start in range(0, len(columns), _AT_ONCE):
@@ -57,12 +59,13 @@ def _write_parquet(file: BinaryIO, columns: Columns, source: Source) -> None:
 
 
 def _about(row: int, source: Source) -> dict[str, Any]:
+    image = {"id": source.where(row), "name": source.name_of(row)}  # where it lies, and what its source calls it
     if source.tags:
         known = source.tags_of(row)
         has, unknown = ([tag for tag, one in zip(source.tags, known, strict=True) if one == at] for at in (1, -1))
-        return {"id": source.where(row), "tags": has, "unknown": unknown}
+        return image | {"tags": has, "unknown": unknown}
     label = int(source.labels[row])
-    return {"id": source.where(row), "label": label, "class": source.classes[label] if label >= 0 else None}
+    return image | {"label": label, "class": source.classes[label] if label >= 0 else None}
 
 
 def _pyarrow() -> tuple[Any, Any]:

@@ -112,6 +112,7 @@ def _images(images: Preprocessing, to: str) -> str:
     shape = f"resized to {height}x{width}"
     if images.crop is not None:
         shape = f"resized to just cover {outer_height}x{outer_width}, of which the central {height}x{width} are taken"
+        shape += f" (by mrp, one of exactly {height}x{width} is taken whole)"
     other = ""
     if to == "transformers" and images.crop is not None and height != width:
         other = (

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
+
+from mrp.build import open_source
 from mrp.config import ConfigError, nearest
+from mrp.data.decode import DecodeError, decode
 from mrp.exchange import card
 from mrp.exchange.folders import check_is_new, new_folder
 from mrp.interop import graphs, huggingface_export, official_export, timm_export, verify
@@ -13,6 +18,9 @@ from mrp.interop.config import WeightsName
 from mrp.interop.folders import Preprocessing
 from mrp.interop.heads import linear_head, tells_tags
 from mrp.model import Model, class_names, load
+from mrp.run import Run
+
+_LOOKED_AT = 16  # images
 
 To = Literal["timm", "transformers", "official", "onnx", "torch-export"]
 
@@ -62,4 +70,18 @@ def _write(model: Model, to: str, folder: Path, images: Preprocessing, whole: bo
 
 def _preprocessing(model: Model) -> Preprocessing:
     data = model.run.data
-    return Preprocessing(data.shape, data.num_channels, data.mean, data.std, data.frame.kept(data.shape))
+    kept = None if _are_of_its_size(model.run) else data.frame.kept(data.shape)
+    return Preprocessing(data.shape, data.num_channels, data.mean, data.std, kept)
+
+
+def _are_of_its_size(run: Run) -> bool:
+    """Returns whether those images that are looked at have the size of the model: evaluation cuts nothing off them.
+
+    Where they are not at hand, nobody knows, and they are taken for larger ones.
+    """
+    with suppress(ConfigError, DecodeError, OSError):
+        source = open_source(run, "test" if run.data.test else "train")
+        some = np.linspace(0, len(source) - 1, min(len(source), _LOOKED_AT)).astype(int).tolist()
+        images = (decode(source.read(number)[0], run.data.num_channels) for number in some)
+        return all(tuple(image.shape[1:]) == run.data.shape for image in images)
+    return False

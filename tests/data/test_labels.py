@@ -24,7 +24,7 @@ from mrp.data.open import open_data
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
 from mrp.data.storage.cache import Cache
-from mrp.evaluate import results
+from mrp.evaluate import feature_files, results
 from mrp.report import verdict
 from mrp.run import load
 from tests.trained import NARROW, pretrained
@@ -119,6 +119,39 @@ def test_shards_of_deep_trees_keep_whole_paths(tmp_path: Path) -> None:
     rows = "".join(f"q{name[1:]},x\n" for name in names)
     with pytest.raises(ConfigError, match="none of its 3 images has a row"):
         opened(str(tmp_path / "shards"), written(tmp_path, f"image,kind\n{rows}"))
+
+
+def test_rows_of_shards_tell_letters_of_every_alphabet_apart(tmp_path: Path) -> None:
+    names = ["ä1", "ö1", "日本1", "日本2", "中国1", "1"]
+    for name in names:
+        path = tmp_path / "images" / "a" / f"{unicodedata.normalize('NFD', name)}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards")])
+    for number, form in enumerate(["a/{}.png", "{}"]):
+        rows = "".join(f"{form.format(name)},{name}\n" for name in names)
+        table = written(tmp_path, f"image,kind\n{rows}", f"{number}.csv")
+        expected = {"a--ue41": "ä1", "a--uf61": "ö1", "a--u65e5u672c1": "日本1", "a--u65e5u672c2": "日本2"}
+        assert of(opened(str(tmp_path / "shards"), table)) == expected | {"a--u4e2du56fd1": "中国1", "a--1": "1"}
+    feature_files.write(
+        tmp_path / "features.npy", np.zeros((6, 3), np.float32), opened(str(tmp_path / "shards"), table)
+    )
+    named = [json.loads(line)["name"] for line in (tmp_path / "features.jsonl").read_text().splitlines()]
+    assert sorted(named) == sorted([*expected, "a--u4e2du56fd1", "a--1"])
+    labels = {"table": written(tmp_path, "image,kind\nä1.png,x\nü1.png,y\n"), "missing": "leave_out"}
+    assert of(opened(str(tmp_path / "shards"), labels)) == {"a--ue41": "x"}
+
+
+def test_a_row_that_keys_of_shards_no_longer_tell_apart_is_refused(tmp_path: Path) -> None:
+    for folder in "ab":
+        path = tmp_path / "images" / folder / f"{'x' * 90}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards")])
+    labels = {"table": written(tmp_path, f"image,kind\na/{'x' * 90}.png,A\n"), "missing": "leave_out"}
+    with pytest.raises(ConfigError, match=r"line 2: 'a/x+\.png' may be each of 2 images, for the keys .* were cut to"):
+        opened(str(tmp_path / "shards"), labels)
+    assert of(opened(str(tmp_path / "images"), labels)) == {f"a/{'x' * 90}.png": "A"}
 
 
 def test_a_file_beside_another_of_the_same_name_is_told_by_its_ending(images: Path, tmp_path: Path) -> None:

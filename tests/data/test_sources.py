@@ -122,7 +122,9 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     assert "holds no images; files that count end in .jpg, .jpeg, .png" in message(tmp_path)
     picture(tmp_path / "cat" / "1.png")
     (tmp_path / "dog").mkdir()
-    assert message(tmp_path) == f"{tmp_path / 'dog'}: a class folder without images; remove it, or put its images there"
+    assert (
+        message(tmp_path) == f"{tmp_path / 'dog'}: a class folder without images; put its images there, or move it away"
+    )
     (tmp_path / "dog").rmdir()
     picture(tmp_path / "stray.png")
     assert "class folders ('cat') and also images outside of them ('stray.png')" in message(tmp_path)

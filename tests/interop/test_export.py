@@ -467,6 +467,15 @@ def test_an_image_of_other_sides_goes_to_timm(make: Make) -> None:
         export(folder, "transformers", folder.with_name("other"), whole=True)
 
 
+@pytest.mark.parametrize(("size", "share"), [(16, 0.875), (8, 1.0)])
+def test_images_that_have_the_size_of_the_model_are_not_cut(make: Make, size: int, share: float) -> None:
+    """Evaluation takes them whole; digits are 8 pixels wide."""
+    out = exported(make("mae", size=size), "timm")
+    assert json.loads((out / "config.json").read_text())["pretrained_cfg"]["crop_pct"] == share
+    said = f"(by mrp, one of exactly {size}x{size} is taken whole)"
+    assert (said in (out / "README.md").read_text()) is (share < 1)
+
+
 @pytest.mark.parametrize(("size", "squeezed"), [(16, False), ([16, 24], True)])
 def test_a_processor_that_prepares_images_otherwise_than_the_run_is_told_of(
     make: Make, size: Any, squeezed: bool
