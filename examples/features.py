@@ -1,4 +1,4 @@
-"""What a trained run says of images, and what it paints over them; run it as it is, or cell by cell in a notebook.
+"""The features that a trained run computes of images, and the patches that it predicts; run it whole or cell by cell.
 
 python examples/features.py RUN
 """
@@ -17,7 +17,7 @@ print(f"{model.run.name}, step {model.step}, weights of the {model.weights}")
 channels, (height, width) = model.run.data.channels, model.run.data.shape
 images = torch.rand(8, channels, height, width, generator=torch.Generator().manual_seed(0))
 
-# %% One vector an image
+# %% One vector per image
 features = model.features(images)
 print(f"features of {len(images)} images: {tuple(features.shape)}")
 
@@ -28,7 +28,7 @@ print("nearest neighbours:", (directions @ directions.T).fill_diagonal_(-1).argm
 # %% The encoder is timm's VisionTransformer, with all that timm has for it
 print(f"{sum(parameter.numel() for parameter in model.backbone.parameters()):,} parameters")
 
-# %% What was hidden (True), and every patch as the model paints it, where its method predicts pixels
+# %% What was hidden (True), and every patch as the model predicts it, if its method predicts pixels
 if model.objective.paints and not model.missing:
     mask, painted = model.reconstruct(images)
     print(f"hidden: {mask.float().mean():.0%} of {mask.shape[1]} patches; painted: {tuple(painted.shape)}")

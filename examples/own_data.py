@@ -23,7 +23,7 @@ class Config(Node):
 
 
 class Source(source.Source):
-    """Pictures by number. `classes` and `labels` may be left out where there are no labels."""
+    """Pictures by number. `classes` and `labels` may be left out if there are no labels."""
 
     classes = ("disc", "square")
 
@@ -31,7 +31,7 @@ class Source(source.Source):
         self.count = config.count
         self.seed = [config.seed, {"train": 0, "test": 1}[split]]
         self.labels = np.arange(self.count) % 2
-        # Changes whenever the data change: by it a resumed run knows that they are the same.
+        # Changes whenever the data change, so that a resumed run knows whether they are the same.
         self.identity = hashlib.sha256(f"shapes {self.seed} {self.count}".encode()).hexdigest()
 
     def __len__(self) -> int:

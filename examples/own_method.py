@@ -1,4 +1,4 @@
-"""A training method in one file: tell by how many quarter turns an image was rotated (Gidaris et al., 2018).
+"""A training method in one file: predict by how many quarter turns an image was rotated (Gidaris et al., 2018).
 
 mrp pretrain demo 'objective={name: ./examples/own_method.py, hidden: 64}'
 """
@@ -24,7 +24,7 @@ class Config(Node):
 
 
 class Objective(mrp.Objective):
-    """Four-way classification of the rotation, which costs no labels."""
+    """Four-way classification of the rotation, which needs no labels."""
 
     def __init__(self, config: Config, backbone: Backbone) -> None:
         super().__init__(backbone)
@@ -47,6 +47,6 @@ class Objective(mrp.Objective):
 
 
 def rotated(images: Tensor, turns: Tensor) -> Tensor:
-    """Returns each square image turned so often; all four are made, since shapes must not depend on values."""
+    """Returns each square image after its turns; all four are computed, since shapes must not depend on values."""
     every = torch.stack([torch.rot90(images, number, (2, 3)) for number in range(4)])  # 4 B C H W
     return every[turns, torch.arange(len(images), device=images.device)]
