@@ -21,6 +21,7 @@ from mrp.config import Stopped
 from mrp.data.balance import balance_warning
 from mrp.data.mixtures import Mixed
 from mrp.data.source import listed
+from mrp.data.units import units_warning
 from mrp.data.workers import prepare_workers
 from mrp.evaluate.contract import Result, Setting, Training
 from mrp.evaluate.labels import BLANKS, one_sided
@@ -253,8 +254,7 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
         lines += [f"{job.source.left_out}; rename those that are images"]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
-    if balance:
-        lines += [balance]
+    lines += filter(None, [balance, units_warning(job.source, job.run.data)])
     lines += remarks(job.run, plan, share_of_cores(session.processes))
     if job.run.precision == "bf16" and is_bf16_slow(session.device):
         lines += ["warning: precision: bf16 is slower than fp32 here, where it is only emulated; take precision=fp32"]

@@ -18,6 +18,7 @@ from mrp.data.handed import OBJECTS, handed_over
 from mrp.data.open import open_source
 from mrp.data.source import Partial, Source
 from mrp.data.sources import SOURCES
+from mrp.data.units import units_warning
 from mrp.run import load
 from tests.data.conftest import SMALL, encoded
 from tests.data.test_own_source import STRIPES
@@ -91,6 +92,19 @@ def test_items_are_images_of_every_kind(item: Any, wanted: Any) -> None:
     else:
         assert type(found) is type(wanted)
         assert np.array_equal(found, wanted) if isinstance(wanted, np.ndarray) else found == wanted  # type: ignore[arg-type]
+
+
+def test_floats_in_other_units_than_those_of_the_recipe_are_warned_of() -> None:
+    images, data = np.random.default_rng(0).random((2, 8, 8, 3), np.float32), load("demo", ["data.channels=3"]).data
+    assert units_warning(opened(images), data) is None
+    assert units_warning(opened((images * 255).astype(np.uint8)), data) is None
+    said = units_warning(opened(images * 255), data)
+    assert said is not None
+    assert said.startswith("warning: data.train: the first image has pixels from 0.")
+    assert "give data.mean and data.std in their units" in said
+    own = data.model_copy(update={"mean": (127.0,) * 3, "std": (70.0,) * 3})
+    assert units_warning(opened(images * 255), own) is None
+    assert units_warning(opened(np.full_like(images, np.nan)), data) is None
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -1,0 +1,34 @@
+"""Whether floating-point pixels are in the units of a recipe's mean and deviation, and not 0 to 255 for 0 to 1."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+import numpy as np
+
+from mrp.data.config import Config
+from mrp.data.source import DecodeError, Partial, Source
+
+_FAR = 10.0  # standard deviations, which are far more than half of the pixels of an image lie from the mean
+
+
+def units_warning(source: Source, data: Config) -> str | None:
+    """Returns a warning if most pixels of the first image are far from `data.mean`, as in other units.
+
+    Pixels of 8 and 16 bits always count from 0 to 1, and of shards, which may be far away, none are read for this.
+    """
+    if len(source.shard_sizes):
+        return None
+    with suppress(DecodeError):
+        content, _ = source.read(0)
+        pixels = content.pixels if isinstance(content, Partial) else content
+        if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f":
+            known = pixels[np.isfinite(pixels).all(axis=2)]
+            distances = np.abs(known - np.array(data.mean)) / np.array(data.std)
+            if known.size and np.median(distances) > _FAR:
+                return (
+                    f"warning: data.train: the first image has pixels from {known.min():.4g} to {known.max():.4g}, "
+                    f"most of them over {_FAR:g} standard deviations from data.mean; give data.mean and data.std in "
+                    "their units ('mrp doctor' measures them)"
+                )
+    return None
