@@ -16,7 +16,7 @@ def add_out(parser: argparse.ArgumentParser, name: str) -> None:
     """Adds the folder for the results."""
     default = Path("runs/lab") / name
     parser.add_argument(
-        "--out", type=Path, default=default, metavar="FOLDER", help=f"for the results (default: {default})"
+        "--out", type=Path, default=default, metavar="FOLDER", help=f"where the results go (default: {default})"
     )
 
 

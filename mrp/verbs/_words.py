@@ -32,14 +32,16 @@ def add_key_values(parser: argparse.ArgumentParser, what: str) -> None:
     parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=what)
 
 
-def add_weights(parser: argparse.ArgumentParser, help: str = "whose (default: the run's own)", **more: Any) -> None:
+def add_weights(
+    parser: argparse.ArgumentParser, help: str = "whose weights (default: the run's own)", **more: Any
+) -> None:
     """Adds whose weights of a run are taken."""
     parser.add_argument("--weights", choices=("student", "teacher", "average"), help=help, **more)
 
 
 def add_step(parser: argparse.ArgumentParser) -> None:
     """Adds which checkpoint is taken."""
-    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step (default: the newest)")
+    parser.add_argument("--step", type=int, metavar="N", help="take the checkpoint of this step (default: the newest)")
 
 
 def add_again(parser: argparse.ArgumentParser) -> None:
@@ -75,7 +77,7 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
     for below in (choice for action in nested for choice in action.choices.values()):
         add_quiet(below)
     if not nested:
-        text = "say nothing but results, warnings and errors"
+        text = "print nothing but results, warnings and errors"
         parser.add_argument("--quiet", action="store_true", help=text)
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mrp.report.verdict import Verdict
     from mrp.run import Run
 
-HELP = "go on training weights of any origin on images of your own, and say whether that has made them better"
+HELP = "train weights of any origin further on images of your own, and say whether that has made them better"
 EXAMPLE = "mrp adapt mae_pretrain_vit_base_full.pth /data/xray"
 
 
@@ -35,18 +35,18 @@ def words(parser: argparse.ArgumentParser) -> None:
         help="a folder of images (of class folders, where there are labels), shards, or a section of "
         "data.train, such as '{name: tiff, path: PATH, window: 256}'",
     )
-    _words.add_key_values(parser, "values that replace those of the rules")
+    _words.add_key_values(parser, "values that replace what the rules give")
     parser.add_argument(
         "--out",
         dest="folder",
         metavar="FOLDER",
-        help="for the recipe, the run (FOLDER/after) and the verdict (default: runs/adapt-DATA)",
+        help="where the recipe, the run (FOLDER/after) and the verdict go (default: runs/adapt-DATA)",
     )
     parser.add_argument("--plan-only", action="store_true", help="write the recipe, FOLDER/adapt.yaml, and stop")
     parser.add_argument(
-        "--method", help="the method to go on with (default: that of the weights, where they are whole)"
+        "--method", help="the method to train with (default: the weights' own method, where they are whole)"
     )
-    _words.add_planned_processes(parser, "that train on this machine")
+    _words.add_planned_processes(parser, "processes on this machine that train")
     _words.add_json(parser)
 
 

@@ -18,11 +18,13 @@ def words(parser: argparse.ArgumentParser) -> None:
     """Adds a recipe, a folder, and how much to train."""
     _words.add_recipe(parser)
     _words.add_folder(parser, default="runs/certify-RECIPE")
-    parser.add_argument("--steps", type=_words.count, default=3000, metavar="N", help="of each run (default: 3000)")
-    parser.add_argument("--seeds", type=_words.count, default=2, metavar="N", help="of each way (default: 2)")
+    parser.add_argument(
+        "--steps", type=_words.count, default=3000, metavar="N", help="steps of each run (default: 3000)"
+    )
+    parser.add_argument("--seeds", type=_words.count, default=2, metavar="N", help="seeds per way (default: 2)")
     parser.add_argument(
         "--way", action="append", default=[], dest="ways", metavar="NAME",
-        help="what to compare with eager fp32, once for each: 'eager bf16', 'compiled bf16', 'ddp bf16' or "
+        help="what to compare with eager fp32 (may be repeated): 'eager bf16', 'compiled bf16', 'ddp bf16' or "
         "'fsdp2 bf16' (default: all)",
     )  # fmt: skip
     parser.add_argument(

@@ -17,7 +17,7 @@ EXAMPLE = "mrp check ./mine.py"
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds a file, options of its part."""
     parts = "Objective, Source, Augmentation, Evaluator, Optimizer or Tracker"
-    parser.add_argument("file", metavar="FILE", help=f"it defines Config and {parts}")
+    parser.add_argument("file", metavar="FILE", help=f"a Python file that defines Config and {parts}")
     _words.add_key_values(parser, "options of the part")
     _words.add_json(parser)
 

@@ -22,7 +22,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--out", action="append", metavar="FILE",
-        help="a picture (.png), Markdown (.md), LaTeX (.tex) or .json, once for each (default: compare.png)",
+        help="a picture (.png), Markdown (.md), LaTeX (.tex) or .json (may be repeated; default: compare.png)",
     )  # fmt: skip
     _words.add_json(parser)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mrp import verbs
 
-HELP = "print what makes a shell complete verbs, options and recipes: bash, zsh or fish"
+HELP = "print a script with which a shell (bash, zsh or fish) completes verbs, options and recipes"
 EXAMPLE = "mrp completion bash"
 
 _BASH = """\
@@ -49,7 +49,7 @@ class _Command:
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds a shell."""
-    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="which one")
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="the shell")
 
 
 def run(options: argparse.Namespace) -> None:

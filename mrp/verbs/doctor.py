@@ -25,11 +25,15 @@ def words(parser: argparse.ArgumentParser) -> None:
     _words.add_recipe(parser)
     _words.add_folder(parser)
     _words.add_planned_processes(parser)
-    parser.add_argument("--quick", action="store_true", help="leave out what takes seconds: images, speed")
-    parser.add_argument("--on", metavar="GPU", help="also say what the run takes on such a GPU (h100, a100, ...)")
-    parser.add_argument("--share", type=_words.positive, metavar="X", help="of its peak that is reached (default: 0.3)")
-    parser.add_argument("--price", type=_words.positive, metavar="P", help="per hour and device (default: none)")
-    parser.add_argument("--watts", type=_words.positive, metavar="W", help="that a device of this machine takes")
+    parser.add_argument("--quick", action="store_true", help="leave out the checks that take seconds: images, speed")
+    parser.add_argument(
+        "--on", metavar="GPU", help="also say what the run takes on a GPU of this kind (h100, a100, ...)"
+    )
+    parser.add_argument(
+        "--share", type=_words.positive, metavar="X", help="share of that GPU's peak that is reached (default: 0.3)"
+    )
+    parser.add_argument("--price", type=_words.positive, metavar="P", help="price per hour and device (default: none)")
+    parser.add_argument("--watts", type=_words.positive, metavar="W", help="watts that a device of this machine takes")
     _words.add_json(parser)
 
 

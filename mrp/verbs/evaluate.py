@@ -19,21 +19,23 @@ def words(parser: argparse.ArgumentParser) -> None:
         "data.test=PATH (default: the run's own), data.labels=TABLE, data.size=N, data.classes=LIST, machine.workers=N",
     )  # fmt: skip
     parser.add_argument(
-        "--test", action="append", default=[], metavar="NAME=PATH[,HOW]", help="a test set, once for each; HOW: "
+        "--test", action="append", default=[], metavar="NAME=PATH[,HOW]", help="a test set (may be repeated); HOW: "
         "by_index (its classes are called by numbers, as ImageNet-V2's), a file with lines 'TEST_CLASS CLASS', limited "
         "(only its own classes are possible answers, as for ImageNet-A and -R), corruptions (like ImageNet-C, which is "
-        "seen by itself)",
+        "recognised without the word)",
     )  # fmt: skip
     parser.add_argument(
         "--real", metavar="FILE", help="ReaL labels of the first test set: a JSON list with a list per validation image"
     )
     parser.add_argument(
-        "--head", metavar="FILE", help="what the classifier's classes are called, one per line in its order "
-        "(default: as the run knows, or as the folders of a test set with all classes are called)",
+        "--head", metavar="FILE", help="the names of the classifier's classes, one per line in its order "
+        "(default: the names in the run, or the names of the folders of a test set with all classes)",
     )  # fmt: skip
     _words.add_again(parser)
     _words.add_weights(parser, dest="which")
-    parser.add_argument("--out", metavar="FOLDER", help="for evaluate.json, .md, .tex, .png (default: the table alone)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where evaluate.json, .md, .tex and .png go (default: only print a table)"
+    )
     _words.add_processes(parser, "processes on this machine that read images")
     _words.add_json(parser)
     parser.set_defaults(overrides=[])

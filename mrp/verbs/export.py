@@ -8,7 +8,7 @@ from pathlib import Path
 from mrp import imports
 from mrp.verbs import _words
 
-HELP = "write a folder that others load with their own call: timm, transformers, the official code, ONNX, torch.export"
+HELP = "write a folder that other programs load: timm, transformers, the official code, ONNX, torch.export"
 EXAMPLE = "mrp export runs/demo --to timm --out exports/demo"
 _SIDES = ("timm", "transformers", "official", "onnx", "torch-export")
 
@@ -16,14 +16,14 @@ _SIDES = ("timm", "transformers", "official", "onnx", "torch-export")
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds the run, who is to load it, and the folder."""
     parser.add_argument(
-        "run", metavar="RUN", help="a run's folder, a checkpoint's, or anything that 'mrp import' reads"
+        "run", metavar="RUN", help="a run's folder, a checkpoint's folder, or anything that 'mrp import' reads"
     )
-    parser.add_argument("--to", required=True, choices=_SIDES, help="who is to load it")
+    parser.add_argument("--to", required=True, choices=_SIDES, help="what loads the folder")
     parser.add_argument("--out", metavar="FOLDER", help="the folder to make (default: exports/RUN-TO)")
     _words.add_weights(parser, "default: the average where there is one, else the student")
     _words.add_step(parser)
     parser.add_argument(
-        "--whole", action="store_true", help="for transformers, of MAE: encoder and decoder, as ViTMAEForPreTraining"
+        "--whole", action="store_true", help="MAE for transformers: encoder and decoder, as ViTMAEForPreTraining"
     )
 
 

@@ -16,10 +16,16 @@ def words(parser: argparse.ArgumentParser) -> None:
     """A run or checkpoint, a file, which features."""
     parser.add_argument("run", metavar="RUN", help="a run's folder, one of its checkpoints, or weights to import")
     _words.add_key_values(parser, "other data (data.train, test, classes, fraction, size), or machine.workers")
-    parser.add_argument("--out", required=True, metavar="FILE", help=".npy, with a .jsonl beside it; or .parquet")
-    parser.add_argument("--split", choices=("train", "test"), default="test", help="of the run's data (default: test)")
-    parser.add_argument("--layer", type=_words.count, metavar="N", help="counted from 1 (default: the last)")
-    parser.add_argument("--pooling", choices=("class", "mean"), help="of its tokens (default: the backbone's own)")
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="a .npy file, which gets a .jsonl beside it, or a .parquet file"
+    )
+    parser.add_argument(
+        "--split", choices=("train", "test"), default="test", help="which of the run's data (default: test)"
+    )
+    parser.add_argument("--layer", type=_words.count, metavar="N", help="the layer, counted from 1 (default: the last)")
+    parser.add_argument(
+        "--pooling", choices=("class", "mean"), help="how tokens are pooled (default: the backbone's way)"
+    )
     _words.add_weights(parser)
     _words.add_step(parser)
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there too (default: RUN/features)")

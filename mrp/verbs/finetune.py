@@ -10,7 +10,7 @@ from typing import Any
 from mrp import imports, progress
 from mrp.verbs import _words
 
-HELP = "fine-tune pretrained weights with a recipe of classification, and measure how well it tells each class or tag"
+HELP = "fine-tune pretrained weights with a recipe of classification, and measure the result for each class or tag"
 EXAMPLE = "mrp finetune finetune_tiny_digits init=runs/demo"
 _TOP = 5
 _WORST = 5  # classes that are named

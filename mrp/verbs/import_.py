@@ -18,9 +18,12 @@ def words(parser: argparse.ArgumentParser) -> None:
     """Adds the source, the folder, and what the weights do not tell."""
     parser.add_argument("source", metavar="SOURCE", help="a .pth or .safetensors file, a folder, or hf:OWNER/NAME")
     parser.add_argument("--out", metavar="FOLDER", help="the folder to make (default: runs/SOURCE)")
-    parser.add_argument("--method", help="the objective that weights of an encoder alone are put into (default: mae)")
+    parser.add_argument("--method", help="the method that takes the weights of an encoder alone (default: mae)")
     parser.add_argument(
-        "--weights", choices=("student", "teacher"), default="student", help="of a file with both (default: student)"
+        "--weights",
+        choices=("student", "teacher"),
+        default="student",
+        help="which weights, of a file that holds both (default: student)",
     )
     _words.add_key_values(
         parser, "what the weights do not tell: backbone.heads=3, backbone.name=NAME, data.size=64, data.train=PATH"

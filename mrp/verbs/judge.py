@@ -16,20 +16,25 @@ EXAMPLE = "mrp judge runs/mae runs/umae --suite imagenet imagenet=/data/imagenet
 def words(parser: argparse.ArgumentParser) -> None:
     """Weights, a suite, where its data are."""
     parser.add_argument(
-        "weights", nargs="+", metavar="WEIGHTS", help="runs, checkpoints or weights to import; and PLACE=PATH"
+        "weights",
+        nargs="+",
+        metavar="WEIGHTS",
+        help="runs, checkpoints or weights to import; also PLACE=PATH: where data are",
     )
     parser.add_argument(
-        "--suite", required=True, metavar="SUITE", help="a YAML file, or a name: small, imagenet, transfer ...; which "
-        "PLACE=PATH it needs is said where none is given",
+        "--suite", required=True, metavar="SUITE", help="a YAML file, or a name: small, imagenet, transfer ...; where "
+        "no PLACE=PATH is given, a message says which ones the suite needs",
     )  # fmt: skip
     parser.add_argument("--untrained", action="store_true", help="judge the untrained backbones too")
     _words.add_again(parser)
     _words.add_weights(parser, dest="which")
-    parser.add_argument("--out", metavar="FOLDER", help="for judge.json, .md, .tex, .png (default: runs/judge-SUITE)")
+    parser.add_argument(
+        "--out", metavar="FOLDER", help="where judge.json, .md, .tex, .png go (default: runs/judge-SUITE)"
+    )
     parser.add_argument("--cache", metavar="FOLDER", help="keep the features there (default: RUN/features)")
     parser.add_argument(
-        "--head", metavar="FILE", help="what a classifier's classes are called, where the suite measures it as it "
-        "is and neither the run nor a test set with all classes says so: one per line, in its order",
+        "--head", metavar="FILE", help="the names of a classifier's classes, one per line in its order; needed where "
+        "the suite measures classifiers as they are, and neither the run nor a test set with all classes has the names",
     )  # fmt: skip
     _words.add_processes(parser, "processes on this machine that read features")
     _words.add_json(parser)

@@ -20,7 +20,7 @@ def words(parser: argparse.ArgumentParser) -> None:
         help="checkpoints (a run's folder, one of its checkpoints, weights to import), side by side where there are "
         "several; then images: files, or folders of them (default: test images of the first run)",
     )  # fmt: skip
-    parser.add_argument("--out", metavar="FOLDER", help="for the pictures (default: RUN/pictures)")
+    parser.add_argument("--out", metavar="FOLDER", help="where the pictures go (default: RUN/pictures)")
     parser.add_argument(
         "--what", type=_what, default=WHAT, metavar="A,B", help=f"some of {', '.join(WHAT)} (default: all)"
     )
@@ -28,12 +28,12 @@ def words(parser: argparse.ArgumentParser) -> None:
         "--ratios", type=_ratios, default=(0.5, 0.75, 0.9), metavar="A,B",
         help="shares of the patches that are hidden for reconstructions (default: .5,.75,.9)",
     )  # fmt: skip
-    parser.add_argument("--layer", type=_words.count, metavar="N", help="counted from 1 (default: the last)")
+    parser.add_argument("--layer", type=_words.count, metavar="N", help="the layer, counted from 1 (default: the last)")
     parser.add_argument(
         "--count", type=_words.count, default=8, metavar="N",
-        help="of the images, evenly spread where there are more (default: 8)",
+        help="how many images, evenly spread where there are more (default: 8)",
     )  # fmt: skip
-    parser.add_argument("--seed", type=_words.number, default=0, metavar="N", help="of the masks (default: 0)")
+    parser.add_argument("--seed", type=_words.number, default=0, metavar="N", help="seed of the masks (default: 0)")
     _words.add_weights(parser)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from mrp import imports, progress
 from mrp.verbs import _words
 
-HELP = "train a recipe; the same command again continues where it stopped"
+HELP = "train a recipe; the same command again continues where the run stopped"
 EXAMPLE = "mrp pretrain mae_vit_tiny_cifar10 data.train=cifar-10-binary.tar.gz"
 
 

@@ -35,8 +35,8 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--evaluator", action="append", dest="evaluators", metavar="NAME",
-        help="what to measure, once for each: linear, knn, few_shot (these three by default), tags (by default where "
-        "the data have tags), logistic, centroid, attentive, calibration, retrieval, copy, segmentation, depth, "
+        help="what to measure (may be repeated): linear, knn, few_shot (these three by default), tags (by default "
+        "where the data have tags), logistic, centroid, attentive, calibration, retrieval, copy, segmentation, depth, "
         "invariance, geometry, reconstructions, diagnose, validation, or ./FILE.py",
     )  # fmt: skip
     parser.add_argument("--protocol", choices=(PAPER,), help="train MAE's linear probe instead: 90 epochs of crops")

@@ -26,7 +26,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--watch", nargs="?", type=_words.count, const=_PAUSE, metavar="SECONDS",
-        help=f"write the page anew every so many seconds (default: {_PAUSE}) until no run goes on any more",
+        help=f"write the page anew every so many seconds (default: {_PAUSE}), until no run is training any more",
     )  # fmt: skip
 
 

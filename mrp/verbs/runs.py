@@ -27,21 +27,23 @@ _HOME, _TO_THE_END_OF_THE_LINE, _BELOW, _ALL = "\033[H", "\033[K", "\033[J", "\0
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds a folder, what to list of it and how."""
-    parser.add_argument("folder", nargs="?", default="runs", metavar="FOLDER", help="that holds runs (default: runs)")
     parser.add_argument(
-        "--where", action="append", default=[], metavar="KEY=VALUE", help="only these, once for each condition: a "
-        "column, a measured value or an option; also KEY!=VALUE, KEY<NUMBER, KEY>NUMBER, and * in a value",
+        "folder", nargs="?", default="runs", metavar="FOLDER", help="the folder of the runs (default: runs)"
+    )
+    parser.add_argument(
+        "--where", action="append", default=[], metavar="KEY=VALUE", help="only runs that meet this (may be repeated); "
+        "KEY is a column, a measured value or an option; also KEY!=VALUE, KEY<NUMBER, KEY>NUMBER, and * in a value",
     )  # fmt: skip
-    parser.add_argument("--sort", default="", metavar="KEY", help="by a column, a measured value or an option")
-    parser.add_argument("--reverse", action="store_true", help="the other way round")
+    parser.add_argument("--sort", default="", metavar="KEY", help="sort by a column, a measured value or an option")
+    parser.add_argument("--reverse", action="store_true", help="sort the other way round")
     parser.add_argument(
-        "--columns", default="", metavar="KEY,...", help="other columns: run, state, why, step, steps, progress, left, "
-        "loss, images_per_second, best, size, age, seen, starts, a measured value, or an option such as optim.lr",
+        "--columns", default="", metavar="KEY,...", help="show these columns: run, state, why, step, steps, progress, "
+        "left, loss, images_per_second, best, size, age, seen, starts, a measured value, or an option such as optim.lr",
     )  # fmt: skip
     _words.add_json(parser)
     parser.add_argument(
         "--watch", nargs="?", type=_words.count, const=5, metavar="SECONDS",
-        help="show it again and again until Ctrl-C, by default every 5 seconds",
+        help="show the list anew every so many seconds (default: 5) until Ctrl-C",
     )  # fmt: skip
 
 

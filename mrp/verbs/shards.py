@@ -26,39 +26,47 @@ EXAMPLE = "mrp shards build /data/in1k/train /data/in1k-shards"
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds the options of each action."""
     verbs = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    build = verbs.add_parser("build", help="make shards from folders or archives; the same command continues it")
+    build = verbs.add_parser("build", help="make shards from folders or archives; the same command again continues")
     build.add_argument("source", help="a folder of images, or an archive of ImageNet-1K or CIFAR")
     build.add_argument("out", help="the folder for the shards")
-    build.add_argument("--split", choices=("train", "test"), default="train", help="of an archive that holds both")
+    build.add_argument(
+        "--split", choices=("train", "test"), default="train", help="the split of an archive that holds both"
+    )
     build.add_argument(
         "--shard-size", type=positive, default=1000, metavar="N", help="samples per shard (default: 1000)"
     )
     build.add_argument(
-        "--seed", type=int, default=0, metavar="N", help="of the order in which samples are written (default: 0)"
+        "--seed", type=int, default=0, metavar="N", help="seed of the order in which samples are written (default: 0)"
     )
     build.add_argument("--keep-order", action="store_true", help="write samples in the order of the source")
-    build.add_argument("--classes", metavar="FILE", help="only these, one name per line; 'imagenet100' comes with mrp")
-    build.add_argument("--max-side", type=positive, metavar="N", help="encode images anew whose longer side is longer")
     build.add_argument(
-        "--raw", type=positive, metavar="SIDE", help="store pixels and not files, with a shorter side of at most SIDE"
+        "--classes", metavar="FILE", help="only these classes, one name per line; 'imagenet100' comes with mrp"
     )
-    build.add_argument("--quality", type=positive, default=90, metavar="Q", help="of images encoded anew (default: 90)")
+    build.add_argument(
+        "--max-side", type=positive, metavar="N", help="encode images anew whose longer side is longer than N"
+    )
+    build.add_argument(
+        "--raw", type=positive, metavar="SIDE", help="store pixels, not files; the shorter side is at most SIDE"
+    )
+    build.add_argument(
+        "--quality", type=positive, default=90, metavar="Q", help="quality of images encoded anew (default: 90)"
+    )
     build.add_argument(
         "--workers", type=positive, default=os.cpu_count() or 1, metavar="N", help="processes (default: one per core)"
     )
     build.add_argument("--devkit", metavar="FILE", help="ImageNet's development kit, which labels the validation tar")
     index = verbs.add_parser("index", help="make manifest and index for webdataset shards made by others")
-    index.add_argument("source", help="a folder or address; with a pattern such as train-{0000..0099}.tar if remote")
+    index.add_argument("source", help="a folder, or a remote address with a pattern such as train-{0000..0099}.tar")
     index.add_argument("out", nargs="?", help="the folder for manifest and index (default: beside local shards)")
     index.add_argument("--classes", metavar="FILE", help="the names of the labels, one per line")
     verify = verbs.add_parser("verify", help="check every byte against the manifest, or some samples")
-    verify.add_argument("--sample", type=positive, metavar="N", help="only so many samples, drawn at random")
+    verify.add_argument("--sample", type=positive, metavar="N", help="check only N samples, drawn at random")
     stats = verbs.add_parser("stats", help="counts, sizes, and the mean and standard deviation of the pixels")
-    stats.add_argument("--all", action="store_true", help="measure all images and not 10,000")
+    stats.add_argument("--all", action="store_true", help="measure all images, not 10,000")
     show = verbs.add_parser("show", help="draw a page of images")
     show.add_argument("--out", default="contact_sheet.png", metavar="PNG", help="the page (default: contact_sheet.png)")
-    show.add_argument("--count", type=positive, default=48, metavar="N", help="images (default: 48)")
-    show.add_argument("--seed", type=int, default=0, metavar="N", help="of the choice (default: 0)")
+    show.add_argument("--count", type=positive, default=48, metavar="N", help="how many images (default: 48)")
+    show.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the choice of images (default: 0)")
     for verb in (verify, stats, show):
         verb.add_argument("shards", help="a folder of shards")
 

@@ -24,7 +24,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     _words.add_recipe(parser)
     _words.add_folder(parser)
     add = parser.add_argument
-    add("--nodes", type=_words.count, default=1, metavar="N", help="nodes (default: 1)")
+    add("--nodes", type=_words.count, default=1, metavar="N", help="how many nodes (default: 1)")
     add(
         "--gpus", type=_words.number, default=1, metavar="G",
         help="GPUs per node, each with a process (default: 1; 0: CPUs)",
@@ -39,7 +39,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     add("--account", help="account to charge")
     add("--qos", help="quality of service")
     add("--constraint", help="features that the nodes must have")
-    add("--notice", type=_words.count, default=120, metavar="S", help="seconds left to save in (default: 120)")
+    add("--notice", type=_words.count, default=120, metavar="S", help="seconds left for saving (default: 120)")
     add("--seeds", type=_words.number, nargs="+", default=[], metavar="SEED", help="one job per seed, as an array")
     add("--dry-run", action="store_true", help="print the script that would be submitted, and submit nothing")
 

@@ -12,7 +12,9 @@ HELP = "the table of the papers' claims: what was predicted, what was measured, 
 
 def words(parser: argparse.ArgumentParser) -> None:
     """Adds the folder of the results, and the page to write."""
-    results = "that holds lab/NAME, study, multiview_vit, planted_vit and runs by their recipes' names (default: runs)"
+    results = (
+        "the folder of lab/NAME, study, multiview_vit, planted_vit and runs by their recipes' names (default: runs)"
+    )
     parser.add_argument("--results", type=Path, default=Path("runs"), metavar="FOLDER", help=results)
     page = "the page; its numbers go beside it, as JSON (default: runs/lab/claims.md)"
     parser.add_argument("--out", type=Path, default=Path("runs/lab/claims.md"), metavar="FILE", help=page)

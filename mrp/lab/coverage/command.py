@@ -15,9 +15,9 @@ def words(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs on the same data set")
     add("--images", type=count, default=512, metavar="N", help="held-out images (default: 512)")
-    add("--mosaics", type=count, default=512, metavar="N", help="default: 512")
+    add("--mosaics", type=count, default=512, metavar="N", help="mosaics of images (default: 512)")
     add("--train", type=count, default=5000, metavar="N", help="images to fit a missing head to (default: 5000)")
-    add("--seed", type=int, default=0, metavar="N", help="of mosaics and random orders (default: 0)")
+    add("--seed", type=int, default=0, metavar="N", help="seed of mosaics and random orders (default: 0)")
     add_out(parser, "coverage")
 
 

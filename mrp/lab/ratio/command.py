@@ -15,14 +15,14 @@ def words(parser: argparse.ArgumentParser) -> None:
     steps = parser.add_subparsers(dest="action", required=True, metavar="STEP")
     predict = steps.add_parser("predict", help="train the classifier, and write the prediction and its sha256")
     add = predict.add_argument
-    add("recipe", help="of MAE: the ratio is sought for its data, backbone and batch")
+    add("recipe", help="a recipe of MAE; the ratio is sought for its data, backbone and batch")
     add("words", nargs="*", metavar="key=value", help="values that replace the recipe's")
     add("--ratios", type=float, nargs="+", metavar="R", help="mask ratios (default: seven, from .15 to .95)")
-    add("--length", metavar="DURATION", help="of the classifier's training (default: the recipe's)")
-    add("--images", type=count, metavar="N", help="held out, to measure it on (default: 10000)")
-    add("--pairs", type=count, metavar="N", help="of masks per image and ratio (default: 4)")
+    add("--length", metavar="DURATION", help="how long the classifier trains (default: the recipe's length)")
+    add("--images", type=count, metavar="N", help="held-out images to measure the classifier on (default: 10000)")
+    add("--pairs", type=count, metavar="N", help="pairs of masks per image and ratio (default: 4)")
     compare = steps.add_parser("compare", help="train MAE at every ratio, probe it, and compare")
-    compare.add_argument("--seeds", type=count, default=3, metavar="N", help="of MAE's training (default: 3)")
+    compare.add_argument("--seeds", type=count, default=3, metavar="N", help="seeds of MAE's training (default: 3)")
     for step in (predict, compare):
         add_out(step, "ratio")
 
