@@ -97,11 +97,11 @@ def evaluate(
     out: str | Path | None = None,
     **overrides: Any,
 ) -> Judged | None:
-    """Measures classifiers on test sets as `mrp evaluate` does; of several processes all but the first get None.
+    """Measures classifiers on test sets as `mrp evaluate` does; with several processes, all but the first get None.
 
-    `tests` are texts such as "v2=/data/imagenetv2,by_index", `real` is the file of ReaL labels of the first of them,
-    and `head` names the classifier's classes, one per line. `data={"test": PATH}` is one more test set; without any it
-    is the run's own. The page is written where `out` names a folder.
+    `tests` are texts such as "v2=/data/imagenetv2,by_index", `real` is the file of ReaL labels of the first test set,
+    and `head` names the classifier's classes, one per line. `data={"test": PATH}` is one more test set; where no
+    test set is given, the run's own is taken. The page is written where `out` names a folder.
     """
     given, asked = _several(paths), probing.sections([*words, *as_words(overrides)])
     plan, changes = judging.plan_of_tests(tests, str(real) if real else None, asked, given[0], weights)
@@ -135,9 +135,9 @@ def judge(
     head: str | Path | None = None,
     **places: Any,
 ) -> Judged | None:
-    """Judges weights by a suite as `mrp judge` does; of several processes all but the first get None.
+    """Judges weights by a suite as `mrp judge` does; with several processes, all but the first get None.
 
-    Where the data of the suite are is said by keywords (`imagenet="/data/imagenet"`) or words (`"imagenet=/data"`).
+    Keywords (`imagenet="/data/imagenet"`) or words (`"imagenet=/data"`) say where the data of the suite are.
     """
     if unclear := next((word for word in words if "=" not in word), None):
         raise ConfigError(f"{unclear}: is not of the form PLACE=PATH; give several weights as a list")

@@ -86,11 +86,11 @@ class Model:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Tensors that an imported file did not hold: they have their initial values."""
+        """The names of tensors that an imported file did not hold; these tensors have their initial values."""
         return tuple(self.source.get("missing", ()))
 
     def to(self, device: torch.device | str) -> Model:
-        """Returns the same model on a device; images are moved there when they are given."""
+        """Returns the same model on a device; images that the model is given are moved there."""
         return replace(self, module=self.module.to(device))
 
     @property
@@ -181,9 +181,10 @@ def load(
 ) -> Model:
     """Returns the model of a run, of one of its checkpoints, or of anything that can be imported.
 
-    Of a run it is the newest checkpoint, or that of a step. By default the weights are the average where the run keeps
-    one, else those that its method has judged: the student's, or its teacher's. They stand in the backbone then.
-    `sections` say what other people's weights do not tell, such as `backbone={"name": "vit_small_patch16_dinov3"}`.
+    Of a run it takes the newest checkpoint, or the checkpoint of `step`. By default the weights are the average where
+    the run keeps one, else those that its method names as the ones to judge: the student's or the teacher's. The
+    backbone of the model then holds these weights. `sections` say what imported weights do not tell, such as
+    `backbone={"name": "vit_small_patch16_dinov3"}`.
     """
     path = os.path.expanduser(path)
     if not runs.is_ours(Path(path)) and (Path(path).exists() or str(path).startswith(hub.PREFIX)):

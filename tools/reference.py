@@ -27,9 +27,9 @@ is one line on stderr that says what is wrong, where, and what to do, with exit 
 """
 _PYTHON = """# The Python interface
 
-Everything in `dir(mrp)`, made by `make docs` from the code. What a user can mend is raised as `mrp.config.ConfigError`,
-one line with what is wrong, where, and what to do. Names that are not on this page may change between versions. What a
-method, a data source or an evaluator of your own builds on is told in [own-parts.md](own-parts.md).
+Everything in `dir(mrp)`, made by `make docs` from the code. A user's mistake is raised as `mrp.config.ConfigError`, one
+line that says what is wrong, where, and what to do. Names that are not on this page may change between versions.
+[own-parts.md](own-parts.md) says what a method, a data source or an evaluator of your own builds on.
 """
 _WIDE = 100  # of a call that is shown in one line
 

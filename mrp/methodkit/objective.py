@@ -27,9 +27,9 @@ class Reconstruction(NamedTuple):
 class Objective(nn.Module):
     """A training method: a backbone, whatever is trained together with it, and a loss.
 
-    A method overrides `forward`. `batch.images` are normalised float32 images, and all randomness is derived from
-    `batch.keys`, one number per sample, so that a sample meets the same randomness on any number of processes. When a
-    run is exported, its `encoder` is what leaves it.
+    A method overrides `forward`. `batch.images` are normalised float32 images. All randomness is derived from
+    `batch.keys`, one number per sample, so that a sample meets the same randomness on any number of processes. The
+    export of a run writes the `encoder`.
     """
 
     name = "method"  # the run's name of the method, from when it is built
@@ -43,14 +43,14 @@ class Objective(nn.Module):
 
     @property
     def encoder(self) -> Backbone:
-        """The backbone that is judged: the one that is trained, or that of `self.teacher`."""
+        """The backbone that is judged: the trained one, or the backbone of `self.teacher`."""
         if self.judged == "student":
             return self.backbone
         return cast(Backbone, self.get_submodule("teacher.backbone"))
 
     @property
     def has_own_features(self) -> bool:
-        """Whether the method defines the features of an image itself, which probes then read."""
+        """Whether the method itself defines the features of an image; probes then read these."""
         return type(self).features is not Objective.features
 
     @abstractmethod
@@ -66,7 +66,7 @@ class Objective(nn.Module):
         raise ConfigError("this objective predicts no pixels, so there is nothing to draw")
 
     def before_step(self, step: int, length: Length) -> None:
-        """Called before each step of the optimizer, counted from zero; what is scheduled takes its value here."""
+        """Called before each step of the optimizer, counted from zero; here scheduled numbers are set."""
         for scheduled in self.scheduled():
             scheduled.set(step, length)
 
@@ -75,10 +75,10 @@ class Objective(nn.Module):
         return [module for module in self.modules() if isinstance(module, Scheduled) and module.changes]
 
     def after_step(self, step: int, updated: Tensor) -> None:
-        """Called after each optimizer step; a teacher moves here.
+        """Called after each optimizer step; the weights of a teacher are updated here.
 
         `updated` is a boolean on the device. It is False when the optimizer skipped the step because a loss or a
-        gradient was not finite, and then nothing here may change either.
+        gradient was not finite; then this method must change nothing either.
         """
 
     def train(self, mode: bool = True) -> Self:
