@@ -40,22 +40,24 @@ _IN_THE_CONTENT = {"train", "test", "classes", "fraction", "damaged", "group", "
 
 
 class Machine(Node):
-    """`machine:`, what does not change results."""
+    """`machine:`, how the machine is used; this does not change results."""
 
     # Decoding processes per rank: 0 decodes in the training process; auto: its cores less one, at most 16.
     workers: Annotated[int, Field(ge=0)] | Literal["auto"] = 4
-    # Of a process that computes on a CPU; auto: one for a small model, else as torch or OMP_NUM_THREADS says.
+    # Threads of a process that computes on a CPU; auto: one for a small model, else as torch or OMP_NUM_THREADS says.
     threads: Annotated[int, Field(gt=0)] | Literal["auto"] = "auto"
-    compile: Literal["auto", "yes", "no"] = "auto"  # auto: on CUDA
-    deterministic: bool = False  # bitwise equal results on CUDA too, more slowly
+    compile: Literal["auto", "yes", "no"] = "auto"  # whether the step is compiled; auto: on CUDA
+    deterministic: bool = False  # make results bitwise equal on CUDA too, which is slower
     micro_batch: Annotated[int, Field(gt=0)] | Literal["auto"] = (
         "auto"  # images that a process takes through the model at once
     )
-    # Whether the training images are decoded once and held in the memory of the device. auto: where they take less than
-    # a sixteenth of it, the run goes through them more than once, and data.augment is known there.
+    # Whether the training images are decoded once and held in the memory of the device. auto: held where they take less
+    # than a sixteenth of that memory, the run goes through them more than once, and data.augment is known on the
+    # device.
     resident: Literal["auto", "yes", "no"] = "auto"
-    cache: CacheConfig = CacheConfig()  # of remote shards
-    watchdog: float | None = Field(600, gt=0)  # seconds without progress after which it is said who waits for whom
+    cache: CacheConfig = CacheConfig()  # where remote shards are kept, and how much of them
+    # Seconds without progress after which the watchdog says which process waits for which; null: never.
+    watchdog: float | None = Field(600, gt=0)
     give_up: float | None = Field(None, gt=0)  # seconds without progress after which the process ends itself
     requeue_code: int = Field(0, ge=0, le=255)  # the exit code of a run that was asked to end before it was complete
     shard: Literal["none", "full"] = "none"  # full: each process holds a part of the model (FSDP2), not all of it
@@ -79,7 +81,9 @@ class Machine(Node):
 class Resume(Node):
     """`resume:`, what may differ from the run that the folder holds."""
 
-    allow: tuple[str, ...] = ()  # keys, or sections that hold them, such as [optim.lr, data]; what changes is kept
+    # Options, or whole sections, that may differ, such as [optim.lr, data]; the run goes on with the new values, and
+    # identity.json keeps both.
+    allow: tuple[str, ...] = ()
 
 
 class Run(Node):
@@ -91,28 +95,31 @@ class Run(Node):
     )
     backbone: Backbone
     data: Data
-    batch: int = Field(gt=0)  # over all processes
-    coupled_batch: int | None = Field(None, gt=0)  # images that act on each other; null: all that are taken at once
-    length: Duration  # of the training
+    batch: int = Field(gt=0)  # images per step, over all processes
+    # Images whose losses depend on each other, over all processes; null: all that are taken through the model at once.
+    coupled_batch: int | None = Field(None, gt=0)
+    length: Duration  # how long the run trains
     # The optimizer, with its options.
     optim: Annotated[SerializeAsAny[Optimizer], BeforeValidator(OPTIMIZERS.read)] = Field(
         json_schema_extra={"choose": OPTIMIZERS.config_of}  # type: ignore[dict-item]
     )
     mix: Mixing = Mixing()
-    init: Init | None = None  # the weights to start with; of the backbone, what it is follows from them
-    average: Average | None = None  # of the weights over the run
-    precision: Precision = "bf16"  # of the forward and backward pass; weights and their updates are float32
-    seed: int = Field(0, ge=0, lt=2**63)  # of initial weights, order, crops, masks and all else that is random
+    init: Init | None = None  # the weights to start with; they decide what the backbone is
+    average: Average | None = None  # the moving average of the weights over the run; null: none
+    # The precision of the forward and backward pass; weights and their updates are float32.
+    precision: Precision = "bf16"
+    # Decides all that is random: initial weights, order, crops, masks and the rest.
+    seed: int = Field(0, ge=0, lt=2**63)
     validation: Validation = Validation()
     diagnose: Diagnose = Diagnose()
-    # What else is measured while the run trains: names or files of evaluators, with their options. null in place of one
-    # evaluator's options, or of all: not measured.
+    # What else is measured while the run trains: names or files of evaluators, with their options. null in place of the
+    # options of one evaluator: this one is not measured; null in place of the whole section: none is.
     evaluate: Annotated[dict[str, SerializeAsAny[Evaluation]], BeforeValidator(read_sections)] = Field(
         default={},
         json_schema_extra={"choose_by_key": EVALUATORS.config_of},  # type: ignore[dict-item]
     )
     checkpoint: Checkpoint = Checkpoint()
-    # Where the numbers are shown beside metrics.jsonl.
+    # Where the numbers of the run are shown, beside metrics.jsonl.
     track: Annotated[SerializeAsAny[Track], BeforeValidator(trackers.read)] = Field(
         default_factory=lambda: cast(Track, TRACKERS.read("none")),
         json_schema_extra={"choose": TRACKERS.config_of},  # type: ignore[dict-item]

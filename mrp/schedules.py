@@ -72,18 +72,21 @@ _USED = {
 class Schedule(Node):
     """A number that changes over the run: a warm-up, where one is asked for, then what `kind` says."""
 
-    # From `value` to `end` along a line or half a cosine; wsd (warm-up, stable, decay): along a line in a last part of
-    # the run. steps: multiplied by `factor` at each of `drops`.
+    # constant: stays at `value`. linear and cosine: from `value` to `end` along a line or half a cosine. wsd (warm-up,
+    # stable, decay): stays at `value`, then goes to `end` along a line in the last part of the run. steps: multiplied
+    # by `factor` at each of `drops`.
     kind: Literal["constant", "linear", "cosine", "wsd", "steps"]
-    value: float  # after the warm-up
-    end: float = 0.0  # at the end of linear, cosine and wsd
-    until: Span = Span(1.0)  # where linear and cosine reach the end: a share of the run, or a duration
-    whole: bool = False  # the cosine begins with the run, and the warm-up stands for its first part; false: after it
-    decay: Span = Span(0.1)  # the last part of the run, of wsd
-    drops: tuple[Span, ...] = ()  # of steps
-    factor: float = 0.1  # of steps
-    warmup: Span = Span(0.0)  # in which it goes from `start` to `value` along a line
-    start: float = 0.0  # the value before the warm-up
+    value: float  # the number after the warm-up
+    end: float = 0.0  # what linear, cosine and wsd reach in the end
+    until: Span = Span(1.0)  # where linear and cosine reach `end`: a share of the run, or a duration
+    # Whether a cosine begins with the run, so that the warm-up replaces its first part; false: it begins after the
+    # warm-up.
+    whole: bool = False
+    decay: Span = Span(0.1)  # of wsd: the last part of the run, in which the number goes to `end`
+    drops: tuple[Span, ...] = ()  # of steps: where the number changes
+    factor: float = 0.1  # of steps: what the number is multiplied by at each of `drops`
+    warmup: Span = Span(0.0)  # how long the number takes from `start` to `value`, along a line
+    start: float = 0.0  # the number at the beginning of the warm-up
 
     @model_validator(mode="after")
     def _every_option_does_something(self) -> Schedule:

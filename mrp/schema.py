@@ -70,7 +70,7 @@ def section_schema(cls: type[Node]) -> Schema:
             option = _type_schema(field.annotation, field.metadata)
         if "short" in extra:
             option = _any([option, _PLAIN[extra["short"]]])
-        sentence = sentences.get(name) or next(_descriptions(option), None) or (name == "name" and "of the part")
+        sentence = sentences.get(name) or next(_descriptions(option), None) or (name == "name" and "the part's name")
         if sentence:
             option["description"] = sentence
         if field.default is not PydanticUndefined:

@@ -21,23 +21,24 @@ PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
 _HEAD = """# Configuration
 
 Every option of a recipe, made by `make docs` from the code. A value is given in a recipe's file or on the command line
-(`optim.lr=1e-3`); `mrp config RECIPE` prints the values of a recipe. `mrp config --schema` prints the same as a JSON
-Schema for editors: with `# yaml-language-server: $schema=FILE` as first line of a recipe they complete and check it.
+(`optim.lr=1e-3`); `mrp config RECIPE` prints the values of a recipe. `mrp config --schema` prints this page as a JSON
+Schema for editors: where the first line of a recipe is `# yaml-language-server: $schema=FILE`, editors complete and
+check the recipe.
 
 A *duration* is a text such as `800 epochs`, `100 steps` or `1e6 samples`. Where a section is chosen by its `name`, the
-name alone is short for it (`track: wandb`).
+name alone may stand for the section (`track: wandb`).
 
 A recipe may name a `base:`, whose values it changes: sections merge, lists replace, and a section with another `name`
 starts without the options of the old one. Values of the command line come last, and there `{}` empties a section
-(`evaluate={}`). From Python they are keywords:
+(`evaluate={}`). In Python such values are keywords:
 `mrp.pretrain("demo", batch=64, optim={"lr": 1e-3})`.
 
 A part can also be a file of one's own: `objective.name=./mine.py`, and likewise for `optim`, `track`, `data.train`,
-`data.test`, `data.augment` and the keys of `evaluate`. It may import its neighbours in the same folder while it is
-loaded. The code of the file and of its neighbours belongs to the run's identity for `objective`, `optim` and
-`data.augment`; comments and the path do not.
-The run keeps a copy in `RUN/code/`, which `mrp.load`, `mrp probe` and the like use, and which takes the place of the
-original when that is gone.
+`data.test`, `data.augment` and the keys of `evaluate`. While the file is loaded, it may import its neighbours in the
+same folder. For `objective`, `optim` and `data.augment`, the code of the file and of its neighbours belongs to the
+run's identity; comments and the path do not.
+The run keeps a copy in `RUN/code/`, which `mrp.load`, `mrp probe` and the like use; the copy takes the place of the
+original when the original is gone.
 """
 _ON_SCHEDULES = """## A schedule
 
@@ -50,11 +51,11 @@ objective: {teacher: {decay: {kind: linear, value: 0.996, end: 1}}}
 objective: {mask_ratio: {kind: steps, value: 0.6, drops: [30 %, 60 %], factor: 1.1}}
 ```
 
-Its value follows from the step and the run's length alone, so a resumed run goes on exactly, and another `length` needs
-no other change where parts of the run are given in per cent. The metrics hold it: `lr`, `optim/weight_decay`,
-`objective/mask_ratio` and the like. A schedule of `optim.lr` takes the place of `warmup`, `min_lr` and `drops`. With a
-schedule of `mask_ratio` a step is compiled for each number of hidden patches, so that eight numbers at most are taken:
-of more, eight at even distances.
+The value of a schedule follows from the step and the run's length alone, so a resumed run goes on exactly. Another
+`length` needs no other change where parts of the run are given in per cent. The metrics hold the value: `lr`,
+`optim/weight_decay`, `objective/mask_ratio` and the like. A schedule of `optim.lr` takes the place of `warmup`,
+`min_lr` and `drops`. With a schedule of `mask_ratio`, a step is compiled for each number of hidden patches, so the
+schedule takes at most eight numbers: where there would be more, eight at even distances.
 """
 _DEFAULTS = {"optim": OPTIMIZERS.default or "", "track": TRACKERS.default or ""}
 _NAMED_OTHERWISE = ("backbone", "best")  # whose name does not choose other options

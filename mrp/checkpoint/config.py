@@ -16,9 +16,9 @@ class Best(Node):
     """`best:`, or the name of its metric alone: the checkpoint that is kept because this metric is best there."""
 
     short: ClassVar[type | None] = str
-    name: str = Field(min_length=1)  # of the metric, as in metrics.jsonl
-    # null: lowest for a name that ends in loss, error, rmse, abs_rel, nll, brier or ece, and for loss_over_variance,
-    # uniformity, log_uniformity and alignment; else highest.
+    name: str = Field(min_length=1)  # the metric's name, as in metrics.jsonl
+    # Which value is the best. null: the lowest for a name that ends in loss, error, rmse, abs_rel, nll, brier or ece,
+    # and for loss_over_variance, uniformity, log_uniformity and alignment; else the highest.
     direction: Literal["highest", "lowest"] | None = None
 
     @model_validator(mode="before")
@@ -35,13 +35,14 @@ class Best(Node):
 
 
 class Config(Node):
-    """`checkpoint:`; the last step's is always written, and `keep` counts from the newest."""
+    """`checkpoint:`, when a checkpoint is written and how long it is kept; the last step always writes one."""
 
     every: Duration = Duration(1, "epochs")  # how often a checkpoint is written
-    keep: int = Field(3, gt=0)  # how many of the newest stay on the disk
-    milestone: Duration | None = None  # also at each multiple of this, kept for ever
-    best: Best | None = None  # also where this metric has its best value so far, kept until it is beaten
-    asynchronous: bool = True  # written by a process of its own, out of a copy in the host's memory
+    keep: int = Field(3, gt=0)  # how many of the newest checkpoints stay on the disk
+    milestone: Duration | None = None  # write a checkpoint also at each multiple of this, and keep it for ever
+    # Write a checkpoint also where this metric has its best value so far, and keep it until a better value comes.
+    best: Best | None = None
+    asynchronous: bool = True  # a process beside the training writes checkpoints, from a copy in the host's memory
 
     @field_validator("every")
     @classmethod

@@ -49,16 +49,16 @@ def two(what: str, most: float = math.inf) -> AfterValidator:
 class CacheConfig(Node):
     """`machine.cache:`, where each node keeps the remote shards that it has fetched."""
 
-    folder: str = ""  # by default mrp in the user's cache folder
-    gib: float = Field(100, gt=0)  # the most that the cache holds
+    folder: str = ""  # the cache's folder; by default `mrp` in the user's cache folder
+    gib: float = Field(100, gt=0)  # the most that the cache holds, in GiB
 
 
 class RandAugment(Node):
-    """`rand:` of a crop."""
+    """`rand:` of a crop: RandAugment."""
 
     magnitude: float = Field(9, ge=0, le=HIGHEST_MAGNITUDE)  # how strong each operation is
-    deviation: float = Field(0.5, ge=0)  # of the magnitude, from operation to operation
-    operations: int = Field(2, ge=1, le=8)  # per image
+    deviation: float = Field(0.5, ge=0)  # standard deviation of the magnitude from operation to operation
+    operations: int = Field(2, ge=1, le=8)  # how many operations change an image
 
 
 class Augment(Node):
@@ -97,14 +97,16 @@ class Crop(Frame):
     """A random crop resized to `size`; evaluation sees the centre of the image, resized too unless it has that size."""
 
     name: Literal["crop"] = "crop"
-    scale: Annotated[tuple[float, float], two("shares of the area", 1)] = (0.2, 1.0)  # share of the image's area
-    ratio: Annotated[tuple[float, float], two("ratios of width to height")] = (3 / 4, 4 / 3)  # width over height
+    # The share of the image's area that a crop covers, at the least and at the most.
+    scale: Annotated[tuple[float, float], two("shares of the area", 1)] = (0.2, 1.0)
+    # The width of a crop over its height, at the least and at the most.
+    ratio: Annotated[tuple[float, float], two("ratios of width to height")] = (3 / 4, 4 / 3)
     flip: bool = True  # mirror every second image, at random
-    interpolation: Interpolation = "bicubic"  # by which a crop is resized; evaluation is always bicubic
+    interpolation: Interpolation = "bicubic"  # how a crop is resized; evaluation is always bicubic
     jitter: float = Field(0, ge=0, le=1)  # brightness, contrast and saturation vary by this share, in any order
-    rand: RandAugment | None = None
-    # From this size on (the shorter side of `size`), evaluation sees the whole shorter side of an image, and below it
-    # 224/256 of that; null: 224/256 at every size.
+    rand: RandAugment | None = None  # RandAugment, which changes a crop by operations that are drawn; null: none
+    # From this size on (the shorter side of `size`), evaluation sees the whole shorter side of an image; below this
+    # size it sees 224/256 of that side. null: 224/256 at every size.
     whole_from: int | None = Field(None, gt=0)
 
     @property
@@ -153,7 +155,7 @@ class Weighted(Node):
     """One of several sources that are mixed."""
 
     source: Annotated[SourceName, _SourceKeys]
-    weight: float = Field(gt=0)  # the share of each batch is in proportion
+    weight: float = Field(gt=0)  # the source's share of each batch is in proportion to this
     classes: str | None = None
     fraction: float | None = Field(None, gt=0, le=1)
 
@@ -171,32 +173,36 @@ _NUMBER: dict[str, Any] = {"short": float}  # a number alone is short for the li
 
 
 class Config(Node):
-    """The `data:` section of a run."""
+    """`data:`, the images of a run and what is made of them."""
 
+    # The training data: a path, an address or the name of a source, a section, or a list of sources to mix.
     train: Annotated[SourceName | tuple[Weighted, ...], _SourceKeys]
+    # The test data: a path, an address or the name of a source, or a section; null: none.
     test: Annotated[SourceName | None, _SourceKeys] = None
-    classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
-    fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
-    # A table with a class, or tags, for each image, in place of what the source itself says.
+    classes: str | None = None  # take only these classes: a file with one name per line, or a list that comes with mrp
+    fraction: float | None = Field(None, gt=0, le=1)  # take only this share of the training samples of each class
+    # A table that gives each image a class, or tags, in place of what the source itself says.
     labels: Labels | None = None
-    # What images that belong together (of one patient, plate or scene) share in their names: a regular expression, of
-    # which the part in brackets counts where there is one. They are held out together, and intervals count groups.
+    # A regular expression for the part of an image's name that tells its group (one patient, plate or scene); where it
+    # has brackets, only what they match counts. A group is held out together, and intervals count groups.
     group: str | None = None
-    size: Sides  # height and width
-    channels: int | tuple[str, ...] = 3  # colours per pixel: how many, or their names, by which a source finds them
-    # Of pixels in [0, 1], one number or one per channel; by default ImageNet's for 3 channels, 0.5 otherwise.
+    size: Sides  # height and width of the images that the model sees
+    channels: int | tuple[str, ...] = 3  # channels per pixel: how many, or their names, by which a source finds them
+    # The mean of pixels in [0, 1], which is subtracted: one number, or one per channel; by default ImageNet's for 3
+    # channels, else 0.5.
     mean: tuple[float, ...] = Field((), json_schema_extra=_NUMBER)
-    std: tuple[float, ...] = Field(
-        (), json_schema_extra=_NUMBER
-    )  # by default ImageNet's for 3 channels, 0.25 otherwise
+    # The standard deviation of pixels, which they are divided by; by default ImageNet's for 3 channels, else 0.25.
+    std: tuple[float, ...] = Field((), json_schema_extra=_NUMBER)
     # What training sees of an image: crop or resize alone, or a list of one of them and of further augmentations.
     augment: Annotated[AugmentName | Annotated[tuple[AugmentName, ...], Field(min_length=1)], _AugmentKeys] = Crop()
-    views: int = Field(1, ge=1)  # images that a batch holds of each sample, from one decode
-    # Drop: leave out what does not fill an epoch's last batch; continuous: batches span epochs.
+    views: int = Field(1, ge=1)  # how many images of each sample a batch holds, all from one decode
+    # drop: leave out what does not fill an epoch's last batch; continuous: batches span epochs.
     tail: Literal["drop", "continuous"] = "drop"
-    lanes: int = Field(1, ge=1)  # a multiple of the nodes, where each should fetch only its part of remote shards
-    window: int = Field(16, ge=1)  # shards of a lane that are shuffled together
-    damaged: int = Field(100, ge=0)  # samples that may turn out to be no images before the run stops
+    # Into how many lanes shards are divided: a multiple of the nodes, where each node should fetch only its part of
+    # remote shards.
+    lanes: int = Field(1, ge=1)
+    window: int = Field(16, ge=1)  # how many shards of a lane are shuffled together
+    damaged: int = Field(100, ge=0)  # how many samples may turn out to be no images before the run stops
 
     @property
     def shape(self) -> Size:

@@ -48,14 +48,19 @@ class Labels(Node):
     short: ClassVar[type | None] = str
     table: str  # a CSV file (commas, semicolons or tabs), whose first line names the columns
     test: str | None = None  # the table of data.test, where it is another file
-    image: _Column | None = None  # the column with the images' names; needed where there are others than the labels
-    # The column with the class, by default the other of two. Several columns are tags: 1 an image has it, 0 it has not,
-    # -1 nobody knows.
+    # The column with the images' names; needed where the table has other columns than this one and those of the labels.
+    image: _Column | None = None
+    # The column with the class; by default the other one of two. Several columns are tags: 1 means that an image has
+    # the tag, 0 that it has not, -1 that nobody knows.
     label: _Column | tuple[_Column, ...] | None = None
-    separator: str | None = Field(None, min_length=1)  # what stands between the tags of an image, all in one column
-    blank: Literal["unknown", "absent"] = "unknown"  # what an empty cell says of a tag, or of all in one column
-    prefix: str = ""  # what stands in front of the names in the rows and is no part of paths; other rows are left out
-    missing: Literal["error", "leave_out"] = "error"  # images that have no row, or no class in it
+    # What stands between the tags of an image, where all tags are in one column.
+    separator: str | None = Field(None, min_length=1)
+    # What an empty cell says of its tag, or of all tags where they are in one column.
+    blank: Literal["unknown", "absent"] = "unknown"
+    # The beginning of the names in the rows that is no part of the images' paths; rows without it are left out.
+    prefix: str = ""
+    # What is done about images that have no row, or no class in their row.
+    missing: Literal["error", "leave_out"] = "error"
 
     @model_validator(mode="before")
     @classmethod

@@ -15,7 +15,8 @@ class Section(Node):
     """What every evaluator's section has; null in its place is a section that says never."""
 
     short: ClassVar[type | None] = type(None)
-    every: Duration | None = None  # how often while a run trains, and after its last step; null or 0 steps: never
+    # How often this is measured while a run trains, and also after the last step; null or 0 steps: never.
+    every: Duration | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -37,7 +38,8 @@ class Paired(Node):
 
     images: str  # the folder of images
     list: str | None = None  # a file with one image per line (with or without its ending); null: all in the folder
-    rename: tuple[str, str] | None = None  # where names differ: the part of an image's name, and what stands instead
+    # Where the names differ: a part of an image's name, and what stands in its place in the other name.
+    rename: tuple[str, str] | None = None
 
 
 class Masks(Paired):
@@ -65,8 +67,10 @@ class Depths(Paired):
 class Labelled(Section):
     """Which training images give their labels to an evaluator; by default all of them."""
 
-    fraction: float | None = Field(None, gt=0, le=1)  # of each class, the same images every time; at least one
-    list: str | None = None  # a file with one name of an image per line, as the lists of 1 % of ImageNet are
+    # Use only this share of each class, the same images every time, and at least one per class.
+    fraction: float | None = Field(None, gt=0, le=1)
+    # Use only the images that this file names, one per line, like the lists of 1 % of ImageNet.
+    list: str | None = None
 
     @model_validator(mode="after")
     def _check_which(self) -> Labelled:
@@ -83,26 +87,28 @@ class Labelled(Section):
 class Heads(Labelled):
     """What the sweep over linear heads is asked for."""
 
-    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
+    layers: int | None = Field(None, ge=1)  # how many of the last blocks are read; null: four, or all of fewer
     # What heads read. sweep: each layer under each pooling, and the last four side by side. dinov2: the class token of
     # the last layer and of the last four, with and without the last mean patch token. all: both.
     inputs: Literal["sweep", "dinov2", "all"] = "sweep"
-    # The precision of the matrix products while heads are trained; auto: bf16 on a GPU that has it, and fp32 elsewhere.
+    # The precision of the matrix products while heads are trained; auto: bf16 on a GPU that has it, else fp32.
     products: Literal["auto", "fp32", "bf16"] = "auto"
 
 
 class Diagnose(Section):
     """`diagnose:`, what is measured on a fixed set of held-out images, and when the features count as collapsed."""
 
-    images: int = Field(512, ge=8)  # how many are measured
-    # Features of a fresh network are nearly constant, and MAE's stay so for some hundred steps, while it learns the
-    # mean image: what is measured before this point, or before the end of warm-up, raises no alarm.
+    images: int = Field(512, ge=8)  # how many images are measured
+    # What is measured before this point, or before the end of warm-up, raises no alarm: the features of a fresh network
+    # are nearly constant, and MAE's stay so for some hundred steps, while it learns the mean image.
     after: Duration = Duration(1000, "steps")
     action: Literal["warn", "stop"] = "warn"  # what an alarm does
-    min_rank: float = Field(1.5, ge=0)  # RankMe; 1 is a single direction
-    min_spread: float = Field(1e-3, ge=0)  # variance over images as a share of the mean square; 0 is a constant
-    max_loss_over_variance: float = Field(0.99, gt=0)  # 1 is what a constant feature reaches (Theorem 3.6)
-    patience: int = Field(2, gt=0)  # times in a row that a threshold must be crossed
+    min_rank: float = Field(1.5, ge=0)  # an alarm is raised below this RankMe; 1 is a single direction
+    # An alarm is raised below this variance over images, as a share of the mean square; a constant has 0.
+    min_spread: float = Field(1e-3, ge=0)
+    # An alarm is raised above this; a constant feature has 1 (Theorem 3.6).
+    max_loss_over_variance: float = Field(0.99, gt=0)
+    patience: int = Field(2, gt=0)  # how many times in a row a threshold must be crossed for an alarm
 
 
 class Validation(Section):

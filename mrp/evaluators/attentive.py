@@ -46,9 +46,9 @@ _COST_AFTER = 20  # steps after which it is said what computing tokens will take
 class Config(Section):
     """Options of attentive pooling."""
 
-    # Where patch tokens come from. kept: the disk, at most 8 GiB of each split, of evenly spaced images where there are
-    # more. computed: the backbone, in each epoch anew, of all images. auto: kept where all fit or where a run trains,
-    # and computed elsewhere.
+    # Where patch tokens come from. kept: from the disk, at most 8 GiB of each split; of more images, evenly spaced ones
+    # are taken. computed: from the backbone, anew in each epoch, for all images. auto: kept where all fit or where a
+    # run trains, else computed.
     tokens: Literal["auto", "kept", "computed"] = "auto"
 
 

@@ -36,7 +36,7 @@ _SHOWN = ("ece", "nll", "temperature", "scaled_ece")  # in tables
 
 
 class Config(Heads):
-    """Options of calibration, after the same sweep as that of `linear`."""
+    """Options of calibration, which uses the head that the sweep of `linear` chooses."""
 
 
 class Scores(NamedTuple):

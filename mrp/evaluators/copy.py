@@ -26,11 +26,12 @@ _LEAST = 4  # images: a copied one, one whose copy has no original, and two more
 class Config(Section):
     """Options of copy detection."""
 
-    copies: int = Field(1000, ge=1)  # of images in the gallery, and as many of images that are not in it
-    distractors: int = Field(10_000, ge=0)  # other images in the gallery
-    scale: tuple[float, float] = (0.3, 1.0)  # share of the image's area that a copy keeps
-    jitter: float = Field(0.4, ge=0, le=1)  # brightness, contrast and saturation vary by this share
-    magnitude: float = Field(9, ge=0, le=10)  # of two more changes by RandAugment
+    # How many copies of gallery images are looked up, and as many of images outside the gallery.
+    copies: int = Field(1000, ge=1)
+    distractors: int = Field(10_000, ge=0)  # how many other images the gallery holds
+    scale: tuple[float, float] = (0.3, 1.0)  # the share of the image's area that a copy keeps
+    jitter: float = Field(0.4, ge=0, le=1)  # brightness, contrast and saturation of a copy vary by this share
+    magnitude: float = Field(9, ge=0, le=10)  # how strong two more changes by RandAugment are
 
 
 class Evaluator(contract.Evaluator):

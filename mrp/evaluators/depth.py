@@ -26,13 +26,16 @@ _DELTA = 1.25  # the ratio of the answer to the truth, either way, below which a
 
 
 class Config(Section):
-    """Options of depth."""
+    """Options of depth estimation."""
 
     train: Depths
     test: Depths
-    scale: float = Field(1000, gt=0)  # what a PNG counts per metre (NYUv2: 1000, KITTI: 256); .npy files hold metres
-    range: tuple[float, float] = (0.001, 10.0)  # metres; other pixels do not count (KITTI: 0.001 to 80)
-    images: int | None = Field(None, ge=2)  # of each split at most; null: as many as have 8 GiB of patch tokens
+    # What one metre is in a PNG (NYUv2: 1000, KITTI: 256); .npy files hold metres.
+    scale: float = Field(1000, gt=0)
+    # The depths in metres that count; other pixels do not (KITTI: 0.001 to 80).
+    range: tuple[float, float] = (0.001, 10.0)
+    # The most images of each split; null: as many as have 8 GiB of patch tokens.
+    images: int | None = Field(None, ge=2)
 
     @field_validator("range")
     @classmethod

@@ -22,12 +22,14 @@ from mrp.evaluate.views import Cropped
 
 
 class Config(Section):
-    """Options of the numbers without labels."""
+    """Options of the numbers that need no labels."""
 
-    images: int = Field(1000, ge=2)  # of the test data, evenly spaced; of the training data where there are no others
+    # How many test images are measured, evenly spaced; training images where there is no test data.
+    images: int = Field(1000, ge=2)
     views: int = Field(10, ge=2)  # random crops of each image, for LiDAR and alignment
     scale: tuple[float, float] = (0.2, 1.0)  # share of the image's area that a crop covers
-    # Of images, each of which is left out once, so that two models can be compared with an interval; 0: none is.
+    # Into how many groups the images are divided, each of which is left out once, so that two models can be compared
+    # with an interval; 0: no interval.
     groups: int = Field(0, ge=0)
 
 

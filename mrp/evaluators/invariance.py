@@ -25,10 +25,12 @@ from mrp.evaluate.views import Changed, Cropped, Mirrored, Occluded
 class Config(Section):
     """Options of invariance."""
 
-    images: int = Field(2000, ge=2)  # of the test data, evenly spaced; of the training data where there are no others
+    # How many test images are measured, evenly spaced; training images where there is no test data.
+    images: int = Field(2000, ge=2)
     hidden: tuple[float, ...] = (0.25, 0.5, 0.75, 0.9)  # shares of the patches that are painted over
     crops: tuple[float, ...] = (0.75, 0.5, 0.25)  # shares of the image's area that a random crop keeps
-    probe: bool = True  # where there are labels, how the linear head of whole images does on images with hidden patches
+    # Where there are labels: measure also how the linear head of whole images does on images with hidden patches.
+    probe: bool = True
 
     @field_validator("hidden", "crops")
     @classmethod

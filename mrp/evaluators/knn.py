@@ -14,7 +14,7 @@ SHOWN = 20  # the k whose accuracy stands for kNN
 
 
 class Config(Section):
-    """Options of nearest neighbours: only how often."""
+    """Options of nearest neighbours: only how often they are measured."""
 
 
 class Evaluator(Probe[NothingToChoose]):

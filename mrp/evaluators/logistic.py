@@ -20,7 +20,7 @@ MOST = 20_000  # training images that it is fitted on, unless the options say wh
 
 
 class Config(Heads):
-    """Options of logistic regression, after the same sweep as that of `linear`."""
+    """Options of logistic regression, which reads the features that the sweep of `linear` chooses."""
 
 
 @dataclass(frozen=True, slots=True)

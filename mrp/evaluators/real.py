@@ -25,7 +25,8 @@ _LEAST_AGREEMENT = 0.5  # of ReaL's labels with the usual ones; where they are I
 class Config(Section):
     """Options of ReaL labels."""
 
-    labels: str  # a JSON file: for each validation image, in their order, the list of its classes as numbers
+    # A JSON file: for each validation image, in the order of these images, the list of its classes as numbers.
+    labels: str
 
     def content(self) -> str:
         """Returns a hash of the file."""

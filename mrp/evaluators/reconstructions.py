@@ -31,7 +31,8 @@ _GREY = 0.5  # where the model sees nothing
 class Config(Section):
     """Options of the reconstructions."""
 
-    images: int = Field(4, ge=1, le=64)  # of the test data, the same ones every time; else of the training data
+    # How many test images are drawn, the same ones every time; training images where there is no test data.
+    images: int = Field(4, ge=1, le=64)
 
 
 class Evaluator(contract.Evaluator):

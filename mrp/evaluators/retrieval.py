@@ -47,10 +47,10 @@ class Config(Section):
     """Options of retrieval."""
 
     gallery: Literal["train", "test"] = "train"  # where images are looked for; test: among the other test images
-    queries: int = Field(5000, ge=1)  # test images that are looked up, evenly spaced
-    images: int = Field(100_000, ge=2)  # of the gallery, evenly spaced
+    queries: int = Field(5000, ge=1)  # how many test images are looked up, evenly spaced
+    images: int = Field(100_000, ge=2)  # the most images of the gallery, evenly spaced
     landmarks: str | None = None  # a JSON file of queries and what each should find, instead of labels
-    folder: str | None = None  # of the images that `landmarks` names; null: where that file is
+    folder: str | None = None  # the folder of the images that `landmarks` names; null: the folder of that file
 
     @model_validator(mode="after")
     def _check_folder(self) -> Config:

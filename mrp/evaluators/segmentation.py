@@ -35,9 +35,11 @@ class Config(Section):
 
     train: Masks
     test: Masks
-    classes: int | None = Field(None, ge=2, le=_MOST_CLASSES)  # null: up to the largest number in a training mask
+    # The number of classes; null: up to the largest number in a training mask.
+    classes: int | None = Field(None, ge=2, le=_MOST_CLASSES)
     ignore: tuple[int, ...] = (255,)  # numbers in masks that stand for no class
-    images: int | None = Field(None, ge=2)  # of each split at most; null: as many as have 8 GiB of patch tokens
+    # The most images of each split; null: as many as have 8 GiB of patch tokens.
+    images: int | None = Field(None, ge=2)
 
     def content(self) -> str:
         """Returns a hash of all images and masks."""

@@ -27,9 +27,9 @@ _TITLES = {"mean_ap": "mean AP", "mean_auroc": "mean AUROC"}
 class Config(Section):
     """Options of a linear head for tags."""
 
-    layers: int | None = Field(None, ge=1)  # of the last blocks; null: four, or all of fewer
+    layers: int | None = Field(None, ge=1)  # how many of the last blocks are read; null: four, or all of fewer
     inputs: Literal["sweep", "dinov2", "all"] = "sweep"  # what heads read, as for `linear`
-    images: int = Field(20_000, ge=2)  # of the training data, evenly spaced, that heads are fitted on at most
+    images: int = Field(20_000, ge=2)  # the most training images that heads are fitted on, evenly spaced
 
 
 class Evaluator(Probe[Head]):

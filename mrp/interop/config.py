@@ -23,10 +23,12 @@ class Config(Node):
     model_config = ConfigDict(serialize_by_alias=True)
 
     source: str = Field(alias="from")  # a run, one of its checkpoints, or a file or folder of another project
-    # Which weights of the run; null: those that its method has judged, ordinarily the student's.
+    # Which weights of the run are taken; null: those that its method names as the ones to judge, ordinarily the
+    # student's.
     weights: WeightsName | None = None
     resample: bool = False  # interpolate the positions, so that they fit images of another size
-    # Of weights for images of another number of channels: refuse them, or spread their colours evenly over all.
+    # What is done with weights for another number of channels. same: refuse them. spread: spread their colours evenly
+    # over all channels.
     channels: Literal["same", "spread"] = "same"
     content: str | None = None  # sha256 of the weights; filled in when the run starts, unless it is given
 

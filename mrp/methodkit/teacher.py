@@ -24,10 +24,10 @@ class TeacherConfig(Node):
     It is `decay` throughout or as a schedule says, or goes linearly from `decay` to `last` in the first `steps` steps.
     """
 
-    # The share of itself that the teacher keeps at each step, in the beginning; or a schedule of it.
+    # The share of itself that the teacher keeps at each step, in the beginning; or a schedule of this share.
     decay: Share = 0.9998
-    last: float | None = Field(None, ge=0, le=1)  # the same in the end; null: it stays
-    steps: int = Field(0, ge=0)  # until the end value is reached
+    last: float | None = Field(None, ge=0, le=1)  # this share in the end; null: it stays at `decay`
+    steps: int = Field(0, ge=0)  # how many steps this share takes from `decay` to `last`
 
     @model_validator(mode="after")
     def _one_schedule(self) -> TeacherConfig:

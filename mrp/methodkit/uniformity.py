@@ -20,14 +20,14 @@ FARTHEST, POINTS = 3.0, 17  # where SIGReg compares characteristic functions: ev
 
 
 class UniformityConfig(Node):
-    """`uniformity:` in a method's options, or its weight alone; weight 0 leaves the penalty out."""
+    """`uniformity:`, a penalty that spreads features out; a number alone is its weight, and 0 leaves it out."""
 
     short: ClassVar[type | None] = float
 
-    weight: NonNegative  # of the uniformity loss beside the method's own
+    weight: NonNegative  # the weight of the uniformity loss beside the method's own loss
     # What is penalised: the squared cosines of pairs (U-MAE), or how far features are from normal numbers (LeJEPA).
     kind: Literal["gram", "sigreg"] = "gram"
-    slices: int = Field(256, gt=0)  # of sigreg: random directions per step along which features are looked at
+    slices: int = Field(256, gt=0)  # of sigreg: along how many random directions per step the features are looked at
     feature: Literal["cls", "mean"] = "cls"  # what is spread out: the class token, or the mean of the patch tokens
     renormalise: bool = False  # apply the encoder's last norm a second time, as the released code does
 

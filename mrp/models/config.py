@@ -20,27 +20,30 @@ class Config(Node):
     The size of the images is that of `data.size`. With a name, keys that are not given follow the name.
     """
 
-    name: str | None = None  # of a model of timm, in place of width, depth, heads and patch
+    name: str | None = None  # the name of a model of timm, in place of width, depth, heads and patch
     width: int | None = Field(None, gt=0)  # numbers per token
-    depth: int | None = Field(None, gt=0)  # blocks
+    depth: int | None = Field(None, gt=0)  # how many blocks
     heads: int | None = Field(None, gt=0)  # attention heads per block
     patch: Side | tuple[Side, Side] | None = None  # pixels on each side of a patch, or height and width
-    mlp_ratio: float | None = Field(None, gt=0)  # null: the name's, or 4
-    # Of the patches, beside any rotary ones: fixed sines and cosines, learned, or none; or those of a name of timm's
-    # module `eva`.
+    # The hidden width of an MLP, as a multiple of the width; null: as the name says, or 4.
+    mlp_ratio: float | None = Field(None, gt=0)
+    # Positions of the patches, beside any rotary ones: fixed sines and cosines, learned, or none. By default those of
+    # the name, where it is one of timm's module `eva`.
     positions: Literal["sincos", "learned", "none"] = "sincos"
-    class_token: bool = True  # or the name's
-    registers: int = Field(0, ge=0)  # or the name's
-    layer_scale: float | None = Field(None, gt=0)  # null: the name's, or none
-    drop_path: float = Field(0.0, ge=0, lt=1)  # of the last block; rates grow evenly from 0 at the first
+    class_token: bool = True  # whether there is a class token; with a name, by default as it says
+    registers: int = Field(0, ge=0)  # how many register tokens; with a name, by default as it says
+    layer_scale: float | None = Field(None, gt=0)  # initial LayerScale; null: as the name says, or none
+    # Stochastic depth: the rate of the last block; rates grow evenly from 0 at the first.
+    drop_path: float = Field(0.0, ge=0, lt=1)
     attention_dropout: float = Field(0.0, ge=0, lt=1)  # the share of attention weights that is dropped
     # A learned bias per pair of patches: one for all blocks, or one per block.
     relative_bias: Literal["none", "shared", "per_block"] = "none"
     qkv_bias: Literal["all", "query_value"] = "all"  # which of query, key and value have a bias
-    norm_eps: float | None = Field(None, gt=0)  # null: the name's, or 1e-6
-    # Initial weights: as MAE's (xavier), BEiT's (truncated), I-JEPA's (normal), or data2vec 2's (bert).
+    norm_eps: float | None = Field(None, gt=0)  # epsilon of the norms; null: as the name says, or 1e-6
+    # Initial weights as in MAE (xavier), BEiT (truncated), I-JEPA (normal) or data2vec 2 (bert).
     init: Literal["xavier", "truncated", "normal", "bert"] = "xavier"
-    norm: Literal["pre", "post"] = "pre"  # post: data2vec 2's blocks, with a norm before the first and none at the end
+    # post: the blocks of data2vec 2, with a norm before the first block and none after the last.
+    norm: Literal["pre", "post"] = "pre"
 
     @model_validator(mode="before")
     @classmethod

@@ -24,7 +24,7 @@ class TransformerConfig(Node):
     """`decoder:` of MAE: a small transformer."""
 
     width: int = Field(512, gt=0)  # numbers per token
-    depth: int = Field(8, ge=0)  # blocks
+    depth: int = Field(8, ge=0)  # how many blocks
     heads: int = Field(16, gt=0)  # attention heads per block
 
     @model_validator(mode="after")
@@ -77,9 +77,10 @@ class Transformer(nn.Module):
 class CrossConfig(TransformerConfig):
     """`decoder:` of CrossMAE: a small transformer that reads what each block of the encoder has computed."""
 
-    depth: int = Field(12, gt=0)  # blocks
+    depth: int = Field(12, gt=0)  # how many blocks
     self_attention: bool = False  # whether the predicted patches also look at each other
-    input_map: bool = True  # whether it reads what enters the encoder's first block, beside the output of each
+    # Whether the decoder reads what enters the encoder's first block, beside the output of each block.
+    input_map: bool = True
 
 
 class CrossBlock(nn.Module):
@@ -148,10 +149,10 @@ class CrossAttention(nn.Module):
 
 
 class LatentConfig(TransformerConfig):
-    """`predictor:` of CAPI: a transformer that looks at the encoder's tokens alone."""
+    """`predictor:` of CAPI: a transformer that looks at nothing but the encoder's tokens."""
 
     width: int = Field(768, gt=0)  # numbers per token
-    depth: int = Field(12, gt=0)  # blocks
+    depth: int = Field(12, gt=0)  # how many blocks
     heads: int = Field(12, gt=0)  # attention heads per block
 
 
@@ -181,7 +182,7 @@ class PredictorConfig(Node):
     """`predictor:` of I-JEPA: a narrow transformer."""
 
     width: int = Field(384, gt=0)  # numbers per token
-    depth: int = Field(6, gt=0)  # blocks
+    depth: int = Field(6, gt=0)  # how many blocks
     heads: int | None = Field(None, gt=0)  # attention heads per block; null: as many as the backbone's
 
 
@@ -228,10 +229,10 @@ class Predictor(nn.Module):
 class ConvolutionConfig(Node):
     """`decoder:` of data2vec 2: convolutions over the grid of patches."""
 
-    width: int = Field(768, gt=0)  # channels
-    depth: int = Field(6, gt=0)  # layers
-    kernel: int = Field(3, gt=0)  # pixels on each side of a convolution
-    groups: int = Field(16, gt=0)  # of the channels, in each convolution
+    width: int = Field(768, gt=0)  # how many channels
+    depth: int = Field(6, gt=0)  # how many layers
+    kernel: int = Field(3, gt=0)  # patches on each side of a convolution
+    groups: int = Field(16, gt=0)  # into how many groups each convolution divides the channels
 
 
 class Convolution(nn.Module):

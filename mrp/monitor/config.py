@@ -10,7 +10,7 @@ from mrp.config import Node
 
 
 class Guard(Node):
-    """`guard:`, what follows a step whose loss or gradient is not finite.
+    """`guard:`, what a run does after a step whose loss or gradient is not finite.
 
     It is no part of a run's identity: the results do not depend on it until such a step occurs, and that is when users
     want to change it and go on. What it did is written into the checkpoints.
@@ -19,4 +19,4 @@ class Guard(Node):
     # stop: the run ends with the weights before the step. skip: the step's update is left out. rollback: the weights
     # of the last checkpoint are taken and all steps from there up to this one are left out, with their data.
     policy: Literal["stop", "skip", "rollback"] = "stop"
-    limit: int = Field(3, ge=1)  # times in a run; then it stops after all
+    limit: int = Field(3, ge=1)  # how many times the policy acts in a run; at the next incident the run stops after all

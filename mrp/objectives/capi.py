@@ -32,14 +32,17 @@ class Config(kit.MaskedConfig):
     }
     name: Literal["capi"] = "capi"
     mask_ratio: float = Field(0.65, gt=0, lt=1)  # the share of the patches that is hidden: all but one block
-    predicted: float = Field(0.0325, gt=0, lt=1)  # the share of the patches that is hidden and predicted
-    narrowest_block: float = Field(0.5, gt=0, le=1)  # the shorter side of the seen block over its longer one
-    masks: int = Field(1, gt=0)  # per image and step; all share the teacher's one pass
-    clusters: int = Field(16384, gt=1)  # to which the features of patches are assigned
-    student_temperature: float = Field(0.12, gt=0)  # of the predicted clusters
-    target_temperature: float = Field(0.06, gt=0)  # of the assignments
-    clustering_temperature: float = Field(0.12, gt=0)  # of the clusters that the clustering itself predicts
-    iterations: int = Field(3, gt=0)  # of Sinkhorn and Knopp
+    # The share of all patches that is predicted; these patches are among the hidden ones.
+    predicted: float = Field(0.0325, gt=0, lt=1)
+    # The shorter side of the seen block over its longer one, at the least.
+    narrowest_block: float = Field(0.5, gt=0, le=1)
+    masks: int = Field(1, gt=0)  # masks per image and step; all share the teacher's one pass
+    clusters: int = Field(16384, gt=1)  # how many clusters the features of patches are assigned to
+    student_temperature: float = Field(0.12, gt=0)  # the temperature of the predicted clusters
+    target_temperature: float = Field(0.06, gt=0)  # the temperature of the assignments
+    # The temperature of the clusters that the clustering itself predicts.
+    clustering_temperature: float = Field(0.12, gt=0)
+    iterations: int = Field(3, gt=0)  # iterations of Sinkhorn and Knopp
     predictor: LatentConfig = LatentConfig()
     teacher: kit.TeacherConfig = kit.TeacherConfig(decay=Schedule(kind="cosine", value=0.999, end=1.0))
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY

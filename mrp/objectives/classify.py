@@ -20,15 +20,18 @@ class Config(Node):
 
     small: ClassVar[dict[str, Any]] = {"classes": 4}
     name: Literal["classify"] = "classify"
-    classes: int = Field(gt=0)  # of the data, or how many tags these have
-    pool: Literal["cls", "mean"] = "mean"  # mean: normalised after pooling (MAE's fine-tuning), unless frozen
+    classes: int = Field(gt=0)  # how many classes the data have, or how many tags
+    # What the head reads: the class token, or the mean of the patch tokens, which is normalised after pooling (MAE's
+    # fine-tuning) unless frozen.
+    pool: Literal["cls", "mean"] = "mean"
     head_std: float = Field(2e-5, gt=0)  # standard deviation of the head's initial weights
-    # binary: one yes-or-no question per class; tags: the same for data in which an image may have several, or none.
+    # binary: one yes-or-no question per class; tags: the same for data whose images may have several tags, or none.
     loss: Literal["cross_entropy", "binary", "tags"] = "cross_entropy"
-    # The share of each label that is spread over all classes; of tags, over the two answers yes and no.
+    # The share of each label that is spread over all classes; with tags, over the two answers yes and no.
     smoothing: float = Field(0.0, ge=0, lt=1)
     frozen: bool = False  # train a linear head alone, on standardised features (MAE's probe)
-    frozen_blocks: int | None = Field(None, ge=0)  # this many first blocks, and all before them, are not trained
+    # How many first blocks are not trained, together with all that stands before them; null: all is trained.
+    frozen_blocks: int | None = Field(None, ge=0)
 
     @property
     def couples_samples(self) -> bool:

@@ -22,13 +22,14 @@ class Config(kit.MaskedConfig):
 
     small: ClassVar[dict[str, Any]] = {"smallest_block": 4, "layers": 1}
     name: Literal["data2vec"] = "data2vec"
-    mask_ratio: float = Field(0.612, gt=0, lt=1)  # 120 of 196 patches
-    smallest_block: int = Field(16, gt=0)  # patches
+    mask_ratio: float = Field(0.612, gt=0, lt=1)  # the share of the patches that is hidden; 0.612 is 120 of 196 patches
+    smallest_block: int = Field(16, gt=0)  # how many patches a block has, at the least
     narrowest_block: float = Field(0.3, gt=0, le=1)  # the shorter side of a block over its longer one, at the least
-    blocks: Literal["trimmed", "beit"] = "trimmed"  # drawn as BEiT's code does, or as before (trimmed)
-    masks: int = Field(1, gt=0)  # per image and step; all share the teacher's one pass
+    # beit: drawn as BEiT's code does; trimmed: drawn as in earlier versions of mrp, with the last block trimmed.
+    blocks: Literal["trimmed", "beit"] = "trimmed"
+    masks: int = Field(1, gt=0)  # masks per image and step; all share the teacher's one pass
     layers: int = Field(6, gt=0)  # the target is the mean over this many last blocks of the teacher
-    beta: float = Field(2.0, gt=0)  # errors below it are squared, larger ones taken as they are
+    beta: float = Field(2.0, gt=0)  # errors below this are squared, larger ones are taken as they are
     teacher: kit.TeacherConfig = kit.TeacherConfig()
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 

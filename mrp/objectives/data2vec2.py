@@ -22,12 +22,13 @@ class Config(kit.MaskedConfig):
     small: ClassVar[dict[str, Any]] = {"masks": 3, "layers": 1, "decoder": {"width": 32, "depth": 2, "groups": 4}}
     name: Literal["data2vec2"] = "data2vec2"
     mask_ratio: float = Field(0.8, gt=0, lt=1)  # the share of the patches that is hidden
-    block: int = Field(3, gt=0)  # patches: the side of the squares that stay visible
-    adjustment: float = Field(0.07, ge=0, lt=1)  # more of the image in squares at first, since squares overlap
-    masks: int = Field(16, gt=0)  # per image and step
+    block: int = Field(3, gt=0)  # the side in patches of the squares that stay visible
+    # How much more of the image is put into squares at first, since squares overlap.
+    adjustment: float = Field(0.07, ge=0, lt=1)
+    masks: int = Field(16, gt=0)  # masks per image and step
     layers: int = Field(10, gt=0)  # the target is the mean over this many last blocks of the teacher
-    class_weight: float = Field(2.56, ge=0)  # of the class token's error, as a multiple of its mean
-    noise: float = Field(0.01, ge=0)  # standard deviation of the decoder's input at hidden patches
+    class_weight: float = Field(2.56, ge=0)  # the weight of the class token's mean error
+    noise: float = Field(0.01, ge=0)  # standard deviation of the noise that the decoder gets at hidden patches
     decoder: ConvolutionConfig = ConvolutionConfig()
     teacher: kit.TeacherConfig = kit.TeacherConfig(decay=0.9998, last=0.99999, steps=100_000)
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY

@@ -36,12 +36,13 @@ class Config(kit.MaskedConfig):
     small: ClassVar[dict[str, Any]] = {"targets": 2, "predictor": {"width": 32, "depth": 1, "heads": 4}}
     name: Literal["ijepa"] = "ijepa"
     mask_ratio: float = Field(0.75, gt=0, lt=1)  # the share of the patches that the encoder does not see
-    targets: int = Field(4, gt=0)  # blocks that are predicted, per mask
-    target_scale: Range = (0.15, 0.2)  # of a target: its share of the patches, at the least and at the most
-    target_aspect: Range = (0.75, 1.5)  # of a target: height over width
-    context_scale: Range = (0.85, 1.0)  # of the square from which what is seen is taken: its share of the patches
-    masks: int = Field(1, gt=0)  # per image and step; all share the teacher's one pass
-    beta: float = Field(1.0, gt=0)  # errors below it are squared, larger ones taken as they are
+    targets: int = Field(4, gt=0)  # how many blocks are predicted, per mask
+    target_scale: Range = (0.15, 0.2)  # the share of the patches that a target covers, at the least and at the most
+    target_aspect: Range = (0.75, 1.5)  # the height of a target over its width, at the least and at the most
+    # The share of the patches in the square from which the seen ones are taken, at the least and at the most.
+    context_scale: Range = (0.85, 1.0)
+    masks: int = Field(1, gt=0)  # masks per image and step; all share the teacher's one pass
+    beta: float = Field(1.0, gt=0)  # errors below this are squared, larger ones are taken as they are
     predictor: PredictorConfig = PredictorConfig()
     teacher: kit.TeacherConfig = kit.TeacherConfig(decay=Schedule(kind="linear", value=0.996, end=1.0))
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY

@@ -20,9 +20,10 @@ class Config(kit.MaskedConfig):
     small: ClassVar[dict[str, Any]] = {"decoder": {"width": 32, "depth": 1, "heads": 4}}
     name: Literal["mae"] = "mae"
     mask_ratio: ProperShare = 0.75  # the share of the patches that is hidden
-    mask_unit: int | None = Field(None, gt=0)  # pixels: patches are hidden in squares of this side; null: one by one
-    masks: int = Field(1, gt=0)  # per image and step
-    target: Literal["pixels_norm", "pixels"] = "pixels_norm"  # pixels, or pixels normalised within each patch
+    # The side in pixels of the squares in which patches are hidden; null: patches are hidden one by one.
+    mask_unit: int | None = Field(None, gt=0)
+    masks: int = Field(1, gt=0)  # masks per image and step
+    target: Literal["pixels_norm", "pixels"] = "pixels_norm"  # the pixels, or the pixels normalised within each patch
     decoder: TransformerConfig = TransformerConfig()
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 

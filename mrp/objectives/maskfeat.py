@@ -24,13 +24,15 @@ class Config(kit.MaskedConfig):
     small: ClassVar[dict[str, Any]] = {"smallest_block": 2, "cell": 2}
     name: Literal["maskfeat"] = "maskfeat"
     mask_ratio: float = Field(0.4, gt=0, lt=1)  # the share of the patches that is hidden
-    smallest_block: int = Field(15, gt=0)  # patches
+    smallest_block: int = Field(15, gt=0)  # how many patches a block has, at the least
     narrowest_block: float = Field(0.3, gt=0, le=1)  # the shorter side of a block over its longer one, at the least
-    blocks: Literal["trimmed", "beit"] = "trimmed"  # drawn as BEiT's code does, or as before (trimmed)
-    masks: int = Field(1, gt=0)  # per image and step
-    bins: int = Field(9, gt=0)  # directions of gradients that are told apart, from 0 to 180 degrees
-    cell: int = Field(8, gt=0)  # pixels: the side of the squares whose gradients are counted together
-    window: int | None = Field(None, gt=0)  # pixels: the side of Gaussian weights, side by side; null: all weigh alike
+    # beit: drawn as BEiT's code does; trimmed: drawn as in earlier versions of mrp, with the last block trimmed.
+    blocks: Literal["trimmed", "beit"] = "trimmed"
+    masks: int = Field(1, gt=0)  # masks per image and step
+    bins: int = Field(9, gt=0)  # how many directions of gradients are told apart, from 0 to 180 degrees
+    cell: int = Field(8, gt=0)  # the side in pixels of the squares whose gradients are counted together
+    # The side in pixels of the Gaussian windows, side by side, that weigh gradients; null: all weigh alike.
+    window: int | None = Field(None, gt=0)
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 

@@ -24,8 +24,8 @@ class Config(kit.MaskedConfig):
     small: ClassVar[dict[str, Any]] = {"mask_unit": 8}
     name: Literal["simmim"] = "simmim"
     mask_ratio: ProperShare = 0.6  # the share of the patches that is hidden
-    mask_unit: int = Field(32, gt=0)  # pixels: patches are hidden in squares of this side
-    masks: int = Field(1, gt=0)  # per image and step
+    mask_unit: int = Field(32, gt=0)  # the side in pixels of the squares in which patches are hidden
+    masks: int = Field(1, gt=0)  # masks per image and step
     uniformity: kit.UniformityConfig = kit.NO_UNIFORMITY
 
 

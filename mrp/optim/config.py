@@ -18,20 +18,21 @@ ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")  # what AdamW keeps per paramete
 class Section(Node):
     """What every optimizer has; the peak learning rate is `lr * batch / per`, or `lr` itself where `per` is null."""
 
-    name: str  # of the optimizer
+    name: str  # the name of the optimizer
     # The learning rate after warm-up, per `per` images of a batch; or a schedule, in place of warmup, min_lr and drops.
     lr: Positive
-    per: int | None = Field(None, gt=0)  # images that lr is given for; null: lr holds for any batch
-    weight_decay: NonNegative = 0.05  # of matrices; biases, norms and tokens are not decayed
+    per: int | None = Field(None, gt=0)  # how many images lr is given for; null: lr holds for any batch
+    weight_decay: NonNegative = 0.05  # the decay of matrices; biases, norms and tokens are not decayed
     layer_decay: float | None = Field(None, gt=0, le=1)  # a block's learning rate is this share of the next one's
-    # With layer_decay, blocks: what stands before them learns at full rate; embedding: slowest of all.
+    # With layer_decay, what stands before the blocks learns at full rate (blocks), or slowest of all (embedding).
     layer_decay_from: Literal["embedding", "blocks"] = "embedding"
-    # Whether layer_decay holds for all of the learning rate; false: what it rises from and falls to is the same for
-    # every layer.
+    # Whether layer_decay holds for all of the learning rate; false: the numbers that it rises from and falls to are the
+    # same for every layer.
     decay_bounds: bool = True
     warmup: Duration = Duration(0, "steps")  # the time in which the learning rate rises from 0
     min_lr: float = Field(0.0, ge=0)  # what the learning rate falls to
-    drops: tuple[Duration, ...] = ()  # a tenth from each of these on, in place of half a cosine down to min_lr
+    # From each of these on, the learning rate is a tenth of what it was; this replaces half a cosine down to min_lr.
+    drops: tuple[Duration, ...] = ()
     clip: float | None = Field(None, gt=0)  # the largest norm of the gradient; null: none
 
     @model_validator(mode="after")
@@ -69,7 +70,7 @@ class Section(Node):
 class Average(Node):
     """`average:`, the moving average of the weights over the run."""
 
-    decay: float = Field(0.9999, ge=0, lt=1)  # the share of itself that it keeps at each step
+    decay: float = Field(0.9999, ge=0, lt=1)  # the share of itself that the average keeps at each step
 
     def fitting(self, steps: int) -> float:
         """Returns the decay for a run of so many steps: over a tenth of it, where its own would end as it begins."""

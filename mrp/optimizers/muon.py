@@ -28,10 +28,10 @@ class Config(Section):
     momentum: Beta = 0.95  # the share of itself that the average of a matrix's gradient keeps at each step
     nesterov: bool = True  # mix the gradient into its average once more
     rms: float = Field(0.2, gt=0)  # root mean square of a matrix's step at a learning rate of 1; AdamW's is near 0.2
-    iterations: int = Field(5, gt=0, lt=100)  # of Newton-Schulz
-    arithmetic: Literal["bf16", "fp32"] = "bf16"  # in which Newton-Schulz computes
-    betas: tuple[Beta, Beta] = (0.9, 0.95)  # AdamW's, for what is no matrix of a block
-    eps: float = Field(1e-8, gt=0)  # AdamW's
+    iterations: int = Field(5, gt=0, lt=100)  # iterations of Newton-Schulz
+    arithmetic: Literal["bf16", "fp32"] = "bf16"  # the precision in which Newton-Schulz computes
+    betas: tuple[Beta, Beta] = (0.9, 0.95)  # betas of AdamW, which trains all that is no matrix of a block
+    eps: float = Field(1e-8, gt=0)  # eps of AdamW
 
 
 class Optimizer(torch.optim.AdamW):

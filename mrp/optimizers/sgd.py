@@ -17,7 +17,8 @@ class Config(Section):
 
     name: Literal["sgd"] = "sgd"
     momentum: Beta = 0.9  # the share of the last step that the next one keeps
-    weight_decay: NonNegative = 5e-4  # of matrices; a part of their gradient, so that the usual values are small
+    # The decay of matrices; it is a part of their gradient, so that the usual values are small.
+    weight_decay: NonNegative = 5e-4
 
 
 class Optimizer(torch.optim.SGD):

@@ -41,9 +41,9 @@ class DataSet(Node):
     tests: dict[str, TestSet] = Field(default={})
     classes: str | None = None  # only these: a file with one name per line, or a list that comes with mrp
     fraction: float | None = Field(None, gt=0, le=1)  # of the training samples of each class
-    labels: Labels | None = None  # a table with the labels of both, as data.labels
+    labels: Labels | None = None  # a table with the labels of train and test, as data.labels
     group: str | None = None  # what images that belong together share in their names, as data.group
-    size: int | tuple[int, int] | None = None  # of the images that the backbone sees; null: as in its training
+    size: int | tuple[int, int] | None = None  # the size of the images that the backbone sees; null: as in its training
     score: Literal["accuracy", "mean_per_class"] = "accuracy"  # mean_per_class: each class has the same weight
 
     @field_validator("tests", mode="before")

@@ -27,12 +27,12 @@ class Section(Node):
     """`track:`, a tracker's name or a section: where numbers are shown beside the run's own metrics file."""
 
     short: ClassVar[type | None] = str
-    name: str  # of the tracker
+    name: str  # the name of the tracker
     # Further trackers, by name or file, which show the same and take the same project and mode.
     also: tuple[str, ...] = ()
     every: int = Field(10, gt=0)  # steps between two log points
-    project: str = "mrp"  # of wandb and trackio
-    mode: Literal["auto", "online", "offline"] = "auto"  # of wandb; auto: what WANDB_MODE says, or online
+    project: str = "mrp"  # the project of wandb and trackio
+    mode: Literal["auto", "online", "offline"] = "auto"  # the mode of wandb; auto: what WANDB_MODE says, or online
 
     @model_validator(mode="before")
     @classmethod

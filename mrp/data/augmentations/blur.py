@@ -20,7 +20,7 @@ class Config(Change):
     """Blurs images of any kind by a Gaussian; beyond the edge the pixels at the edge go on."""
 
     name: Literal["blur"] = "blur"
-    # Of the Gaussian in pixels, drawn evenly.
+    # The standard deviation of the Gaussian in pixels, drawn evenly between these two.
     deviation: Annotated[tuple[float, float], two("deviations in pixels")] = (0.1, 2.0)
 
 

@@ -16,7 +16,8 @@ class Config(Change):
     """Mirrors images."""
 
     name: Literal["flip"] = "flip"
-    axis: Literal["horizontal", "vertical"] = "horizontal"  # exchanges left and right, or top and bottom
+    # horizontal: exchange left and right; vertical: exchange top and bottom.
+    axis: Literal["horizontal", "vertical"] = "horizontal"
     chance: float = Field(0.5, ge=0, le=1)  # the share of images that are mirrored
 
     @property

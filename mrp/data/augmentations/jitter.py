@@ -22,10 +22,10 @@ class Config(Change):
     """
 
     name: Literal["jitter"] = "jitter"
-    brightness: float = Field(0.4, ge=0, le=1)  # it is multiplied by 1 - this to 1 + this
-    contrast: float = Field(0.4, ge=0, le=1)  # likewise
-    saturation: float = Field(0.2, ge=0, le=1)  # likewise; of 3 channels
-    hue: float = Field(0.1, ge=0, le=0.5)  # it is moved by up to this share of the circle; of 3 channels
+    brightness: float = Field(0.4, ge=0, le=1)  # the brightness is multiplied by 1 - this to 1 + this
+    contrast: float = Field(0.4, ge=0, le=1)  # the contrast is multiplied likewise
+    saturation: float = Field(0.2, ge=0, le=1)  # the saturation is multiplied likewise; for 3 channels only
+    hue: float = Field(0.1, ge=0, le=0.5)  # the hue is moved by up to this share of its circle; for 3 channels only
 
     def unfit(self, channels: int, size: Size) -> str | None:
         """Refuses colours that are none."""

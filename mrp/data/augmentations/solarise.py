@@ -18,7 +18,7 @@ class Config(Change):
     """Inverts every number that is at least `threshold`, in images of 8 or 16 bits."""
 
     name: Literal["solarise"] = "solarise"
-    threshold: float = Field(0.5, ge=0, le=1)  # as a share of the largest number
+    threshold: float = Field(0.5, ge=0, le=1)  # the smallest number that is inverted, as a share of the largest one
 
 
 class Augmentation(augment.Augmentation):

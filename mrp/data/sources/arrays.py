@@ -28,15 +28,17 @@ class Config(Node):
     """An array of images (count, height, width, channels), or without channels."""
 
     name: Literal["arrays"] = "arrays"
-    path: str  # a file that ends in .npy, .npz, .h5 or .hdf5, or a folder of zarr's
-    images: str | None = None  # the array's name in the file; by default `images`, or the only one of 3 or 4 axes
+    path: str  # a file that ends in .npy, .npz, .h5 or .hdf5, or a folder in zarr's format
+    # The name of the array of images in the file; by default `images`, or the only array of 3 or 4 axes.
+    images: str | None = None
     # The name of the array of class numbers, in the file or of a .npy beside it; by default `labels` in the file, or
     # NAME_labels.npy beside NAME.npy, where there is one.
     labels: str | None = None
-    classes: tuple[str, ...] = ()  # what the classes are called; by default 0, 1 and so on
-    axes: Literal["nhwc", "nchw"] = "nhwc"  # where the channels stand
-    channels: tuple[str, ...] = ()  # what they are called; by default `data.channels`
-    # The name of an array of bools (count, channels), in the file or of a .npy beside it: the channels of each image.
+    classes: tuple[str, ...] = ()  # the names of the classes; by default 0, 1 and so on
+    axes: Literal["nhwc", "nchw"] = "nhwc"  # whether channels are the last axis (nhwc) or the second one (nchw)
+    channels: tuple[str, ...] = ()  # the names of the channels; by default `data.channels`
+    # The name of an array of bools (count, channels), in the file or of a .npy beside it: which channels each image
+    # has.
     present: str | None = None
 
 

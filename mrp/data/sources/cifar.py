@@ -25,7 +25,7 @@ class Config(Node):
     """An archive of the binary version, or the folder that it extracts to."""
 
     name: Literal["cifar"] = "cifar"
-    path: str  # of the archive, or of the folder that it was unpacked into
+    path: str  # the archive, or the folder that it was unpacked into
 
 
 def recognise(text: str) -> Config | None:

@@ -16,8 +16,9 @@ class Config(Node):
     """A folder with one folder per class, or with images alone."""
 
     name: Literal["folder"] = "folder"
-    path: str  # of the folder that holds the images
-    classes: bool = True  # whether the folders at its top are classes; false: images may lie anywhere, without labels
+    path: str  # the folder that holds the images
+    # Whether the folders at the top of this one are classes; false: images may lie anywhere, without labels.
+    classes: bool = True
 
 
 def recognise(text: str) -> Config | None:

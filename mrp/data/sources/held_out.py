@@ -20,11 +20,12 @@ from mrp.files import write_atomically
 
 
 class Config(Node):
-    """Any source, and the list that `mrp adapt` writes: of `data.train` the rest is taken, of `data.test` the list."""
+    """Any source, divided by a list that `mrp adapt` writes: data.test gets the listed images, data.train the rest."""
 
     name: Literal["held_out"] = "held_out"
-    path: SourceName  # of the source: a folder of images, shards, or a section
-    classes: bool = True  # whether folders may be its classes; false: images may lie anywhere, without labels
+    path: SourceName  # the source: a folder of images, shards, or a section
+    # Whether the folders of the source may be classes; false: images may lie anywhere, without labels.
+    classes: bool = True
     list: str  # the file that says which images are held out, and which are damaged and left out
 
 

@@ -26,8 +26,10 @@ class Config(Node):
     """A Parquet or Arrow file, a folder of Parquet files, or a folder that `save_to_disk` has written."""
 
     name: Literal["parquet"] = "parquet"
-    path: str  # where one names several splits, each of data.train and data.test takes its own
-    image: str | None = None  # the column that holds image files; by default image, img, or the only one that could
+    # The file or folder; where it has several splits, data.train and data.test each take their own.
+    path: str
+    # The column that holds image files; by default image, img, or the only column that can hold them.
+    image: str | None = None
     label: str | None = None  # the column of class numbers or names; by default label or labels, where there is one
 
 

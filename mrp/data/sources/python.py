@@ -30,7 +30,7 @@ class Config(Node):
     """An object that was given from Python: `mrp.pretrain(recipe, data=OBJECT)`."""
 
     name: Literal["python"] = "python"
-    object: str  # what it is called while it is there
+    object: str  # the name of the object while the Python process lives
 
 
 class Source(source.Source):

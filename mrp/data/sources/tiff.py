@@ -28,17 +28,19 @@ class Config(Node):
     """A folder of TIFF files, with one folder per class or flat, or one file."""
 
     name: Literal["tiff"] = "tiff"
-    path: str  # of the folder, or of a file
-    # How the files of a sample that has one file per channel are called, such as "{sample}_{channel}.tif" or
+    path: str  # the folder, or one file
+    # What the files are called where a sample has one file per channel, such as "{sample}_{channel}.tif" or
     # "{channel}/{sample}.tif"; by default a file holds all channels of its sample.
     files: str | None = None
-    classes: bool = True  # whether the folders at its top are classes; false: files may lie anywhere, without labels
-    # What the channels are called, in the order in which files hold them; by default `data.channels`, or every name
-    # that the files' names hold, or some of the files themselves.
+    # Whether the folders at the top of this one are classes; false: files may lie anywhere, without labels.
+    classes: bool = True
+    # The names of the channels, in the order in which files hold them; by default `data.channels`, or all names that
+    # are found in the names of the files, or in some of the files themselves.
     channels: tuple[str, ...] = ()
-    # Height and width of the windows that a file is cut into, each of which is a sample; by default a file is one.
+    # Height and width of the windows that a file is cut into, each of which is a sample; by default a whole file is
+    # one.
     window: Sides | None = None
-    stride: Sides | None = None  # from window to window; by default they lie side by side
+    stride: Sides | None = None  # pixels from window to window; by default windows lie side by side
 
     @field_validator("files")
     @classmethod
