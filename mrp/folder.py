@@ -6,7 +6,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -46,12 +46,11 @@ def claim(
     `balance` warns of batches that hold few classes.
     """
     new = flat(identity)
-    claimant = _Claim(folder, new, defaults or {}, allow, begun)
+    claimant = _Claim(folder, new, defaults or {}, allow, begun, {*flat(config), *new})
     claimant.read()  # before anything is written into a folder that is not ours
     lock = locking.take(folder)
     try:
         old = claimant.read()
-        _refuse_unknown(allow, {**flat(config), **new, **old})
         starts = starts_of(folder)
         changes = {key: [old.get(key), new.get(key)] for key in _differing(old, new)} if old else {}
         history = old.get(_HISTORY, []) if begun else []
@@ -76,14 +75,6 @@ def claim(
     for line in _warnings(changed):
         say(line)
     return lock
-
-
-def _refuse_unknown(allow: Sequence[str], options: Iterable[str]) -> None:
-    """Refuses to allow a change of what is no option, which would be misspelt."""
-    known = {name for option in options for name in (*_ancestors(option), option)}
-    for key in allow:
-        if key not in known:
-            raise ConfigError(f"resume.allow: {key} is neither an option nor a section{nearest(key, known)}")
 
 
 def placed(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,6 +143,7 @@ class _Claim(NamedTuple):
     defaults: Mapping[str, Any]
     allow: Sequence[str]
     begun: bool  # where it has not, everything may differ
+    options: Collection[str]  # all that the run has, as dotted keys
 
     def read(self) -> dict[str, Any]:
         """Returns the identity that the folder holds; refuses another run, and a folder that is no run at all."""
@@ -166,11 +158,22 @@ class _Claim(NamedTuple):
             return {}
         try:
             old = with_defaults(json.loads(path.read_text(encoding="utf-8")), self.new, self.defaults)
+            self._refuse_unknown(old)
             if self.begun:
                 self._compare(old)
         except (UnicodeDecodeError, json.JSONDecodeError, AttributeError, TypeError):
             raise ConfigError(f"{path}: is damaged, so this run cannot be recognised; use --folder FOLDER") from None
         return old
+
+    def _refuse_unknown(self, old: Mapping[str, Any]) -> None:
+        """Refuses to allow a change of what is no option, which would be misspelt."""
+        options = {*self.options, *old}
+        sections = {section for option in options for section in _ancestors(option)}
+        for key in self.allow:  # the options of a section that is switched off (null) are not known
+            if key not in options | sections and not options.intersection(_ancestors(key)):
+                raise ConfigError(
+                    f"resume.allow: {key} is neither an option nor a section{nearest(key, options | sections)}"
+                )
 
     def _compare(self, old: Mapping[str, Any]) -> None:
         allowed = [f"{key}." for key in self.allow]

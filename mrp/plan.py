@@ -94,6 +94,8 @@ def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int, cost
         raise ConfigError(f"length: {run.length} is nothing to train; give at least 1 step")
     for where, schedule in schedules(run):
         schedule.check(where, length)
+    if not run.checkpoint.every.amount:
+        raise ConfigError(f"checkpoint.every: {run.checkpoint.every} is never; give 1 step or more")
     lr = run.optim.lr
     warmup = lr.warmup.steps(length) if isinstance(lr, Schedule) else _steps(run, run.optim.warmup, steps_per_epoch)
     if warmup > steps:
@@ -107,7 +109,7 @@ def plan_run(run: Run, steps_per_epoch: float, processes: int, memory: int, cost
         steps=steps,
         warmup=warmup,
         drops=tuple(_steps(run, drop, steps_per_epoch) for drop in run.optim.drops),
-        checkpoint_every=max(1, _steps(run, run.checkpoint.every, steps_per_epoch)),
+        checkpoint_every=_steps(run, run.checkpoint.every, steps_per_epoch),
         milestone_every=_steps(run, run.checkpoint.milestone, steps_per_epoch),
         peak_lr=run.optim.peak_lr(run.batch),
         division=Division(

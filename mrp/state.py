@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate.utils import gather_object
@@ -76,8 +74,7 @@ class State:
         about = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         lines = from_the_end(folder / METRICS) if session.main else ()
         last = next((line for _, line in lines if line["step"] <= step), {})
-        before = Length(**kept["length"]) if "length" in kept else job.plan.length
-        if 0 < step < job.steps and (text := jump(job, optimizer, step, before, last)):
+        if (text := jump(job, optimizer, step, kept)) and step < job.steps:
             session.say(text)
         return cls(
             step=step,
@@ -117,6 +114,7 @@ class State:
             "data": self._job.order.state(self.step) | data,
             "guard": self.incidents.state(),
             "length": asdict(self._job.plan.length),
+            "lr": get_lr(self.optimizer),  # of the last step
         }
         self.saver.save(self.step, self.module, self.optimizer, state, groups, wait=wait)
         if wait:
@@ -176,14 +174,17 @@ def refuse_impossible(job: Job, folder: Path) -> None:
             return
 
 
-def jump(job: Job, optimizer: torch.optim.Optimizer, step: int, before: Length, last: Mapping[str, Any]) -> str | None:
+def jump(job: Job, optimizer: torch.optim.Optimizer, step: int, kept: Kept) -> str | None:
     """Returns how learning rate and epoch jump at a step until which the run had other options, if they do.
 
-    `before` is the length that it had, and `last` what was logged last, which a learning rate is taken from.
+    The optimizer is left with the learning rate of the step before.
     """
-    now, jumps = job.plan.length, []
-    if "lr" in last and not math.isclose(last["lr"], _learning_rate(job, optimizer, last["step"] - 1), rel_tol=0.01):
-        jumps += [f"the learning rate was {last['lr']:.3g} and goes on at {_learning_rate(job, optimizer, step):.3g}"]
+    if "length" not in kept:
+        return None
+    before, now, jumps = Length(**kept["length"]), job.plan.length, []
+    goes_on, would_be = (_learning_rate(job, optimizer, number) for number in (step, step - 1))
+    if not math.isclose(was := kept.get("lr", would_be), would_be, rel_tol=0.01):
+        jumps += [f"the learning rate was {was:.3g} and goes on at {goes_on:.3g}"]
     epoch, counts_as = (step / each.steps_per_epoch for each in (before, now))
     if not math.isclose(epoch, counts_as, rel_tol=0.01):
         jumps += [f"epoch {epoch:.4g} of the data counts as epoch {counts_as:.4g}"]

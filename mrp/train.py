@@ -80,6 +80,8 @@ def train(run: Run, folder: Path) -> None:
         )
         state = State.build(job, session)  # restored, started from other weights, or fresh
         session.say(announcement(job, state, session, balance))
+        if session.main and (text := units_warning(job.source, run.data)):
+            session.say(text)
         if state.step >= job.steps and not state.evaluation_pending:
             return
         if state.asked_to_end:
@@ -254,7 +256,8 @@ def announcement(job: Job, state: State, session: Session, balance: str | None) 
         lines += [f"{job.source.left_out}; rename those that are images"]
     if order.dropped:
         lines += [f"each epoch leaves out {order.dropped} images, others each time (data.tail: continuous keeps them)"]
-    lines += filter(None, [balance, units_warning(job.source, job.run.data)])
+    if balance:
+        lines += [balance]
     lines += remarks(job.run, plan, share_of_cores(session.processes))
     if job.run.precision == "bf16" and is_bf16_slow(session.device):
         lines += ["warning: precision: bf16 is slower than fp32 here, where it is only emulated; take precision=fp32"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -105,22 +106,27 @@ def test_the_start_says_where_there_are_more_workers_than_cores(
 def test_a_run_that_changes_says_how_learning_rate_and_epoch_jump(tmp_path: Path) -> None:
     longer = job(tmp_path, "length=200 steps", "optim.warmup=10 steps", "optim.lr=1.0", "optim.per=null")
     optimizer, now = torch.optim.SGD([torch.zeros(1)]), longer.plan.length
-    as_before = {"step": 98, "lr": longer.run.optim.lr_at(97, now, 10)}
-    assert jump(longer, optimizer, 100, now, as_before) is None
-    assert jump(longer, optimizer, 100, now, {}) is None  # nothing was logged
-    assert jump(longer, optimizer, 100, now, as_before | {"lr": 0.3}) == (
-        "warning: at step 100 the learning rate was 0.3 and goes on at 0.541"
-    )
-    assert jump(longer, optimizer, 5, replace(now, steps=100), {"step": 5, "lr": 0.4}) is None  # both in the warm-up
-    twice = replace(now, batch=32, steps_per_epoch=2 * now.steps_per_epoch)
-    assert jump(longer, optimizer, 100, twice, as_before) == (
-        "warning: the run had 200 steps of 32 and has 200 of 64: at step 100 epoch 2.227 of the data counts as epoch "
-        "4.454"
-    )
-    assert jump(longer, optimizer, 100, replace(now, steps=100), {"step": 100, "lr": 0.001}) == (
-        "warning: the run had 100 steps of 64 and has 200 of 64: at step 100 the learning rate was 0.001 and goes on "
-        "at 0.541"
-    )
+    last = longer.run.optim.lr_at(99, now, 10)
+    as_before: dict[str, Any] = {"length": asdict(now), "lr": last}
+    assert jump(longer, optimizer, 100, as_before) is None  # type: ignore[arg-type]
+    assert optimizer.param_groups[0]["lr"] == last
+    assert jump(longer, optimizer, 100, {}) is None  # as long ago
+    shorter, twice = replace(now, steps=100), replace(now, batch=32, steps_per_epoch=2 * now.steps_per_epoch)
+    in_the_warm_up = {"length": asdict(shorter), "lr": 0.4}
+    assert jump(longer, optimizer, 5, in_the_warm_up) is None  # type: ignore[arg-type]
+    for changes, said in (
+        ({"lr": 0.3}, "at step 100 the learning rate was 0.3 and goes on at 0.541"),
+        (
+            {"length": asdict(twice)},
+            "the run had 200 steps of 32 and has 200 of 64: at step 100 epoch 2.227 of the data counts as epoch 4.454",
+        ),
+        (
+            {"length": asdict(shorter), "lr": 0.001},
+            "the run had 100 steps of 64 and has 200 of 64: at step 100 the learning rate was 0.001 and goes on at "
+            "0.541",
+        ),
+    ):
+        assert jump(longer, optimizer, 100, as_before | changes) == f"warning: {said}"  # type: ignore[arg-type]
 
 
 def test_the_start_names_the_classes_and_what_is_left_out(tmp_path: Path) -> None:

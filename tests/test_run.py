@@ -116,7 +116,7 @@ def test_an_interval_of_zero_is_never() -> None:
     assert run.evaluations == {}
     assert plan_run(run, 22, 1, GIB).milestone_every == 0
     with pytest.raises(ConfigError, match=r"checkpoint\.every: 0 steps is never; give 1 step or more"):
-        demo("checkpoint.every=0 steps")
+        plan_run(demo("checkpoint.every=0 steps"), 22, 1, GIB)
 
 
 @pytest.mark.parametrize("path", sorted(recipes().glob("*.yaml")), ids=lambda path: path.stem)

@@ -197,7 +197,7 @@ def expected(shape: Shape, ways: Ways = Ways()) -> float:
 
 def gpu_named(name: str) -> Gpu:
     """Returns the limits of a GPU by a part of its name; those of an H100 where none is known."""
-    return next((gpu for key, gpu in GPUS.items() if key in name.lower()), GPUS["h100"])
+    return next((gpu for key, gpu in GPUS.items() if key in name.lower().split()), GPUS["h100"])
 
 
 def table(run: Run, gpu: Gpu) -> str:

@@ -75,6 +75,7 @@ class Kept(TypedDict, total=False):
     guard: _Guard
     imported: _Imported  # where imported weights come from
     length: _Length
+    lr: float
 
 
 _KEPT = TypeAdapter(Kept)

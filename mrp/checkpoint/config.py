@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from mrp.config import Duration, Node
 
@@ -43,12 +43,3 @@ class Config(Node):
     # Write a checkpoint also where this metric has its best value so far, and keep it until a better value comes.
     best: Best | None = None
     asynchronous: bool = True  # a process beside the training writes checkpoints, from a copy in the host's memory
-
-    @field_validator("every")
-    @classmethod
-    def _check_every(cls, every: Duration) -> Duration:
-        if not every.amount:
-            raise ValueError(
-                f"{every} is never; give 1 step or more, since a run that is killed goes on from the last one"
-            )
-        return every

@@ -102,6 +102,7 @@ class Ends:
 
     def __init__(self, source: Source, root: str) -> None:
         self.of_keys = bool(len(source.shard_sizes))  # of shards: hyphens join the parts of a path
+        self._lossy = source.lossy_names
         names = map(source.name_of, range(len(source)))
         if self.of_keys:
             self._names = [(tree.JOINT.join(map(tree.plain, name.split("/"))), "") for name in names]
@@ -114,12 +115,16 @@ class Ends:
     def of(self, image: str) -> tuple[list[int], bool]:
         """Returns the images whose path ends as a row says, in whole parts, and whether with the row's ending or none.
 
-        A whole key of a shard serves too, and that of a path of two parts as it was when one hyphen joined them.
+        A whole key of a shard serves too, and those that mrp made before: of two parts joined by one hyphen, and
+        without other letters than a to z.
         """
         name, ending = self._form(image)
         found = list(self._ending_in(name)) if name else []
         for key in (image, name.replace(tree.JOINT, "-", 1)) if self.of_keys else ():
             found = found or list(self._ending_in(key, whole=True))
+        if self._lossy and not found:
+            known = self._form(re.sub(r"[^\x00-\x7f]", " ", unicodedata.normalize("NFC", image)))[0]
+            found = list(self._ending_in(known)) if known else []
         same = [index for index in found if ending in ("", self._names[index][1])]
         return (same, True) if same else (found, False)
 

@@ -13,6 +13,7 @@ from mrp.config import ConfigError
 
 MANIFEST = "manifest.json"
 FORMAT, VERSION = "mrp-shards", 1
+PLAN, KEYS = "plan", "keys"  # notes of a set that mrp built: the digest of its plan, and what keys are made of
 
 _SHA256, _CONTROL, _ODD = re.compile(r"[0-9a-f]{64}"), re.compile(r"[\x00-\x1f]"), re.compile(r"[\\:|]")
 
@@ -57,6 +58,11 @@ class Manifest:
     def holds(self, shard: int, start: int, size: int) -> bool:
         """Returns whether there are such bytes."""
         return shard < len(self.shards) and start + size <= self.shards[shard].bytes
+
+    @property
+    def keys_have_lost_letters(self) -> bool:
+        """Whether mrp built the shards when letters other than a to z left no trace in their keys."""
+        return PLAN in self.notes and KEYS not in self.notes
 
     @property
     def identity(self) -> str:

@@ -94,6 +94,7 @@ class Source(ABC):
     checked: bool = False  # whether `read` compares each image's bytes with a checksum
     channels: tuple[str, ...] = ()  # what the channels of its pixels are called; empty where they have no names
     left_out: str = ""  # which files beside the images it does not take for images, in words
+    lossy_names: bool = False  # whether letters other than a to z may be missing in names, as in old shards
     partial: bool = False  # whether samples may lack channels: then `read` gives a `Partial` of each that does
 
     @abstractmethod

@@ -6,8 +6,9 @@ from contextlib import suppress
 
 import numpy as np
 
+from mrp.config import ConfigError
 from mrp.data.config import Config
-from mrp.data.source import DecodeError, Partial, Source
+from mrp.data.source import DecodeError, Derived, Partial, Source
 
 _FAR = 10.0  # standard deviations, which are far more than half of the pixels of an image lie from the mean
 
@@ -15,14 +16,15 @@ _FAR = 10.0  # standard deviations, which are far more than half of the pixels o
 def units_warning(source: Source, data: Config) -> str | None:
     """Returns a warning if most pixels of the first image are far from `data.mean`, as in other units.
 
-    Pixels of 8 and 16 bits always count from 0 to 1, and of shards, which may be far away, none are read for this.
+    Pixels of 8 and 16 bits always count from 0 to 1. Nothing is read of shards, which may be far away, nor of a source
+    outside mrp, which may open at its first reading what cannot be sent to a worker.
     """
-    if len(source.shard_sizes):
+    if len(source.shard_sizes) or not _is_own(source):
         return None
-    with suppress(DecodeError):
+    with suppress(ConfigError, DecodeError, OSError):  # the training will meet it
         content, _ = source.read(0)
         pixels = content.pixels if isinstance(content, Partial) else content
-        if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f":
+        if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f" and pixels.shape[2] == len(data.mean):
             known = pixels[np.isfinite(pixels).all(axis=2)]
             distances = np.abs(known - np.array(data.mean)) / np.array(data.std)
             if known.size and np.median(distances) > _FAR:
@@ -32,3 +34,10 @@ def units_warning(source: Source, data: Config) -> str | None:
                     "their units ('mrp doctor' measures them)"
                 )
     return None
+
+
+def _is_own(source: Source) -> bool:
+    """Returns whether a source, and those that it is made of, are of mrp's own kinds."""
+    if isinstance(source, Derived):
+        return all(map(_is_own, getattr(source, "sources", None) or (getattr(source, "source"),)))  # noqa: B009
+    return type(source).__module__.startswith("mrp.data.")

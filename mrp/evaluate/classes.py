@@ -99,14 +99,16 @@ TestSets = Mapping[str, tuple[tuple[str, ...], str]]  # the classes of each, and
 
 def called_otherwise(names: tuple[str, ...], tests: TestSets) -> bool:
     """Returns whether no test set knows a class by its name, as where a folder is called n01440764 and not tench."""
-    return not any(set(names) & set(classes) for classes, how in tests.values() if how == BY_NAME)
+    named = [(classes, how) for classes, how in tests.values() if how != BY_INDEX]
+    known = (classes if how == BY_NAME else _read(Path(how)).values() for classes, how in named)
+    return not any(set(names).intersection(classes) for classes in known)
 
 
 def of_test_sets(count: int, tests: TestSets, of_tags: bool = False) -> tuple[tuple[str, ...], str]:
     """Returns what a classifier's classes are called, as far as test sets tell, and which one did.
 
-    Folders of which there are as many as classes stand in
-    the order of training, which is that of their names, as for ImageNet's WordNet ids. Tags stand in any order.
+    Folders of which there are as many as classes stand in the order of training, which is that of their names, as for
+    ImageNet's WordNet ids. Tags stand in any order.
     """
     by_name = {name: classes for name, (classes, how) in tests.items() if how == BY_NAME and len(classes) == count}
     by_name = {} if of_tags else by_name

@@ -29,7 +29,7 @@ def words(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--head", metavar="FILE", help="the names of the classifier's classes, one per line in its order "
-        "(default: the names in the run, or the names of the folders of a test set with all classes)",
+        "(default: the names in the run or with the weights, or of the folders of a test set with all classes)",
     )  # fmt: skip
     _words.add_again(parser)
     _words.add_weights(parser, dest="which")

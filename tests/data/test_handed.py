@@ -18,6 +18,7 @@ from mrp.data.handed import OBJECTS, handed_over
 from mrp.data.open import open_source
 from mrp.data.source import Partial, Source
 from mrp.data.sources import SOURCES
+from mrp.data.subset import Subset
 from mrp.data.units import units_warning
 from mrp.run import load
 from tests.data.conftest import SMALL, encoded
@@ -105,6 +106,23 @@ def test_floats_in_other_units_than_those_of_the_recipe_are_warned_of() -> None:
     own = data.model_copy(update={"mean": (127.0,) * 3, "std": (70.0,) * 3})
     assert units_warning(opened(images * 255), own) is None
     assert units_warning(opened(np.full_like(images, np.nan)), data) is None
+    assert units_warning(opened(255 * images[..., :2]), data) is None  # the training refuses two channels
+
+
+def test_no_image_is_read_before_its_time_of_a_source_outside_mrp() -> None:
+    """It may open what cannot be sent to a worker, when the first one is read."""
+
+    class Lazy(Source):
+        labels, identity, classes = np.zeros(1, np.int64), "lazy", ()
+
+        def __len__(self) -> int:
+            return 1
+
+        def read(self, index: int) -> Any:
+            pytest.fail("was read")
+
+    assert units_warning(Lazy(), load("demo").data) is None
+    assert units_warning(Subset(Lazy(), np.array([0])), load("demo").data) is None
 
 
 @pytest.mark.parametrize("rank", ["0", "1"])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,13 @@ from PIL import Image
 
 from mrp.cli import main
 from mrp.config import ConfigError, Tree, build
+from mrp.data import tree
 from mrp.data.augment import View
 from mrp.data.batches import Batches, EvaluationPlan
 from mrp.data.config import CacheConfig, Config
 from mrp.data.held import Holding
 from mrp.data.labels import Labels, of_other_images, refuse_same_rows
+from mrp.data.manifest import MANIFEST, parse
 from mrp.data.open import open_data
 from mrp.data.quarantine import Quarantine
 from mrp.data.source import Source
@@ -140,6 +144,28 @@ def test_rows_of_shards_tell_letters_of_every_alphabet_apart(tmp_path: Path) -> 
     assert sorted(named) == sorted([*expected, "a--u4e2du56fd1", "a--1"])
     labels = {"table": written(tmp_path, "image,kind\nä1.png,x\nü1.png,y\n"), "missing": "leave_out"}
     assert of(opened(str(tmp_path / "shards"), labels)) == {"a--ue41": "x"}
+
+
+def test_shards_whose_keys_have_lost_letters_are_found_where_nothing_else_could_be_meant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As mrp built them before."""
+    for name in ("Vögel/Bär 1", "Vögel/Bär 2", "Hunde/ä", "Hunde/ö"):
+        path = tmp_path / "images" / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4)).save(path)
+    with monkeypatch.context() as before:
+        before.setattr(tree, "plain", lambda part: re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_"))
+        main(["shards", "build", str(tmp_path / "images"), str(tmp_path / "shards"), "--workers", "1"])
+    path = tmp_path / "shards" / MANIFEST
+    made = parse(path.read_bytes())
+    path.write_text(replace(made, notes={"plan": made.notes["plan"]}).dump())
+    rows = "image,kind\nVögel/Bär 1.png,x\nVögel/Bär 2.png,y\n"
+    labels = {"table": written(tmp_path, rows), "missing": "leave_out"}
+    assert of(opened(str(tmp_path / "shards"), labels)) == {"V_gel--B_r_1": "x", "V_gel--B_r_2": "y"}
+    labels = {"table": written(tmp_path, f"{rows}Hunde/ä.png,x\n"), "missing": "leave_out"}
+    with pytest.raises(ConfigError, match=r"'Hunde/ä\.png' may be each of 2 images"):
+        opened(str(tmp_path / "shards"), labels)
 
 
 def test_a_row_that_keys_of_shards_no_longer_tell_apart_is_refused(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def renamed(folder: Path, names: list[str]) -> None:
     (folder / "config.json").write_text(json.dumps(config))
 
 
-def test_classes_that_are_called_otherwise_are_those_of_the_test_data(make: Make) -> None:
+def test_classes_that_are_called_otherwise_are_those_of_the_test_data(make: Make, tmp_path: Path) -> None:
     """Folders of images are often called otherwise (n01440764) than other people's heads call the same classes."""
     out = exported(make("classify", classes=10), "transformers")
     assert list(json.loads((out / "config.json").read_text())["id2label"].values()) == [*"0123456789"]
@@ -152,6 +152,11 @@ def test_classes_that_are_called_otherwise_are_those_of_the_test_data(make: Make
     found = evaluate(out, data={"test": "digits"})
     assert found is not None
     assert "Names of the 10 classes: the class folders of test." in found.page.notes
+    (tmp_path / "map.txt").write_text("".join(f"{number}\tdigit {number}\n" for number in range(10)))
+    mapped = evaluate(out, tests=[f"d=digits,{tmp_path}/map.txt"])
+    assert mapped is not None
+    assert mapped.page.notes == (f"Names of the 10 classes: as {out} has them.",)
+    assert mapped.page.cells[0, 0].measure.value == found.page.cells[0, 0].measure.value
 
 
 def test_a_classifier_that_numbers_the_same_classes_otherwise_is_measured_by_their_names(

@@ -23,7 +23,7 @@ import torch
 from mrp.config import ConfigError
 from mrp.data import index, manifest, tree
 from mrp.data.index import RECORD
-from mrp.data.manifest import Manifest, Shard
+from mrp.data.manifest import KEYS, PLAN, Manifest, Shard
 from mrp.data.order import Ints, permute
 from mrp.data.shardtool import scan
 from mrp.data.shardtool.encode import encode
@@ -34,7 +34,6 @@ from mrp.data.start import START
 from mrp.files import sha256_of, unfinished, write_atomically
 
 _NOTES = ".building"  # the folder with what is known of finished shards, while others are missing
-_PLAN = "plan"  # in the manifest's notes: the digest of the plan that made it
 
 Progress = Callable[[int, int], None]  # shards done, shards in all
 
@@ -95,7 +94,7 @@ def build(plan: Plan, workers: int, progress: Progress) -> Manifest:
     for done, _ in enumerate(_make_all(plan, missing, workers), start=plan.num_shards - len(missing) + 1):
         progress(done, plan.num_shards)
     shards = (_read_note(plan, number) for number in range(plan.num_shards))
-    made = write_set(plan.folder, shards, plan.source.classes, "", {_PLAN: plan.digest})
+    made = write_set(plan.folder, shards, plan.source.classes, "", {PLAN: plan.digest, KEYS: "all letters"})
     shutil.rmtree(plan.folder / _NOTES)
     return made
 
@@ -109,7 +108,7 @@ def complete(plan: Plan) -> Manifest | None:
         sizes = [(plan.folder / shard.name).stat().st_size for shard in made.shards]
     except (manifest.ManifestError, OSError):
         return None
-    same = made.notes.get(_PLAN) == plan.digest and (plan.folder / index.INDEX).is_file()
+    same = made.notes.get(PLAN) == plan.digest and (plan.folder / index.INDEX).is_file()
     return made if same and sizes == [shard.bytes for shard in made.shards] else None
 
 

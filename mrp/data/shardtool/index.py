@@ -22,7 +22,7 @@ from mrp.data.storage.store import PIECE, Store
 from mrp.files import sha256_of
 
 _MEASURED = 100  # images per shard
-_NUM_FILES = 256  # over which the hashes of keys are spread: of a billion, a file has 63 MB
+_NUM_FILES = 64  # over which the hashes of keys are spread: of a billion, a file has 250 MB
 _MOST_CLASSES = 1_000_000  # that labels are taken to stand for, where no list names the classes
 
 

@@ -73,6 +73,7 @@ class Source(source.Source):
         if self.store.local:
             self._check_present(Path(self.manifest.location or self.path).expanduser())
         self.classes, self.identity = self.manifest.classes, self.manifest.identity
+        self.lossy_names = self.manifest.keys_have_lost_letters
         self._keys = -1, list[str]()  # of the samples of a shard
         self._files = OpenFiles() if self.store.local else OpenFiles(_OPEN_COPIES)
 
