@@ -18,6 +18,7 @@ from mrp.files import mapping_in, unfinished, write_atomically
 CONFIG, IDENTITY, ENVIRONMENT = "config.yaml", "identity.json", "environment.json"
 CLASSES = "classes.json"  # what a classifier's classes are called, for where its training data are not at hand
 TIME = "%Y-%m-%dT%H:%M:%S%z"  # how the files of a run write a time
+_NOT_WRITTEN = ("evaluate", "track.also")  # where they are empty, as `mrp.run.Run.resolved` has it
 _FEW = 4  # options that are named one by one
 _HISTORY = "history"  # in the identity: the changes that were allowed
 _PATHS = ("train", "test", "classes", "source")
@@ -46,7 +47,7 @@ def claim(
     `balance` warns of batches that hold few classes.
     """
     new = flat(identity)
-    claimant = _Claim(folder, new, defaults or {}, allow, begun, {*flat(config), *new})
+    claimant = _Claim(folder, new, defaults or {}, allow, begun, {*flat(config), *new, *_NOT_WRITTEN})
     claimant.read()  # before anything is written into a folder that is not ours
     lock = locking.take(folder)
     try:

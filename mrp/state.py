@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,7 +25,7 @@ from mrp.monitor.guard import Guard
 from mrp.monitor.incident import Incidents
 from mrp.monitor.metrics import INTERRUPTED, METRICS, from_the_end
 from mrp.optim.average import GROUP, Average
-from mrp.optim.groups import drop_foreign_state, get_lr, set_lr
+from mrp.optim.groups import drop_foreign_state
 from mrp.plan import Job
 from mrp.processes.join import from_first
 from mrp.processes.unused import refuse_unused_parameters
@@ -74,7 +73,7 @@ class State:
         about = {name: (folder / name).read_text(encoding="utf-8") for name in texts}
         lines = from_the_end(folder / METRICS) if session.main else ()
         last = next((line for _, line in lines if line["step"] <= step), {})
-        if (text := jump(job, optimizer, step, kept)) and step < job.steps:
+        if step < job.steps and (text := jump(job, step, kept)):
             session.say(text)
         return cls(
             step=step,
@@ -110,11 +109,11 @@ class State:
             )
         data = {"manifest": self._job.source.identity, "quarantine": self.quarantine.state()}
         groups = {GROUP: self.average.tensors()} if self.average else {}
-        state = {
+        before = {"lr": self._job.learning_rate(self.step - 1)} if self.step else {}  # that of the last step
+        state = before | {
             "data": self._job.order.state(self.step) | data,
             "guard": self.incidents.state(),
             "length": asdict(self._job.plan.length),
-            "lr": get_lr(self.optimizer),  # of the last step
         }
         self.saver.save(self.step, self.module, self.optimizer, state, groups, wait=wait)
         if wait:
@@ -174,27 +173,19 @@ def refuse_impossible(job: Job, folder: Path) -> None:
             return
 
 
-def jump(job: Job, optimizer: torch.optim.Optimizer, step: int, kept: Kept) -> str | None:
-    """Returns how learning rate and epoch jump at a step until which the run had other options, if they do.
-
-    The optimizer is left with the learning rate of the step before.
-    """
-    if "length" not in kept:
+def jump(job: Job, step: int, kept: Kept) -> str | None:
+    """Returns how learning rate and epoch jump at a step until which the run had other options, if they do."""
+    if not step or "length" not in kept:
         return None
     before, now, jumps = Length(**kept["length"]), job.plan.length, []
-    goes_on, would_be = (_learning_rate(job, optimizer, number) for number in (step, step - 1))
-    if not math.isclose(was := kept.get("lr", would_be), would_be, rel_tol=0.01):
-        jumps += [f"the learning rate was {was:.3g} and goes on at {goes_on:.3g}"]
+    was = kept.get("lr", would_be := job.learning_rate(step - 1))
+    if not math.isclose(was, would_be, rel_tol=0.01):
+        jumps += [f"the learning rate was {was:.3g} and goes on at {job.learning_rate(step):.3g}"]
     epoch, counts_as = (step / each.steps_per_epoch for each in (before, now))
     if not math.isclose(epoch, counts_as, rel_tol=0.01):
         jumps += [f"epoch {epoch:.4g} of the data counts as epoch {counts_as:.4g}"]
     had = f"the run had {before.steps:,} steps of {before.batch} and has {now.steps:,} of {now.batch}: "
     return f"warning: {had if before != now else ''}at step {step:,} {', and '.join(jumps)}" if jumps else None
-
-
-def _learning_rate(job: Job, optimizer: torch.optim.Optimizer, step: int) -> float:
-    set_lr(optimizer, partial(job.run.optim.lr_at, step, job.plan.length, job.plan.warmup, job.plan.drops))
-    return get_lr(optimizer)
 
 
 def _build_model(run: Run, session: Session) -> tuple[Step, nn.Module, torch.optim.Optimizer]:

@@ -293,7 +293,10 @@ def test_an_allowance_that_means_nothing_is_refused(tmp_path: Path) -> None:
     line = refused(tmp_path, CONFIGURATION, WHO, ["optim.lrr"])
     assert line == "resume.allow: optim.lrr is neither an option nor a section; did you mean 'optim.lr'?"
     claim(
-        tmp_path, CONFIGURATION, WHO | {"average": None}, ["optim", "data.content", "machine", "average.decay"]
+        tmp_path,
+        CONFIGURATION,
+        WHO | {"average": None},
+        ["optim", "data.content", "machine", "average.decay", "evaluate.knn"],
     ).close()
 
 

@@ -119,14 +119,19 @@ class Ends:
         without other letters than a to z.
         """
         name, ending = self._form(image)
+        found = self._called(name, image)
+        if self._lossy and not found:
+            left = re.sub(r"[^\x00-\x7f]", " ", unicodedata.normalize("NFC", image))
+            found = self._called(self._form(left)[0], image)
+        same = [index for index in found if ending in ("", self._names[index][1])]
+        return (same, True) if same else (found, False)
+
+    def _called(self, name: str, image: str) -> list[int]:
+        """Returns the images whose names end so; where there are none, those whose whole keys are like it."""
         found = list(self._ending_in(name)) if name else []
         for key in (image, name.replace(tree.JOINT, "-", 1)) if self.of_keys else ():
             found = found or list(self._ending_in(key, whole=True))
-        if self._lossy and not found:
-            known = self._form(re.sub(r"[^\x00-\x7f]", " ", unicodedata.normalize("NFC", image)))[0]
-            found = list(self._ending_in(known)) if known else []
-        same = [index for index in found if ending in ("", self._names[index][1])]
-        return (same, True) if same else (found, False)
+        return found
 
     def _form(self, name: str, root: str = "") -> tuple[str, str]:
         """Returns a name as names are compared, and the ending that was taken off."""

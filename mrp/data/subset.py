@@ -31,6 +31,7 @@ class Subset(Derived):
     ) -> None:
         self.source, self.chosen, self.checked = source, chosen, source.checked
         self.channels, self.partial, self.left_out = source.channels, source.partial, source.left_out
+        self.lossy_names = source.lossy_names
         self.labels = np.asarray(np.asarray(source.labels)[chosen] if labels is None else labels, np.int32)
         self.classes = source.classes if classes is None else classes
         self.tags = source.tags

@@ -6,9 +6,8 @@ from contextlib import suppress
 
 import numpy as np
 
-from mrp.config import ConfigError
 from mrp.data.config import Config
-from mrp.data.source import DecodeError, Derived, Partial, Source
+from mrp.data.source import Derived, Partial, Source
 
 _FAR = 10.0  # standard deviations, which are far more than half of the pixels of an image lie from the mean
 
@@ -19,9 +18,9 @@ def units_warning(source: Source, data: Config) -> str | None:
     Pixels of 8 and 16 bits always count from 0 to 1. Nothing is read of shards, which may be far away, nor of a source
     outside mrp, which may open at its first reading what cannot be sent to a worker.
     """
-    if len(source.shard_sizes) or not _is_own(source):
-        return None
-    with suppress(ConfigError, DecodeError, OSError):  # the training will meet it
+    with suppress(Exception):  # whatever is wrong with the image, the training will meet it
+        if len(source.shard_sizes) or not _is_own(source):
+            return None
         content, _ = source.read(0)
         pixels = content.pixels if isinstance(content, Partial) else content
         if isinstance(pixels, np.ndarray) and pixels.dtype.kind == "f" and pixels.shape[2] == len(data.mean):
@@ -38,6 +37,5 @@ def units_warning(source: Source, data: Config) -> str | None:
 
 def _is_own(source: Source) -> bool:
     """Returns whether a source, and those that it is made of, are of mrp's own kinds."""
-    if isinstance(source, Derived):
-        return all(map(_is_own, getattr(source, "sources", None) or (getattr(source, "source"),)))  # noqa: B009
-    return type(source).__module__.startswith("mrp.data.")
+    inside = (getattr(source, "source", None), *getattr(source, "sources", ())) if isinstance(source, Derived) else ()
+    return type(source).__module__.startswith("mrp.data.") and all(_is_own(one) for one in inside if one is not None)

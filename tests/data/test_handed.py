@@ -15,6 +15,7 @@ from PIL import Image
 import mrp
 from mrp.config import ConfigError
 from mrp.data.handed import OBJECTS, handed_over
+from mrp.data.mixtures import Mixture
 from mrp.data.open import open_source
 from mrp.data.source import Partial, Source
 from mrp.data.sources import SOURCES
@@ -103,6 +104,7 @@ def test_floats_in_other_units_than_those_of_the_recipe_are_warned_of() -> None:
     assert said is not None
     assert said.startswith("warning: data.train: the first image has pixels from 0.")
     assert "give data.mean and data.std in their units" in said
+    assert units_warning(Mixture([opened(images * 255), opened(images)], [1, 1]), data) == said
     own = data.model_copy(update={"mean": (127.0,) * 3, "std": (70.0,) * 3})
     assert units_warning(opened(images * 255), own) is None
     assert units_warning(opened(np.full_like(images, np.nan)), data) is None
