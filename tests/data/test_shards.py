@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import io
@@ -151,6 +152,18 @@ def test_another_build_is_not_gone_on_with(photographs: Path, tmp_path: Path) ->
     (tmp_path / "full" / "mine.txt").touch()
     with pytest.raises(ConfigError, match=r"is not empty \('mine.txt'\)"):
         build(Plan(source, Options(), tmp_path / "full"), 1, _raise)
+
+
+def test_a_shard_for_which_the_disk_has_no_room_is_named(
+    photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(scan, "write", full)
+    plan = Plan(open_source(str(photographs), "train"), Options(), tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"out/shard-000000\.tar: cannot be written: No space left on device; free"):
+        build(plan, 1, lambda done, total: None)
 
 
 def _raise(done: int, total: int) -> None:

@@ -168,7 +168,12 @@ def _make(plan: Plan, number: int) -> None:
     """Writes one shard under another name, reads it back and checks it, renames it, and then notes it."""
     tar, notes = plan.tar(number), Counter[str]()
     temporary = unfinished(tar)
-    scan.write(temporary, _samples(plan, number, notes))
+    try:
+        scan.write(temporary, _samples(plan, number, notes))
+    except OSError as error:
+        if error.filename is None:  # of the open shard; an image that cannot be read has a name
+            raise ConfigError(f"{tar}: cannot be written: {error.strerror}; free some space, and go on") from None
+        raise
     scanned = scan.scan(temporary)
     assert len(scanned.records) == len(plan.samples(number))
     shard = Shard(tar.name, temporary.stat().st_size, sha256_of(temporary), len(scanned.records))
