@@ -252,9 +252,9 @@ class Job:
         """Returns the threads that torch trains with; None leaves their number to torch."""
         return threads(self.run, self.plan.micro_batch, device)
 
-    def learning_rate(self, step: int) -> float:
-        """Returns the learning rate of a step, from zero, without the decay of layers."""
-        return self.run.optim.lr_at(step, self.plan.length, self.plan.warmup, self.plan.drops)
+    def learning_rate(self, step: int, scale: float = 1.0) -> float:
+        """Returns the learning rate of a step, counted from zero, for layers of this scale."""
+        return self.run.optim.lr_at(step, self.plan.length, self.plan.warmup, self.plan.drops, scale)
 
     def micro_batch_that_fits(self, used: int) -> int:
         """Returns the images at once for which memory would have sufficed, where so many bytes were in use."""

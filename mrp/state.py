@@ -109,11 +109,11 @@ class State:
             )
         data = {"manifest": self._job.source.identity, "quarantine": self.quarantine.state()}
         groups = {GROUP: self.average.tensors()} if self.average else {}
-        before = {"lr": self._job.learning_rate(self.step - 1)} if self.step else {}  # that of the last step
-        state = before | {
+        state = {
             "data": self._job.order.state(self.step) | data,
             "guard": self.incidents.state(),
             "length": asdict(self._job.plan.length),
+            "lr": self._job.learning_rate(max(0, self.step - 1)),  # of the last step
         }
         self.saver.save(self.step, self.module, self.optimizer, state, groups, wait=wait)
         if wait:

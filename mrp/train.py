@@ -112,7 +112,7 @@ def update(state: State, micro_batches: list[Batch], job: Job, session: Session)
     session.phase("computes", state.step)
     run, plan = job.run, job.plan
     seed_step(run.seed, state.step, session.rank)
-    set_lr(state.optimizer, partial(run.optim.lr_at, state.step, plan.length, plan.warmup, plan.drops))
+    set_lr(state.optimizer, partial(job.learning_rate, state.step))
     if (weight_decay := run.optim.weight_decay_at(state.step, plan.length)) is not None:
         set_weight_decay(state.optimizer, weight_decay)
     state.module.before_step(state.step, plan.length)

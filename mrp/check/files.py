@@ -9,10 +9,8 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from mrp import outside
-from mrp.build import build_step
+from mrp.build import build_empty
 from mrp.check import augmentations, evaluators, objectives, optimizers, sources, tiny, trackers
 from mrp.check.outcome import Outcome, tried
 from mrp.config import ConfigError, Tree, overridden
@@ -66,8 +64,7 @@ def _fitting(file: Path, words: Sequence[str]) -> Run:
     """Returns a tiny run of a method, or says once, in place of every check, that it does not fit one."""
     try:
         run = tiny.tiny_run(tiny.small(str(file), words))
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            build_step(run)
+        build_empty(run)
     except ConfigError as error:
         raise ConfigError(
             f"{file}: does not fit the 16 patches of 4 pixels that it is tried on: {error}; give options that do "

@@ -191,7 +191,7 @@ def _inside(source: object) -> Iterator[Labelled]:
     if isinstance(source, Labelled):
         yield source
     elif isinstance(source, Derived):
-        for part in getattr(source, "sources", (getattr(source, "source", None),)):
+        for part in source.made_of:
             yield from _inside(part)
 
 

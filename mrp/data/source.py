@@ -179,6 +179,12 @@ def _empty(module: str, file: str, name: str) -> Source:
 class Derived(Source):
     """Samples of other sources: it is known by them, and by what is made of them."""
 
+    @property
+    def made_of(self) -> tuple[Source, ...]:
+        """The other sources."""
+        one = getattr(self, "source", None)
+        return getattr(self, "sources", () if one is None else (one,))
+
     @cached_property
     def identity(self) -> str:
         """A sha256 of the other sources' identities, and of what is made of them."""

@@ -37,5 +37,5 @@ def units_warning(source: Source, data: Config) -> str | None:
 
 def _is_own(source: Source) -> bool:
     """Returns whether a source, and those that it is made of, are of mrp's own kinds."""
-    inside = (getattr(source, "source", None), *getattr(source, "sources", ())) if isinstance(source, Derived) else ()
-    return type(source).__module__.startswith("mrp.data.") and all(_is_own(one) for one in inside if one is not None)
+    inside = source.made_of if isinstance(source, Derived) else ()
+    return type(source).__module__.startswith("mrp.data.") and all(map(_is_own, inside))

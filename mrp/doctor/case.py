@@ -8,9 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-import torch
-
-from mrp.build import build_step, measure_cost, open_source
+from mrp.build import build_empty, measure_cost, open_source
 from mrp.config import ConfigError
 from mrp.data.mixtures import Mixed
 from mrp.data.order import Order
@@ -100,8 +98,7 @@ class Case:
     @part
     def step(self) -> Step:
         """The model, without content."""
-        with torch.device("meta"), torch.random.fork_rng(devices=[]):
-            return build_step(self.run)
+        return build_empty(self.run)
 
     @part
     def cost(self) -> Cost:
