@@ -33,6 +33,7 @@ from mrp.objectives import mae
 from mrp.optim.average import Average
 from mrp.optim.config import Average as AverageSection
 from mrp.optimizers import OPTIMIZERS
+from mrp.plan import Job
 from mrp.processes.transfer import Transfer
 from mrp.processes.unused import unused_parameters
 from mrp.run import Run
@@ -136,11 +137,11 @@ def trained(run: Run, watch: NoWaiting, *batches: Batch) -> Step:
         accelerator=SimpleNamespace(backward=goes_back(step), no_sync=nullcontext),
     )  # fmt: skip
     plan = SimpleNamespace(length=Length(10, 2.0, 8), warmup=1, drops=())
-    job = SimpleNamespace(run=run, plan=plan)
+    job = Job(run, cast(Any, plan), cast(Any, None), None, cast(Any, None), memory=0)  # without data
     micro_batches = [batch.pin_memory() for batch in batches or (tiny_batch(run), tiny_batch(run))]
     with watch, torch.no_grad():
         with torch.enable_grad():
-            done = update(cast(Any, state), micro_batches, cast(Any, job), cast(Any, session))
+            done = update(cast(Any, state), micro_batches, job, cast(Any, session))
         step.eval()
         batch, readout = session.to_device(micro_batches[0]), Readout.last(step)
         outputs = [step(batch), step(batch, features=True), step(batch, features=readout)]
